@@ -1,0 +1,56 @@
+// The `_netbuf` module: bounds checks and argument conversion around native/netbuf.
+//
+//   checksum(buf, start, length, initial=0) -> int    folded RFC 1071 sum, not inverted
+//   copy(dst, dst_off, src, src_off, n)               ranges may overlap
+//
+// A range outside its buffer raises ValueError; nothing is read or written then.
+#include "py/runtime.h"
+
+#include "netbuf.h"
+
+// The address of `count` bytes at offset `start` of a buffer object.
+static uint8_t *range(mp_obj_t buf, mp_uint_t flags, mp_obj_t start_in, mp_int_t count) {
+    mp_buffer_info_t info;
+    mp_get_buffer_raise(buf, &info, flags);
+    mp_int_t start = mp_obj_get_int(start_in);
+    if (start < 0 || count < 0 || (mp_uint_t)start > info.len
+        || (mp_uint_t)count > info.len - (mp_uint_t)start) {
+        mp_raise_ValueError(MP_ERROR_TEXT("range outside buffer"));
+    }
+    return (uint8_t *)info.buf + start;
+}
+
+static mp_obj_t netbuf_checksum_py(size_t n_args, const mp_obj_t *args) {
+    mp_int_t length = mp_obj_get_int(args[2]);
+    const uint8_t *data = range(args[0], MP_BUFFER_READ, args[1], length);
+    mp_int_t initial = n_args > 3 ? mp_obj_get_int(args[3]) : 0;
+    if (initial < 0 || initial > 0xffffffff) {
+        mp_raise_ValueError(MP_ERROR_TEXT("initial sum outside 32 bits"));
+    }
+    return MP_OBJ_NEW_SMALL_INT(netbuf_checksum(data, length, initial));
+}
+static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(netbuf_checksum_obj, 3, 4, netbuf_checksum_py);
+
+static mp_obj_t netbuf_copy_py(size_t n_args, const mp_obj_t *args) {
+    (void)n_args;
+    mp_int_t count = mp_obj_get_int(args[4]);
+    uint8_t *to = range(args[0], MP_BUFFER_WRITE, args[1], count);
+    const uint8_t *from = range(args[2], MP_BUFFER_READ, args[3], count);
+    netbuf_copy(to, from, count);
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(netbuf_copy_obj, 5, 5, netbuf_copy_py);
+
+static const mp_rom_map_elem_t netbuf_globals_table[] = {
+    { MP_ROM_QSTR(MP_QSTR___name__), MP_ROM_QSTR(MP_QSTR__netbuf) },
+    { MP_ROM_QSTR(MP_QSTR_checksum), MP_ROM_PTR(&netbuf_checksum_obj) },
+    { MP_ROM_QSTR(MP_QSTR_copy), MP_ROM_PTR(&netbuf_copy_obj) },
+};
+static MP_DEFINE_CONST_DICT(netbuf_globals, netbuf_globals_table);
+
+const mp_obj_module_t netbuf_module = {
+    .base = { &mp_type_module },
+    .globals = (mp_obj_dict_t *)&netbuf_globals,
+};
+
+MP_REGISTER_MODULE(MP_QSTR__netbuf, netbuf_module);
