@@ -1,0 +1,154 @@
+"""Prepare this machine: system packages, the locked PyPI packages in .venv, the `cllm` command.
+
+Runs on the system's Python with the standard library alone, because it is what makes the rest
+available. A stamp in .venv makes every run after the first take a fraction of a second.
+"""
+
+import argparse
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parent.parent
+VENV = TOP / ".venv"
+LOCK = TOP / "host" / "requirements.lock"
+STAMP = VENV / "cllm.stamp"
+OLDEST = (3, 10)  # the oldest CPython that requirements.lock was resolved for
+
+COMMAND = """\
+#!/bin/sh
+# Starts host/cllm with the Python of this virtual environment, from wherever the tree lies now.
+venv=$(dirname -- "$(dirname -- "$(readlink -f -- "$0")")")
+exec "$venv/bin/python" "$venv/../host" "$@"
+"""
+
+
+class Failure(Exception):
+    """A reason to stop that the user can act on."""
+
+
+def say(text):
+    print(f"bootstrap: {text}", file=sys.stderr, flush=True)
+
+
+def has_ensurepip():
+    return importlib.util.find_spec("ensurepip") is not None
+
+
+def has_python_headers():
+    return Path(sysconfig.get_path("include"), "Python.h").exists()
+
+
+def program(name):
+    return lambda: shutil.which(name) is not None
+
+
+# (purpose, is it here?, Debian package, what for). "build" is needed by every purpose.
+NEEDS = (
+    ("build", program("make"), "make", "builds the port"),
+    ("build", has_ensurepip, "python3-venv", "makes the virtual environment"),
+    ("build", program("qemu-system-x86_64"), "qemu-system-x86", "boots the image"),
+    ("test", has_python_headers, "libpython3-dev", "the unit tests call C++ through pybind11"),
+    ("debug", program("gdb"), "gdb", "make debug attaches it to the guest"),
+)
+
+
+def missing_packages(purpose, needs=NEEDS):
+    """The needs of `purpose` that this machine does not meet, as (package, what for) pairs."""
+    return [
+        (package, why)
+        for group, present, package, why in needs
+        if group in ("build", purpose) and not present()
+    ]
+
+
+def apt(*arguments):
+    command = ["apt-get", "-y", "-o", "DPkg::Lock::Timeout=300", *arguments]
+    if os.geteuid() != 0:
+        if shutil.which("sudo") is None:
+            raise Failure(f"not root and no sudo; run as root: {' '.join(command)}")
+        command = ["sudo", "env", "DEBIAN_FRONTEND=noninteractive", *command]
+    say("$ " + " ".join(command))
+    environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
+    return subprocess.run(command, env=environment, stdin=subprocess.DEVNULL).returncode == 0
+
+
+def install_packages(missing):
+    """Install Debian packages, given as (package, what for) pairs."""
+    for package, why in missing:
+        say(f"this machine lacks {package} ({why})")
+    names = [package for package, _ in missing]
+    if shutil.which("apt-get") is None:
+        raise Failure(
+            "no apt-get here: install by your system's own means what these Debian packages "
+            "hold, then run this again: " + " ".join(names)
+        )
+    install = ("install", "--no-install-recommends", *names)
+    # Package lists may be absent (a fresh container) or too old to name a file that still exists.
+    if not apt(*install) and not (apt("update") and apt(*install)):
+        raise Failure("apt-get could not install: " + " ".join(names))
+
+
+def fingerprint():
+    """What the environment was made from; a different value means: make it anew."""
+    digest = hashlib.sha256(LOCK.read_bytes())
+    digest.update(Path(__file__).read_bytes())
+    digest.update(sys.version.encode())
+    return digest.hexdigest()
+
+
+def make_environment():
+    if sys.version_info < OLDEST:
+        raise Failure(
+            "CPython {}.{} or newer is needed, {} is {}.{}; name another one with "
+            "`make PYTHON=/path/to/python3 ...`".format(
+                *OLDEST, sys.executable, *sys.version_info[:2]
+            )
+        )
+    say(f"making {VENV.name} and installing the locked packages into it")
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True)
+    pip = [str(VENV / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install"]
+    options = ["--require-hashes", "--only-binary", ":all:", "-r", str(LOCK)]
+    if subprocess.run(pip + options).returncode != 0:
+        raise Failure(
+            "pip could not install host/requirements.lock (its own words are above); a hash "
+            "mismatch means that the file served is not the one the lock names"
+        )
+    command = VENV / "bin" / "cllm"
+    command.write_text(COMMAND)
+    command.chmod(0o755)
+    STAMP.write_text(fingerprint())
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "purpose", nargs="?", default="build", choices=("build", "test", "debug"),
+        help="install what this needs (default: build, which also boots)",
+    )
+    purpose = parser.parse_args(arguments).purpose
+    started = time.monotonic()
+    try:
+        missing = missing_packages(purpose)
+        if missing:
+            install_packages(missing)
+            still = [package for package, _ in missing_packages(purpose)]
+            if still:
+                raise Failure(f"installed, yet not usable by {sys.executable}: {' '.join(still)}")
+        if not STAMP.exists() or STAMP.read_text() != fingerprint():
+            make_environment()
+            say(f"done in {time.monotonic() - started:.0f} s")
+    except (Failure, OSError, subprocess.CalledProcessError) as error:
+        say(f"error: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
