@@ -1,0 +1,179 @@
+// Time: the TSC calibrated against the 8254 timer, wall time from the CMOS clock, and one-shot
+// deadlines by the local APIC timer.
+// Sources: SDM vol. 3A 12.5.4 (APIC timer), 18.17 (TSC); Intel 8254 datasheet; MC146818A datasheet.
+#include "kernel.h"
+#include "cpu/io.h"
+#include "cpu/trap.h"
+
+#define PIT_HZ 1193182u
+#define CALIBRATE_MS 10u
+
+#define ARM_MAX_NS 4000000000u
+
+#define APIC_EOI 0xB0
+#define APIC_SVR 0xF0
+#define APIC_LVT_TIMER 0x320
+#define APIC_TIMER_INIT 0x380
+#define APIC_TIMER_CURRENT 0x390
+#define APIC_TIMER_DIVIDE 0x3E0
+
+static volatile uint32_t *apic;
+static uint64_t tsc_base, tsc_hz, apic_hz;
+static uint64_t tsc_to_ns; // nanoseconds per TSC tick, 32.32 fixed point
+static int64_t realtime_offset;
+static volatile uint64_t alarm_deadline = UINT64_MAX;
+static volatile bool interrupted; // an interrupt was handled since the last clock_wait()
+
+static uint32_t apic_read(unsigned reg) {
+    return apic[reg / 4];
+}
+
+static void apic_write(unsigned reg, uint32_t v) {
+    apic[reg / 4] = v;
+}
+
+// Counts TSC and APIC timer ticks while channel 2 of the 8254 counts CALIBRATE_MS down. Its gate
+// and output are bits 0 and 5 of port 61h.
+static void calibrate(void) {
+    uint32_t count = PIT_HZ * CALIBRATE_MS / 1000;
+    outb(0x61, (inb(0x61) & ~2u) | 1u); // speaker off, gate on
+    outb(0x43, 0xB0);                   // channel 2, low then high byte, mode 0
+    outb(0x42, (uint8_t)count);
+    apic_write(APIC_TIMER_INIT, UINT32_MAX);
+    uint64_t t0 = rdtsc();
+    outb(0x42, (uint8_t)(count >> 8));  // counting starts
+    uint64_t limit = 1000000;           // reads of port 61h: bounds the wait without an 8254
+    while (!(inb(0x61) & 0x20) && --limit) {
+    }
+    uint64_t t1 = rdtsc();
+    uint64_t ticks = UINT32_MAX - apic_read(APIC_TIMER_CURRENT);
+    apic_write(APIC_TIMER_INIT, 0);
+    tsc_hz = limit ? (t1 - t0) * PIT_HZ / count : 1000000000;
+    apic_hz = limit ? ticks * PIT_HZ / count : 1000000000 / 16;
+}
+
+static uint8_t cmos(uint8_t reg) {
+    outb(0x70, reg);
+    return inb(0x71);
+}
+
+static unsigned from_bcd(unsigned v, bool bcd) {
+    return bcd ? (v >> 4) * 10 + (v & 15) : v;
+}
+
+// Days since 1970-01-01 of a Gregorian date; years start in March so that the leap day is last.
+static int64_t days_from_civil(int64_t y, unsigned m, unsigned d) {
+    y -= m <= 2;
+    int64_t era = y / 400;
+    unsigned yoe = (unsigned)(y - era * 400);
+    unsigned doy = (153 * (m + (m > 2 ? -3 : 9)) + 2) / 5 + d - 1;
+    unsigned doe = yoe * 365 + yoe / 4 - yoe / 100 + doy;
+    return era * 146097 + doe - 719468;
+}
+
+// Seconds since 1970 from the CMOS clock, which is taken to be UTC.
+static int64_t read_rtc(void) {
+    uint8_t a[6], b[6];
+    static const uint8_t regs[6] = {0, 2, 4, 7, 8, 9};
+    for (int tries = 0; tries < 100; tries++) {
+        bool same = true;
+        for (int i = 0; i < 6; i++) {
+            a[i] = cmos(regs[i]);
+        }
+        for (int i = 0; i < 6; i++) {
+            b[i] = cmos(regs[i]);
+            same &= a[i] == b[i];
+        }
+        if (same && !(cmos(0x0A) & 0x80)) { // not in the middle of an update
+            break;
+        }
+    }
+    uint8_t format = cmos(0x0B);
+    bool bcd = !(format & 4), pm = a[2] & 0x80;
+    unsigned hour = from_bcd(a[2] & 0x7F, bcd);
+    if (!(format & 2)) { // 12-hour clock
+        hour = hour % 12 + (pm ? 12 : 0);
+    }
+    int64_t days = days_from_civil(2000 + from_bcd(a[5], bcd), from_bcd(a[4], bcd),
+        from_bcd(a[3], bcd));
+    return ((days * 24 + hour) * 60 + from_bcd(a[1], bcd)) * 60 + from_bcd(a[0], bcd);
+}
+
+void clock_init(void) {
+    apic = (volatile uint32_t *)(rdmsr(MSR_APIC_BASE) & 0xFFFFFF000ul);
+    wrmsr(MSR_APIC_BASE, rdmsr(MSR_APIC_BASE) | 1u << 11);
+    apic_write(APIC_SVR, 0x100 | VECTOR_SPURIOUS);
+    apic_write(APIC_TIMER_DIVIDE, 3); // by 16
+    apic_write(APIC_LVT_TIMER, VECTOR_TIMER);
+    calibrate();
+    tsc_base = rdtsc();
+    tsc_to_ns = (1000000000ul << 32) / tsc_hz;
+    realtime_offset = read_rtc() * 1000000000;
+}
+
+uint64_t clock_ns(void) {
+    return tsc_hz ? (uint64_t)((unsigned __int128)(rdtsc() - tsc_base) * tsc_to_ns >> 32) : 0;
+}
+
+uint64_t clock_tsc_hz(void) {
+    return tsc_hz;
+}
+
+int64_t clock_realtime_offset_ns(void) {
+    return realtime_offset;
+}
+
+void clock_set_realtime_ns(int64_t now) {
+    realtime_offset = now - (int64_t)clock_ns();
+}
+
+// One-shot timer: fires at `deadline` or earlier (at most ARM_MAX_NS ahead, so that the product below
+// fits in 64 bits); whoever waits checks the clock.
+static void arm(uint64_t deadline) {
+    if (deadline == UINT64_MAX) {
+        apic_write(APIC_TIMER_INIT, 0);
+        return;
+    }
+    uint64_t now = clock_ns();
+    uint64_t ns = deadline > now ? deadline - now : 1;
+    if (ns > ARM_MAX_NS) {
+        ns = ARM_MAX_NS;
+    }
+    uint64_t ticks = ns * apic_hz / 1000000000 + 1;
+    apic_write(APIC_TIMER_INIT, ticks < UINT32_MAX ? (uint32_t)ticks : UINT32_MAX);
+}
+
+void clock_alarm(uint64_t deadline) {
+    uint64_t flags = irq_save();
+    alarm_deadline = deadline;
+    arm(deadline);
+    irq_restore(flags);
+}
+
+void clock_wait(uint64_t deadline) {
+    uint64_t flags = irq_save();
+    if (!interrupted && clock_ns() < deadline) {
+        arm(deadline < alarm_deadline ? deadline : alarm_deadline);
+        __asm__ volatile ("sti; hlt; cli" ::: "memory"); // no interrupt between sti and hlt
+        arm(alarm_deadline);
+    }
+    interrupted = false;
+    irq_restore(flags);
+}
+
+void clock_interrupted(void) {
+    interrupted = true;
+}
+
+void timer_interrupt(void) {
+    apic_write(APIC_EOI, 0);
+    interrupted = true;
+    if (clock_ns() >= alarm_deadline) {
+        alarm_deadline = UINT64_MAX;
+        if (kernel_hooks.alarm) {
+            kernel_hooks.alarm();
+        }
+    } else {
+        arm(alarm_deadline);
+    }
+}

@@ -1,0 +1,10 @@
+// Memory for machine code emitted at run time; see execmem.c.
+#ifndef CLLM_EXECMEM_H
+#define CLLM_EXECMEM_H
+
+// Roots for gc_collect().
+void execmem_collect(void);
+// At soft reset: no emitted code can be reached any more.
+void execmem_free_all(void);
+
+#endif

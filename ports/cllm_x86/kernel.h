@@ -1,0 +1,147 @@
+// The machine layer's contract: everything that the MicroPython side (main.c, mphalport.c, mod*.c)
+// may call, and what the parts of the kernel share.
+//
+// Rules:
+// * Kernel code (boot/ cpu/ mm/ dev/ linux/) is compiled for general registers only, without libc,
+//   so that a trap or a system call never touches vector state. It MUST NOT call libc.
+// * Physical addresses of RAM and of device registers are mapped at the same virtual address
+//   (identity); mmap() areas live above VM_BASE.
+// * A function that can fail returns 0 or a negative Linux errno.
+// * Hooks run in interrupt context: interrupts off, on an interrupt stack; they MUST NOT call libc
+//   or Python and MUST be compiled for general registers only (py/scheduler.c is, see Makefile).
+#ifndef CLLM_KERNEL_H
+#define CLLM_KERNEL_H
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define PAGE_SIZE 4096ul
+#define PAGE_MASK (PAGE_SIZE - 1)
+#define ALIGN_UP(x, a) (((x) + (a) - 1) & ~((uint64_t)(a) - 1))
+#define ALIGN_DOWN(x, a) ((x) & ~((uint64_t)(a) - 1))
+#define KiB 1024ul
+#define MiB (1024ul * 1024ul)
+#define GiB (1024ul * 1024ul * 1024ul)
+
+// --- kernel.c: log and death -----------------------------------------------------------------
+// printf subset: %s %c %d %u %x %p with l, width and zero padding.
+void kprintf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+// As kprintf, one line, prefixed with seconds since power-on.
+void klog(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+// Prints the reason and ends the machine.
+void panic(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
+
+static inline void kmemset(void *dst, int c, size_t n) {
+    __asm__ volatile ("rep stosb" : "+D" (dst), "+c" (n) : "a" (c) : "memory");
+}
+static inline void kmemcpy(void *dst, const void *src, size_t n) {
+    __asm__ volatile ("rep movsb" : "+D" (dst), "+S" (src), "+c" (n) :: "memory");
+}
+static inline void kmemzero_page(void *dst, size_t bytes) {
+    size_t n = bytes / 8;
+    __asm__ volatile ("rep stosq" : "+D" (dst), "+c" (n) : "a" (0) : "memory");
+}
+size_t kstrlen(const char *s);
+bool kstreq(const char *a, const char *b);
+
+// --- dev/console.c ---------------------------------------------------------------------------
+void console_init(void);
+// Writes to the serial line and the screen as is: no newline translation.
+void console_write(const char *s, size_t n);
+// The same with "\n" sent as "\r\n".
+void console_write_text(const char *s, size_t n);
+// Next received byte, or -1.
+int console_getc(void);
+bool console_has_input(void);
+// Receive interrupts on; `c` received while it is the interrupt character calls the hook instead.
+void console_enable_irq(void);
+void console_set_interrupt_char(int c);
+
+// --- cpu/ ------------------------------------------------------------------------------------
+void cpu_init(void);
+// Bytes of hardware randomness (RDRAND, else the TSC's jitter stretched).
+void cpu_random(void *buf, size_t n);
+bool cpu_has_avx2(void);
+const char *cpu_brand(void);
+bool cpu_is_virtual(void);
+// Ends the machine: 0 powers off, anything else is QEMU's exit status (code << 1 | 1).
+void machine_exit(int code) __attribute__((noreturn));
+void machine_reboot(void) __attribute__((noreturn));
+
+static inline uint64_t irq_save(void) {
+    uint64_t flags;
+    __asm__ volatile ("pushfq; popq %0; cli" : "=r" (flags) :: "memory");
+    return flags;
+}
+static inline void irq_restore(uint64_t flags) {
+    if (flags & (1u << 9)) {
+        __asm__ volatile ("sti" ::: "memory");
+    }
+}
+
+// Device interrupt lines 0..15 as the 8259s number them.
+void irq_mask(unsigned line);
+void irq_unmask(unsigned line);
+
+struct kernel_hooks {
+    void (*irq)(unsigned line);   // a line without a kernel handler fired; it is masked now
+    void (*alarm)(void);          // alarm deadline passed
+    void (*interrupt_char)(void); // Ctrl-C arrived
+};
+extern struct kernel_hooks kernel_hooks;
+
+// --- cpu/clock.c -----------------------------------------------------------------------------
+void clock_init(void);
+uint64_t clock_ns(void);           // since clock_init()
+uint64_t clock_tsc_hz(void);
+int64_t clock_realtime_offset_ns(void); // wall time = clock_ns() + this, since 1970-01-01 UTC
+void clock_set_realtime_ns(int64_t now);
+// Arms the alarm hook for clock_ns() >= deadline; UINT64_MAX disarms.
+void clock_alarm(uint64_t deadline_ns);
+// Sleeps until an interrupt was handled or the deadline has passed. Returns at once when an
+// interrupt came since the last call, so a wake-up between check and sleep is not lost.
+void clock_wait(uint64_t deadline_ns);
+
+// --- mm/ -------------------------------------------------------------------------------------
+void phys_init(void);
+// Frames of 4 KiB. phys_alloc returns 0 when memory is exhausted.
+uint64_t phys_alloc(void);
+// `n` contiguous frames, aligned to `align` bytes, below `limit`; 0 when there are none.
+uint64_t phys_alloc_contiguous(size_t n, uint64_t align, uint64_t limit);
+void phys_free(uint64_t frame, size_t n);
+uint64_t phys_total(void); // bytes of RAM the kernel manages
+uint64_t phys_free_bytes(void);
+
+#define PROT_R 1u
+#define PROT_W 2u
+#define PROT_X 4u
+#define PROT_UNCACHED 8u
+void paging_init(void);
+// Maps [va, va + size) to pa with the largest pages that fit. 0 or -ENOMEM.
+int paging_map(uint64_t va, uint64_t pa, uint64_t size, unsigned prot);
+void paging_unmap(uint64_t va, uint64_t size);
+int paging_protect(uint64_t va, uint64_t size, unsigned prot);
+// Physical address behind va and the bytes up to the end of its page; 0 when unmapped.
+uint64_t paging_lookup(uint64_t va, uint64_t *page_size);
+
+#define VM_BASE 0x100000000000ul // 16 TiB: above every physical address
+#define VM_END 0x600000000000ul
+// Anonymous zeroed memory; *out receives its address. 0, -ENOMEM or -EINVAL.
+int vm_map(uint64_t size, unsigned prot, uint64_t *out);
+int vm_unmap(uint64_t va, uint64_t size);
+int vm_protect(uint64_t va, uint64_t size, unsigned prot);
+uint64_t vm_mapped_bytes(void);
+
+// Identity-mapped, physically contiguous, zeroed memory below 4 GiB for device DMA; NULL when there
+// is none. dma_free_all() releases every block: bus mastering MUST be off by then.
+void *dma_alloc(size_t size, size_t align);
+void dma_free_all(void);
+
+// --- linux/ ----------------------------------------------------------------------------------
+// Enters musl's _start with a Linux process's initial stack. Does not return.
+void process_start(void) __attribute__((noreturn));
+uint64_t process_stack_size(void);
+
+#endif

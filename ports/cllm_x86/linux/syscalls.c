@@ -1,0 +1,249 @@
+// The system calls that musl and libc++ make: one table {number, name, function}. A number that is
+// not in it is logged by name once and fails with ENOSYS, so that a new libc's wish is seen.
+//
+// There is one thread. clone fails, so pthread_create reports EAGAIN; a futex that would wait can
+// never be woken, which is an error in the program and ends it with a message.
+#include "linux/linux.h"
+#include "cpu/io.h"
+#include "linux/names.h"
+
+#define MAP_FIXED 0x10
+#define MAP_ANONYMOUS 0x20
+#define PROT_WRITE_BIT 2
+
+struct timespec {
+    int64_t sec, nsec;
+};
+
+static unsigned prot_of(uint64_t linux_prot) {
+    return (unsigned)linux_prot & (PROT_R | PROT_W | PROT_X); // the bits are the same
+}
+
+static int64_t sys_mmap(uint64_t addr, uint64_t len, uint64_t prot, uint64_t flags, uint64_t fd,
+    uint64_t offset) {
+    if (flags & MAP_FIXED) {
+        return -L_EINVAL; // nothing here asks for it, and it would have to replace mappings
+    }
+    if (!(flags & MAP_ANONYMOUS)) {
+        int64_t at = file_address((int)fd, offset, len);
+        if (at < 0 || !(prot & PROT_WRITE_BIT)) {
+            return at; // the module itself: no copy
+        }
+        uint64_t copy;
+        int64_t err = vm_map(len, PROT_R | PROT_W, &copy);
+        if (!err) {
+            kmemcpy((void *)copy, (const void *)at, len);
+        }
+        return err ? err : (int64_t)copy;
+    }
+    uint64_t va;
+    int64_t err = vm_map(len, prot_of(prot), &va);
+    return err ? err : (int64_t)va;
+}
+
+static int64_t sys_munmap(uint64_t addr, uint64_t len, uint64_t c, uint64_t d, uint64_t e,
+    uint64_t f) {
+    return addr < VM_BASE ? 0 : vm_unmap(addr, len); // below: a boot module, which stays
+}
+
+static int64_t sys_mprotect(uint64_t addr, uint64_t len, uint64_t prot, uint64_t d, uint64_t e,
+    uint64_t f) {
+    return addr < VM_BASE ? -L_EACCES : vm_protect(addr, len, prot_of(prot));
+}
+
+// musl then allocates anew, copies and frees.
+static int64_t sys_mremap(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+    return -L_ENOMEM;
+}
+
+// A heap that cannot grow: musl's malloc then takes everything from mmap.
+static int64_t sys_brk(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+    return 0;
+}
+
+static int64_t succeed(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+    return 0;
+}
+
+static int64_t return_one(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+    return 1; // the process and its only thread
+}
+
+static int64_t fail_enoent(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+    return -L_ENOENT;
+}
+
+static int64_t fail_eagain(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+    return -L_EAGAIN;
+}
+
+static int64_t sys_arch_prctl(uint64_t code, uint64_t addr, uint64_t c, uint64_t d, uint64_t e,
+    uint64_t f) {
+    if (code != 0x1002) { // ARCH_SET_FS
+        return -L_EINVAL;
+    }
+    wrmsr(MSR_FS_BASE, addr);
+    return 0;
+}
+
+static int64_t sys_clock_gettime(uint64_t id, uint64_t out, uint64_t c, uint64_t d, uint64_t e,
+    uint64_t f) {
+    struct timespec *ts = (struct timespec *)out;
+    int64_t ns = (int64_t)clock_ns();
+    if (id == 0 || id == 5) { // CLOCK_REALTIME, CLOCK_REALTIME_COARSE
+        ns += clock_realtime_offset_ns();
+    }
+    ts->sec = ns / 1000000000;
+    ts->nsec = ns % 1000000000;
+    return 0;
+}
+
+static int64_t wait_for(const struct timespec *ts) {
+    uint64_t deadline = clock_ns() + (uint64_t)ts->sec * 1000000000u + (uint64_t)ts->nsec;
+    while (clock_ns() < deadline) {
+        clock_wait(deadline);
+    }
+    return 0;
+}
+
+static int64_t sys_nanosleep(uint64_t ts, uint64_t b, uint64_t c, uint64_t d, uint64_t e,
+    uint64_t f) {
+    return wait_for((const struct timespec *)ts);
+}
+
+static int64_t sys_clock_nanosleep(uint64_t id, uint64_t flags, uint64_t ts, uint64_t d,
+    uint64_t e, uint64_t f) {
+    return flags ? -L_EINVAL : wait_for((const struct timespec *)ts);
+}
+
+static int64_t sys_futex(uint64_t uaddr, uint64_t op, uint64_t val, uint64_t timeout, uint64_t e,
+    uint64_t f) {
+    unsigned command = op & 0x7F;
+    if (command == 1) { // FUTEX_WAKE: nobody waits
+        return 0;
+    }
+    if (command != 0) {
+        return -L_ENOSYS;
+    }
+    if (*(volatile uint32_t *)uaddr != (uint32_t)val) {
+        return -L_EAGAIN;
+    }
+    panic("futex wait on %lx by the only thread: it would never end", uaddr);
+}
+
+static int64_t sys_getrandom(uint64_t buf, uint64_t n, uint64_t c, uint64_t d, uint64_t e,
+    uint64_t f) {
+    cpu_random((void *)buf, n);
+    return (int64_t)n;
+}
+
+static int64_t sys_sched_getaffinity(uint64_t pid, uint64_t size, uint64_t mask, uint64_t d,
+    uint64_t e, uint64_t f) {
+    if (size < 8) {
+        return -L_EINVAL;
+    }
+    *(uint64_t *)mask = 1; // one core
+    return 8;
+}
+
+static int64_t sys_sysinfo(uint64_t out, uint64_t b, uint64_t c, uint64_t d, uint64_t e,
+    uint64_t f) {
+    struct {
+        int64_t uptime;
+        uint64_t loads[3], totalram, freeram, sharedram, bufferram, totalswap, freeswap;
+        uint16_t procs, pad[3];
+        uint64_t totalhigh, freehigh;
+        uint32_t mem_unit;
+    } *info = (void *)out;
+    kmemset(info, 0, sizeof(*info));
+    info->uptime = (int64_t)(clock_ns() / 1000000000);
+    info->totalram = phys_total();
+    info->freeram = phys_free_bytes();
+    info->procs = 1;
+    info->mem_unit = 1;
+    return 0;
+}
+
+static int64_t sys_uname(uint64_t out, uint64_t b, uint64_t c, uint64_t d, uint64_t e,
+    uint64_t f) {
+    static const char *const fields[6] = {"cllm", "cllm", "1", "1", "x86_64", ""};
+    kmemset((void *)out, 0, 6 * 65);
+    for (int i = 0; i < 6; i++) {
+        kmemcpy((void *)(out + 65 * (uint64_t)i), fields[i], kstrlen(fields[i]));
+    }
+    return 0;
+}
+
+static int64_t sys_prlimit64(uint64_t pid, uint64_t resource, uint64_t new_limit, uint64_t old,
+    uint64_t e, uint64_t f) {
+    if (old) {
+        uint64_t *limit = (uint64_t *)old;
+        limit[0] = limit[1] = resource == 3 ? process_stack_size() : ~0ul; // RLIMIT_STACK
+    }
+    return 0;
+}
+
+static int64_t sys_exit_group(uint64_t code, uint64_t b, uint64_t c, uint64_t d, uint64_t e,
+    uint64_t f) {
+    klog("cllm: the application ended with status %d", (int)code);
+    machine_exit((int)code & 0x3F);
+}
+
+static int64_t sys_tkill(uint64_t tid, uint64_t sig, uint64_t c, uint64_t d, uint64_t e,
+    uint64_t f) {
+    if (sig == 0) {
+        return 0;
+    }
+    panic(sig == 6 ? "abort() was called (signal %lu)" : "signal %lu was raised", sig);
+}
+
+static int64_t sys_tgkill(uint64_t pid, uint64_t tid, uint64_t sig, uint64_t d, uint64_t e,
+    uint64_t f) {
+    return sys_tkill(tid, sig, 0, 0, 0, 0);
+}
+
+static const struct syscall {
+    unsigned number;
+    syscall_fn *fn;
+} table[] = {
+    {0, sys_read}, {1, sys_write}, {2, sys_open}, {3, sys_close}, {4, sys_stat}, {5, sys_fstat},
+    {6, sys_stat}, // lstat: there are no links
+    {8, sys_lseek}, {9, sys_mmap}, {10, sys_mprotect}, {11, sys_munmap}, {12, sys_brk},
+    {13, succeed}, {14, succeed}, // rt_sigaction, rt_sigprocmask: no signals are ever sent
+    {16, sys_ioctl}, {17, sys_pread64}, {19, sys_readv}, {20, sys_writev}, {21, sys_access},
+    {24, succeed}, // sched_yield: one thread
+    {25, sys_mremap}, {28, succeed}, // madvise: advice
+    {35, sys_nanosleep}, {39, return_one}, {56, fail_eagain}, // getpid, clone
+    {63, sys_uname}, {72, sys_fcntl}, {79, sys_getcwd}, {89, fail_enoent}, // readlink: no links
+    {99, sys_sysinfo}, {102, succeed}, {104, succeed}, {107, succeed}, {108, succeed}, // uids, gids
+    {131, succeed}, // sigaltstack
+    {158, sys_arch_prctl}, {186, return_one}, {200, sys_tkill}, {202, sys_futex}, // 186: gettid
+    {204, sys_sched_getaffinity}, {217, sys_getdents64}, {218, return_one}, // set_tid_address
+    {221, succeed}, // fadvise64: advice
+    {228, sys_clock_gettime}, {230, sys_clock_nanosleep}, {231, sys_exit_group},
+    {60, sys_exit_group}, {234, sys_tgkill}, {257, sys_openat}, {262, sys_newfstatat},
+    {302, sys_prlimit64}, {318, sys_getrandom},
+};
+
+#define MAX_NUMBER 512
+
+int64_t syscall_dispatch(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f,
+    uint64_t number) {
+    static syscall_fn *by_number[MAX_NUMBER];
+    static uint8_t logged[MAX_NUMBER];
+    if (!by_number[table[0].number]) {
+        for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+            by_number[table[i].number] = table[i].fn;
+        }
+    }
+    if (number < MAX_NUMBER && by_number[number]) {
+        return by_number[number](a, b, c, d, e, f);
+    }
+    if (number >= MAX_NUMBER || !logged[number]) {
+        klog("linux: system call %lu (%s) is not provided", number, syscall_name(number));
+        if (number < MAX_NUMBER) {
+            logged[number] = 1;
+        }
+    }
+    return -L_ENOSYS;
+}

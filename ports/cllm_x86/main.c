@@ -1,0 +1,84 @@
+// The application: MicroPython's life from reset to soft reset, started by musl like any program.
+#include <stdlib.h>
+
+#include "py/builtin.h"
+#include "py/compile.h"
+#include "py/gc.h"
+#include "py/mphal.h"
+#include "py/runtime.h"
+#include "py/cstack.h"
+#include "shared/readline/readline.h"
+#include "shared/runtime/gchelper.h"
+#include "shared/runtime/pyexec.h"
+#include "execmem.h"
+#include "mpirq.h"
+
+#define HEAP_SIZE (4 * MiB)       // first area; MICROPY_GC_SPLIT_HEAP_AUTO adds more
+#define PYTHON_STACK_SIZE (1 * MiB) // of the process's stack; the rest is for C++ below Python
+
+const char cllm_help_text[] =
+    "cllm: MicroPython serving language models on the bare machine.\n"
+    "\n"
+    "  from cllm import app, llm     the running server and its model\n"
+    "  @app.get('/path/<name>')      adds a route, live\n"
+    "  help('modules')               lists what can be imported\n"
+    "  CTRL-A raw REPL, CTRL-B friendly REPL, CTRL-C interrupt, CTRL-D soft reset, CTRL-E paste mode\n";
+
+// Feeds the REPL until CTRL-D at an empty prompt. The server's own loop does the same from Python
+// (frozen/boot/main.py); this one runs when main.py ended, failed, or was skipped for the raw REPL.
+static void repl(void) {
+    pyexec_event_repl_init();
+    while (!pyexec_event_repl_process_char(mp_hal_stdin_rx_chr())) {
+    }
+}
+
+static void run_python(void) {
+    void *heap = malloc(HEAP_SIZE);
+    if (!heap) {
+        panic("no memory for Python's heap");
+    }
+    gc_init(heap, (char *)heap + HEAP_SIZE);
+    mp_init();
+    readline_init0();
+    mpirq_init();
+
+    pyexec_frozen_module("_boot.py", false);
+    int exit = 0;
+    if (pyexec_mode_kind == PYEXEC_MODE_FRIENDLY_REPL) {
+        exit = pyexec_frozen_module("main.py", false);
+    }
+    if (!(exit & PYEXEC_FORCED_EXIT)) {
+        repl();
+    }
+
+    mp_printf(MP_PYTHON_PRINTER, "MPY: soft reboot\n");
+    mpirq_deinit();
+    dma_free_all();
+    gc_sweep_all();
+    mp_deinit();
+    execmem_free_all();
+    free(heap);
+}
+
+int main(int argc, char **argv) {
+    mp_cstack_init_with_sp_here(PYTHON_STACK_SIZE);
+    for (;;) {
+        run_python();
+    }
+}
+
+void gc_collect(void) {
+    gc_collect_start();
+    gc_helper_collect_regs_and_stack();
+    execmem_collect();
+    gc_collect_end();
+}
+
+// How large a further heap area may be: half of what is free, because the engine needs memory too.
+size_t gc_get_max_new_split(void) {
+    return phys_free_bytes() / 2;
+}
+
+void nlr_jump_fail(void *val) {
+    panic("uncaught Python exception outside any handler (%p)", val);
+}

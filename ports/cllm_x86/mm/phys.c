@@ -1,0 +1,130 @@
+// Physical memory: a bitmap of 4 KiB frames, a set bit is a frame in use. Linear searches start at
+// the last success, so that they are short in practice; whole free words are skipped 64 at a time.
+#include "kernel.h"
+#include "boot/bootinfo.h"
+
+extern char __image_start[], __bss_end[];
+
+static uint64_t *bitmap;
+static uint64_t n_frames, n_free, n_ram;
+static uint64_t hint; // frame at which the next single allocation starts to look
+
+static bool in_use(uint64_t f) {
+    return bitmap[f / 64] >> (f % 64) & 1;
+}
+
+static void mark(uint64_t first, uint64_t n, bool used) {
+    for (uint64_t f = first; f < first + n && f < n_frames; f++) {
+        if (in_use(f) != used) {
+            bitmap[f / 64] ^= 1ul << (f % 64);
+            n_free += used ? -1ul : 1ul;
+        }
+    }
+}
+
+// First address at or above `start` where `size` bytes are RAM and neither image nor module.
+static uint64_t place_bitmap(uint64_t size) {
+    uint64_t at = ALIGN_UP((uint64_t)__bss_end, PAGE_SIZE);
+    for (size_t i = 0; i < bootinfo.n_modules; i++) {
+        uint64_t end = bootinfo.modules[i].start + bootinfo.modules[i].size;
+        if (end > at) {
+            at = ALIGN_UP(end, PAGE_SIZE);
+        }
+    }
+    for (size_t i = 0; i < bootinfo.n_ram; i++) {
+        uint64_t start = bootinfo.ram[i].start, end = start + bootinfo.ram[i].size;
+        uint64_t from = start > at ? start : at;
+        if (from + size <= end && from + size <= 4 * GiB) {
+            return from;
+        }
+    }
+    panic("mm: no room for the %lu KiB frame map: give the machine more memory", size / KiB);
+}
+
+void phys_init(void) {
+    uint64_t top = 0;
+    for (size_t i = 0; i < bootinfo.n_ram; i++) {
+        uint64_t end = bootinfo.ram[i].start + bootinfo.ram[i].size;
+        top = end > top ? end : top;
+        n_ram += bootinfo.ram[i].size;
+    }
+    n_frames = top / PAGE_SIZE;
+    uint64_t map_bytes = ALIGN_UP(n_frames, 64) / 8;
+    uint64_t at = place_bitmap(map_bytes);
+    bitmap = (uint64_t *)at;
+    for (uint64_t i = 0; i < map_bytes / 8; i++) {
+        bitmap[i] = ~0ul;
+    }
+    for (size_t i = 0; i < bootinfo.n_ram; i++) {
+        uint64_t start = ALIGN_UP(bootinfo.ram[i].start, PAGE_SIZE);
+        uint64_t end = ALIGN_DOWN(bootinfo.ram[i].start + bootinfo.ram[i].size, PAGE_SIZE);
+        if (end > start) {
+            mark(start / PAGE_SIZE, (end - start) / PAGE_SIZE, false);
+        }
+    }
+    // The first MiB holds the BIOS data area, firmware tables and the screen.
+    mark(0, MiB / PAGE_SIZE, true);
+    uint64_t image = (uint64_t)__image_start / PAGE_SIZE;
+    mark(image, ALIGN_UP((uint64_t)__bss_end, PAGE_SIZE) / PAGE_SIZE - image, true);
+    for (size_t i = 0; i < bootinfo.n_modules; i++) {
+        uint64_t first = bootinfo.modules[i].start / PAGE_SIZE;
+        uint64_t end = ALIGN_UP(bootinfo.modules[i].start + bootinfo.modules[i].size, PAGE_SIZE);
+        mark(first, end / PAGE_SIZE - first, true);
+    }
+    mark(at / PAGE_SIZE, ALIGN_UP(map_bytes, PAGE_SIZE) / PAGE_SIZE, true);
+}
+
+uint64_t phys_alloc(void) {
+    uint64_t flags = irq_save(), found = 0;
+    uint64_t words = ALIGN_UP(n_frames, 64) / 64;
+    for (uint64_t i = 0; i < words && n_free; i++) {
+        uint64_t w = (hint / 64 + i) % words;
+        if (~bitmap[w]) {
+            uint64_t f = w * 64 + (uint64_t)__builtin_ctzl(~bitmap[w]);
+            mark(f, 1, true);
+            hint = f;
+            found = f * PAGE_SIZE;
+            break;
+        }
+    }
+    irq_restore(flags);
+    return found;
+}
+
+uint64_t phys_alloc_contiguous(size_t n, uint64_t align, uint64_t limit) {
+    uint64_t flags = irq_save(), found = 0;
+    uint64_t step = align > PAGE_SIZE ? align / PAGE_SIZE : 1;
+    uint64_t end = limit / PAGE_SIZE < n_frames ? limit / PAGE_SIZE : n_frames;
+    for (uint64_t f = 0; f + n <= end && n <= n_free;) {
+        uint64_t k = 0;
+        while (k < n && !in_use(f + k)) {
+            // Whole free words count at once.
+            k += (f + k) % 64 == 0 && k + 64 <= n && !bitmap[(f + k) / 64] ? 64 : 1;
+        }
+        if (k == n) {
+            mark(f, n, true);
+            found = f * PAGE_SIZE;
+            break;
+        }
+        f = (f + k + step) / step * step; // first aligned frame past the one in use
+    }
+    irq_restore(flags);
+    return found;
+}
+
+void phys_free(uint64_t frame, size_t n) {
+    uint64_t flags = irq_save();
+    mark(frame / PAGE_SIZE, n, false);
+    if (frame / PAGE_SIZE < hint) {
+        hint = frame / PAGE_SIZE;
+    }
+    irq_restore(flags);
+}
+
+uint64_t phys_total(void) {
+    return n_ram;
+}
+
+uint64_t phys_free_bytes(void) {
+    return n_free * PAGE_SIZE;
+}

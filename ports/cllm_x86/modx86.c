@@ -1,0 +1,164 @@
+// _x86: what frozen drivers and boot code need of the machine. Argument conversion only; see
+// docs/architecture.md for who may use it.
+#include <string.h>
+
+#include "py/mperrno.h"
+#include "py/objarray.h"
+#include "py/runtime.h"
+#include "shared/runtime/pyexec.h"
+#include "boot/bootinfo.h"
+#include "mpirq.h"
+
+// modules() -> [(name, address, size)]: boot modules, address and size in bytes.
+static mp_obj_t x86_modules(void) {
+    mp_obj_t list = mp_obj_new_list(0, NULL);
+    for (size_t i = 0; i < bootinfo.n_modules; i++) {
+        const struct boot_module *m = &bootinfo.modules[i];
+        mp_obj_t item[3] = {
+            mp_obj_new_str(m->name, strlen(m->name)), mp_obj_new_int_from_ull(m->start),
+            mp_obj_new_int_from_ull(m->size),
+        };
+        mp_obj_list_append(list, mp_obj_new_tuple(3, item));
+    }
+    return list;
+}
+static MP_DEFINE_CONST_FUN_OBJ_0(x86_modules_obj, x86_modules);
+
+// cmdline() -> str: the boot loader's command line.
+static mp_obj_t x86_cmdline(void) {
+    return mp_obj_new_str(bootinfo.cmdline, strlen(bootinfo.cmdline));
+}
+static MP_DEFINE_CONST_FUN_OBJ_0(x86_cmdline_obj, x86_cmdline);
+
+// irq(line, callback): callback(line) runs from the scheduler after an interrupt of PCI line 0..15;
+// the line stays masked until it returns, so it must have acknowledged the device. None masks.
+static mp_obj_t x86_irq(mp_obj_t line_in, mp_obj_t callback) {
+    mp_int_t line = mp_obj_get_int(line_in);
+    if (line < 0 || line >= MPIRQ_LINES) {
+        mp_raise_ValueError(MP_ERROR_TEXT("no such interrupt line"));
+    }
+    mpirq_set((unsigned)line, callback);
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_2(x86_irq_obj, x86_irq);
+
+// alarm(callback): callback(0) runs from the scheduler when the time given to alarm_at() is reached.
+static mp_obj_t x86_alarm(mp_obj_t callback) {
+    mpirq_set_alarm(callback);
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(x86_alarm_obj, x86_alarm);
+
+// alarm_at(ticks_ms): arms the one alarm, replacing what was armed; None disarms.
+static mp_obj_t x86_alarm_at(mp_obj_t at) {
+    mp_int_t ms = at == mp_const_none ? 0 : mp_obj_get_int(at);
+    clock_alarm(at == mp_const_none ? UINT64_MAX : ms < 0 ? 0 : (uint64_t)ms * 1000000);
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(x86_alarm_at_obj, x86_alarm_at);
+
+// wait(timeout_ms): runs pending callbacks, then sleeps until an interrupt or the timeout; None
+// waits for an interrupt alone.
+static mp_obj_t x86_wait(mp_obj_t timeout) {
+    mp_int_t ms = timeout == mp_const_none ? -1 : mp_obj_get_int(timeout);
+    if (ms < 0) {
+        mp_event_wait_indefinite();
+    } else {
+        mp_event_wait_ms((mp_uint_t)ms);
+    }
+    mp_handle_pending(true);
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(x86_wait_obj, x86_wait);
+
+// dma_alloc(size, align) -> memoryview of zeroed memory below 4 GiB, contiguous, at the same
+// physical and virtual address; kept until soft reset. OSError(ENOMEM) when there is none.
+static mp_obj_t x86_dma_alloc(mp_obj_t size_in, mp_obj_t align_in) {
+    mp_int_t size = mp_obj_get_int(size_in), align = mp_obj_get_int(align_in);
+    if (size <= 0 || align <= 0 || (align & (align - 1))) {
+        mp_raise_ValueError(NULL);
+    }
+    void *p = dma_alloc((size_t)size, (size_t)align);
+    if (!p) {
+        mp_raise_OSError(MP_ENOMEM);
+    }
+    return mp_obj_new_memoryview('B' | MP_OBJ_ARRAY_TYPECODE_FLAG_RW, (size_t)size, p);
+}
+static MP_DEFINE_CONST_FUN_OBJ_2(x86_dma_alloc_obj, x86_dma_alloc);
+
+// mmio(address, size) -> address of an uncached mapping of device registers. Memory that holds RAM
+// is refused: its caching must not change behind everybody's back.
+static mp_obj_t x86_mmio(mp_obj_t address_in, mp_obj_t size_in) {
+    uint64_t address = mp_obj_int_get_truncated(address_in);
+    uint64_t size = mp_obj_int_get_truncated(size_in);
+    if (!size || address + size < address || address + size > VM_BASE) {
+        mp_raise_ValueError(NULL);
+    }
+    for (size_t i = 0; i < bootinfo.n_ram; i++) {
+        if (address < bootinfo.ram[i].start + bootinfo.ram[i].size
+            && bootinfo.ram[i].start < address + size) {
+            mp_raise_ValueError(MP_ERROR_TEXT("address range holds RAM"));
+        }
+    }
+    uint64_t start = ALIGN_DOWN(address, PAGE_SIZE);
+    int err = paging_map(start, start, ALIGN_UP(address + size, PAGE_SIZE) - start,
+        PROT_R | PROT_W | PROT_UNCACHED);
+    if (err) {
+        mp_raise_OSError(-err);
+    }
+    return mp_obj_new_int_from_ull(address);
+}
+static MP_DEFINE_CONST_FUN_OBJ_2(x86_mmio_obj, x86_mmio);
+
+// exit(code): ends the machine; under QEMU with isa-debug-exit the status is code << 1 | 1.
+static mp_obj_t x86_exit(mp_obj_t code) {
+    machine_exit((int)mp_obj_get_int(code));
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(x86_exit_obj, x86_exit);
+
+// memory() -> (total, free, mapped): bytes of RAM, of unused frames, and behind mmap.
+static mp_obj_t x86_memory(void) {
+    mp_obj_t item[3] = {
+        mp_obj_new_int_from_ull(phys_total()), mp_obj_new_int_from_ull(phys_free_bytes()),
+        mp_obj_new_int_from_ull(vm_mapped_bytes()),
+    };
+    return mp_obj_new_tuple(3, item);
+}
+static MP_DEFINE_CONST_FUN_OBJ_0(x86_memory_obj, x86_memory);
+
+// repl_start(): prints the REPL's banner or the raw REPL's, as MicroPython does after a reset.
+static mp_obj_t x86_repl_start(void) {
+    pyexec_event_repl_init();
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_0(x86_repl_start_obj, x86_repl_start);
+
+// repl_char(c) -> bool: gives the REPL one character, which may run a line; True asks for a soft
+// reset.
+static mp_obj_t x86_repl_char(mp_obj_t c) {
+    return mp_obj_new_bool(pyexec_event_repl_process_char(mp_obj_get_int(c)));
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(x86_repl_char_obj, x86_repl_char);
+
+static const mp_rom_map_elem_t x86_globals_table[] = {
+    { MP_ROM_QSTR(MP_QSTR___name__), MP_ROM_QSTR(MP_QSTR__x86) },
+    { MP_ROM_QSTR(MP_QSTR_modules), MP_ROM_PTR(&x86_modules_obj) },
+    { MP_ROM_QSTR(MP_QSTR_cmdline), MP_ROM_PTR(&x86_cmdline_obj) },
+    { MP_ROM_QSTR(MP_QSTR_irq), MP_ROM_PTR(&x86_irq_obj) },
+    { MP_ROM_QSTR(MP_QSTR_alarm), MP_ROM_PTR(&x86_alarm_obj) },
+    { MP_ROM_QSTR(MP_QSTR_alarm_at), MP_ROM_PTR(&x86_alarm_at_obj) },
+    { MP_ROM_QSTR(MP_QSTR_wait), MP_ROM_PTR(&x86_wait_obj) },
+    { MP_ROM_QSTR(MP_QSTR_dma_alloc), MP_ROM_PTR(&x86_dma_alloc_obj) },
+    { MP_ROM_QSTR(MP_QSTR_mmio), MP_ROM_PTR(&x86_mmio_obj) },
+    { MP_ROM_QSTR(MP_QSTR_exit), MP_ROM_PTR(&x86_exit_obj) },
+    { MP_ROM_QSTR(MP_QSTR_memory), MP_ROM_PTR(&x86_memory_obj) },
+    { MP_ROM_QSTR(MP_QSTR_repl_start), MP_ROM_PTR(&x86_repl_start_obj) },
+    { MP_ROM_QSTR(MP_QSTR_repl_char), MP_ROM_PTR(&x86_repl_char_obj) },
+};
+static MP_DEFINE_CONST_DICT(x86_globals, x86_globals_table);
+
+const mp_obj_module_t x86_module = {
+    .base = { &mp_type_module },
+    .globals = (mp_obj_dict_t *)&x86_globals,
+};
+MP_REGISTER_MODULE(MP_QSTR__x86, x86_module);

@@ -1,0 +1,78 @@
+// MicroPython's configuration for cllm on x86-64: the "extra features" level with double floats,
+// native code, VFS, and network modules that are frozen Python instead of C.
+#include <alloca.h>
+#include <stdint.h>
+
+#define MICROPY_CONFIG_ROM_LEVEL (MICROPY_CONFIG_ROM_LEVEL_EXTRA_FEATURES)
+
+// --- machine types
+#define MP_SSIZE_MAX INT64_MAX
+typedef intptr_t mp_int_t;
+typedef uintptr_t mp_uint_t;
+typedef long mp_off_t;
+#define MICROPY_FLOAT_IMPL (MICROPY_FLOAT_IMPL_DOUBLE)
+#define MICROPY_LONGINT_IMPL (MICROPY_LONGINT_IMPL_MPZ)
+#define MP_STATE_PORT MP_STATE_VM
+
+// --- compiler and native code
+#define MICROPY_EMIT_X64 (1)
+#define MICROPY_PERSISTENT_CODE_LOAD (1)
+void cllm_alloc_exec(size_t min_size, void **ptr, size_t *size);
+void cllm_free_exec(void *ptr, size_t size);
+#define MP_PLAT_ALLOC_EXEC(min_size, ptr, size) cllm_alloc_exec(min_size, ptr, size)
+#define MP_PLAT_FREE_EXEC(ptr, size) cllm_free_exec(ptr, size)
+
+// --- memory: the heap starts small and grows by areas from malloc
+#define MICROPY_ENABLE_GC (1)
+#define MICROPY_GC_SPLIT_HEAP (1)
+#define MICROPY_GC_SPLIT_HEAP_AUTO (1)
+#define MP_PLAT_ALLOC_HEAP(size) malloc(size)
+#define MP_PLAT_FREE_HEAP(ptr) free(ptr)
+// gchelper_generic.c's register trick does not compile with frame pointers: use setjmp.
+#define MICROPY_GCREGS_SETJMP (1)
+#define MICROPY_ENABLE_EMERGENCY_EXCEPTION_BUF (1)
+#define MICROPY_EMERGENCY_EXCEPTION_BUF_SIZE (1024)
+#define MICROPY_ALLOC_PATH_MAX (512)
+
+// --- scheduler and REPL
+#define MICROPY_SCHEDULER_STATIC_NODES (1)
+#define MICROPY_SCHEDULER_DEPTH (32)
+#define MICROPY_REPL_EVENT_DRIVEN (1) // frozen main.py feeds the REPL while the server runs
+#define MICROPY_REPL_EMACS_KEYS (1)
+#define MICROPY_PY_SYS_STDIO_BUFFER (1)
+#define MICROPY_BEGIN_ATOMIC_SECTION() irq_save()
+#define MICROPY_END_ATOMIC_SECTION(state) irq_restore(state)
+
+// --- files: boot modules through libc
+#define MICROPY_VFS (1)
+#define MICROPY_VFS_POSIX (1)
+#define MICROPY_READER_VFS (1)
+#define MICROPY_EPOCH_IS_1970 (1)
+#define _DIRENT_HAVE_D_TYPE (1)
+
+// --- modules
+#define MICROPY_USE_INTERNAL_PRINTF (0) // musl's
+#define MICROPY_PY_SYS_PLATFORM "cllm"
+#define MICROPY_HW_BOARD_NAME "cllm"
+#define MICROPY_HW_MCU_NAME "x86-64"
+#define MICROPY_PY_BUILTINS_HELP_TEXT cllm_help_text
+#define MICROPY_PY_OS_INCLUDEFILE "ports/cllm_x86/modos.c"
+#define MICROPY_PY_OS_UNAME (1)
+#define MICROPY_PY_OS_URANDOM (1)
+#define MICROPY_PY_TIME_INCLUDEFILE "ports/cllm_x86/modtime.c"
+#define MICROPY_PY_TIME_GMTIME_LOCALTIME_MKTIME (1)
+#define MICROPY_PY_TIME_TIME_TIME_NS (1)
+#define MICROPY_PY_MACHINE (1)
+#define MICROPY_PY_MACHINE_INCLUDEFILE "ports/cllm_x86/modmachine.c"
+#define MICROPY_PY_MACHINE_RESET (1)
+#define MICROPY_PY_MACHINE_DISABLE_IRQ_ENABLE_IRQ (1)
+#define MICROPY_PY_RANDOM_SEED_INIT_FUNC (cllm_random_seed())
+uint64_t cllm_random_seed(void);
+// network and socket are frozen Python (frozen/api): the C modules would take their names.
+#define MICROPY_PY_NETWORK (0)
+#define MICROPY_PY_SOCKET (0)
+#define MICROPY_PY_SSL (0)
+#define MICROPY_PY_HASHLIB_SHA1 (0)
+#define MICROPY_PY_MICROPYTHON_STACK_USE (1)
+
+#include "mphalport.h"

@@ -1,0 +1,40 @@
+// MicroPython's hardware layer on top of kernel.h.
+#ifndef CLLM_MPHALPORT_H
+#define CLLM_MPHALPORT_H
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "ports/cllm_x86/kernel.h"
+#include "shared/runtime/interrupt_char.h"
+
+void mp_hal_set_interrupt_char(int c);
+void cllm_wait(mp_uint_t timeout_ms);
+
+// Wait for an interrupt or the timeout; -1 (the largest unsigned) waits for an interrupt only.
+#define MICROPY_INTERNAL_WFE(timeout_ms) cllm_wait((mp_uint_t)(timeout_ms))
+
+// There are no signals, so no system call is ever interrupted (used by extmod/vfs_posix*.c).
+#define MP_HAL_RETRY_SYSCALL(ret, syscall, raise) \
+    { \
+        ret = syscall; \
+        if (ret == -1) { \
+            int err = errno; \
+            raise; \
+        } \
+    }
+
+static inline mp_uint_t mp_hal_ticks_ms(void) {
+    return clock_ns() / 1000000;
+}
+static inline mp_uint_t mp_hal_ticks_us(void) {
+    return clock_ns() / 1000;
+}
+static inline mp_uint_t mp_hal_ticks_cpu(void) {
+    return __builtin_ia32_rdtsc();
+}
+static inline uint64_t mp_hal_time_ns(void) {
+    return (uint64_t)((int64_t)clock_ns() + clock_realtime_offset_ns());
+}
+
+#endif

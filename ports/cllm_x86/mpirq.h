@@ -1,0 +1,18 @@
+// From interrupts to Python: device lines and the alarm as scheduled callbacks.
+#ifndef CLLM_MPIRQ_H
+#define CLLM_MPIRQ_H
+
+#include "py/obj.h"
+
+#define MPIRQ_LINES 16
+
+// Installs the kernel's hooks. Callbacks live in root pointers and are gone after a soft reset.
+void mpirq_init(void);
+// Masks every line and forgets the alarm.
+void mpirq_deinit(void);
+// `callback(line)` runs from the scheduler after each interrupt of `line`; None masks the line.
+void mpirq_set(unsigned line, mp_obj_t callback);
+// `callback(0)` runs from the scheduler when the alarm armed by clock_alarm() is due.
+void mpirq_set_alarm(mp_obj_t callback);
+
+#endif

@@ -1,0 +1,1 @@
+// qstrs that no source file of the port names.
