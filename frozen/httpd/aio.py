@@ -1,0 +1,102 @@
+# What a handler gave back, and how to take items from it: the difference between the two Pythons'
+# coroutines is kept in this file.
+#
+# CPython has coroutines, generators and async generators as three types. MicroPython 1.25 has one: an
+# `async def` with `yield` compiles to a generator whose `await`s and `yield`s both come out of send().
+# They can be told apart, because everything asyncio suspends on yields None, and None is no data: so
+# on MicroPython a None is passed up to the event loop and anything else is the handler's next item.
+# (Hence a streaming handler must never yield None itself: the loop would not wake it again.)
+# MIT license; Copyright (c) 2026 cllm contributors
+
+import sys
+
+_MICROPYTHON = sys.implementation.name == "micropython"
+
+END = object()  # Source.next() at the end
+
+
+def step(gen):
+    """Runs a MicroPython generator to its next item, passing its awaits up to the event loop.
+
+    To be awaited (on MicroPython any generator can be). Returns (False, item) or, when `gen` ended,
+    (True, its return value).
+    """
+    try:
+        item = gen.send(None)
+        while item is None:
+            try:
+                yield
+            except BaseException as exc:  # the loop cancels this task: tell the inner one
+                item = gen.throw(exc)
+            else:
+                item = gen.send(None)
+    except StopIteration as exc:
+        return True, exc.value
+    return False, item
+
+
+class Source:
+    """Items of a stream, from a generator, an async generator, or an object with __anext__."""
+
+    def __init__(self, items, first=END):
+        self._items = items
+        self._first = first
+        if hasattr(items, "__aiter__"):
+            self._items = items.__aiter__()
+            self._next = self._next_async
+        elif _MICROPYTHON and hasattr(items, "send"):
+            self._next = self._next_step
+        elif hasattr(items, "__iter__") or hasattr(items, "__next__"):
+            self._items = iter(items)
+            self._next = self._next_plain
+        else:
+            raise TypeError("cannot stream from %s" % type(items).__name__)
+
+    async def next(self):
+        """The next item, or END."""
+        if self._first is not END:
+            item = self._first
+            self._first = END
+            return item
+        return await self._next()
+
+    async def _next_async(self):
+        try:
+            return await self._items.__anext__()
+        except StopAsyncIteration:
+            return END
+
+    async def _next_step(self):
+        done, item = await step(self._items)
+        return END if done else item
+
+    async def _next_plain(self):
+        try:
+            return next(self._items)
+        except StopIteration:
+            return END
+
+    async def close(self):
+        """Ends the stream's work now: `finally` blocks run, nothing more is produced."""
+        if hasattr(self._items, "aclose"):
+            await self._items.aclose()
+        elif hasattr(self._items, "close"):
+            self._items.close()
+
+
+async def settle(result):
+    """Awaits a handler's `result` until it is a plain value; a stream becomes a Source."""
+    while True:
+        if hasattr(result, "__anext__") or hasattr(result, "__aiter__"):
+            return Source(result)
+        if not _MICROPYTHON and hasattr(result, "__await__"):
+            result = await result
+        elif not hasattr(result, "send"):
+            return result
+        elif _MICROPYTHON:
+            done, item = await step(result)
+            if not done:
+                return Source(result, item)
+            result = item
+        else:
+            return Source(result)

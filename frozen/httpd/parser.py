@@ -1,0 +1,428 @@
+# Push parser for HTTP/1.1 requests (RFC 9112). Bytes in, a Request and its body out: no socket, no
+# clock, no loop, so that every rule is tested on CPython by feeding bytes.
+#
+# It is strict where leniency lets two parsers disagree on where a request ends (request smuggling),
+# and looks at data with find, split and strip only, which run in C: a Python step per byte would cost
+# more than the network.
+# MIT license; Copyright (c) 2026 cllm contributors
+
+from . import jsonio
+
+_TOKEN = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_DIGITS = b"0123456789"
+_HEX = b"0123456789abcdefABCDEF"
+
+# RFC 9110 9: methods this server knows. Another one is 501, not 405.
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")
+
+REASONS = {
+    100: "Continue",
+    200: "OK",
+    201: "Created",
+    202: "Accepted",
+    204: "No Content",
+    301: "Moved Permanently",
+    302: "Found",
+    303: "See Other",
+    304: "Not Modified",
+    307: "Temporary Redirect",
+    308: "Permanent Redirect",
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    408: "Request Timeout",
+    409: "Conflict",
+    411: "Length Required",
+    413: "Content Too Large",
+    414: "URI Too Long",
+    415: "Unsupported Media Type",
+    417: "Expectation Failed",
+    422: "Unprocessable Content",
+    429: "Too Many Requests",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    501: "Not Implemented",
+    503: "Service Unavailable",
+    505: "HTTP Version Not Supported",
+}
+
+
+class HttpError(Exception):
+    """An answer other than success.
+
+    status: HTTP status code. message: text for the client. headers: extra response headers.
+    fields: further members of the JSON error object (`type=`, `n_ctx=` ...).
+    """
+
+    def __init__(self, status, message=None, headers=None, **fields):
+        super().__init__(message or REASONS.get(status, "Error"))
+        self.status = status
+        self.message = message or REASONS.get(status, "Error")
+        self.headers = headers or {}
+        self.fields = fields
+
+
+class Limits:
+    """Bounds on what one client may take: sizes in bytes, times in seconds, see the names."""
+
+    def __init__(self, **values):
+        self.line = 8192  # request line, and one chunk-size line
+        self.head = 16384  # request line and header section, also a trailer section
+        self.headers = 100  # header fields
+        self.body = 2 << 20  # body collected for a handler
+        self.connections = 64
+        self.backlog = 16
+        self.idle_s = 60  # between requests on a kept connection
+        self.head_s = 15  # first byte to end of the header section
+        self.body_s = 20  # grace for the body; each 4 KiB received earns a second more
+        self.write_s = 30  # the client takes no byte
+        self.linger_s = 3  # unread input is thrown away for so long before a close
+        for name, value in values.items():
+            if not hasattr(self, name):
+                raise ValueError("unknown limit '%s'" % name)
+            if type(value) not in (int, float) or value <= 0:
+                raise ValueError("limit '%s' must be a positive number" % name)
+            setattr(self, name, value)
+
+
+def unquote(text):
+    """Percent-decodes `text` (str) as UTF-8; HttpError(400) when that is impossible."""
+    if "%" not in text:
+        return text
+    parts = text.encode().split(b"%")
+    out = [parts[0]]
+    for part in parts[1:]:
+        code = part[:2]
+        if len(code) < 2 or code.strip(_HEX):
+            raise HttpError(400, "invalid percent-encoding in the request target")
+        out.append(bytes((int(code, 16),)))
+        out.append(part[2:])
+    try:
+        text = b"".join(out).decode()
+    except UnicodeError:
+        raise HttpError(400, "the request target is not UTF-8")
+    if "\0" in text:
+        raise HttpError(400, "NUL in the request target")
+    return text
+
+
+class Request:
+    """One request.
+
+    method, target: as sent. segments: the decoded path split at "/" (so an encoded slash stays inside
+    its segment). headers: lower-case name -> value, repeated ones joined by ", ". minor: 0 or 1 of
+    HTTP/1.x. length: declared body bytes or None when chunked. body: bytes, once collected.
+    keep_alive: what the client asked for. peer: the client's address or None.
+    """
+
+    def __init__(self, method, target, minor, headers):
+        self.method = method
+        self.target = target
+        self.minor = minor
+        self.headers = headers
+        self.segments = None
+        self.raw_query = ""
+        self.length = 0
+        self.keep_alive = False
+        self.expects_continue = False
+        self.body = b""
+        self.peer = None
+        self.read = None
+        self._query = None
+
+    @property
+    def path(self):
+        """The decoded path."""
+        return "/" + "/".join(self.segments) if self.segments is not None else self.target
+
+    @property
+    def query(self):
+        """Decoded query parameters as a dict; the last of equal names wins."""
+        if self._query is None:
+            self._query = {}
+            for pair in self.raw_query.replace("+", " ").split("&"):
+                if pair:
+                    name, _, value = pair.partition("=")
+                    self._query[unquote(name)] = unquote(value)
+        return self._query
+
+    def header(self, name, default=None):
+        """The value of header `name` in any case, or `default`."""
+        return self.headers.get(name.lower(), default)
+
+    def text(self):
+        """The body as str; HttpError(400) if it is not UTF-8."""
+        try:
+            return self.body.decode()
+        except UnicodeError:
+            raise HttpError(400, "the body is not UTF-8")
+
+    def json(self):
+        """The body parsed as strict JSON (RFC 8259); HttpError(400) if it is not."""
+        try:
+            return jsonio.loads(self.body)
+        except ValueError as exc:
+            raise HttpError(400, "invalid JSON: %s" % exc)
+
+
+class Parser:
+    """Parser of one connection's input.
+
+    feed() bytes as they come, ask head() until it gives a Request, then begin_body() and body() until
+    it gives b"", then head() again. HttpError means: answer it and close, the position is lost.
+    """
+
+    def __init__(self, limits):
+        self.limits = limits
+        self.buf = b""
+        self.pos = 0  # everything before is consumed
+        self._scan = 0  # everything before was searched in vain
+        self._left = 0  # bytes of the body (or of the chunk) still to come
+        self._chunk = None  # None: not chunked; else the part expected next
+        self._room = 0  # body bytes the limit still allows
+        self._trailer = 0  # bytes of trailer section seen
+
+    def feed(self, data):
+        """Appends `data` (bytes) to the input."""
+        if self.pos >= len(self.buf):
+            self.buf = data
+        else:
+            self.buf = self.buf[self.pos :] + data
+        self._scan = max(0, self._scan - self.pos)
+        self.pos = 0
+
+    def buffered(self):
+        """Number of bytes fed and not consumed."""
+        return len(self.buf) - self.pos
+
+    def head(self):
+        """Parses the next header section. Returns a Request, or None if more input is needed."""
+        limits = self.limits
+        while self.buf.startswith(b"\r\n", self.pos):  # RFC 9112 2.2: empty lines before a request
+            self.pos += 2
+        start = self.pos
+        end = self.buf.find(b"\r\n\r\n", max(start, self._scan - 3))
+        if end < 0 or end - start > limits.head:
+            self._scan = len(self.buf)
+            line = self.buf.find(b"\r\n", start)
+            if (line if line >= 0 else len(self.buf)) - start > limits.line:
+                raise HttpError(414, "request line too long")
+            if self._scan - start > limits.head:
+                raise HttpError(431, "header section too large")
+            if self.buf.find(b"\n", start) >= 0 and line < 0:
+                raise HttpError(400, "lines must end in CRLF")
+            return None
+        head = self.buf[start:end]
+        self.pos = end + 4
+        self._scan = 0
+        # RFC 9112 2.2 forbids a bare CR and only allows a bare LF: another parser might not see it.
+        lines = head.split(b"\r\n")
+        if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1:
+            raise HttpError(400, "lines must end in CRLF")
+        if b"\0" in head:
+            raise HttpError(400, "NUL in the header section")
+        if len(lines[0]) > limits.line:
+            raise HttpError(414, "request line too long")
+        request = self._request_line(lines[0])
+        if len(lines) - 1 > limits.headers:
+            raise HttpError(431, "too many header fields")
+        self._fields(lines, request.headers)
+        self._interpret(request)
+        return request
+
+    def _request_line(self, line):
+        parts = line.split(b" ")
+        if len(parts) != 3 or not parts[0] or not parts[1] or parts[0].strip(_TOKEN):
+            raise HttpError(400, "malformed request line")
+        method, target, version = parts
+        if len(version) != 8 or not version.startswith(b"HTTP/") or version[6:7] != b".":
+            raise HttpError(400, "malformed HTTP version")
+        if version[5:6].strip(_DIGITS) or version[7:8].strip(_DIGITS):
+            raise HttpError(400, "malformed HTTP version")
+        if version[5:6] != b"1":
+            raise HttpError(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+        if min(target) < 0x21 or max(target) > 0x7E or b"#" in target:
+            raise HttpError(400, "malformed request target")
+        # RFC 9110 2.5: a higher minor version is answered as the highest known one.
+        return Request(method.decode(), target.decode(), 0 if version[7:8] == b"0" else 1, {})
+
+    def _fields(self, lines, headers):
+        for line in lines[1:]:
+            name, colon, value = line.partition(b":")
+            # Also refuses a space before the colon and a folded line (RFC 9112 5.1, 5.2).
+            if not colon or not name or name.strip(_TOKEN):
+                raise HttpError(400, "malformed header field")
+            name = name.lower().decode()
+            value = value.strip(b" \t")
+            try:
+                value = value.decode()
+            except UnicodeError:
+                # RFC 9110 5.5: bytes above 0x7F are opaque.
+                value = "".join([chr(c) for c in value])
+            if name in headers:
+                if name == "host":
+                    raise HttpError(400, "more than one Host")
+                value = headers[name] + ", " + value
+            headers[name] = value
+
+    def _interpret(self, request):
+        headers = request.headers
+        host = headers.get("host")
+        if host is None:
+            if request.minor:
+                raise HttpError(400, "Host is missing")  # RFC 9112 3.2
+        elif " " in host or "," in host or "\t" in host or "/" in host or "@" in host:
+            raise HttpError(400, "invalid Host")
+        self._target(request)
+
+        options = [o.strip().lower() for o in headers.get("connection", "").split(",")]
+        request.keep_alive = "close" not in options and (
+            request.minor == 1 or "keep-alive" in options
+        )
+
+        coding = headers.get("transfer-encoding")
+        length = headers.get("content-length")
+        self._left = 0
+        self._chunk = None
+        if coding is not None:
+            # RFC 9112 6.1: chunked is the last coding, once; with Content-Length, or in HTTP/1.0,
+            # the framing is in doubt.
+            if length is not None:
+                raise HttpError(400, "both Content-Length and Transfer-Encoding")
+            if not request.minor:
+                raise HttpError(400, "Transfer-Encoding in HTTP/1.0")
+            codings = [c.strip().lower() for c in coding.split(",")]
+            if codings[-1] != "chunked" or codings.count("chunked") != 1:
+                raise HttpError(400, "the last transfer coding must be chunked")
+            if len(codings) > 1:
+                raise HttpError(501, "unknown transfer coding")
+            request.length = None
+            self._chunk = _SIZE
+        elif length is not None:
+            values = [v.strip() for v in length.split(",")]
+            value = values[0].encode()
+            # RFC 9112 6.3 allows identical repetitions only.
+            if not value or value.strip(_DIGITS) or values.count(values[0]) != len(values):
+                raise HttpError(400, "invalid Content-Length")
+            if len(value) > 15:
+                raise HttpError(413, "the body is too large")
+            request.length = self._left = int(value)
+
+        expect = headers.get("expect")
+        if expect is not None and request.minor:
+            if expect.lower() != "100-continue":
+                raise HttpError(417, "unknown expectation")
+            request.expects_continue = request.length != 0
+
+    def _target(self, request):
+        target = request.target
+        if target == "*":
+            if request.method != "OPTIONS":
+                raise HttpError(400, "malformed request target")
+            return
+        if not target.startswith("/"):
+            # RFC 9112 3.2.2: absolute-form must be accepted. authority-form is CONNECT's only.
+            scheme, mark, rest = target.partition("://")
+            if not mark or scheme.lower() not in ("http", "https"):
+                if request.method == "CONNECT":
+                    raise HttpError(501, "CONNECT is not supported")
+                raise HttpError(400, "malformed request target")
+            slash = rest.find("/")
+            question = rest.find("?")
+            if question >= 0 and (slash < 0 or question < slash):
+                rest = rest[:question] + "/" + rest[question:]
+                slash = question
+            if slash == 0 or not rest:
+                raise HttpError(400, "malformed request target")
+            target = rest[slash:] if slash > 0 else "/"
+        path, _, request.raw_query = target.partition("?")
+        segments = path[1:].split("/")
+        if "%" in path:
+            segments = [unquote(s) for s in segments]
+        request.segments = segments
+
+    def begin_body(self, limit):
+        """Sets how many body bytes are allowed; HttpError(413) if more are declared already."""
+        self._room = limit
+        if self._left > limit:
+            raise HttpError(413, "the body is larger than %d bytes" % limit)
+
+    def body(self):
+        """Next piece of the body: bytes, b"" at its end, None if more input is needed."""
+        if self._chunk is None:
+            if not self._left:
+                return b""
+            return self._take()
+        while True:
+            if self._chunk == _DATA:
+                if self._left:
+                    return self._take()
+                end = self.buf[self.pos : self.pos + 2]
+                if len(end) < 2 and b"\r\n".startswith(end):
+                    return None
+                if end != b"\r\n":
+                    raise HttpError(400, "a chunk is longer than its size")
+                self.pos += 2
+                self._chunk = _SIZE
+                continue
+            line = self._line()
+            if line is None:
+                return None
+            if self._chunk == _SIZE:
+                size = line.partition(b";")[0]  # RFC 9112 7.1.1: unknown extensions are ignored
+                if size != line:
+                    size = size.rstrip(b" \t")
+                if not size or size.strip(_HEX):
+                    raise HttpError(400, "invalid chunk size")
+                size = size.lstrip(b"0")
+                if len(size) > 8 or (size and int(size, 16) > self._room):
+                    raise HttpError(413, "the body is too large")
+                self._left = int(size, 16) if size else 0
+                self._room -= self._left
+                self._trailer = 0
+                self._chunk = _DATA if self._left else _TRAILER
+            elif not line:
+                self._chunk = None
+                self._left = 0
+                return b""
+            else:
+                # RFC 9110 6.5.1: trailers may be dropped; they still have to be well formed.
+                self._trailer += len(line) + 2
+                name, colon, _ = line.partition(b":")
+                if not colon or not name or name.strip(_TOKEN):
+                    raise HttpError(400, "malformed trailer field")
+                if self._trailer > self.limits.head:
+                    raise HttpError(431, "trailer section too large")
+
+    def _take(self):
+        have = len(self.buf) - self.pos
+        if not have:
+            return None
+        size = min(have, self._left)
+        if size == len(self.buf):
+            data = self.buf
+        else:
+            data = self.buf[self.pos : self.pos + size]
+        self.pos += size
+        self._left -= size
+        return data
+
+    def _line(self):
+        end = self.buf.find(b"\r\n", self.pos)
+        line = self.buf[self.pos : end if end >= 0 else self.pos + self.limits.line + 1]
+        if b"\n" in line or b"\r" in line[:-1] or (end >= 0 and line.endswith(b"\r")):
+            raise HttpError(400, "lines must end in CRLF")
+        if len(line) > self.limits.line:
+            raise HttpError(400, "chunk-size line too long")
+        if end < 0:
+            return None
+        self.pos = end + 2
+        return line
+
+
+# Parts of a chunked body (RFC 9112 7.1).
+_SIZE = 1
+_DATA = 2
+_TRAILER = 3

@@ -1,0 +1,361 @@
+# Connections: carries bytes between asyncio streams and the parser, and bounds what a client may cost.
+#
+# Each connection has two tasks. The pump only reads: it feeds the parser while a handler runs, and so
+# notices at once that a client went away and cancels the handler. The main task does all the rest.
+# Time is counted by one janitor for all connections, in ticks: asyncio.wait_for makes two tasks per
+# use on MicroPython, and a tick that comes late because the engine computed does not count as more
+# than one against a client that could not be served meanwhile.
+# MIT license; Copyright (c) 2026 cllm contributors
+
+import asyncio
+
+from .aio import END
+from .parser import HttpError, Limits, Parser
+from .router import print_exception
+
+_READ = 16384  # bytes per read
+_PIECE = 16384  # bytes per write, so that a stalled client is noticed in a large answer too
+_AHEAD = 65536  # unparsed bytes of one connection at which its pump stops reading
+_EXTRA = 8  # connections above the limit that are told so instead of being dropped
+
+
+class Server:
+    """HTTP server for `app` on host:port. tick_s: seconds per tick of the time limits."""
+
+    def __init__(self, app, host="0.0.0.0", port=80, limits=None, tick_s=1):
+        self.app = app
+        self.host = host
+        self.port = port
+        self.limits = limits or Limits()
+        self.tick_s = tick_s
+        self.connections = []
+        self._server = None
+        self._janitor_task = None
+
+    async def start(self):
+        """Listens. Raises OSError if the port cannot be had."""
+        self._server = await asyncio.start_server(
+            self._accept, self.host, self.port, backlog=self.limits.backlog
+        )
+        self._janitor_task = asyncio.create_task(self._janitor())
+
+    async def close(self):
+        """Stops listening and drops all connections; their handlers are cancelled."""
+        self._janitor_task.cancel()
+        self._server.close()
+        for connection in list(self.connections):
+            connection.cancel()
+        while self.connections:
+            await asyncio.sleep(0)
+        await self._server.wait_closed()
+
+    async def _accept(self, reader, writer):
+        count = len(self.connections)
+        if count >= self.limits.connections:
+            # Kept connections that wait for a next request make room for one that has a request.
+            for connection in self.connections:
+                if connection.idle:
+                    connection.cancel()
+                    count -= 1
+                    break
+        connection = Connection(self, reader, writer, count >= self.limits.connections)
+        if count >= self.limits.connections + _EXTRA:
+            await connection.shut(True)
+            return
+        self.connections.append(connection)
+        try:
+            await connection.run()
+        finally:
+            self.connections.remove(connection)
+
+    async def _janitor(self):
+        while True:
+            await asyncio.sleep(self.tick_s)
+            for connection in list(self.connections):
+                connection.tick()
+
+
+class Connection:
+    """One client. refuse: answer anything with 503, the server is full."""
+
+    def __init__(self, server, reader, writer, refuse=False):
+        self.server = server
+        self.limits = server.limits
+        self.reader = reader
+        self.writer = writer
+        self.refuse = refuse
+        self.parser = Parser(server.limits)
+        self.idle = False  # waits for a next request
+        self.eof = False
+        self._task = None
+        self._more = asyncio.Event()  # input arrived, ended, or took too long
+        self._room = asyncio.Event()  # the pump may read on
+        self._ticks = 0  # left of the time limit that runs; 0: none runs
+        self._body_ticks = 0  # the body's time limit, while a streaming handler is between reads
+        self._late = False
+        self._waits = False  # for input
+        self._serves = False  # a handler runs or its answer is being sent
+        self._discard = False  # input is thrown away
+        self._unread = False  # a body was not read to its end
+
+    async def run(self):
+        """Serves requests until the connection ends; never raises."""
+        self._task = asyncio.current_task()
+        pump = asyncio.create_task(self._pump())
+        clean = False
+        try:
+            while await self._exchange():
+                pass
+            clean = True
+            await self._linger()
+        except asyncio.CancelledError:
+            pass
+        except OSError:  # the client is gone
+            clean = False
+        except Exception as exc:
+            clean = False
+            print("error in a connection:")
+            print_exception(exc)
+        pump.cancel()
+        await self.shut(not clean)
+
+    def cancel(self):
+        """Ends the connection and what runs for it."""
+        self._task.cancel()
+
+    async def shut(self, abort):
+        """Closes the socket. abort: do not wait for the client to take what is still queued."""
+        try:
+            if abort and hasattr(self.writer, "transport"):
+                self.writer.transport.abort()  # CPython's close() would wait for the client
+            self.writer.close()
+            await self.writer.wait_closed()
+        except (OSError, asyncio.CancelledError):
+            pass
+
+    def tick(self):
+        """Called by the janitor."""
+        if self._ticks:
+            self._ticks -= 1
+            if not self._ticks:
+                if self._waits:
+                    self._late = True
+                    self._more.set()
+                else:
+                    self.cancel()
+
+    def _allow(self, seconds):
+        self._ticks = max(1, int(seconds / self.server.tick_s)) if seconds else 0
+
+    async def _pump(self):
+        try:
+            while True:
+                data = await self.reader.read(_READ)
+                if not data:
+                    break
+                if self._discard:
+                    continue
+                self.parser.feed(data)
+                self._more.set()
+                while self.parser.buffered() >= _AHEAD and not self._discard:
+                    self._room.clear()
+                    await self._room.wait()
+        except OSError:
+            pass
+        self.eof = True
+        self._more.set()
+        if self._serves:
+            self.cancel()
+
+    async def _input(self):
+        # Waits for input. The caller has cleared _more before it looked at the parser.
+        if self.eof:
+            raise HttpError(400, "the request ended early")
+        self._room.set()
+        self._waits = True
+        await self._more.wait()
+        self._waits = False
+        if self._late:
+            raise HttpError(408, "the request came too slowly")
+
+    async def _exchange(self):
+        # One request and its answer. Returns whether another may follow.
+        app = self.server.app
+        request = None
+        try:
+            request = await self._head()
+            if request is None:
+                return False
+            if self.refuse:
+                raise HttpError(503, "too many connections", {"Retry-After": "1"})
+            self._unread = request.length != 0
+            route, params = app.find(request)
+            limit = self.limits.body
+            if route is not None and route.limit is not None:
+                limit = route.limit
+            self.parser.begin_body(limit)
+            if request.expects_continue:
+                await self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._body_ticks = max(1, int(self.limits.body_s / self.server.tick_s))
+            if route is not None and route.stream:
+                request.read = self._read_body
+            elif self._unread:
+                request.body = await self._collect()
+        except HttpError as exc:
+            self._allow(0)
+            response = app.failure(request, exc)
+        except MemoryError:
+            self._allow(0)
+            response = app.failure(request, HttpError(503, "out of memory", {"Retry-After": "1"}))
+        else:
+            # A client that ends its side after a whole request may still read: it gets what is
+            # ready soon. One that leaves later gets its handler cancelled (see _pump).
+            self._allow(self.limits.linger_s if self.eof else 0)
+            self._serves = not self._unread
+            response = await app.handle(request, route, params)
+        keep = request is not None and request.keep_alive and not self._unread and not self.refuse
+        keep = await self._send(request, response, keep)
+        self._serves = False
+        return keep
+
+    async def _head(self):
+        # The next request; None when the client ended in between or waited too long to send one.
+        self._allow(self.limits.idle_s)
+        started = False
+        while True:
+            self._more.clear()
+            request = self.parser.head()
+            if request is not None:
+                self.idle = False
+                self._allow(0)
+                return request
+            if self.parser.buffered():
+                if self.eof:
+                    raise HttpError(400, "the request ended early")
+                if not started:
+                    started = True
+                    self._allow(self.limits.head_s)
+            elif self.eof:
+                return None
+            self.idle = not started
+            try:
+                await self._input()
+            except HttpError:
+                if not self.parser.buffered():
+                    return None
+                raise
+
+    async def _read_body(self):
+        """Next piece of the body, b"" at its end. Raises HttpError when it is too large, malformed,
+        too slow, or cut off.
+        """
+        self._ticks = self._body_ticks
+        while True:
+            self._more.clear()
+            data = self.parser.body()
+            if data is not None:
+                # Each 4 KiB earns a second: slow links get through, a trickle does not.
+                self._body_ticks = self._ticks + int((len(data) >> 12) / self.server.tick_s)
+                self._ticks = 0
+                if not data:
+                    self._unread = False
+                return data
+            await self._input()
+
+    async def _collect(self):
+        pieces = []
+        while True:
+            data = await self._read_body()
+            if not data:
+                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.append(data)
+
+    async def _send(self, request, response, keep):
+        # Sends the answer; returns whether the connection can be kept.
+        # RFC 9112 6.3: how the client finds the end of the answer.
+        source = response.source
+        framing = []
+        chunked = False
+        empty = response.status in (204, 304)
+        if source is None:
+            if not empty:
+                framing.append("Content-Length: %d" % len(response.body))
+        elif request is not None and request.minor == 0:
+            keep = False
+        else:
+            framing.append("Transfer-Encoding: chunked")
+            chunked = True
+        if not keep:
+            framing.append("Connection: close")
+        elif request.minor == 0:
+            framing.append("Connection: keep-alive")
+        try:
+            try:
+                head = response.head(framing)
+            except ValueError as exc:
+                response = self.server.app.crash(request, exc)
+                keep = False
+                framing = ["Content-Length: %d" % len(response.body), "Connection: close"]
+                head = response.head(framing)
+            if empty or (request is not None and request.method == "HEAD"):
+                await self._write(head)
+            elif response.source is None:
+                await self._write_all(head, response.body)
+            else:
+                await self._stream(response, head, chunked)
+        finally:
+            if source is not None:
+                await source.close()
+        return keep
+
+    async def _stream(self, response, head, chunked):
+        while True:
+            try:
+                data = await response.next()
+            except Exception as exc:
+                # The status is sent; breaking off without the last chunk tells the client.
+                print("error in a stream:")
+                print_exception(exc)
+                raise OSError("stream failed")
+            if data is END:
+                if chunked or head:
+                    await self._write(head + b"0\r\n\r\n" if chunked else head)
+                return
+            if chunked:
+                head += b"%x\r\n" % len(data)
+            if len(data) > _PIECE:
+                await self._write_all(head, data)
+                if chunked:
+                    await self._write(b"\r\n")
+            else:
+                await self._write(head + data + b"\r\n" if chunked else head + data)
+            head = b""
+
+    async def _write_all(self, head, body):
+        # The header section and the start of the body leave in one write: one segment for most.
+        view = memoryview(body)
+        await self._write(head + view[:_PIECE])
+        for i in range(_PIECE, len(view), _PIECE):
+            await self._write(view[i : i + _PIECE])
+
+    async def _write(self, data):
+        self._allow(self.limits.write_s)
+        self.writer.write(data)
+        await self.writer.drain()
+        self._allow(0)
+
+    async def _linger(self):
+        # RFC 9112 9.6: closing with input unread resets the connection, which can take the answer
+        # away from a client that is still sending. Throw input away until it stops, for a while.
+        if self.eof:
+            return
+        self._serves = False
+        self._discard = True
+        self._room.set()
+        if not (self._unread or self.parser.buffered()):
+            return
+        self._allow(self.limits.linger_s)
+        while not self.eof and self._ticks:
+            self._more.clear()
+            self._waits = True
+            await self._more.wait()

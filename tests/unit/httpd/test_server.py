@@ -1,0 +1,397 @@
+"""The connection loop over real loopback sockets: framing, limits, time limits, clients that leave."""
+
+import asyncio
+import time
+
+import pytest
+
+from httpd import App, Limits, Server
+
+TICK = 0.02
+
+
+def make_app(log):
+    app = App()
+
+    @app.get("/")
+    def index(request):
+        return {"path": request.path}
+
+    @app.post("/echo")
+    def echo(request):
+        return request.body
+
+    @app.post("/count", stream=True, limit=64 << 20)
+    async def count(request):
+        total = 0
+        while True:
+            data = await request.read()
+            if not data:
+                return {"total": total}
+            total += len(data)
+
+    @app.post("/ignore", stream=True)
+    async def ignore(request):
+        return "ignored"
+
+    @app.get("/stream")
+    async def stream(request):
+        for i in range(3):
+            yield "part %d\n" % i
+            await asyncio.sleep(0)
+
+    @app.get("/endless")
+    async def endless(request):
+        try:
+            while True:
+                yield b"x" * 100
+                await asyncio.sleep(0.005)
+        finally:
+            log.append("endless closed")
+
+    @app.get("/flood")
+    def flood(request):
+        try:
+            while True:
+                yield b"y" * 65536
+        finally:
+            log.append("flood closed")
+
+    @app.get("/wait")
+    async def wait(request):
+        try:
+            await asyncio.sleep(30)
+        finally:
+            log.append("wait closed")
+
+    @app.get("/boom")
+    def boom(request):
+        raise RuntimeError("boom")
+
+    @app.get("/late-boom")
+    async def late_boom(request):
+        yield "some"
+        raise RuntimeError("late")
+
+    @app.get("/split")
+    def split(request):
+        return "x", 200, {"A": "b\r\nC: d"}
+
+    @app.get("/big")
+    def big(request):
+        return bytes(3 << 20)
+
+    return app
+
+
+class Client:
+    def __init__(self, reader, writer):
+        self.reader = reader
+        self.writer = writer
+
+    def send(self, data):
+        self.writer.write(data)
+
+    async def head(self):
+        data = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 5)
+        lines = data.decode().split("\r\n")
+        return int(lines[0].split()[1]), dict(
+            (k.lower(), v) for k, v in (x.split(": ", 1) for x in lines[1:-2])
+        )
+
+    async def response(self):
+        status, headers = await self.head()
+        if headers.get("transfer-encoding") == "chunked":
+            body = b""
+            while True:
+                size = int(await self.reader.readline(), 16)
+                body += await self.reader.readexactly(size)
+                assert await self.reader.readexactly(2) == b"\r\n"
+                if not size:
+                    return status, headers, body
+        if "content-length" in headers:
+            return status, headers, await self.reader.readexactly(int(headers["content-length"]))
+        if status in (100, 204):
+            return status, headers, b""
+        return status, headers, await self.reader.read()
+
+    async def closed(self, timeout=3):
+        try:
+            return await asyncio.wait_for(self.reader.read(), timeout) == b""
+        except ConnectionError:
+            return True
+
+
+def serve(scenario, **limits):
+    limits.setdefault("linger_s", 0.5)
+
+    async def go():
+        log = []
+        server = Server(make_app(log), "127.0.0.1", 0, Limits(**limits), TICK)
+        await server.start()
+        port = server._server.sockets[0].getsockname()[1]
+        clients = []
+
+        async def connect():
+            clients.append(Client(*await asyncio.open_connection("127.0.0.1", port)))
+            return clients[-1]
+
+        async def gone(text=None):
+            end = time.monotonic() + 3
+            while (text and text not in log) or (not text and server.connections):
+                assert time.monotonic() < end, (log, server.connections)
+                await asyncio.sleep(0.005)
+
+        try:
+            await scenario(connect, gone, server)
+            for client in clients:
+                client.writer.close()
+            await gone()
+        finally:
+            await server.close()
+        await asyncio.sleep(0)
+        left = [t for t in asyncio.all_tasks() if t is not asyncio.current_task() and not t.done()]
+        await asyncio.sleep(0.02)
+        left = [t for t in left if not t.done()]
+        assert not left, left
+
+    asyncio.run(go())
+
+
+GET = b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def test_keep_alive_many():
+    async def scenario(connect, gone, server):
+        client = await connect()
+        for _ in range(200):
+            client.send(GET % b"/")
+            assert (await client.response())[2] == b'{"path":"/"}'
+
+    serve(scenario)
+
+
+def test_pipelining_keeps_order():
+    async def scenario(connect, gone, server):
+        client = await connect()
+        client.send(GET % b"/" + GET % b"/stream" + GET % b"/nope" + GET % b"/")
+        got = [(await client.response())[::2] for _ in range(4)]
+        assert [g[0] for g in got] == [200, 200, 404, 200]
+        assert got[1][1] == b"part 0\npart 1\npart 2\n"
+
+    serve(scenario)
+
+
+def test_bodies():
+    blob = bytes(range(256)) * 4096
+
+    async def scenario(connect, gone, server):
+        client = await connect()
+        client.send(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(blob) + blob)
+        assert (await client.response())[2] == blob
+        client.send(b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for i in range(0, len(blob), 30000):
+            part = blob[i : i + 30000]
+            client.send(b"%x\r\n" % len(part) + part + b"\r\n")
+        client.send(b"0\r\n\r\n")
+        assert (await client.response())[2] == blob
+        client.send(b"POST /count HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (8 * len(blob)))
+        for _ in range(8):
+            client.send(blob)
+            await client.writer.drain()
+        assert (await client.response())[2] == b'{"total":8388608}'
+        client.send(GET % b"/big")
+        assert (await client.response())[2] == bytes(3 << 20)
+
+    serve(scenario)
+
+
+def test_expect_continue():
+    async def scenario(connect, gone, server):
+        client = await connect()
+        head = b"POST %s HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+        client.send(head % (b"/echo", 2))
+        assert (await client.response())[0] == 100
+        client.send(b"ok")
+        assert (await client.response())[2] == b"ok"
+        client.send(head % (b"/echo", 10 << 20))
+        assert (await client.response())[0] == 413
+        assert await client.closed()
+
+    serve(scenario)
+
+
+def test_http_1_0():
+    async def scenario(connect, gone, server):
+        client = await connect()
+        client.send(b"GET /stream HTTP/1.0\r\n\r\n")
+        status, headers, body = await client.response()
+        assert "transfer-encoding" not in headers and headers["connection"] == "close"
+        assert body == b"part 0\npart 1\npart 2\n"
+        client = await connect()
+        client.send(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" * 2)
+        for _ in range(2):
+            assert (await client.response())[1]["connection"] == "keep-alive"
+
+    serve(scenario)
+
+
+def test_head_has_no_body():
+    async def scenario(connect, gone, server):
+        client = await connect()
+        client.send(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\nHEAD /endless HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await client.head())[1]["content-length"] == "12"
+        assert (await client.head())[0] == 200
+        await gone("endless closed")
+        client.send(GET % b"/")
+        assert (await client.response())[0] == 200
+
+    serve(scenario)
+
+
+def test_errors_cost_nobody_else(capsys):
+    async def scenario(connect, gone, server):
+        other = await connect()
+        client = await connect()
+        client.send(GET % b"/boom" + GET % b"/split" + GET % b"/")
+        assert [(await client.response())[0] for _ in range(2)] == [500, 500]
+        assert await client.closed()
+        client = await connect()
+        client.send(GET % b"/late-boom")
+        assert (await client.head())[0] == 200
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await client.reader.readuntil(b"0\r\n\r\n")
+        for bad in (b"\x16\x03\x01\x02\n", b"GET / HTTP/1.1\r\nbad\r\n\r\n", b"z" * 20000):
+            client = await connect()
+            client.send(bad)
+            client.writer.write_eof()
+            status, headers, body = await client.response()
+            assert status in (400, 414) and b'"error"' in body and headers["connection"] == "close"
+        other.send(GET % b"/")
+        assert (await other.response())[0] == 200
+
+    serve(scenario)
+    assert "boom" in capsys.readouterr().err
+
+
+def test_large_body_gets_its_answer_while_still_sending():
+    async def scenario(connect, gone, server):
+        client = await connect()
+        client.send(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n")
+        for _ in range(90):
+            client.send(bytes(100000))
+            await client.writer.drain()
+        assert (await client.response())[0] == 413
+
+    serve(scenario)
+
+
+def test_half_requests():
+    async def scenario(connect, gone, server):
+        for part in (b"GET / HT", b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nab"):
+            client = await connect()
+            client.send(part)
+            client.writer.write_eof()
+            assert (await client.response())[0] == 400
+        client = await connect()  # a whole one, then the client's side ends
+        client.send(GET % b"/")
+        client.writer.write_eof()
+        assert (await client.response())[0] == 200
+
+    serve(scenario)
+
+
+def test_unread_stream_body_closes():
+    async def scenario(connect, gone, server):
+        client = await connect()
+        client.send(b"POST /ignore HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc")
+        status, headers, body = await client.response()
+        assert body == b"ignored" and headers["connection"] == "close"
+
+    serve(scenario)
+
+
+def test_time_limits():
+    async def scenario(connect, gone, server):
+        idle = await connect()
+        slow_head = await connect()
+        slow_head.send(b"GET / HT")
+        slow_body = await connect()
+        slow_body.send(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nab")
+        assert (await slow_head.response())[0] == 408
+        assert (await slow_body.response())[0] == 408
+        assert await idle.closed()
+        await gone()
+
+    serve(scenario, idle_s=0.3, head_s=0.1, body_s=0.1, linger_s=0.05)
+
+
+def test_dripping_is_bounded():
+    async def scenario(connect, gone, server):
+        client = await connect()
+        client.send(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        start = time.monotonic()
+        while not client.reader.at_eof() and not client.reader._buffer:
+            client.send(b"a")
+            await asyncio.sleep(0.01)
+            assert time.monotonic() - start < 2
+        assert (await client.response())[0] == 408
+
+    serve(scenario, body_s=0.2)
+
+
+def test_client_leaves():
+    async def scenario(connect, gone, server):
+        for path, text in ((b"/endless", "endless closed"), (b"/wait", "wait closed")):
+            client = await connect()
+            client.send(GET % path)
+            if path == b"/endless":
+                await client.head()
+            else:
+                await asyncio.sleep(0.05)
+            client.writer.close()
+            await gone(text)
+
+    serve(scenario)
+
+
+def test_never_reading_client():
+    async def scenario(connect, gone, server):
+        client = await connect()
+        client.send(GET % b"/flood")
+        await gone("flood closed")
+
+    serve(scenario, write_s=0.2)
+
+
+def test_connection_limit():
+    async def scenario(connect, gone, server):
+        busy = [await connect() for _ in range(3)]
+        for client in busy:
+            client.send(GET % b"/endless")
+            await client.head()
+        client = await connect()
+        client.send(GET % b"/")
+        status, headers, _ = await client.response()
+        assert status == 503 and headers["retry-after"] == "1"
+        busy[0].writer.close()
+        await gone("endless closed")
+        client = await connect()
+        client.send(GET % b"/")
+        assert (await client.response())[0] == 200
+
+    serve(scenario, connections=3)
+
+
+def test_idle_connections_make_room():
+    async def scenario(connect, gone, server):
+        idle = [await connect() for _ in range(3)]
+        for client in idle:
+            client.send(GET % b"/")
+            await client.response()
+        client = await connect()
+        client.send(GET % b"/")
+        assert (await client.response())[0] == 200
+        assert await idle[0].closed()
+
+    serve(scenario, connections=3)
