@@ -1,0 +1,89 @@
+"""Byte rings of TCP connections, lent from a bounded pool.
+
+A ring is a bytearray whose size is a power of two: the byte with sequence number `s` lives at
+index `s & (size - 1)`, so a ring needs no head and no tail, and out-of-order data goes straight
+to its place. A connection holds rings only while it holds data, so idle ones cost none.
+"""
+
+import _netbuf
+
+
+class Pool:
+    """Lends byte rings of one size.
+
+    Args: size: bytes per ring, a power of two; limit: rings lent at a time.
+    """
+
+    # Free rings kept for reuse; more are left to the garbage collector.
+    _KEEP = 16
+
+    def __init__(self, size, limit):
+        if size & (size - 1) or size < 4096:
+            raise ValueError("ring size must be a power of two from 4096")
+        self.size = size
+        self.lent = 0
+        self._limit = limit
+        self._free = []
+
+    def available(self):
+        """Tell whether take() would lend a ring."""
+        return self.lent < self._limit
+
+    def take(self):
+        """Return a ring with any content, or None where no more may be lent."""
+        if self.lent >= self._limit:
+            return None
+        try:
+            ring = self._free.pop() if self._free else bytearray(self.size)
+        except MemoryError:
+            return None
+        self.lent += 1
+        return ring
+
+    def give(self, ring):
+        """Take a ring back; the borrower forgets it."""
+        self.lent -= 1
+        if len(self._free) < self._KEEP:
+            self._free.append(ring)
+
+
+def write(ring, seq, source, offset, count):
+    """Copy source[offset:offset + count] to sequence number `seq`."""
+    size = len(ring)
+    at = seq & (size - 1)
+    first = size - at
+    if count <= first:
+        _netbuf.copy(ring, at, source, offset, count)
+    else:
+        _netbuf.copy(ring, at, source, offset, first)
+        _netbuf.copy(ring, 0, source, offset + first, count - first)
+
+
+def read(ring, seq, target, offset, count):
+    """Copy `count` bytes from sequence number `seq` on to target[offset:]."""
+    size = len(ring)
+    at = seq & (size - 1)
+    first = size - at
+    if count <= first:
+        _netbuf.copy(target, offset, ring, at, count)
+    else:
+        _netbuf.copy(target, offset, ring, at, first)
+        _netbuf.copy(target, offset + first, ring, 0, count - first)
+
+
+def find(ring, seq, count, byte):
+    """Return how many of `count` bytes from `seq` on come before the first `byte`, or -1.
+
+    Args: byte: bytes of length 1.
+    """
+    size = len(ring)
+    at = seq & (size - 1)
+    first = size - at
+    found = ring.find(byte, at, at + min(count, first))
+    if found >= 0:
+        return found - at
+    if count > first:
+        found = ring.find(byte, 0, count - first)
+        if found >= 0:
+            return found + first
+    return -1

@@ -1,0 +1,103 @@
+"""IPv4 headers (RFC 791) and address texts: parse and emit."""
+
+import struct
+
+import _netbuf
+from micropython import const
+
+HEADER = const(20)
+
+ICMP = const(1)
+TCP = const(6)
+UDP = const(17)
+
+BROADCAST = const(0xFFFFFFFF)
+LOOPBACK = const(0x7F000001)
+
+_TTL = const(64)
+_DONT_FRAGMENT = const(0x4000)
+
+
+def parse(buf, offset):
+    """Check a header and return (protocol, source, destination, start, end).
+
+    `start` and `end` bound the payload in `buf`: what Ethernet padded is left out. None for a
+    header that is malformed, has a wrong checksum (RFC 1122 3.2.1.2), or is of a fragment.
+    """
+    room = len(buf) - offset
+    if room < HEADER:
+        return None
+    version, total, fragment, protocol, source, destination = struct.unpack_from(
+        ">BxHxxHxBxxII", buf, offset
+    )
+    length = (version & 15) << 2
+    if version >> 4 != 4 or length < HEADER or total < length or total > room:
+        return None
+    # More-fragments flag or a fragment offset: this stack reassembles nothing.
+    if fragment & 0x3FFF:
+        return None
+    if _netbuf.checksum(buf, offset, length) != 0xFFFF:
+        return None
+    return protocol, source, destination, offset + length, offset + total
+
+
+def emit(buf, offset, protocol, source, destination, payload):
+    """Write a header of HEADER bytes for `payload` bytes behind it.
+
+    The identification is zero, as RFC 6864 4.1 allows where DF is set and nothing fragments.
+    """
+    struct.pack_into(
+        ">HHIBBHII",
+        buf,
+        offset,
+        0x4500,
+        HEADER + payload,
+        _DONT_FRAGMENT,
+        _TTL,
+        protocol,
+        0,
+        source,
+        destination,
+    )
+    checksum = ~_netbuf.checksum(buf, offset, HEADER) & 0xFFFF
+    buf[offset + 10] = checksum >> 8
+    buf[offset + 11] = checksum & 0xFF
+
+
+def pseudo_header_sum(protocol, source, destination):
+    """Sum the fixed part of the pseudo header (RFC 9293 3.1); add the length, then the bytes."""
+    return (source >> 16) + (source & 0xFFFF) + (destination >> 16) + (
+        destination & 0xFFFF
+    ) + protocol
+
+
+def address(text):
+    """Return the integer of a dotted quad; ValueError for anything else."""
+    parts = text.split(".")
+    if len(parts) != 4:
+        raise ValueError("not an IPv4 address: " + text)
+    value = 0
+    for part in parts:
+        # isdigit() also holds for digits of other scripts, which int() takes as well.
+        if not part.isdigit() or len(part) > 3 or int(part) > 255:
+            raise ValueError("not an IPv4 address: " + text)
+        value = value << 8 | int(part)
+    return value
+
+
+def address_text(value):
+    """Write an address as a dotted quad."""
+    return "%d.%d.%d.%d" % (value >> 24, value >> 16 & 255, value >> 8 & 255, value & 255)
+
+
+def mask(bits):
+    """Return the netmask of a prefix length, 0 to 32."""
+    return 0xFFFFFFFF << (32 - bits) & 0xFFFFFFFF
+
+
+def prefix_length(netmask):
+    """Return the prefix length of a netmask; ValueError where its ones are not contiguous."""
+    for bits in range(33):
+        if mask(bits) == netmask:
+            return bits
+    raise ValueError("not a netmask: " + address_text(netmask))

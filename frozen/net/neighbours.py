@@ -1,0 +1,140 @@
+"""Hardware addresses of the hosts on the link: ARP's state (RFC 826, RFC 1122 2.3.2)."""
+
+from micropython import const
+from net import arp, ethernet
+from net.timers import Timed
+
+# RFC 1122 2.3.2.1: one request per second and address, and old entries are checked again.
+_RETRY = const(1000)
+_TRIES = const(3)
+_LIFETIME = const(60000)
+
+# RFC 1122 2.3.2.2: packets kept for an address that is being asked for.
+_HELD_FRAMES = const(4)
+_MAX_ENTRIES = const(256)
+
+
+class _Neighbour(Timed):
+    """One address. Unresolved, it stands in for the link and holds the frames."""
+
+    def __init__(self, table, ip):
+        super().__init__()
+        self._table = table
+        self.ip = ip
+        self.mac = None
+        self.used = True
+        self._tries = 0
+        self._frame = None
+        self._held = []
+
+    def tx_alloc(self):
+        self._frame = bytearray(self._table.link.mtu + ethernet.HEADER)
+        return self._frame
+
+    def tx_commit(self, length):
+        if len(self._held) < _HELD_FRAMES:
+            self._held.append((self._frame, length))
+        self._frame = None
+
+    def resolve(self, mac, now):
+        """Note the hardware address and send what waited for it."""
+        self.mac = mac
+        self._tries = 0
+        self._table.timers.set(self, now + _LIFETIME)
+        held, self._held = self._held, []
+        link = self._table.link
+        for frame, length in held:
+            frame[0:6] = mac
+            out = link.tx_alloc()
+            if out is None:
+                break
+            out[:length] = memoryview(frame)[:length]
+            link.tx_commit(length)
+
+    def ask(self, now):
+        """Send a request and wait for the answer."""
+        self._tries += 1
+        self._table.request(self.ip)
+        self._table.timers.set(self, now + _RETRY)
+
+    def on_deadline(self, now):
+        """Called by Timers: no answer came, or the entry is old."""
+        if self._tries >= _TRIES or (self._tries == 0 and not self.used):
+            self._table.remove(self)
+            return
+        self.used = False
+        self.ask(now)
+
+
+class Neighbours:
+    """The table of one link.
+
+    Args: link: the link object, see net.stack; timers: a Timers; address: function that returns
+    the interface's own IP address.
+    """
+
+    def __init__(self, link, timers, address):
+        self.link = link
+        self.timers = timers
+        self._address = address
+        self._entries = {}
+
+    def lookup(self, ip, now):
+        """Return the entry of `ip`; its `mac` is None while it is unknown and being asked for."""
+        entry = self._entries.get(ip)
+        if entry is None:
+            entry = self._add(ip)
+            entry.ask(now)
+        entry.used = True
+        return entry
+
+    def input(self, packet, now):
+        """Take an ARP packet, as arp.parse() returned it (RFC 826, "Packet Reception")."""
+        operation, mac, ip, _, target = packet
+        own = self._address()
+        # A group address is nobody's own (RFC 1812 3.3.2), and neither is one of ours.
+        if own == 0 or ip in (0, own) or mac[0] & 1:
+            return
+        entry = self._entries.get(ip)
+        if entry is None and target == own:
+            entry = self._add(ip)
+        if entry is not None:
+            entry.resolve(mac, now)
+        if operation == arp.REQUEST and target == own:
+            self._send(mac, arp.REPLY, mac, ip)
+
+    def request(self, ip):
+        """Ask the link for the hardware address of `ip`."""
+        self._send(ethernet.BROADCAST, arp.REQUEST, bytes(6), ip)
+
+    def announce(self):
+        """Tell the link of our own address (RFC 5227 2.3)."""
+        self.request(self._address())
+
+    def remove(self, entry):
+        """Forget one entry, and the frames that it holds."""
+        self.timers.set(entry, None)
+        if self._entries.get(entry.ip) is entry:
+            del self._entries[entry.ip]
+
+    def clear(self):
+        """Forget all entries."""
+        for entry in list(self._entries.values()):
+            self.remove(entry)
+
+    def _add(self, ip):
+        if len(self._entries) >= _MAX_ENTRIES:
+            self.remove(next(iter(self._entries.values())))
+        entry = self._entries[ip] = _Neighbour(self, ip)
+        return entry
+
+    def _send(self, destination, operation, target_mac, target_ip):
+        link = self.link
+        frame = link.tx_alloc()
+        if frame is None:
+            return
+        ethernet.emit(frame, destination, link.mac, ethernet.TYPE_ARP)
+        arp.emit(
+            frame, ethernet.HEADER, operation, link.mac, self._address(), target_mac, target_ip
+        )
+        link.tx_commit(ethernet.HEADER + arp.LENGTH)

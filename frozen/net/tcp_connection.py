@@ -1,0 +1,1030 @@
+"""One TCP connection: the state machine of RFC 9293, without input or output of its own.
+
+Names are the RFC's in lower case (SND.UNA is snd_una). Clauses without a document are of RFC
+9293. Also built in: RFC 6298 (retransmission timer), 5681, 6582 and 6928 (congestion control),
+3042 (limited transmit), 7323 section 2 (window scaling), 5961 (blind attacks), 1122.
+
+Sequence numbers are unwrapped: plain integers that start at the initial sequence number and
+only grow, and are cut to 32 bits on the wire. A received number is the one of its residue that
+is nearest to what was expected, so the rest of the code compares with `<`.
+
+Where a number is sent twice, snd_nxt goes back (go-back-N) and snd_max does not: snd_max is the
+SND.NXT that acknowledgements are checked against.
+"""
+
+from micropython import const
+from net import buffers, ipv4, tcp
+from net.timers import Timed
+
+# 3.3.2
+CLOSED = const(0)
+SYN_SENT = const(1)
+SYN_RECEIVED = const(2)
+ESTABLISHED = const(3)
+FIN_WAIT_1 = const(4)
+FIN_WAIT_2 = const(5)
+CLOSE_WAIT = const(6)
+CLOSING = const(7)
+LAST_ACK = const(8)
+TIME_WAIT = const(9)
+
+STATE_NAMES = (
+    "CLOSED",
+    "SYN-SENT",
+    "SYN-RECEIVED",
+    "ESTABLISHED",
+    "FIN-WAIT-1",
+    "FIN-WAIT-2",
+    "CLOSE-WAIT",
+    "CLOSING",
+    "LAST-ACK",
+    "TIME-WAIT",
+)
+
+# Errors that a user of the connection gets: the numbers of errno.h.
+EPIPE = const(32)
+ECONNRESET = const(104)
+ENOTCONN = const(107)
+ETIMEDOUT = const(110)
+ECONNREFUSED = const(111)
+
+# Milliseconds.
+RTO_INITIAL = const(1000)  # RFC 6298 (2.1)
+RTO_MINIMUM = const(1000)  # RFC 6298 (2.4)
+RTO_MAXIMUM = const(60000)  # RFC 6298 (2.5)
+RTO_AFTER_LOST_SYN = const(3000)  # RFC 6298 (5.7)
+DELAYED_ACK = const(40)  # 3.8.6.3: below 500
+TIME_WAIT_TIME = const(60000)  # 3.6.1: twice the MSL, which is 30 s here
+USER_TIMEOUT = const(120000)  # 3.8.3 (R2): at least 100 s
+SYN_TIMEOUT = const(180000)  # 3.8.3 (R2 of a SYN): at least 3 minutes
+HALF_OPEN_TIMEOUT = const(60000)
+ORPHAN_TIMEOUT = const(60000)  # how long a closed socket's connection may wait for its peer
+CHALLENGE_INTERVAL = const(500)  # RFC 5961 (7)
+KEEPALIVE_IDLE = const(7200000)  # 3.8.4: at least two hours
+KEEPALIVE_INTERVAL = const(75000)
+KEEPALIVE_PROBES = const(9)
+
+# A peer may not make segments so small that headers are all that is sent.
+_MINIMUM_MSS = const(64)
+# Islands of data that arrived out of order.
+_MAX_RANGES = const(32)
+
+_WRAP = const(0xFFFFFFFF)
+_HALF = const(0x80000000)
+
+# What `_timer_at` is for.
+_NONE = const(0)
+_RETRANSMIT = const(1)
+_PERSIST = const(2)
+_KEEPALIVE = const(3)
+_LINGER = const(4)  # TIME-WAIT, and FIN-WAIT-2 of an orphan
+
+
+class Connection(Timed):
+    """A connection and its buffers.
+
+    Args:
+        stack: gives `begin commit mark forget timers send_pool receive_pool`, see net.stack.
+        local, port, remote, remote_port: addresses as 32-bit integers.
+        mss: the largest segment that the link takes.
+        iss: initial send sequence number.
+    """
+
+    def __init__(self, stack, local, port, remote, remote_port, mss, iss):
+        super().__init__()
+        self.stack = stack
+        self.local = local
+        self.port = port
+        self.remote = remote
+        self.remote_port = remote_port
+        self.state = CLOSED
+        # Set while the connection waits in a listener for accept().
+        self.listener = None
+        # The errno that ended the connection; whoever reports it sets it to 0.
+        self.error = 0
+        self.nodelay = False
+        # Waits in the stack's list of connections to output.
+        self.marked = False
+        self._keepalive = False
+        self._pseudo = ipv4.pseudo_header_sum(ipv4.TCP, local, remote)
+        self._local_mss = mss
+
+        # 3.3.1, send variables.
+        self.snd_una = iss
+        self.snd_nxt = iss
+        self.snd_max = iss
+        self.snd_wnd = 0
+        self.snd_wl1 = 0
+        self.snd_wl2 = 0
+        self.iss = iss
+        # Where the user's next byte goes; the FIN's number once the user closed.
+        self.snd_end = iss + 1
+        self._snd_fin = False
+        self._snd_ring = None
+        self._snd_shift = 0
+        self._snd_wnd_max = 0
+        self._mss = tcp.DEFAULT_MSS
+
+        # 3.3.1, receive variables. rcv_adv is the window's right edge as advertised.
+        self.rcv_nxt = 0
+        self.rcv_adv = 0
+        self.irs = 0
+        # The number of the user's next byte, and of the peer's FIN when it is known.
+        self._rcv_user = 0
+        self._rcv_fin = None
+        self._rcv_ring = None
+        self._rcv_shift = None
+        # Out-of-order data in the ring: sorted, disjoint [start, end) pairs.
+        self._ranges = []
+        # The user closed: what arrives is of no use. `_lost` says that something did.
+        self._orphan_since = None
+        self._lost = False
+
+        # RFC 5681 3.1
+        self.cwnd = 0
+        self.ssthresh = 1 << 30
+        self._dup_acks = 0
+        self._in_recovery = False
+        self._recover = iss
+        self._last_send = 0
+
+        # RFC 6298; times are kept times 8 and 4 as in its Jacobson and Karels reference.
+        self.rto = RTO_INITIAL
+        self._srtt8 = None
+        self._rttvar4 = 0
+        self._rtt_end = None
+        self._rtt_start = 0
+        self._syn_lost = False
+
+        # Since when the peer acknowledged nothing of what was sent.
+        self._progress = 0
+        self._heard = 0
+        self._probes = 0
+        self._challenge_at = 0
+
+        self._timer = _NONE
+        self._timer_at = None
+        self._ack_at = None
+        # Segments received since the last acknowledgement, and whether one is due at once.
+        self._ack_count = 0
+        self._ack_now = False
+
+    # -- The user's calls (3.9.1) -----------------------------------------------------------
+
+    def connect(self, now):
+        """Open actively: send a SYN at the next output()."""
+        self.state = SYN_SENT
+        self._rcv_shift = self._shift()
+        self._progress = now
+        self.stack.mark(self)
+
+    def open_passively(self, seq, window, options, now):
+        """Answer a peer's SYN (3.10.7.2), whose tcp.parse_options() are `options`."""
+        self.state = SYN_RECEIVED
+        self._take_syn(seq, options)
+        # RFC 7323 2.2: the window of a SYN is never scaled.
+        self._set_window(window, seq, 0)
+        self._progress = now
+        self.stack.mark(self)
+
+    def can_send(self):
+        """Tell whether send() would take a byte, or fail at once."""
+        state = self.state
+        if state in (SYN_SENT, SYN_RECEIVED):
+            return False
+        if self._snd_fin or state not in (ESTABLISHED, CLOSE_WAIT):
+            return True
+        return self._send_room() > 0
+
+    def _send_room(self):
+        if self._snd_ring is None:
+            pool = self.stack.send_pool
+            return pool.size if pool.available() else 0
+        return len(self._snd_ring) - (self.snd_end - max(self.snd_una, self.iss + 1))
+
+    def send(self, buf, offset, count):
+        """Queue bytes of buf[offset:offset + count]; return how many were taken, 0 for full.
+
+        Raises OSError: EPIPE after shutdown(), ENOTCONN, or what ended the connection.
+        """
+        if self._snd_fin:
+            raise OSError(EPIPE)
+        if self.state not in (ESTABLISHED, CLOSE_WAIT):
+            if self.state in (SYN_SENT, SYN_RECEIVED):
+                return 0
+            self._raise_error(EPIPE if self.rcv_nxt else ENOTCONN)
+        count = min(count, self._send_room())
+        if count > 0:
+            if self._snd_ring is None:
+                self._snd_ring = self.stack.send_pool.take()
+                if self._snd_ring is None:
+                    return 0
+            buffers.write(self._snd_ring, self.snd_end, buf, offset, count)
+            self.snd_end += count
+            self.stack.mark(self)
+        return count
+
+    def _raise_error(self, otherwise):
+        error = self.error or otherwise
+        self.error = 0
+        raise OSError(error)
+
+    def available(self):
+        """Return how many bytes the user can read."""
+        end = self.rcv_nxt
+        if self._rcv_fin is not None and end > self._rcv_fin:
+            end -= 1
+        return end - self._rcv_user
+
+    def at_end(self):
+        """Tell whether nothing will be readable beyond available(): the peer is done."""
+        if self.state in (SYN_SENT, SYN_RECEIVED):
+            return False
+        return self.state in (CLOSED, TIME_WAIT) or (
+            self._rcv_fin is not None and self.rcv_nxt > self._rcv_fin
+        )
+
+    def receive(self, buf, offset, count):
+        """Move received bytes to buf[offset:offset + count].
+
+        Returns their number; 0 at the peer's end; None where the user must wait. Raises OSError
+        with what ended the connection, once, and after the data that came before.
+        """
+        ready = self.available()
+        if ready <= 0:
+            if self.error and self.state == CLOSED:
+                self._raise_error(0)
+            return 0 if self.at_end() else None
+        count = min(count, ready)
+        buffers.read(self._rcv_ring, self._rcv_user, buf, offset, count)
+        self._rcv_user += count
+        if count == ready and not self._ranges:
+            self._release_receive()
+        # 3.8.6.2.2: tell of the space when it is worth a segment.
+        if self._window_step() >= min(self.stack.receive_pool.size // 2, 2 * self._local_mss):
+            if self.state in (ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2):
+                self._ack_now = True
+                self.stack.mark(self)
+        return count
+
+    def find(self, byte):
+        """Return how many readable bytes come before the first `byte`, or -1."""
+        ready = self.available()
+        if ready <= 0:
+            return -1
+        return buffers.find(self._rcv_ring, self._rcv_user, ready, byte)
+
+    def shutdown(self):
+        """Close the sending direction: a FIN follows what was queued (3.10.4)."""
+        if self.state == ESTABLISHED:
+            self.state = FIN_WAIT_1
+        elif self.state == CLOSE_WAIT:
+            self.state = LAST_ACK
+        else:
+            return
+        self._snd_fin = True
+        self.stack.mark(self)
+
+    def close(self, now):
+        """Close both directions; the connection ends by itself and is not the user's any more.
+
+        Data that the user did not read is lost, and the peer learns of it by a reset (3.6.1,
+        RFC 1122 4.2.2.13), but only after it acknowledged what the user had sent.
+        """
+        self._orphan_since = now
+        if self.available() > 0 or self._ranges:
+            self._lost = True
+        self._rcv_user = self.rcv_nxt
+        self._ranges = []
+        self._release_receive()
+        if self.state == SYN_SENT:
+            self._end(0)
+        elif self.state == SYN_RECEIVED:
+            self.abort()
+        elif self.state == FIN_WAIT_2:
+            self._enter_fin_wait_2(now)
+        else:
+            self.shutdown()
+
+    def abort(self):
+        """End the connection at once, with a reset where the peer knows of it (3.10.5)."""
+        if self.state not in (CLOSED, SYN_SENT, TIME_WAIT):
+            self._transmit(self.snd_max, tcp.RST | tcp.ACK, 0)
+        self._end(0)
+
+    def fail(self, error):
+        """End the connection without a word to the peer; its user gets `error`."""
+        self._end(error)
+
+    def set_keepalive(self, on, now):
+        """Probe an idle peer (3.8.4), or stop to."""
+        self._keepalive = on
+        self._heard = now
+        if self._timer in (_NONE, _KEEPALIVE):
+            self._set_timer(_NONE, None)
+            self._idle(now)
+
+    # -- Segments that arrive (3.10.7) ------------------------------------------------------
+
+    def input(self, seq, ack, flags, window, options, buf, start, end, now):
+        """Take a segment.
+
+        Args: seq, ack, window: as on the wire; options: tcp.parse_options() of a SYN, or None;
+        buf, start, end: the payload is buf[start:end], and is copied if it is kept.
+        """
+        if self.state == SYN_SENT:
+            self._input_syn_sent(seq, ack, flags, window, options, now)
+            return
+        rcv_nxt = self.rcv_nxt
+        seq = rcv_nxt + ((seq - rcv_nxt + _HALF) & _WRAP) - _HALF
+        length = end - start
+
+        # First, the sequence number (3.10.7.4). The table's tests say: part of the segment is in
+        # the window. What starts exactly at RCV.NXT passes with a closed window too, for its
+        # ACK; its data is cut off below.
+        extent = length + (1 if flags & tcp.SYN else 0) + (1 if flags & tcp.FIN else 0)
+        if seq != rcv_nxt and not (
+            rcv_nxt <= seq < self.rcv_adv
+            if extent == 0
+            else seq < self.rcv_adv and seq + extent > rcv_nxt
+        ):
+            self._input_unacceptable(seq, flags, length, now)
+            return
+
+        # Second, RST. RFC 5961 3.2: only the exact number resets, others are asked to prove it.
+        if flags & tcp.RST:
+            if seq == rcv_nxt:
+                self._input_reset()
+            else:
+                self._challenge(now)
+            return
+
+        # Fourth, SYN. RFC 5961 4.2: answer by a challenge in any synchronized state.
+        if flags & tcp.SYN:
+            self._challenge(now)
+            return
+
+        # Fifth, ACK.
+        if not flags & tcp.ACK:
+            return
+        ack = self.snd_una + ((ack - self.snd_una + _HALF) & _WRAP) - _HALF
+        if self.state == SYN_RECEIVED:
+            if not self.snd_una < ack <= self.snd_max:
+                self._transmit(ack, tcp.RST, 0)
+                return
+            self._establish(now)
+            self._set_window(window << self._snd_shift, seq, ack)
+            if self.state != ESTABLISHED:
+                return
+        # RFC 5961 5.2: neither of something not sent, nor older than any window.
+        if ack > self.snd_max or ack < self.snd_una - self._snd_wnd_max:
+            self._challenge(now)
+            return
+        self._heard = now
+        self._probes = 0
+        self._input_ack(seq, ack, window << self._snd_shift, extent, now)
+        if self.state in (CLOSED, TIME_WAIT):
+            return
+
+        # Seventh, the text; eighth, FIN.
+        if extent:
+            self._input_text(seq, flags & tcp.FIN, buf, start, end, now)
+        self.stack.mark(self)
+
+    def _input_syn_sent(self, seq, ack, flags, window, options, now):
+        # 3.10.7.3
+        acceptable = False
+        if flags & tcp.ACK:
+            ack = self.snd_una + ((ack - self.snd_una + _HALF) & _WRAP) - _HALF
+            if not self.iss < ack <= self.snd_max:
+                if not flags & tcp.RST:
+                    self._transmit(ack, tcp.RST, 0)
+                return
+            acceptable = True
+        if flags & tcp.RST:
+            if acceptable:
+                self._end(ECONNREFUSED)
+            return
+        if not flags & tcp.SYN:
+            return
+        self._take_syn(seq, options)
+        if acceptable:
+            self._establish(now)
+            self._input_ack_of_syn(ack, now)
+            self._ack_now = True
+        else:
+            # Both sides opened: the SYN goes out again, now with an ACK.
+            self.state = SYN_RECEIVED
+            self.snd_nxt = self.iss
+        self._set_window(window, seq, self.snd_una)
+        self.stack.mark(self)
+
+    def _take_syn(self, seq, options):
+        mss, shift = options
+        self.irs = seq
+        self.rcv_nxt = self._rcv_user = self.rcv_adv = seq + 1
+        if self.state == SYN_SENT:
+            # What our own SYN advertised.
+            self.rcv_adv += self._advertise(tcp.SYN)
+        # 3.7.1: what the peer offers and the link takes, whichever is less.
+        self._mss = max(min(mss, self._local_mss), _MINIMUM_MSS)
+        # RFC 7323 2.2: windows are scaled only where both sides offer it.
+        if shift is None:
+            self._snd_shift = 0
+            self._rcv_shift = None
+        else:
+            self._snd_shift = shift
+            self._rcv_shift = self._shift()
+
+    def _establish(self, now):
+        self.state = ESTABLISHED
+        # RFC 6928 2; RFC 5681 3.1: one segment where the SYN was lost.
+        if self._syn_lost:
+            self.cwnd = self._mss
+        else:
+            self.cwnd = min(10 * self._mss, max(2 * self._mss, 14600))
+        self._recover = self.iss
+        self._heard = now
+        self._last_send = now
+        listener = self.listener
+        if listener is not None and not listener.established(self):
+            self.abort()
+
+    def _input_ack_of_syn(self, ack, now):
+        self._measure(ack, now)
+        self.snd_una = ack
+        self.snd_nxt = max(self.snd_nxt, ack)
+        # RFC 6298 (5.7)
+        if self._syn_lost:
+            self.rto = RTO_AFTER_LOST_SYN
+        self._progress = now
+        self._set_timer(_NONE, None)
+        self._idle(now)
+
+    def _input_unacceptable(self, seq, flags, length, now):
+        if flags & tcp.RST:
+            return
+        if self.state == SYN_RECEIVED and flags & tcp.SYN and seq == self.irs:
+            # The peer did not get the SYN with our ACK; do not wait for the timer.
+            self.snd_nxt = self.iss
+            self.stack.mark(self)
+            return
+        if self.state == TIME_WAIT and flags & tcp.FIN:
+            # 3.10.7.4: acknowledge the repeated FIN and start the 2 MSL anew.
+            self._set_timer(_LINGER, now + TIME_WAIT_TIME)
+        if length or flags & tcp.FIN:
+            self._send_ack()
+        else:
+            # Answers to empty segments can go on forever between two confused peers.
+            self._challenge(now)
+
+    def _input_reset(self):
+        state = self.state
+        if state == TIME_WAIT:
+            # RFC 1337 3: a reset must not cut TIME-WAIT short.
+            return
+        if state == SYN_RECEIVED:
+            self._end(ECONNREFUSED)
+        elif state in (CLOSING, LAST_ACK):
+            self._end(0)
+        else:
+            self._end(ECONNRESET)
+
+    def _challenge(self, now):
+        # RFC 5961 7: a bounded rate, counted per connection so that it tells nothing of others.
+        if now >= self._challenge_at:
+            self._challenge_at = now + CHALLENGE_INTERVAL
+            self._send_ack()
+
+    def _set_window(self, window, seq, ack):
+        # 3.10.7.4, fifth: only segments not older than the last update move the window.
+        if self.snd_wl1 < seq or (self.snd_wl1 == seq and self.snd_wl2 <= ack):
+            self.snd_wnd = window
+            self.snd_wl1 = seq
+            self.snd_wl2 = ack
+            if window > self._snd_wnd_max:
+                self._snd_wnd_max = window
+
+    def _input_ack(self, seq, ack, window, extent, now):
+        una = self.snd_una
+        if ack > una:
+            if una == self.iss:
+                self._input_ack_of_syn(ack, now)
+                una = self.iss + 1
+            if ack > una:
+                self._acknowledge(ack, now)
+        elif (
+            # RFC 5681 2: what a duplicate acknowledgement is.
+            ack == una
+            and extent == 0
+            and self.snd_max > una
+            and window == self.snd_wnd
+            and self._timer == _RETRANSMIT
+        ):
+            self._input_duplicate()
+        if ack >= una:
+            self._set_window(window, seq, ack)
+            if self._timer == _PERSIST:
+                # The peer answers its probes, so it lives (3.8.6.1).
+                self._progress = now
+                if self.snd_wnd:
+                    self._set_timer(_NONE, None)
+                    if self._srtt8 is not None:
+                        self._reset_rto()
+
+    def _acknowledge(self, ack, now):
+        acked = ack - self.snd_una
+        self._measure(ack, now)
+        self.snd_una = ack
+        if self.snd_nxt < ack:
+            self.snd_nxt = ack
+        self._progress = now
+        mss = self._mss
+        if self._in_recovery:
+            if ack >= self._recover:
+                # RFC 6582 3.2, step 3, full acknowledgement.
+                self._in_recovery = False
+                self._dup_acks = 0
+                self.cwnd = min(self.ssthresh, max(self.snd_max - ack, mss) + mss)
+            else:
+                # RFC 6582 3.2, step 3, partial acknowledgement: the next hole, deflated window.
+                self.cwnd = max(self.cwnd - acked, mss) + (mss if acked >= mss else 0)
+                self._retransmit_first()
+        else:
+            self._dup_acks = 0
+            if self.cwnd < self.ssthresh:
+                # RFC 5681 3.1 by bytes: RFC 3465 2.2 with L = 2, for peers that delay ACKs.
+                self.cwnd += min(acked, 2 * mss)
+            else:
+                # RFC 5681 3.1 (3), for each segment acknowledged.
+                self.cwnd += max(1, mss * min(acked, 2 * mss) // self.cwnd)
+            # Growth that the buffer can never use would only make a burst later.
+            self.cwnd = min(self.cwnd, 2 * self.stack.send_pool.size)
+
+        if ack == self.snd_max:
+            # RFC 6298 (5.2)
+            self._set_timer(_NONE, None)
+            if self.snd_end <= ack and self._snd_ring is not None:
+                self.stack.send_pool.give(self._snd_ring)
+                self._snd_ring = None
+            self._idle(now)
+        else:
+            # RFC 6298 (5.3); in recovery too, the slow but steady variant of RFC 6582 4: the
+            # least retransmission time is long here beside most round trip times.
+            self._set_timer(_RETRANSMIT, now + self.rto)
+
+        # 3.10.7.4, fifth: our FIN is acknowledged.
+        if self._snd_fin and ack > self.snd_end:
+            if self.state == FIN_WAIT_1:
+                self._enter_fin_wait_2(now)
+            elif self.state == CLOSING:
+                self._enter_time_wait(now)
+            elif self.state == LAST_ACK:
+                self._end(0)
+
+    def _input_duplicate(self):
+        self._dup_acks += 1
+        if self._in_recovery:
+            # RFC 5681 3.2, step 4
+            self.cwnd += self._mss
+        elif self._dup_acks == 3 and self.snd_una > self._recover:
+            # RFC 5681 3.2, steps 2 and 3; RFC 6582 3.2, steps 1 and 2.
+            self._in_recovery = True
+            self._recover = self.snd_max
+            self.ssthresh = max((self.snd_max - self.snd_una) // 2, 2 * self._mss)
+            self.cwnd = self.ssthresh + 3 * self._mss
+            self._retransmit_first()
+
+    def _retransmit_first(self):
+        una = self.snd_una
+        # Karn: a segment that was sent twice gives no round trip time (RFC 6298 3).
+        self._rtt_end = None
+        length = min(self._mss, self.snd_end - una, self.snd_max - una)
+        flags = tcp.ACK
+        if self._snd_fin and una + length == self.snd_end < self.snd_max:
+            flags |= tcp.FIN
+        self._transmit(una, flags, length)
+
+    def _measure(self, ack, now):
+        if self._rtt_end is None or ack < self._rtt_end:
+            return
+        self._rtt_end = None
+        sample = now - self._rtt_start
+        if self._srtt8 is None:
+            # RFC 6298 (2.2)
+            self._srtt8 = sample * 8
+            self._rttvar4 = sample * 2
+        else:
+            # RFC 6298 (2.3), alpha 1/8, beta 1/4
+            self._rttvar4 += abs(self._srtt8 // 8 - sample) - self._rttvar4 // 4
+            self._srtt8 += sample - self._srtt8 // 8
+        self._reset_rto()
+
+    def _reset_rto(self):
+        # RFC 6298 (2.3), (2.4), (2.5), clock granularity 1 ms
+        rto = self._srtt8 // 8 + max(1, self._rttvar4)
+        self.rto = min(max(rto, RTO_MINIMUM), RTO_MAXIMUM)
+
+    def _input_text(self, seq, fin, buf, start, end, now):
+        if self.state not in (ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2):
+            # The peer's FIN is behind: what comes after it is not text (3.10.7.4, seventh).
+            self._ack_now = True
+            return
+        rcv_nxt = self.rcv_nxt
+        if fin:
+            fin_at = seq + end - start
+            newest = self._ranges[-1][1] if self._ranges else rcv_nxt
+            if self._rcv_fin is None and newest <= fin_at <= self.rcv_adv:
+                self._rcv_fin = fin_at
+
+        # 3.10.7.4, first: cut to the window.
+        if seq < rcv_nxt:
+            start += rcv_nxt - seq
+            seq = rcv_nxt
+        limit = self.rcv_adv if self._rcv_fin is None else min(self.rcv_adv, self._rcv_fin)
+        if seq + end - start > limit:
+            end = start + limit - seq
+        length = end - start
+        if length > 0:
+            if self._orphan_since is not None:
+                self._discard(seq, length)
+                if self.state == CLOSED:
+                    return
+            elif not self._store(seq, buf, start, length):
+                return
+            if seq > rcv_nxt:
+                # RFC 5681 4.2: tell of a hole at once, once for each segment.
+                self._send_ack()
+            else:
+                self._ack_count += 1
+                if self._ranges or self.rcv_nxt > seq + length:
+                    # RFC 5681 4.2: a hole was filled.
+                    self._ack_now = True
+                elif self._ack_at is None:
+                    self._ack_at = now + DELAYED_ACK
+                    self._schedule()
+        elif not fin:
+            # Beyond a closed window: a probe, which gets the window as an answer (3.8.6.1).
+            self._ack_now = True
+        if fin:
+            self._ack_now = True
+        if self._rcv_fin is not None and self.rcv_nxt == self._rcv_fin:
+            self._input_fin(now)
+
+    def _store(self, seq, buf, start, length):
+        """Keep text for the user; False where there is no memory for it now."""
+        if self._rcv_ring is None:
+            self._rcv_ring = self.stack.receive_pool.take()
+            if self._rcv_ring is None:
+                return False
+        ranges = self._ranges
+        if seq == self.rcv_nxt:
+            buffers.write(self._rcv_ring, seq, buf, start, length)
+            self.rcv_nxt = seq + length
+            while ranges and ranges[0][0] <= self.rcv_nxt:
+                self.rcv_nxt = max(self.rcv_nxt, ranges.pop(0)[1])
+            return True
+        end = seq + length
+        first = 0
+        while first < len(ranges) and ranges[first][1] < seq:
+            first += 1
+        last = first
+        while last < len(ranges) and ranges[last][0] <= end:
+            last += 1
+        if first == last and len(ranges) >= _MAX_RANGES:
+            return True
+        buffers.write(self._rcv_ring, seq, buf, start, length)
+        if first < last:
+            seq = min(seq, ranges[first][0])
+            end = max(end, ranges[last - 1][1])
+        ranges[first:last] = [(seq, end)]
+        return True
+
+    def _discard(self, seq, length):
+        # Text for a closed socket (RFC 1122 4.2.2.13).
+        if self.state == FIN_WAIT_2:
+            self.abort()
+            return
+        self._lost = True
+        if seq == self.rcv_nxt:
+            self.rcv_nxt = self._rcv_user = seq + length
+
+    def _input_fin(self, now):
+        # 3.10.7.4, eighth
+        self.rcv_nxt += 1
+        self._ack_now = True
+        if self.state == ESTABLISHED:
+            self.state = CLOSE_WAIT
+        elif self.state == FIN_WAIT_1:
+            # Our FIN is not acknowledged, or the state would be FIN-WAIT-2.
+            self.state = CLOSING
+        elif self.state == FIN_WAIT_2:
+            self._enter_time_wait(now)
+
+    def _enter_fin_wait_2(self, now):
+        self.state = FIN_WAIT_2
+        if self._orphan_since is not None:
+            if self._lost:
+                self.abort()
+            else:
+                # Nobody reads any more: the peer's FIN is awaited for a while only.
+                self._set_timer(_LINGER, now + ORPHAN_TIMEOUT)
+
+    def _enter_time_wait(self, now):
+        self.state = TIME_WAIT
+        self._set_timer(_LINGER, now + TIME_WAIT_TIME)
+        self._release_send()
+        self.stack.enter_time_wait(self)
+
+    # -- Segments that leave ----------------------------------------------------------------
+
+    def output(self, now):
+        """Send what may be sent now. False: the link is full, call again soon."""
+        state = self.state
+        if state == CLOSED:
+            return True
+        if state <= SYN_RECEIVED:
+            return self.snd_nxt > self.iss or self._output_syn(now)
+        mss = self._mss
+        if self.snd_una == self.snd_max and now - self._last_send > self.rto:
+            # RFC 5681 4.1: after an idle time the acknowledgements' clock is gone.
+            self.cwnd = min(self.cwnd, 10 * mss)
+        while True:
+            left = self.snd_end - self.snd_nxt
+            fin = self._snd_fin and left >= 0
+            if left <= 0 and not fin:
+                break
+            in_flight = self.snd_nxt - self.snd_una
+            window = self.cwnd
+            if self._dup_acks and not self._in_recovery:
+                # RFC 3042: a new segment for each of the first two duplicates.
+                window += min(self._dup_acks, 2) * mss
+            room = min(window, self.snd_wnd) - in_flight
+            length = min(left, room, mss)
+            if length < 0 or room < 1:
+                break
+            if length < left or room == length:
+                # The FIN follows the last byte, and takes a number of the window.
+                fin = False
+                if length == 0:
+                    break
+            # 3.8.6.2.1, sender's silly window avoidance, with 3.7.4, Nagle.
+            if not (
+                length == mss
+                or fin
+                or self.snd_nxt < self.snd_max
+                or (length == left and (self.nodelay or in_flight == 0))
+                or (length < left and 2 * length >= self._snd_wnd_max)
+            ):
+                break
+            flags = tcp.ACK
+            if length == left:
+                flags |= tcp.PSH
+            if fin:
+                flags |= tcp.FIN
+            if not self._transmit(self.snd_nxt, flags, length):
+                return False
+            self._sent(length + (1 if fin else 0), now)
+
+        # 3.8.6.3: every second segment is acknowledged without delay.
+        if (self._ack_now or self._ack_count >= 2) and not self._send_ack():
+            return False
+        if (
+            self._timer in (_NONE, _KEEPALIVE)
+            and self.snd_una == self.snd_nxt
+            and (self.snd_nxt < self.snd_end or (self._snd_fin and self.snd_nxt == self.snd_end))
+        ):
+            # 3.8.6.1: data waits, nothing is in flight: only the window can hold it.
+            self._progress = now
+            self._set_timer(_PERSIST, now + self.rto)
+        return True
+
+    def _send_ack(self):
+        # A number beyond the peer's window would make it pass over the segment (3.10.7.4).
+        edge = self.snd_una + self.snd_wnd
+        return self._transmit(min(self.snd_max, edge), tcp.ACK, 0)
+
+    def _output_syn(self, now):
+        flags = tcp.SYN if self.state == SYN_SENT else tcp.SYN | tcp.ACK
+        options = tcp.emit_options(self._local_mss, self._rcv_shift)
+        if not self._transmit(self.iss, flags, 0, options):
+            return False
+        self._sent(1, now)
+        return True
+
+    def _sent(self, extent, now):
+        """Account for `extent` sequence numbers sent at snd_nxt."""
+        self.snd_nxt += extent
+        if self.snd_nxt > self.snd_max:
+            # Karn's algorithm (RFC 6298 3): only what is sent for the first time is timed.
+            if self._rtt_end is None and self.snd_nxt - extent == self.snd_max:
+                self._rtt_end = self.snd_nxt
+                self._rtt_start = now
+            if self.snd_una == self.snd_max:
+                self._progress = now
+            self.snd_max = self.snd_nxt
+        self._last_send = now
+        # RFC 6298 (5.1)
+        if self._timer != _RETRANSMIT:
+            self._set_timer(_RETRANSMIT, now + self.rto)
+
+    def _transmit(self, seq, flags, length, options=b""):
+        """Emit one segment with `length` queued bytes from `seq`; False where the link is full."""
+        stack = self.stack
+        frame = stack.begin(self.remote)
+        if frame is None:
+            return False
+        header = tcp.HEADER
+        if options:
+            end = 54 + len(options)
+            frame[54:end] = options
+            header += len(options)
+        if length:
+            buffers.read(self._snd_ring, seq, frame, 34 + header, length)
+        if flags & tcp.ACK:
+            ack = self.rcv_nxt
+            self._ack_now = False
+            self._ack_count = 0
+            self._ack_at = None
+        else:
+            ack = 0
+        tcp.emit(
+            frame,
+            34,
+            self.port,
+            self.remote_port,
+            seq,
+            ack,
+            flags,
+            self._advertise(flags),
+            header,
+            length,
+            self._pseudo,
+        )
+        length += header
+        ipv4.emit(frame, 14, ipv4.TCP, self.local, self.remote, length)
+        stack.commit(34 + length)
+        return True
+
+    def _window_step(self):
+        """Return by how much the advertised window could grow."""
+        return self._rcv_user + self.stack.receive_pool.size - self.rcv_adv
+
+    def _advertise(self, flags):
+        """Return the window field of a segment, and move rcv_adv to what it says."""
+        if self.state == SYN_SENT:
+            return min(self.stack.receive_pool.size, 0xFFFF)
+        # 3.8.6.2.2: the right edge moves in steps worth a segment, and never back.
+        edge = self.rcv_adv
+        step = self._window_step()
+        if step >= min(self.stack.receive_pool.size // 2, self._local_mss):
+            edge += step
+        shift = 0 if flags & tcp.SYN else self._rcv_shift or 0
+        field = min(max(edge - self.rcv_nxt, 0) >> shift, 0xFFFF)
+        self.rcv_adv = max(self.rcv_adv, self.rcv_nxt + (field << shift))
+        return field
+
+    def _shift(self):
+        # RFC 7323 2.3: the least shift by which the whole buffer can be advertised.
+        shift = 0
+        while self.stack.receive_pool.size >> shift > 0xFFFF:
+            shift += 1
+        return shift
+
+    # -- Timers -----------------------------------------------------------------------------
+
+    def _set_timer(self, kind, at):
+        self._timer = kind
+        self._timer_at = at
+        self._schedule()
+
+    def _schedule(self):
+        deadline = self._timer_at
+        if self._ack_at is not None and (deadline is None or self._ack_at < deadline):
+            deadline = self._ack_at
+        if deadline != self.deadline:
+            self.stack.timers.set(self, deadline)
+
+    def _idle(self, now):
+        """Nothing is in flight: only keepalive needs a timer."""
+        if self._keepalive and self.state in (ESTABLISHED, CLOSE_WAIT):
+            self._set_timer(_KEEPALIVE, now + KEEPALIVE_IDLE)
+
+    def on_deadline(self, now):
+        """Called by Timers."""
+        if self._ack_at is not None and self._ack_at <= now:
+            self._ack_at = None
+            self._ack_now = True
+            self.stack.mark(self)
+        if self._timer_at is not None and self._timer_at <= now:
+            kind = self._timer
+            self._timer = _NONE
+            self._timer_at = None
+            if kind == _RETRANSMIT:
+                self._on_retransmit(now)
+            elif kind == _PERSIST:
+                self._on_persist(now)
+            elif kind == _KEEPALIVE:
+                self._on_keepalive(now)
+            else:
+                self._end(0)
+        if self.state != CLOSED:
+            self._schedule()
+
+    def _gave_up(self, now):
+        """End the connection where its peer was silent for too long (3.8.3)."""
+        if self.state == SYN_SENT:
+            limit = SYN_TIMEOUT
+        elif self.state == SYN_RECEIVED:
+            limit = HALF_OPEN_TIMEOUT
+        else:
+            limit = USER_TIMEOUT
+        if now - self._progress < limit:
+            return False
+        if self.state > SYN_RECEIVED:
+            self._transmit(self.snd_max, tcp.RST | tcp.ACK, 0)
+        self._end(ETIMEDOUT)
+        return True
+
+    def _on_retransmit(self, now):
+        if self._gave_up(now):
+            return
+        # RFC 6298 (5.5) and (5.6)
+        self.rto = min(self.rto * 2, RTO_MAXIMUM)
+        self._timer = _RETRANSMIT
+        self._timer_at = now + self.rto
+        self._rtt_end = None
+        if self.state <= SYN_RECEIVED:
+            self._syn_lost = True
+        else:
+            # RFC 5681 3.1 (4) and the paragraph after: from one segment on, slowly.
+            self.ssthresh = max((self.snd_max - self.snd_una) // 2, 2 * self._mss)
+            self.cwnd = self._mss
+            self._in_recovery = False
+            self._dup_acks = 0
+            # RFC 6582 4: duplicates of what is sent again do not start fast retransmit.
+            self._recover = self.snd_max
+        self.snd_nxt = self.snd_una
+        if self.snd_wnd == 0 and self.state > SYN_RECEIVED:
+            # The window was closed over what is in flight: probe, do not resend.
+            self._timer = _NONE
+            self._timer_at = None
+        self.stack.mark(self)
+
+    def _on_persist(self, now):
+        # 3.8.6.1: one byte beyond the window, with backoff. snd_nxt stays: when the window
+        # opens, the byte is sent again with the rest.
+        orphan = self._orphan_since
+        if self._gave_up(now):
+            return
+        if orphan is not None and now - orphan >= ORPHAN_TIMEOUT:
+            self.abort()
+            return
+        self.rto = min(self.rto * 2, RTO_MAXIMUM)
+        self._rtt_end = None
+        length = min(max(self.snd_wnd, 1), self.snd_end - self.snd_una, self._mss)
+        flags = tcp.ACK | tcp.PSH if length else tcp.ACK | tcp.FIN
+        if self._transmit(self.snd_una, flags, length):
+            self.snd_max = max(self.snd_max, self.snd_una + max(length, 1))
+        self._timer = _PERSIST
+        self._timer_at = now + self.rto
+
+    def _on_keepalive(self, now):
+        # 3.8.4: an old number gets an answer from any live peer.
+        idle = now - self._heard
+        if idle < KEEPALIVE_IDLE:
+            self._timer_at = self._heard + KEEPALIVE_IDLE
+        elif self._probes >= KEEPALIVE_PROBES:
+            self._transmit(self.snd_max, tcp.RST | tcp.ACK, 0)
+            self._end(ETIMEDOUT)
+            return
+        else:
+            self._probes += 1
+            self._transmit(self.snd_max - 1, tcp.ACK, 0)
+            self._timer_at = now + KEEPALIVE_INTERVAL
+        self._timer = _KEEPALIVE
+
+    # -- The end ----------------------------------------------------------------------------
+
+    def _release_receive(self):
+        if self._rcv_ring is not None:
+            self.stack.receive_pool.give(self._rcv_ring)
+            self._rcv_ring = None
+
+    def _release_send(self):
+        if self._snd_ring is not None:
+            self.stack.send_pool.give(self._snd_ring)
+            self._snd_ring = None
+
+    def _end(self, error):
+        """Leave the stack. What was received stays readable until the user closes."""
+        self.stack.forget(self)
+        self.state = CLOSED
+        self.error = error
+        self._timer = _NONE
+        self._timer_at = None
+        self._ack_at = None
+        self.stack.timers.set(self, None)
+        self._release_send()
+        if self.available() <= 0:
+            self._release_receive()

@@ -1,0 +1,58 @@
+"""Deadlines of everything in the stack, in one heap.
+
+An owner has one deadline at a time, in `owner.deadline` (milliseconds, None: none), and a method
+`on_deadline(now)`. Moving a deadline later, as every acknowledgement does to a retransmission
+timer, costs nothing: the owner's place in the heap is kept and looked at again when it is due.
+"""
+
+import heapq
+
+
+class Timed:
+    """Base of the owners of deadlines."""
+
+    def __init__(self):
+        self.deadline = None
+        # The time of this owner's valid heap entry; entries with another time are stale.
+        self.heap_time = None
+
+    def on_deadline(self, now):
+        """Do what was due, set the next `deadline` by Timers.set()."""
+        raise NotImplementedError
+
+
+class Timers:
+    """The heap. Entries are (time, serial, owner); the serial keeps owners from comparison."""
+
+    def __init__(self):
+        self._heap = []
+        self._serial = 0
+
+    def set(self, owner, deadline):
+        """Give `owner` the deadline `deadline`, or none for None."""
+        owner.deadline = deadline
+        if deadline is not None and (owner.heap_time is None or deadline < owner.heap_time):
+            owner.heap_time = deadline
+            self._serial += 1
+            heapq.heappush(self._heap, (deadline, self._serial, owner))
+
+    def run(self, now):
+        """Call the owners that are due."""
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            time, _, owner = heapq.heappop(heap)
+            if owner.heap_time != time:
+                continue
+            owner.heap_time = None
+            deadline = owner.deadline
+            if deadline is None:
+                continue
+            if deadline > now:
+                self.set(owner, deadline)
+            else:
+                owner.deadline = None
+                owner.on_deadline(now)
+
+    def next(self):
+        """Return the time of the next look, or None. It may be earlier than any deadline."""
+        return self._heap[0][0] if self._heap else None
