@@ -10,6 +10,7 @@
 #include "shared/readline/readline.h"
 #include "shared/runtime/gchelper.h"
 #include "shared/runtime/pyexec.h"
+#include "native/pci/pci.h"
 #include "execmem.h"
 #include "mpirq.h"
 
@@ -53,6 +54,7 @@ static void run_python(void) {
 
     mp_printf(MP_PYTHON_PRINTER, "MPY: soft reboot\n");
     mpirq_deinit();
+    pci_quiesce();
     dma_free_all();
     gc_sweep_all();
     mp_deinit();

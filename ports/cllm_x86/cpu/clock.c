@@ -6,7 +6,8 @@
 #include "cpu/trap.h"
 
 #define PIT_HZ 1193182u
-#define CALIBRATE_MS 10u
+#define CALIBRATE_MS 4u
+#define CALIBRATE_ROUNDS 6
 
 #define ARM_MAX_NS 4000000000u
 
@@ -32,24 +33,40 @@ static void apic_write(unsigned reg, uint32_t v) {
     apic[reg / 4] = v;
 }
 
-// Counts TSC and APIC timer ticks while channel 2 of the 8254 counts CALIBRATE_MS down. Its gate
-// and output are bits 0 and 5 of port 61h.
-static void calibrate(void) {
-    uint32_t count = PIT_HZ * CALIBRATE_MS / 1000;
+// TSC and APIC timer ticks while channel 2 of the 8254 counts CALIBRATE_MS down. Its gate and output
+// are bits 0 and 5 of port 61h. False when the output never rises: there is no 8254.
+static bool count_ticks(uint32_t pit_count, uint64_t *tsc, uint64_t *apic_ticks) {
     outb(0x61, (inb(0x61) & ~2u) | 1u); // speaker off, gate on
     outb(0x43, 0xB0);                   // channel 2, low then high byte, mode 0
-    outb(0x42, (uint8_t)count);
+    outb(0x42, (uint8_t)pit_count);
     apic_write(APIC_TIMER_INIT, UINT32_MAX);
     uint64_t t0 = rdtsc();
-    outb(0x42, (uint8_t)(count >> 8));  // counting starts
-    uint64_t limit = 1000000;           // reads of port 61h: bounds the wait without an 8254
+    outb(0x42, (uint8_t)(pit_count >> 8)); // counting starts
+    uint64_t limit = 1000000;
     while (!(inb(0x61) & 0x20) && --limit) {
     }
-    uint64_t t1 = rdtsc();
-    uint64_t ticks = UINT32_MAX - apic_read(APIC_TIMER_CURRENT);
+    *tsc = rdtsc() - t0;
+    *apic_ticks = UINT32_MAX - apic_read(APIC_TIMER_CURRENT);
     apic_write(APIC_TIMER_INIT, 0);
-    tsc_hz = limit ? (t1 - t0) * PIT_HZ / count : 1000000000;
-    apic_hz = limit ? ticks * PIT_HZ / count : 1000000000 / 16;
+    return limit;
+}
+
+// A virtual processor may be descheduled in the middle of a count, which only ever makes it longer:
+// the shortest of several counts is the truest.
+static void calibrate(void) {
+    uint32_t pit_count = PIT_HZ * CALIBRATE_MS / 1000;
+    uint64_t best_tsc = UINT64_MAX, best_apic = UINT64_MAX, tsc, ticks;
+    for (int i = 0; i < CALIBRATE_ROUNDS; i++) {
+        if (!count_ticks(pit_count, &tsc, &ticks)) {
+            tsc_hz = 1000000000;
+            apic_hz = tsc_hz / 16;
+            return;
+        }
+        best_tsc = tsc < best_tsc ? tsc : best_tsc;
+        best_apic = ticks < best_apic ? ticks : best_apic;
+    }
+    tsc_hz = best_tsc * PIT_HZ / pit_count;
+    apic_hz = best_apic * PIT_HZ / pit_count;
 }
 
 static uint8_t cmos(uint8_t reg) {

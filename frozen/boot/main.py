@@ -1,0 +1,42 @@
+# The running system: network up, server on, REPL on the serial line, all in one asyncio loop.
+#
+# The REPL is a task of the loop, fed character by character, so that handlers can be changed while
+# requests are served. CTRL-C at its prompt clears the line; it never stops the server. CTRL-D, or a
+# tool that asks for a soft reset, ends the loop; an exception here leads to the plain REPL.
+import asyncio
+import micropython
+import sys
+
+import _x86
+import network
+from serve.main import load_config, serve
+
+
+async def repl():
+    micropython.kbd_intr(-1)  # CTRL-C is a character of the REPL until a line runs
+    _x86.repl_start()
+    console = asyncio.StreamReader(sys.stdin.buffer)
+    while True:
+        chars = await console.read(1)
+        # A line may call asyncio.run(), which runs the server's tasks too and then forgets who the
+        # current task is.
+        task = asyncio.core.cur_task
+        for c in chars:
+            if _x86.repl_char(c):
+                sys.exit()
+        asyncio.core.cur_task = task
+
+
+async def main():
+    config = load_config()
+    lan = network.LAN(0)
+    if config["network"].get("address"):
+        lan.ipconfig(
+            dhcp4=False, addr4=config["network"]["address"], gw4=config["network"].get("gateway")
+        )
+    lan.active(True)
+    server = asyncio.create_task(serve(config))
+    await asyncio.gather(server, repl())
+
+
+asyncio.run(main())
