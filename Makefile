@@ -1,0 +1,42 @@
+# The one door: every target calls host/, which knows the rest. `make help` lists them.
+#   make run ARGS="--port 8081"     further flags for the command behind a target
+#   make PYTHON=python3.12 build    another Python than the system's
+
+PYTHON ?= python3
+ARGS ?=
+BOOTSTRAP = @$(PYTHON) host/bootstrap.py
+CLLM = @.venv/bin/cllm
+
+.PHONY: help run build test repl debug clean
+
+help:
+	@echo "make run     boot in QEMU with SmolLM2 and serve on http://127.0.0.1:8080"
+	@echo "make build   build/cllm.elf and .venv/bin/cllm"
+	@echo "make test    unit tests and guest tests"
+	@echo "make repl    like run, with every key for the guest's REPL; Ctrl-] ends it"
+	@echo "make debug   like run, waiting for gdb; prints the command to attach it"
+	@echo "make clean   remove what was built; downloads stay in the cache"
+	@echo "Each installs what this machine lacks and says so. ARGS= passes flags on."
+
+build:
+	$(BOOTSTRAP) build
+	$(CLLM) build
+
+run: build
+	$(CLLM) run --model smollm2 $(ARGS)
+
+repl: build
+	$(CLLM) repl --model smollm2 $(ARGS)
+
+test:
+	$(BOOTSTRAP) test
+	$(CLLM) test $(ARGS)
+
+debug:
+	$(BOOTSTRAP) debug
+	$(CLLM) build
+	$(CLLM) debug --model smollm2 $(ARGS)
+
+clean:
+	rm -rf build .venv micropython/src micropython/.src-* llama.cpp/src llama.cpp/.src-* \
+		models/src models/.src-*

@@ -1,0 +1,87 @@
+"""Choose between KVM and emulation: a /dev/kvm that exists is not yet one that can be used.
+
+Some hosts offer a KVM that emulates ring 0 instruction by instruction; a kernel on it prints its
+banner and then crawls. So KVM is taken only where a module for the CPU's own virtualisation is
+loaded and a tiny guest that counts gets done in time.
+"""
+
+import os
+import struct
+import subprocess
+import tempfile
+from pathlib import Path
+
+from . import CllmError
+
+DEVICE = "/dev/kvm"
+MODULES = Path("/sys/module")
+PROBE_SECONDS = 5
+PROBE_STATUS = 0x21  # what isa-debug-exit makes of the 0x10 that the probe writes
+
+
+def choose(wanted, qemu, device=DEVICE, modules=MODULES):
+    """Return ("kvm" or "tcg", why) for `wanted`, one of "auto", "tcg" and "kvm".
+
+    Only "auto" probes: who asks for KVM by name gets it, or a CllmError where it cannot be
+    opened at all.
+    """
+    if wanted == "tcg":
+        return "tcg", "asked for"
+    if not os.access(device, os.R_OK | os.W_OK):
+        why = f"{device} is not there or not this user's to open"
+        if wanted == "kvm":
+            raise CllmError(why)
+        return "tcg", why
+    if wanted == "kvm":
+        return "kvm", "asked for"
+    if not any((modules / name).exists() for name in ("kvm_intel", "kvm_amd")):
+        return "tcg", "the host's KVM is neither kvm_intel nor kvm_amd"
+    if not probe(qemu):
+        return "tcg", "a probe guest under KVM did not end in time"
+    return "kvm", "a probe guest under KVM ended in time"
+
+
+def arguments(accel):
+    """QEMU's options for "kvm" or "tcg"."""
+    if accel == "kvm":
+        # QEMU 7.2 fails on some hosts when it tries to pass this feature through.
+        return ["-accel", "kvm", "-cpu", "host,arch-capabilities=off"]
+    return ["-accel", "tcg,thread=multi", "-cpu", "max"]
+
+
+def probe_image():
+    """A Multiboot kernel (a.out kludge) that counts to 20 million and ends QEMU.
+
+    Layout: Multiboot Specification 0.6.96, section 3.1.2 and 3.1.3.
+    """
+    base, magic, flags = 0x100000, 0x1BADB002, 1 << 16
+    code = bytes.fromhex(
+        "b9 00 2d 31 01"  # mov ecx, 20000000
+        "49"              # dec ecx
+        "75 fd"           # jnz back to dec
+        "b0 10 e6 f4"     # mov al, 0x10; out 0xf4, al
+        "f4 eb fd"        # hlt; jmp back to hlt
+    )
+    size = 32 + len(code)
+    checksum = -(magic + flags) & 0xFFFFFFFF
+    header = struct.pack(
+        "<8I", magic, flags, checksum, base, base, base + size, base + size, base + 32
+    )
+    return header + code
+
+
+def probe(qemu, accel="kvm"):
+    """Whether the probe guest ends in time under `accel`."""
+    with tempfile.NamedTemporaryFile(prefix="cllm-probe-") as image:
+        image.write(probe_image())
+        image.flush()
+        command = [
+            qemu, "-nodefaults", "-no-user-config", "-machine", "pc", "-m", "32",
+            "-display", "none", "-no-reboot", *arguments(accel), "-kernel", image.name,
+            "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04",
+        ]
+        try:
+            ended = subprocess.run(command, capture_output=True, timeout=PROBE_SECONDS)
+        except (subprocess.TimeoutExpired, OSError):
+            return False
+        return ended.returncode == PROBE_STATUS

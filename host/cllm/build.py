@@ -1,0 +1,271 @@
+"""Build the image: toolchain wrappers, mpy-cross, llama.cpp with native/, the port, in that order.
+
+Every step hands the question of what is out of date to make or ninja, so a second build with
+nothing changed takes seconds. All compilers are zig's clang; the host's are never used.
+"""
+
+import contextlib
+import fcntl
+import importlib.util
+import os
+import shlex
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from . import TOP, CllmError, fetch
+from .lock import locks
+
+BUILD = TOP / "build"
+TOOLS = BUILD / "tools"
+IMAGE = BUILD / "cllm.elf"
+DEBUG_IMAGE = BUILD / "cllm.debug.elf"
+MPY_CROSS = BUILD / "mpy-cross" / "mpy-cross"
+HOST_LIBRARY = BUILD / "native-host"
+
+TAIL_LINES = 40  # of a failed step's output shown; the rest is in its log
+QUIET_SECONDS = 15  # between progress lines when stderr is no terminal
+
+# clang writes preprocessed text of one input to stdout; MicroPython's makeqstrdefs.py names many.
+ZIG_CPP = """\
+import subprocess, sys
+sources = [a for a in sys.argv[1:] if a.endswith((".c", ".cpp"))]
+options = [a for a in sys.argv[1:] if a not in sources]
+for source in sources or [None]:
+    compiler = "zig-c++" if source and source.endswith(".cpp") else "zig-cc"
+    command = [sys.path[0] + "/" + compiler, "-E", *options, *([source] if source else [])]
+    if status := subprocess.call(command):
+        sys.exit(status)
+"""
+
+
+class Steps:
+    """Runs commands one after another, showing which one, how far it is and for how long.
+
+    The whole output of a step goes to `build/log/STEP.log`; a failure shows its end.
+    """
+
+    def __init__(self, folder=BUILD / "log", stream=sys.stderr):
+        self.folder = folder
+        self.stream = stream
+        self.started = time.monotonic()
+        self.live = stream.isatty()
+
+    def run(self, title, command, environment=None):
+        """Run `command`; raises CllmError when it cannot be started or fails."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        log = self.folder / (title.replace(" ", "-") + ".log")
+        began = time.monotonic()
+        last = [""]
+        try:
+            process = subprocess.Popen(
+                [str(word) for word in command], env=environment, text=True, errors="replace",
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            )
+        except OSError as error:
+            raise CllmError(f"{title}: cannot run {command[0]}: {error.strerror}") from None
+        ended = threading.Event()
+
+        def progress():
+            while not ended.wait(0.2 if self.live else QUIET_SECONDS):
+                self._show(f"{title}: {last[-1].strip()}")
+
+        watcher = threading.Thread(target=progress)
+        watcher.start()
+        try:
+            with open(log, "w") as file, process:
+                file.write("$ " + shlex.join(str(word) for word in command) + "\n")
+                for line in process.stdout:
+                    file.write(line)
+                    last = [*last[1 - TAIL_LINES:], line]
+        finally:
+            ended.set()
+            watcher.join()
+        if process.returncode != 0:
+            self._show("")
+            self.stream.write("".join(last))
+            raise CllmError(f"{title} failed (status {process.returncode}); all of it: {log}")
+        self._show(f"{title}: done in {time.monotonic() - began:.1f} s", end=True)
+
+    def _show(self, text, end=False):
+        line = f"[{time.monotonic() - self.started:6.1f} s] {text}"
+        if self.live:
+            # One line, overwritten: what is cut off is in the log.
+            width = os.get_terminal_size(self.stream.fileno()).columns - 1
+            self.stream.write("\r\x1b[K" + (line[:width] if text else "") + ("\n" if end else ""))
+        elif text:
+            self.stream.write(line + "\n")
+        self.stream.flush()
+
+
+def jobs():
+    return len(os.sched_getaffinity(0))
+
+
+def build_image():
+    """Bring build/cllm.elf and build/cllm.debug.elf up to date and return the path of the first."""
+    with _alone():
+        sources = {name: fetch.ensure(lock) for name, lock in locks().items() if not lock.model}
+        steps = Steps()
+        write_tools()
+        _mpy_cross(steps, sources["micropython"])
+        _native(steps, sources["llama.cpp"], BUILD / "native", "llama.cpp/zig-musl.cmake")
+        _port(steps, sources["micropython"])
+        strip(BUILD / "port" / "cllm.elf", IMAGE)
+    return IMAGE
+
+
+def build_host_library():
+    """Bring the shared library of native/ that unit tests load up to date."""
+    with _alone():
+        source = fetch.ensure(locks()["llama.cpp"])
+        write_tools()
+        _native(
+            Steps(), source, HOST_LIBRARY, "llama.cpp/zig-gnu.cmake", "-DCLLM_HOST_SHARED=ON"
+        )
+
+
+@contextlib.contextmanager
+def _alone():
+    """One build at a time in one tree."""
+    BUILD.mkdir(exist_ok=True)
+    with open(BUILD / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("build: waiting for another build in this tree", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def zig():
+    """Path of the zig program inside the `ziglang` package."""
+    spec = importlib.util.find_spec("ziglang")
+    if spec is None:
+        raise CllmError("the Python package ziglang is missing: run `make build`")
+    return Path(spec.origin).parent / "zig"
+
+
+def write_tools():
+    """Write the compiler wrappers; an unchanged one keeps its time stamp."""
+    TOOLS.mkdir(parents=True, exist_ok=True)
+    program = shlex.quote(str(zig()))
+    for name, words in {
+        "zig-cc": "cc -target x86_64-linux-musl",
+        "zig-c++": "c++ -target x86_64-linux-musl",
+        "zig-ar": "ar",
+        "zig-ranlib": "ranlib",
+        "zig-objcopy": "objcopy",
+    }.items():
+        _write_tool(name, f'#!/bin/sh\nexec {program} {words} "$@"\n')
+    _write_tool("zig-cpp.py", ZIG_CPP)
+    python = shlex.quote(sys.executable)
+    _write_tool("zig-cpp", f'#!/bin/sh\nexec {python} "${{0%/*}}/zig-cpp.py" "$@"\n')
+
+
+def _write_tool(name, text):
+    path = TOOLS / name
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+        path.chmod(0o755)
+
+
+def _make(folder, **variables):
+    # Of an outer make nothing may pass on but the environment that the user set.
+    environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS")}
+    if not os.environ.get(locks()["micropython"].override):
+        # Without it MicroPython would describe itself by the tags of the repository around it.
+        environment["MICROPY_GIT_TAG"] = "v" + locks()["micropython"].version.split("+")[0]
+        environment["MICROPY_GIT_HASH"] = ""
+    command = ["make", "--no-print-directory", "-C", folder, f"-j{jobs()}"]
+    return [*command, *(f"{name}={value}" for name, value in variables.items())], environment
+
+
+def _mpy_cross(steps, source):
+    command, environment = _make(
+        source / "mpy-cross",
+        BUILD=MPY_CROSS.parent,
+        PYTHON=sys.executable,
+        CC=TOOLS / "zig-cc",
+        CPP=TOOLS / "zig-cpp",
+        CWARN="-Wall",
+        # gchelper_generic.c reads rbp as a general register.
+        CFLAGS_EXTRA="-fomit-frame-pointer -fno-sanitize=undefined",
+        STRIP="true",
+        SIZE="true",
+        # zig's linker writes no map.
+        LDFLAGS_ARCH="-Wl,--gc-sections",
+    )
+    steps.run("mpy-cross", command, environment)
+
+
+def _native(steps, source, folder, toolchain, *options):
+    """Configure once for a given set of arguments, then let ninja decide."""
+    configure = [
+        "cmake", "-S", TOP / "native", "-B", folder, "-G", "Ninja",
+        f"-DCMAKE_MAKE_PROGRAM={_program('ninja')}", f"-DCMAKE_TOOLCHAIN_FILE={TOP / toolchain}",
+        f"-DCLLM_TOOLS={TOOLS}", f"-DLLAMA_SRC={source}", *options,
+    ]
+    configure[0] = _program("cmake")
+    wanted = shlex.join(str(word) for word in configure) + "\n" + zig().as_posix()
+    wanted += "\n" + locks()["llama.cpp"].identity()
+    stamp = folder / "cllm-configure.stamp"
+    if not stamp.exists() or stamp.read_text() != wanted:
+        # A tree of another version must not meet objects made from the last one.
+        steps.run(f"configure {folder.name}", [configure[0], "--fresh", *configure[1:]])
+        if stamp.exists():
+            steps.run(f"clean {folder.name}", [configure[0], "--build", folder, "-t", "clean"])
+        stamp.write_text(wanted)
+    steps.run(f"build {folder.name}", [configure[0], "--build", folder, "-j", str(jobs())])
+
+
+def _program(name):
+    """A program that came with a locked Python package."""
+    return Path(sys.executable).parent / name
+
+
+def _port(steps, source):
+    command, environment = _make(
+        TOP / "ports" / "cllm_x86",
+        CLLM_TOP=TOP,
+        MPY_DIR=source,
+        BUILD=BUILD / "port",
+        CROSS_TOOLS=TOOLS,
+        NATIVE_LIBS=BUILD / "native" / "libs.txt",
+        MICROPY_MPYCROSS=MPY_CROSS,
+        PYTHON=sys.executable,
+    )
+    steps.run("port", command, environment)
+
+
+def strip(linked, image):
+    """Split what the linker made into the image and a copy with symbols.
+
+    Everything behind the last loaded segment goes (section headers, symbols, debug information).
+    The file offsets of what is loaded stay, because the Multiboot header, which gives QEMU the
+    load address, counts on them.
+    """
+    data = linked.read_bytes()
+    if image.exists() and DEBUG_IMAGE.exists() and DEBUG_IMAGE.read_bytes() == data:
+        return
+    if data[:6] != b"\x7fELF\x02\x01":
+        raise CllmError(f"{linked} is not a 64-bit little-endian ELF file")
+    # ELF-64 object file format 1.5, figures 2 and 6.
+    (first,) = struct.unpack_from("<Q", data, 32)  # e_phoff
+    size, count = struct.unpack_from("<HH", data, 54)  # e_phentsize, e_phnum
+    end = first + size * count
+    for at in range(first, end, size):
+        (kind,) = struct.unpack_from("<I", data, at)
+        offset, _, _, length = struct.unpack_from("<QQQQ", data, at + 8)
+        if kind == 1:  # PT_LOAD
+            end = max(end, offset + length)
+    kept = bytearray(data[:end])
+    struct.pack_into("<Q", kept, 40, 0)  # e_shoff
+    struct.pack_into("<HH", kept, 60, 0, 0)  # e_shnum, e_shstrndx
+    for path, content in ((DEBUG_IMAGE, data), (image, kept)):
+        fresh = path.with_name(path.name + ".new")
+        fresh.write_bytes(content)
+        os.replace(fresh, path)

@@ -1,0 +1,108 @@
+"""The `cllm` command."""
+
+import argparse
+import os
+import subprocess
+import sys
+
+from . import TOP, CllmError, build, config, fetch, licenses, run
+
+
+def number(key):
+    low, high = config.NUMBERS[key]
+
+    def parse(text):
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is no whole number from {low} to {high}")
+        return value
+
+    return parse
+
+
+def add_boot_flags(parser, serial=True):
+    parser.add_argument(
+        "--model", metavar="FILE.gguf",
+        help=f"the model; {config.DEFAULT_MODEL} names the default one; without it cllm boots "
+        "and serves no model",
+    )
+    parser.add_argument(
+        "--port", type=number("port"), help="of 127.0.0.1 (default 8080; 0 takes a free one)"
+    )
+    parser.add_argument("--smp", type=number("smp"), metavar="N", help="virtual CPUs (default 1)")
+    parser.add_argument(
+        "--memory", type=number("memory"), metavar="MiB", help="default: what the model needs"
+    )
+    parser.add_argument("--accel", choices=config.ACCELS, help="default auto")
+    parser.add_argument("--config", metavar="FILE.json", help="what the flags hold, and more")
+    parser.add_argument("--app", metavar="FILE.py", help="handlers to add: from cllm import app")
+    if serial:
+        parser.add_argument(
+            "--serial", metavar="stdio|pty|FILE",
+            help="where the guest's serial line goes (default stdio; Ctrl-C ends the run)",
+        )
+    parser.add_argument("--pcap", metavar="FILE", help="capture every frame of the network card")
+
+
+def make_parser():
+    parser = argparse.ArgumentParser(prog="cllm", description="Build and boot cllm.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_boot_flags(commands.add_parser("run", help="boot the image and stay in the foreground"))
+    add_boot_flags(
+        commands.add_parser(
+            "repl", help="boot with every key, Ctrl-C too, for the guest; Ctrl-] ends it"
+        ),
+        serial=False,
+    )
+    add_boot_flags(commands.add_parser("debug", help="boot, and wait for gdb"))
+    commands.add_parser("build", help="bring build/cllm.elf up to date")
+    commands.add_parser("fetch", help="download and unpack all that the build and a run need")
+    test = commands.add_parser("test", help="build what tests need and run pytest")
+    test.add_argument("arguments", nargs=argparse.REMAINDER, help="for pytest")
+    commands.add_parser("licenses", help="licences of all that is linked in, and of the model")
+    return parser
+
+
+def boot(arguments):
+    flags = {key: getattr(arguments, key, None) for key in config.DEFAULTS}
+    settings, guest_settings = config.settings(flags, arguments.config)
+    repl = arguments.command == "repl"
+    if repl:
+        settings["serial"] = "stdio"
+    return run.run(
+        settings, guest_settings, every_key=repl, wait_for_debugger=arguments.command == "debug"
+    )
+
+
+def test(arguments):
+    build.build_host_library()
+    build.build_image()
+    fetch.default_model()
+    command = [sys.executable, "-m", "pytest", *arguments]
+    return subprocess.run(command, cwd=TOP).returncode
+
+
+def main(arguments=None):
+    arguments = make_parser().parse_args(arguments)
+    try:
+        if arguments.command == "build":
+            print(os.path.relpath(build.build_image()))
+        elif arguments.command == "fetch":
+            fetch.ensure_all()
+        elif arguments.command == "test":
+            return test(arguments.arguments)
+        elif arguments.command == "licenses":
+            print(licenses.report())
+        else:
+            return boot(arguments)
+    except CllmError as error:
+        print(f"cllm: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0

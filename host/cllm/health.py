@@ -1,0 +1,45 @@
+"""Wait until a guest's server has made up its mind: ready, or without a model for a reason."""
+
+import http.client
+import json
+import time
+
+LOADING = "Loading model"  # how the guest's message begins while it may still become ready
+PAUSE = 0.1  # seconds between questions
+
+
+def wait_until_decided(port, ended):
+    """Ask `/health` of 127.0.0.1:port until the answer is final.
+
+    Returns None when the guest is ready (200), a reason when it serves without a model (503 with
+    another message than that it loads). Returns "" when the event `ended` is set first.
+    """
+    started = time.monotonic()
+    while not ended.is_set():
+        # QEMU's network accepts at once and holds the connection while the guest boots, so early
+        # questions are given up soon; a busy emulated guest may need long for its answer.
+        patience = min(30, 1 + (time.monotonic() - started) / 4)
+        status, message = ask(port, patience)
+        if status == 200:
+            return None
+        if status == 503 and message and not message.startswith(LOADING):
+            return message
+        ended.wait(PAUSE)
+    return ""
+
+
+def ask(port, timeout):
+    """One GET of /health: (status, error message), either None when there was none."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    try:
+        connection.request("GET", "/health")
+        response = connection.getresponse()
+        body = response.read()
+    except (OSError, http.client.HTTPException):
+        return None, None
+    finally:
+        connection.close()
+    try:
+        return response.status, str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return response.status, None

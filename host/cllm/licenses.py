@@ -1,0 +1,40 @@
+"""`cllm licenses`: the licence texts of everything that is linked into the image, and the model's.
+
+They are read from the fetched trees, so they are those of the very files that were built.
+"""
+
+from . import TOP, CllmError, build, fetch
+from .lock import locks
+
+# (component, tree, text inside it). Trees: the vendored ones by short name, and the ziglang package.
+LINKED = (
+    ("MicroPython", "micropython", "LICENSE"),
+    ("llama.cpp and ggml", "llama.cpp", "LICENSE"),
+    ("JSON for Modern C++", "llama.cpp", "licenses/LICENSE-jsonhpp"),
+    ("compiler-rt, as zig has it", "zig", "LICENSE"),
+    ("musl", "zig", "lib/libc/musl/COPYRIGHT"),
+    ("libc++", "zig", "lib/libcxx/LICENSE.TXT"),
+    ("libc++abi", "zig", "lib/libcxxabi/LICENSE.TXT"),
+    ("libunwind", "zig", "lib/libunwind/LICENSE.TXT"),
+)
+
+
+def report():
+    """The whole text: first cllm's own licence, then each component's, with its origin."""
+    vendored = locks()
+    parts = [_part("cllm", TOP / "LICENSE")]
+    for component, tree, name in LINKED:
+        folder = build.zig().parent if tree == "zig" else fetch.ensure(vendored[tree])
+        parts.append(_part(component, folder / name))
+    model = fetch.ensure(vendored["model"])
+    for path in sorted(model.glob("*.dist-info/LICENSE")):
+        parts.append(_part(f"the default model ({vendored['model'].name})", path))
+    return "\n".join(parts)
+
+
+def _part(component, path):
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise CllmError(f"no licence text of {component}: {path}: {error.strerror}") from None
+    return f"{'=' * 79}\n{component}\n{path}\n{'=' * 79}\n{text}"

@@ -1,0 +1,223 @@
+"""A guest in QEMU: its command line, its serial line, its end.
+
+The serial line is QEMU's standard input and output, which this process holds; where the bytes go
+(a terminal, a pty, a file, a test) is decided by who listens.
+"""
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+
+from . import CllmError, accel
+
+PROGRAM = "qemu-system-x86_64"
+GUEST_PORT = 80
+KEPT = 1 << 16  # bytes of the serial line kept for whoever asks what happened
+STOP_SECONDS = 5  # between asking QEMU to end and ending it
+# QEMU's Multiboot loader counts a module's bytes in a signed 32-bit integer.
+LARGEST_MODULE = (1 << 31) - 1
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
+LIBC = ctypes.CDLL(None)
+
+
+def find_qemu():
+    """Path of QEMU; raises CllmError when it is not installed."""
+    program = shutil.which(PROGRAM)
+    if program is None:
+        raise CllmError(
+            f"{PROGRAM} is not installed: run `make build`, or install the Debian package "
+            "qemu-system-x86"
+        )
+    return program
+
+
+def free_port():
+    """A TCP port of 127.0.0.1 that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Guest:
+    """One QEMU process with the image in it.
+
+    image: path of the kernel. modules: {name in the guest: path, or bytes to be written to a
+    file}. port: TCP port of 127.0.0.1 forwarded to the guest's port 80. smp: virtual CPUs.
+    memory: MiB. accel: "tcg" or "kvm". pcap: file for every frame of the network card.
+    tap: name of an existing TAP interface to use in place of QEMU's own network, and then
+    nothing is forwarded. gdb: TCP port of 127.0.0.1 where the guest waits for a debugger.
+
+    start() and stop() may be called from the main thread only: the kernel ends QEMU when the
+    thread that started it goes.
+    """
+
+    def __init__(
+        self, image, *, modules=None, port, smp=1, memory=256, accel="tcg", pcap=None, tap=None,
+        gdb=None,
+    ):
+        self.image = Path(image)
+        self.modules = modules or {}
+        self.port = port
+        self.smp = smp
+        self.memory = memory
+        self.accel = accel
+        self.pcap = pcap
+        self.tap = tap
+        self.gdb = gdb
+        self.url = f"http://127.0.0.1:{port}"
+        self.listeners = []
+        self.ended = threading.Event()
+        self._kept = bytearray()
+        self._errors = b""
+        self._process = None
+        self._folder = None
+        self._threads = []
+
+    def arguments(self):
+        """QEMU's command line without the program, relative to a folder holding the modules."""
+        line = [
+            "-nodefaults", "-no-user-config", "-machine", "pc", *accel.arguments(self.accel),
+            "-smp", str(self.smp), "-m", f"{self.memory}M", "-display", "none",
+            "-kernel", str(self.image.resolve()),
+            "-chardev", "stdio,id=serial0,signal=off", "-serial", "chardev:serial0",
+            "-netdev", self._network(), "-device", "e1000,netdev=net0,romfile=",
+            "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04", "-no-reboot",
+        ]
+        if self.modules:
+            line += ["-initrd", ",".join(self.modules)]
+        if self.pcap:
+            path = str(Path(self.pcap).resolve()).replace(",", ",,")
+            line += ["-object", f"filter-dump,id=pcap0,netdev=net0,file={path}"]
+        if self.gdb:
+            line += ["-S", "-gdb", f"tcp:127.0.0.1:{self.gdb}"]
+        return line
+
+    def _network(self):
+        if self.tap:
+            return f"tap,id=net0,ifname={self.tap},script=no,downscript=no"
+        return f"user,id=net0,hostfwd=tcp:127.0.0.1:{self.port}-:{GUEST_PORT}"
+
+    def start(self):
+        """Start QEMU; raises CllmError when something that it needs is missing or taken."""
+        program = find_qemu()
+        if not self.image.is_file():
+            raise CllmError(f"there is no {self.image}: run `make build`")
+        if not self.tap:
+            _check_port_free(self.port)
+        self._folder = tempfile.TemporaryDirectory(prefix="cllm-")
+        try:
+            self._lay_out_modules(Path(self._folder.name))
+            parent = os.getpid()
+
+            def die_with_parent():
+                LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+                if os.getppid() != parent:
+                    os._exit(1)
+
+            # A session of its own: Ctrl-C in the terminal is for this process to handle.
+            self._process = subprocess.Popen(
+                [program, *self.arguments()], cwd=self._folder.name, bufsize=0,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                start_new_session=True, preexec_fn=die_with_parent,
+            )
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        for work in (self._read_serial, self._read_errors):
+            thread = threading.Thread(target=work, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        threading.Thread(target=self._reap, daemon=True).start()
+
+    def _lay_out_modules(self, folder):
+        """Name every module as the guest shall see it, whatever its path looks like here."""
+        for name, content in self.modules.items():
+            if isinstance(content, bytes):
+                (folder / name).write_bytes(content)
+                continue
+            path = Path(content).resolve()
+            if not path.is_file():
+                raise CllmError(f"there is no file {content}")
+            if not os.access(path, os.R_OK):
+                raise CllmError(f"{content} may not be read by this user")
+            if path.stat().st_size > LARGEST_MODULE:
+                raise CllmError(f"{content} is larger than the 2 GiB that QEMU can load")
+            (folder / name).symlink_to(path)
+
+    def _read_serial(self):
+        while data := self._process.stdout.read(4096):
+            self._kept += data
+            del self._kept[:-KEPT]
+            for listener in list(self.listeners):
+                listener(data)
+
+    def _read_errors(self):
+        self._errors = self._process.stderr.read()
+
+    def _reap(self):
+        self._process.wait()
+        for thread in self._threads:
+            thread.join()
+        self.ended.set()
+
+    def write(self, data):
+        """Send bytes to the guest's serial line; they are dropped once the guest has ended."""
+        try:
+            while data:
+                data = data[self._process.stdin.write(data):]
+        except (BrokenPipeError, ValueError):
+            pass
+
+    def log(self):
+        """The last 64 KiB that the guest wrote to its serial line."""
+        return bytes(self._kept)
+
+    def status(self):
+        """QEMU's exit status (negative: the signal that ended it), None while it runs."""
+        return self._process.returncode if self.ended.is_set() else None
+
+    def reason(self):
+        """Why the guest is no more, in one line."""
+        said = self._errors.decode(errors="replace").strip()
+        status = self.status()
+        if status == 0:
+            return "the guest powered off or was reset" + (f" ({said})" if said else "")
+        if status < 0:
+            return f"QEMU was ended by {signal.Signals(-status).name}"
+        if status == 1 and said:
+            return said.splitlines()[-1]
+        return f"the guest ended with code {status >> 1}" + (f" ({said})" if said else "")
+
+    def stop(self):
+        """End QEMU and wait until it is gone; harmless when it is already."""
+        if self._process is None:
+            return
+        if not self.ended.is_set():
+            self._process.terminate()
+            if not self.ended.wait(STOP_SECONDS):
+                self._process.kill()
+                self.ended.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            pipe.close()
+        self._folder.cleanup()
+
+
+def _check_port_free(port):
+    """QEMU's own words for a taken port do not name it; a race past this check still fails."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise CllmError(
+                f"port {port} of 127.0.0.1 cannot be used ({error.strerror}); name another one "
+                "with --port"
+            ) from None
+

@@ -1,0 +1,107 @@
+"""`cllm run`: boot the image, stay in the foreground, say when it serves, end it cleanly."""
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from . import CllmError, accel, config, console, health, memory, qemu
+from .build import DEBUG_IMAGE, IMAGE
+
+
+def make_guest(settings, guest_settings=None, image=IMAGE, **options):
+    """A qemu.Guest for the settings of config.settings(); `options` go to the Guest as they are.
+
+    Raises CllmError when a file that the settings name is not there.
+    """
+    guest_settings = dict(guest_settings or {})
+    modules = {}
+    model = settings["model"] and Path(settings["model"])
+    if model:
+        if not model.is_file():
+            raise CllmError(f"there is no model file {model}")
+        modules["model.gguf"] = model
+        # The guest sees the file as model.gguf; clients know the model by its real name.
+        named = {"file": "model.gguf", "alias": model.stem}
+        guest_settings["model"] = {**named, **guest_settings.get("model", {})}
+    if guest_settings:
+        modules["config.json"] = json.dumps(guest_settings).encode()
+    if settings["app"]:
+        modules["app.py"] = settings["app"]
+    n_ctx = guest_settings.get("model", {}).get("n_ctx", memory.N_CTX)
+    chosen, why = accel.choose(settings["accel"], qemu.find_qemu())
+    if settings["accel"] == "auto":
+        print(f"cllm: {chosen} ({why})", file=sys.stderr)
+    return qemu.Guest(
+        image,
+        modules=modules,
+        port=settings["port"] or qemu.free_port(),
+        smp=settings["smp"],
+        memory=settings["memory"] or memory.needed(model, n_ctx),
+        accel=chosen,
+        pcap=settings["pcap"],
+        **options,
+    )
+
+
+def run(settings, guest_settings, *, every_key=False, wait_for_debugger=False):
+    """Boot and serve until a signal (returns 0) or the guest's end (raises CllmError)."""
+    options = {}
+    if wait_for_debugger:
+        options = {"image": DEBUG_IMAGE, "gdb": qemu.free_port()}
+    guest = make_guest(settings, guest_settings, **options)
+    wake = threading.Event()
+    asked = threading.Event()
+
+    def ask_to_end(*_):
+        asked.set()
+        wake.set()
+
+    # SIGINT too: a shell starts what it puts in the background with SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, ask_to_end)
+    output = console.Output()
+    serial = _serial(settings["serial"], guest, output, every_key, ask_to_end)
+    try:
+        guest.start()
+        serial.open()
+        threading.Thread(target=_wake_at_end, args=(guest, wake), daemon=True).start()
+        threading.Thread(target=_announce, args=(guest, output), daemon=True).start()
+        if wait_for_debugger:
+            output.line(debugger_command(guest.gdb))
+        wake.wait()
+    finally:
+        guest.stop()
+        serial.close()
+    if not asked.is_set():
+        raise CllmError(guest.reason())
+    return 0
+
+
+def debugger_command(port):
+    """What to type in another terminal; a breakpoint in hardware, as memory is not loaded yet."""
+    image = os.path.relpath(DEBUG_IMAGE)
+    return f"gdb {image} -ex 'target remote 127.0.0.1:{port}' -ex 'hbreak kernel_main' -ex continue"
+
+
+def _serial(where, guest, output, every_key, leave):
+    if where == "stdio":
+        return console.Terminal(guest, output, every_key, leave if every_key else None)
+    if where == "pty":
+        return console.Pty(guest, output)
+    return console.File(guest, where)
+
+
+def _wake_at_end(guest, wake):
+    guest.ended.wait()
+    wake.set()
+
+
+def _announce(guest, output):
+    reason = health.wait_until_decided(guest.port, guest.ended)
+    if reason is None:
+        output.line(f"ready {guest.url}")
+    elif reason:
+        output.line(f"serving {guest.url} without a model: {reason}")
