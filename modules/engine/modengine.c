@@ -1,0 +1,541 @@
+// The `_engine` module: argument conversion around native/engine.
+//
+//   Engine(path, *, n_ctx=2048, n_batch=64, n_seq=4, n_threads=1, progress=None, poll=None)
+//     n_ctx n_ctx_train n_batch n_seq n_vocab n_params size desc ftype
+//     chat_template has_chat_template bos eos add_bos
+//     tokenize(text, add_special=True, parse_special=True) -> [token, ...]
+//     detokenize(tokens) -> bytes             control tokens included
+//     piece(token, special=False) -> bytes    control tokens only if special
+//     is_eog(token) -> bool
+//     decode(tokens, positions, seq_ids, outputs)
+//     seq_rm(seq, p0, p1) -> bool    seq_cp(src, dst, p0, p1)    seq_pos_max(seq) -> int    clear()
+//     sampler(params) -> Sampler              params: a dict
+//     apply_template(messages_json, options_json="{}") -> str
+//     close()
+//   Sampler
+//     sample(batch_index) -> token            accepts it as well
+//     accept(token, is_prompt=True)
+//     close()
+//   version() -> str
+//   log(callback)                             callback(level, text), or None for silence
+//   Error(RuntimeError), NoSlot(Error), Aborted(Error)
+//
+// What each does is told in engine.h. Wrong arguments raise ValueError, the rest Error.
+//
+// progress(fraction) runs while the constructor loads, poll() between the nodes of a graph in
+// decode(), together with whatever the scheduler has pending. Either may raise: the work stops and
+// the constructor or decode() raises the same exception. They run with C++ frames below, which a
+// longjmp must not skip, so the exception is kept until the ABI has returned.
+#include "py/gc.h"
+#include "py/objexcept.h"
+#include "py/objstr.h"
+#include "py/runtime.h"
+
+#include "engine.h"
+
+typedef struct {
+    mp_obj_base_t base;
+    struct engine *engine; // NULL when closed
+    mp_obj_t progress, poll;
+    mp_obj_t raised; // by a callback, MP_OBJ_NULL if none did
+    // One batch, converted; n_batch entries each. Allocated once, so that decode() does not grow
+    // the heap.
+    int32_t *tokens, *positions, *seqs;
+    int8_t *outputs;
+} engine_obj_t;
+
+typedef struct {
+    mp_obj_base_t base;
+    mp_obj_t engine; // keeps it from being collected first
+    struct engine_sampler *sampler; // NULL when closed
+} sampler_obj_t;
+
+static const mp_obj_type_t engine_type_sampler;
+
+#define ENGINE_EXCEPTION(name, parent_type) \
+    static MP_DEFINE_CONST_OBJ_TYPE(engine_type_##name, MP_QSTR_##name, MP_TYPE_FLAG_NONE, \
+    make_new, mp_obj_exception_make_new, \
+    print, mp_obj_exception_print, \
+    attr, mp_obj_exception_attr, \
+    parent, &parent_type)
+
+ENGINE_EXCEPTION(Error, mp_type_RuntimeError);
+ENGINE_EXCEPTION(NoSlot, engine_type_Error);
+ENGINE_EXCEPTION(Aborted, engine_type_Error);
+
+static void check(int code) {
+    if (code == ENGINE_OK) {
+        return;
+    }
+    const mp_obj_type_t *type = &engine_type_Error;
+    if (code == ENGINE_NO_SLOT) {
+        type = &engine_type_NoSlot;
+    } else if (code == ENGINE_ABORTED) {
+        type = &engine_type_Aborted;
+    } else if (code == ENGINE_EINVAL) {
+        type = &mp_type_ValueError;
+    }
+    const char *reason = engine_error();
+    mp_obj_t text = mp_obj_new_str(reason, strlen(reason));
+    nlr_raise(mp_obj_new_exception_arg1(type, text));
+}
+
+// Passes on what a callback raised, else checks the code.
+static void check_raised(engine_obj_t *self, int code) {
+    mp_obj_t raised = self->raised;
+    if (raised != MP_OBJ_NULL) {
+        self->raised = MP_OBJ_NULL;
+        nlr_raise(raised);
+    }
+    check(code);
+}
+
+// For the functions that answer 0 or 1, or an error below that.
+static mp_obj_t get_bool(int answer) {
+    if (answer < 0) {
+        check(answer);
+    }
+    return mp_obj_new_bool(answer);
+}
+
+static int32_t get_int32(mp_obj_t obj) {
+    mp_int_t value = mp_obj_get_int(obj);
+    if (value != (int32_t)value) {
+        mp_raise_ValueError(MP_ERROR_TEXT("integer outside 32 bits"));
+    }
+    return value;
+}
+
+static engine_obj_t *get_self(mp_obj_t self_in) {
+    engine_obj_t *self = MP_OBJ_TO_PTR(self_in);
+    if (self->engine == NULL) {
+        mp_raise_msg(&engine_type_Error, MP_ERROR_TEXT("the engine is closed"));
+    }
+    return self;
+}
+
+static struct engine *get_engine(mp_obj_t self_in) {
+    return get_self(self_in)->engine;
+}
+
+// Calls a Python function from a callback of the engine. False if it raised.
+static bool call_from_engine(engine_obj_t *self, mp_obj_t function, size_t n, const mp_obj_t *args) {
+    nlr_buf_t nlr;
+    if (nlr_push(&nlr) == 0) {
+        mp_handle_pending(true);
+        if (function != mp_const_none) {
+            mp_call_function_n_kw(function, n, 0, args);
+        }
+        nlr_pop();
+        return true;
+    }
+    self->raised = MP_OBJ_FROM_PTR(nlr.ret_val);
+    return false;
+}
+
+static bool on_progress(void *self_in, float done) {
+    engine_obj_t *self = self_in;
+    nlr_buf_t nlr;
+    mp_obj_t fraction;
+    if (nlr_push(&nlr) == 0) {
+        fraction = mp_obj_new_float((mp_float_t)done);
+        nlr_pop();
+    } else {
+        self->raised = MP_OBJ_FROM_PTR(nlr.ret_val);
+        return false;
+    }
+    return call_from_engine(self, self->progress, 1, &fraction);
+}
+
+static bool on_poll(void *self_in) {
+    engine_obj_t *self = self_in;
+    return !call_from_engine(self, self->poll, 0, NULL);
+}
+
+static uint32_t get_count(mp_int_t value, qstr name) {
+    if (value < 0 || value > INT32_MAX) {
+        mp_raise_msg_varg(&mp_type_ValueError, MP_ERROR_TEXT("%q is out of range"), name);
+    }
+    return value;
+}
+
+static mp_obj_t engine_make_new(
+    const mp_obj_type_t *type, size_t n_args, size_t n_kw, const mp_obj_t *args) {
+    enum { ARG_path, ARG_n_ctx, ARG_n_batch, ARG_n_seq, ARG_n_threads, ARG_progress, ARG_poll };
+    static const mp_arg_t allowed[] = {
+        { MP_QSTR_path, MP_ARG_REQUIRED | MP_ARG_OBJ, { .u_obj = MP_OBJ_NULL } },
+        { MP_QSTR_n_ctx, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = 2048 } },
+        { MP_QSTR_n_batch, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = 64 } },
+        { MP_QSTR_n_seq, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = 4 } },
+        { MP_QSTR_n_threads, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = 1 } },
+        { MP_QSTR_progress, MP_ARG_KW_ONLY | MP_ARG_OBJ, { .u_rom_obj = MP_ROM_NONE } },
+        { MP_QSTR_poll, MP_ARG_KW_ONLY | MP_ARG_OBJ, { .u_rom_obj = MP_ROM_NONE } },
+    };
+    mp_arg_val_t arg[MP_ARRAY_SIZE(allowed)];
+    mp_arg_parse_all_kw_array(n_args, n_kw, args, MP_ARRAY_SIZE(allowed), allowed, arg);
+
+    engine_obj_t *self = mp_obj_malloc_with_finaliser(engine_obj_t, type);
+    self->engine = NULL;
+    self->progress = arg[ARG_progress].u_obj;
+    self->poll = arg[ARG_poll].u_obj;
+    self->raised = MP_OBJ_NULL;
+    struct engine_params params = {
+        .n_ctx = get_count(arg[ARG_n_ctx].u_int, MP_QSTR_n_ctx),
+        .n_batch = get_count(arg[ARG_n_batch].u_int, MP_QSTR_n_batch),
+        .n_seq = get_count(arg[ARG_n_seq].u_int, MP_QSTR_n_seq),
+        .n_threads = get_count(arg[ARG_n_threads].u_int, MP_QSTR_n_threads),
+        .progress = on_progress,
+        .poll = on_poll,
+        .user = self,
+    };
+    const char *path = mp_obj_str_get_str(arg[ARG_path].u_obj);
+    int code = engine_open(path, &params, &self->engine);
+    check_raised(self, code);
+
+    uint32_t n_batch = engine_info(self->engine)->n_batch;
+    self->tokens = m_new(int32_t, n_batch);
+    self->positions = m_new(int32_t, n_batch);
+    self->seqs = m_new(int32_t, n_batch);
+    self->outputs = m_new(int8_t, n_batch);
+    return MP_OBJ_FROM_PTR(self);
+}
+
+static void engine_attr(mp_obj_t self_in, qstr name, mp_obj_t *dest) {
+    if (dest[0] != MP_OBJ_NULL) {
+        return; // attributes cannot be stored
+    }
+    engine_obj_t *self = MP_OBJ_TO_PTR(self_in);
+    if (self->engine != NULL) {
+        const struct engine_info *info = engine_info(self->engine);
+        switch (name) {
+            case MP_QSTR_n_ctx:
+                dest[0] = mp_obj_new_int_from_uint(info->n_ctx);
+                return;
+            case MP_QSTR_n_ctx_train:
+                dest[0] = mp_obj_new_int_from_uint(info->n_ctx_train);
+                return;
+            case MP_QSTR_n_batch:
+                dest[0] = mp_obj_new_int_from_uint(info->n_batch);
+                return;
+            case MP_QSTR_n_seq:
+                dest[0] = mp_obj_new_int_from_uint(info->n_seq);
+                return;
+            case MP_QSTR_n_vocab:
+                dest[0] = mp_obj_new_int_from_uint(info->n_vocab);
+                return;
+            case MP_QSTR_n_params:
+                dest[0] = mp_obj_new_int_from_ull(info->n_params);
+                return;
+            case MP_QSTR_size:
+                dest[0] = mp_obj_new_int_from_ull(info->size);
+                return;
+            case MP_QSTR_bos:
+                dest[0] = mp_obj_new_int(info->bos);
+                return;
+            case MP_QSTR_eos:
+                dest[0] = mp_obj_new_int(info->eos);
+                return;
+            case MP_QSTR_add_bos:
+                dest[0] = mp_obj_new_bool(info->add_bos);
+                return;
+            case MP_QSTR_has_chat_template:
+                dest[0] = mp_obj_new_bool(info->has_chat_template);
+                return;
+            case MP_QSTR_chat_template:
+                dest[0] = mp_obj_new_str_from_cstr(info->chat_template);
+                return;
+            case MP_QSTR_desc:
+                dest[0] = mp_obj_new_str_from_cstr(info->desc);
+                return;
+            case MP_QSTR_ftype:
+                dest[0] = mp_obj_new_str_from_cstr(info->ftype);
+                return;
+        }
+    }
+    dest[1] = MP_OBJ_SENTINEL; // go on with the methods
+}
+
+static mp_obj_t engine_tokenize_py(size_t n_args, const mp_obj_t *pos_args, mp_map_t *kw_args) {
+    enum { ARG_text, ARG_add_special, ARG_parse_special };
+    static const mp_arg_t allowed[] = {
+        { MP_QSTR_text, MP_ARG_REQUIRED | MP_ARG_OBJ, { .u_obj = MP_OBJ_NULL } },
+        { MP_QSTR_add_special, MP_ARG_BOOL, { .u_bool = true } },
+        { MP_QSTR_parse_special, MP_ARG_BOOL, { .u_bool = true } },
+    };
+    mp_arg_val_t arg[MP_ARRAY_SIZE(allowed)];
+    mp_arg_parse_all(n_args - 1, pos_args + 1, kw_args, MP_ARRAY_SIZE(allowed), allowed, arg);
+
+    size_t len;
+    const char *text = mp_obj_str_get_data(arg[ARG_text].u_obj, &len);
+    const int32_t *tokens;
+    size_t n;
+    check(engine_tokenize(get_engine(pos_args[0]), text, len, arg[ARG_add_special].u_bool,
+        arg[ARG_parse_special].u_bool, &tokens, &n));
+    mp_obj_list_t *list = MP_OBJ_TO_PTR(mp_obj_new_list(n, NULL));
+    for (size_t i = 0; i < n; i++) {
+        list->items[i] = MP_OBJ_NEW_SMALL_INT(tokens[i]);
+    }
+    return MP_OBJ_FROM_PTR(list);
+}
+static MP_DEFINE_CONST_FUN_OBJ_KW(engine_tokenize_obj, 2, engine_tokenize_py);
+
+static mp_obj_t engine_detokenize_py(mp_obj_t self_in, mp_obj_t tokens_in) {
+    struct engine *engine = get_engine(self_in);
+    size_t n;
+    mp_obj_t *items;
+    mp_obj_get_array(tokens_in, &n, &items);
+    int32_t *tokens = m_new(int32_t, n);
+    for (size_t i = 0; i < n; i++) {
+        tokens[i] = get_int32(items[i]);
+    }
+    const char *text;
+    size_t len;
+    int code = engine_detokenize(engine, tokens, n, &text, &len);
+    m_del(int32_t, tokens, n);
+    check(code);
+    return mp_obj_new_bytes((const byte *)text, len);
+}
+static MP_DEFINE_CONST_FUN_OBJ_2(engine_detokenize_obj, engine_detokenize_py);
+
+static mp_obj_t engine_piece_py(size_t n_args, const mp_obj_t *args) {
+    const char *text;
+    size_t len;
+    bool special = n_args > 2 && mp_obj_is_true(args[2]);
+    check(engine_piece(get_engine(args[0]), get_int32(args[1]), special, &text, &len));
+    return mp_obj_new_bytes((const byte *)text, len);
+}
+static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_piece_obj, 2, 3, engine_piece_py);
+
+static mp_obj_t engine_is_eog_py(mp_obj_t self_in, mp_obj_t token) {
+    return get_bool(engine_is_eog(get_engine(self_in), get_int32(token)));
+}
+static MP_DEFINE_CONST_FUN_OBJ_2(engine_is_eog_obj, engine_is_eog_py);
+
+static mp_obj_t engine_decode_py(size_t n_args, const mp_obj_t *args) {
+    (void)n_args;
+    engine_obj_t *self = get_self(args[0]);
+    size_t n;
+    mp_obj_t *columns[4];
+    for (size_t column = 0; column < 4; column++) {
+        size_t length;
+        mp_obj_get_array(args[1 + column], &length, &columns[column]);
+        if (column == 0) {
+            n = length;
+        } else if (length != n) {
+            mp_raise_ValueError(MP_ERROR_TEXT("the lists differ in length"));
+        }
+    }
+    if (n > engine_info(self->engine)->n_batch) {
+        mp_raise_ValueError(MP_ERROR_TEXT("the batch is larger than n_batch"));
+    }
+    for (size_t i = 0; i < n; i++) {
+        self->tokens[i] = get_int32(columns[0][i]);
+        self->positions[i] = get_int32(columns[1][i]);
+        self->seqs[i] = get_int32(columns[2][i]);
+        self->outputs[i] = mp_obj_is_true(columns[3][i]);
+    }
+    int code = engine_decode(
+        self->engine, n, self->tokens, self->positions, self->seqs, self->outputs);
+    check_raised(self, code);
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_decode_obj, 5, 5, engine_decode_py);
+
+static mp_obj_t engine_seq_rm_py(size_t n_args, const mp_obj_t *args) {
+    (void)n_args;
+    return get_bool(engine_seq_rm(
+        get_engine(args[0]), get_int32(args[1]), get_int32(args[2]), get_int32(args[3])));
+}
+static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_seq_rm_obj, 4, 4, engine_seq_rm_py);
+
+static mp_obj_t engine_seq_cp_py(size_t n_args, const mp_obj_t *args) {
+    (void)n_args;
+    check(engine_seq_cp(get_engine(args[0]), get_int32(args[1]), get_int32(args[2]),
+        get_int32(args[3]), get_int32(args[4])));
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_seq_cp_obj, 5, 5, engine_seq_cp_py);
+
+static mp_obj_t engine_seq_pos_max_py(mp_obj_t self_in, mp_obj_t seq) {
+    int32_t pos;
+    check(engine_seq_pos_max(get_engine(self_in), get_int32(seq), &pos));
+    return mp_obj_new_int(pos);
+}
+static MP_DEFINE_CONST_FUN_OBJ_2(engine_seq_pos_max_obj, engine_seq_pos_max_py);
+
+static mp_obj_t engine_clear_py(mp_obj_t self_in) {
+    check(engine_clear(get_engine(self_in)));
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(engine_clear_obj, engine_clear_py);
+
+static mp_obj_t engine_apply_template_py(size_t n_args, const mp_obj_t *args) {
+    size_t messages_len, options_len = 2, len;
+    const char *messages = mp_obj_str_get_data(args[1], &messages_len);
+    const char *options = "{}";
+    if (n_args > 2) {
+        options = mp_obj_str_get_data(args[2], &options_len);
+    }
+    const char *result;
+    check(engine_apply_template(
+        get_engine(args[0]), messages, messages_len, options, options_len, &result, &len));
+    return mp_obj_new_str(result, len);
+}
+static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(
+    engine_apply_template_obj, 2, 3, engine_apply_template_py);
+
+static mp_obj_t engine_sampler_py(mp_obj_t self_in, mp_obj_t params) {
+    struct engine *engine = get_engine(self_in);
+    if (!mp_obj_is_type(params, &mp_type_dict)) {
+        mp_raise_TypeError(MP_ERROR_TEXT("sampler parameters must be a dict"));
+    }
+    vstr_t json;
+    mp_print_t print;
+    vstr_init_print(&json, 64, &print);
+    mp_obj_print_helper(&print, params, PRINT_JSON);
+
+    sampler_obj_t *self = mp_obj_malloc_with_finaliser(sampler_obj_t, &engine_type_sampler);
+    self->engine = self_in;
+    self->sampler = NULL;
+    check(engine_sampler_open(engine, json.buf, json.len, &self->sampler));
+    vstr_clear(&json);
+    return MP_OBJ_FROM_PTR(self);
+}
+static MP_DEFINE_CONST_FUN_OBJ_2(engine_sampler_obj, engine_sampler_py);
+
+// Also the finaliser, so it must not raise unless the engine is in use, which a finaliser is not
+// called for.
+static mp_obj_t engine_close_py(mp_obj_t self_in) {
+    engine_obj_t *self = MP_OBJ_TO_PTR(self_in);
+    if (self->engine != NULL) {
+        check(engine_close(self->engine));
+        self->engine = NULL;
+    }
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(engine_close_obj, engine_close_py);
+
+static const mp_rom_map_elem_t engine_locals_table[] = {
+    { MP_ROM_QSTR(MP_QSTR___del__), MP_ROM_PTR(&engine_close_obj) },
+    { MP_ROM_QSTR(MP_QSTR_tokenize), MP_ROM_PTR(&engine_tokenize_obj) },
+    { MP_ROM_QSTR(MP_QSTR_detokenize), MP_ROM_PTR(&engine_detokenize_obj) },
+    { MP_ROM_QSTR(MP_QSTR_piece), MP_ROM_PTR(&engine_piece_obj) },
+    { MP_ROM_QSTR(MP_QSTR_is_eog), MP_ROM_PTR(&engine_is_eog_obj) },
+    { MP_ROM_QSTR(MP_QSTR_decode), MP_ROM_PTR(&engine_decode_obj) },
+    { MP_ROM_QSTR(MP_QSTR_seq_rm), MP_ROM_PTR(&engine_seq_rm_obj) },
+    { MP_ROM_QSTR(MP_QSTR_seq_cp), MP_ROM_PTR(&engine_seq_cp_obj) },
+    { MP_ROM_QSTR(MP_QSTR_seq_pos_max), MP_ROM_PTR(&engine_seq_pos_max_obj) },
+    { MP_ROM_QSTR(MP_QSTR_clear), MP_ROM_PTR(&engine_clear_obj) },
+    { MP_ROM_QSTR(MP_QSTR_sampler), MP_ROM_PTR(&engine_sampler_obj) },
+    { MP_ROM_QSTR(MP_QSTR_apply_template), MP_ROM_PTR(&engine_apply_template_obj) },
+    { MP_ROM_QSTR(MP_QSTR_close), MP_ROM_PTR(&engine_close_obj) },
+};
+static MP_DEFINE_CONST_DICT(engine_locals, engine_locals_table);
+
+static MP_DEFINE_CONST_OBJ_TYPE(
+    engine_type_engine, MP_QSTR_Engine, MP_TYPE_FLAG_NONE,
+    make_new, engine_make_new,
+    attr, engine_attr,
+    locals_dict, &engine_locals);
+
+static struct engine_sampler *get_sampler(mp_obj_t self_in) {
+    sampler_obj_t *self = MP_OBJ_TO_PTR(self_in);
+    if (self->sampler == NULL) {
+        mp_raise_msg(&engine_type_Error, MP_ERROR_TEXT("the sampler is closed"));
+    }
+    return self->sampler;
+}
+
+static mp_obj_t sampler_sample_py(mp_obj_t self_in, mp_obj_t index_in) {
+    struct engine_sampler *sampler = get_sampler(self_in);
+    int32_t index = get_int32(index_in), token;
+    if (index < 0) {
+        mp_raise_ValueError(MP_ERROR_TEXT("negative batch index"));
+    }
+    check(engine_sampler_sample(sampler, index, &token));
+    return MP_OBJ_NEW_SMALL_INT(token);
+}
+static MP_DEFINE_CONST_FUN_OBJ_2(sampler_sample_obj, sampler_sample_py);
+
+static mp_obj_t sampler_accept_py(size_t n_args, const mp_obj_t *args) {
+    bool is_prompt = n_args < 3 || mp_obj_is_true(args[2]);
+    check(engine_sampler_accept(get_sampler(args[0]), get_int32(args[1]), is_prompt));
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(sampler_accept_obj, 2, 3, sampler_accept_py);
+
+static mp_obj_t sampler_close_py(mp_obj_t self_in) {
+    sampler_obj_t *self = MP_OBJ_TO_PTR(self_in);
+    struct engine_sampler *sampler = self->sampler;
+    self->sampler = NULL;
+    engine_sampler_close(sampler);
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(sampler_close_obj, sampler_close_py);
+
+static const mp_rom_map_elem_t sampler_locals_table[] = {
+    { MP_ROM_QSTR(MP_QSTR___del__), MP_ROM_PTR(&sampler_close_obj) },
+    { MP_ROM_QSTR(MP_QSTR_sample), MP_ROM_PTR(&sampler_sample_obj) },
+    { MP_ROM_QSTR(MP_QSTR_accept), MP_ROM_PTR(&sampler_accept_obj) },
+    { MP_ROM_QSTR(MP_QSTR_close), MP_ROM_PTR(&sampler_close_obj) },
+};
+static MP_DEFINE_CONST_DICT(sampler_locals, sampler_locals_table);
+
+static MP_DEFINE_CONST_OBJ_TYPE(
+    engine_type_sampler, MP_QSTR_Sampler, MP_TYPE_FLAG_NONE,
+    locals_dict, &sampler_locals);
+
+static mp_obj_t engine_version_py(void) {
+    return mp_obj_new_str_from_cstr(engine_version());
+}
+static MP_DEFINE_CONST_FUN_OBJ_0(engine_version_obj, engine_version_py);
+
+static void on_log(void *unused, int level, const char *text) {
+    (void)unused;
+    if (gc_is_locked()) {
+        return; // a finaliser closes an engine
+    }
+    nlr_buf_t nlr;
+    if (nlr_push(&nlr) == 0) {
+        mp_call_function_2(MP_STATE_VM(engine_log_callback), MP_OBJ_NEW_SMALL_INT(level),
+            mp_obj_new_str_from_cstr(text));
+        nlr_pop();
+    } else {
+        // Nobody waits for it, as with a scheduled callback.
+        mp_obj_print_exception(&mp_plat_print, MP_OBJ_FROM_PTR(nlr.ret_val));
+    }
+}
+
+static mp_obj_t engine_log_py(mp_obj_t callback) {
+    MP_STATE_VM(engine_log_callback) = callback;
+    engine_set_log(callback == mp_const_none ? NULL : on_log, NULL);
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(engine_log_obj, engine_log_py);
+
+// The first import after a reset: the heap that an earlier callback lived in is gone.
+static mp_obj_t engine_init_py(void) {
+    return engine_log_py(mp_const_none);
+}
+static MP_DEFINE_CONST_FUN_OBJ_0(engine_init_obj, engine_init_py);
+
+static const mp_rom_map_elem_t engine_globals_table[] = {
+    { MP_ROM_QSTR(MP_QSTR___name__), MP_ROM_QSTR(MP_QSTR__engine) },
+    { MP_ROM_QSTR(MP_QSTR___init__), MP_ROM_PTR(&engine_init_obj) },
+    { MP_ROM_QSTR(MP_QSTR_Engine), MP_ROM_PTR(&engine_type_engine) },
+    { MP_ROM_QSTR(MP_QSTR_Sampler), MP_ROM_PTR(&engine_type_sampler) },
+    { MP_ROM_QSTR(MP_QSTR_Error), MP_ROM_PTR(&engine_type_Error) },
+    { MP_ROM_QSTR(MP_QSTR_NoSlot), MP_ROM_PTR(&engine_type_NoSlot) },
+    { MP_ROM_QSTR(MP_QSTR_Aborted), MP_ROM_PTR(&engine_type_Aborted) },
+    { MP_ROM_QSTR(MP_QSTR_version), MP_ROM_PTR(&engine_version_obj) },
+    { MP_ROM_QSTR(MP_QSTR_log), MP_ROM_PTR(&engine_log_obj) },
+};
+static MP_DEFINE_CONST_DICT(engine_globals, engine_globals_table);
+
+const mp_obj_module_t engine_module = {
+    .base = { &mp_type_module },
+    .globals = (mp_obj_dict_t *)&engine_globals,
+};
+
+MP_REGISTER_MODULE(MP_QSTR__engine, engine_module);
+MP_REGISTER_ROOT_POINTER(mp_obj_t engine_log_callback);

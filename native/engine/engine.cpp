@@ -1,0 +1,755 @@
+// engine.cpp: implements engine.h over libllama and llama.cpp's common library.
+//
+// Two ideas carry the error handling. First, every argument that a request can influence is checked
+// here, because llama.cpp answers a wrong one with an assertion, and an assertion ends the machine.
+// Second, an assertion that fails all the same (a corrupted model file knows many) leaves ggml_abort()
+// as a C++ exception, which unwinds to the ABI and becomes an error code.
+#include "engine.h"
+
+#include "log.h"
+
+#include "chat.h"
+#include "json.h"
+#include "llama.h"
+#include "sampling.h"
+
+#include <algorithm>
+#include <cfloat>
+#include <climits>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace {
+
+struct free_model {
+    void operator()(llama_model *model) const { llama_model_free(model); }
+};
+struct free_context {
+    void operator()(llama_context *context) const { llama_free(context); }
+};
+
+} // namespace
+
+struct engine {
+    // Declared in the order in which they depend on each other; destroyed in reverse.
+    std::unique_ptr<llama_model, free_model> model;
+    std::unique_ptr<llama_context, free_context> context;
+    common_chat_templates_ptr templates;
+    std::string template_error; // why there are no templates
+    std::vector<engine_sampler *> samplers;
+
+    const llama_vocab *vocab = nullptr;
+    struct engine_info info{};
+    uint32_t n_threads = 1;
+    std::string desc, ftype;
+
+    // What the functions hand out, see "Ownership" in engine.h.
+    std::vector<int32_t> tokens;
+    std::string text;
+
+    // llama_batch wants one array of sequences per token; ours has one sequence in each.
+    std::vector<int32_t> ones;
+    std::vector<int32_t *> seq_of;
+    std::vector<int8_t> outputs; // of the last decode, empty if that failed
+    std::vector<int32_t> next;   // scratch: expected position per sequence
+
+    bool busy = false;   // a call is in progress, so a callback must not come back in
+    bool broken = false; // an assertion failed in the middle of a change
+};
+
+struct engine_sampler {
+    engine *owner; // NULL after engine_close()
+    common_sampler_ptr sampler;
+    bool busy = false;
+};
+
+namespace {
+
+// Deep enough for any real request; nlohmann::json copies and prints recursively, so a body of
+// 100,000 brackets would otherwise overflow the stack.
+constexpr int max_json_depth = 64;
+
+// llama_tokenize counts in int32_t and may need one token per byte and a few more.
+constexpr size_t max_text = INT_MAX / 8;
+
+struct bad_input : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+struct assertion : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+char last_error[1024];
+void (*abort_handler)(const char *message);
+
+// True while an assertion on this thread can be turned into an exception. Compute threads have
+// their own, which stays false.
+thread_local bool catching = false;
+
+bool is_continuation(char c) {
+    return (c & 0xC0) == 0x80;
+}
+
+// Keeps the reason, cut to the buffer at a character and flattened to one line. Reasons quote the
+// input, so bytes that are not UTF-8 are possible: they become '?'.
+int fail(int code, const std::string &reason) {
+    std::string line = common_json::make(common_json_value(reason)).dump_safe();
+    line = common_json::parse(line).get<std::string>(); // bad UTF-8 is U+FFFD now
+    for (char &c : line) {
+        if (static_cast<unsigned char>(c) < 0x20) {
+            c = ' ';
+        }
+    }
+    size_t len = std::min(line.size(), sizeof last_error - 1);
+    while (len > 0 && len < line.size() && is_continuation(line[len])) {
+        --len;
+    }
+    memcpy(last_error, line.data(), len);
+    last_error[len] = '\0';
+    return code;
+}
+
+void on_ggml_abort(const char *message) {
+    if (catching) {
+        throw assertion(message);
+    }
+    if (abort_handler) {
+        abort_handler(message);
+    }
+}
+
+void start_once() {
+    static const bool started = [] {
+        ggml_set_abort_callback(on_ggml_abort);
+        llama_log_set(engine_log, nullptr);
+        llama_backend_init();
+        return true;
+    }();
+    (void)started;
+}
+
+template <class T> class scoped_value {
+public:
+    scoped_value(T &variable, T value)
+        : variable(variable), before(variable) {
+        variable = value;
+    }
+    ~scoped_value() { variable = before; }
+
+private:
+    T &variable;
+    T before;
+};
+
+// Runs the body of an ABI function and turns whatever it throws into an error code.
+template <class Body> int translated(bool *broken, Body &&body) noexcept {
+    try {
+        try {
+            last_error[0] = '\0';
+            return body();
+        } catch (const bad_input &x) {
+            return fail(ENGINE_EINVAL, x.what());
+        } catch (const assertion &x) {
+            if (broken) {
+                *broken = true;
+                return fail(ENGINE_EBROKEN, x.what());
+            }
+            return fail(ENGINE_EFAIL, x.what());
+        } catch (const std::bad_alloc &) {
+            return fail(ENGINE_EFAIL, "out of memory");
+        } catch (const std::exception &x) {
+            return fail(ENGINE_EFAIL, x.what());
+        }
+    } catch (...) { // even the message did not fit into memory
+        strcpy(last_error, "out of memory");
+        return ENGINE_EFAIL;
+    }
+}
+
+enum effect {
+    READS,   // a failed assertion leaves the engine as it was
+    CHANGES, // a failed assertion leaves it in an unknown state
+};
+
+template <class Body> int call(engine *e, effect effect, Body &&body) noexcept {
+    if (e->busy) {
+        strcpy(last_error, "the engine is busy: this is a call from its own callback");
+        return ENGINE_EINVAL;
+    }
+    if (e->broken) {
+        strcpy(last_error, "the engine failed before and must be closed");
+        return ENGINE_EBROKEN;
+    }
+    scoped_value<bool> busy(e->busy, true);
+    scoped_value<bool> catches(catching, true);
+    return translated(effect == CHANGES ? &e->broken : nullptr, body);
+}
+
+void check(bool condition, const std::string &reason) {
+    if (!condition) {
+        throw bad_input(reason);
+    }
+}
+
+void check_token(const engine *e, int32_t token) {
+    check(token >= 0 && static_cast<uint32_t>(token) < e->info.n_vocab,
+        "token " + std::to_string(token) + " is not in 0.." + std::to_string(e->info.n_vocab - 1));
+}
+
+void check_seq(const engine *e, int32_t seq) {
+    check(seq >= 0 && static_cast<uint32_t>(seq) < e->info.n_seq,
+        "sequence " + std::to_string(seq) + " is not in 0.." + std::to_string(e->info.n_seq - 1));
+}
+
+common_json parse_json(const char *text, size_t len, const char *what) {
+    int depth = 0;
+    bool quoted = false;
+    for (size_t i = 0; i < len; ++i) {
+        char c = text[i];
+        if (quoted) {
+            if (c == '\\') {
+                ++i;
+            } else if (c == '"') {
+                quoted = false;
+            }
+        } else if (c == '"') {
+            quoted = true;
+        } else if (c == '[' || c == '{') {
+            check(++depth <= max_json_depth, std::string(what) + ": JSON is nested too deeply");
+        } else if (c == ']' || c == '}') {
+            --depth;
+        }
+    }
+    try {
+        return common_json::parse(std::string(text, len));
+    } catch (const std::exception &x) {
+        throw bad_input(std::string(what) + ": " + x.what());
+    }
+}
+
+void open_model(engine *e, const char *path, const engine_params &params, bool &stopped) {
+    struct progress {
+        const engine_params &params;
+        bool &stopped;
+    } progress{params, stopped};
+
+    log_capture capture;
+    llama_model_params mp = llama_model_default_params();
+    mp.n_gpu_layers = 0;
+    mp.load_mode = LLAMA_LOAD_MODE_MMAP;
+    mp.use_extra_bufts = false; // these repack, which is a copy
+    mp.check_tensors = false;   // this starts threads
+    mp.progress_callback_user_data = &progress;
+    mp.progress_callback = [](float done, void *user) {
+        auto *p = static_cast<struct progress *>(user);
+        if (p->params.progress && !p->params.progress(p->params.user, done)) {
+            p->stopped = true;
+        }
+        return !p->stopped;
+    };
+    e->model.reset(llama_model_load_from_file(path, mp));
+    if (!e->model) {
+        throw std::runtime_error(capture.reason("the file is not a model"));
+    }
+    e->vocab = llama_model_get_vocab(e->model.get());
+    if (llama_vocab_type(e->vocab) == LLAMA_VOCAB_TYPE_NONE || llama_vocab_n_tokens(e->vocab) <= 0) {
+        throw std::runtime_error("the model has no tokenizer");
+    }
+    if (llama_model_has_encoder(e->model.get()) || !llama_model_has_decoder(e->model.get())) {
+        throw std::runtime_error("the model does not generate text: it needs an encoder");
+    }
+}
+
+void open_context(engine *e, const engine_params &params) {
+    log_capture capture;
+    llama_context_params cp = llama_context_default_params();
+    cp.n_ctx = params.n_ctx;
+    cp.n_batch = params.n_batch;
+    cp.n_ubatch = params.n_batch; // one graph per decode, which makes a decode all or nothing
+    cp.n_seq_max = params.n_seq;
+    cp.n_threads = static_cast<int32_t>(params.n_threads);
+    cp.n_threads_batch = cp.n_threads;
+    cp.kv_unified = true;
+    cp.offload_kqv = false;
+    cp.op_offload = false;
+    cp.no_perf = true;
+    cp.abort_callback = params.poll;
+    cp.abort_callback_data = params.user;
+    e->context.reset(llama_init_from_model(e->model.get(), cp));
+    if (!e->context) {
+        throw std::runtime_error(capture.reason("the model has no context: out of memory?"));
+    }
+    if (!llama_get_memory(e->context.get())) {
+        throw std::runtime_error("the model does not generate text: it keeps no state");
+    }
+}
+
+void open_templates(engine *e) {
+    log_capture capture;
+    try {
+        e->templates = common_chat_templates_init(e->model.get(), "");
+    } catch (const std::exception &x) {
+        // Completions need no template, so the model stays of use. common slices the exception
+        // that it throws on; the log has the text.
+        e->template_error = "the model's chat template is broken: " + capture.reason(x.what());
+    }
+}
+
+void fill_info(engine *e, const engine_params &params) {
+    char desc[128];
+    llama_model_desc(e->model.get(), desc, sizeof desc);
+    e->desc = desc;
+    e->ftype = llama_ftype_name(llama_model_ftype(e->model.get()));
+    const char *source = llama_model_chat_template(e->model.get(), nullptr);
+
+    struct engine_info &info = e->info;
+    info.n_ctx = llama_n_ctx(e->context.get());
+    info.n_ctx_train = static_cast<uint32_t>(llama_model_n_ctx_train(e->model.get()));
+    info.n_batch = llama_n_batch(e->context.get());
+    info.n_seq = llama_n_seq_max(e->context.get());
+    info.n_vocab = static_cast<uint32_t>(llama_vocab_n_tokens(e->vocab));
+    info.n_params = llama_model_n_params(e->model.get());
+    info.size = llama_model_size(e->model.get());
+    info.bos = llama_vocab_bos(e->vocab);
+    info.eos = llama_vocab_eos(e->vocab);
+    info.add_bos = llama_vocab_get_add_bos(e->vocab);
+    info.has_chat_template = source != nullptr;
+    info.chat_template = source ? source : "";
+    info.desc = e->desc.c_str();
+    info.ftype = e->ftype.c_str();
+
+    e->n_threads = params.n_threads;
+    e->ones.assign(info.n_batch, 1);
+    e->seq_of.assign(info.n_batch + 1, nullptr);
+    e->outputs.reserve(info.n_batch);
+    e->next.assign(info.n_seq, 0);
+}
+
+void append_piece(const engine *e, int32_t token, bool special, std::string &text) {
+    char buffer[128];
+    int32_t n = llama_token_to_piece(e->vocab, token, buffer, sizeof buffer, 0, special);
+    if (n >= 0) {
+        text.append(buffer, static_cast<size_t>(n));
+        return;
+    }
+    size_t at = text.size();
+    text.resize(at + static_cast<size_t>(-n));
+    llama_token_to_piece(e->vocab, token, &text[at], -n, 0, special);
+}
+
+// What a request may set, by llama-server's names.
+struct sampling_key {
+    const char *name;
+    float common_params_sampling::*real; // one of real and whole is set
+    int32_t common_params_sampling::*whole;
+    double min, max;
+    int meta; // llama_model_meta_key with the model's own default, or -1
+};
+
+using sp = common_params_sampling;
+const sampling_key sampling_keys[] = {
+    {"temperature", &sp::temp, nullptr, -FLT_MAX, FLT_MAX, LLAMA_MODEL_META_KEY_SAMPLING_TEMP},
+    {"top_k", nullptr, &sp::top_k, 0, INT_MAX, LLAMA_MODEL_META_KEY_SAMPLING_TOP_K},
+    {"top_p", &sp::top_p, nullptr, 0, 1, LLAMA_MODEL_META_KEY_SAMPLING_TOP_P},
+    {"min_p", &sp::min_p, nullptr, 0, 1, LLAMA_MODEL_META_KEY_SAMPLING_MIN_P},
+    {"typical_p", &sp::typ_p, nullptr, 0, 1, -1},
+    {"repeat_penalty", &sp::penalty_repeat, nullptr, 1e-6, 1e6,
+        LLAMA_MODEL_META_KEY_SAMPLING_PENALTY_REPEAT},
+    // The sampler allocates this many tokens.
+    {"repeat_last_n", nullptr, &sp::penalty_last_n, 0, 1 << 20,
+        LLAMA_MODEL_META_KEY_SAMPLING_PENALTY_LAST_N},
+    {"presence_penalty", &sp::penalty_present, nullptr, -1e6, 1e6, -1},
+    {"frequency_penalty", &sp::penalty_freq, nullptr, -1e6, 1e6, -1},
+    {"min_keep", nullptr, &sp::min_keep, 0, INT_MAX, -1},
+};
+
+// Sets one value and says whether it was in range.
+bool set_sampling(common_params_sampling &params, const sampling_key &key, double value) {
+    if (!(value >= key.min && value <= key.max)) {
+        return false;
+    }
+    if (key.real) {
+        params.*key.real = static_cast<float>(value);
+    } else {
+        params.*key.whole = static_cast<int32_t>(value);
+    }
+    return true;
+}
+
+void sampling_from_model(common_params_sampling &params, const llama_model *model) {
+    for (const sampling_key &key : sampling_keys) {
+        char value[64];
+        if (key.meta < 0) {
+            continue;
+        }
+        const char *name = llama_model_meta_key_str(static_cast<llama_model_meta_key>(key.meta));
+        if (llama_model_meta_val_str(model, name, value, sizeof value) > 0) {
+            char *end;
+            double number = strtod(value, &end);
+            if (end != value) {
+                set_sampling(params, key, number);
+            }
+        }
+    }
+}
+
+void sampling_from_json(common_params_sampling &params, common_json &json) {
+    check(json.is_object(), "sampler parameters: not a JSON object");
+    for (const auto &[name, value] : json.items()) {
+        check(value.is_number(), name + ": not a number");
+        double number = value.get<double>();
+        if (name == "seed") {
+            check(number >= -1 && number <= UINT32_MAX && number == std::floor(number),
+                "seed: not a whole number from -1 to 4294967295");
+            params.seed = number < 0 ? LLAMA_DEFAULT_SEED : static_cast<uint32_t>(number);
+            continue;
+        }
+        const sampling_key *key = std::find_if(std::begin(sampling_keys), std::end(sampling_keys),
+            [&name = name](const sampling_key &key) { return name == key.name; });
+        check(key != std::end(sampling_keys), name + ": no such sampler parameter");
+        check(key->real || number == std::floor(number), name + ": not a whole number");
+        check(set_sampling(params, *key, number), name + ": out of range");
+    }
+}
+
+// Sorting by a comparison that NaN breaks is undefined behaviour, so such logits (of a corrupted
+// model) stop here.
+void check_logits(const engine *e, int32_t index) {
+    const float *logits = llama_get_logits_ith(e->context.get(), index);
+    if (!logits) {
+        throw std::runtime_error("no logits for this entry of the batch");
+    }
+    bool any = false;
+    for (uint32_t i = 0; i < e->info.n_vocab; ++i) {
+        if (!(logits[i] <= FLT_MAX)) {
+            throw std::runtime_error("the model computed logits that are not numbers");
+        }
+        any |= logits[i] >= -FLT_MAX;
+    }
+    if (!any) {
+        throw std::runtime_error("the model computed no finite logit");
+    }
+}
+
+template <class Body> int sampler_call(engine_sampler *s, Body &&body) {
+    if (!s->owner) {
+        return fail(ENGINE_EINVAL, "the engine of this sampler is closed");
+    }
+    return call(s->owner, READS, [&] {
+        check(s->sampler != nullptr, "this sampler failed before");
+        scoped_value<bool> busy(s->busy, true);
+        try {
+            return body(s->owner);
+        } catch (const assertion &) {
+            s->sampler.reset(); // its state is unknown; the engine's is only read
+            throw;
+        }
+    });
+}
+
+} // namespace
+
+const char *engine_version(void) {
+    static const std::string version = std::string("llama.cpp ") + llama_version();
+    return version.c_str();
+}
+
+const char *engine_error(void) {
+    return last_error;
+}
+
+void engine_set_abort_handler(void (*fn)(const char *message)) {
+    abort_handler = fn;
+}
+
+int engine_open(const char *path, const struct engine_params *params, struct engine **out) {
+    *out = nullptr;
+    scoped_value<bool> catches(catching, true);
+    return translated(nullptr, [&] {
+        start_once();
+        check(*path != '\0', "the path of the model is empty");
+        check(params->n_ctx <= INT_MAX, "n_ctx is out of range");
+        check(params->n_batch >= 1 && params->n_batch <= INT_MAX / 8, "n_batch is out of range");
+        check(params->n_seq >= 1 && params->n_seq <= llama_max_parallel_sequences(),
+            "n_seq is not in 1.." + std::to_string(llama_max_parallel_sequences()));
+        check(params->n_threads >= 1 && params->n_threads <= GGML_MAX_N_THREADS,
+            "n_threads is not in 1.." + std::to_string(GGML_MAX_N_THREADS));
+
+        auto e = std::make_unique<engine>();
+        bool stopped = false;
+        try {
+            open_model(e.get(), path, *params, stopped);
+        } catch (const std::exception &) {
+            if (stopped) {
+                return fail(ENGINE_ABORTED, "loading was stopped");
+            }
+            throw;
+        }
+        open_context(e.get(), *params);
+        open_templates(e.get());
+        fill_info(e.get(), *params);
+        *out = e.release();
+        return static_cast<int>(ENGINE_OK);
+    });
+}
+
+int engine_close(struct engine *e) {
+    if (!e) {
+        return ENGINE_OK;
+    }
+    if (e->busy) {
+        return fail(ENGINE_EINVAL, "the engine is busy: this is a call from its own callback");
+    }
+    for (engine_sampler *s : e->samplers) {
+        s->owner = nullptr;
+        s->sampler.reset();
+    }
+    delete e;
+    return ENGINE_OK;
+}
+
+const struct engine_info *engine_info(const struct engine *e) {
+    return &e->info;
+}
+
+int engine_tokenize(struct engine *e, const char *text, size_t len, bool add_special,
+    bool parse_special, const int32_t **tokens, size_t *n) {
+    return call(e, READS, [&] {
+        check(len <= max_text, "the text is too long");
+        const int32_t size = static_cast<int32_t>(len);
+        e->tokens.resize(len + 8);
+        int32_t count = llama_tokenize(e->vocab, text, size, e->tokens.data(),
+            static_cast<int32_t>(e->tokens.size()), add_special, parse_special);
+        if (count < 0 && count != INT32_MIN) {
+            e->tokens.resize(static_cast<size_t>(-count));
+            count = llama_tokenize(e->vocab, text, size, e->tokens.data(), -count, add_special,
+                parse_special);
+        }
+        if (count < 0) {
+            throw std::runtime_error("the text has too many tokens");
+        }
+        *tokens = e->tokens.data();
+        *n = static_cast<size_t>(count);
+        return static_cast<int>(ENGINE_OK);
+    });
+}
+
+int engine_detokenize(
+    struct engine *e, const int32_t *tokens, size_t n, const char **text, size_t *len) {
+    return call(e, READS, [&] {
+        e->text.clear();
+        for (size_t i = 0; i < n; ++i) {
+            check_token(e, tokens[i]);
+            append_piece(e, tokens[i], true, e->text);
+        }
+        *text = e->text.data();
+        *len = e->text.size();
+        return static_cast<int>(ENGINE_OK);
+    });
+}
+
+int engine_piece(struct engine *e, int32_t token, bool special, const char **text, size_t *len) {
+    return call(e, READS, [&] {
+        check_token(e, token);
+        e->text.clear();
+        append_piece(e, token, special, e->text);
+        *text = e->text.data();
+        *len = e->text.size();
+        return static_cast<int>(ENGINE_OK);
+    });
+}
+
+int engine_is_eog(struct engine *e, int32_t token) {
+    return call(e, READS, [&] {
+        check_token(e, token);
+        return static_cast<int>(llama_vocab_is_eog(e->vocab, token));
+    });
+}
+
+int engine_decode(struct engine *e, size_t n, const int32_t *tokens, const int32_t *positions,
+    const int32_t *seqs, const int8_t *outputs) {
+    return call(e, CHANGES, [&] {
+        check(n >= 1 && n <= e->info.n_batch,
+            "a batch holds 1.." + std::to_string(e->info.n_batch) + " tokens, not "
+                + std::to_string(n));
+        llama_memory_t memory = llama_get_memory(e->context.get());
+        std::fill(e->next.begin(), e->next.end(), -1);
+        for (size_t i = 0; i < n; ++i) {
+            check_token(e, tokens[i]);
+            check_seq(e, seqs[i]);
+            int32_t &next = e->next[static_cast<size_t>(seqs[i])];
+            if (next < 0) {
+                next = llama_memory_seq_pos_max(memory, seqs[i]) + 1;
+            }
+            check(positions[i] == next,
+                "sequence " + std::to_string(seqs[i]) + " continues at position "
+                    + std::to_string(next) + ", not " + std::to_string(positions[i]));
+            ++next;
+            e->seq_of[i] = const_cast<int32_t *>(&seqs[i]);
+        }
+        e->seq_of[n] = nullptr;
+
+        llama_batch batch{};
+        batch.n_tokens = static_cast<int32_t>(n);
+        batch.token = const_cast<int32_t *>(tokens);
+        batch.pos = const_cast<int32_t *>(positions);
+        batch.n_seq_id = e->ones.data();
+        batch.seq_id = e->seq_of.data();
+        batch.logits = const_cast<int8_t *>(outputs);
+
+        e->outputs.clear();
+        log_capture capture;
+        // Other compute threads would wait for this one forever if it left by an exception.
+        scoped_value<bool> catches(catching, e->n_threads == 1);
+        switch (llama_decode(e->context.get(), batch)) {
+            case 0:
+                e->outputs.assign(outputs, outputs + n);
+                return static_cast<int>(ENGINE_OK);
+            case 1:
+                return fail(ENGINE_NO_SLOT, "the KV cache has no room for this batch");
+            case 2:
+                return fail(ENGINE_ABORTED, "decoding was stopped");
+            case -1:
+                return fail(ENGINE_EINVAL, capture.reason("llama.cpp refused the batch"));
+            default:
+                return fail(ENGINE_EFAIL, capture.reason("llama.cpp failed to decode"));
+        }
+    });
+}
+
+int engine_seq_rm(struct engine *e, int32_t seq, int32_t p0, int32_t p1) {
+    return call(e, CHANGES, [&] {
+        check_seq(e, seq);
+        return static_cast<int>(
+            llama_memory_seq_rm(llama_get_memory(e->context.get()), seq, p0, p1));
+    });
+}
+
+int engine_seq_cp(struct engine *e, int32_t src, int32_t dst, int32_t p0, int32_t p1) {
+    return call(e, CHANGES, [&] {
+        llama_memory_t memory = llama_get_memory(e->context.get());
+        check_seq(e, src);
+        check_seq(e, dst);
+        // A cell that already belongs to dst would be counted twice.
+        check(llama_memory_seq_pos_max(memory, dst) < 0,
+            "sequence " + std::to_string(dst) + " is not empty");
+        llama_memory_seq_cp(memory, src, dst, p0, p1);
+        return static_cast<int>(ENGINE_OK);
+    });
+}
+
+int engine_seq_pos_max(struct engine *e, int32_t seq, int32_t *pos) {
+    return call(e, READS, [&] {
+        check_seq(e, seq);
+        *pos = llama_memory_seq_pos_max(llama_get_memory(e->context.get()), seq);
+        return static_cast<int>(ENGINE_OK);
+    });
+}
+
+int engine_clear(struct engine *e) {
+    return call(e, CHANGES, [&] {
+        // The data may stay: nothing refers to it once the cells are free.
+        llama_memory_clear(llama_get_memory(e->context.get()), false);
+        return static_cast<int>(ENGINE_OK);
+    });
+}
+
+int engine_sampler_open(
+    struct engine *e, const char *params, size_t len, struct engine_sampler **out) {
+    *out = nullptr;
+    return call(e, READS, [&] {
+        common_params_sampling sampling;
+        sampling.no_perf = true;
+        sampling_from_model(sampling, e->model.get());
+        common_json json = parse_json(params, len, "sampler parameters");
+        sampling_from_json(sampling, json);
+
+        auto s = std::make_unique<engine_sampler>();
+        s->owner = e;
+        s->sampler.reset(common_sampler_init(e->model.get(), sampling));
+        e->samplers.push_back(s.get());
+        *out = s.release();
+        return static_cast<int>(ENGINE_OK);
+    });
+}
+
+int engine_sampler_sample(struct engine_sampler *s, size_t index, int32_t *token) {
+    return sampler_call(s, [&](engine *e) {
+        check(index < e->outputs.size() && e->outputs[index],
+            "entry " + std::to_string(index) + " of the last decode has no logits");
+        check_logits(e, static_cast<int32_t>(index));
+        *token = common_sampler_sample(
+            s->sampler.get(), e->context.get(), static_cast<int>(index));
+        common_sampler_accept(s->sampler.get(), *token, true);
+        return static_cast<int>(ENGINE_OK);
+    });
+}
+
+int engine_sampler_accept(struct engine_sampler *s, int32_t token, bool is_prompt) {
+    return sampler_call(s, [&](engine *e) {
+        check_token(e, token);
+        common_sampler_accept(s->sampler.get(), token, !is_prompt);
+        return static_cast<int>(ENGINE_OK);
+    });
+}
+
+void engine_sampler_close(struct engine_sampler *s) {
+    if (!s || s->busy) {
+        return;
+    }
+    if (s->owner) {
+        auto &all = s->owner->samplers;
+        all.erase(std::find(all.begin(), all.end(), s));
+    }
+    delete s;
+}
+
+int engine_apply_template(struct engine *e, const char *messages, size_t messages_len,
+    const char *options, size_t options_len, const char **result, size_t *len) {
+    return call(e, READS, [&] {
+        if (!e->templates) {
+            throw std::runtime_error(e->template_error);
+        }
+        common_chat_templates_inputs inputs;
+        common_json json = parse_json(options, options_len, "options");
+        check(json.is_object(), "options: not a JSON object");
+        try {
+            for (const auto &[name, value] : json.items()) {
+                if (name == "add_generation_prompt") {
+                    inputs.add_generation_prompt = value.get<bool>();
+                } else if (name == "enable_thinking") {
+                    inputs.enable_thinking = value.get<bool>();
+                } else if (name == "chat_template_kwargs") {
+                    check(value.is_object(), "chat_template_kwargs: not a JSON object");
+                    for (const auto &[variable, content] : value.items()) {
+                        inputs.chat_template_kwargs[variable] = content.dump();
+                    }
+                } else {
+                    throw bad_input(name + ": no such option");
+                }
+            }
+            inputs.messages = common_chat_msgs_parse_oaicompat(
+                parse_json(messages, messages_len, "messages"));
+            common_chat_params params = common_chat_templates_apply(e->templates.get(), inputs);
+
+            common_json reply = common_json::object();
+            reply["prompt"] = params.prompt;
+            reply["additional_stops"] = params.additional_stops;
+            e->text = reply.dump_safe();
+        } catch (const assertion &) {
+            throw;
+        } catch (const std::bad_alloc &) {
+            throw;
+        } catch (const std::exception &x) { // all of it stems from what the caller passed
+            throw bad_input(x.what());
+        }
+        *result = e->text.data();
+        *len = e->text.size();
+        return static_cast<int>(ENGINE_OK);
+    });
+}

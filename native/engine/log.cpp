@@ -1,0 +1,120 @@
+// log.cpp: collects the messages of llama.cpp, so that a failed call can say why, and stands in for
+// common/log.cpp, whose logger is a thread that prints to stderr.
+#include "log.h"
+
+#include "engine.h"
+
+// common/log.h names its own levels and the functions defined at the end of this file.
+#include "json.h"
+#include "../common/log.h"
+
+#include <cstdarg>
+#include <cstdio>
+#include <vector>
+
+namespace {
+
+void (*sink)(void *user, int level, const char *text);
+void *sink_user;
+log_capture *innermost;
+
+// "llama_model_load: error loading model: x" is about x, not about the function that noticed.
+std::string without_prefix(const std::string &line) {
+    size_t at = 0;
+    for (;;) {
+        size_t colon = line.find(": ", at);
+        if (colon == std::string::npos) {
+            return line.substr(at);
+        }
+        std::string prefix = line.substr(at, colon - at);
+        bool is_name = prefix.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_:~")
+            == std::string::npos;
+        if (!is_name && prefix != "error loading model") {
+            return line.substr(at);
+        }
+        at = colon + 2;
+    }
+}
+
+} // namespace
+
+void engine_log(enum ggml_log_level level, const char *text, void *) {
+    if (innermost && level == GGML_LOG_LEVEL_ERROR) {
+        innermost->lines += text;
+    }
+    if (sink) {
+        sink(sink_user, level, text);
+    }
+}
+
+void engine_set_log(void (*fn)(void *user, int level, const char *text), void *user) {
+    sink = fn;
+    sink_user = user;
+}
+
+log_capture::log_capture()
+    : outer(innermost) {
+    innermost = this;
+}
+
+log_capture::~log_capture() {
+    innermost = outer;
+}
+
+std::string log_capture::reason(const char *otherwise) const {
+    std::string result;
+    size_t at = 0;
+    while (at < lines.size()) {
+        size_t end = std::min(lines.find('\n', at), lines.size());
+        std::string line = without_prefix(lines.substr(at, end - at));
+        at = end + 1;
+        // llama.cpp reports upwards: the lines after the first only repeat that it failed.
+        if (line.empty() || line.compare(0, 20, "failed to load model") == 0
+            || result.find(line) != std::string::npos) {
+            continue;
+        }
+        if (!result.empty()) {
+            result += "; ";
+        }
+        result += line;
+    }
+    return result.empty() ? otherwise : result;
+}
+
+// The functions of common/log.h that the rest of common calls.
+
+int common_log_get_verbosity_thold() {
+    return LOG_LEVEL_WARN;
+}
+
+bool common_log_get_jsonl() {
+    return false;
+}
+
+common_log *common_log_main() {
+    return nullptr;
+}
+
+void common_log_add(common_log *, enum ggml_log_level level, const char *fmt, ...) {
+    va_list args, again;
+    va_start(args, fmt);
+    va_copy(again, args);
+    std::vector<char> text(std::max(0, vsnprintf(nullptr, 0, fmt, args)) + 1);
+    vsnprintf(text.data(), text.size(), fmt, again);
+    va_end(again);
+    va_end(args);
+    engine_log(level, text.data(), nullptr);
+}
+
+void common_log_add_json(common_log *, const char *, const common_json &) {
+}
+
+void common_log_default_callback(enum ggml_log_level level, const char *text, void *) {
+    engine_log(level, text, nullptr);
+}
+
+void common_log_set_prefix(common_log *, bool) {
+}
+
+void common_log_set_timestamps(common_log *, bool) {
+}
