@@ -1,0 +1,88 @@
+# Owner of the native engine: loads it lazily, and says at any time what became of that. A model that
+# is missing, cut off or no model at all is a state with a reason, not an exception that ends the
+# server.
+# MIT license; Copyright (c) 2026 cllm contributors
+
+NONE = "none"
+LOADING = "loading"
+READY = "ready"
+FAILED = "failed"
+
+
+def _native(path, **options):
+    # Imported here: without a model nothing of llama.cpp is touched.
+    import _engine
+
+    return _engine.Engine(path, **options)
+
+
+def version():
+    """Version of the native engine, or "" where there is none."""
+    try:
+        import _engine
+    except ImportError:
+        return ""
+    return _engine.version()
+
+
+class EngineHost:
+    """The engine and its state.
+
+    path: model file; alias: the model's public name; options: keyword arguments of _engine.Engine;
+    make: what constructs the engine (tests pass a fake one).
+    """
+
+    def __init__(self, path, alias=None, options=None, make=_native):
+        self.path = path
+        self.alias = alias or _stem(path)
+        self.options = options or {}
+        # Until load() has looked for the file: a client is to try again.
+        self.state = LOADING if path else NONE
+        self.reason = "no model was given"
+        self.progress = 0.0
+        self.engine = None
+        self.make = make
+        self._printed = 0
+
+    def load(self):
+        """Loads the model; blocks until that is done. Never raises for a bad model: see `state`."""
+        try:
+            size = _size(self.path)
+        except OSError:
+            self.state = NONE
+            self.reason = "no model: there is no file %s" % self.path
+            print("cllm: " + self.reason)
+            return
+        print("cllm: loading %s (%d bytes)" % (self.path, size))
+        try:
+            self.engine = self.make(self.path, progress=self._progress, **self.options)
+        except (RuntimeError, ValueError, OSError, MemoryError, ImportError) as exc:
+            # RuntimeError is the engine's, with llama.cpp's own words.
+            self.fail("cannot load %s: %s" % (self.path, str(exc) or type(exc).__name__))
+            return
+        self.progress = 1.0
+        self.state = READY
+        print("cllm: model %s is ready: %s" % (self.alias, self.engine.desc))
+
+    def fail(self, reason):
+        """Marks the engine as not usable, for `reason`."""
+        self.state = FAILED
+        self.reason = reason
+        print("cllm: " + reason)
+
+    def _progress(self, fraction):
+        self.progress = fraction
+        tenths = int(fraction * 10)
+        if tenths > self._printed:
+            self._printed = tenths
+            print("cllm: loading %d%%" % (tenths * 10))
+
+
+def _stem(path):
+    name = path.split("/")[-1]
+    return name[:-5] if name.endswith(".gguf") else name
+
+
+def _size(path):
+    with open(path, "rb") as f:
+        return f.seek(0, 2)

@@ -1,0 +1,384 @@
+"""Batching against a fake engine: right answers, fairness, budgets, preemption, cancel, errors."""
+
+import asyncio
+import random
+
+import pytest
+from fake_engine import FakeEngine, Sampler
+
+from serve.errors import RequestError
+from serve.scheduler import Policy, Scheduler
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0
+
+    def __call__(self):
+        self.now += 10
+        return self.now
+
+
+def make(**options):
+    queue = options.pop("max_queue", 64)
+    engine = FakeEngine(**options)
+    return engine, Scheduler(engine, queue, Clock())
+
+
+def submit(scheduler, text, *args, **options):
+    return scheduler.submit(scheduler.engine.tokenize(text), *args, **options)
+
+
+def drain(scheduler, limit=10000):
+    for _ in range(limit):
+        if not (scheduler.running or scheduler.waiting):
+            return
+        scheduler.step()
+    raise AssertionError("does not end")
+
+
+def text(sequence):
+    """All text of a finished sequence; raises its error."""
+
+    async def go():
+        return "".join([t async for t, _ in sequence])
+
+    return asyncio.run(go())
+
+
+def idle(engine, scheduler):
+    """Nothing is left of any request."""
+    assert not scheduler.running and not scheduler.waiting
+    assert engine.kv == [[] for _ in range(engine.n_seq)]
+    assert sorted(scheduler._free) == list(range(engine.n_seq))
+    assert Sampler.open == 0
+
+
+@pytest.fixture(autouse=True)
+def no_sampler_leaks():
+    Sampler.open = 0
+    yield
+    assert Sampler.open == 0
+
+
+def test_one():
+    engine, scheduler = make()
+    sequence = submit(scheduler, "hello|")
+    drain(scheduler)
+    assert text(sequence) == "hello"
+    assert sequence.finish_reason == "stop" and sequence.stop_word is None
+    assert (sequence.n_prompt, sequence.n_generated) == (6, 6)  # the end token counts
+    timings = sequence.timings()
+    assert timings["prompt_n"] == 6 and timings["predicted_n"] == 6
+    assert timings["prompt_ms"] > 0 and timings["predicted_ms"] > 0
+    idle(engine, scheduler)
+
+
+def test_many_at_once_do_not_mix():
+    engine, scheduler = make(n_ctx=400, n_batch=8, n_seq=3)
+    texts = ["%d-%s" % (i, "abcdefghij"[: i % 10]) for i in range(20)]
+    sequences = [submit(scheduler, t + "|") for t in texts]
+    drain(scheduler)
+    assert [text(s) for s in sequences] == texts
+    assert any(len(batch) == 3 for batch in engine.batches)
+    idle(engine, scheduler)
+
+
+def test_budget_and_decoding_first():
+    """A long prompt is cut, and a stream beside it gets its token in every batch."""
+    engine, scheduler = make(n_batch=8, n_seq=2)
+    stream = submit(scheduler, "*ab|", 60)
+    for _ in range(3):
+        scheduler.step()
+    long = submit(scheduler, "x" * 100 + "|", 1)
+    before = stream.n_generated
+    steps = 0
+    while not long.finished:
+        scheduler.step()
+        steps += 1
+    assert steps == 15  # 101 tokens, 7 in each batch
+    assert stream.n_generated == before + steps
+    assert all(sum(n for _, n in batch) <= 8 for batch in engine.batches)
+    stream.cancel()
+
+
+def test_first_come_first_served():
+    engine, scheduler = make(n_seq=1)
+    order = []
+    sequences = [submit(scheduler, "%d|" % i) for i in range(5)]
+    while not all(s.finished for s in sequences):
+        scheduler.step()
+        order += [s for s in sequences if s.finished and s not in order]
+    assert order == sequences
+
+
+def test_a_small_request_does_not_overtake_a_large_one_for_ever():
+    engine, scheduler = make(n_ctx=64, n_batch=8, n_seq=2)
+    submit(scheduler, "*a|", 20)
+    large = submit(scheduler, "y" * 55 + "|", 2)
+    small = [submit(scheduler, "z|") for _ in range(10)]
+    while not large.finished:
+        scheduler.step()
+        assert not any(s.finished for s in small)
+    drain(scheduler)
+
+
+def test_max_tokens():
+    engine, scheduler = make()
+    sequence = submit(scheduler, "hello|", 3)
+    zero = submit(scheduler, "hello|", 0)
+    drain(scheduler)
+    assert text(sequence) == "hel" and sequence.finish_reason == "length"
+    assert text(zero) == "" and zero.finish_reason == "length" and zero.n_generated == 0
+    idle(engine, scheduler)
+
+
+def test_context_full_is_length():
+    engine, scheduler = make(n_ctx=32)
+    sequence = submit(scheduler, "*abc|")
+    drain(scheduler)
+    assert sequence.finish_reason == "length"
+    assert len(sequence.tokens) == 32
+    idle(engine, scheduler)
+
+
+def test_too_long_prompt():
+    engine, scheduler = make(n_ctx=32)
+    with pytest.raises(RequestError) as info:
+        submit(scheduler, "a" * 32)
+    assert info.value.status == 400
+    assert info.value.fields == {
+        "type": "exceed_context_size_error",
+        "n_prompt_tokens": 32,
+        "n_ctx": 32,
+    }
+    sequence = submit(scheduler, "a" * 30 + "|")
+    drain(scheduler)
+    assert text(sequence) == "a" and sequence.finish_reason == "length"
+
+
+def test_empty_prompt_and_bad_tokens():
+    engine, scheduler = make()
+    assert text(scheduler.submit([])) == ""
+    for bad in ([-1], [258], [1, 10**9]):
+        with pytest.raises(RequestError) as info:
+            scheduler.submit(bad)
+        assert info.value.status == 400
+    with pytest.raises(RequestError, match="evil"):
+        scheduler.submit([1], sampling={"top_k": 666})
+
+
+@pytest.mark.parametrize(
+    "stop, want", [(["lo"], "hel"), (["l"], "he"), (["xx", "ell"], "h"), (["h"], ""), (["zz"], "hello")]
+)
+def test_stop_strings(stop, want):
+    engine, scheduler = make()
+    sequence = submit(scheduler, "hello|", None, stop)
+    drain(scheduler)
+    assert text(sequence) == want and sequence.finish_reason == "stop"
+    assert sequence.stop_word == (None if want == "hello" else stop[-1])
+
+
+def test_held_back_text_is_sent_at_the_end():
+    engine, scheduler = make()
+    sequence = submit(scheduler, "hello|", 4, ["loX"])
+    drain(scheduler)
+    assert text(sequence) == "hell" and sequence.finish_reason == "length"
+
+
+def test_characters_of_several_tokens():
+    engine, scheduler = make()
+    sequence = submit(scheduler, "é€😀|")
+    cut = submit(scheduler, "€|", 2)
+    drain(scheduler)
+    assert text(sequence) == "é€😀"
+    assert text(cut) == "\ufffd"
+
+
+def test_queue_is_bounded():
+    engine, scheduler = make(n_seq=1, max_queue=2)
+    first = submit(scheduler, "*a|")
+    scheduler.step()
+    waiting = [submit(scheduler, "b|") for _ in range(2)]
+    with pytest.raises(RequestError) as info:
+        submit(scheduler, "c|")
+    assert info.value.status == 503 and int(info.value.headers["Retry-After"]) >= 1
+    waiting[0].cancel()
+    submit(scheduler, "c|").cancel()
+    first.cancel()
+    drain(scheduler)
+    idle(engine, scheduler)
+
+
+def test_preemption_changes_no_answer():
+    """A cache that never holds all: requests lose it and compute again."""
+    engine, scheduler = make(n_ctx=48, n_batch=8, n_seq=4)
+    texts = ["abcdefghijklm"[i:] + str(i) for i in range(8)]
+    sequences = [submit(scheduler, t + "|") for t in texts]
+    drain(scheduler)
+    assert [text(s) for s in sequences] == texts
+    computed = sum(n for batch in engine.batches for _, n in batch)
+    assert computed > sum(2 * len(t) + 1 for t in texts), "nothing was preempted"
+    idle(engine, scheduler)
+
+
+def test_cancel_at_every_point():
+    for when in range(40):
+        engine, scheduler = make(n_ctx=64, n_batch=4, n_seq=2)
+        texts = ["abcdefg", "hijklmnop", "qrstuvw"]
+        sequences = [submit(scheduler, t + "|") for t in texts]
+        for _ in range(when):
+            scheduler.step()
+        for victim in range(3):
+            if when % 3 == victim:
+                sequences[victim].cancel()
+                sequences[victim].cancel()
+        drain(scheduler)
+        for i, t in enumerate(texts):
+            if i != when % 3:
+                assert text(sequences[i]) == t
+        idle(engine, scheduler)
+
+
+def test_an_error_costs_only_its_own_request():
+    engine, scheduler = make()
+    engine.poison = ord("!")
+    good = submit(scheduler, "good|")
+    bad = submit(scheduler, "ba!d|")
+    fine = submit(scheduler, "fine|")
+    drain(scheduler)
+    assert text(good) == "good" and text(fine) == "fine"
+    with pytest.raises(RequestError, match="poisoned") as info:
+        text(bad)
+    assert info.value.status == 500 and info.value.fields["type"] == "server_error"
+    idle(engine, scheduler)
+
+
+def test_a_cache_smaller_than_reckoned():
+    """Cells were lost without the scheduler's knowledge: all that fit alone still end."""
+    engine, scheduler = make(n_ctx=200)
+    engine.cells = 64
+    texts = [c * 20 for c in "abcd"]
+    sequences = [submit(scheduler, t + "|") for t in texts]
+    large = submit(scheduler, "e" * 80 + "|")
+    drain(scheduler)
+    assert [text(s) for s in sequences] == texts
+    with pytest.raises(RequestError, match="Context size has been exceeded"):
+        text(large)
+    idle(engine, scheduler)
+
+
+def test_a_sampler_that_fails():
+    engine, scheduler = make()
+    bad = submit(scheduler, "bad|")
+    good = submit(scheduler, "good|")
+
+    def fail(index):
+        raise ValueError("sampler")
+
+    bad.sampler.sample = fail
+    drain(scheduler)
+    assert text(good) == "good"
+    with pytest.raises(RequestError, match="sampler"):
+        text(bad)
+    idle(engine, scheduler)
+
+
+def test_a_dead_engine_ends_everything_once():
+    reasons = []
+    engine = FakeEngine(n_seq=2)
+    scheduler = Scheduler(engine, 64, Clock(), reasons.append)
+    sequences = [submit(scheduler, "*a|") for _ in range(5)]
+    scheduler.step()
+    engine.dead = True
+    drain(scheduler)
+    for sequence in sequences:
+        with pytest.raises(RequestError):
+            text(sequence)
+    assert reasons == ["the engine failed: dead"]
+    with pytest.raises(RequestError) as info:
+        submit(scheduler, "a|")
+    assert info.value.status == 503
+
+
+def test_run_sleeps_without_work_and_wakes():
+    async def go():
+        engine, scheduler = make()
+        task = asyncio.create_task(scheduler.run())
+        await asyncio.sleep(0.01)
+        assert scheduler.n_steps == 0
+        sequences = [submit(scheduler, t + "|") for t in ("one", "three")]
+        got = await asyncio.gather(*[collect(s) for s in sequences])
+        assert got == ["one", "three"]
+        steps = scheduler.n_steps
+        await asyncio.sleep(0.01)
+        assert scheduler.n_steps == steps
+        task.cancel()
+
+    async def collect(sequence):
+        return "".join([t async for t, _ in sequence])
+
+    asyncio.run(go())
+
+
+def test_random_traffic():
+    rng = random.Random(5)
+    engine, scheduler = make(n_ctx=120, n_batch=8, n_seq=4, max_queue=10)
+    alive = []
+    finished = 0
+    for _ in range(6000):
+        if rng.random() < 0.15:
+            body = "".join(rng.choice("abcdef") for _ in range(rng.randrange(1, 40)))
+            try:
+                alive.append((body, submit(scheduler, body + "|")))
+            except RequestError as exc:
+                assert exc.status == 503
+        if alive and rng.random() < 0.02:
+            alive.pop(rng.randrange(len(alive)))[1].cancel()
+        scheduler.step()
+        for item in list(alive):
+            if item[1].finished:
+                assert text(item[1]) == item[0]
+                alive.remove(item)
+                finished += 1
+    assert finished > 200
+    drain(scheduler)
+    assert sum(map(len, engine.kv)) == 0
+
+
+class Item:
+    def __init__(self, total, computed=0):
+        self.tokens = [0] * total
+        self.computed = computed
+
+
+def test_policy_oldest_always_moves():
+    """Whatever the state, the oldest sequence gets work: nobody starves."""
+    rng = random.Random(6)
+    for _ in range(3000):
+        n_ctx = rng.randrange(16, 64)
+        n_slots = rng.randrange(1, 5)
+        policy = Policy(rng.randrange(n_slots, 20), n_slots, n_ctx)
+        running = []
+        cells = n_ctx
+        for _ in range(rng.randrange(n_slots + 1)):
+            total = rng.randrange(1, n_ctx)
+            computed = rng.randrange(total)
+            if computed <= cells:
+                cells -= computed
+                running.append(Item(total, computed))
+        waiting = [Item(rng.randrange(1, n_ctx)) for _ in range(rng.randrange(3))]
+        admit, evict, work = policy.plan(running, waiting)
+        kept = [s for s in running if s not in evict] + admit
+        assert len(kept) <= n_slots and admit == waiting[: len(admit)]
+        assert sum(count for _, count in work) <= policy.n_batch
+        used = sum(s.computed for s in kept) + sum(count for _, count in work)
+        assert used <= n_ctx
+        for sequence, count in work:
+            assert sequence in kept and 1 <= count <= len(sequence.tokens) - sequence.computed
+        assert len({id(s) for s, _ in work}) == len(work)
+        if kept:
+            assert kept[0] in [s for s, _ in work]
+            decoding = [s for s in kept if len(s.tokens) - s.computed == 1]
+            for sequence in decoding:
+                assert (sequence, 1) in work
