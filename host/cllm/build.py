@@ -59,6 +59,7 @@ class Steps:
         self.folder.mkdir(parents=True, exist_ok=True)
         log = self.folder / (title.replace(" ", "-") + ".log")
         began = time.monotonic()
+        self._show(title)
         last = [""]
         try:
             process = subprocess.Popen(

@@ -51,16 +51,16 @@ class Guest:
     image: path of the kernel. modules: {name in the guest: path, or bytes to be written to a
     file}. port: TCP port of 127.0.0.1 forwarded to the guest's port 80. smp: virtual CPUs.
     memory: MiB. accel: "tcg" or "kvm". pcap: file for every frame of the network card.
-    tap: name of an existing TAP interface to use in place of QEMU's own network, and then
-    nothing is forwarded. gdb: TCP port of 127.0.0.1 where the guest waits for a debugger.
+    netdev: a QEMU back-end ("tap,ifname=...", "socket,udp=...") to use in place of QEMU's own
+    network; nothing is forwarded then. gdb: TCP port of 127.0.0.1 where the guest waits for a debugger.
 
     start() and stop() may be called from the main thread only: the kernel ends QEMU when the
     thread that started it goes.
     """
 
     def __init__(
-        self, image, *, modules=None, port, smp=1, memory=256, accel="tcg", pcap=None, tap=None,
-        gdb=None,
+        self, image, *, modules=None, port, smp=1, memory=256, accel="tcg", pcap=None,
+        netdev=None, gdb=None,
     ):
         self.image = Path(image)
         self.modules = modules or {}
@@ -69,7 +69,7 @@ class Guest:
         self.memory = memory
         self.accel = accel
         self.pcap = pcap
-        self.tap = tap
+        self.netdev = netdev
         self.gdb = gdb
         self.url = f"http://127.0.0.1:{port}"
         self.listeners = []
@@ -100,8 +100,8 @@ class Guest:
         return line
 
     def _network(self):
-        if self.tap:
-            return f"tap,id=net0,ifname={self.tap},script=no,downscript=no"
+        if self.netdev:
+            return f"{self.netdev},id=net0"
         return f"user,id=net0,hostfwd=tcp:127.0.0.1:{self.port}-:{GUEST_PORT}"
 
     def start(self):
@@ -109,7 +109,7 @@ class Guest:
         program = find_qemu()
         if not self.image.is_file():
             raise CllmError(f"there is no {self.image}: run `make build`")
-        if not self.tap:
+        if not self.netdev:
             _check_port_free(self.port)
         self._folder = tempfile.TemporaryDirectory(prefix="cllm-")
         try:

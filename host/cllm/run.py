@@ -11,8 +11,10 @@ from . import CllmError, accel, config, console, health, memory, qemu
 from .build import DEBUG_IMAGE, IMAGE
 
 
-def make_guest(settings, guest_settings=None, image=IMAGE, **options):
+def make_guest(settings, guest_settings=None, *, image=None, **options):
     """A qemu.Guest for the settings of config.settings(); `options` go to the Guest as they are.
+
+    image: another kernel than build/cllm.elf.
 
     Raises CllmError when a file that the settings name is not there.
     """
@@ -35,7 +37,7 @@ def make_guest(settings, guest_settings=None, image=IMAGE, **options):
     if settings["accel"] == "auto":
         print(f"cllm: {chosen} ({why})", file=sys.stderr)
     return qemu.Guest(
-        image,
+        image or IMAGE,
         modules=modules,
         port=settings["port"] or qemu.free_port(),
         smp=settings["smp"],
@@ -83,7 +85,7 @@ def run(settings, guest_settings, *, every_key=False, wait_for_debugger=False):
 def debugger_command(port):
     """What to type in another terminal; a breakpoint in hardware, as memory is not loaded yet."""
     image = os.path.relpath(DEBUG_IMAGE)
-    return f"gdb {image} -ex 'target remote 127.0.0.1:{port}' -ex 'hbreak kernel_main' -ex continue"
+    return f"gdb {image} -ex 'target remote 127.0.0.1:{port}' -ex 'hbreak kernel_start' -ex continue"
 
 
 def _serial(where, guest, output, every_key, leave):

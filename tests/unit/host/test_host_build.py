@@ -1,0 +1,118 @@
+"""The build's own parts: steps and their logs, wrappers, what strip() keeps of an ELF file."""
+
+import io
+import os
+import struct
+import subprocess
+
+import pytest
+from cllm import CllmError, build
+
+
+@pytest.fixture
+def steps(tmp_path):
+    return build.Steps(tmp_path / "log", io.StringIO())
+
+
+def test_a_step_shows_its_title_and_keeps_its_output(steps, tmp_path):
+    steps.run("a step", ["sh", "-c", "echo out; echo err >&2"])
+    assert "a step: done in" in steps.stream.getvalue()
+    log = (tmp_path / "log" / "a-step.log").read_text()
+    assert log.startswith("$ sh -c ") and "out\n" in log and "err\n" in log
+
+
+def test_a_failed_step_shows_its_end_and_names_its_log(steps):
+    with pytest.raises(CllmError, match=r"bad failed \(status 3\).*bad.log"):
+        steps.run("bad", ["sh", "-c", "seq 1 100; exit 3"])
+    shown = steps.stream.getvalue()
+    assert "\n100\n" in shown and "\n50\n" not in shown
+
+
+def test_a_program_that_is_missing(steps):
+    with pytest.raises(CllmError, match="cannot run no-such-program"):
+        steps.run("step", ["no-such-program"])
+
+
+def test_a_long_step_shows_how_far_it_is(steps, monkeypatch):
+    monkeypatch.setattr(build, "QUIET_SECONDS", 0.1)
+    steps.run("long", ["sh", "-c", "echo '[3/9] object'; sleep 0.5"])
+    assert "long: [3/9] object" in steps.stream.getvalue()
+
+
+@pytest.fixture
+def tools(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "TOOLS", tmp_path / "tools")
+    build.write_tools()
+    return tmp_path / "tools"
+
+
+def test_an_unchanged_wrapper_keeps_its_time_stamp(tools):
+    os.utime(tools / "zig-cc", (1, 1))
+    build.write_tools()
+    assert (tools / "zig-cc").stat().st_mtime == 1
+
+
+def test_zig_cpp_takes_many_files_and_standard_input(tools, tmp_path):
+    for name in ("a.c", "b.c"):
+        (tmp_path / name).write_text(f"from_{name[0]} NUMBER\n")
+    command = [tools / "zig-cpp", "-DNUMBER=42", tmp_path / "a.c", tmp_path / "b.c"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "from_a 42" in out and "from_b 42" in out
+    command = [tools / "zig-cpp", "-DNUMBER=7", "-"]
+    piped = subprocess.run(command, input="x NUMBER", capture_output=True, text=True, check=True)
+    assert "x 7" in piped.stdout
+
+
+def elf(segments, tail):
+    """A 64-bit ELF file with the given (type, bytes) segments and `tail` behind them."""
+    header = b"\x7fELF\x02\x01\x01" + bytes(9)
+    start = 64 + 56 * len(segments)
+    table, body = b"", b""
+    for kind, content in segments:
+        at = start + len(body)
+        size = len(content)
+        table += struct.pack("<IIQQQQQQ", kind, 5, at, 1 << 20, 1 << 20, size, size, 1)
+        body += content
+    header += struct.pack(
+        "<HHIQQQIHHHHHH", 2, 62, 1, 1 << 20, 64, start + len(body), 0, 64, 56, len(segments), 64,
+        3, 2,
+    )
+    return header + table + body + tail
+
+
+@pytest.fixture
+def stripped(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "DEBUG_IMAGE", tmp_path / "debug.elf")
+
+    def strip(data):
+        linked = tmp_path / "linked.elf"
+        linked.write_bytes(data)
+        build.strip(linked, tmp_path / "image.elf")
+        return (tmp_path / "image.elf").read_bytes()
+
+    return strip
+
+
+def test_strip_keeps_all_that_is_loaded_where_it_was(stripped, tmp_path):
+    data = elf([(1, b"code" * 100), (1, b"data" * 10)], b"symbols" * 1000)
+    image = stripped(data)
+    assert (tmp_path / "debug.elf").read_bytes() == data
+    assert len(image) == len(data) - 7000
+    assert image[64:] == data[64:len(image)]
+    # e_shoff, e_shnum and e_shstrndx: there are no sections any more.
+    assert image[40:48] == bytes(8) and image[60:64] == bytes(4)
+
+
+def test_strip_leaves_an_unchanged_image_alone(stripped, tmp_path):
+    data = elf([(1, b"code")], b"")
+    stripped(data)
+    os.utime(tmp_path / "image.elf", (1, 1))
+    stripped(data)
+    assert (tmp_path / "image.elf").stat().st_mtime == 1
+    stripped(elf([(1, b"edoc")], b""))
+    assert (tmp_path / "image.elf").stat().st_mtime != 1
+
+
+def test_strip_refuses_what_is_no_elf(stripped):
+    with pytest.raises(CllmError, match="not a 64-bit"):
+        stripped(b"MZ" * 100)

@@ -1,0 +1,72 @@
+"""Settings of a run: flags over file over defaults, and every mistake named."""
+
+import json
+
+import pytest
+from cllm import CllmError, config
+
+
+def write(folder, content):
+    path = folder / "my.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_defaults():
+    settings, guest = config.settings({})
+    assert settings == config.DEFAULTS and guest == {}
+
+
+def test_flags_win_over_the_file(tmp_path):
+    file = write(tmp_path, {"port": 9000, "smp": 2, "serial": "pty"})
+    settings, _ = config.settings({"port": 9001, "smp": None}, file)
+    assert (settings["port"], settings["smp"], settings["serial"]) == (9001, 2, "pty")
+
+
+def test_paths_in_the_file_are_relative_to_it(tmp_path):
+    file = write(tmp_path, {"model": "m.gguf", "app": "sub/app.py", "pcap": "/abs/x.pcap"})
+    settings, _ = config.settings({}, file)
+    assert settings["model"] == str(tmp_path / "m.gguf")
+    assert settings["app"] == str(tmp_path / "sub" / "app.py")
+    assert settings["pcap"] == "/abs/x.pcap"
+
+
+def test_the_guests_part_is_sorted_as_the_guest_reads_it(tmp_path):
+    file = write(tmp_path, {
+        "network": {"dhcp": True}, "limits": {"body": 1}, "keys": ["k"], "n_ctx": 512, "slots": 2,
+        "alias": "tiny",
+    })
+    _, guest = config.settings({}, file)
+    assert guest == {
+        "network": {"dhcp": True}, "limits": {"body": 1}, "keys": ["k"],
+        "model": {"n_ctx": 512, "slots": 2, "alias": "tiny"},
+    }
+
+
+@pytest.mark.parametrize("content, words", [
+    ('{"port": 1,\n "smp": }', "line 2, column 9"),
+    ("[1]", "one JSON object"),
+    ({"prot": 1}, 'unknown key "prot"'),
+    ({"port": "80"}, '"port" must be a whole number from 0 to 65535'),
+    ({"port": 65536}, '"port" must be a whole number'),
+    ({"smp": True}, '"smp" must be a whole number'),
+    ({"memory": 1}, '"memory" must be a whole number from 32'),
+    ({"accel": "fast"}, '"accel" must be one of auto, tcg, kvm'),
+    ({"model": 3}, '"model" must be a string'),
+    ({"network": []}, '"network" must be an object'),
+    ({"keys": "k"}, '"keys" must be an array'),
+    ({"n_ctx": True}, '"n_ctx" must be a whole number'),
+])
+def test_mistakes_are_named(tmp_path, content, words):
+    file = write(tmp_path, content)
+    with pytest.raises(CllmError) as stop:
+        config.settings({}, file)
+    assert words in str(stop.value) and str(file) in str(stop.value)
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    with pytest.raises(CllmError, match="cannot read .*none.json: No such file"):
+        config.settings({}, tmp_path / "none.json")
+    (tmp_path / "latin.json").write_bytes(b'{"alias": "\xe9"}')
+    with pytest.raises(CllmError, match="cannot read .*latin.json"):
+        config.settings({}, tmp_path / "latin.json")

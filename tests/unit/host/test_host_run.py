@@ -1,0 +1,314 @@
+"""`cllm run` from outside: a process with signals, a terminal, files, and a stand-in for QEMU."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pexpect
+import pytest
+from cllm import CllmError, qemu, run
+
+HOST = Path(__file__).resolve().parents[3] / "host"
+# What bin/cllm runs, with another image than the one that `make build` leaves.
+DRIVER = """\
+import sys
+sys.path.insert(0, {host!r})
+from pathlib import Path
+from cllm import cli, run
+run.IMAGE = run.DEBUG_IMAGE = Path({image!r})
+sys.exit(cli.main(sys.argv[1:]))
+"""
+LOADING = 'serve 503 {"error": {"message": "Loading model"}}'
+NO_MODEL = 'serve 503 {"error": {"message": "no model module"}}'
+
+
+@pytest.fixture
+def command(fake_qemu, image, tmp_path):
+    """argv of the cllm command."""
+    driver = tmp_path / "cllm.py"
+    driver.write_text(DRIVER.format(host=str(HOST), image=str(image)))
+    return [sys.executable, str(driver)]
+
+
+@pytest.fixture
+def start(command):
+    """Start `cllm ARGS...`; whatever still runs is killed at the end of the test."""
+    started = []
+
+    def start(*arguments, **options):
+        process = subprocess.Popen(
+            [*command, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, **options,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            pipe.close()
+
+
+def read_until(process, words):
+    seen = b""
+    while words not in seen:
+        data = os.read(process.stdout.fileno(), 4096)
+        assert data, f"ended after {seen!r}: {process.stderr.read()!r}"
+        seen += data
+    return seen
+
+
+def fails(process):
+    out, err = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert b"Traceback" not in err
+    return err.decode()
+
+
+def gone(pid):
+    """Whether a process ends within seconds."""
+    for _ in range(100):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def child(process):
+    return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ready_line_and_a_clean_end(start, number):
+    port = qemu.free_port()
+    process = start("run", "--port", str(port))
+    ready = f"ready http://127.0.0.1:{port}\n".encode()
+    seen = read_until(process, ready)
+    # On a line of its own although the guest was in the middle of one.
+    assert b"guest banner\r\nno newline here\r\n" + ready == seen
+    guest = child(process)
+    process.send_signal(number)
+    assert process.wait(20) == 0
+    assert gone(guest)
+
+
+def test_sigint_counts_even_when_it_was_ignored_at_the_start(command):
+    port = qemu.free_port()
+    process = subprocess.Popen(
+        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command, "run", "--port", str(port)],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+    )
+    with process:
+        read_until(process, b"ready ")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+
+
+def test_without_a_model_the_reason_is_told_once(start, monkeypatch):
+    monkeypatch.setenv("FAKE_QEMU", NO_MODEL)
+    port = qemu.free_port()
+    process = start("run", "--port", str(port))
+    seen = read_until(process, b"model module\n")
+    assert seen.endswith(
+        f"serving http://127.0.0.1:{port} without a model: no model module\n".encode()
+    )
+    process.terminate()
+    assert process.wait(20) == 0
+    assert process.stdout.read() == b""
+
+
+def test_loading_is_not_final(start, monkeypatch):
+    monkeypatch.setenv("FAKE_QEMU", LOADING)
+    process = start("run", "--port", "0")
+    read_until(process, b"no newline here")
+    time.sleep(0.5)
+    process.terminate()
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 0 and out == b""
+
+
+def test_keys_go_to_the_guest_and_stdin_may_end(start):
+    process = start("run", "--port", "0")
+    read_until(process, b"ready ")
+    process.stdin.write(b"print(1)\r")
+    process.stdin.close()
+    read_until(process, b"<print(1)\r>")
+    process.terminate()
+    assert process.wait(20) == 0
+    process.stdin = open(os.devnull)
+
+
+def test_qemu_ends_when_cllm_is_killed(start):
+    process = start("run", "--port", "0")
+    read_until(process, b"ready ")
+    guest = child(process)
+    process.kill()
+    process.wait()
+    assert gone(guest)
+
+
+@pytest.mark.parametrize("act, words", [
+    ("exit 0", "the guest powered off or was reset"),
+    ("exit 7", "the guest ended with code 3"),
+    ("fail no such device", "no such device"),
+])
+def test_a_guest_that_ends_is_a_failure_with_a_reason(start, monkeypatch, act, words):
+    monkeypatch.setenv("FAKE_QEMU", act)
+    assert words in fails(start("run", "--port", "0"))
+
+
+def test_a_killed_qemu_is_named(start):
+    process = start("run", "--port", "0")
+    read_until(process, b"ready ")
+    os.kill(child(process), signal.SIGKILL)
+    assert "QEMU was ended by SIGKILL" in fails(process)
+
+
+def test_a_busy_port_is_named(start):
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        words = fails(start("run", "--port", str(port)))
+    assert f"port {port} of 127.0.0.1 cannot be used" in words and "--port" in words
+
+
+def test_no_qemu(start, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "qemu-system-x86_64 is not installed" in fails(start("run"))
+
+
+def test_no_image(start, image):
+    image.unlink()
+    assert "run `make build`" in fails(start("run", "--port", "0"))
+
+
+@pytest.mark.parametrize("flag", ["--model", "--app", "--config"])
+def test_a_file_that_is_not_there(start, flag):
+    assert "nowhere.x" in fails(start("run", "--port", "0", flag, "nowhere.x"))
+
+
+def test_bad_json_is_named_by_line(start, tmp_path):
+    (tmp_path / "c.json").write_text('{\n "port": 1\n "smp": 2}')
+    assert "line 3, column 2" in fails(start("run", "--config", str(tmp_path / "c.json")))
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--port", "x"], ["--port", "65536"], ["--smp", "0"], ["--memory", "1"], ["--accel", "fast"],
+    ["--unknown"],
+])
+def test_bad_flags(start, arguments):
+    assert arguments[0] in fails(start("run", *arguments))
+
+
+def test_serial_to_a_file(start, tmp_path):
+    process = start("run", "--port", "0", "--serial", str(tmp_path / "serial.txt"))
+    seen = read_until(process, b"ready ")
+    assert b"guest banner" not in seen
+    process.terminate()
+    process.wait(20)
+    assert (tmp_path / "serial.txt").read_bytes() == b"guest banner\r\nno newline here"
+
+
+def test_serial_to_a_file_that_cannot_be_made(start, tmp_path):
+    words = fails(start("run", "--port", "0", "--serial", str(tmp_path / "no" / "serial.txt")))
+    assert "cannot write the serial line" in words
+
+
+def test_serial_on_a_pty(start):
+    process = start("run", "--port", "0", "--serial", "pty")
+    seen = read_until(process, b"ready ").decode()
+    name = seen.split("serial line on ")[1].split()[0]
+    for _ in range(2):  # a client may leave and come back
+        client = os.open(name, os.O_RDWR | os.O_NOCTTY)
+        os.write(client, b"1+1\r")
+        answer = b""
+        while b"<1+1\r>" not in answer:
+            answer += os.read(client, 100)
+        os.close(client)
+    process.terminate()
+    assert process.wait(20) == 0
+
+
+def terminal(command, *arguments):
+    return pexpect.spawn(command[0], [*command[1:], *arguments, "--port", "0"], timeout=20)
+
+
+def test_ctrl_c_in_a_terminal_ends_a_run(command):
+    screen = terminal(command, "run")
+    screen.expect("ready http")
+    screen.send("x\x04")
+    screen.expect("<x\x04>")
+    screen.sendintr()
+    screen.expect(pexpect.EOF)
+    screen.close()
+    assert screen.exitstatus == 0
+
+
+def test_in_repl_ctrl_c_is_the_guests_and_ctrl_bracket_leaves(command):
+    screen = terminal(command, "repl")
+    screen.expect("ready http")
+    screen.sendintr()
+    screen.expect("<\x03>")
+    screen.send("\x1d")
+    screen.expect(pexpect.EOF)
+    screen.close()
+    assert screen.exitstatus == 0
+
+
+def test_debug_waits_and_says_how_to_attach(start, fake_qemu):
+    process = start("debug", "--port", "0")
+    seen = read_until(process, b"-ex continue").decode()
+    read_until(process, b"ready ")
+    port = seen.split("target remote 127.0.0.1:")[1].split("'")[0]
+    line = fake_qemu()
+    assert "-S" in line and f"tcp:127.0.0.1:{port}" in line
+
+
+def test_the_guests_modules_and_memory(fake_qemu, image, tmp_path):
+    # A path that QEMU's own syntax would take apart.
+    model = tmp_path / "my model, v1.gguf"
+    model.write_bytes(b"GGUF?")
+    app = tmp_path / "handlers.py"
+    app.write_text("")
+    settings = {
+        "model": str(model), "port": 0, "smp": 3, "memory": None, "accel": "tcg",
+        "app": str(app), "serial": "stdio", "pcap": str(tmp_path / "a,b.pcap"),
+    }
+    guest = run.make_guest(settings, {"keys": ["k"]}, image=image)
+    assert list(guest.modules) == ["model.gguf", "config.json", "app.py"]
+    assert b'"alias": "my model, v1"' in guest.modules["config.json"]
+    line = guest.arguments()
+    assert line[line.index("-initrd") + 1] == "model.gguf,config.json,app.py"
+    assert line[line.index("-smp") + 1] == "3"
+    assert line[line.index("-m") + 1] == "160M"
+    assert f"filter-dump,id=pcap0,netdev=net0,file={tmp_path}/a,,b.pcap" in line
+    guest.start()
+    try:
+        folder = Path(guest._folder.name)
+        assert (folder / "model.gguf").read_bytes() == b"GGUF?"
+        assert not guest.ended.is_set()
+    finally:
+        guest.stop()
+    assert not folder.exists()
+    guest.stop()  # harmless
+
+
+def test_a_model_larger_than_qemu_can_load(image, tmp_path, fake_qemu):
+    model = tmp_path / "large.gguf"
+    with open(model, "wb") as file:
+        file.truncate(1 << 31)
+    guest = qemu.Guest(image, modules={"model.gguf": model}, port=qemu.free_port())
+    with pytest.raises(CllmError, match="larger than the 2 GiB"):
+        guest.start()
+    guest.stop()
