@@ -71,6 +71,15 @@ def read(ring, seq, target, offset, count):
         _netbuf.copy(target, offset + first, ring, 0, count - first)
 
 
+def read_bytes(ring, seq, count):
+    """Return `count` bytes from sequence number `seq` on."""
+    size = len(ring)
+    at = seq & (size - 1)
+    if at + count <= size:
+        return bytes(memoryview(ring)[at : at + count])
+    return bytes(memoryview(ring)[at:]) + bytes(memoryview(ring)[: at + count - size])
+
+
 def find(ring, seq, count, byte):
     """Return how many of `count` bytes from `seq` on come before the first `byte`, or -1.
 

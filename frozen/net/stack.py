@@ -338,9 +338,16 @@ class Stack:
             frames, self.loopback.frames = self.loopback.frames, []
             for frame in frames:
                 self._input_ip(frame, True)
-        if self._ready or self.loopback.frames:
-            return now + 1
-        return self.timers.next()
+        return self.deadline()
+
+    def pending(self):
+        """Tell whether poll() has something to do whatever the time."""
+        return bool(self._ready or self.loopback.frames)
+
+    def deadline(self):
+        """Return when poll() must be called next, in milliseconds, or None."""
+        # What is left after poll() waits for room on the link.
+        return self.now + 1 if self.pending() else self.timers.next()
 
     # -- TCP --------------------------------------------------------------------------------
 

@@ -252,20 +252,36 @@ class Connection(Timed):
         """
         ready = self.available()
         if ready <= 0:
-            if self.error and self.state == CLOSED:
-                self._raise_error(0)
-            return 0 if self.at_end() else None
+            return self._nothing(0)
         count = min(count, ready)
         buffers.read(self._rcv_ring, self._rcv_user, buf, offset, count)
+        self._consumed(count)
+        return count
+
+    def receive_bytes(self, count):
+        """Return at most `count` received bytes; b"", None and errors as receive()."""
+        ready = self.available()
+        if ready <= 0:
+            return self._nothing(b"")
+        count = min(count, ready)
+        data = buffers.read_bytes(self._rcv_ring, self._rcv_user, count)
+        self._consumed(count)
+        return data
+
+    def _nothing(self, end):
+        if self.error and self.state == CLOSED:
+            self._raise_error(0)
+        return end if self.at_end() else None
+
+    def _consumed(self, count):
         self._rcv_user += count
-        if count == ready and not self._ranges:
+        if not self._ranges and self.available() <= 0:
             self._release_receive()
         # 3.8.6.2.2: tell of the space when it is worth a segment.
         if self._window_step() >= min(self.stack.receive_pool.size // 2, 2 * self._local_mss):
             if self.state in (ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2):
                 self._ack_now = True
                 self.stack.mark(self)
-        return count
 
     def find(self, byte):
         """Return how many readable bytes come before the first `byte`, or -1."""

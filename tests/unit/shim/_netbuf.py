@@ -1,4 +1,4 @@
-"""Python twin of modules/netbuf: same results, same errors, slower."""
+"""Python twin of modules/netbuf: same results, same errors, slower. Runs on MicroPython too."""
 
 
 def _range(length, start, count):
@@ -7,7 +7,7 @@ def _range(length, start, count):
 
 
 def checksum(buf, start, length, initial=0):
-    data = memoryview(buf).cast("B")
+    data = memoryview(buf)
     _range(len(data), start, length)
     if not 0 <= initial < 1 << 32:
         raise ValueError("initial sum outside 32 bits")
@@ -21,7 +21,7 @@ def checksum(buf, start, length, initial=0):
 
 
 def copy(dst, dst_off, src, src_off, n):
-    target, source = memoryview(dst).cast("B"), memoryview(src).cast("B")
+    target, source = memoryview(dst), memoryview(src)
     _range(len(target), dst_off, n)
     _range(len(source), src_off, n)
     target[dst_off : dst_off + n] = source[src_off : src_off + n]

@@ -1,0 +1,229 @@
+"""MicroPython's `network` module: one Ethernet interface, `LAN(0)`.
+
+As documented for MicroPython 1.25: `active isconnected status ifconfig ipconfig config`, and
+`hostname()` and `ipconfig()` of the module. IPv4 only.
+"""
+
+import time
+
+from drivers import e1000
+from micropython import const
+from net import host, ipv4
+from net.dhcp import BOUND, REBINDING, RENEWING, Client
+
+# LAN.status(), as the ports with lwIP number it.
+STAT_LINK_DOWN = const(0)
+STAT_NO_NETWORK = const(1)
+STAT_NO_IP = const(2)
+STAT_GOT_IP = const(3)
+
+_ENODEV = const(19)
+_MAX_HOSTNAME = const(32)
+
+_card = None
+_dhcp = None
+# (address, netmask, gateway) that were set by hand, to be used whenever the interface is active.
+_static = None
+_dns = None
+
+
+class LAN:
+    """The Ethernet interface. All objects of this class are the same interface.
+
+    Args: id: 0, the only one.
+    """
+
+    def __init__(self, id=0):
+        if id != 0:
+            raise ValueError("no such LAN")
+
+    def active(self, on=None):
+        """Return whether the interface runs, or start or stop it.
+
+        Starting looks for the card on the PCI bus and asks for an address by DHCP unless one was
+        set. OSError ENODEV: no card that a driver knows.
+        """
+        if on is None:
+            return _card is not None
+        if bool(on) != (_card is not None):
+            if on:
+                _start()
+            else:
+                _stop()
+        return None
+
+    def isconnected(self):
+        """Tell whether the cable is connected and there is an address."""
+        return self.status() == STAT_GOT_IP
+
+    def status(self):
+        """Return 0 without a link, 2 while there is no address, 3 when all is there."""
+        if _card is None or not _card.link_up():
+            return STAT_LINK_DOWN
+        return STAT_GOT_IP if host.stack.address else STAT_NO_IP
+
+    def ifconfig(self, config=None):
+        """Return (address, netmask, gateway, dns) as texts, or set them; "dhcp" asks for them."""
+        if config is None:
+            stack = host.stack
+            dns = stack.dns_servers[0] if stack.dns_servers else 0
+            return tuple(
+                ipv4.address_text(value)
+                for value in (stack.address, stack.netmask, stack.gateway, dns)
+            )
+        if config == "dhcp":
+            _use_dhcp()
+            return None
+        address, netmask, gateway, dns = [ipv4.address(text) for text in config]
+        ipv4.prefix_length(netmask)
+        _use_static(address, netmask, gateway)
+        _set_dns(dns)
+        return None
+
+    def ipconfig(self, *args, **kwargs):
+        """Return the value of one of "addr4", "gw4", "dhcp4", "has_dhcp4", or set the first three.
+
+        addr4 is a pair of texts (address, netmask); "address/bits" sets it too. ValueError: no
+        such name, or not an address.
+        """
+        stack = host.stack
+        if args:
+            if kwargs or len(args) != 1:
+                raise TypeError("one name, or values by keyword")
+            if args[0] == "addr4":
+                return ipv4.address_text(stack.address), ipv4.address_text(stack.netmask)
+            if args[0] == "gw4":
+                return ipv4.address_text(stack.gateway)
+            if args[0] == "dhcp4":
+                return _dhcp is not None
+            if args[0] == "has_dhcp4":
+                return _dhcp is not None and _dhcp.state in (BOUND, RENEWING, REBINDING)
+            raise ValueError("unknown config param")
+        for name in kwargs:
+            if name not in ("addr4", "gw4", "dhcp4"):
+                raise ValueError("unknown config param")
+        if "addr4" in kwargs:
+            address, netmask = _parse_interface(kwargs["addr4"])
+            _use_static(address, netmask, _static[2] if _static else 0)
+        if "gw4" in kwargs:
+            gateway = ipv4.address(kwargs["gw4"])
+            _use_static(stack.address, stack.netmask, gateway)
+        if "dhcp4" in kwargs:
+            if kwargs["dhcp4"]:
+                _use_dhcp()
+            else:
+                _use_static(stack.address, stack.netmask, stack.gateway)
+        return None
+
+    def config(self, *args, **kwargs):
+        """Return config("mac") as bytes. ValueError: any other name."""
+        if kwargs or args != ("mac",):
+            raise ValueError("unknown config param")
+        if _card is None:
+            raise OSError(_ENODEV)
+        return _card.mac
+
+
+def hostname(name=None):
+    """Return the name that DHCP servers get, or set it. ValueError: longer than 32 bytes."""
+    if name is None:
+        return host.stack.hostname
+    if not 0 < len(name) <= _MAX_HOSTNAME:
+        raise ValueError("host name of 1 to 32 characters")
+    host.stack.hostname = name
+    return None
+
+
+def ipconfig(*args, **kwargs):
+    """Return ipconfig("dns"), the server's address as a text, or set ipconfig(dns=...)."""
+    if args == ("dns",) and not kwargs:
+        servers = host.stack.dns_servers
+        return ipv4.address_text(servers[0] if servers else 0)
+    if args or list(kwargs) != ["dns"]:
+        raise ValueError("unknown config param")
+    _set_dns(ipv4.address(kwargs["dns"]))
+    return None
+
+
+def _parse_interface(value):
+    """Return (address, netmask) of "a.b.c.d/bits", or of a pair of texts."""
+    if isinstance(value, str):
+        text, _, bits = value.partition("/")
+        if not bits.isdigit() or int(bits) > 32:
+            raise ValueError("not address/bits: " + value)
+        return ipv4.address(text), ipv4.mask(int(bits))
+    text, mask_text = value
+    netmask = ipv4.address(mask_text)
+    ipv4.prefix_length(netmask)
+    return ipv4.address(text), netmask
+
+
+def _start():
+    global _card
+    found = e1000.find()
+    if not found:
+        raise OSError(_ENODEV)
+    _card = e1000.Card(found[0])
+    host.attach(_card)
+    if _static:
+        _configure()
+    else:
+        _use_dhcp()
+
+
+def _stop():
+    global _card
+    card, _card = _card, None
+    _stop_dhcp()
+    host.attach(None)
+    card.stop()
+
+
+def _use_dhcp():
+    global _dhcp, _static
+    _static = None
+    if _card is None or _dhcp is not None:
+        return
+    host.enter()
+    try:
+        _dhcp = Client(host.stack)
+        _dhcp.start(time.ticks_ms())
+    finally:
+        host.leave()
+
+
+def _stop_dhcp():
+    global _dhcp
+    if _dhcp is None:
+        return
+    host.enter()
+    try:
+        _dhcp.stop()
+        _dhcp = None
+    finally:
+        host.leave()
+
+
+def _use_static(address, netmask, gateway):
+    global _static
+    _stop_dhcp()
+    _static = (address, netmask, gateway)
+    _configure()
+
+
+def _set_dns(server):
+    global _dns
+    _dns = [server] if server else []
+    host.stack.dns_servers = _dns
+
+
+def _configure():
+    if _card is None:
+        return
+    host.enter()
+    try:
+        address, netmask, gateway = _static
+        servers = host.stack.dns_servers if _dns is None else _dns
+        host.stack.configure(address, netmask, gateway, servers)
+    finally:
+        host.leave()

@@ -1,0 +1,1 @@
+"""Device drivers. One file each, with no knowledge of the protocols above."""

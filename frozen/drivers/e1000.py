@@ -1,0 +1,269 @@
+"""Intel 82540EM and 82545EM Ethernet controllers (QEMU's `e1000`, `e1000-82545em`).
+
+Sections are those of Intel's "PCI/PCI-X Family of Gigabit Ethernet Controllers Software
+Developer's Manual" (317453), which covers both. Legacy descriptors; frames are handed up as
+memoryviews into the receive ring's own memory and written straight into the transmit ring's.
+"""
+
+import struct
+import time
+
+import _x86
+import pci
+import uctypes
+from machine import mem32
+from micropython import const
+
+VENDOR = const(0x8086)
+# Section 5.2, device identifiers of the controllers with this register set.
+DEVICES = (0x100E, 0x100F)
+
+# Section 13.4, register offsets.
+_CTRL = const(0x0000)
+_STATUS = const(0x0008)
+_EERD = const(0x0014)
+_ICR = const(0x00C0)
+_IMS = const(0x00D0)
+_IMC = const(0x00D8)
+_RCTL = const(0x0100)
+_TCTL = const(0x0400)
+_TIPG = const(0x0410)
+_RDBAL = const(0x2800)
+_RDBAH = const(0x2804)
+_RDLEN = const(0x2808)
+_RDH = const(0x2810)
+_RDT = const(0x2818)
+_TDBAL = const(0x3800)
+_TDBAH = const(0x3804)
+_TDLEN = const(0x3808)
+_TDH = const(0x3810)
+_TDT = const(0x3818)
+_MTA = const(0x5200)
+_RAL = const(0x5400)
+_RAH = const(0x5404)
+
+_CTRL_ASDE = const(1 << 5)  # 13.4.1: take speed and duplex from the PHY
+_CTRL_SLU = const(1 << 6)
+_CTRL_RST = const(1 << 26)
+_STATUS_LU = const(1 << 1)  # 13.4.2
+_EERD_START = const(1 << 0)  # 13.4.4
+_EERD_DONE = const(1 << 4)
+_RAH_AV = const(1 << 31)  # 13.5.3
+
+# 13.4.17: link change, receive descriptors low, receiver overrun, receive timer.
+_INTERRUPTS = const(1 << 2 | 1 << 4 | 1 << 6 | 1 << 7)
+
+# 13.4.22: enable, accept broadcast, strip the CRC; buffers of 2048 bytes are the zero value.
+_RCTL_VALUE = const(1 << 1 | 1 << 15 | 1 << 26)
+# 13.4.33: enable, pad short frames, collision threshold 15, distance 64 (full duplex).
+_TCTL_VALUE = const(1 << 1 | 1 << 3 | 0x0F << 4 | 0x40 << 12)
+# 13.4.34: IPGT 10, IPGR1 8, IPGR2 6.
+_TIPG_VALUE = const(10 | 8 << 10 | 6 << 20)
+
+# 3.2.3 and 3.3.3: a descriptor is an address and these bytes.
+_DESCRIPTOR = const(16)
+_LENGTH = const(8)
+_COMMAND = const(11)
+_STATUS_BYTE = const(12)
+_ERRORS = const(13)
+_DD = const(1 << 0)
+_RX_EOP = const(1 << 1)
+# End of packet, insert the CRC, report status.
+_TX_COMMAND = const(1 << 0 | 1 << 1 | 1 << 3)
+
+# 13.4.27: rings are multiples of 8 descriptors. Powers of two here.
+_RX_COUNT = const(256)
+_TX_COUNT = const(128)
+_BUFFER = const(2048)
+# Frames handed up in one receive(); their descriptors go back to the card together.
+_BUDGET = const(16)
+
+_RESET_TIMEOUT = const(1000)
+
+
+def find():
+    """Return the bus addresses (bdf) of the controllers that this driver knows."""
+    return [
+        bdf for bdf, vendor, device, _ in pci.devices() if vendor == VENDOR and device in DEVICES
+    ]
+
+
+class Card:
+    """One controller, running after construction: a link object as net.stack wants it.
+
+    Args: bdf: its bus address. Raises OSError where the controller does not answer.
+    """
+
+    mtu = 1500
+
+    def __init__(self, bdf):
+        address, size, is_io = pci.bar(bdf, 0)
+        if is_io or not size:
+            raise OSError("e1000: no register region")
+        self._base = _x86.mmio(address, size)
+        self.irq = pci.read(bdf, 0x3C, 1)
+        self.received = 0
+        self.sent = 0
+        self.errors = 0
+
+        # Before it may master the bus, it must be told to forget its old rings.
+        self._reset()
+        pci.enable(bdf)
+        self.mac = self._read_mac()
+        self._start_receive()
+        self._start_transmit()
+        # 14.3: link up; 13.4.20: the causes that interrupt.
+        self._write(_CTRL, self._read(_CTRL) | _CTRL_SLU | _CTRL_ASDE)
+        self._write(_IMS, _INTERRUPTS)
+
+    def _read(self, register):
+        return mem32[self._base + register]
+
+    def _write(self, register, value):
+        mem32[self._base + register] = value
+
+    def _reset(self):
+        # 13.4.1, RST; 14.2: interrupts stay masked over it.
+        self._write(_IMC, 0xFFFFFFFF)
+        self._write(_RCTL, 0)
+        self._write(_TCTL, 0)
+        self._write(_CTRL, self._read(_CTRL) | _CTRL_RST)
+        # The registers must not be read for a microsecond after the reset began.
+        time.sleep_us(10)
+        start = time.ticks_ms()
+        while self._read(_CTRL) & _CTRL_RST:
+            if time.ticks_diff(time.ticks_ms(), start) > _RESET_TIMEOUT:
+                raise OSError("e1000: reset does not end")
+        self._write(_IMC, 0xFFFFFFFF)
+        self._read(_ICR)
+
+    def _read_mac(self):
+        # 13.5.2: the first receive address is loaded from the EEPROM by the reset.
+        low, high = self._read(_RAL), self._read(_RAH)
+        if not high & _RAH_AV:
+            words = [self._read_eeprom(index) for index in range(3)]
+            low = words[0] | words[1] << 16
+            high = words[2]
+            self._write(_RAL, low)
+            self._write(_RAH, high | _RAH_AV)
+        return struct.pack("<IH", low, high & 0xFFFF)
+
+    def _read_eeprom(self, index):
+        # 13.4.4
+        self._write(_EERD, index << 8 | _EERD_START)
+        start = time.ticks_ms()
+        while True:
+            value = self._read(_EERD)
+            if value & _EERD_DONE:
+                return value >> 16
+            if time.ticks_diff(time.ticks_ms(), start) > _RESET_TIMEOUT:
+                raise OSError("e1000: EEPROM does not answer")
+
+    @staticmethod
+    def _ring(count):
+        """Allocate descriptors and their buffers: (descriptors, list of buffers)."""
+        ring = _x86.dma_alloc(count * _DESCRIPTOR, 4096)
+        memory = _x86.dma_alloc(count * _BUFFER, 4096)
+        address = uctypes.addressof(memory)
+        buffers = []
+        for index in range(count):
+            at = index * _BUFFER
+            struct.pack_into("<QQ", ring, index * _DESCRIPTOR, address + at, 0)
+            buffers.append(memory[at : at + _BUFFER])
+        return ring, buffers
+
+    def _start_receive(self):
+        # 14.4
+        self._rx_ring, self._rx_buffers = self._ring(_RX_COUNT)
+        self._rx_next = 0
+        for index in range(128):
+            self._write(_MTA + 4 * index, 0)
+        address = uctypes.addressof(self._rx_ring)
+        self._write(_RDBAL, address & 0xFFFFFFFF)
+        self._write(_RDBAH, address >> 32)
+        self._write(_RDLEN, _RX_COUNT * _DESCRIPTOR)
+        self._write(_RDH, 0)
+        # 3.2.6: head equal to tail is an empty ring, so one descriptor stays ours.
+        self._write(_RDT, _RX_COUNT - 1)
+        self._write(_RCTL, _RCTL_VALUE)
+
+    def _start_transmit(self):
+        # 14.5
+        self._tx_ring, self._tx_buffers = self._ring(_TX_COUNT)
+        self._tx_next = 0
+        for index in range(_TX_COUNT):
+            self._tx_ring[index * _DESCRIPTOR + _STATUS_BYTE] = _DD
+        address = uctypes.addressof(self._tx_ring)
+        self._write(_TDBAL, address & 0xFFFFFFFF)
+        self._write(_TDBAH, address >> 32)
+        self._write(_TDLEN, _TX_COUNT * _DESCRIPTOR)
+        self._write(_TDH, 0)
+        self._write(_TDT, 0)
+        self._write(_TIPG, _TIPG_VALUE)
+        self._write(_TCTL, _TCTL_VALUE)
+
+    def tx_alloc(self):
+        """Return the next free transmit buffer, None while the ring is full."""
+        ring = self._tx_ring
+        index = self._tx_next
+        # 3.4: the tail must not reach the head, so the descriptor after must be free too.
+        after = (index + 1) & (_TX_COUNT - 1)
+        if not (
+            ring[index * _DESCRIPTOR + _STATUS_BYTE] & ring[after * _DESCRIPTOR + _STATUS_BYTE]
+        ) & _DD:
+            return None
+        return self._tx_buffers[index]
+
+    def tx_commit(self, length):
+        """Send the first `length` bytes of the buffer that tx_alloc() returned."""
+        ring = self._tx_ring
+        at = self._tx_next * _DESCRIPTOR
+        ring[at + _LENGTH] = length & 0xFF
+        ring[at + _LENGTH + 1] = length >> 8
+        ring[at + _COMMAND] = _TX_COMMAND
+        ring[at + _STATUS_BYTE] = 0
+        self._tx_next = (self._tx_next + 1) & (_TX_COUNT - 1)
+        self.sent += 1
+        mem32[self._base + _TDT] = self._tx_next
+
+    def receive(self, handler, now):
+        """Call handler(frame, now) for frames that arrived.
+
+        `frame` is a memoryview that is valid during the call only. Returns whether more frames
+        may wait.
+        """
+        ring = self._rx_ring
+        buffers = self._rx_buffers
+        for count in range(1, _BUDGET + 1):
+            index = self._rx_next
+            at = index * _DESCRIPTOR
+            status = ring[at + _STATUS_BYTE]
+            if not status & _DD:
+                if count > 1:
+                    self._return_descriptors()
+                return False
+            ring[at + _STATUS_BYTE] = 0
+            self._rx_next = (index + 1) & (_RX_COUNT - 1)
+            # 3.2.3.2: with an error the frame is bad; without EOP it is longer than any buffer.
+            if status & _RX_EOP and not ring[at + _ERRORS]:
+                self.received += 1
+                handler(buffers[index][: ring[at + _LENGTH] | ring[at + _LENGTH + 1] << 8], now)
+            else:
+                self.errors += 1
+        self._return_descriptors()
+        return True
+
+    def _return_descriptors(self):
+        mem32[self._base + _RDT] = (self._rx_next - 1) & (_RX_COUNT - 1)
+
+    def interrupt(self):
+        """Acknowledge the interrupt; returns its causes (13.4.17: reading clears)."""
+        return mem32[self._base + _ICR]
+
+    def link_up(self):
+        """Tell whether a cable is connected."""
+        return bool(self._read(_STATUS) & _STATUS_LU)
+
+    def stop(self):
+        """Reset the controller: it leaves memory and the interrupt line alone."""
+        self._reset()

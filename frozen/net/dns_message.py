@@ -1,0 +1,118 @@
+"""DNS messages (RFC 1035 4): emit a query for an address, parse the answer."""
+
+import struct
+
+from micropython import const
+
+PORT = const(53)
+MAX_SIZE = const(512)  # RFC 1035 2.3.4, without EDNS
+
+NO_ERROR = const(0)
+NAME_ERROR = const(3)
+
+_TYPE_A = const(1)
+_TYPE_CNAME = const(5)
+_CLASS_IN = const(1)
+_RESPONSE = const(0x8000)
+_TRUNCATED = const(0x0200)
+_RECURSION_DESIRED = const(0x0100)
+# Enough for any chain that a resolver gives; a bound on what an answer can make us do.
+_MAX_RECORDS = const(64)
+_MAX_JUMPS = const(16)
+
+
+def encode_name(name):
+    """Return the wire form of a host name. ValueError where a label is empty or too long."""
+    wire = b""
+    for label in name.rstrip(".").split("."):
+        octets = label.encode()
+        if not 0 < len(octets) < 64:
+            raise ValueError("not a host name: " + name)
+        wire += bytes((len(octets),)) + octets
+    if len(wire) > 254:
+        raise ValueError("host name too long")
+    return wire + b"\0"
+
+
+def emit_query(identifier, name):
+    """Return a query for the A records of `name`, as encode_name() gives it."""
+    return (
+        struct.pack(">HHHHHH", identifier, _RECURSION_DESIRED, 1, 0, 0, 0)
+        + name
+        + struct.pack(">HH", _TYPE_A, _CLASS_IN)
+    )
+
+
+def parse_answer(data, identifier, name):
+    """Return (code, addresses, ttl) of the answer to emit_query(), or None for anything else.
+
+    `addresses` are those of `name` and of the aliases that the same answer resolves it to; `ttl`
+    is the least of the records used, in seconds. A truncated answer counts with what it has.
+    """
+    if len(data) < 12:
+        return None
+    number, flags, questions, answers = struct.unpack_from(">HHHH", data, 0)
+    if number != identifier or not flags & _RESPONSE or questions != 1:
+        return None
+    # The question must be ours: names compare without case (RFC 4343).
+    try:
+        asked, at = _parse_name(data, 12)
+        if at + 4 > len(data) or asked != name.lower():
+            return None
+        if struct.unpack_from(">HH", data, at) != (_TYPE_A, _CLASS_IN):
+            return None
+        return _parse_records(data, at + 4, min(answers, _MAX_RECORDS), flags & 15, asked)
+    except (ValueError, IndexError):
+        return None
+
+
+def _parse_records(data, at, count, code, wanted):
+    addresses = []
+    least = 0x7FFFFFFF
+    for _ in range(count):
+        if at >= len(data):
+            break
+        owner, at = _parse_name(data, at)
+        if at + 10 > len(data):
+            break
+        kind, group, ttl, length = struct.unpack_from(">HHIH", data, at)
+        at += 10
+        if at + length > len(data):
+            break
+        if group == _CLASS_IN and owner == wanted:
+            if kind == _TYPE_A and length == 4:
+                addresses.append(struct.unpack_from(">I", data, at)[0])
+                least = min(least, ttl)
+            elif kind == _TYPE_CNAME:
+                wanted = _parse_name(data, at)[0]
+                least = min(least, ttl)
+        at += length
+    return code, addresses, least
+
+
+def _parse_name(data, at):
+    """Return a name in wire form, without compression and in lower case, and where it ended."""
+    wire = b""
+    end = None
+    for _ in range(128 + _MAX_JUMPS):
+        length = data[at]
+        if length >= 0xC0:
+            # RFC 1035 4.1.4: a pointer; only backwards, so that it ends.
+            target = (length & 0x3F) << 8 | data[at + 1]
+            if end is None:
+                end = at + 2
+            if target >= at:
+                raise ValueError("pointer")
+            at = target
+            continue
+        if length > 63:
+            raise ValueError("label")
+        if at + 1 + length > len(data):
+            raise ValueError("cut short")
+        wire += bytes(data[at : at + 1 + length]).lower()
+        if len(wire) > 255:
+            raise ValueError("name too long")
+        at += 1 + length
+        if length == 0:
+            return wire, at if end is None else end
+    raise ValueError("name")

@@ -1,0 +1,130 @@
+"""The machine's one Stack, joined to the clock, the alarm and a network card.
+
+Interrupts and alarms reach Python as callbacks that may run between any two bytecodes, so also
+in the middle of a socket call. The stack is therefore entered by one of them at a time: a user's
+call stands between enter() and leave(), and a callback that finds the stack entered only notes
+that there is work, which leave() then does.
+"""
+
+import gc
+import time
+
+import _x86
+from micropython import const
+from net.stack import Stack
+
+EBUSY = const(16)
+
+# The longest sleep of a call that waits: a callback that runs after the call last looked and
+# before it sleeps would otherwise go unnoticed.
+_LONGEST_WAIT = const(10)
+# Batches of received frames before other Python code gets its turn.
+_ROUNDS = const(4)
+
+stack = Stack()
+_card = None
+_entered = False
+_again = False
+_armed = None
+
+
+def attach(card):
+    """Use a network card, or none for None.
+
+    Args: card: a link object (see net.stack) with `irq`, `interrupt()` and
+    `receive(handler, now)`, see drivers.e1000.
+    """
+    global _card
+    if _card is not None:
+        _x86.irq(_card.irq, None)
+    _card = card
+    stack.attach(card)
+    if card is not None:
+        _x86.irq(card.irq, _on_interrupt)
+
+
+def enter():
+    """Begin a user's call into the stack. OSError EBUSY: from a callback inside another call."""
+    global _entered
+    if _entered:
+        raise OSError(EBUSY)
+    _entered = True
+
+
+def leave():
+    """End a user's call: what it queued is sent, and what arrived meanwhile is taken."""
+    global _entered
+    try:
+        if stack.pending():
+            stack.poll(time.ticks_ms())
+        _arm()
+    finally:
+        _entered = False
+    if _again:
+        pump()
+
+
+def pump():
+    """Take what the card received, run timers, send."""
+    global _entered, _again
+    if _entered:
+        _again = True
+        return
+    again = True
+    while again:
+        _entered = True
+        _again = False
+        more = False
+        try:
+            now = time.ticks_ms()
+            for _ in range(_ROUNDS):
+                if _card is not None:
+                    more = _card.receive(_input, now)
+                stack.poll(now)
+                if not more:
+                    break
+            _arm(now if more else None)
+        except MemoryError:
+            # Nothing was promised for what is lost here; TCP sends it again.
+            gc.collect()
+        finally:
+            _entered = False
+        # A callback that came while the stack was entered left its work to this round. One that
+        # comes from here on finds the stack free.
+        again = _again
+
+
+def wait(timeout):
+    """Sleep until something happened, at most `timeout` ms (None: no limit, but not for ever)."""
+    _x86.wait(_LONGEST_WAIT if timeout is None else min(timeout, _LONGEST_WAIT))
+
+
+def _input(frame, now):
+    try:
+        stack.input(frame, now)
+    except MemoryError:
+        stack.dropped += 1
+
+
+def _arm(deadline=None):
+    """Set the alarm to the stack's next deadline, or to `deadline`."""
+    global _armed
+    if deadline is None:
+        deadline = stack.deadline()
+    if deadline != _armed:
+        _armed = deadline
+        _x86.alarm_at(deadline)
+
+
+def _on_interrupt(_line):
+    _card.interrupt()
+    pump()
+
+
+def _on_alarm(_):
+    global _armed
+    _armed = None
+    pump()
+
+
+_x86.alarm(_on_alarm)
