@@ -371,7 +371,12 @@ class socket(io.IOBase):
     def ioctl(self, request, argument):
         """Answer a stream's poll and close requests; a negative errno for any other."""
         if request == _IOCTL_POLL:
-            return self._poll() & (argument | _POLL_ERR | _POLL_HUP | _POLL_NVAL)
+            host.enter()
+            try:
+                events = self._poll()
+            finally:
+                host.leave()
+            return events & (argument | _POLL_ERR | _POLL_HUP | _POLL_NVAL)
         if request == _IOCTL_CLOSE:
             self.close()
             return 0
