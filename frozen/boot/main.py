@@ -9,7 +9,7 @@ import sys
 
 import _x86
 import network
-from serve.main import load_config, serve
+from serve.main import read_config, serve
 
 
 async def repl():
@@ -28,12 +28,11 @@ async def repl():
 
 
 async def main():
-    config = load_config()
+    config = read_config()
     lan = network.LAN(0)
-    if config["network"].get("address"):
-        lan.ipconfig(
-            dhcp4=False, addr4=config["network"]["address"], gw4=config["network"].get("gateway")
-        )
+    addresses = config.get("network", {})
+    if addresses.get("address"):
+        lan.ipconfig(dhcp4=False, addr4=addresses["address"], gw4=addresses.get("gateway"))
     lan.active(True)
     server = asyncio.create_task(serve(config))
     await asyncio.gather(server, repl())

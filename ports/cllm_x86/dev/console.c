@@ -15,7 +15,7 @@
 #define COLUMNS 80
 #define ROWS 25
 
-static bool have_uart;
+static bool have_uart, have_screen;
 static int fifo_room;
 static unsigned column, row;
 static volatile int interrupt_char = -1;
@@ -84,7 +84,9 @@ static void screen_put(char c) {
 
 void console_init(void) {
     uart_init();
-    for (unsigned i = 0; i < ROWS * COLUMNS; i++) {
+    SCREEN[0] = 0x0720;
+    have_screen = SCREEN[0] == 0x0720; // a machine without VGA reads all ones
+    for (unsigned i = 0; have_screen && i < ROWS * COLUMNS; i++) {
         SCREEN[i] = 0x0720;
     }
 }
@@ -95,9 +97,13 @@ void console_write(const char *s, size_t n) {
         if (have_uart) {
             uart_put(s[i]);
         }
-        screen_put(s[i]);
+        if (have_screen) {
+            screen_put(s[i]);
+        }
     }
-    screen_cursor();
+    if (have_screen) {
+        screen_cursor();
+    }
     irq_restore(flags);
 }
 
