@@ -32,12 +32,13 @@ QUIET_SECONDS = 15  # between progress lines when stderr is no terminal
 # clang writes preprocessed text of one input to stdout; MicroPython's makeqstrdefs.py names many.
 ZIG_CPP = """\
 import subprocess, sys
-sources = [a for a in sys.argv[1:] if a.endswith((".c", ".cpp"))]
-options = [a for a in sys.argv[1:] if a not in sources]
-for source in sources or [None]:
-    compiler = "zig-c++" if source and source.endswith(".cpp") else "zig-cc"
-    command = [sys.path[0] + "/" + compiler, "-E", *options, *([source] if source else [])]
-    if status := subprocess.call(command):
+inputs = [a for a in sys.argv[1:] if a == "-" or a.endswith((".c", ".cpp"))]
+options = [a for a in sys.argv[1:] if a not in inputs]
+for path in inputs:
+    compiler = sys.path[0] + ("/zig-c++" if path.endswith(".cpp") else "/zig-cc")
+    # Of standard input zig must be told the language before it translates -mcpu for clang.
+    language = ["-x", "c"] if path == "-" else []
+    if status := subprocess.call([compiler, "-E", *options, *language, path]):
         sys.exit(status)
 """
 

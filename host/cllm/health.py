@@ -8,14 +8,15 @@ LOADING = "Loading model"  # how the guest's message begins while it may still b
 PAUSE = 0.1  # seconds between questions
 
 
-def wait_until_decided(port, ended):
+def wait_until_decided(port, ended, limit=float("inf")):
     """Ask `/health` of 127.0.0.1:port until the answer is final.
 
     Returns None when the guest is ready (200), a reason when it serves without a model (503 with
-    another message than that it loads). Returns "" when the event `ended` is set first.
+    another message than that it loads). Returns "" when the event `ended` is set first, or after
+    `limit` seconds.
     """
     started = time.monotonic()
-    while not ended.is_set():
+    while not ended.is_set() and time.monotonic() - started < limit:
         # QEMU's network accepts at once and holds the connection while the guest boots, so early
         # questions are given up soon; a busy emulated guest may need long for its answer.
         patience = min(30, 1 + (time.monotonic() - started) / 4)

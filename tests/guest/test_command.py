@@ -1,0 +1,58 @@
+"""The `cllm run` command with the real image: what `make run` promises."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import urllib.request
+
+import pytest
+from cllm import TOP, qemu
+from cllm.build import IMAGE
+
+CLLM = TOP / ".venv" / "bin" / "cllm"
+
+
+def run(*arguments):
+    port = qemu.free_port()
+    process = subprocess.Popen(
+        [CLLM, "run", "--port", str(port), "--accel", "tcg", *arguments],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace",
+    )
+    return process, f"http://127.0.0.1:{port}"
+
+
+def line_with(process, pattern):
+    for line in process.stdout:
+        if re.match(pattern, line):
+            return line.strip()
+    raise AssertionError(f"cllm ended with {process.wait()} before it printed {pattern}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ready_then_a_clean_end(tiny_model, number):
+    process, url = run("--model", str(tiny_model))
+    with process:
+        try:
+            assert line_with(process, "ready ") == f"ready {url}"
+            with urllib.request.urlopen(url + "/v1/models", timeout=120) as answer:
+                assert json.load(answer)["data"][0]["id"] == "tiny"
+        finally:
+            process.send_signal(number)
+        assert process.wait(30) == 0
+
+
+def test_without_a_model_it_serves_and_says_why():
+    process, url = run()
+    with process:
+        try:
+            line = line_with(process, "serving ")
+            assert line.startswith(f"serving {url} without a model: ")
+        finally:
+            process.terminate()
+        assert process.wait(30) == 0
+
+
+def test_the_image_is_small():
+    assert os.path.getsize(IMAGE) < 16 << 20
