@@ -15,9 +15,9 @@ app = service.app
 class Llm:
     """The model, through the scheduler that all requests share.
 
-    Parameters are those of the HTTP API: max_tokens, temperature, top_p, top_k, min_p, seed, stop ...
-    Errors are exceptions with `status` and `message`; one that a handler does not catch becomes that
-    answer: 503 without a model, 400 for wrong parameters or a prompt too long.
+    Parameters are those of the HTTP API: max_tokens, temperature, top_p, top_k, min_p, seed, stop
+    ... Errors are exceptions with `status` and `message`; one that a handler does not catch
+    becomes that answer: 503 without a model, 400 for wrong parameters or a prompt too long.
     """
 
     async def generate(self, prompt, **params):
@@ -25,7 +25,7 @@ class Llm:
         return await collect(self.stream(prompt, **params))
 
     async def chat(self, messages, **params):
-        """Answers `messages` (list of {"role", "content"}, or a str from the user); returns text."""
+        """Answers `messages`: a list of {"role", "content"}, or the user's words; returns text."""
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         return await collect(service.chat(messages_of({"messages": messages}), Params(params)))

@@ -1,11 +1,12 @@
 # What a handler gave back, and how to take items from it: the difference between the two Pythons'
 # coroutines is kept in this file.
 #
-# CPython has coroutines, generators and async generators as three types. MicroPython 1.25 has one: an
-# `async def` with `yield` compiles to a generator whose `await`s and `yield`s both come out of send().
-# They can be told apart, because everything asyncio suspends on yields None, and None is no data: so
-# on MicroPython a None is passed up to the event loop and anything else is the handler's next item.
-# (Hence a streaming handler must never yield None itself: the loop would not wake it again.)
+# CPython has coroutines, generators and async generators as three types. MicroPython 1.25 has one:
+# an `async def` with `yield` compiles to a generator whose `await`s and `yield`s both come out of
+# send(). They can be told apart, because everything asyncio suspends on yields None, and None is
+# no data: so on MicroPython a None is passed up to the event loop and anything else is the
+# handler's next item. (Hence a streaming handler must never yield None itself: the loop would not
+# wake it again.)
 # MIT license; Copyright (c) 2026 cllm contributors
 
 import sys
@@ -18,8 +19,8 @@ END = object()  # Source.next() at the end
 def step(gen):
     """Runs a MicroPython generator to its next item, passing its awaits up to the event loop.
 
-    To be awaited (on MicroPython any generator can be). Returns (False, item) or, when `gen` ended,
-    (True, its return value).
+    To be awaited (on MicroPython any generator can be). Returns (False, item) or, when `gen`
+    ended, (True, its return value).
     """
     try:
         item = gen.send(None)

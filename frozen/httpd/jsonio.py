@@ -1,10 +1,10 @@
 # Strict JSON in (RFC 8259), compact JSON out.
 #
-# MicroPython's json.loads takes `[1 2]`, `{"a" 1}` and `[1,` for good and turns an escaped surrogate
-# pair into two halves that are no UTF-8, so a client's mistake would pass and its emoji would not.
-# This reader steps per token, and over strings and integer arrays with C-speed searches. Sizes are
-# bounded by the caller; depth, members of one object and digits of one number are bounded here,
-# because each of them costs more than linear time or stack.
+# MicroPython's json.loads takes `[1 2]`, `{"a" 1}` and `[1,` for good and turns an escaped
+# surrogate pair into two halves that are no UTF-8, so a client's mistake would pass and its emoji
+# would not. This reader steps per token, and over strings and integer arrays with C-speed
+# searches. Sizes are bounded by the caller; depth, members of one object and digits of one number
+# are bounded here, because each of them costs more than linear time or stack.
 # MIT license; Copyright (c) 2026 cllm contributors
 
 import json
@@ -133,7 +133,7 @@ def _array(s, i, depth):
 
 
 def _number(s, i, whole=False):
-    # number = [ "-" ] ( "0" / digit1-9 *DIGIT ) [ "." 1*DIGIT ] [ ("e" / "E") [ "+" / "-" ] 1*DIGIT ]
+    # RFC 8259 6: [ "-" ] ( "0" / digit1-9 *DIGIT ) [ "." 1*DIGIT ] [ "e" [ "+" / "-" ] 1*DIGIT ]
     n = len(s)
     end = i
     while end < n and s[end] in _NUMBER:

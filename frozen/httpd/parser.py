@@ -1,9 +1,9 @@
 # Push parser for HTTP/1.1 requests (RFC 9112). Bytes in, a Request and its body out: no socket, no
 # clock, no loop, so that every rule is tested on CPython by feeding bytes.
 #
-# It is strict where leniency lets two parsers disagree on where a request ends (request smuggling),
-# and looks at data with find, split and strip only, which run in C: a Python step per byte would cost
-# more than the network.
+# It is strict where leniency lets two parsers disagree on where a request ends (request
+# smuggling), and looks at data with find, split and strip only, which run in C: a Python step per
+# byte would cost more than the network.
 # MIT license; Copyright (c) 2026 cllm contributors
 
 from . import jsonio
@@ -111,10 +111,10 @@ def unquote(text):
 class Request:
     """One request.
 
-    method, target: as sent. segments: the decoded path split at "/" (so an encoded slash stays inside
-    its segment). headers: lower-case name -> value, repeated ones joined by ", ". minor: 0 or 1 of
-    HTTP/1.x. length: declared body bytes or None when chunked. body: bytes, once collected.
-    keep_alive: what the client asked for. peer: the client's address or None.
+    method, target: as sent. segments: the decoded path split at "/" (so an encoded slash stays
+    inside its segment). headers: lower-case name -> value, repeated ones joined by ", ". minor: 0
+    or 1 of HTTP/1.x. length: declared body bytes or None when chunked. body: bytes, once
+    collected. keep_alive: what the client asked for. peer: the client's address or None.
     """
 
     def __init__(self, method, target, minor, headers):
@@ -170,8 +170,9 @@ class Request:
 class Parser:
     """Parser of one connection's input.
 
-    feed() bytes as they come, ask head() until it gives a Request, then begin_body() and body() until
-    it gives b"", then head() again. HttpError means: answer it and close, the position is lost.
+    feed() bytes as they come, ask head() until it gives a Request, then begin_body() and body()
+    until it gives b"", then head() again. HttpError means: answer it and close, the position is
+    lost.
     """
 
     def __init__(self, limits):
@@ -217,7 +218,8 @@ class Parser:
         head = self.buf[start:end]
         self.pos = end + 4
         self._scan = 0
-        # RFC 9112 2.2 forbids a bare CR and only allows a bare LF: another parser might not see it.
+        # RFC 9112 2.2 forbids a bare CR and only allows a bare LF: another parser might not see
+        # it.
         lines = head.split(b"\r\n")
         if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1:
             raise HttpError(400, "lines must end in CRLF")

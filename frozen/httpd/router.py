@@ -55,7 +55,8 @@ class Response:
 
 class Stream(Response):
     """An answer in pieces as they come: from a generator, an async generator or an object with
-    __aiter__, of str or bytes (never None, see aio.py). Its close() is called when the client goes.
+    __aiter__, of str or bytes (never None, see aio.py). Its close() is called when the client
+    goes.
     """
 
     def __init__(self, items, content_type=_TEXT, status=200, headers=None):
@@ -183,8 +184,8 @@ class App:
         self._error = None
 
     def route(self, pattern, methods=("GET",), limit=None, stream=False):
-        """Decorator: `handler(request, **parts)` answers `pattern`, with <name>, <int:name> and, as
-        the last part, <path:name>.
+        """Decorator: `handler(request, **parts)` answers `pattern`, with <name>, <int:name> and,
+        as the last part, <path:name>.
 
         The handler is plain or async and returns a dict or list (JSON), str (text), bytes, None
         (204), (body, status[, headers]), a Response or a Stream; or it is a generator or async
@@ -265,7 +266,9 @@ class App:
         if method == "OPTIONS":
             return None, allowed
         # RFC 9110 15.5.6: a 405 names what is allowed.
-        raise HttpError(405, "method %s is not allowed here" % method, {"Allow": ", ".join(allowed)})
+        raise HttpError(
+            405, "method %s is not allowed here" % method, {"Allow": ", ".join(allowed)}
+        )
 
     def _matches(self, segments):
         path = "/" + "/".join(segments)

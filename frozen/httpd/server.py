@@ -1,10 +1,11 @@
-# Connections: carries bytes between asyncio streams and the parser, and bounds what a client may cost.
+# Connections: carries bytes between asyncio streams and the parser, and bounds what a client may
+# cost.
 #
-# Each connection has two tasks. The pump only reads: it feeds the parser while a handler runs, and so
-# notices at once that a client went away and cancels the handler. The main task does all the rest.
-# Time is counted by one janitor for all connections, in ticks: asyncio.wait_for makes two tasks per
-# use on MicroPython, and a tick that comes late because the engine computed does not count as more
-# than one against a client that could not be served meanwhile.
+# Each connection has two tasks. The pump only reads: it feeds the parser while a handler runs, and
+# so notices at once that a client went away and cancels the handler. The main task does all the
+# rest. Time is counted by one janitor for all connections, in ticks: asyncio.wait_for makes two
+# tasks per use on MicroPython, and a tick that comes late because the engine computed does not
+# count as more than one against a client that could not be served meanwhile.
 # MIT license; Copyright (c) 2026 cllm contributors
 
 import asyncio
@@ -246,8 +247,8 @@ class Connection:
                 raise
 
     async def _read_body(self):
-        """Next piece of the body, b"" at its end. Raises HttpError when it is too large, malformed,
-        too slow, or cut off.
+        """Next piece of the body, b"" at its end. Raises HttpError when it is too large,
+        malformed, too slow, or cut off.
         """
         self._ticks = self._body_ticks
         while True:

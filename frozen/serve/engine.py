@@ -1,6 +1,6 @@
-# Owner of the native engine: loads it lazily, and says at any time what became of that. A model that
-# is missing, cut off or no model at all is a state with a reason, not an exception that ends the
-# server.
+# Owner of the native engine: loads it lazily, and says at any time what became of that. A model
+# that is missing, cut off or no model at all is a state with a reason, not an exception that ends
+# the server.
 # MIT license; Copyright (c) 2026 cllm contributors
 
 NONE = "none"
@@ -45,7 +45,7 @@ class EngineHost:
         self._printed = 0
 
     def load(self):
-        """Loads the model; blocks until that is done. Never raises for a bad model: see `state`."""
+        """Loads the model and blocks meanwhile. A bad one raises nothing: see `state`."""
         try:
             size = _size(self.path)
         except OSError:

@@ -14,8 +14,8 @@ _TYPES = {
 
 
 class RequestError(HttpError):
-    """What went wrong with one request. status: HTTP status; kind: llama-server's error type; fields:
-    dict of further members of the error object; headers: of the response.
+    """What went wrong with one request. status: HTTP status; kind: llama-server's error type;
+    fields: dict of further members of the error object; headers: of the response.
     """
 
     def __init__(self, status, kind, message, fields=None, headers=None):

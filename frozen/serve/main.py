@@ -84,7 +84,7 @@ class Settings:
 
 
 def run_user_code(path=_BOOT + "app.py"):
-    """Runs the user's handlers, if there are any. An error in them is printed; the server goes on."""
+    """Runs the user's handlers, if any. An error in them is printed and the server goes on."""
     try:
         with open(path) as f:
             source = f.read()
@@ -101,8 +101,9 @@ def run_user_code(path=_BOOT + "app.py"):
 async def serve(config, poll=None, make=None):
     """Serves until cancelled.
 
-    config: dict as read_config() gives. poll: called during a decode, see _engine. make: constructs
-    the engine in place of _engine.Engine. Raises ConfigError, or OSError if the port cannot be had.
+    config: dict as read_config() gives. poll: called during a decode, see _engine. make:
+    constructs the engine in place of _engine.Engine. Raises ConfigError, or OSError if the port
+    cannot be had.
     """
     settings = Settings(config)
     if poll is not None:

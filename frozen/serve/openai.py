@@ -1,5 +1,5 @@
-# The HTTP routes of llama-server that OpenAI's clients use, with its JSON keys, wording and order of
-# stream events (tools/server of llama.cpp is the reference).
+# The HTTP routes of llama-server that OpenAI's clients use, with its JSON keys, wording and order
+# of stream events (tools/server of llama.cpp is the reference).
 # MIT license; Copyright (c) 2026 cllm contributors
 
 import time
@@ -47,8 +47,8 @@ async def collect(sequence):
 
 
 class Answer:
-    """Shapes one generation as `kind` of object. The parts that every event of a stream repeats are
-    put together once: what is left per token is its text.
+    """Shapes one generation as `kind` of object. The parts that every event of a stream repeats
+    are put together once: what is left per token is its text.
     """
 
     def __init__(self, service, kind):

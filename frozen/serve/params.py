@@ -1,6 +1,6 @@
-# From a request's JSON to generation parameters: types and ranges as llama-server checks them, with
-# its words, so that nothing unchecked reaches the engine. null means absent; unknown fields are
-# ignored, because clients send many.
+# From a request's JSON to generation parameters: types and ranges as llama-server checks them,
+# with its words, so that nothing unchecked reaches the engine. null means absent; unknown fields
+# are ignored, because clients send many.
 # MIT license; Copyright (c) 2026 cllm contributors
 
 from .errors import invalid
@@ -131,9 +131,7 @@ def prompt_of(body):
         if all([isinstance(item, str) for item in prompt]):
             raise invalid("Field 'prompt': only one prompt per request is supported")
         return tokens_of(prompt, "prompt")
-    raise invalid(
-        "Field 'prompt': must be a string, a list of tokens, or a list of one of these"
-    )
+    raise invalid("Field 'prompt': must be a string, a list of tokens, or a list of one of these")
 
 
 def tokens_of(value, name):
@@ -165,9 +163,7 @@ def messages_of(body):
             if role != "assistant":
                 raise invalid("All non-assistant messages must contain 'content'")
             if not message.get("tool_calls"):
-                raise invalid(
-                    "Assistant message must contain either 'content' or 'tool_calls'!"
-                )
+                raise invalid("Assistant message must contain either 'content' or 'tool_calls'!")
         content = message.get("content")
         if content is None or isinstance(content, str):
             continue

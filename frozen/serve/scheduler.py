@@ -1,13 +1,14 @@
 # Continuous batching: many requests share each decode call of the engine.
 #
-# A sequence is a list of tokens (its prompt, then what was generated) of which the first `computed`
-# are in the engine's KV cache. All that a step does is move `computed` towards len(tokens), whether
-# the missing tokens are a prompt or the one just sampled; when none is missing, the next is sampled.
-# So a prompt can be cut anywhere, and a sequence whose cache was taken away simply computes again.
+# A sequence is a list of tokens (its prompt, then what was generated) of which the first
+# `computed` are in the engine's KV cache. All that a step does is move `computed` towards
+# len(tokens), whether the missing tokens are a prompt or the one just sampled; when none is
+# missing, the next is sampled. So a prompt can be cut anywhere, and a sequence whose cache was
+# taken away simply computes again.
 #
-# Policy decides who gets how many tokens of a step and is plain arithmetic; Scheduler owns the engine
-# and the loop. A step never awaits, so a sequence can be cancelled between any two steps and its
-# cache is free at once.
+# Policy decides who gets how many tokens of a step and is plain arithmetic; Scheduler owns the
+# engine and the loop. A step never awaits, so a sequence can be cancelled between any two steps
+# and its cache is free at once.
 # MIT license; Copyright (c) 2026 cllm contributors
 
 import asyncio
@@ -16,8 +17,9 @@ import time
 from .detok import Stops, Utf8
 from .errors import RequestError, context_error, invalid, unavailable
 
-# Turns of the event loop between steps. A request takes a few (accepted, read, handled, written), and
-# with one turn per step each of them would cost the client a whole decode. Idle turns cost little.
+# Turns of the event loop between steps. A request takes a few (accepted, read, handled, written),
+# and with one turn per step each of them would cost the client a whole decode. Idle turns cost
+# little.
 _TURNS = 8
 
 
@@ -25,8 +27,9 @@ class Sequence:
     """One request in the scheduler, and the handle its owner holds.
 
     `async for text, tokens in sequence` gives what was generated since the last item: str, and the
-    token ids it came from (text may lag behind them). Raises RequestError if the request failed. Then
-    finish_reason is "stop" or "length" and the counts hold. cancel() (or close()) at any time.
+    token ids it came from (text may lag behind them). Raises RequestError if the request failed.
+    Then finish_reason is "stop" or "length" and the counts hold. cancel() (or close()) at any
+    time.
     """
 
     def __init__(self, scheduler, prompt, max_tokens, stop, sampler):
@@ -133,8 +136,8 @@ class Policy:
 
     def plan(self, running, waiting):
         """Returns (admit, evict, work): sequences of `waiting` to start, sequences of `running` to
-        take the cache from, and [(sequence, number of tokens)]. Both lists are oldest first; `work`
-        is made of `running` without `evict`, then `admit`.
+        take the cache from, and [(sequence, number of tokens)]. Both lists are oldest first;
+        `work` is made of `running` without `evict`, then `admit`.
         """
         # A running sequence needs one token now: all of those come first, so that a long prompt
         # slows nobody's stream by more than one batch.
@@ -247,7 +250,7 @@ class Scheduler:
                 await asyncio.sleep(0)
 
     def step(self):
-        """Decodes one batch and samples. Errors end the requests they belong to, never the loop."""
+        """Decodes one batch and samples. An error ends the request it belongs to, not the loop."""
         if self._broken:
             for sequence in self.running + self.waiting:
                 self.drop(sequence)

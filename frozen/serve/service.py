@@ -1,5 +1,5 @@
-# The service as one object: the application, the engine and the scheduler, and the few steps that the
-# HTTP routes and user code share.
+# The service as one object: the application, the engine and the scheduler, and the few steps that
+# the HTTP routes and user code share.
 # MIT license; Copyright (c) 2026 cllm contributors
 
 import asyncio
@@ -38,9 +38,7 @@ class Service:
         """Loads the model (blocking) and, if that succeeds, starts the scheduler's task."""
         self.host.load()
         if self.host.state == READY:
-            self.scheduler = Scheduler(
-                self.host.engine, self._max_queue, on_broken=self.host.fail
-            )
+            self.scheduler = Scheduler(self.host.engine, self._max_queue, on_broken=self.host.fail)
             self._task = asyncio.create_task(self.scheduler.run())
 
     def stop(self):

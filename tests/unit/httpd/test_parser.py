@@ -56,7 +56,9 @@ def post(*headers, body=b""):
 
 
 def test_simple_get():
-    request, body = one(b"GET /a/b%20c?x=1&y=%C3%A9+z&y HTTP/1.1\r\nHost: h:80\r\nX-A:  v \t\r\n\r\n")
+    request, body = one(
+        b"GET /a/b%20c?x=1&y=%C3%A9+z&y HTTP/1.1\r\nHost: h:80\r\nX-A:  v \t\r\n\r\n"
+    )
     assert request.method == "GET"
     assert request.segments == ["a", "b c"]
     assert request.path == "/a/b c"

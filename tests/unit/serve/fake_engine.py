@@ -53,7 +53,9 @@ class FakeEngine:
     eos = EOG
     add_bos = False
 
-    def __init__(self, path="", n_ctx=256, n_batch=16, n_seq=4, n_threads=1, progress=None, poll=None):
+    def __init__(
+        self, path="", n_ctx=256, n_batch=16, n_seq=4, n_threads=1, progress=None, poll=None
+    ):
         self.n_ctx = n_ctx
         self.n_batch = n_batch
         self.n_seq = n_seq

@@ -7,8 +7,12 @@ import pytest
 from serve.detok import Stops, Utf8
 
 TEXTS = [
-    "plain", "é", "aé€😀z", "\u07ff\u0800\uffff\U00010000\U0010ffff", "日本語のテキスト",
-]  # fmt: skip
+    "plain",
+    "é",
+    "aé€😀z",
+    "\u07ff\u0800\uffff\U00010000\U0010ffff",
+    "日本語のテキスト",
+]
 
 
 def decode(data, cuts):
@@ -30,7 +34,22 @@ def test_split_anywhere(text):
 
 def test_invalid_bytes_are_replaced_as_python_does():
     rng = random.Random(1)
-    interesting = [0x41, 0x80, 0xBF, 0xC0, 0xC3, 0xE0, 0xED, 0xA0, 0x9F, 0xF0, 0x90, 0xF4, 0xF5, 0xFF]
+    interesting = [
+        0x41,
+        0x80,
+        0xBF,
+        0xC0,
+        0xC3,
+        0xE0,
+        0xED,
+        0xA0,
+        0x9F,
+        0xF0,
+        0x90,
+        0xF4,
+        0xF5,
+        0xFF,
+    ]
     for _ in range(5000):
         data = bytes(rng.choice(interesting) for _ in range(rng.randrange(8)))
         cuts = sorted(rng.randrange(len(data) + 1) for _ in range(3))

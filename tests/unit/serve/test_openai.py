@@ -163,7 +163,9 @@ def test_completion(server):
     ]
     assert body["usage"]["completion_tokens"] == 3
     for prompt in (list(b"hello|"), ["hello|"], [list(b"hello|")]):
-        assert server.call("/v1/completions", {"prompt": prompt})[1]["choices"][0]["text"] == "hello"
+        assert (
+            server.call("/v1/completions", {"prompt": prompt})[1]["choices"][0]["text"] == "hello"
+        )
 
 
 def test_completion_stream(server):
@@ -193,14 +195,22 @@ def test_nulls_and_unknown_fields_are_ignored(server):
     body = dict(CHAT, model="whatever", unknown={"a": 1}, **{f: None for f in fields.split()})
     assert server.call("/v1/chat/completions", body)[0] == 200
     full = dict(
-        CHAT, temperature=0, top_p=2, top_k=1, min_p=0.1, seed=-5, stop=["q", ""], n=1, max_tokens=-1
+        CHAT,
+        temperature=0,
+        top_p=2,
+        top_k=1,
+        min_p=0.1,
+        seed=-5,
+        stop=["q", ""],
+        n=1,
+        max_tokens=-1,
     )
     assert server.call("/v1/chat/completions", full)[0] == 200
 
 
 def test_template_stops_and_content_parts(server):
     parts = [{"type": "text", "text": "ab<e"}, {"type": "text", "text": "nd>cd"}]
-    body = server.call("/v1/chat/completions", {"messages": [{"role": "user", "content": parts}]})[1]
+    body = server.call("/v1/chat/completions", message(content=parts))[1]
     assert body["choices"][0]["message"]["content"] == "ab"
 
 

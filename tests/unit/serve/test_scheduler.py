@@ -1,4 +1,4 @@
-"""Batching against a fake engine: right answers, fairness, budgets, preemption, cancel, errors."""
+"""Batching against a fake engine: answers, fairness, budgets, preemption, cancel, errors."""
 
 import asyncio
 import random
@@ -169,7 +169,8 @@ def test_empty_prompt_and_bad_tokens():
 
 
 @pytest.mark.parametrize(
-    "stop, want", [(["lo"], "hel"), (["l"], "he"), (["xx", "ell"], "h"), (["h"], ""), (["zz"], "hello")]
+    "stop, want",
+    [(["lo"], "hel"), (["l"], "he"), (["xx", "ell"], "h"), (["h"], ""), (["zz"], "hello")],
 )
 def test_stop_strings(stop, want):
     engine, scheduler = make()
