@@ -131,7 +131,7 @@ class Stack:
     def input(self, frame, now):
         """Take one received frame (a memoryview, which is not kept)."""
         self.now = now
-        if len(frame) < ethernet.HEADER:
+        if len(frame) < ethernet.HEADER or self.link is None:
             self.dropped += 1
             return
         kind = frame[12] << 8 | frame[13]

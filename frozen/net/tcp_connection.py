@@ -66,6 +66,9 @@ KEEPALIVE_PROBES = const(9)
 
 # A peer may not make segments so small that headers are all that is sent.
 _MINIMUM_MSS = const(64)
+# Segments that one acknowledgement stands for at most, sent or received (RFC 5681 4.2 speaks of
+# "stretch ACKs"): segments that the card delivers together are acknowledged together.
+_STRETCH = const(8)
 # Islands of data that arrived out of order.
 _MAX_RANGES = const(32)
 
@@ -354,6 +357,11 @@ class Connection(Timed):
         rcv_nxt = self.rcv_nxt
         seq = rcv_nxt + ((seq - rcv_nxt + _HALF) & _WRAP) - _HALF
         length = end - start
+        if self.state == SYN_RECEIVED and flags & (tcp.SYN | tcp.ACK) == tcp.SYN | tcp.ACK:
+            # 3.5, figure 8: both sides opened, and the peer's SYN comes again with its ACK.
+            if seq == self.irs:
+                seq += 1
+                flags &= ~tcp.SYN
 
         # First, the sequence number (3.10.7.4). The table's tests say: part of the segment is in
         # the window. What starts exactly at RCV.NXT passes with a closed window too, for its
@@ -569,11 +577,13 @@ class Connection(Timed):
         else:
             self._dup_acks = 0
             if self.cwnd < self.ssthresh:
-                # RFC 5681 3.1 by bytes: RFC 3465 2.2 with L = 2, for peers that delay ACKs.
-                self.cwnd += min(acked, 2 * mss)
+                # RFC 5681 3.1 by bytes (RFC 3465 2.2), because peers acknowledge several segments
+                # at a time. After a timeout an ACK covers what had arrived before, and counts for
+                # one segment (RFC 3465 2.3).
+                self.cwnd += min(acked, mss if ack <= self._recover else _STRETCH * mss)
             else:
-                # RFC 5681 3.1 (3), for each segment acknowledged.
-                self.cwnd += max(1, mss * min(acked, 2 * mss) // self.cwnd)
+                # RFC 5681 3.1 (3), by bytes (RFC 3465 2.1).
+                self.cwnd += max(1, mss * acked // self.cwnd)
             # Growth that the buffer can never use would only make a burst later.
             self.cwnd = min(self.cwnd, 2 * self.stack.send_pool.size)
 
@@ -676,6 +686,8 @@ class Connection(Timed):
                 if self._ranges or self.rcv_nxt > seq + length:
                     # RFC 5681 4.2: a hole was filled.
                     self._ack_now = True
+                elif self._ack_count >= _STRETCH:
+                    self._send_ack()
                 elif self._ack_at is None:
                     self._ack_at = now + DELAYED_ACK
                     self._schedule()
@@ -802,7 +814,7 @@ class Connection(Timed):
                 return False
             self._sent(length + (1 if fin else 0), now)
 
-        # 3.8.6.3: every second segment is acknowledged without delay.
+        # 3.8.6.3: every second segment is acknowledged without delay, or all of a batch at once.
         if (self._ack_now or self._ack_count >= 2) and not self._send_ack():
             return False
         if (
