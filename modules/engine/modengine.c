@@ -26,6 +26,8 @@
 // decode(), together with whatever the scheduler has pending. Either may raise: the work stops and
 // the constructor or decode() raises the same exception. They run with C++ frames below, which a
 // longjmp must not skip, so the exception is kept until the ABI has returned.
+#include <string.h>
+
 #include "py/gc.h"
 #include "py/objexcept.h"
 #include "py/objstr.h"
@@ -390,9 +392,10 @@ static mp_obj_t engine_sampler_py(mp_obj_t self_in, mp_obj_t params) {
         mp_raise_TypeError(MP_ERROR_TEXT("sampler parameters must be a dict"));
     }
     vstr_t json;
-    mp_print_t print;
-    vstr_init_print(&json, 64, &print);
-    mp_obj_print_helper(&print, params, PRINT_JSON);
+    // The JSON printer takes its separators from the extended structure.
+    mp_print_ext_t print = {.item_separator = ",", .key_separator = ":"};
+    vstr_init_print(&json, 64, &print.base);
+    mp_obj_print_helper(&print.base, params, PRINT_JSON);
 
     sampler_obj_t *self = mp_obj_malloc_with_finaliser(sampler_obj_t, &engine_type_sampler);
     self->engine = self_in;
