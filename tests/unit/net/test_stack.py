@@ -1,0 +1,313 @@
+"""ARP, ICMP echo, UDP and the demultiplexer, and nonsense thrown at all of them."""
+
+import random
+
+import pytest
+from net import arp, ethernet, icmp, ipv4, tcp, udp
+from scripted import HOST_IP, HOST_MAC, PEER_IP, PEER_MAC, Peer
+
+
+@pytest.fixture
+def peer():
+    return Peer()
+
+
+def arp_packets(frames):
+    found = []
+    for frame in frames:
+        destination, _, kind = ethernet.parse(frame)
+        assert kind == ethernet.TYPE_ARP
+        found.append((destination, *arp.parse(frame, 14)))
+    return found
+
+
+def send_arp(peer, operation, mac, ip, target_ip, target_mac=bytes(6)):
+    frame = bytearray(42)
+    ethernet.emit(frame, ethernet.BROADCAST, mac, ethernet.TYPE_ARP)
+    arp.emit(frame, 14, operation, mac, ip, target_mac, target_ip)
+    peer.stack.input(memoryview(frame), peer.now)
+
+
+# -- ARP --------------------------------------------------------------------------------------
+
+
+def test_arp_request_is_answered(peer):
+    send_arp(peer, arp.REQUEST, PEER_MAC, PEER_IP, HOST_IP)
+    assert arp_packets(peer.link.frames) == [
+        (PEER_MAC, arp.REPLY, HOST_MAC, HOST_IP, PEER_MAC, PEER_IP)
+    ]
+
+
+def test_arp_for_others_is_not(peer):
+    send_arp(peer, arp.REQUEST, PEER_MAC, PEER_IP, HOST_IP + 7)
+    send_arp(peer, arp.REQUEST, b"\xff" * 6, PEER_IP, HOST_IP)
+    send_arp(peer, arp.REQUEST, PEER_MAC, HOST_IP, HOST_IP)
+    assert peer.link.frames == []
+
+
+def test_packets_wait_for_the_address(peer):
+    other, mac = HOST_IP + 8, b"\2\0\0\0\0\x99"
+    for number in range(6):
+        peer.stack.send_udp(5000, other, 6000, b"%d" % number)
+    (request,) = arp_packets(peer.link.frames)
+    assert request == (ethernet.BROADCAST, arp.REQUEST, HOST_MAC, HOST_IP, bytes(6), other)
+    peer.link.frames.clear()
+    send_arp(peer, arp.REPLY, mac, other, HOST_IP, HOST_MAC)
+    # RFC 1122 2.3.2.2: some are kept, none for ever.
+    assert [frame[42:] for frame in peer.link.frames] == [b"0", b"1", b"2", b"3"]
+    assert all(frame[:6] == mac for frame in peer.link.frames)
+
+
+def test_arp_asks_three_times_once_a_second(peer):
+    peer.stack.send_udp(5000, HOST_IP + 8, 6000, b"x")
+    asked = []
+    for now in range(peer.now, peer.now + 10000):
+        peer.stack.poll(now)
+        asked += [now - peer.now for _ in arp_packets(peer.link.frames)]
+        peer.link.frames.clear()
+    assert asked == [0, 1000, 2000]
+    assert HOST_IP + 8 not in peer.stack.neighbours._entries
+
+
+def test_old_entries_are_checked_and_moved_hosts_found(peer):
+    peer.stack.send_udp(5000, PEER_IP, 6000, b"x")
+    peer.link.frames.clear()
+    peer.poll(60000)
+    new_mac = b"\2\0\0\0\0\x77"
+    send_arp(peer, arp.REPLY, new_mac, PEER_IP, HOST_IP, HOST_MAC)
+    peer.link.frames.clear()
+    peer.stack.send_udp(5000, PEER_IP, 6000, b"x")
+    assert peer.link.frames[0][:6] == new_mac
+
+
+def test_unasked_replies_are_not_learned(peer):
+    send_arp(peer, arp.REPLY, PEER_MAC, HOST_IP + 9, HOST_IP + 10)
+    assert HOST_IP + 9 not in peer.stack.neighbours._entries
+
+
+def test_arp_table_is_bounded(peer):
+    for host in range(2000):
+        send_arp(peer, arp.REQUEST, PEER_MAC, 0x0A010000 + host, HOST_IP)
+    assert len(peer.stack.neighbours._entries) == 256
+
+
+def test_gateway_is_used_for_other_networks(peer):
+    peer.learn(ipv4.address("10.0.0.254"), b"\2\0\0\0\0\xfe")
+    peer.link.frames.clear()
+    peer.stack.send_udp(5000, ipv4.address("192.0.2.1"), 6000, b"x")
+    assert peer.link.frames[0][:6] == b"\2\0\0\0\0\xfe"
+    peer.stack.configure(HOST_IP, ipv4.mask(24), 0, [])
+    with pytest.raises(OSError) as error:
+        peer.stack.send_udp(5000, ipv4.address("192.0.2.1"), 6000, b"x")
+    assert error.value.args[0] == 101
+
+
+# -- ICMP -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("payload", [b"", b"abcdefg", bytes(range(256)) * 5 + bytes(192)])
+def test_ping(peer, payload):
+    peer.echo(payload)
+    (frame,) = peer.frames()
+    assert frame[:6] == PEER_MAC
+    protocol, source, destination, start, end = ipv4.parse(frame, 14)
+    assert (protocol, source, destination) == (ipv4.ICMP, HOST_IP, PEER_IP)
+    assert icmp.parse(frame, start, end) == (icmp.ECHO_REPLY, 0)
+    assert frame[start + 4 : end] == b"\0\1\0\2" + payload
+
+
+def test_ping_to_all_is_not_answered(peer):
+    peer.echo(b"x", destination=0xFFFFFFFF)
+    peer.echo(b"x", destination=0x0A0000FF)
+    peer.echo(b"x", source=0xFFFFFFFF)
+    assert peer.frames() == []
+
+
+# -- UDP --------------------------------------------------------------------------------------
+
+
+def test_udp_both_ways(peer):
+    endpoint = peer.stack.open_udp(7)
+    peer.datagram(1234, 7, b"hello")
+    peer.datagram(1234, 7, b"all", destination=0x0A0000FF)
+    assert endpoint.receive() == (b"hello", PEER_IP, 1234)
+    assert endpoint.receive() == (b"all", PEER_IP, 1234)
+    assert endpoint.receive() is None
+    endpoint.send(b"answer", PEER_IP, 1234)
+    (frame,) = peer.frames()
+    _, source, destination, start, end = ipv4.parse(frame, 14)
+    header = udp.parse(frame, start, end, source, destination)
+    assert header[:2] == (7, 1234) and frame[header[2] : header[3]] == b"answer"
+
+
+def test_udp_connected_hears_its_peer_only(peer):
+    endpoint = peer.stack.open_udp(7)
+    endpoint.remote = (PEER_IP, 99)
+    peer.datagram(98, 7, b"no")
+    peer.datagram(99, 7, b"yes")
+    assert endpoint.receive()[0] == b"yes" and not endpoint.ready()
+
+
+def test_udp_queue_is_bounded(peer):
+    endpoint = peer.stack.open_udp(7)
+    for _ in range(1000):
+        peer.datagram(1, 7, bytes(1400))
+    count = 0
+    while endpoint.receive():
+        count += 1
+    assert count == 65536 // 1400
+
+
+def test_udp_ports(peer):
+    endpoint = peer.stack.open_udp(0)
+    assert endpoint.port >= 49152
+    with pytest.raises(OSError):
+        peer.stack.open_udp(endpoint.port)
+    endpoint.close()
+    peer.stack.open_udp(endpoint.port)
+
+
+def test_udp_too_long(peer):
+    peer.stack.send_udp(7, PEER_IP, 7, bytes(1472))
+    with pytest.raises(OSError) as error:
+        peer.stack.send_udp(7, PEER_IP, 7, bytes(1473))
+    assert error.value.args[0] == 90
+
+
+def test_udp_to_a_closed_port_is_unreachable_at_a_bounded_rate(peer):
+    for _ in range(100):
+        peer.datagram(1234, 9, b"anybody?")
+    (frame,) = peer.frames()
+    _, _, _, start, end = ipv4.parse(frame, 14)
+    assert icmp.parse(frame, start, end) == (icmp.UNREACHABLE, icmp.PORT_UNREACHABLE)
+    # RFC 792: the header and 64 bits of what was sent.
+    assert end - start == 8 + 28
+    peer.datagram(1234, 9, b"all", destination=0x0A0000FF)
+    assert peer.frames() == []
+
+
+def test_ephemeral_ports_run_out_with_an_error(peer):
+    peer.stack._udp_port_free = lambda port: False
+    with pytest.raises(OSError) as error:
+        peer.stack.open_udp(0)
+    assert error.value.args[0] == 98
+
+
+# -- Nonsense ---------------------------------------------------------------------------------
+
+
+def _seeds():
+    """Frames of every kind, valid, in a conversation that has every kind of state."""
+    peer = Peer()
+    recorded = []
+    take = peer.stack.input
+
+    def record(frame, now):
+        recorded.append(bytes(frame))
+        take(frame, now)
+
+    peer.stack.input = record
+    peer.learn(PEER_IP, PEER_MAC)
+    connection = peer.establish(tcp.emit_options(1460, 7))
+    peer.send(tcp.ACK | tcp.PSH, b"GET / HTTP/1.1\r\n\r\n")
+    peer.send(tcp.ACK, bytes(500), seq=peer.seq + 1000)
+    peer.send(tcp.ACK | tcp.FIN, b"x", seq=peer.seq + 1500)
+    peer.send(tcp.RST, seq=peer.seq + 5)
+    peer.send(tcp.ACK, ack=connection.snd_max)
+    peer.echo(b"ping")
+    peer.datagram(53, 50000, b"datagram")
+    peer.datagram(67, 68, bytes(300))
+    return recorded
+
+
+def _mutate(rng, frame):
+    frame = bytearray(frame)
+    for _ in range(rng.choice((1, 1, 2, 4, 16))):
+        kind = rng.randrange(5)
+        at = rng.randrange(len(frame)) if frame else 0
+        if kind == 0 and frame:
+            frame[at] ^= 1 << rng.randrange(8)
+        elif kind == 1 and frame:
+            frame[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF))
+        elif kind == 2:
+            del frame[at:]
+        elif kind == 3:
+            frame += bytes(rng.randrange(40))
+        elif frame:
+            other = rng.randrange(len(frame))
+            frame[at : at + 4] = frame[other : other + 4]
+    return frame
+
+
+def _repair(frame):
+    """Make the checksums right again, so that the mutation gets past them."""
+    if len(frame) < 34 or frame[12:14] != b"\x08\0":
+        return
+    header = (frame[14] & 15) << 2
+    if header < 20 or 14 + header > len(frame):
+        return
+    from _netbuf import checksum
+
+    frame[24:26] = b"\0\0"
+    frame[24:26] = (~checksum(frame, 14, header) & 0xFFFF).to_bytes(2, "big")
+    total = frame[16] << 8 | frame[17]
+    start, end = 14 + header, min(14 + total, len(frame))
+    at = {ipv4.TCP: 16, ipv4.UDP: 6, ipv4.ICMP: 2}.get(frame[23])
+    if at is None or start + at + 2 > end:
+        return
+    frame[start + at : start + at + 2] = b"\0\0"
+    pseudo = 0
+    if frame[23] != ipv4.ICMP:
+        source, destination = (int.from_bytes(frame[i : i + 4], "big") for i in (26, 30))
+        pseudo = ipv4.pseudo_header_sum(frame[23], source, destination) + end - start
+    value = ~checksum(frame, start, end - start, pseudo) & 0xFFFF
+    frame[start + at : start + at + 2] = value.to_bytes(2, "big")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_mutated_frames_never_raise_and_leave_no_trace(seed):
+    rng = random.Random(seed)
+    seeds = _seeds()
+    peer = Peer()
+    listener = peer.listen()
+    peer.stack.open_udp(50000)
+    accepted = []
+    for number in range(2500):
+        frame = bytearray(rng.choice(seeds))
+        if rng.random() < 0.9:
+            frame = _mutate(rng, frame)
+        if rng.random() < 0.8:
+            _repair(frame)
+        peer.stack.input(memoryview(frame), peer.now)
+        peer.poll(rng.choice((0, 0, 1, 50, 3000)))
+        peer.link.frames.clear()
+        while listener.ready():
+            accepted.append(listener.accept())
+        if accepted and number % 7 == 0:
+            connection = accepted[rng.randrange(len(accepted))]
+            try:
+                connection.receive_bytes(100)
+                connection.send(b"answer", 0, 6)
+            except OSError:
+                accepted.remove(connection)
+    for connection in accepted:
+        connection.close(peer.now)
+    listener.close()
+    peer.stack.release_tcp(listener.port)
+    peer.frames(400000)
+    assert not peer.stack.connections()
+    assert peer.stack.send_pool.lent == 0 and peer.stack.receive_pool.lent == 0
+    # And it works as before.
+    peer.seq = 77
+    peer.establish()
+
+
+def test_random_bytes_never_raise(peer):
+    rng = random.Random(99)
+    peer.listen()
+    for _ in range(3000):
+        frame = rng.randbytes(rng.randrange(100))
+        if rng.random() < 0.7:
+            frame = (HOST_MAC + PEER_MAC + rng.choice((b"\x08\0", b"\x08\x06")) + frame)
+        peer.stack.input(memoryview(frame), peer.now)
+    peer.poll()
