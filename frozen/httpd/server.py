@@ -213,6 +213,7 @@ class Connection:
             # ready soon. One that leaves later gets its handler cancelled (see _pump).
             self._allow(self.limits.linger_s if self.eof else 0)
             self._serves = not self._unread
+            self._room.set()  # the request may have filled the buffer: watch for the end again
             response = await app.handle(request, route, params)
         keep = request is not None and request.keep_alive and not self._unread and not self.refuse
         keep = await self._send(request, response, keep)

@@ -214,7 +214,7 @@ class Scheduler:
             raise context_error(n, engine.n_ctx)
         if n and (min(prompt) < 0 or max(prompt) >= engine.n_vocab):
             raise invalid("Field 'prompt': a token is not in the vocabulary")
-        if len(self.waiting) >= self.max_queue:
+        if len(self.running) + len(self.waiting) >= engine.n_seq + self.max_queue:
             # Seconds until a slot may be free: a guess by the number of those ahead.
             wait = 1 + len(self.waiting) // engine.n_seq
             raise unavailable("the queue is full", headers={"Retry-After": str(wait)})

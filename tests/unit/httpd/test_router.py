@@ -173,6 +173,30 @@ def test_handler_errors(capsys):
     assert body == b'{"error":{"code":409,"message":"no","type":"t"}}'
 
 
+def test_a_stream_that_fails_or_is_cancelled_at_once_is_closed():
+    class Stuck(Numbers):
+        async def __anext__(self):
+            await asyncio.sleep(5 if self.n else 0)
+            raise RuntimeError
+
+    async def go(items, wait):
+        app = App()
+        app.get("/")(lambda r: items)
+        task = asyncio.create_task(app.handle(request(), *app.find(request())))
+        await asyncio.sleep(0.01)
+        if wait:
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        else:
+            assert (await task).status == 500
+
+    for wait in (0, 1):
+        items = Stuck(wait)
+        asyncio.run(go(items, wait))
+        assert items.closed
+
+
 def test_hooks():
     app = App()
     seen = []

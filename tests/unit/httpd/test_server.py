@@ -6,6 +6,7 @@ import time
 import pytest
 
 from httpd import App, Limits, Server
+from httpd.server import Connection
 
 TICK = 0.02
 
@@ -222,6 +223,22 @@ def test_expect_continue():
     serve(scenario)
 
 
+def test_reading_ahead_is_bounded():
+    async def scenario(connect, gone, server):
+        client = await connect()
+        client.send(GET % b"/endless" + bytes(8 << 20))
+        await client.head()
+        parser = server.connections[0].parser
+        end = time.monotonic() + 3
+        while parser.buffered() < 65536:
+            assert time.monotonic() < end, parser.buffered()
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.1)
+        assert parser.buffered() < 100000
+
+    serve(scenario, write_s=0.2)
+
+
 def test_http_1_0():
     async def scenario(connect, gone, server):
         client = await connect()
@@ -303,6 +320,21 @@ def test_half_requests():
         assert (await client.response())[0] == 200
 
     serve(scenario)
+
+
+def test_a_handler_does_not_outlive_a_client_that_had_gone_before():
+    async def scenario(connect, gone, server):
+        client = await connect()
+        reader = asyncio.StreamReader()
+        reader.feed_data(GET % b"/wait")
+        reader.feed_eof()
+        connection = Connection(server, reader, client.writer)
+        server.connections.append(connection)
+        await asyncio.wait_for(connection.run(), 2)
+        server.connections.remove(connection)
+        await gone("wait closed")
+
+    serve(scenario, linger_s=0.1)
 
 
 def test_unread_stream_body_closes():
