@@ -83,8 +83,8 @@ class LAN:
     def ipconfig(self, *args, **kwargs):
         """Return the value of one of "addr4", "gw4", "dhcp4", "has_dhcp4", or set the first three.
 
-        addr4 is a pair of texts (address, netmask); "address/bits" sets it too. ValueError: no
-        such name, or not an address.
+        addr4 is a pair of texts (address, netmask); "address/bits" sets it too. gw4=None is no
+        gateway. Setting an address ends DHCP. ValueError: no such name, or not an address.
         """
         stack = host.stack
         if args:
@@ -102,17 +102,15 @@ class LAN:
         for name in kwargs:
             if name not in ("addr4", "gw4", "dhcp4"):
                 raise ValueError("unknown config param")
+        address, netmask, gateway = _static or (stack.address, stack.netmask, stack.gateway)
         if "addr4" in kwargs:
             address, netmask = _parse_interface(kwargs["addr4"])
-            _use_static(address, netmask, _static[2] if _static else 0)
         if "gw4" in kwargs:
-            gateway = ipv4.address(kwargs["gw4"])
-            _use_static(stack.address, stack.netmask, gateway)
-        if "dhcp4" in kwargs:
-            if kwargs["dhcp4"]:
-                _use_dhcp()
-            else:
-                _use_static(stack.address, stack.netmask, stack.gateway)
+            gateway = ipv4.address(kwargs["gw4"]) if kwargs["gw4"] else 0
+        if kwargs.get("dhcp4"):
+            _use_dhcp()
+        elif kwargs:
+            _use_static(address, netmask, gateway)
         return None
 
     def config(self, *args, **kwargs):

@@ -1,0 +1,246 @@
+"""The e1000 driver against a model of the controller: registers, rings, DMA, interrupts."""
+
+import struct
+
+import machine
+import pci
+import pytest
+import uctypes
+from drivers import e1000
+
+BASE = 0xFEB80000
+MAC = b"\x52\x54\x00\x12\x34\x56"
+
+CTRL, STATUS, EERD, ICR, IMS, IMC, RCTL, TCTL = 0, 8, 0x14, 0xC0, 0xD0, 0xD8, 0x100, 0x400
+RDBAL, RDBAH, RDLEN, RDH, RDT = 0x2800, 0x2804, 0x2808, 0x2810, 0x2818
+TDBAL, TDBAH, TDLEN, TDH, TDT = 0x3800, 0x3804, 0x3808, 0x3810, 0x3818
+RAL, RAH = 0x5400, 0x5404
+
+
+class Model:
+    """As much of an 82540EM as a driver can see."""
+
+    def __init__(self):
+        self.registers = {}
+        self.mask = 0
+        self.causes = 0
+        self.resets = 0
+        self.sent = []
+        self.hold_tx = False
+        self.eeprom = struct.unpack("<3H", MAC)
+        self.load_mac = True
+        self.reset()
+
+    def reset(self):
+        self.resets += 1
+        self.registers = {STATUS: 2, RAH: 0}
+        self.mask = 0
+        self.causes = 0
+        if self.load_mac:
+            low, high = struct.unpack("<IH", MAC)
+            self.registers.update({RAL: low, RAH: high | 1 << 31})
+
+    def read(self, offset):
+        if offset == ICR:
+            value, self.causes = self.causes, 0
+            return value
+        return self.registers.get(offset, 0)
+
+    def write(self, offset, value):
+        if offset == CTRL and value & 1 << 26:
+            self.reset()
+            return
+        if offset == IMS:
+            self.mask |= value
+            return
+        if offset == IMC:
+            self.mask &= ~value
+            return
+        if offset == EERD:
+            value = self.eeprom[value >> 8 & 0xFF] << 16 | 1 << 4
+        self.registers[offset] = value
+        if offset == TDT and not self.hold_tx:
+            self.transmit()
+
+    def ring(self, low, high, length):
+        address = self.registers[low] | self.registers[high] << 32
+        return uctypes.bytearray_at(address, self.registers[length])
+
+    def transmit(self):
+        if not self.registers.get(TCTL, 0) & 2:
+            return
+        ring = self.ring(TDBAL, TDBAH, TDLEN)
+        count = len(ring) // 16
+        while self.registers[TDH] != self.registers[TDT]:
+            at = self.registers[TDH] * 16
+            address, length, _, command, status, _, _ = struct.unpack_from("<QHBBBBH", ring, at)
+            assert command == 1 | 2 | 8 and not status & 1
+            self.sent.append(bytes(uctypes.bytearray_at(address, length)))
+            ring[at + 12] = 1
+            self.registers[TDH] = (self.registers[TDH] + 1) % count
+
+    def receive(self, frame, errors=0, end=True):
+        """Deliver a frame; False where the ring is full."""
+        assert self.registers[RCTL] & 2
+        ring = self.ring(RDBAL, RDBAH, RDLEN)
+        head = self.registers[RDH]
+        if head == self.registers[RDT]:
+            return False
+        at = head * 16
+        address = struct.unpack_from("<Q", ring, at)[0]
+        uctypes.bytearray_at(address, 2048)[: len(frame)] = frame
+        struct.pack_into("<HHBBH", ring, at + 8, len(frame), 0, 3 if end else 1, errors, 0)
+        self.registers[RDH] = (head + 1) % (len(ring) // 16)
+        self.causes |= 0x80
+        return True
+
+
+@pytest.fixture
+def model(monkeypatch):
+    device = Model()
+    machine.mem32.attach(BASE, 0x20000, device)
+    space = bytearray(256)
+    space[0x3C] = 11
+    functions = {
+        0x08: (0x8086, 0x7000, 0x060100, {}, bytearray(256)),
+        0x18: (0x8086, 0x100E, 0x020000, {0: (BASE, 0x20000, False)}, space),
+    }
+    monkeypatch.setattr(pci, "functions", functions)
+    return device
+
+
+@pytest.fixture
+def card(model):
+    return e1000.Card(e1000.find()[0])
+
+
+def drain(card):
+    frames = []
+    while card.receive(lambda frame, now: frames.append(bytes(frame)), 0):
+        pass
+    return frames
+
+
+def test_find(model):
+    assert e1000.find() == [0x18]
+
+
+def test_start(model, card):
+    assert model.resets == 2 and pci.read(0x18, 4, 2) & 4
+    assert card.mac == MAC and card.irq == 11 and card.mtu == 1500
+    assert model.mask == 0xD4 and card.link_up()
+    assert model.registers[RDLEN] % 128 == 0 and model.registers[TDLEN] % 128 == 0
+    model.registers[STATUS] = 0
+    assert not card.link_up()
+
+
+def test_mac_from_the_eeprom(model):
+    model.load_mac = False
+    card = e1000.Card(0x18)
+    assert card.mac == MAC
+    assert model.registers[RAH] == 0x80005634
+
+
+def test_missing_region(model):
+    with pytest.raises(OSError):
+        e1000.Card(0x08)
+
+
+def test_reset_that_does_not_end(model, monkeypatch):
+    model.reset = lambda: model.registers.update({CTRL: 1 << 26})
+    monkeypatch.setattr(e1000, "_RESET_TIMEOUT", 5)
+    with pytest.raises(OSError):
+        e1000.Card(0x18)
+
+
+def test_transmit(model, card):
+    for number in range(1000):
+        frame = bytes([number & 0xFF]) * (60 + number)
+        buf = card.tx_alloc()
+        buf[: len(frame)] = frame
+        card.tx_commit(len(frame))
+    assert model.sent == [bytes([n & 0xFF]) * (60 + n) for n in range(1000)]
+
+
+def test_transmit_ring_fills_and_empties(model, card):
+    model.hold_tx = True
+    count = 0
+    while card.tx_alloc() is not None:
+        card.tx_commit(60)
+        count += 1
+    # Head equal to tail means empty, so one stays free.
+    assert count == 127 and model.registers[TDT] == 127
+    model.transmit()
+    assert len(model.sent) == 127 and card.tx_alloc() is not None
+
+
+def test_receive_in_order_and_around_the_ring(model, card):
+    sent, got = [], []
+    for number in range(1000):
+        frame = number.to_bytes(4, "big") * (15 + number % 300)
+        assert model.receive(frame)
+        sent.append(frame)
+        if number % 37 == 0:
+            got += drain(card)
+    got += drain(card)
+    assert got == sent and card.received == 1000
+
+
+def test_receive_hands_up_the_rings_own_memory(model, card):
+    model.receive(b"x" * 60)
+    seen = []
+    card.receive(lambda frame, now: seen.append((frame, now)), 77)
+    frame, now = seen[0]
+    assert isinstance(frame, memoryview) and len(frame) == 60 and now == 77
+    first = struct.unpack_from("<Q", model.ring(RDBAL, RDBAH, RDLEN), 0)[0]
+    assert uctypes.addressof(frame) == first
+
+
+def test_receive_is_bounded_and_says_that_more_waits(model, card):
+    for _ in range(20):
+        model.receive(bytes(60))
+    count = []
+    assert card.receive(lambda *_: count.append(1), 0) is True
+    assert len(count) == 16
+    assert card.receive(lambda *_: count.append(1), 0) is False
+    assert len(count) == 20
+
+
+def test_full_receive_ring_recovers(model, card):
+    count = 0
+    while model.receive(bytes(60)):
+        count += 1
+    assert count == 255
+    assert len(drain(card)) == 255
+    assert model.receive(b"again" * 12)
+    assert drain(card) == [b"again" * 12]
+
+
+def test_bad_frames_are_passed_over(model, card):
+    model.receive(b"bad" * 20, errors=1)
+    model.receive(b"long" * 20, end=False)
+    model.receive(b"good" * 20)
+    assert drain(card) == [b"good" * 20] and card.errors == 2
+
+
+def test_handler_that_fails_costs_its_frame_only(model, card):
+    model.receive(b"one" * 20)
+    model.receive(b"two" * 20)
+
+    def fail(frame, now):
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        card.receive(fail, 0)
+    assert drain(card) == [b"two" * 20]
+
+
+def test_interrupt_is_acknowledged(model, card):
+    model.receive(bytes(60))
+    assert card.interrupt() & 0x80
+    assert model.causes == 0
+
+
+def test_stop(model, card):
+    card.stop()
+    assert model.mask == 0 and not model.registers.get(RCTL) and model.resets == 3

@@ -1,0 +1,196 @@
+"""native/pci, compiled for the host, on a made-up bus behind the two configuration ports."""
+
+import struct
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def native(compile_native):
+    module = compile_native(
+        "pci",
+        """
+        struct pci_ports {
+            uint32_t (*in)(uint16_t port, unsigned size);
+            void (*out)(uint16_t port, unsigned size, uint32_t value);
+        };
+        extern struct pci_ports pci_ports;
+        struct pci_function { uint16_t bdf; uint16_t vendor; uint16_t device; uint32_t class24; };
+        struct pci_bar { uint64_t address; uint64_t size; bool is_io; };
+        uint32_t pci_read(uint16_t bdf, unsigned offset, unsigned size);
+        void pci_write(uint16_t bdf, unsigned offset, unsigned size, uint32_t value);
+        size_t pci_scan(struct pci_function *found, size_t room);
+        bool pci_bar(uint16_t bdf, unsigned index, struct pci_bar *bar);
+        void pci_enable(uint16_t bdf);
+        void pci_quiesce(void);
+        extern "Python" uint32_t test_in(uint16_t port, unsigned size);
+        extern "Python" void test_out(uint16_t port, unsigned size, uint32_t value);
+        """,
+    )
+    module.lib.pci_ports = {"in": module.lib.test_in, "out": module.lib.test_out}
+    return module
+
+
+class Function:
+    """One function's configuration space; `regions` maps register indices to writable masks."""
+
+    def __init__(self, vendor=0x8086, device=0x100E, class24=0x020000, header=0, regions=None):
+        self.space = bytearray(256)
+        struct.pack_into("<HHHH", self.space, 0, vendor, device, 0, 0)
+        struct.pack_into("<I", self.space, 8, class24 << 8)
+        self.space[0x0E] = header
+        self.masks = {}
+        for index, (value, mask) in (regions or {}).items():
+            struct.pack_into("<I", self.space, 0x10 + 4 * index, value)
+            self.masks[0x10 + 4 * index] = mask
+        self.decoding_while_sized = False
+
+    def write(self, offset, size, value):
+        if offset & 0xFC in range(0x10, 0x28):
+            assert size == 4
+            if value == 0xFFFFFFFF and self.space[4] & 3:
+                self.decoding_while_sized = True
+            mask = self.masks.get(offset, 0)
+            old = struct.unpack_from("<I", self.space, offset)[0]
+            value = (value & mask) | (old & ~mask & 0xF)
+        self.space[offset : offset + size] = (value & ((1 << 8 * size) - 1)).to_bytes(
+            size, "little"
+        )
+
+
+@pytest.fixture
+def bus(native):
+    """A dict of bdf: Function that the ports lead to."""
+    functions = {}
+    address = [0]
+
+    @native.ffi.def_extern()
+    def test_in(port, size):
+        assert address[0] & 0x80000000 and 0xCFC <= port and port + size <= 0xD00
+        function = functions.get(address[0] >> 8 & 0xFFFF)
+        if function is None:
+            return (1 << 8 * size) - 1
+        offset = (address[0] & 0xFC) + port - 0xCFC
+        return int.from_bytes(function.space[offset : offset + size], "little")
+
+    @native.ffi.def_extern()
+    def test_out(port, size, value):
+        if port == 0xCF8:
+            assert size == 4 and not value & 0x7F000003
+            address[0] = value
+            return
+        function = functions.get(address[0] >> 8 & 0xFFFF)
+        if function is not None:
+            function.write((address[0] & 0xFC) + port - 0xCFC, size, value)
+
+    return functions
+
+
+def scan(native, room=64):
+    found = native.ffi.new("struct pci_function[]", room)
+    count = native.lib.pci_scan(found, room)
+    return count, [
+        (f.bdf, f.vendor, f.device, f.class24) for f in found[0 : min(count, room)]
+    ]
+
+
+def region(native, bdf, index):
+    bar = native.ffi.new("struct pci_bar *")
+    if not native.lib.pci_bar(bdf, index, bar):
+        return None
+    return bar.address, bar.size, bar.is_io
+
+
+def test_reads_and_writes_of_each_size(native, bus):
+    bus[0x18] = Function()
+    assert native.lib.pci_read(0x18, 0, 4) == 0x100E8086
+    assert native.lib.pci_read(0x18, 2, 2) == 0x100E
+    assert native.lib.pci_read(0x18, 1, 1) == 0x80
+    native.lib.pci_write(0x18, 0x3D, 1, 0xAB)
+    native.lib.pci_write(0x18, 0x3E, 2, 0x1234)
+    assert native.lib.pci_read(0x18, 0x3C, 4) == 0x1234AB00
+
+
+def test_scan_of_an_empty_machine(native, bus):
+    assert scan(native) == (0, [])
+
+
+def test_scan_walks_functions_and_bridges(native, bus):
+    bus[0x0000] = Function(device=0x1237, class24=0x060000)
+    bus[0x0008] = Function(device=0x7000, class24=0x060100, header=0x80)
+    bus[0x0009] = Function(device=0x7010, class24=0x010180)
+    bus[0x000B] = Function(device=0x7113, class24=0x068000)
+    bus[0x0011] = Function(device=0xDEAD)  # function 1 without function 0: not there
+    bridge = bus[0x0018] = Function(device=0x0001, class24=0x060400, header=1)
+    bridge.space[0x19] = 5
+    bus[0x0518] = Function(device=0x100E)
+    loop = bus[0x0520] = Function(device=0x0002, class24=0x060400, header=1)
+    loop.space[0x19] = 5  # a bridge to its own bus must not hold the walk for ever
+    count, found = scan(native)
+    assert count == 7
+    assert [bdf for bdf, _, _, _ in found] == [0, 8, 9, 0xB, 0x18, 0x518, 0x520]
+    assert found[5] == (0x518, 0x8086, 0x100E, 0x020000)
+
+
+def test_scan_counts_what_has_no_room(native, bus):
+    for device in range(10):
+        bus[device << 3] = Function()
+    count, found = scan(native, room=4)
+    assert count == 10 and len(found) == 4
+
+
+def test_scan_follows_several_host_bridges(native, bus):
+    bus[0x0000] = Function(class24=0x060000, header=0x80)
+    bus[0x0001] = Function(class24=0x060000)
+    bus[0x0108] = Function(device=0x1111)
+    assert [f[0] for f in scan(native)[1]] == [0, 1, 0x108]
+
+
+def test_memory_and_port_regions(native, bus):
+    card = bus[0x18] = Function(
+        regions={0: (0xFEB80000, 0xFFFE0000), 1: (0xC001, 0xFFFFFFC0), 2: (0xD001, 0x0000FFE0)}
+    )
+    card.space[4] = 3
+    before = bytes(card.space)
+    assert region(native, 0x18, 0) == (0xFEB80000, 0x20000, False)
+    assert region(native, 0x18, 1) == (0xC000, 0x40, True)
+    assert region(native, 0x18, 2) == (0xD000, 0x20, True)
+    assert region(native, 0x18, 3) == (0, 0, False)
+    assert region(native, 0x18, 6) is None
+    # All is as before, and nothing was decoded meanwhile.
+    assert bytes(card.space) == before and not card.decoding_while_sized
+
+
+def test_wide_regions(native, bus):
+    bus[0x18] = Function(
+        regions={
+            0: (0xE000000C, 0xF0000000),
+            1: (0x00000012, 0xFFFFFFFF),
+            2: (0x00000004, 0x00000000),
+            3: (0x00000004, 0xFFFFFFFC),
+        }
+    )
+    assert region(native, 0x18, 0) == (0x12E0000000, 0x10000000, False)
+    assert region(native, 0x18, 1) is None
+    # More than 4 GiB: the size shows in the upper half only.
+    assert region(native, 0x18, 2)[1] == 1 << 34
+    assert region(native, 0x18, 3) is None
+
+
+def test_bridges_have_two_regions(native, bus):
+    bus[0x18] = Function(class24=0x060400, header=1, regions={0: (0xF0000000, 0xFFFFF000)})
+    assert region(native, 0x18, 0) == (0xF0000000, 0x1000, False)
+    assert region(native, 0x18, 2) is None
+
+
+def test_enable_and_quiesce(native, bus):
+    bus[0x00] = Function(class24=0x060000)
+    bus[0x18] = Function()
+    for function in bus.values():
+        function.space[4] = 0x40
+    native.lib.pci_enable(0x18)
+    assert bus[0x18].space[4] == 0x47
+    bus[0x00].space[4] = 0x07
+    native.lib.pci_quiesce()
+    assert bus[0x18].space[4] == 0x43
+    assert bus[0x00].space[4] == 0x07
