@@ -332,7 +332,9 @@ def test_a_handler_does_not_outlive_a_client_that_had_gone_before():
         reader.feed_eof()
         connection = Connection(server, reader, client.writer)
         server.connections.append(connection)
+        start = time.monotonic()
         await asyncio.wait_for(connection.run(), 2)
+        assert time.monotonic() - start < 1  # its own end, not wait_for's
         server.connections.remove(connection)
         await gone("wait closed")
 
