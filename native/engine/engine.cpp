@@ -23,6 +23,8 @@
 #include <string>
 #include <vector>
 
+#include <unistd.h>
+
 namespace {
 
 struct free_model {
@@ -31,12 +33,16 @@ struct free_model {
 struct free_context {
     void operator()(llama_context *context) const { llama_free(context); }
 };
+struct free_threads {
+    void operator()(ggml_threadpool *threads) const { ggml_threadpool_free(threads); }
+};
 
 } // namespace
 
 struct engine {
     // Declared in the order in which they depend on each other; destroyed in reverse.
     std::unique_ptr<llama_model, free_model> model;
+    std::unique_ptr<ggml_threadpool, free_threads> threads; // none for a single thread
     std::unique_ptr<llama_context, free_context> context;
     common_chat_templates_ptr templates;
     std::string template_error; // why there are no templates
@@ -44,7 +50,6 @@ struct engine {
 
     const llama_vocab *vocab = nullptr;
     struct engine_info info{};
-    uint32_t n_threads = 1;
     std::string desc, ftype;
 
     // What the functions hand out, see "Ownership" in engine.h.
@@ -96,22 +101,30 @@ bool is_continuation(char c) {
 }
 
 // Keeps the reason, cut to the buffer at a character and flattened to one line. Reasons quote the
-// input, so bytes that are not UTF-8 are possible: they become '?'.
-int fail(int code, const std::string &reason) {
-    std::string line = common_json::make(common_json_value(reason)).dump_safe();
-    line = common_json::parse(line).get<std::string>(); // bad UTF-8 is U+FFFD now
-    for (char &c : line) {
-        if (static_cast<unsigned char>(c) < 0x20) {
-            c = ' ';
+// input, so bytes that are not UTF-8 are possible: they become U+FFFD.
+int fail(int code, const char *reason) noexcept {
+    try {
+        std::string quoted = common_json::make(common_json_value(reason)).dump_safe();
+        std::string line = common_json::parse(quoted).get<std::string>();
+        for (char &c : line) {
+            if (static_cast<unsigned char>(c) < 0x20) {
+                c = ' ';
+            }
         }
+        size_t len = std::min(line.size(), sizeof last_error - 1);
+        while (len > 0 && len < line.size() && is_continuation(line[len])) {
+            --len;
+        }
+        memcpy(last_error, line.data(), len);
+        last_error[len] = '\0';
+    } catch (...) {
+        strcpy(last_error, "out of memory");
     }
-    size_t len = std::min(line.size(), sizeof last_error - 1);
-    while (len > 0 && len < line.size() && is_continuation(line[len])) {
-        --len;
-    }
-    memcpy(last_error, line.data(), len);
-    last_error[len] = '\0';
     return code;
+}
+
+int fail_busy() noexcept {
+    return fail(ENGINE_EINVAL, "the engine is busy: this is a call from its own callback");
 }
 
 void on_ggml_abort(const char *message) {
@@ -149,25 +162,22 @@ private:
 // Runs the body of an ABI function and turns whatever it throws into an error code.
 template <class Body> int translated(bool *broken, Body &&body) noexcept {
     try {
-        try {
-            last_error[0] = '\0';
-            return body();
-        } catch (const bad_input &x) {
-            return fail(ENGINE_EINVAL, x.what());
-        } catch (const assertion &x) {
-            if (broken) {
-                *broken = true;
-                return fail(ENGINE_EBROKEN, x.what());
-            }
-            return fail(ENGINE_EFAIL, x.what());
-        } catch (const std::bad_alloc &) {
-            return fail(ENGINE_EFAIL, "out of memory");
-        } catch (const std::exception &x) {
-            return fail(ENGINE_EFAIL, x.what());
+        last_error[0] = '\0';
+        return body();
+    } catch (const bad_input &x) {
+        return fail(ENGINE_EINVAL, x.what());
+    } catch (const assertion &x) {
+        if (broken) {
+            *broken = true;
+            return fail(ENGINE_EBROKEN, x.what());
         }
-    } catch (...) { // even the message did not fit into memory
-        strcpy(last_error, "out of memory");
-        return ENGINE_EFAIL;
+        return fail(ENGINE_EFAIL, x.what());
+    } catch (const std::bad_alloc &) {
+        return fail(ENGINE_EFAIL, "out of memory");
+    } catch (const std::exception &x) {
+        return fail(ENGINE_EFAIL, x.what());
+    } catch (...) {
+        return fail(ENGINE_EFAIL, "an exception without a reason");
     }
 }
 
@@ -178,12 +188,10 @@ enum effect {
 
 template <class Body> int call(engine *e, effect effect, Body &&body) noexcept {
     if (e->busy) {
-        strcpy(last_error, "the engine is busy: this is a call from its own callback");
-        return ENGINE_EINVAL;
+        return fail_busy();
     }
     if (e->broken) {
-        strcpy(last_error, "the engine failed before and must be closed");
-        return ENGINE_EBROKEN;
+        return fail(ENGINE_EBROKEN, "the engine failed before and must be closed");
     }
     scoped_value<bool> busy(e->busy, true);
     scoped_value<bool> catches(catching, true);
@@ -287,6 +295,14 @@ void open_context(engine *e, const engine_params &params) {
     if (!llama_get_memory(e->context.get())) {
         throw std::runtime_error("the model does not generate text: it keeps no state");
     }
+    if (params.n_threads > 1) { // without a pool, ggml starts and ends threads in every decode
+        ggml_threadpool_params tp = ggml_threadpool_params_default(cp.n_threads);
+        e->threads.reset(ggml_threadpool_new(&tp));
+        if (!e->threads) {
+            throw std::runtime_error("the compute threads cannot be started");
+        }
+        llama_attach_threadpool(e->context.get(), e->threads.get(), nullptr);
+    }
 }
 
 void open_templates(engine *e) {
@@ -300,7 +316,7 @@ void open_templates(engine *e) {
     }
 }
 
-void fill_info(engine *e, const engine_params &params) {
+void fill_info(engine *e) {
     char desc[128];
     llama_model_desc(e->model.get(), desc, sizeof desc);
     e->desc = desc;
@@ -323,7 +339,6 @@ void fill_info(engine *e, const engine_params &params) {
     info.desc = e->desc.c_str();
     info.ftype = e->ftype.c_str();
 
-    e->n_threads = params.n_threads;
     e->ones.assign(info.n_batch, 1);
     e->seq_of.assign(info.n_batch + 1, nullptr);
     e->outputs.reserve(info.n_batch);
@@ -436,7 +451,7 @@ void check_logits(const engine *e, int32_t index) {
     }
 }
 
-template <class Body> int sampler_call(engine_sampler *s, Body &&body) {
+template <class Body> int sampler_call(engine_sampler *s, Body &&body) noexcept {
     if (!s->owner) {
         return fail(ENGINE_EINVAL, "the engine of this sampler is closed");
     }
@@ -492,7 +507,7 @@ int engine_open(const char *path, const struct engine_params *params, struct eng
         }
         open_context(e.get(), *params);
         open_templates(e.get());
-        fill_info(e.get(), *params);
+        fill_info(e.get());
         *out = e.release();
         return static_cast<int>(ENGINE_OK);
     });
@@ -503,7 +518,7 @@ int engine_close(struct engine *e) {
         return ENGINE_OK;
     }
     if (e->busy) {
-        return fail(ENGINE_EINVAL, "the engine is busy: this is a call from its own callback");
+        return fail_busy();
     }
     for (engine_sampler *s : e->samplers) {
         s->owner = nullptr;
@@ -605,7 +620,7 @@ int engine_decode(struct engine *e, size_t n, const int32_t *tokens, const int32
         e->outputs.clear();
         log_capture capture;
         // Other compute threads would wait for this one forever if it left by an exception.
-        scoped_value<bool> catches(catching, e->n_threads == 1);
+        scoped_value<bool> catches(catching, !e->threads);
         switch (llama_decode(e->context.get(), batch)) {
             case 0:
                 e->outputs.assign(outputs, outputs + n);
@@ -615,9 +630,9 @@ int engine_decode(struct engine *e, size_t n, const int32_t *tokens, const int32
             case 2:
                 return fail(ENGINE_ABORTED, "decoding was stopped");
             case -1:
-                return fail(ENGINE_EINVAL, capture.reason("llama.cpp refused the batch"));
+                return fail(ENGINE_EINVAL, capture.reason("llama.cpp refused the batch").c_str());
             default:
-                return fail(ENGINE_EFAIL, capture.reason("llama.cpp failed to decode"));
+                return fail(ENGINE_EFAIL, capture.reason("llama.cpp failed to decode").c_str());
         }
     });
 }
@@ -668,6 +683,12 @@ int engine_sampler_open(
         sampling_from_model(sampling, e->model.get());
         common_json json = parse_json(params, len, "sampler parameters");
         sampling_from_json(sampling, json);
+        if (sampling.seed == LLAMA_DEFAULT_SEED) {
+            // llama.cpp would ask std::random_device, which wants a file system with /dev/urandom.
+            if (getentropy(&sampling.seed, sizeof sampling.seed) != 0) {
+                throw std::runtime_error("no random seed: the machine has no entropy");
+            }
+        }
 
         auto s = std::make_unique<engine_sampler>();
         s->owner = e;

@@ -12,8 +12,8 @@
 // * Ownership. Strings and arrays passed in are read during the call and not kept. Those handed out
 //   belong to the engine and hold until the next call with the same engine; copy them first.
 // * Text is UTF-8 with an explicit length in bytes; it may hold NUL.
-// * Threads. One thread makes all calls. The engine itself starts n_threads - 1 threads, in the
-//   first engine_decode(), and none while loading.
+// * Threads. One thread makes all calls. engine_open() starts n_threads - 1 compute threads once
+//   the model is loaded, which engine_close() ends; a single thread means no threads at all.
 // * Callbacks run on the calling thread with C++ frames below them: they MUST NOT longjmp or throw
 //   out, and MUST NOT call the engine that is calling them (ENGINE_EINVAL). Closing a sampler in a
 //   callback is allowed, because a garbage collector may do so, unless that sampler is in use.

@@ -1,0 +1,148 @@
+"""Makes a tiny GGUF model for tests: llama.cpp loads it in milliseconds and it talks nonsense.
+
+The file is a real model in every other respect: llama architecture with grouped attention,
+byte-level BPE tokenizer with merges, beginning, end and control tokens, ChatML template. The same
+seed gives the same bytes, so tests can compare tokens between programs.
+
+    python tests/tiny_model.py OUT.gguf
+"""
+
+import sys
+
+import gguf
+import numpy
+
+N_LAYER = 2
+N_EMBD = 64
+N_HEAD = 4
+N_HEAD_KV = 2
+N_FF = 128
+N_CTX_TRAIN = 2048
+
+CHATML = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content']"
+    " + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+# Control tokens come first, as in SmolLM2, whose numbers of them these are.
+CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+BOS, EOS = 1, 2
+
+# Learned by nobody: enough merges for the tokenizer to have something to do. Each merge joins two
+# symbols that exist already; a space is the letter Ġ in GPT-2's spelling of bytes.
+MERGES = """Ġ t|h e|i n|r e|o n|Ġt he|e r|Ġ a|Ġ s|a t|o u|Ġ w|n d|e s|i s|o r|a n|e n|i t|Ġ c|l l
+Ġ b|e d|in g|Ġ f|Ġ p|Ġ o|a r|Ġ m|Ġa nd|Ġ d|a l|Ġ in|Ġt o|l o|Ġ h|Ġ l|s t|Ġo f|h a|ou r|Ġ n|l d
+he r|Ġ g|i c|Ġ is|Ġ y|ou ld|w or|wor ld|H e|ll o|He llo|he llo|Ġw or|Ġwor ld|s y|s er|u s"""
+
+
+def _byte_letters():
+    """GPT-2's printable letter for each byte value, as a list of 256 strings."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    spare = iter(range(0x100, 0x200))
+    return [chr(b if b in printable else next(spare)) for b in range(256)]
+
+
+def vocabulary():
+    """(tokens, token types, merges) as GGUF stores them."""
+    merges = MERGES.replace("\n", "|").split("|")
+    tokens = CONTROL + _byte_letters() + [merge.replace(" ", "") for merge in merges]
+    kinds = [gguf.TokenType.CONTROL] * len(CONTROL)
+    kinds += [gguf.TokenType.NORMAL] * (len(tokens) - len(CONTROL))
+    return tokens, kinds, merges
+
+
+def tensors(n_vocab, seed):
+    """Yields (name, array): matrices as float16, norms as float32, NumPy's order of axes."""
+    random = numpy.random.default_rng(seed)
+
+    def matrix(rows, columns, scale):
+        return (random.standard_normal((rows, columns)) * scale).astype(numpy.float16)
+
+    ones = numpy.ones(N_EMBD, dtype=numpy.float32)
+    n_kv = N_EMBD // N_HEAD * N_HEAD_KV
+    yield "token_embd.weight", matrix(n_vocab, N_EMBD, 1.0)
+    for layer in range(N_LAYER):
+        block = f"blk.{layer}."
+        yield block + "attn_norm.weight", ones
+        # Large enough that attention prefers some tokens, so every token before counts.
+        yield block + "attn_q.weight", matrix(N_EMBD, N_EMBD, 0.3)
+        yield block + "attn_k.weight", matrix(n_kv, N_EMBD, 0.3)
+        yield block + "attn_v.weight", matrix(n_kv, N_EMBD, 0.2)
+        yield block + "attn_output.weight", matrix(N_EMBD, N_EMBD, 0.2)
+        yield block + "ffn_norm.weight", ones
+        yield block + "ffn_gate.weight", matrix(N_FF, N_EMBD, 0.2)
+        yield block + "ffn_up.weight", matrix(N_FF, N_EMBD, 0.2)
+        yield block + "ffn_down.weight", matrix(N_EMBD, N_FF, 0.2)
+    yield "output_norm.weight", ones
+    yield "output.weight", matrix(n_vocab, N_EMBD, 0.5)
+
+
+def make(path, seed=1, architecture="llama", tokenizer="gpt2", template=CHATML, omit=()):
+    """Writes the model to `path`.
+
+    seed: of the weights. architecture, tokenizer: names to claim, for models that nobody can load.
+    template: chat template, None for none. omit: names of tensors to leave out.
+    """
+    tokens, kinds, merges = vocabulary()
+    writer = gguf.GGUFWriter(str(path), architecture)
+    writer.add_name("cllm tiny")
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    writer.add_block_count(N_LAYER)
+    writer.add_context_length(N_CTX_TRAIN)
+    writer.add_embedding_length(N_EMBD)
+    writer.add_feed_forward_length(N_FF)
+    writer.add_head_count(N_HEAD)
+    writer.add_head_count_kv(N_HEAD_KV)
+    writer.add_rope_dimension_count(N_EMBD // N_HEAD)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(len(tokens))
+
+    writer.add_tokenizer_model(tokenizer)
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_merges(merges)
+    writer.add_bos_token_id(BOS)
+    writer.add_eos_token_id(EOS)
+    writer.add_add_bos_token(False)
+    if template is not None:
+        writer.add_chat_template(template)
+
+    for name, array in tensors(len(tokens), seed):
+        if name not in omit:
+            writer.add_tensor(name, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def damaged(model):
+    """Yields (what, bytes, words of the error) for files that must be refused.
+
+    model: the bytes of a good model.
+    """
+    half = len(model) // 2
+    yield "empty", b"", "too short|magic|empty|read"
+    yield "text", b"This is not a model.\n" * 100, "magic"
+    yield "zip", b"PK\x03\x04" + bytes(4096), "magic"
+    yield "zeros", bytes(65536), "magic"
+    yield "magic only", model[:4], "version|read"
+    yield "version from the future", model[:4] + b"\xff\0\0\0" + model[8:], "version"
+    yield "byte order", model[:4] + model[7:3:-1] + model[8:], "header"
+    yield "header cut", model[:64], "read|failed"
+    yield "vocabulary cut", model[:4096], "read|failed"
+    yield "tensors cut", model[:half], "file bounds|corrupted|incomplete"
+    yield "last byte cut", model[:-1], "file bounds|corrupted|incomplete"
+
+
+def main(arguments):
+    if len(arguments) != 2:
+        raise SystemExit(f"usage: {arguments[0]} OUT.gguf")
+    make(arguments[1])
+
+
+if __name__ == "__main__":
+    main(sys.argv)

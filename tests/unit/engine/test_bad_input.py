@@ -1,0 +1,218 @@
+"""Wrong arguments, wrong JSON and damaged files give an error that says why, and cost nothing else."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_model
+from conftest import LIBRARY, Engine, EngineFailure
+
+EINVAL, EFAIL = -1, -2
+FUZZ = Path(__file__).resolve().parent / "fuzz_file.py"
+
+
+@pytest.mark.parametrize("batch, reason", [
+    (([], [], [], []), "1..64 tokens, not 0"),
+    (([5] * 65, list(range(65)), [0] * 65, [0] * 65), "1..64 tokens, not 65"),
+    (([-1], [0], [0], [1]), "token -1 is not in"),
+    (([100000], [0], [0], [1]), "token 100000 is not in"),
+    (([2**31 - 1], [0], [0], [1]), "token 2147483647"),
+    (([5], [-1], [0], [1]), "continues at position 3, not -1"),
+    (([5], [2], [0], [1]), "continues at position 3, not 2"),
+    (([5], [4], [0], [1]), "continues at position 3, not 4"),
+    (([5], [2**31 - 1], [0], [1]), "continues at position 3"),
+    (([5, 5], [3, 3], [0, 0], [0, 1]), "continues at position 4, not 3"),
+    (([5, 5], [4, 3], [0, 0], [0, 1]), "continues at position 3, not 4"),
+    (([5], [1], [1], [1]), "sequence 1 continues at position 0"),
+    (([5], [0], [4], [1]), "sequence 4 is not in 0..3"),
+    (([5], [0], [-1], [1]), "sequence -1 is not in 0..3"),
+])
+def test_batch(engine, batch, reason):
+    engine.prompt([5, 6, 7])
+    with pytest.raises(EngineFailure, match=reason) as failure:
+        engine.decode(*batch)
+    assert failure.value.code == EINVAL
+    assert engine.seq_pos_max(0) == 2
+    engine.decode([8], [3], [0], [1])
+
+
+@pytest.mark.parametrize("call, reason", [
+    (lambda e: e.piece(-1), "token -1"),
+    (lambda e: e.piece(99999), "token 99999"),
+    (lambda e: e.is_eog(-5), "token -5"),
+    (lambda e: e.detokenize([5, 99999]), "token 99999"),
+    (lambda e: e.seq_rm(4), "sequence 4"),
+    (lambda e: e.seq_rm(-1), "sequence -1"),
+    (lambda e: e.seq_cp(0, 4), "sequence 4"),
+    (lambda e: e.seq_cp(9, 1), "sequence 9"),
+    (lambda e: e.seq_cp(0, 0), "sequence 0 is not empty"),
+    (lambda e: e.seq_pos_max(256), "sequence 256"),
+    (lambda e: e.sampler().sample(0), "entry 0 of the last decode has no logits"),
+    (lambda e: e.sampler().sample(3), "entry 3"),
+    (lambda e: e.sampler().sample(2**64 - 1), "entry 18446744073709551615"),
+    (lambda e: e.sampler().accept(-1), "token -1"),
+])
+def test_arguments(engine, call, reason):
+    engine.prompt([5, 6, 7])
+    with pytest.raises(EngineFailure, match=reason) as failure:
+        call(engine)
+    assert failure.value.code == EINVAL
+    assert len(engine.generate([5], 2, seq=1)) == 2
+
+
+def test_no_logits_after_a_failed_decode(engine):
+    engine.prompt([5, 6, 7])
+    for start in range(3, 256 - 64, 64):
+        engine.prompt([5] * 64, start=start)
+    with pytest.raises(EngineFailure):
+        engine.prompt([5] * 64, start=engine.seq_pos_max(0) + 1)
+        engine.prompt([5] * 64, start=engine.seq_pos_max(0) + 1)
+    with pytest.raises(EngineFailure, match="no logits"):
+        engine.sampler().sample(63)
+
+
+@pytest.mark.parametrize("params, reason", [
+    ("", "parse error"),
+    ("[", "parse error"),
+    ("[]", "not a JSON object"),
+    ("7", "not a JSON object"),
+    ('{"top_k": 5', "parse error"),
+    ('{"nonsense": 1}', "nonsense: no such"),
+    ('{"top_k": "5"}', "top_k: not a number"),
+    ('{"top_k": null}', "top_k: not a number"),
+    ('{"top_k": 1.5}', "top_k: not a whole number"),
+    ('{"top_k": -1}', "top_k: out of range"),
+    ('{"top_k": 1e300}', "top_k: out of range"),
+    ('{"top_p": 1.01}', "top_p: out of range"),
+    ('{"temperature": 1e39}', "temperature: out of range"),
+    ('{"temperature": 1e999}', "out_of_range|out of range"),
+    ('{"repeat_penalty": 0}', "repeat_penalty: out of range"),
+    ('{"repeat_last_n": 2000000000}', "repeat_last_n: out of range"),
+    ('{"seed": 4294967296}', "seed"),
+    ('{"seed": -2}', "seed"),
+    ('{"seed": 0.5}', "seed"),
+    ('{"top_k": ' + "[" * 100000, "nested too deeply"),
+    ('{"\udcff": 1}', "UTF-8"),
+])
+def test_sampler_parameters(engine, params, reason):
+    with pytest.raises(EngineFailure, match=reason) as failure:
+        out = engine.ffi.new("struct engine_sampler **")
+        text = params.encode(errors="surrogateescape")
+        engine.call("engine_sampler_open", text, len(text), out)
+    assert failure.value.code == EINVAL
+
+
+USER = '[{"role": "user", "content": "x"}]'
+
+
+@pytest.mark.parametrize("messages, options, reason", [
+    ("", "{}", "messages: .*parse error"),
+    ("[{]", "{}", "messages: .*parse error"),
+    ("{}", "{}", "array"),
+    ('"text"', "{}", "array"),
+    ("[1]", "{}", "object"),
+    ('[{"content": "x"}]', "{}", "role"),
+    ('[{"role": "user"}]', "{}", "content"),
+    ('[{"role": 5, "content": "x"}]', "{}", "string"),
+    ('[{"role": "user", "content": 5}]', "{}", "content"),
+    ('[{"role": "user", "content": [{"type": "image_url"}]}]', "{}", "content part"),
+    ('[{"role": "user", "content": [{"type": "text"}]}]', "{}", "text"),
+    ("[" * 100000, "{}", "nested too deeply"),
+    ('[{"role": "user", "content": ' + "[" * 30000 + "]" * 30000 + "}]", "{}", "nested too"),
+    (USER, "", "options: .*parse error"),
+    (USER, "[]", "options: not"),
+    (USER, '{"no": 1}', "no: no such option"),
+    (USER, '{"add_generation_prompt": "yes"}', "boolean"),
+    (USER, '{"chat_template_kwargs": 5}', "chat_template_kwargs"),
+])
+def test_template_input(engine, messages, options, reason):
+    with pytest.raises(EngineFailure, match=reason) as failure:
+        engine.apply_template(messages, options)
+    assert failure.value.code == EINVAL
+    assert "x" in engine.apply_template(USER)
+
+
+def test_reason_is_short_utf8_in_one_line(engine):
+    with pytest.raises(EngineFailure) as failure:
+        engine.apply_template(json.dumps({"é\n": "🙂" * 5000}, ensure_ascii=False))
+    reason = str(failure.value)  # decoded strictly
+    assert 100 < len(reason.encode()) < 1024
+    assert "\n" not in reason
+
+
+def test_template_that_refuses(library, tmp_path):
+    path = tmp_path / "strict.gguf"
+    tiny_model.make(path, template="{{ raise_exception('Roles must alternate') }}")
+    with Engine(library, path) as engine:
+        with pytest.raises(EngineFailure, match="Roles must alternate"):
+            engine.apply_template(USER)
+
+
+@pytest.mark.parametrize("template", ["{% for %}", "{{ ", "{% endif %}", "{{ x | nonsense(1) }}"])
+def test_broken_template(library, tmp_path, template):
+    path = tmp_path / "broken.gguf"
+    tiny_model.make(path, template=template)
+    with Engine(library, path) as engine:
+        with pytest.raises(EngineFailure, match="."):
+            engine.apply_template(USER)
+        assert len(engine.generate([5], 2)) == 2, "completions need no template"
+
+
+def test_no_template_means_chatml(library, tmp_path):
+    path = tmp_path / "bare.gguf"
+    tiny_model.make(path, template=None)
+    with Engine(library, path) as engine:
+        assert not engine.info.has_chat_template
+        assert engine.ffi.string(engine.info.chat_template) == b""
+        assert "<|im_start|>user" in engine.apply_template(USER)
+
+
+@pytest.mark.parametrize("params, reason", [
+    ({"n_batch": 0}, "n_batch"), ({"n_batch": 2**31}, "n_batch"), ({"n_seq": 0}, "n_seq"),
+    ({"n_seq": 257}, "n_seq"), ({"n_threads": 0}, "n_threads"), ({"n_threads": 10**6}, "n_thr"),
+    ({"n_ctx": 2**31}, "n_ctx"),
+])
+def test_parameters(library, tiny, params, reason):
+    with pytest.raises(EngineFailure, match=reason) as failure:
+        Engine(library, tiny, **params)
+    assert failure.value.code == EINVAL
+
+
+@pytest.mark.parametrize("path, reason", [("", "empty"), ("/nonexistent/x.gguf", "No such file"),
+                                          ("/", "directory|read")])
+def test_path(library, path, reason):
+    with pytest.raises(EngineFailure, match=reason):
+        Engine(library, path)
+
+
+@pytest.mark.parametrize("what, arguments, reason", [
+    ("architecture", {"architecture": "cathedral"}, "unknown model architecture: 'cathedral'"),
+    ("tokenizer", {"tokenizer": "abacus"}, "unknown tokenizer: 'abacus'"),
+    ("no tokenizer", {"tokenizer": "no_vocab"}, "no tokenizer|vocab"),
+    ("tensor", {"omit": ["blk.1.ffn_up.weight"]}, "tensor 'blk.1.ffn_up.weight' not found"),
+    ("embedding", {"omit": ["token_embd.weight"]}, "tensor 'token_embd.weight' not found"),
+])
+def test_unfit_model(library, tmp_path, what, arguments, reason):
+    path = tmp_path / "unfit.gguf"
+    tiny_model.make(path, **arguments)
+    with pytest.raises(EngineFailure, match=reason) as failure:
+        Engine(library, path)
+    assert failure.value.code == EFAIL
+
+
+def test_damaged_files(library, tiny, tmp_path):
+    path = tmp_path / "damaged.gguf"
+    for what, content, reason in tiny_model.damaged(tiny.read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(EngineFailure, match=f"(?i){reason}") as failure:
+            Engine(library, path)
+        assert failure.value.code == EFAIL, what
+
+
+def test_flipped_bits(library, tiny):
+    """Whatever is wrong in a file, the process lives. Run apart, so that a crash is a failure."""
+    result = subprocess.run([sys.executable, str(FUZZ), str(LIBRARY), str(tiny), "1", "400"],
+                            capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout[-500:] + result.stderr[-2000:]
