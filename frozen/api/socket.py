@@ -309,7 +309,7 @@ class socket(io.IOBase):
             try:
                 part = self.recv(65536 if size < 0 else left)
             except OSError as error:
-                if error.errno != _EAGAIN:
+                if error.args[0] != _EAGAIN:
                     raise
                 if not parts:
                     return None
@@ -329,7 +329,7 @@ class socket(io.IOBase):
         try:
             return self.recv_into(buf, size)
         except OSError as error:
-            if error.errno != _EAGAIN:
+            if error.args[0] != _EAGAIN:
                 raise
             return None
 
@@ -348,7 +348,7 @@ class socket(io.IOBase):
             try:
                 part = self.recv(ready)
             except OSError as error:
-                if error.errno != _EAGAIN:
+                if error.args[0] != _EAGAIN:
                     raise
                 return line or None
             line = line + part if line else part
@@ -364,7 +364,7 @@ class socket(io.IOBase):
             self.sendall(data)
             return len(data)
         except OSError as error:
-            if error.errno != _EAGAIN:
+            if error.args[0] != _EAGAIN:
                 raise
             return None
 

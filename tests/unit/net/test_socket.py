@@ -1,0 +1,409 @@
+"""The socket module over the loopback of the one Stack, as a program uses it."""
+
+import importlib.util
+import struct
+from pathlib import Path
+
+import _x86
+import pytest
+from net import host, ipv4
+from net import tcp_connection as state
+
+API = Path(__file__).resolve().parents[3] / "frozen" / "api"
+
+POLL, CLOSE = 3, 4
+RD, WR, ERR, HUP, NVAL = 1, 4, 8, 16, 32
+EAGAIN, EINPROGRESS, ETIMEDOUT = 11, 115, 110
+
+
+def load(name):
+    """Import a module of frozen/api, whose name CPython has too."""
+    spec = importlib.util.spec_from_file_location("cllm_" + name, API / (name + ".py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+socket = load("socket")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    yield
+    for connection in host.stack.connections():
+        connection.fail(0)
+    stack = host.stack
+    left = [dict(stack._listeners), dict(stack._udp), set(stack._bound)]
+    for table in (stack._listeners, stack._udp, stack._bound):
+        table.clear()
+    assert not any(left) and not host._entered
+
+
+def listen(port=0):
+    server = socket.socket()
+    server.bind(("127.0.0.1", port))
+    server.listen(5)
+    return server
+
+
+def pair():
+    server = listen()
+    client = socket.socket()
+    client.connect(("127.0.0.1", server._port))
+    accepted, address = server.accept()
+    assert address == ("127.0.0.1", client._connection.port)
+    server.close()
+    return client, accepted
+
+
+@pytest.fixture
+def joined():
+    client, server = pair()
+    yield client, server
+    client.close()
+    server.close()
+
+
+def poll(sock, events=RD | WR):
+    return sock.ioctl(POLL, events)
+
+
+def errno_of(call, *args):
+    with pytest.raises(OSError) as error:
+        call(*args)
+    return error.value.args[0]
+
+
+def test_send_and_receive(joined):
+    client, server = joined
+    assert client.send(b"hello") == 5
+    assert server.recv(3) == b"hel"
+    buf = bytearray(10)
+    assert server.recv_into(buf) == 2 and buf[:2] == b"lo"
+    client.sendall(b"x" * 100)
+    assert server.readinto(buf, 4) == 4
+    assert server.recvfrom(200) == (b"x" * 96, ("127.0.0.1", client._connection.port))
+
+
+def test_without_waiting(joined):
+    client, server = joined
+    client.setblocking(False)
+    server.settimeout(0)
+    assert errno_of(server.recv, 10) == EAGAIN
+    assert server.read(10) is None and server.readline() is None and server.read() is None
+    assert server.readinto(bytearray(4)) is None
+    sent = 0
+    while True:
+        count = client.write(bytes(50000))
+        if count is None:
+            break
+        sent += count
+    assert 65536 <= sent <= 2 * 65536
+    assert errno_of(client.send, b"x") == EAGAIN
+    assert poll(client) == 0 and poll(server) == RD | WR
+    assert len(server.read(1 << 20)) > 60000
+
+
+def test_read_waits_for_all_and_stops_at_the_end(joined):
+    client, server = joined
+    client.sendall(b"first,")
+    client.sendall(b"second")
+    assert server.read(8) == b"first,se"
+    client.close()
+    assert server.read(100) == b"cond"
+    assert server.read(100) == b"" and server.recv(1) == b"" and server.readline() == b""
+
+
+def test_read_all(joined):
+    client, server = joined
+    client.sendall(b"everything")
+    client.shutdown(socket.SHUT_WR)
+    assert server.read() == b"everything"
+    # The other direction still works.
+    server.sendall(b"answer")
+    assert client.recv(10) == b"answer"
+
+
+def test_readline(joined):
+    client, server = joined
+    client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\nbody")
+    assert server.readline() == b"GET / HTTP/1.1\r\n"
+    assert server.readline(4) == b"Host" and server.readline() == b": x\r\n"
+    assert server.readline() == b"\r\n"
+    server.setblocking(False)
+    # What there is of a line, as MicroPython's unbuffered readline() does.
+    assert server.readline() == b"body"
+    assert server.readline() is None
+    client.close()
+    assert server.readline() == b""
+
+
+def test_timeout(joined):
+    _, server = joined
+    server.settimeout(0.02)
+    assert errno_of(server.recv, 10) == ETIMEDOUT
+    listener = listen()
+    listener.settimeout(0.02)
+    assert errno_of(listener.accept) == ETIMEDOUT
+    listener.setblocking(False)
+    assert errno_of(listener.accept) == EAGAIN
+    listener.close()
+    with pytest.raises(ValueError):
+        server.settimeout(-1)
+
+
+def test_connect_without_waiting():
+    client = socket.socket()
+    assert poll(client) == WR | HUP
+    # Nothing listens on that port: the reset comes back by the loopback.
+    client.setblocking(False)
+    assert errno_of(client.connect, ("127.0.0.1", 1)) == EINPROGRESS
+    assert poll(client) & ERR
+    assert errno_of(client.recv, 1) == state.ECONNREFUSED
+    client.close()
+    server = listen()
+    client = socket.socket()
+    client.setblocking(False)
+    assert errno_of(client.connect, ("127.0.0.1", server._port)) == EINPROGRESS
+    assert poll(client) == WR and poll(server) == RD
+    server.close()
+    client.close()
+
+
+def test_connect_is_refused_and_unreachable():
+    client = socket.socket()
+    assert errno_of(client.connect, ("127.0.0.1", 1)) == state.ECONNREFUSED
+    client.close()
+    client = socket.socket()
+    assert errno_of(client.connect, ("192.0.2.1", 80)) == 101
+    client.close()
+
+
+def test_reset_is_seen_once_after_the_data(joined):
+    client, server = joined
+    server.setblocking(False)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.send(b"last words")
+    client.close()
+    # As multi_net/tcp_client_rst.py expects of Linux.
+    assert poll(server, RD) == RD | ERR | HUP
+    assert server.recv(10) == b"last words"
+    assert errno_of(server.recv, 10) == state.ECONNRESET
+    assert poll(server, RD) == RD | HUP
+    assert server.recv(10) == b""
+    assert errno_of(server.write, b"x") == state.EPIPE
+
+
+def test_write_after_shutdown(joined):
+    client, server = joined
+    client.shutdown(socket.SHUT_WR)
+    assert errno_of(client.send, b"x") == state.EPIPE
+    assert poll(server) == RD | WR
+
+
+def test_poll_of_each_state(joined):
+    client, server = joined
+    assert poll(server) == WR and poll(server, RD) == 0
+    client.send(b"x")
+    assert poll(server, RD) == RD and poll(server, WR) == WR
+    server.close()
+    assert poll(server) == NVAL
+    assert server.ioctl(99, 0) == -22
+    listener = listen()
+    assert poll(listener) == 0
+    assert listener.ioctl(CLOSE, 0) == 0
+    assert errno_of(listener.accept) == 9
+
+
+def test_ports_are_reserved_and_given_back():
+    one = listen()
+    other = socket.socket()
+    assert errno_of(other.bind, ("0.0.0.0", one._port)) == 98
+    port = one._port
+    one.close()
+    other.bind(("0.0.0.0", port))
+    other.close()
+    other.close()
+    assert errno_of(socket.socket().bind, ("198.51.100.1", 80)) == 99
+
+
+def test_wrong_uses():
+    sock = socket.socket()
+    assert errno_of(sock.recv, 1) == 107
+    assert errno_of(sock.send, b"x") == 107
+    assert errno_of(sock.accept) == 22
+    assert errno_of(socket.socket, 10) == 97
+    assert errno_of(socket.socket, 2, 3) == 22
+    assert errno_of(sock.setsockopt, 1, 99, 1) == 92
+    with pytest.raises(ValueError):
+        sock.bind(("not an address", 1))
+    with pytest.raises(ValueError):
+        sock.bind(("127.0.0.1", 65536))
+    sock.close()
+    assert errno_of(sock.bind, ("", 0)) == 9
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    assert errno_of(udp.listen) == 95
+    assert errno_of(udp.send, b"x") == 107
+    server = listen()
+    assert errno_of(server.listen) == 22
+    server.close()
+
+
+def test_options(joined):
+    client, _ = joined
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    assert client._connection.nodelay
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    assert client._connection._keepalive
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    early = socket.socket()
+    early.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    server = listen()
+    early.connect(("127.0.0.1", server._port))
+    assert early._connection.nodelay
+    early.close()
+    server.close()
+
+
+def test_udp():
+    one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    one.bind(("127.0.0.1", 5000))
+    assert poll(one) == WR
+    other.sendto(b"hello", ("127.0.0.1", 5000))
+    assert poll(one) == RD | WR
+    data, address = one.recvfrom(3)
+    assert data == b"hel"
+    one.sendto(b"back", address)
+    assert other.read(10) == b"back"
+    one.connect(address)
+    one.send(b"again")
+    assert other.recv(10) == b"again"
+    one.settimeout(0.01)
+    assert errno_of(one.recv, 1) == ETIMEDOUT
+    one.setblocking(False)
+    assert one.read(1) is None
+    one.close()
+    other.close()
+
+
+def test_large_transfer_between_two_sockets(joined):
+    client, server = joined
+    client.setblocking(False)
+    data = bytes(range(256)) * 2000
+    view, got = memoryview(data), b""
+    while len(got) < len(data):
+        if view:
+            view = view[client.write(view) or 0 :]
+        got += server.recv(10000)
+    assert got == data
+
+
+def test_getaddrinfo():
+    assert socket.getaddrinfo("10.1.2.3", 80) == [(2, 1, 0, "", ("10.1.2.3", 80))]
+    assert socket.getaddrinfo("", 80, 0, socket.SOCK_DGRAM)[0][1] == socket.SOCK_DGRAM
+    assert socket.getaddrinfo("localhost", 1)[0][4] == ("127.0.0.1", 1)
+    assert errno_of(socket.getaddrinfo, "example.com", 80) == 5
+    with pytest.raises(ValueError):
+        socket.getaddrinfo("10.1.2.3", 70000)
+
+
+def test_a_call_inside_a_call_is_refused():
+    host.enter()
+    try:
+        assert errno_of(socket.socket().bind, ("", 0)) == 16
+    finally:
+        host.leave()
+
+
+def test_interrupt_during_a_call_is_served_by_the_call(monkeypatch):
+    pumped = []
+    monkeypatch.setattr(host.stack, "poll", lambda now: pumped.append(now))
+    host.enter()
+    host.pump()
+    assert pumped == []
+    host.leave()
+    assert len(pumped) == 1
+
+
+def test_alarm_runs_the_timers(joined, monkeypatch):
+    client, server = joined
+    client.send(b"x")
+    # The delayed acknowledgement is due in 40 ms.
+    assert host._armed is not None
+    connection = client._connection
+    assert connection.snd_una < connection.snd_max
+    while connection.snd_una < connection.snd_max:
+        _x86.wait(100)
+    assert server.recv(1) == b"x"
+
+
+def test_network_module(monkeypatch):
+    network = load("network")
+
+    class Card:
+        mac = b"\2\0\0\0\0\1"
+        mtu = 1500
+        irq = 11
+        up = True
+        stopped = False
+
+        def __init__(self, bdf):
+            self.sent = []
+
+        def tx_alloc(self):
+            self._frame = bytearray(1514)
+            return self._frame
+
+        def tx_commit(self, length):
+            self.sent.append(bytes(self._frame[:length]))
+
+        def receive(self, handler, now):
+            return False
+
+        def interrupt(self):
+            pass
+
+        def link_up(self):
+            return self.up
+
+        def stop(self):
+            self.stopped = True
+
+    lan = network.LAN(0)
+    monkeypatch.setattr(network.e1000, "find", lambda: [])
+    assert errno_of(lan.active, True) == 19
+    monkeypatch.setattr(network.e1000, "find", lambda: [24])
+    monkeypatch.setattr(network.e1000, "Card", Card)
+    assert not lan.active() and lan.status() == 0 and not lan.isconnected()
+    network.hostname("guest")
+    lan.active(True)
+    assert lan.active() and lan.status() == 2 and lan.config("mac") == Card.mac
+    assert lan.ipconfig("dhcp4") and not lan.ipconfig("has_dhcp4")
+    card = network._card
+    assert b"guest" in card.sent[0]
+    lan.ipconfig(addr4="10.0.0.5/24", gw4="10.0.0.1")
+    assert lan.ipconfig("addr4") == ("10.0.0.5", "255.255.255.0")
+    assert lan.ipconfig("gw4") == "10.0.0.1" and not lan.ipconfig("dhcp4")
+    network.ipconfig(dns="10.0.0.2")
+    assert lan.ifconfig() == ("10.0.0.5", "255.255.255.0", "10.0.0.1", "10.0.0.2")
+    assert lan.isconnected()
+    _x86.raise_irq(11)
+    for wrong in ("10.0.0.5", "10.0.0.5/33", "10.0.0/24", ("10.0.0.5", "255.0.255.0")):
+        with pytest.raises(ValueError):
+            lan.ipconfig(addr4=wrong)
+    lan.ifconfig(("10.0.0.6", "255.255.255.0", "10.0.0.1", "10.0.0.3"))
+    assert host.stack.address == ipv4.address("10.0.0.6")
+    lan.active(False)
+    assert card.stopped and host.stack.address == 0 and lan.status() == 0
+    # What was set by hand holds when the interface starts again.
+    lan.active(True)
+    assert lan.ifconfig()[0] == "10.0.0.6"
+    lan.ifconfig("dhcp")
+    assert lan.ipconfig("dhcp4")
+    lan.active(False)
+    with pytest.raises(ValueError):
+        network.LAN(1)
+    with pytest.raises(ValueError):
+        network.hostname("x" * 33)
+    network.hostname("cllm")
