@@ -1,0 +1,117 @@
+"""The card on a wire: ARP and ICMP as frames from here, and Linux's own stack on a tap."""
+
+import os
+import socket
+import struct
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import requests
+
+GUEST_IP = bytes([10, 77, 0, 2])
+OUR_IP = bytes([10, 77, 0, 1])
+OUR_MAC = bytes([2, 0, 0, 0, 0, 1])
+STATIC = {"network": {"address": "10.77.0.2/24", "gateway": "10.77.0.1"}}
+
+
+def checksum(data):
+    """RFC 1071."""
+    data += b"\0" * (len(data) % 2)
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def arp(operation, to, target_mac, target_ip):
+    return to + OUR_MAC + struct.pack("!HHHBBH", 0x0806, 1, 0x0800, 6, 4, operation) + (
+        OUR_MAC + OUR_IP + target_mac + target_ip
+    )
+
+
+def echo_request(mac, number, payload):
+    icmp = struct.pack("!BBHHH", 8, 0, 0, 77, number) + payload
+    icmp = icmp[:2] + struct.pack("!H", checksum(icmp)) + icmp[4:]
+    ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(icmp), number, 0, 64, 1, 0) + OUR_IP + GUEST_IP
+    ip = ip[:10] + struct.pack("!H", checksum(ip)) + ip[12:]
+    return mac + OUR_MAC + b"\x08\x00" + ip + icmp
+
+
+def receive(wire, wanted, timeout=60):
+    """The next frame for which wanted(frame) holds."""
+    until = time.monotonic() + timeout
+    while (left := until - time.monotonic()) > 0:
+        frame = wire.receive(left)
+        if frame and wanted(frame):
+            return frame
+    raise AssertionError("the guest did not answer")
+
+
+@pytest.fixture
+def wired(boot, wire):
+    guest = boot(netdev=wire.netdev, config_json=STATIC, wait=False)
+    guest.serial.expect("listening")
+    return wire
+
+
+def resolve(wire):
+    """The guest's hardware address, by ARP."""
+    wire.send(arp(1, b"\xff" * 6, bytes(6), GUEST_IP))
+    answer = receive(wire, lambda f: f[12:14] == b"\x08\x06" and f[20:22] == b"\x00\x02")
+    assert answer[28:32] == GUEST_IP and answer[38:42] == OUR_IP
+    return answer[22:28]
+
+
+@pytest.mark.parametrize("size", [0, 1, 56, 1472])
+def test_ping(wired, size):
+    mac = resolve(wired)
+    payload = os.urandom(size)
+    wired.send(echo_request(mac, 5, payload))
+    answer = receive(wired, lambda f: f[12:14] == b"\x08\x00" and f[23] == 1)
+    icmp = answer[34 : 14 + struct.unpack("!H", answer[16:18])[0]]
+    assert checksum(answer[14:34]) == 0 and checksum(icmp) == 0
+    assert answer[26:34] == GUEST_IP + OUR_IP
+    assert icmp[0] == 0 and icmp[4:8] == struct.pack("!HH", 77, 5) and icmp[8:] == payload
+
+
+def test_nonsense_on_the_wire_is_survived(wired):
+    mac = resolve(wired)
+    good = echo_request(mac, 1, b"x" * 64)
+    for length in (0, 1, 13, 14, 20, 33, 34, 41, 42):
+        wired.send(good[:length])
+    for at in range(12, 42):
+        wired.send(good[:at] + bytes([good[at] ^ 0xFF]) + good[at + 1 :])
+    for _ in range(200):
+        wired.send(mac + OUR_MAC + b"\x08\x00" + os.urandom(60))
+    wired.send(echo_request(mac, 9, b"still there"))
+    receive(wired, lambda f: f[12:14] == b"\x08\x00" and b"still there" in f)
+
+
+@pytest.fixture
+def tap():
+    if os.geteuid() != 0 or not Path("/dev/net/tun").exists():
+        pytest.skip("a tap needs root and /dev/net/tun")
+    name = f"cllm{os.getpid() % 10000}"
+    subprocess.run(["ip", "tuntap", "add", name, "mode", "tap"], check=True)
+    subprocess.run(["ip", "addr", "add", "10.77.0.1/24", "dev", name], check=True)
+    subprocess.run(["ip", "link", "set", name, "up"], check=True)
+    yield name
+    subprocess.run(["ip", "link", "del", name], check=True)
+
+
+def test_linux_pings_and_fetches_over_a_tap(boot, tap):
+    guest = boot(netdev=f"tap,ifname={tap},script=no,downscript=no", config_json=STATIC, wait=False)
+    guest.serial.expect("listening")
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
+        raw.settimeout(30)
+        for number in range(3):
+            icmp = struct.pack("!BBHHH", 8, 0, 0, 99, number) + b"from linux"
+            raw.sendto(icmp[:2] + struct.pack("!H", checksum(icmp)) + icmp[4:], ("10.77.0.2", 0))
+            while True:
+                packet = raw.recv(2000)
+                if packet[20] == 0 and packet[24:28] == struct.pack("!HH", 99, number):
+                    assert packet[28:] == b"from linux"
+                    break
+    assert requests.get("http://10.77.0.2/health", timeout=60).status_code == 503
