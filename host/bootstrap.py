@@ -5,6 +5,8 @@ available. A stamp in .venv makes every run after the first take a fraction of a
 """
 
 import argparse
+import contextlib
+import fcntl
 import hashlib
 import importlib.util
 import os
@@ -98,9 +100,23 @@ def install_packages(missing):
 def fingerprint():
     """What the environment was made from; a different value means: make it anew."""
     digest = hashlib.sha256(LOCK.read_bytes())
-    digest.update(Path(__file__).read_bytes())
-    digest.update(sys.version.encode())
+    digest.update((COMMAND + sys.version).encode())
     return digest.hexdigest()
+
+
+def up_to_date():
+    return STAMP.exists() and STAMP.read_text() == fingerprint()
+
+
+@contextlib.contextmanager
+def alone():
+    """One at a time: the lock is on the folder of this file, so nothing is left behind."""
+    folder = os.open(LOCK.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def make_environment():
@@ -141,8 +157,10 @@ def main(arguments=None):
             still = [package for package, _ in missing_packages(purpose)]
             if still:
                 raise Failure(f"installed, yet not usable by {sys.executable}: {' '.join(still)}")
-        if not STAMP.exists() or STAMP.read_text() != fingerprint():
-            make_environment()
+        if not up_to_date():
+            with alone():
+                if not up_to_date():
+                    make_environment()
             say(f"done in {time.monotonic() - started:.0f} s")
     except (Failure, OSError, subprocess.CalledProcessError) as error:
         say(f"error: {error}")
