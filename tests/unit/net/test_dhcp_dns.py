@@ -27,7 +27,7 @@ class Server:
         return bytes((self.random * 37 + i * 11) & 0xFF for i in range(count))
 
     def requests(self, forward=0):
-        """Return (time, destination, kind, fields) of the messages within the next `forward` ms."""
+        """Return (time, destination, kind, fields) of what is sent within `forward` ms."""
         end = self.now + forward
         found = []
         while True:
