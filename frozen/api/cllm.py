@@ -36,7 +36,7 @@ class Llm:
         """
         return service.generate(prompt_of({"prompt": prompt}), Params(params))
 
-    def tokenize(self, text, add_special=False):
+    async def tokenize(self, text, add_special=False):
         """Token ids of `text`; add_special: with what the model wants at the beginning."""
         return service.tokenize(text, add_special)
 

@@ -166,7 +166,9 @@ class Connection:
         self.eof = True
         self._more.set()
         if self._serves:
-            self.cancel()
+            # Gone, or done sending and still reading: the end of its data does not tell. What is
+            # ready soon is for the latter; then the handler is cancelled.
+            self._allow(self.limits.linger_s)
 
     async def _input(self):
         # Waits for input. The caller has cleared _more before it looked at the parser.
@@ -209,8 +211,7 @@ class Connection:
             self._allow(0)
             response = app.failure(request, HttpError(503, "out of memory", {"Retry-After": "1"}))
         else:
-            # A client that ends its side after a whole request may still read: it gets what is
-            # ready soon. One that leaves later gets its handler cancelled (see _pump).
+            # See _pump: the client may have ended its side already.
             self._allow(self.limits.linger_s if self.eof else 0)
             self._serves = not self._unread
             self._room.set()  # the request may have filled the buffer: watch for the end again

@@ -3,6 +3,7 @@
 * `guest`: one guest with the tiny model for the whole session. A test may use its server and its
   REPL but must leave it serving; the fixture checks that.
 * `boot(...)`: a guest of the test's own, with any options, ended when the test ends.
+* `boot_once(...)`: the same for all tests of a module.
 * `wire`: for `boot(netdev=wire.netdev)`: the far end of the network cable, frame by frame.
 
 A failed test's report holds the end of the serial line of every guest it used.
@@ -149,6 +150,21 @@ def boot(request):
         return guest
 
     yield boot
+    for guest in guests:
+        guest.stop()
+
+
+@pytest.fixture(scope="module")
+def boot_once():
+    """As `boot`, for a guest that all tests of a module share."""
+    guests = []
+
+    def boot_once(**options):
+        guest = start(**options)
+        guests.append(guest)
+        return guest
+
+    yield boot_once
     for guest in guests:
         guest.stop()
 

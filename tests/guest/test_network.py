@@ -85,8 +85,14 @@ def test_nonsense_on_the_wire_is_survived(wired):
         wired.send(good[:at] + bytes([good[at] ^ 0xFF]) + good[at + 1 :])
     for _ in range(200):
         wired.send(mac + OUR_MAC + b"\x08\x00" + os.urandom(60))
-    wired.send(echo_request(mac, 9, b"still there"))
-    receive(wired, lambda f: f[12:14] == b"\x08\x00" and b"still there" in f)
+    for _ in range(10):  # what came in a burst may have been too much for the ring
+        wired.send(echo_request(mac, 9, b"still there"))
+        try:
+            receive(wired, lambda f: f[12:14] == b"\x08\x00" and b"still there" in f, timeout=3)
+            return
+        except AssertionError:
+            continue
+    raise AssertionError("the guest does not answer any more")
 
 
 @pytest.fixture

@@ -14,14 +14,11 @@ TIMEOUT = 120
 
 
 @pytest.fixture(scope="module")
-def served(tiny_model):
+def served(boot_once, tiny_model):
     """A guest with the tiny model and the test handlers."""
-    from conftest import start
-
-    guest = start(model=str(tiny_model), app=str(HANDLERS))
+    guest = boot_once(model=str(tiny_model), app=str(HANDLERS))
     assert guest.verdict is None, guest.log()[-3000:]
-    yield guest
-    guest.stop()
+    return guest
 
 
 @pytest.fixture

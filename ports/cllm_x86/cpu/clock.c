@@ -6,8 +6,8 @@
 #include "cpu/trap.h"
 
 #define PIT_HZ 1193182u
-#define CALIBRATE_MS 4u
-#define CALIBRATE_ROUNDS 6
+#define CALIBRATE_US 1500u
+#define CALIBRATE_ROUNDS 16
 
 #define ARM_MAX_NS 4000000000u
 
@@ -33,7 +33,7 @@ static void apic_write(unsigned reg, uint32_t v) {
     apic[reg / 4] = v;
 }
 
-// TSC and APIC timer ticks while channel 2 of the 8254 counts CALIBRATE_MS down. Its gate and output
+// TSC and APIC timer ticks while channel 2 of the 8254 counts CALIBRATE_US down. Its gate and output
 // are bits 0 and 5 of port 61h. False when the output never rises: there is no 8254.
 static bool count_ticks(uint32_t pit_count, uint64_t *tsc, uint64_t *apic_ticks) {
     outb(0x61, (inb(0x61) & ~2u) | 1u); // speaker off, gate on
@@ -54,7 +54,7 @@ static bool count_ticks(uint32_t pit_count, uint64_t *tsc, uint64_t *apic_ticks)
 // A virtual processor may be descheduled in the middle of a count, which only ever makes it longer:
 // the shortest of several counts is the truest.
 static void calibrate(void) {
-    uint32_t pit_count = PIT_HZ * CALIBRATE_MS / 1000;
+    uint32_t pit_count = (uint32_t)((uint64_t)PIT_HZ * CALIBRATE_US / 1000000);
     uint64_t best_tsc = UINT64_MAX, best_apic = UINT64_MAX, tsc, ticks;
     for (int i = 0; i < CALIBRATE_ROUNDS; i++) {
         if (!count_ticks(pit_count, &tsc, &ticks)) {

@@ -511,7 +511,7 @@ def test_llm(cllm, tmp_path):
         assert await cllm.llm.chat("hi") == "hi"
         assert await cllm.llm.chat([{"role": "user", "content": "ho"}], stop="o") == "h"
         assert [t async for t, _ in cllm.llm.stream("ab|")] == ["a", "b", ""]
-        assert cllm.llm.tokenize("a") == [97]
+        assert await cllm.llm.tokenize("a") == [97]
         with pytest.raises(Exception, match="temperature"):
             await cllm.llm.generate("x", temperature="y")
         cllm.service.stop()
