@@ -108,7 +108,7 @@ def jobs():
 
 
 def build_image():
-    """Bring build/cllm.elf and build/cllm.debug.elf up to date and return the path of the first."""
+    """Bring build/cllm.elf and build/cllm.debug.elf up to date; returns the path of the first."""
     with _alone():
         sources = {name: fetch.ensure(lock) for name, lock in locks().items() if not lock.model}
         steps = Steps()

@@ -6,7 +6,7 @@ They are read from the fetched trees, so they are those of the very files that w
 from . import TOP, CllmError, build, fetch
 from .lock import locks
 
-# (component, tree, text inside it). Trees: the vendored ones by short name, and the ziglang package.
+# (component, tree, text inside it). Trees: the vendored ones by short name, and zig.
 LINKED = (
     ("MicroPython", "micropython", "LICENSE"),
     ("llama.cpp and ggml", "llama.cpp", "LICENSE"),

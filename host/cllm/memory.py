@@ -75,7 +75,8 @@ def _work(metadata, n_ctx):
     heads = number("attention.head_count", 32)
     kv_heads = number("attention.head_count_kv", heads)
     head = max(1, width // heads)
-    row = kv_heads * (number("attention.key_length", head) + number("attention.value_length", head))
+    key, value = number("attention.key_length", head), number("attention.value_length", head)
+    row = kv_heads * (key + value)
     vocabulary = metadata.get("tokenizer.ggml.tokens")
     vocabulary = vocabulary.length if isinstance(vocabulary, Array) else 1 << 17
     cache = 2 * n_ctx * layers * row  # f16

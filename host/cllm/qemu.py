@@ -52,7 +52,8 @@ class Guest:
     file}. port: TCP port of 127.0.0.1 forwarded to the guest's port 80. smp: virtual CPUs.
     memory: MiB. accel: "tcg" or "kvm". pcap: file for every frame of the network card.
     netdev: a QEMU back-end ("tap,ifname=...", "socket,udp=...") to use in place of QEMU's own
-    network; nothing is forwarded then. gdb: TCP port of 127.0.0.1 where the guest waits for a debugger.
+    network; nothing is forwarded then. gdb: TCP port of 127.0.0.1 where the guest waits for a
+    debugger.
 
     start() and stop() may be called from the main thread only: the kernel ends QEMU when the
     thread that started it goes.

@@ -85,7 +85,8 @@ def run(settings, guest_settings, *, every_key=False, wait_for_debugger=False):
 def debugger_command(port):
     """What to type in another terminal; a breakpoint in hardware, as memory is not loaded yet."""
     image = os.path.relpath(DEBUG_IMAGE)
-    return f"gdb {image} -ex 'target remote 127.0.0.1:{port}' -ex 'hbreak kernel_start' -ex continue"
+    target = f"target remote 127.0.0.1:{port}"
+    return f"gdb {image} -ex '{target}' -ex 'hbreak kernel_start' -ex continue"
 
 
 def _serial(where, guest, output, every_key, leave):
