@@ -79,7 +79,7 @@ def test_ping(wired, size):
 def test_nonsense_on_the_wire_is_survived(wired):
     mac = resolve(wired)
     good = echo_request(mac, 1, b"x" * 64)
-    for length in (0, 1, 13, 14, 20, 33, 34, 41, 42):
+    for length in (1, 13, 14, 20, 33, 34, 41, 42):
         wired.send(good[:length])
     for at in range(12, 42):
         wired.send(good[:at] + bytes([good[at] ^ 0xFF]) + good[at + 1 :])
