@@ -80,9 +80,9 @@ def boot(arguments):
 def test(arguments):
     build.build_host_library()
     build.build_image()
-    fetch.default_model()
+    environment = {**os.environ, "CLLM_MODEL": str(fetch.default_model())}
     command = [sys.executable, "-m", "pytest", *arguments]
-    return subprocess.run(command, cwd=TOP).returncode
+    return subprocess.run(command, cwd=TOP, env=environment).returncode
 
 
 def main(arguments=None):

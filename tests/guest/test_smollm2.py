@@ -1,0 +1,111 @@
+"""SmolLM2 in the guest says, token for token, what llama.cpp says on the host.
+
+Every way in takes its turn: plain HTTP and the openai client, streaming and not, completions and
+chat. Emulated, a token takes a second or more, so this is the longest of the tests.
+"""
+
+import json
+
+import llama_reference
+import openai
+import pytest
+import requests
+from cllm import fetch
+
+N = 24
+TIMEOUT = 900
+
+PROMPTS = [
+    "The capital of France is",
+    "Once upon a time, there was a",
+    "Water boils at a temperature of",
+    "def fibonacci(n):",
+    "The three primary colors are",
+    "1, 2, 3, 4,",
+    "The sun rises in the",
+    "A unikernel is",
+    "Dear Sir or Madam,",
+    "In 1969, the first man",
+]
+CHAT = "<|im_start|>system\nAnswer in one word.<|im_end|>\n<|im_start|>user\nWhat color is snow?" \
+    "<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.fixture(scope="module")
+def llama():
+    if not llama_reference.LIBRARY.exists():
+        pytest.fail(f"there is no {llama_reference.LIBRARY}: run the tests by `make test`")
+    llama = llama_reference.Llama(fetch.default_model())
+    yield llama
+    llama.close()
+
+
+@pytest.fixture(scope="module")
+def served(boot_once):
+    guest = boot_once(model=str(fetch.default_model()))
+    assert guest.verdict is None, guest.log()[-3000:]
+    return guest
+
+
+def body(prompt, **more):
+    return {"model": "smollm2", "prompt": prompt, "max_tokens": N, "temperature": 0, **more}
+
+
+def plain(guest, prompt):
+    answer = requests.post(guest.url + "/v1/completions", json=body(prompt), timeout=TIMEOUT).json()
+    return answer["choices"][0]["text"], answer["usage"]
+
+
+def plain_stream(guest, prompt):
+    data = body(prompt, stream=True, stream_options={"include_usage": True})
+    with requests.post(
+        guest.url + "/v1/completions", json=data, timeout=TIMEOUT, stream=True
+    ) as answer:
+        events = [line[6:] for line in answer.iter_lines() if line.startswith(b"data: ")]
+    assert events.pop() == b"[DONE]"
+    events = [json.loads(event) for event in events]
+    text = "".join(choice["text"] for event in events for choice in event["choices"])
+    return text, events[-1]["usage"]
+
+
+def client(guest):
+    return openai.OpenAI(base_url=guest.url + "/v1", api_key="x", timeout=TIMEOUT, max_retries=0)
+
+
+def official(guest, prompt):
+    answer = client(guest).completions.create(**body(prompt))
+    return answer.choices[0].text, answer.usage.model_dump()
+
+
+def official_stream(guest, prompt):
+    pieces = list(
+        client(guest).completions.create(
+            **body(prompt, stream=True, stream_options={"include_usage": True})
+        )
+    )
+    text = "".join(choice.text for piece in pieces for choice in piece.choices)
+    return text, pieces[-1].usage.model_dump()
+
+
+WAYS = [plain, plain_stream, official, official_stream]
+
+
+@pytest.mark.parametrize("number", range(len(PROMPTS)))
+def test_the_same_tokens_as_on_the_host(served, llama, number):
+    prompt_tokens, expected = llama.generate(PROMPTS[number], N)
+    text, usage = WAYS[number % len(WAYS)](served, PROMPTS[number])
+    assert text == llama.detokenize(expected)
+    assert usage["prompt_tokens"] == len(prompt_tokens)
+    assert usage["completion_tokens"] == len(expected)
+
+
+def test_chat_is_the_template_and_a_completion(served, llama):
+    _, expected = llama.generate(CHAT, 4)
+    answer = client(served).chat.completions.create(
+        model="smollm2", max_tokens=4, temperature=0,
+        messages=[
+            {"role": "system", "content": "Answer in one word."},
+            {"role": "user", "content": "What color is snow?"},
+        ],
+    )
+    assert answer.choices[0].message.content == llama.detokenize(expected)
