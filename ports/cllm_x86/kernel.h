@@ -63,9 +63,7 @@ void console_set_interrupt_char(int c);
 void cpu_init(void);
 // Bytes of hardware randomness (RDRAND, else the TSC's jitter stretched).
 void cpu_random(void *buf, size_t n);
-bool cpu_has_avx2(void);
 const char *cpu_brand(void);
-bool cpu_is_virtual(void);
 // Ends the machine: 0 powers off, anything else is QEMU's exit status (code << 1 | 1).
 void machine_exit(int code) __attribute__((noreturn));
 void machine_reboot(void) __attribute__((noreturn));
@@ -97,7 +95,6 @@ void clock_init(void);
 uint64_t clock_ns(void);           // since clock_init()
 uint64_t clock_tsc_hz(void);
 int64_t clock_realtime_offset_ns(void); // wall time = clock_ns() + this, since 1970-01-01 UTC
-void clock_set_realtime_ns(int64_t now);
 // Arms the alarm hook for clock_ns() >= deadline; UINT64_MAX disarms.
 void clock_alarm(uint64_t deadline_ns);
 // Sleeps until an interrupt was handled or the deadline has passed. Returns at once when an

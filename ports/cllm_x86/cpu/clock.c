@@ -140,10 +140,6 @@ int64_t clock_realtime_offset_ns(void) {
     return realtime_offset;
 }
 
-void clock_set_realtime_ns(int64_t now) {
-    realtime_offset = now - (int64_t)clock_ns();
-}
-
 // One-shot timer: fires at `deadline` or earlier (at most ARM_MAX_NS ahead, so that the product below
 // fits in 64 bits); whoever waits checks the clock.
 static void arm(uint64_t deadline) {

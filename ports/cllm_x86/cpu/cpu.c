@@ -50,7 +50,7 @@ static uint64_t gdt[5];
 static struct gate idt[256];
 static char ist_stacks[3][IST_SIZE] __attribute__((aligned(16)));
 static char brand[49];
-static bool have_avx2, have_rdrand, have_hypervisor;
+static bool have_rdrand, have_hypervisor;
 
 static void set_gate(unsigned vector, const char *entry, unsigned ist) {
     uint64_t a = (uint64_t)entry;
@@ -109,8 +109,6 @@ static void enable_vector_units(void) {
             mask &= 7;               // AVX-512 parts only together with AVX (13.3)
         }
         __asm__ volatile ("xsetbv" :: "c" (0), "a" (mask), "d" (0));
-        cpuid(7, 0, r);
-        have_avx2 = (mask & 4) && (r[1] >> 5 & 1);
     }
     __asm__ volatile ("fninit");
     uint32_t mxcsr = 0x1F80; // all exceptions masked, round to nearest
@@ -141,14 +139,6 @@ void cpu_init(void) {
     wrmsr(MSR_FMASK, 1u << 9 | 1u << 10); // IF and DF off on entry
     wrmsr(MSR_EFER, rdmsr(MSR_EFER) | 1);
     pic_init();
-}
-
-bool cpu_has_avx2(void) {
-    return have_avx2;
-}
-
-bool cpu_is_virtual(void) {
-    return have_hypervisor;
 }
 
 const char *cpu_brand(void) {

@@ -1,6 +1,7 @@
 """Wrong arguments, wrong JSON and damaged files give an error that says why, and cost nothing else."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -209,6 +210,20 @@ def test_damaged_files(library, tiny, tmp_path):
         with pytest.raises(EngineFailure, match=f"(?i){reason}") as failure:
             Engine(library, path)
         assert failure.value.code == EFAIL, what
+
+
+def test_assertion_becomes_an_error(library, tiny, tmp_path):
+    """llama.cpp asserts that no token occurs twice; it must not take the process along."""
+    path = tmp_path / "twice.gguf"
+    length = (5).to_bytes(8, "little")
+    content = tiny.read_bytes()
+    assert content.count(length + b"world") == 1
+    path.write_bytes(content.replace(length + b"world", length + b"Hello"))
+    with pytest.raises(EngineFailure, match=r"llama\.cpp/src/llama-vocab.*GGML_ASSERT") as failure:
+        Engine(library, path)
+    assert failure.value.code == EFAIL
+    assert not re.search(r"\s/\S", str(failure.value)), "no path of the build machine"
+    Engine(library, tiny).close()
 
 
 def test_flipped_bits(library, tiny):
