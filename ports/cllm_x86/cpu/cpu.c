@@ -42,7 +42,7 @@ struct table_pointer {
     uint64_t base;
 } __attribute__((packed));
 
-extern char boot_stack_top[], trap_stubs[], trap_stub_spurious[], syscall_entry[];
+extern char boot_stack_top[], trap_entries[], trap_entry_spurious[], syscall_entry[];
 
 static struct percpu percpu;
 static struct tss tss;
@@ -78,9 +78,9 @@ static void load_tables(void) {
 
     for (unsigned v = 0; v <= VECTOR_TIMER; v++) {
         unsigned ist = v >= VECTOR_PIC ? IST_INTERRUPT : v == 8 ? IST_DOUBLE_FAULT : IST_FAULT;
-        set_gate(v, trap_stubs + 16 * v, ist);
+        set_gate(v, trap_entries + 16 * v, ist);
     }
-    set_gate(VECTOR_SPURIOUS, trap_stub_spurious, IST_INTERRUPT);
+    set_gate(VECTOR_SPURIOUS, trap_entry_spurious, IST_INTERRUPT);
     struct table_pointer ip = {sizeof(idt) - 1, (uint64_t)idt};
     __asm__ volatile ("lidt %0" :: "m" (ip));
 }
