@@ -56,7 +56,9 @@ NEEDS = (
     ("build", program("make"), "make", "builds the port"),
     ("build", has_ensurepip, "python3-venv", "makes the virtual environment"),
     ("build", program("qemu-system-x86_64"), "qemu-system-x86", "boots the image"),
-    ("test", has_python_headers, "libpython3-dev", "the unit tests call C++ through pybind11"),
+    ("test", program("cc"), "gcc", "compiles the C of native/ for the unit tests"),
+    ("test", has_python_headers, "libpython3-dev", "cffi makes Python modules of it"),
+    ("test", program("ip"), "iproute2", "makes a tap for the guest tests"),
     ("debug", program("gdb"), "gdb", "make debug attaches it to the guest"),
 )
 
