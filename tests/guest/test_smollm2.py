@@ -100,7 +100,7 @@ def needs_time(number):
     return pytest.param(number, marks=marks)
 
 
-@pytest.mark.parametrize("number", map(needs_time, range(len(PROMPTS))))
+@pytest.mark.parametrize("number", [needs_time(number) for number in range(len(PROMPTS))])
 def test_the_same_tokens_as_on_the_host(served, llama, number):
     prompt_tokens, expected = llama.generate(PROMPTS[number], N)
     text, usage = WAYS[number % len(WAYS)](served, PROMPTS[number])
