@@ -483,8 +483,8 @@ void engine_set_abort_handler(void (*fn)(const char *message)) {
     abort_handler = fn;
 }
 
-// ggml's CPU code is compiled for AVX2, FMA, F16C and BMI2 (CMakeLists.txt) and would end on an
-// illegal instruction elsewhere. Bits: SDM vol. 2A, CPUID leaves 1 and 7; the system must have
+// With CLLM_CPU=x86-64-v3 (CMakeLists.txt) ggml's code uses AVX2, FMA, F16C and BMI2 and would end
+// on an illegal instruction elsewhere. Bits: SDM vol. 2A, CPUID leaves 1 and 7; the system must have
 // enabled the registers too (vol. 1, 14.3).
 static void check_processor() {
     unsigned a, b, c, d;
@@ -510,7 +510,9 @@ int engine_open(const char *path, const struct engine_params *params, struct eng
     *out = nullptr;
     scoped_value<bool> catches(catching, true);
     return translated(nullptr, [&] {
-        check_processor();
+        if (CLLM_CPU_V3) {
+            check_processor();
+        }
         start_once();
         check(*path != '\0', "the path of the model is empty");
         check(params->n_ctx <= INT_MAX, "n_ctx is out of range");
