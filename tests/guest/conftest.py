@@ -61,7 +61,10 @@ class Serial:
         """Run one line at the REPL's prompt; returns what it printed, as str."""
         self.sendline(line)
         self.expect(re.escape(line) + r"\r\n", timeout)
-        return self.expect(rb"(?s)(.*?)\r?\n?>>> ", timeout).group(1).decode()
+        start = self._from
+        # A pattern that begins with what it collects would be tried at every byte of the output.
+        end = self.expect(">>> ", timeout).start()
+        return self._seen[start:end].decode().removesuffix("\r\n")
 
 
 class Wire:
