@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from conftest import Engine, EngineFailure, Library
+from engine_library import Engine, EngineFailure, Library
 
 NUMBERS = [0, 1, 2, 3, 7, 31, 127, 255, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
 

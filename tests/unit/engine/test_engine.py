@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import Engine, EngineFailure
+from engine_library import Engine, EngineFailure
 
 EINVAL, ABORTED, NO_SLOT = -1, 2, 1
 TEXT = "Hello world, the other user could sing."

@@ -1,0 +1,167 @@
+"""libcllm_engine.so, the engine built for the host, through cffi: engine.h with lists and bytes.
+
+CLLM_ENGINE_SO names the library; the default is build/native-host/libcllm_engine.so.
+"""
+
+import os
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+HEADER = ROOT / "native" / "engine" / "engine.h"
+LIBRARY = Path(os.environ.get("CLLM_ENGINE_SO", ROOT / "build/native-host/libcllm_engine.so"))
+
+
+def declarations():
+    """engine.h without what cffi does not parse: the preprocessor's lines and extern "C"."""
+    text = re.sub(r"#ifdef __cplusplus.*?#endif", "", HEADER.read_text(), flags=re.DOTALL)
+    return re.sub(r"^#.*$", "", text, flags=re.MULTILINE)
+
+
+class EngineFailure(Exception):
+    """An engine function returned an error. code: the number; str(): engine_error()."""
+
+    def __init__(self, code, reason):
+        super().__init__(reason)
+        self.code = code
+
+
+class Library:
+    """The functions of engine.h; call() raises EngineFailure for a code that is not in `fine`."""
+
+    def __init__(self, path):
+        import cffi
+
+        self.ffi = cffi.FFI()
+        self.ffi.cdef(declarations())
+        self.so = self.ffi.dlopen(str(path))
+
+    def error(self):
+        return self.ffi.string(self.so.engine_error()).decode()
+
+    def call(self, name, *arguments, fine=(0,)):
+        code = getattr(self.so, name)(*arguments)
+        if code not in fine:
+            raise EngineFailure(code, self.error())
+        return code
+
+
+class Engine:
+    """One loaded model. Methods follow engine.h; lists and bytes instead of pointers."""
+
+    def __init__(self, library, path, n_ctx=256, n_batch=64, n_seq=4, n_threads=1, progress=None,
+                 poll=None):
+        self.library, self.ffi = library, library.ffi
+        params = self.ffi.new("struct engine_params *", dict(
+            n_ctx=n_ctx, n_batch=n_batch, n_seq=n_seq, n_threads=n_threads))
+        self._callbacks = []
+        if progress:
+            params.progress = self._keep("bool(void *, float)", lambda _, done: progress(done))
+        if poll:
+            params.poll = self._keep("bool(void *)", lambda _: poll())
+        out = self.ffi.new("struct engine **")
+        self.handle = self.ffi.NULL
+        library.call("engine_open", os.fsencode(path), params, out)
+        self.handle = out[0]
+        self.info = library.so.engine_info(self.handle)
+
+    def _keep(self, kind, function):
+        callback = self.ffi.callback(kind, function)
+        self._callbacks.append(callback)
+        return callback
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        self.library.call("engine_close", self.handle)
+        self.handle = self.ffi.NULL
+
+    def call(self, name, *arguments, **options):
+        return self.library.call(name, self.handle, *arguments, **options)
+
+    def tokenize(self, text, add_special=True, parse_special=True):
+        text = text.encode() if isinstance(text, str) else text
+        tokens, n = self.ffi.new("const int32_t **"), self.ffi.new("size_t *")
+        self.call("engine_tokenize", text, len(text), add_special, parse_special, tokens, n)
+        return self.ffi.unpack(tokens[0], n[0]) if n[0] else []
+
+    def _text(self, name, *arguments):
+        text, n = self.ffi.new("const char **"), self.ffi.new("size_t *")
+        self.call(name, *arguments, text, n)
+        return self.ffi.buffer(text[0], n[0])[:]
+
+    def detokenize(self, tokens):
+        return self._text("engine_detokenize", self.ffi.new("int32_t[]", tokens), len(tokens))
+
+    def piece(self, token, special=False):
+        return self._text("engine_piece", token, special)
+
+    def is_eog(self, token):
+        return bool(self.call("engine_is_eog", token, fine=(0, 1)))
+
+    def apply_template(self, messages, options="{}"):
+        messages, options = messages.encode(), options.encode()
+        return self._text(
+            "engine_apply_template", messages, len(messages), options, len(options)).decode()
+
+    def decode(self, tokens, positions, seqs, outputs):
+        new = self.ffi.new
+        self.call("engine_decode", len(tokens), new("int32_t[]", tokens),
+                  new("int32_t[]", positions), new("int32_t[]", seqs), new("int8_t[]", outputs))
+
+    def prompt(self, tokens, seq=0, start=0):
+        """Decodes a whole prompt in one batch; the last entry has logits."""
+        n = len(tokens)
+        self.decode(tokens, list(range(start, start + n)), [seq] * n, [0] * (n - 1) + [1])
+
+    def seq_rm(self, seq, p0=-1, p1=-1):
+        return bool(self.call("engine_seq_rm", seq, p0, p1, fine=(0, 1)))
+
+    def seq_cp(self, src, dst, p0=-1, p1=-1):
+        self.call("engine_seq_cp", src, dst, p0, p1)
+
+    def seq_pos_max(self, seq):
+        pos = self.ffi.new("int32_t *")
+        self.call("engine_seq_pos_max", seq, pos)
+        return pos[0]
+
+    def clear(self):
+        self.call("engine_clear")
+
+    def sampler(self, params="{}"):
+        return Sampler(self, params)
+
+    def generate(self, tokens, n, params='{"temperature": 0}', seq=0):
+        """n tokens after a prompt, in an empty sequence."""
+        sampler = self.sampler(params)
+        self.prompt(tokens, seq)
+        made = [sampler.sample(len(tokens) - 1)]
+        while len(made) < n:
+            self.decode([made[-1]], [len(tokens) + len(made) - 1], [seq], [1])
+            made.append(sampler.sample(0))
+        sampler.close()
+        return made
+
+
+class Sampler:
+    def __init__(self, engine, params):
+        self.library, self.ffi = engine.library, engine.ffi
+        out = self.ffi.new("struct engine_sampler **")
+        engine.call("engine_sampler_open", params.encode(), len(params.encode()), out)
+        self.handle = out[0]
+
+    def sample(self, index):
+        token = self.ffi.new("int32_t *")
+        self.library.call("engine_sampler_sample", self.handle, index, token)
+        return token[0]
+
+    def accept(self, token, is_prompt=True):
+        self.library.call("engine_sampler_accept", self.handle, token, is_prompt)
+
+    def close(self):
+        self.library.so.engine_sampler_close(self.handle)
+        self.handle = self.ffi.NULL
