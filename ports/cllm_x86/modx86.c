@@ -8,6 +8,7 @@
 #include "shared/runtime/pyexec.h"
 #include "boot/bootinfo.h"
 #include "mpirq.h"
+#include "selftest.h"
 
 // modules() -> [(name, address, size)]: boot modules, address and size in bytes.
 static mp_obj_t x86_modules(void) {
@@ -116,6 +117,49 @@ static mp_obj_t x86_exit(mp_obj_t code) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_1(x86_exit_obj, x86_exit);
 
+// cpu_count() -> int: cores that run.
+static mp_obj_t x86_cpu_count(void) {
+    return MP_OBJ_NEW_SMALL_INT(cpu_count());
+}
+static MP_DEFINE_CONST_FUN_OBJ_0(x86_cpu_count_obj, x86_cpu_count);
+
+// stress(threads, ms) -> dict: runs the stress test of selftest.h while the network goes on. OSError if
+// the threads cannot be started, RuntimeError if they hang for longer than `ms` and 60 s.
+static mp_obj_t x86_stress(mp_obj_t threads_in, mp_obj_t ms_in) {
+    mp_int_t n = mp_obj_get_int(threads_in), ms = mp_obj_get_int(ms_in);
+    if (n < 1 || n > 256 || ms < 0 || ms > 24 * 3600 * 1000) {
+        mp_raise_ValueError(NULL);
+    }
+    int err = selftest_start((unsigned)n, (unsigned)ms);
+    if (err) {
+        mp_raise_OSError(err);
+    }
+    uint64_t hung = clock_ns() + (uint64_t)(ms + 60000) * 1000000;
+    while (selftest_running()) {
+        mp_event_wait_ms(10);
+        if (clock_ns() > hung) {
+            mp_raise_msg_varg(&mp_type_RuntimeError, MP_ERROR_TEXT("%u threads hang"),
+                selftest_running());
+        }
+    }
+    struct selftest_result r;
+    selftest_finish(&r);
+    const struct { qstr key; uint64_t value; } counts[] = {
+        { MP_QSTR_vectors, r.vectors }, { MP_QSTR_locks, r.locks }, { MP_QSTR_signals, r.signals },
+        { MP_QSTR_sleeps, r.sleeps }, { MP_QSTR_maps, r.maps }, { MP_QSTR_children, r.children },
+        { MP_QSTR_errors, r.errors },
+    };
+    mp_obj_t dict = mp_obj_new_dict(8);
+    for (size_t i = 0; i < MP_ARRAY_SIZE(counts); i++) {
+        mp_obj_dict_store(dict, MP_OBJ_NEW_QSTR(counts[i].key),
+            mp_obj_new_int_from_ull(counts[i].value));
+    }
+    mp_obj_dict_store(dict, MP_OBJ_NEW_QSTR(MP_QSTR_error),
+        r.error ? mp_obj_new_str(r.error, strlen(r.error)) : mp_const_none);
+    return dict;
+}
+static MP_DEFINE_CONST_FUN_OBJ_2(x86_stress_obj, x86_stress);
+
 // memory() -> (total, free, mapped): bytes of RAM, of unused frames, and behind mmap.
 static mp_obj_t x86_memory(void) {
     mp_obj_t item[3] = {
@@ -151,6 +195,8 @@ static const mp_rom_map_elem_t x86_globals_table[] = {
     { MP_ROM_QSTR(MP_QSTR_dma_alloc), MP_ROM_PTR(&x86_dma_alloc_obj) },
     { MP_ROM_QSTR(MP_QSTR_mmio), MP_ROM_PTR(&x86_mmio_obj) },
     { MP_ROM_QSTR(MP_QSTR_exit), MP_ROM_PTR(&x86_exit_obj) },
+    { MP_ROM_QSTR(MP_QSTR_cpu_count), MP_ROM_PTR(&x86_cpu_count_obj) },
+    { MP_ROM_QSTR(MP_QSTR_stress), MP_ROM_PTR(&x86_stress_obj) },
     { MP_ROM_QSTR(MP_QSTR_memory), MP_ROM_PTR(&x86_memory_obj) },
     { MP_ROM_QSTR(MP_QSTR_repl_start), MP_ROM_PTR(&x86_repl_start_obj) },
     { MP_ROM_QSTR(MP_QSTR_repl_char), MP_ROM_PTR(&x86_repl_char_obj) },

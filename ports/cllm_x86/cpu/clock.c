@@ -2,7 +2,10 @@
 // deadlines by the local APIC timer.
 // Sources: SDM vol. 3A 12.5.4 (APIC timer), 18.17 (TSC); Intel 8254 datasheet; MC146818A datasheet.
 #include "kernel.h"
+#include "cpu/apic.h"
 #include "cpu/io.h"
+#include "cpu/sched.h"
+#include "cpu/smp.h"
 #include "cpu/trap.h"
 
 #define PIT_HZ 1193182u
@@ -11,27 +14,12 @@
 
 #define ARM_MAX_NS 4000000000u
 
-#define APIC_EOI 0xB0
-#define APIC_SVR 0xF0
-#define APIC_LVT_TIMER 0x320
-#define APIC_TIMER_INIT 0x380
-#define APIC_TIMER_CURRENT 0x390
-#define APIC_TIMER_DIVIDE 0x3E0
-
-static volatile uint32_t *apic;
 static uint64_t tsc_base, tsc_hz, apic_hz;
 static uint64_t tsc_to_ns; // nanoseconds per TSC tick, 32.32 fixed point
 static int64_t realtime_offset;
 static volatile uint64_t alarm_deadline = UINT64_MAX;
-static volatile bool interrupted; // an interrupt was handled since the last clock_wait()
-
-static uint32_t apic_read(unsigned reg) {
-    return apic[reg / 4];
-}
-
-static void apic_write(unsigned reg, uint32_t v) {
-    apic[reg / 4] = v;
-}
+static volatile bool interrupted; // a device or the alarm was handled since the last clock_wait()
+static struct thread *volatile waiting; // the main thread in clock_wait(); guarded as `interrupted`
 
 // TSC and APIC timer ticks while channel 2 of the 8254 counts CALIBRATE_US down. Its gate and output
 // are bits 0 and 5 of port 61h. False when the output never rises: there is no 8254.
@@ -39,15 +27,15 @@ static bool count_ticks(uint32_t pit_count, uint64_t *tsc, uint64_t *apic_ticks)
     outb(0x61, (inb(0x61) & ~2u) | 1u); // speaker off, gate on
     outb(0x43, 0xB0);                   // channel 2, low then high byte, mode 0
     outb(0x42, (uint8_t)pit_count);
-    apic_write(APIC_TIMER_INIT, UINT32_MAX);
+    apic_timer_start(UINT32_MAX);
     uint64_t t0 = rdtsc();
     outb(0x42, (uint8_t)(pit_count >> 8)); // counting starts
     uint64_t limit = 1000000;
     while (!(inb(0x61) & 0x20) && --limit) {
     }
     *tsc = rdtsc() - t0;
-    *apic_ticks = UINT32_MAX - apic_read(APIC_TIMER_CURRENT);
-    apic_write(APIC_TIMER_INIT, 0);
+    *apic_ticks = UINT32_MAX - apic_timer_left();
+    apic_timer_start(0);
     return limit;
 }
 
@@ -117,11 +105,6 @@ static int64_t read_rtc(void) {
 }
 
 void clock_init(void) {
-    apic = (volatile uint32_t *)(rdmsr(MSR_APIC_BASE) & 0xFFFFFF000ul);
-    wrmsr(MSR_APIC_BASE, rdmsr(MSR_APIC_BASE) | 1u << 11);
-    apic_write(APIC_SVR, 0x100 | VECTOR_SPURIOUS);
-    apic_write(APIC_TIMER_DIVIDE, 3); // by 16
-    apic_write(APIC_LVT_TIMER, VECTOR_TIMER);
     calibrate();
     tsc_base = rdtsc();
     tsc_to_ns = (1000000000ul << 32) / tsc_hz;
@@ -140,11 +123,11 @@ int64_t clock_realtime_offset_ns(void) {
     return realtime_offset;
 }
 
-// One-shot timer: fires at `deadline` or earlier (at most ARM_MAX_NS ahead, so that the product below
-// fits in 64 bits); whoever waits checks the clock.
-static void arm(uint64_t deadline) {
+// Fires at `deadline` or earlier (at most ARM_MAX_NS ahead, so that the product below fits in 64 bits):
+// whoever waits looks at the clock.
+void clock_start_timer(uint64_t deadline) {
     if (deadline == UINT64_MAX) {
-        apic_write(APIC_TIMER_INIT, 0);
+        apic_timer_start(0);
         return;
     }
     uint64_t now = clock_ns();
@@ -153,40 +136,50 @@ static void arm(uint64_t deadline) {
         ns = ARM_MAX_NS;
     }
     uint64_t ticks = ns * apic_hz / 1000000000 + 1;
-    apic_write(APIC_TIMER_INIT, ticks < UINT32_MAX ? (uint32_t)ticks : UINT32_MAX);
+    apic_timer_start(ticks < UINT32_MAX ? (uint32_t)ticks : UINT32_MAX);
+}
+
+uint64_t clock_alarm_deadline(void) {
+    return alarm_deadline;
 }
 
 void clock_alarm(uint64_t deadline) {
-    uint64_t flags = irq_save();
+    uint64_t flags = sched_lock_irq();
     alarm_deadline = deadline;
-    arm(deadline);
-    irq_restore(flags);
+    sched_set_timer();
+    sched_unlock_irq(flags);
 }
 
 void clock_wait(uint64_t deadline) {
-    uint64_t flags = irq_save();
-    if (!interrupted && clock_ns() < deadline) {
-        arm(deadline < alarm_deadline ? deadline : alarm_deadline);
-        __asm__ volatile ("sti; hlt; cli" ::: "memory"); // no interrupt between sti and hlt
-        arm(alarm_deadline);
+    uint64_t flags = sched_lock_irq();
+    if (interrupted || clock_ns() >= deadline) {
+        interrupted = false;
+        sched_unlock_irq(flags);
+        return;
     }
+    waiting = current_thread();
+    sched_block(deadline);
+    waiting = NULL;
     interrupted = false;
     irq_restore(flags);
 }
 
 void clock_interrupted(void) {
+    uint64_t flags = sched_lock_irq();
     interrupted = true;
+    if (waiting) {
+        sched_wake(waiting, true);
+    }
+    sched_unlock_irq(flags);
 }
 
 void timer_interrupt(void) {
-    apic_write(APIC_EOI, 0);
-    interrupted = true;
-    if (clock_ns() >= alarm_deadline) {
+    if (this_cpu()->id == 0 && clock_ns() >= alarm_deadline) {
         alarm_deadline = UINT64_MAX;
         if (kernel_hooks.alarm) {
             kernel_hooks.alarm();
         }
-    } else {
-        arm(alarm_deadline);
+        clock_interrupted();
     }
+    sched_timer_interrupt();
 }
