@@ -99,6 +99,7 @@ class Pty:
         tty.setraw(self._theirs)
         os.set_blocking(self._ours, False)
         self._deserted = False
+        self._wake, self._waker = os.pipe()
         self._readable = threading.Thread(target=self._pump, daemon=True)
         guest.listeners.append(self._write)
 
@@ -113,28 +114,26 @@ class Pty:
                 self._deserted = True
                 return
             self._deserted = False
-            try:
-                data = data[os.write(self._ours, data):]
-            except (BlockingIOError, OSError):
-                return
+            data = data[os.write(self._ours, data):]
 
     def _writable(self, seconds):
-        try:
-            return bool(select.select([], [self._ours], [], seconds)[1])
-        except (OSError, ValueError):
-            return False  # closed: the run is over
+        return bool(select.select([], [self._ours], [], seconds)[1])
 
     def _pump(self):
         while True:
-            try:
-                select.select([self._ours], [], [])
-                self._guest.write(os.read(self._ours, 1024))
-            except (OSError, ValueError):
-                return  # closed: the run is over
+            readable = select.select([self._ours, self._wake], [], [])[0]
+            if self._wake in readable:
+                return
+            self._guest.write(os.read(self._ours, 1024))
 
     def close(self):
-        os.close(self._theirs)
-        os.close(self._ours)
+        """To be called once the guest has been stopped."""
+        # The pump first: a number that it still waits for may be the next file's.
+        os.close(self._waker)
+        if self._readable.ident:
+            self._readable.join()
+        for number in (self._wake, self._theirs, self._ours):
+            os.close(number)
 
 
 class File:

@@ -1,9 +1,9 @@
 """`cllm test-upstream`: MicroPython's own tests against build/cllm.elf, the image that serves models.
 
 Upstream's runners (run-tests.py, run-natmodtests.py, run-perfbench.py, run-multitests.py) talk to a
-guest in QEMU over a pty. They run in build/upstream, a mirror of links to the upstream tree, because
-they write beside the tests. tests/upstream/expected.txt names every test that does not pass, with the
-reason; anything else that does not pass, and anything listed that does, fails the command.
+guest in QEMU over a pty. They run in build/upstream, a copy, because they write beside the tests.
+tests/upstream/expected.txt names every test that does not pass, with the reason; anything else that
+does not pass, and anything listed that does, fails the command.
 """
 
 import dataclasses
@@ -24,7 +24,8 @@ from .lock import locks
 EXPECTED = TOP / "tests" / "upstream" / "expected.txt"
 FOLDER = build.BUILD / "upstream"
 TESTS = FOLDER / "tests"
-MEMORY = 256  # MiB
+# MiB. Some tests fill the heap to see what happens then, and it may grow to all there is.
+MEMORY = 32
 
 SILENCE = 120  # seconds without a finished test after which the guest is given up
 QUIET_SECONDS = 15  # between progress lines when stderr is no terminal
@@ -52,7 +53,8 @@ class Group:
     """Tests that one runner runs in one way.
 
     name: as --groups has it. kind: which runner. folder: below upstream's tests/. prefix: of the
-    entries of expected.txt that hold for this group only. arguments: for the runner.
+    entries of expected.txt that hold for this group only. arguments: for the runner. needs: a module
+    without which the whole group is skipped.
     """
 
     name: str
@@ -60,16 +62,17 @@ class Group:
     folder: str
     prefix: str = ""
     arguments: tuple = ()
-    pattern: str = "*.py"
+    needs: str = ""
 
 
 def _groups():
     found = [
         Group(folder, "tests", folder)
         for folder in (
-            "basics", "micropython", "misc", "extmod", "float", "unicode", "stress", "io", "thread",
+            "basics", "micropython", "misc", "extmod", "float", "unicode", "stress", "io",
         )
     ]
+    found.append(Group("thread", "tests", "thread", needs="_thread"))
     for prefix, arguments in (
         ("mpy", ("--via-mpy",)),
         ("native", ("--via-mpy", "--emit", "native")),
@@ -152,13 +155,12 @@ def _folder(test):
 
 
 def make_mirror(source):
-    """Links to the upstream tree below build/upstream; natmod sources as copies, to be built."""
+    """Lay out build/upstream: tests and native modules as copies, links to the rest of the tree."""
     shutil.rmtree(FOLDER, ignore_errors=True)
-    TESTS.mkdir(parents=True)
+    FOLDER.mkdir(parents=True)
+    shutil.copytree(source / "tests", TESTS, symlinks=True)
     for name in ("extmod", "lib", "mpy-cross", "py", "shared", "tools"):
         (FOLDER / name).symlink_to(source / name)
-    for path in (source / "tests").iterdir():
-        (TESTS / path.name).symlink_to(path)
     natmod = FOLDER / "examples" / "natmod"
     for name in NATMODS:
         shutil.copytree(source / "examples" / "natmod" / name, natmod / name)
@@ -171,7 +173,7 @@ def tests_of(group, filters=()):
             path for name in NATMODS for path in sorted((TESTS / "extmod").glob(f"{name}*.py"))
         ]
     else:
-        found = sorted((TESTS / group.folder).glob(group.pattern))
+        found = sorted((TESTS / group.folder).glob("*.py"))
     names = [f"{group.folder}/{path.name}" for path in found]
     if group.kind == "perf":
         names.remove("perf_bench/benchrun.py")
@@ -219,6 +221,16 @@ class Machine:
     def __exit__(self, *_):
         self.guest.stop()
         self._pty.close()
+
+    def has(self, module):
+        """Whether the guest can import a module."""
+        board = _pyboard().Pyboard(self.path)
+        try:
+            board.enter_raw_repl()
+            program = f"try:\n import {module}\n print(1)\nexcept ImportError: print(0)"
+            return board.exec_(program).strip() == b"1"
+        finally:
+            board.close()
 
     def put(self, files):
         """Write {path in the guest: bytes} to its RAM file system; folders are made."""
@@ -437,9 +449,9 @@ class Machines:
 
 def _one(group):
     files = {}
-    if group.folder == "io":
+    data = TESTS / group.folder / "data"
+    if group.kind == "tests" and data.is_dir():
         # What the tests read lies beside them on a PC.
-        data = TESTS / "io" / "data"
         files = {f"/data/{p.name}": p.read_bytes() for p in data.iterdir() if p.is_file()}
     return Machines(group, [Machine()], [files])
 
@@ -518,6 +530,11 @@ def main(group_names=None, filters=()):
         tests = tests_of(group, filters)
         if not tests:
             continue
+        if group.needs:
+            with Machine() as machine:
+                if not machine.has(group.needs):
+                    progress.say(f"{group.name}: skipped, the image has no {group.needs}")
+                    continue
         group_run = GroupRun(group, tests, expected, progress)
         group_run.run()
         problems = compare(expected, group, tests, group_run.results)

@@ -32,7 +32,7 @@ void cllm_free_exec(void *ptr, size_t size);
 // gchelper_generic.c's register trick does not compile with frame pointers: use setjmp.
 #define MICROPY_GCREGS_SETJMP (1)
 #define MICROPY_ENABLE_EMERGENCY_EXCEPTION_BUF (1)
-#define MICROPY_EMERGENCY_EXCEPTION_BUF_SIZE (1024)
+#define MICROPY_EMERGENCY_EXCEPTION_BUF_SIZE (256)
 #define MICROPY_ALLOC_PATH_MAX (512)
 
 // --- scheduler and REPL
@@ -89,6 +89,23 @@ void cllm_free_exec(void *ptr, size_t size);
 #define MICROPY_PY_MACHINE_DISABLE_IRQ_ENABLE_IRQ (1)
 #define MICROPY_PY_RANDOM_SEED_INIT_FUNC (cllm_random_seed())
 uint64_t cllm_random_seed(void);
+// Above the "extra features" level: what a script from CPython or a larger board may expect, where it
+// costs nothing while unused.
+#define MICROPY_PY_ALL_INPLACE_SPECIAL_METHODS (1)
+#define MICROPY_PY_BUILTINS_MEMORYVIEW_ITEMSIZE (1)
+#define MICROPY_PY_BUILTINS_RANGE_BINOP (1)
+#define MICROPY_PY_COLLECTIONS_NAMEDTUPLE__ASDICT (1)
+#define MICROPY_PY_DEFLATE_COMPRESS (1)
+#define MICROPY_PY_FUNCTION_ATTRS_CODE (1)
+#define MICROPY_PY_IO_BUFFEREDWRITER (1)
+#define MICROPY_PY_MARSHAL (1)
+#define MICROPY_PY_MICROPYTHON_HEAP_LOCKED (1)
+#define MICROPY_PY_RE_MATCH_GROUPS (1)
+#define MICROPY_PY_RE_MATCH_SPAN_START_END (1)
+#define MICROPY_PY_SYS_GETSIZEOF (1)
+#define MICROPY_PY_SYS_TRACEBACKLIMIT (1)
+#define MICROPY_MEM_STATS (1)
+#define MICROPY_MALLOC_USES_ALLOCATED_SIZE (1)
 // network and socket are frozen Python (frozen/api): the C modules would take their names.
 #define MICROPY_PY_NETWORK (0)
 #define MICROPY_PY_SOCKET (0)
