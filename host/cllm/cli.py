@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from . import TOP, CllmError, build, config, fetch, licenses, run
+from . import TOP, CllmError, build, config, fetch, licenses, run, upstream
 
 
 def number(key):
@@ -62,6 +62,13 @@ def make_parser():
     commands.add_parser("fetch", help="download and unpack all that the build and a run need")
     test = commands.add_parser("test", help="build what tests need and run pytest")
     test.add_argument("arguments", nargs=argparse.REMAINDER, help="for pytest")
+    suite = commands.add_parser(
+        "test-upstream", help="run MicroPython's own tests in the guest"
+    )
+    suite.add_argument(
+        "--groups", metavar="A,B", help="only these: " + ", ".join(upstream.GROUPS)
+    )
+    suite.add_argument("tests", nargs="*", help='only these: shell patterns like "basics/int*.py"')
     commands.add_parser("licenses", help="licences of all that is linked in, and of the model")
     return parser
 
@@ -94,6 +101,10 @@ def main(arguments=None):
             fetch.ensure_all()
         elif arguments.command == "test":
             return test(arguments.arguments)
+        elif arguments.command == "test-upstream":
+            return upstream.main(
+                arguments.groups and arguments.groups.split(","), arguments.tests
+            )
         elif arguments.command == "licenses":
             print(licenses.report())
         else:

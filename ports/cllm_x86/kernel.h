@@ -98,6 +98,9 @@ void clock_init(void);
 uint64_t clock_ns(void);           // since clock_init()
 uint64_t clock_tsc_hz(void);
 int64_t clock_realtime_offset_ns(void); // wall time = clock_ns() + this, since 1970-01-01 UTC
+// Sets the wall time, ns since 1970-01-01 UTC, of this clock and (whole seconds, years 2000 to 2099)
+// of the CMOS clock, from which it is read at the next power-on.
+void clock_set_realtime(int64_t ns);
 // Arms the alarm hook for clock_ns() >= deadline; UINT64_MAX disarms.
 void clock_alarm(uint64_t deadline_ns);
 // For the main thread: sleeps until a device interrupt or the alarm was handled or the deadline has

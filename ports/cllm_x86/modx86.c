@@ -53,7 +53,7 @@ static MP_DEFINE_CONST_FUN_OBJ_1(x86_alarm_obj, x86_alarm);
 // alarm_at(ticks_ms): arms the one alarm, replacing what was armed; None disarms.
 static mp_obj_t x86_alarm_at(mp_obj_t at) {
     mp_int_t ms = at == mp_const_none ? 0 : mp_obj_get_int(at);
-    clock_alarm(at == mp_const_none ? UINT64_MAX : ms < 0 ? 0 : (uint64_t)ms * 1000000);
+    mpirq_alarm_at(at == mp_const_none ? UINT64_MAX : ms < 0 ? 0 : (uint64_t)ms * 1000000);
     return mp_const_none;
 }
 static MP_DEFINE_CONST_FUN_OBJ_1(x86_alarm_at_obj, x86_alarm_at);
@@ -86,6 +86,27 @@ static mp_obj_t x86_dma_alloc(mp_obj_t size_in, mp_obj_t align_in) {
     return mp_obj_new_memoryview('B' | MP_OBJ_ARRAY_TYPECODE_FLAG_RW, (size_t)size, p);
 }
 static MP_DEFINE_CONST_FUN_OBJ_2(x86_dma_alloc_obj, x86_dma_alloc);
+
+// ram_disk(size) -> memoryview of memory that outlives soft resets: what the RAM file system lies in.
+// The first call allocates `size` bytes, zeroed; every later one returns the same memory. OSError(ENOMEM)
+// when there is not so much.
+static mp_obj_t x86_ram_disk(mp_obj_t size_in) {
+    static void *memory;
+    static size_t size;
+    if (!memory) {
+        mp_int_t wanted = mp_obj_get_int(size_in);
+        if (wanted <= 0) {
+            mp_raise_ValueError(NULL);
+        }
+        memory = calloc(1, (size_t)wanted);
+        if (!memory) {
+            mp_raise_OSError(MP_ENOMEM);
+        }
+        size = (size_t)wanted;
+    }
+    return mp_obj_new_memoryview('B' | MP_OBJ_ARRAY_TYPECODE_FLAG_RW, size, memory);
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(x86_ram_disk_obj, x86_ram_disk);
 
 // mmio(address, size) -> address of an uncached mapping of device registers. Memory that holds RAM
 // is refused: its caching must not change behind everybody's back.
@@ -193,6 +214,7 @@ static const mp_rom_map_elem_t x86_globals_table[] = {
     { MP_ROM_QSTR(MP_QSTR_alarm_at), MP_ROM_PTR(&x86_alarm_at_obj) },
     { MP_ROM_QSTR(MP_QSTR_wait), MP_ROM_PTR(&x86_wait_obj) },
     { MP_ROM_QSTR(MP_QSTR_dma_alloc), MP_ROM_PTR(&x86_dma_alloc_obj) },
+    { MP_ROM_QSTR(MP_QSTR_ram_disk), MP_ROM_PTR(&x86_ram_disk_obj) },
     { MP_ROM_QSTR(MP_QSTR_mmio), MP_ROM_PTR(&x86_mmio_obj) },
     { MP_ROM_QSTR(MP_QSTR_exit), MP_ROM_PTR(&x86_exit_obj) },
     { MP_ROM_QSTR(MP_QSTR_cpu_count), MP_ROM_PTR(&x86_cpu_count_obj) },

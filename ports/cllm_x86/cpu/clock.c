@@ -104,6 +104,48 @@ static int64_t read_rtc(void) {
     return ((days * 24 + hour) * 60 + from_bcd(a[1], bcd)) * 60 + from_bcd(a[0], bcd);
 }
 
+static void cmos_write(uint8_t reg, unsigned v) {
+    outb(0x70, reg);
+    outb(0x71, (uint8_t)v);
+}
+
+// The inverse of days_from_civil().
+static void civil_from_days(int64_t days, unsigned *y, unsigned *m, unsigned *d) {
+    unsigned z = (unsigned)(days + 719468); // from 0000-03-01
+    unsigned era = z / 146097, doe = z % 146097;
+    unsigned yoe = (doe - doe / 1460 + doe / 36524 - doe / 146096) / 365;
+    unsigned doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    unsigned mp = (5 * doy + 2) / 153;
+    *d = doy - (153 * mp + 2) / 5 + 1;
+    *m = mp < 10 ? mp + 3 : mp - 9;
+    *y = yoe + era * 400 + (*m <= 2);
+}
+
+// Writes `seconds` since 1970 in the format that register B asks for. Its SET bit halts the clock's
+// own update meanwhile.
+static void write_rtc(int64_t seconds) {
+    int64_t days = seconds / 86400;
+    unsigned second = (unsigned)(seconds % 86400), year, month, day;
+    civil_from_days(days, &year, &month, &day);
+    uint8_t format = cmos(0x0B);
+    unsigned hour = second / 3600, pm = 0;
+    if (!(format & 2)) { // 12-hour clock
+        pm = hour >= 12 ? 0x80 : 0;
+        hour = (hour + 11) % 12 + 1;
+    }
+    // 1970-01-01 was a Thursday; the clock counts from Sunday as 1.
+    unsigned values[7] = {second % 60, second / 60 % 60, hour, (unsigned)((days + 4) % 7) + 1, day,
+                          month, year % 100};
+    static const uint8_t regs[7] = {0, 2, 4, 6, 7, 8, 9};
+    cmos_write(0x0B, format | 0x80u);
+    for (int i = 0; i < 7; i++) {
+        unsigned v = values[i];
+        v = format & 4 ? v : v / 10 << 4 | v % 10;
+        cmos_write(regs[i], i == 2 ? v | pm : v);
+    }
+    cmos_write(0x0B, format & 0x7Fu);
+}
+
 void clock_init(void) {
     calibrate();
     tsc_base = rdtsc();
@@ -121,6 +163,13 @@ uint64_t clock_tsc_hz(void) {
 
 int64_t clock_realtime_offset_ns(void) {
     return realtime_offset;
+}
+
+void clock_set_realtime(int64_t ns) {
+    uint64_t flags = irq_save();
+    realtime_offset = ns - (int64_t)clock_ns();
+    write_rtc(ns / 1000000000);
+    irq_restore(flags);
 }
 
 // Fires at `deadline` or earlier (at most ARM_MAX_NS ahead, so that the product below fits in 64 bits):
