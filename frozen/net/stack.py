@@ -13,7 +13,7 @@ import os
 import struct
 
 from micropython import const
-from net import arp, ethernet, icmp, ipv4, tcp, udp
+from net import arp, ethernet, icmp, ipv4, tcp, tcp_congestion, udp
 from net.buffers import Pool
 from net.loopback import Discard, Loopback
 from net.neighbours import Neighbours
@@ -48,10 +48,24 @@ class Stack:
         random: function of n that returns n random bytes.
         buffer_size: bytes of each direction of a TCP connection, a power of two.
         buffer_limit: connections that may hold data at a time, per direction.
+        sack, timestamps: offer and accept these TCP options (RFC 2018, RFC 7323).
+        congestion: RENO or WESTWOOD, see net.tcp_congestion.
     """
 
-    def __init__(self, link=None, random=os.urandom, buffer_size=65536, buffer_limit=256):
+    def __init__(
+        self,
+        link=None,
+        random=os.urandom,
+        buffer_size=65536,
+        buffer_limit=256,
+        sack=True,
+        timestamps=True,
+        congestion=tcp_congestion.WESTWOOD,
+    ):
         self.now = 0
+        self.congestion = congestion
+        self.sack = sack
+        self.timestamps = timestamps
         self.address = 0
         self.netmask = 0
         self.gateway = 0
@@ -214,6 +228,8 @@ class Stack:
         source_port, port, seq, ack, flags, window, data = segment
         options = None
         if flags & tcp.SYN:
+            options = tcp.parse_syn_options(frame, start + tcp.HEADER, data)
+        elif data - start > tcp.HEADER:
             options = tcp.parse_options(frame, start + tcp.HEADER, data)
         peers = self._connections.get(port)
         connection = peers.get(source << 16 | source_port) if peers else None
@@ -224,9 +240,8 @@ class Stack:
             and connection.state == TIME_WAIT
             and opens
             and listener is not None
-            and 0 < (seq - connection.rcv_nxt) & 0xFFFFFFFF < 0x80000000
+            and connection.may_be_replaced(seq, options)
         ):
-            # RFC 9293 3.10.7.4, MAY-2: a new connection may take the place of one in TIME-WAIT.
             connection.abort()
             connection = None
         if connection is not None and connection.local == destination:
@@ -413,19 +428,25 @@ class Stack:
     def _new_connection(self, local, port, remote, remote_port):
         link = self.loopback if self.is_local(remote) or self.link is None else self.link
         mss = link.mtu - ipv4.HEADER - tcp.HEADER
-        iss = self._initial_sequence(local, port, remote, remote_port)
-        connection = Connection(self, local, port, remote, remote_port, mss, iss)
+        iss, clock = self._initial_numbers(local, port, remote, remote_port)
+        connection = Connection(self, local, port, remote, remote_port, mss, iss, clock)
         peers = self._connections.get(port)
         if peers is None:
             peers = self._connections[port] = {}
         peers[remote << 16 | remote_port] = connection
         return connection
 
-    def _initial_sequence(self, local, port, remote, remote_port):
-        # RFC 6528 3: ISN = M + F(addresses, ports, secret), M a clock of 4 microseconds.
+    def _initial_numbers(self, local, port, remote, remote_port):
+        """Return a connection's initial sequence number and offset of the timestamps' clock.
+
+        RFC 6528 3: ISN = M + F(addresses, ports, secret), M a clock of 4 microseconds. RFC 7323
+        5.4 and 7.1: the offset hides the uptime, and the clock goes on from one connection of
+        these addresses to the next.
+        """
         identity = struct.pack(">IHIH", local, port, remote, remote_port)
         digest = hashlib.sha256(self._secret + identity).digest()
-        return (self.now * 250 + struct.unpack_from(">I", digest, 0)[0]) & 0xFFFFFFFF
+        function, offset = struct.unpack_from(">II", digest, 0)
+        return (self.now * 250 + function) & 0xFFFFFFFF, offset
 
     def forget(self, connection):
         """Called by a connection that ends."""

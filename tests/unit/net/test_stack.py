@@ -208,7 +208,7 @@ def _seeds():
 
     peer.stack.input = record
     peer.learn(PEER_IP, PEER_MAC)
-    connection = peer.establish(tcp.emit_options(1460, 7))
+    connection = peer.establish(tcp.emit_syn_options(1460, 7))
     peer.send(tcp.ACK | tcp.PSH, b"GET / HTTP/1.1\r\n\r\n")
     peer.send(tcp.ACK, bytes(500), seq=peer.seq + 1000)
     peer.send(tcp.ACK | tcp.FIN, b"x", seq=peer.seq + 1500)
