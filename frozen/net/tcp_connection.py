@@ -44,7 +44,6 @@ STATE_NAMES = (
 
 # Errors that a user of the connection gets: the numbers of errno.h.
 EPIPE = const(32)
-ENETUNREACH = const(101)
 ECONNRESET = const(104)
 ENOTCONN = const(107)
 ETIMEDOUT = const(110)
@@ -224,7 +223,7 @@ class Connection(Timed):
     def connect(self, now):
         """Open actively: send a SYN at the next output()."""
         self.state = SYN_SENT
-        self._rcv_shift = self._shift()
+        self._rcv_shift = self.stack.receive_pool.window_shift()
         self._progress = now
         self.stack.mark(self)
 
@@ -244,6 +243,8 @@ class Connection(Timed):
         """
         self.state = SYN_RECEIVED
         self._take_syn((seq - 1) & _WRAP, options)
+        # What the SYN with our ACK advertised.
+        self.rcv_adv += min(self.stack.receive_pool.size, 0xFFFF)
         self.snd_nxt = self.snd_max = self.iss + 1
 
     def can_send(self):
@@ -425,17 +426,26 @@ class Connection(Timed):
             self.soft_error = error
 
     def path_mtu(self, seq, mtu):
-        """Take what ICMP tells of the path's MTU about segment `seq` (RFC 1191 6.5)."""
+        """Take what ICMP tells of the path's MTU about segment `seq` (RFC 1191 6.5).
+
+        Returns whether it was believed.
+        """
         mss = mtu - ipv4.HEADER - tcp.HEADER - (tcp.TIMESTAMPS_LENGTH if self.timestamps else 0)
         # RFC 5927 7.2: less than any host must take is an attack.
         mss = max(mss, tcp.DEFAULT_MSS - tcp.TIMESTAMPS_LENGTH)
-        if self._is_in_flight(seq) and mss < self.mss:
-            self.mss = mss
+        if self.state <= SYN_RECEIVED or mss >= self.mss or not self._is_in_flight(seq):
+            return False
+        self.mss = mss
+        # RFC 1191 6.5: sent again at once, and not a sign of congestion.
+        if self.snd_max > self.snd_una:
             self.snd_nxt = self.snd_una
             self.in_recovery = False
             self.recover = self.snd_max
             self._rtt_end = None
+            if self.sack:
+                self.board.clear()
             self.stack.mark(self)
+        return True
 
     def _is_in_flight(self, seq):
         seq = self.snd_una + ((seq - self.snd_una + _HALF) & _WRAP) - _HALF
@@ -587,7 +597,7 @@ class Connection(Timed):
             self._rcv_shift = None
         else:
             self._snd_shift = shift
-            self._rcv_shift = self._shift()
+            self._rcv_shift = self.stack.receive_pool.window_shift()
 
     def _establish(self, now):
         self.state = ESTABLISHED
@@ -1150,13 +1160,6 @@ class Connection(Timed):
         self.rcv_adv = max(self.rcv_adv, self.rcv_nxt + (field << shift))
         return field
 
-    def _shift(self):
-        # RFC 7323 2.3: the least shift by which the whole buffer can be advertised.
-        shift = 0
-        while self.stack.receive_pool.size >> shift > 0xFFFF:
-            shift += 1
-        return shift
-
     # -- Timers -----------------------------------------------------------------------------
 
     def _set_timer(self, kind, at):
@@ -1243,15 +1246,15 @@ class Connection(Timed):
             # The silence until now says nothing of the path's rate.
             self.rate_time = now
             self.rate_delivered = self.delivered
+            self._timeouts += 1
+            if self._timeouts >= _BLACK_HOLE_TIMEOUTS and not self._large_arrived:
+                self.mss = min(self.mss, tcp.DEFAULT_MSS)
             self.cwnd = self.mss
             self.in_recovery = False
             self.dup_acks = 0
             self.probe_end = None
             if self.sack:
                 self.board.clear()
-            self._timeouts += 1
-            if self._timeouts >= _BLACK_HOLE_TIMEOUTS and not self._large_arrived:
-                self.mss = min(self.mss, tcp.DEFAULT_MSS)
             # RFC 6582 4: duplicates of what is sent again do not start fast retransmit.
             self.recover = self.snd_max
         self.snd_nxt = self.snd_una

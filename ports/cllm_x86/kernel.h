@@ -95,6 +95,7 @@ void clock_init(void);
 uint64_t clock_ns(void);           // since clock_init()
 uint64_t clock_tsc_hz(void);
 int64_t clock_realtime_offset_ns(void); // wall time = clock_ns() + this, since 1970-01-01 UTC
+void clock_set_realtime(int64_t ns); // wall time is `ns` now
 // Arms the alarm hook for clock_ns() >= deadline; UINT64_MAX disarms.
 void clock_alarm(uint64_t deadline_ns);
 // Sleeps until an interrupt was handled or the deadline has passed. Returns at once when an

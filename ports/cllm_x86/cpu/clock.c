@@ -140,6 +140,10 @@ int64_t clock_realtime_offset_ns(void) {
     return realtime_offset;
 }
 
+void clock_set_realtime(int64_t ns) {
+    realtime_offset = ns - (int64_t)clock_ns();
+}
+
 // One-shot timer: fires at `deadline` or earlier (at most ARM_MAX_NS ahead, so that the product below
 // fits in 64 bits); whoever waits checks the clock.
 static void arm(uint64_t deadline) {

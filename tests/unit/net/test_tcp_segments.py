@@ -179,12 +179,9 @@ def test_backlog_is_bounded(peer):
         peer.peer_port = port
         peer.send(SYN)
     assert len(peer.stack.connections()) == 128
-    peer.frames()
-    # The newest is still there, so a client that goes on gets in.
-    peer.seq, peer.ack = 1001, (peer.stack.connections()[-1].iss + 1) & 0xFFFFFFFF
-    for connection in peer.stack.connections():
-        if connection.remote_port == peer.peer_port:
-            peer.ack = (connection.iss + 1) & 0xFFFFFFFF
+    # The newest got a cookie (RFC 4987 3.6), so a client that goes on gets in.
+    reply = [s for s in peer.segments() if s.peer_port == peer.peer_port][-1]
+    peer.seq, peer.ack = 1001, (reply.seq + 1) & 0xFFFFFFFF
     peer.send(ACK)
     assert listener.accept() is not None
 
