@@ -40,6 +40,7 @@ _UNREACHABLE_INTERVAL = const(10)
 # RFC 1191 6.3: what a router told of a path is forgotten after ten minutes.
 _PATH_MTU_LIFETIME = const(600000)
 _MAX_PATHS = const(64)
+_LEAST_PATH_MTU = const(576)
 # RFC 791 3.2: what the whole of a fragmented datagram may hold.
 _MAX_DATAGRAM = const(65535 - 20)
 # Frames to oneself are taken back in rounds, so that one poll() ends.
@@ -236,6 +237,9 @@ class Stack:
             if connection is None or connection.local != local:
                 return
             if kind == icmp.UNREACHABLE and code == icmp.FRAGMENTATION_NEEDED:
+                # RFC 1191 5: a router of old gives no number; RFC 5927 7.2: and one below what any
+                # host takes is an attack.
+                mtu = max(mtu, _LEAST_PATH_MTU)
                 if connection.path_mtu(seq, mtu):
                     self._note_path(remote, mtu)
             else:

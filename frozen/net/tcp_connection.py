@@ -431,8 +431,6 @@ class Connection(Timed):
         Returns whether it was believed.
         """
         mss = mtu - ipv4.HEADER - tcp.HEADER - (tcp.TIMESTAMPS_LENGTH if self.timestamps else 0)
-        # RFC 5927 7.2: less than any host must take is an attack.
-        mss = max(mss, tcp.DEFAULT_MSS - tcp.TIMESTAMPS_LENGTH)
         if self.state <= SYN_RECEIVED or mss >= self.mss or not self._is_in_flight(seq):
             return False
         self.mss = mss
@@ -1311,6 +1309,7 @@ class Connection(Timed):
 
     def _end(self, error):
         """Leave the stack. What was received stays readable until the user closes."""
+        nobodys = self.listener is not None
         self.stack.forget(self)
         self.state = CLOSED
         self.error = error
@@ -1319,5 +1318,5 @@ class Connection(Timed):
         self._ack_at = None
         self.stack.timers.set(self, None)
         self._release_send()
-        if self.available() <= 0:
+        if nobodys or self.available() <= 0:
             self._release_receive()
