@@ -58,6 +58,13 @@ static mp_obj_t x86_alarm_at(mp_obj_t at) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_1(x86_alarm_at_obj, x86_alarm_at);
 
+// set_time(ns): sets the wall clock to nanoseconds since 1970-01-01 UTC; ticks go on undisturbed.
+static mp_obj_t x86_set_time(mp_obj_t ns) {
+    clock_set_realtime((int64_t)mp_obj_int_get_truncated(ns));
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(x86_set_time_obj, x86_set_time);
+
 // wait(timeout_ms): runs pending callbacks, then sleeps until an interrupt or the timeout; None
 // waits for an interrupt alone.
 static mp_obj_t x86_wait(mp_obj_t timeout) {
@@ -212,6 +219,7 @@ static const mp_rom_map_elem_t x86_globals_table[] = {
     { MP_ROM_QSTR(MP_QSTR_irq), MP_ROM_PTR(&x86_irq_obj) },
     { MP_ROM_QSTR(MP_QSTR_alarm), MP_ROM_PTR(&x86_alarm_obj) },
     { MP_ROM_QSTR(MP_QSTR_alarm_at), MP_ROM_PTR(&x86_alarm_at_obj) },
+    { MP_ROM_QSTR(MP_QSTR_set_time), MP_ROM_PTR(&x86_set_time_obj) },
     { MP_ROM_QSTR(MP_QSTR_wait), MP_ROM_PTR(&x86_wait_obj) },
     { MP_ROM_QSTR(MP_QSTR_dma_alloc), MP_ROM_PTR(&x86_dma_alloc_obj) },
     { MP_ROM_QSTR(MP_QSTR_ram_disk), MP_ROM_PTR(&x86_ram_disk_obj) },
