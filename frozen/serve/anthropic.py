@@ -16,7 +16,8 @@ from .sse import Writer, event, stream
 _MAX_TOKENS = 4096  # when the request does not say, although it must
 _SAME = (
     "temperature", "top_p", "top_k", "stream", "chat_template_kwargs", "priority", "cache_salt",
-    "min_tokens", "seed",
+    "min_tokens", "seed", "logit_bias", "presence_penalty", "frequency_penalty", "min_p",
+    "repeat_penalty", "repeat_last_n",
 )  # fmt: skip
 
 

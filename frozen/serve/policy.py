@@ -193,9 +193,10 @@ class Policy:
         promised = sum([s.missing for s in running])
         return not running or need + promised + len(running) + 1 <= available
 
-    def draft_size(self, p, most):
-        """How many tokens to draft when each is right with probability p: what makes the most
-        tokens per millisecond. Expected tokens are 1 + p + ... + p^k (Leviathan, arXiv 2211.17192).
+    def draft_size(self, p, most, each=0.0):
+        """How many tokens to draft when each is right with probability p and takes `each`
+        milliseconds to guess: what makes the most tokens per millisecond. Expected tokens are
+        1 + p + ... + p^k (Leviathan, arXiv 2211.17192).
         """
         a, b = self.cost.line()
         if not b:
@@ -207,7 +208,8 @@ class Policy:
         for k in range(1, most + 1):
             power *= p
             expected += power
-            if expected / (a + b * (1 + k)) > rate:
-                rate = expected / (a + b * (1 + k))
+            now = expected / (a + b * (1 + k) + each * k)
+            if now > rate:
+                rate = now
                 best = k
         return best

@@ -80,7 +80,7 @@ class Scheduler:
         self.drafter = None
         if self.bounds.speculate and engine.divisible:
             if draft_engine:
-                self.drafter = ModelDraft(self.policy, draft_engine)
+                self.drafter = ModelDraft(self.policy, draft_engine, clock)
             else:
                 self.drafter = NgramDraft(self.policy)
         self.clock = clock

@@ -4,7 +4,7 @@
 # token costs (Policy.draft_size).
 # MIT license; Copyright (c) 2026 cllm contributors
 
-_START = 0.5  # how often a guess is right, before anything is known
+_START = 0.75  # how often a guess is right, before anything is known: worth a try
 _LEARN = 0.2  # weight of the newest draft
 _FORGET = 0.01  # of what was learned, at each step without a draft
 
@@ -55,12 +55,15 @@ class NgramDraft:
 class ModelDraft:
     """Guesses by a small model with the same vocabulary.
 
-    engine: an _engine.Engine of it, with as many sequences as the large one's.
+    engine: an _engine.Engine of it, with as many sequences as the large one's; clock:
+    milliseconds.
     """
 
-    def __init__(self, policy, engine, most=4):
+    def __init__(self, policy, engine, clock, most=4):
         self.policy = policy
         self.engine = engine
+        self.clock = clock
+        self.each = 0.0  # milliseconds that a guess takes
         self.most = most
         self._held = {}  # sequence number of the engine -> tokens in its cache
         self._sampler = engine.sampler({"temperature": 0})
@@ -71,7 +74,7 @@ class ModelDraft:
         if state is None:
             state = sequence.drafts = _State()
         state.right += _FORGET * (_START - state.right)
-        k = min(room, self.policy.draft_size(state.right, self.most))
+        k = min(room, self.policy.draft_size(state.right, self.most, self.each))
         if not k or len(sequence.tokens) + k > self.engine.n_ctx // 2:
             return []
         seq = sequence.holder.seq
@@ -94,13 +97,14 @@ class ModelDraft:
         while len(held) < len(tokens):
             part = tokens[len(held) : len(held) + self.engine.n_batch]
             index = self._decode(seq, held, part)
-        guesses = []
-        while True:
-            token = self._sampler.sample(index)
-            guesses.append(token)
-            if len(guesses) == k or self.engine.is_eog(token):
-                return guesses
-            index = self._decode(seq, held, [token])
+        guesses = [self._sampler.sample(index)]
+        began = self.clock()
+        while len(guesses) < k and not self.engine.is_eog(guesses[-1]):
+            index = self._decode(seq, held, [guesses[-1]])
+            guesses.append(self._sampler.sample(index))
+        if len(guesses) > 1:
+            self.each = (self.clock() - began) / (len(guesses) - 1)
+        return guesses
 
     def _decode(self, seq, held, part):
         n = len(part)
