@@ -35,10 +35,11 @@ class StepCost:
         if spread > 1e-3 * self._nn * self.weight:
             b = (self.weight * self._nt - self._n * self._t) / spread
             a = (self._t - b * self._n) / self.weight
-            if a >= 0 and b > 0:
-                return a, b
-        # Steps of one size, or times that make no sense: cost is in proportion.
-        return 0.0, self._t / self._n
+            if b > 0:
+                return (a, b) if a > 0 else (0.0, self._t / self._n)
+        # Steps of one size, or times that make no sense: half of it is for the step itself, which
+        # is enough of a reason to try other sizes.
+        return self._t / self.weight / 2, self._t / self._n / 2
 
     def predict(self, n):
         """Milliseconds of a step of n tokens."""
