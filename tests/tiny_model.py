@@ -25,6 +25,29 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
+# Tool calls and reasoning as Qwen's and Hermes' templates have them.
+TOOLS = (
+    "{% if tools %}{{'<|im_start|>system\nTools:\n'}}{% for tool in tools %}{{ tool | tojson }}"
+    "{{ '\n' }}{% endfor %}{{'Call: <tool_call>{\"name\": ..., \"arguments\": ...}</tool_call>"
+    "<|im_end|>\n'}}{% endif %}"
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n'}}"
+    "{% if message.reasoning_content %}{{'<think>\n' + message.reasoning_content + '\n</think>\n'}}"
+    "{% endif %}"
+    "{% if message['content'] %}{{ message['content'] }}{% endif %}"
+    "{% for call in message.tool_calls or [] %}{{'\n<tool_call>\n{\"name\": \"' + call.function.name"
+    " + '\", \"arguments\": '}}{{ call.function.arguments | tojson }}{{'}\n</tool_call>'}}{% endfor %}"
+    "{{'<|im_end|>\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n' }}"
+    "{% endif %}{% endif %}"
+)
+
+# What a model with that template can be made to say, in pieces.
+THOUGHT = ["<think>\n", "I see", "</think>\n", "Good day", " there"]
+CALL = ["<tool_call>\n{\"name\": ", "\"weather\", ", "\"arguments\": {\"place\": ", "\"Paris\"}}",
+        "\n</tool_call>"]
+WORDS = THOUGHT + CALL
+
 # Control tokens come first, as in SmolLM2, whose numbers of them these are.
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 BOS, EOS = 1, 2
@@ -43,12 +66,14 @@ def _byte_letters():
     return [chr(b if b in printable else next(spare)) for b in range(256)]
 
 
-def vocabulary():
-    """(tokens, token types, merges) as GGUF stores them."""
+def vocabulary(words=()):
+    """(tokens, token types, merges) as GGUF stores them; `words` are whole tokens at the end."""
     merges = MERGES.replace("\n", "|").split("|")
     tokens = CONTROL + _byte_letters() + [merge.replace(" ", "") for merge in merges]
     kinds = [gguf.TokenType.CONTROL] * len(CONTROL)
     kinds += [gguf.TokenType.NORMAL] * (len(tokens) - len(CONTROL))
+    tokens += words
+    kinds += [gguf.TokenType.USER_DEFINED] * len(words)
     return tokens, kinds, merges
 
 
@@ -78,13 +103,22 @@ def tensors(n_vocab, seed):
     yield "output.weight", matrix(n_vocab, N_EMBD, 0.5)
 
 
-def make(path, seed=1, architecture="llama", tokenizer="gpt2", template=CHATML, omit=()):
+def saying(words, all_words):
+    """Request fields with which a model made with `all_words` says `words`, each once, and ends."""
+    first = len(vocabulary()[0])
+    bias = [[first + all_words.index(word), 100 * (len(words) - i)] for i, word in enumerate(words)]
+    return {"logit_bias": bias + [[EOS, 50]], "presence_penalty": 10000, "repeat_last_n": 8,
+            "temperature": 0}
+
+
+def make(path, seed=1, architecture="llama", tokenizer="gpt2", template=CHATML, omit=(), words=()):
     """Writes the model to `path`.
 
     seed: of the weights. architecture, tokenizer: names to claim, for models that nobody can load.
     template: chat template, None for none. omit: names of tensors to leave out.
+    words: tokens to add, see saying().
     """
-    tokens, kinds, merges = vocabulary()
+    tokens, kinds, merges = vocabulary(words)
     writer = gguf.GGUFWriter(str(path), architecture)
     writer.add_name("cllm tiny")
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)

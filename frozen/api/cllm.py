@@ -2,11 +2,16 @@
 #
 #     @app.get("/joke/<subject>")
 #     async def joke(request, subject):
-#         return await llm.chat([{"role": "user", "content": "A joke about " + subject}])
+#         return {"joke": await llm.chat("A joke about " + subject)}
+#
+#     @app.middleware
+#     async def count(request, handler):
+#         response = await handler(request)
+#         ...
+#         return response
 # MIT license; Copyright (c) 2026 cllm contributors
 
-from serve.openai import collect
-from serve.params import Params, messages_of, prompt_of
+from serve.params import Params, prompt_of
 from serve.service import service
 
 app = service.app
@@ -15,30 +20,46 @@ app = service.app
 class Llm:
     """The model, through the scheduler that all requests share.
 
-    Parameters are those of the HTTP API: max_tokens, temperature, top_p, top_k, min_p, seed, stop
-    ... Errors are exceptions with `status` and `message`; one that a handler does not catch
-    becomes that answer: 503 without a model, 400 for wrong parameters or a prompt too long.
+    Parameters are those of the HTTP API: max_tokens, temperature, top_p, top_k, min_p, seed, stop,
+    priority, json_schema, grammar, tools ... Errors are exceptions with `status` and `message`;
+    one that a handler does not catch becomes that answer: 503 without a model, 400 for wrong
+    parameters or a prompt too long.
     """
 
     async def generate(self, prompt, **params):
         """Completes `prompt` (str or list of token ids); returns the new text."""
-        return await collect(self.stream(prompt, **params))
+        replies = service.generate([prompt_of({"prompt": prompt})], Params(params), "app")
+        await replies.collect()
+        return replies.replies[0].text
 
     async def chat(self, messages, **params):
         """Answers `messages`: a list of {"role", "content"}, or the user's words; returns text."""
+        return (await self.reply(messages, **params)).get("content") or ""
+
+    async def reply(self, messages, **params):
+        """Like chat(); returns OpenAI's message object, with tool_calls and reasoning_content."""
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
-        return await collect(service.chat(messages_of({"messages": messages}), Params(params)))
+        body = dict(params)
+        body["messages"] = messages
+        replies = service.chat(body, Params(params), "app")
+        await replies.collect()
+        return replies.replies[0].message
 
     def stream(self, prompt, **params):
-        """Like generate(), piece by piece: `async for text, tokens in llm.stream(...)`. Call
-        cancel() on it to stop early.
+        """Like generate(), piece by piece: `async for piece in llm.stream(...)`, where piece.text
+        is new text. Call cancel() on it to stop early.
         """
-        return service.generate(prompt_of({"prompt": prompt}), Params(params))
+        replies = service.generate([prompt_of({"prompt": prompt})], Params(params), "app")
+        return replies.replies[0].sequence
 
     async def tokenize(self, text, add_special=False):
         """Token ids of `text`; add_special: with what the model wants at the beginning."""
         return service.tokenize(text, add_special)
+
+    async def embed(self, text):
+        """The embedding of `text`: a list of float of length 1."""
+        return await service.embed(service.tokenize(text))
 
 
 llm = Llm()

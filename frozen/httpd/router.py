@@ -181,6 +181,9 @@ class App:
         self._fixed = {}  # "/a/b" -> {method: Route}
         self._patterns = []  # [(pattern, {method: Route})], latest first
         self._before = []
+        self._around = []
+        self._after = []
+        self._done = []
         self._error = None
 
     def route(self, pattern, methods=("GET",), limit=None, stream=False):
@@ -233,6 +236,28 @@ class App:
         unless None, is the answer.
         """
         self._before.append(hook)
+        return hook
+
+    def middleware(self, hook):
+        """Decorator: `async hook(request, handler)` runs around every handler, the latest added
+        outermost. `await handler(request)` gives the Response, which the hook returns, or another
+        one, or what a handler may return. It may change the request (`request.body`) before.
+        """
+        self._around.append(hook)
+        return hook
+
+    def after(self, hook):
+        """Decorator: `hook(request, response)` runs before any response is sent, also an error's;
+        it may add headers. request is None when none could be parsed. It must not await.
+        """
+        self._after.append(hook)
+        return hook
+
+    def done(self, hook):
+        """Decorator: `hook(request, response, ms, sent)` runs when a response was sent, or broke
+        off: milliseconds since the request's header section, bytes sent. It must not await.
+        """
+        self._done.append(hook)
         return hook
 
     def error(self, hook):
@@ -292,19 +317,49 @@ class App:
             for hook in self._before:
                 value = await settle(hook(request))
                 if value is not None:
-                    break
-            else:
-                if route is None:
-                    return Response(b"", 204, {"Allow": ", ".join(params)})
-                value = await settle(route.handler(request, **params))
-            response = respond(value)
-            if response.source is not None:
-                await response.start()
-            return response
+                    return await self._respond(value)
+            if route is None:
+                return Response(b"", 204, {"Allow": ", ".join(params)})
+
+            async def handler(request):
+                return await self._respond(await settle(route.handler(request, **params)))
+
+            for hook in self._around:
+                handler = self._wrapped(hook, handler)
+            return await handler(request)
         except HttpError as exc:
             return self.failure(request, exc)
         except Exception as exc:
             return self.crash(request, exc)
+
+    async def _respond(self, value):
+        response = respond(value)
+        if response.source is not None:
+            await response.start()
+        return response
+
+    def _wrapped(self, hook, inner):
+        # An error of the inner handler is a response for the hook too.
+        async def safe(request):
+            try:
+                return await inner(request)
+            except HttpError as exc:
+                return self.failure(request, exc)
+
+        async def wrapped(request):
+            return await self._respond(await settle(hook(request, safe)))
+
+        return wrapped
+
+    def finish(self, request, response):
+        """Runs the hooks before a response is sent."""
+        for hook in self._after:
+            hook(request, response)
+
+    def report(self, request, response, ms, sent):
+        """Runs the hooks after a response was sent."""
+        for hook in self._done:
+            hook(request, response, ms, sent)
 
     def crash(self, request, exc):
         """The answer to an unexpected exception: traceback on the console, 500 for the client."""

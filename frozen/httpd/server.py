@@ -9,6 +9,7 @@
 # MIT license; Copyright (c) 2026 cllm contributors
 
 import asyncio
+import time
 
 from .aio import END
 from .parser import HttpError, Limits, Parser
@@ -76,6 +77,15 @@ class Server:
                 connection.tick()
 
 
+def _address(writer):
+    # The client's address without its port, or None.
+    try:
+        peer = writer.get_extra_info("peername")
+    except (OSError, AttributeError):
+        return None
+    return peer[0] if isinstance(peer, tuple) else None
+
+
 class Connection:
     """One client. refuse: answer anything with 503, the server is full."""
 
@@ -98,6 +108,9 @@ class Connection:
         self._serves = False  # a handler runs or its answer is being sent
         self._discard = False  # input is thrown away
         self._unread = False  # a body was not read to its end
+        self._since = time.ticks_ms()  # when the request's header section had come
+        self._sent = 0  # bytes of its response
+        self.peer = _address(writer)
 
     async def run(self):
         """Serves requests until the connection ends; never raises."""
@@ -185,6 +198,7 @@ class Connection:
         # One request and its answer. Returns whether another may follow.
         app = self.server.app
         request = None
+        self._sent = 0
         try:
             request = await self._head()
             if request is None:
@@ -217,9 +231,12 @@ class Connection:
             self._room.set()  # the request may have filled the buffer: watch for the end again
             response = await app.handle(request, route, params)
         keep = request is not None and request.keep_alive and not self._unread and not self.refuse
-        keep = await self._send(request, response, keep)
-        self._serves = False
-        return keep
+        app.finish(request, response)
+        try:
+            return await self._send(request, response, keep)
+        finally:
+            self._serves = False
+            app.report(request, response, time.ticks_ms() - self._since, self._sent)
 
     async def _head(self):
         # The next request; None when the client ended in between or waited too long to send one.
@@ -231,6 +248,8 @@ class Connection:
             if request is not None:
                 self.idle = False
                 self._allow(0)
+                request.peer = self.peer
+                self._since = time.ticks_ms()
                 return request
             if self.parser.buffered():
                 if self.eof:
@@ -342,6 +361,7 @@ class Connection:
             await self._write(view[i : i + _PIECE])
 
     async def _write(self, data):
+        self._sent += len(data)
         self._allow(self.limits.write_s)
         self.writer.write(data)
         await self.writer.drain()

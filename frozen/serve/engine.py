@@ -29,10 +29,11 @@ class EngineHost:
     """The engine and its state.
 
     path: model file; alias: the model's public name; options: keyword arguments of _engine.Engine;
-    make: what constructs the engine (tests pass a fake one).
+    make: what constructs the engine (tests pass a fake one); draft: file of a small model with the
+    same vocabulary, to guess tokens with, or None.
     """
 
-    def __init__(self, path, alias=None, options=None, make=_native):
+    def __init__(self, path, alias=None, options=None, make=_native, draft=None):
         self.path = path
         self.alias = alias or _stem(path)
         self.options = options or {}
@@ -41,6 +42,8 @@ class EngineHost:
         self.reason = "no model was given"
         self.progress = 0.0
         self.engine = None
+        self.draft = draft
+        self.drafter = None  # the engine of `draft`
         self.make = make
         self._printed = 0
 
@@ -60,9 +63,24 @@ class EngineHost:
             # RuntimeError is the engine's, with llama.cpp's own words.
             self.fail("cannot load %s: %s" % (self.path, str(exc) or type(exc).__name__))
             return
+        if self.draft:
+            self._load_draft()
         self.progress = 1.0
         self.state = READY
         print("cllm: model %s is ready: %s" % (self.alias, self.engine.desc))
+
+    def _load_draft(self):
+        # Without it, everything works: it only makes things fast.
+        try:
+            drafter = self.make(self.draft, **self.options)
+        except (RuntimeError, ValueError, OSError, MemoryError) as exc:
+            print("cllm: no drafts, cannot load %s: %s" % (self.draft, exc))
+            return
+        if drafter.n_vocab != self.engine.n_vocab or drafter.vocab_type != self.engine.vocab_type:
+            print("cllm: no drafts, %s has another vocabulary" % self.draft)
+            drafter.close()
+            return
+        self.drafter = drafter
 
     def fail(self, reason):
         """Marks the engine as not usable, for `reason`."""

@@ -7,6 +7,7 @@ _TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
+    429: "rate_limit_error",
     500: "server_error",
     501: "not_supported_error",
     503: "unavailable_error",
@@ -45,6 +46,11 @@ def invalid(message):
 def unavailable(message, fields=None, headers=None):
     """The 503 for a request that may succeed later."""
     return RequestError(503, "unavailable_error", message, fields, headers)
+
+
+def too_many(message):
+    """The 429 for a client that asks for more than its share."""
+    return RequestError(429, "rate_limit_error", message, headers={"Retry-After": "1"})
 
 
 def context_error(n_prompt, n_ctx):

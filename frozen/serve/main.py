@@ -3,11 +3,14 @@
 
 import asyncio
 
+import _x86
 from httpd import Limits, Server, jsonio
 from httpd.router import print_exception
 
-from . import openai
+from . import anthropic, embeddings, info, native_api, openai, responses
+from .access import Access
 from .engine import EngineHost
+from .scheduler import Bounds
 from .service import service
 
 _BOOT = "/boot/"
@@ -26,13 +29,37 @@ def _section(config, name):
     return section
 
 
-def _count(section, name, default, most):
+def _count(section, name, default, most, least=1):
     value = section.get(name)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise ConfigError("'%s' must be a number from 1 to %d" % (name, most))
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ConfigError("'%s' must be a number from %d to %d" % (name, least, most))
     return value
+
+
+def _flag(section, name, default):
+    value = section.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise ConfigError("'%s' must be true or false" % name)
+    return value
+
+
+def _file(section, name, default=None):
+    file = section.get(name) or default
+    if file is None:
+        return None
+    if not isinstance(file, str):
+        raise ConfigError("'%s' must be a string" % name)
+    return file if file.startswith("/") else _BOOT + file
+
+
+def _cores():
+    # The machine's processors; ports without a count have one.
+    count = getattr(_x86, "cpu_count", None)
+    return count() if count else 1
 
 
 def read_config(path=_BOOT + "config.json"):
@@ -51,36 +78,78 @@ def read_config(path=_BOOT + "config.json"):
     return config
 
 
+# How embeddings are pooled: engine.h's ENGINE_POOLING_*.
+_POOLING = {"model": 0, "mean": 1, "cls": 2, "last": 3}
+
+
 class Settings:
     """The part of the configuration that concerns serving, checked; ConfigError names the key.
 
-    port; limits: httpd.Limits; max_queue; path, alias, options: of the model, for EngineHost.
+    port; limits: httpd.Limits; bounds: scheduler.Bounds; access: Access; path, alias, options: of
+    the model, for EngineHost; draft: path of a small model, or None.
     """
 
     def __init__(self, config):
         self.port = _count(config, "port", 80, 65535)
         limits = dict(_section(config, "limits"))
-        self.max_queue = _count(limits, "queue", 64, 4096)
-        limits.pop("queue", None)
+        model = _section(config, "model")
+        self.bounds = self._bounds(limits, model)
         try:
             self.limits = Limits(**limits)
         except ValueError as exc:
             raise ConfigError("'limits': %s" % exc)
-        model = _section(config, "model")
-        file = model.get("file") or "model.gguf"
-        alias = model.get("alias")
-        if not isinstance(file, str) or not (alias is None or isinstance(alias, str)):
-            raise ConfigError("'model': 'file' and 'alias' must be strings")
-        self.path = file if file.startswith("/") else _BOOT + file
-        self.alias = alias
+        self.access = self._access(config)
+        self.alias = model.get("alias")
+        if not (self.alias is None or isinstance(self.alias, str)):
+            raise ConfigError("'alias' must be a string")
+        self.path = _file(model, "file", "model.gguf")
+        self.draft = _file(model, "draft")
+        pooling = model.get("pooling") or "model"
+        if pooling not in _POOLING:
+            raise ConfigError("'pooling' must be one of %s" % ", ".join(sorted(_POOLING)))
+        slots = self.bounds.slots
         self.options = {
             "n_ctx": _count(model, "n_ctx", 2048, 1 << 20),
             "n_batch": _count(model, "n_batch", 64, 4096),
-            "n_seq": _count(model, "slots", 4, 256),
-            "n_threads": _count(model, "threads", 1, 256),
+            # As many again for the prefixes of requests that have ended.
+            "n_seq": min(256, slots + max(4, slots)),
+            "n_threads": _count(model, "threads", _cores(), 256),
+            "pooling": _POOLING[pooling],
         }
-        if self.options["n_seq"] > self.options["n_batch"]:
-            raise ConfigError("'slots' must not be more than 'n_batch'")
+        if slots >= self.options["n_batch"]:
+            raise ConfigError("'slots' must be less than 'n_batch'")
+
+    def _bounds(self, limits, model):
+        bounds = Bounds(
+            slots=_count(model, "slots", 4, 252),
+            queue=_count(limits, "queue", 64, 4096),
+            per_client=_count(limits, "per_client", 0, 4096, 0),
+            queue_s=_count(limits, "queue_s", 0, 86400, 0),
+            request_s=_count(limits, "request_s", 0, 86400, 0),
+            step_ms=_count(limits, "step_ms", 500, 60000),
+            speculate=_flag(model, "speculate", True),
+        )
+        for name in ("queue", "per_client", "queue_s", "request_s", "step_ms"):
+            limits.pop(name, None)
+        return bounds
+
+    def _access(self, config):
+        keys = config.get("keys") or []
+        if not isinstance(keys, list) or not all([isinstance(k, str) and k for k in keys]):
+            raise ConfigError("'keys' must be an array of strings that are not empty")
+        origin = config.get("cors")
+        if origin is None:
+            origin = "*"
+        if not isinstance(origin, str):
+            raise ConfigError("'cors' must be a string")
+        return Access(keys, origin, _flag(config, "access_log", False))
+
+
+def install(service, access):
+    """Adds all routes and hooks to the service's application."""
+    access.install(service.app)
+    for part in (openai, native_api, embeddings, responses, anthropic, info):
+        part.install(service)
 
 
 def run_user_code(path=_BOOT + "app.py"):
@@ -108,11 +177,11 @@ async def serve(config, poll=None, make=None):
     settings = Settings(config)
     if poll is not None:
         settings.options["poll"] = poll
-    host = EngineHost(settings.path, settings.alias, settings.options)
+    host = EngineHost(settings.path, settings.alias, settings.options, draft=settings.draft)
     if make is not None:
         host.make = make
-    service.configure(host, settings.max_queue)
-    openai.install(service)
+    service.configure(host, settings.bounds)
+    install(service, settings.access)
     run_user_code()
     server = Server(service.app, "0.0.0.0", settings.port, settings.limits)
     await server.start()

@@ -4,25 +4,44 @@
 # MIT license; Copyright (c) 2026 cllm contributors
 
 from .errors import invalid
+from .sequence import Options
 
 _INT32 = 0x7FFFFFFF
 _MAX_STOPS = 32
 _MAX_STOP = 512  # characters
+_MAX_PROMPTS = 64
+_MAX_SALT = 256  # characters
+_TOP_LOGPROBS = 20  # when only `logprobs` is given
 
 # name: (least, most, whether a value outside is an error and not clamped)
 _INTS = {
     "top_k": (0, _INT32, False),
     "min_keep": (0, _INT32, True),
-    "repeat_last_n": (0, _INT32, True),
+    "repeat_last_n": (0, 1 << 20, True),
+    "dry_allowed_length": (0, 1 << 20, True),
+    "dry_penalty_last_n": (0, 1 << 20, True),
+    "mirostat": (0, 2, False),
+    "min_tokens": (0, _INT32, True),
 }
 _FLOATS = {
     "temperature": (0.0, 1e9),
     "top_p": (0.0, 1.0),
     "min_p": (0.0, 1.0),
-    "typical_p": (-1e9, 1e9),
+    "typical_p": (0.0, 1.0),
+    "top_n_sigma": (-1.0, 1e6),
+    "xtc_probability": (0.0, 1.0),
+    "xtc_threshold": (0.0, 1.0),
+    "dynatemp_range": (0.0, 1e3),
+    "dynatemp_exponent": (0.0, 1e3),
     "repeat_penalty": (-1e9, 1e9),
     "presence_penalty": (-1e9, 1e9),
     "frequency_penalty": (-1e9, 1e9),
+    "dry_multiplier": (0.0, 1e3),
+    "dry_base": (1.0, 1e3),
+    "mirostat_tau": (0.0, 1e3),
+    "mirostat_eta": (0.0, 1e3),
+    "adaptive_target": (-1.0, 1.0),
+    "adaptive_decay": (0.0, 0.99),
 }
 
 
@@ -38,15 +57,19 @@ def _kind(value):
     return "array" if isinstance(value, list) else "object"
 
 
-def _typed(body, name, kind):
+def typed(body, name, kind):
+    """The field `name`, None if it is absent or null; RequestError if it is no `kind`, which is
+    JSON's word.
+    """
     value = body.get(name)
     if value is not None and _kind(value) != kind:
         raise invalid("Field '%s': type must be %s, but is %s" % (name, kind, _kind(value)))
     return value
 
 
-def _int(body, name, least, most, hard):
-    value = _typed(body, name, "number")
+def integer(body, name, least, most, hard=True):
+    """The integer field `name` or None. hard: a value out of range is an error, not clamped."""
+    value = typed(body, name, "number")
     if value is None:
         return None
     if value != value or abs(value) > 1e18 or int(value) != value:
@@ -61,43 +84,103 @@ def _int(body, name, least, most, hard):
 
 
 class Params:
-    """Checked parameters of one generation.
+    """Checked parameters of a generation, from the JSON object `body`; RequestError names the
+    field. most: answers that one request may ask for.
 
-    max_tokens: int or None; stop: list of str; sampling: dict for the engine's sampler; stream,
-    include_usage: bool. `body` is a JSON object; raises RequestError naming the field.
+    stream, include_usage, timings_per_token, return_tokens: bool; n: answers; max_tokens: int or
+    None; stop: list of str; sampling: dict for the engine's sampler; options: for the scheduler.
     """
 
-    def __init__(self, body):
+    def __init__(self, body, most=1):
         if not isinstance(body, dict):
             raise invalid("the body must be a JSON object")
-        self.stream = bool(_typed(body, "stream", "boolean"))
-        options = _typed(body, "stream_options", "object") or {}
-        self.include_usage = bool(_typed(options, "include_usage", "boolean"))
-        _int(body, "n", 1, 1, True)  # one answer per request
+        self.stream = bool(typed(body, "stream", "boolean"))
+        options = typed(body, "stream_options", "object") or {}
+        self.include_usage = bool(typed(options, "include_usage", "boolean"))
+        self.timings_per_token = bool(typed(body, "timings_per_token", "boolean"))
+        self.return_tokens = bool(typed(body, "return_tokens", "boolean"))
+        self.n = integer(body, "n_cmpl", 1, most) or integer(body, "n", 1, most) or 1
         self.max_tokens = None
         # llama-server's order of precedence.
         for name in ("n_predict", "max_completion_tokens", "max_tokens"):
-            value = _int(body, name, -1, _INT32, True)
+            value = integer(body, name, -1, _INT32)
             if value is not None:
                 self.max_tokens = None if value < 0 else value
                 break
         self.stop = _stop(body)
-        self.sampling = sampling = {}
-        for name in _INTS:
-            least, most, hard = _INTS[name]
-            value = _int(body, name, least, most, hard)
-            if value is not None:
-                sampling[name] = value
-        for name in _FLOATS:
-            value = _typed(body, name, "number")
-            if value is not None:
-                if value != value:
-                    raise invalid("Field '%s': not a number" % name)
-                least, most = _FLOATS[name]
-                sampling[name] = min(most, max(least, float(value)))
-        seed = _int(body, "seed", -(1 << 62), 1 << 62, True)
-        if seed is not None and seed != -1:
-            sampling["seed"] = seed & 0xFFFFFFFF
+        self.sampling = _sampling(body)
+        self.n_probs = _n_probs(body)
+        self.post_probs = bool(typed(body, "post_sampling_probs", "boolean"))
+        self._scheduling(body)
+
+    def _scheduling(self, body):
+        self.priority = integer(body, "priority", -1000, 1000) or 0
+        self.salt = typed(body, "cache_salt", "string") or ""
+        if len(self.salt) > _MAX_SALT:
+            raise invalid("Field 'cache_salt': longer than %d characters" % _MAX_SALT)
+        cache = typed(body, "cache_prompt", "boolean")
+        self.cache = True if cache is None else cache
+        self.t_max_predict_ms = integer(body, "t_max_predict_ms", -1, 1 << 53) or 0
+
+    def options(self, client=None, stops=()):
+        """Options for the scheduler. stops: stop strings beside the request's own."""
+        return Options(
+            max_tokens=self.max_tokens,
+            min_tokens=self.sampling.get("min_tokens", 0),
+            stop=self.stop + list(stops),
+            n_probs=self.n_probs,
+            post_probs=self.post_probs,
+            priority=self.priority,
+            client=client,
+            salt=self.salt,
+            cache=self.cache,
+            t_max_predict_ms=max(0, self.t_max_predict_ms),
+        )
+
+
+def _sampling(body):
+    sampling = {}
+    for name in _INTS:
+        least, most, hard = _INTS[name]
+        value = integer(body, name, least, most, hard)
+        if value is not None:
+            sampling[name] = value
+    for name in _FLOATS:
+        value = typed(body, name, "number")
+        if value is not None:
+            if value != value:
+                raise invalid("Field '%s': not a number" % name)
+            least, most = _FLOATS[name]
+            sampling[name] = min(most, max(least, float(value)))
+    seed = integer(body, "seed", -(1 << 62), 1 << 62)
+    if seed is not None and seed != -1:
+        sampling["seed"] = seed & 0xFFFFFFFF
+    if typed(body, "ignore_eos", "boolean"):
+        sampling["ignore_eos"] = True
+    # The engine checks what is in these.
+    for name in ("logit_bias", "samplers", "dry_sequence_breakers"):
+        if body.get(name) is not None:
+            sampling[name] = body[name]
+    grammar = typed(body, "grammar", "string")
+    schema = typed(body, "json_schema", "object")
+    if grammar:
+        sampling["grammar"] = grammar
+    elif schema is not None:
+        sampling["json_schema"] = schema
+    return sampling
+
+
+def _n_probs(body):
+    # Chat's `logprobs` is a switch, and `top_logprobs` the number; elsewhere it is the number.
+    if isinstance(body.get("logprobs"), bool):
+        if body["logprobs"]:
+            n = integer(body, "top_logprobs", 0, 1000)
+            return _TOP_LOGPROBS if n is None else n
+        return None
+    n = integer(body, "n_probs", 0, 1000)
+    if n is None:
+        n = integer(body, "logprobs", 0, 1000)
+    return n or None
 
 
 def _stop(body):
@@ -116,22 +199,49 @@ def _stop(body):
     return [word for word in stop if word]
 
 
+def prompts_of(value, name="prompt"):
+    """What `value` asks to complete or embed: a list of str, or lists of token ids and str."""
+    if value is None:
+        raise invalid('"%s" is required' % name)
+    if isinstance(value, dict):
+        value = value.get("prompt_string")
+        if not isinstance(value, str):
+            raise invalid("Field '%s': 'prompt_string' must be a string" % name)
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list):
+        raise invalid('"%s" must be a string, a list of tokens, or a list of these' % name)
+    if not value:
+        raise invalid('"%s" must not be empty' % name)
+    numbers = [isinstance(item, int) and not isinstance(item, bool) for item in value]
+    if any(numbers):
+        return [_mixed(value, name)]
+    if len(value) > _MAX_PROMPTS:
+        raise invalid("Field '%s': more than %d prompts" % (name, _MAX_PROMPTS))
+    prompts = []
+    for item in value:
+        if isinstance(item, list):
+            prompts.append(_mixed(item, name))
+        elif isinstance(item, str):
+            prompts.append(item)
+        else:
+            raise invalid('"%s" elements must be strings or lists of tokens' % name)
+    return prompts
+
+
+def _mixed(value, name):
+    for item in value:
+        if isinstance(item, bool) or not isinstance(item, (int, str)):
+            raise invalid("Field '%s': a token must be an integer" % name)
+    return value
+
+
 def prompt_of(body):
-    """The `prompt` of a completion: str, or a list of token ids."""
-    prompt = body.get("prompt")
-    if prompt is None:
-        raise invalid('"prompt" is required')
-    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], (str, list)):
-        prompt = prompt[0]
-    if isinstance(prompt, str):
-        return prompt
-    if isinstance(prompt, list):
-        if not prompt:
-            raise invalid('"prompt" must not be empty')
-        if all([isinstance(item, str) for item in prompt]):
-            raise invalid("Field 'prompt': only one prompt per request is supported")
-        return tokens_of(prompt, "prompt")
-    raise invalid("Field 'prompt': must be a string, a list of tokens, or a list of one of these")
+    """The one `prompt` of a completion: str, or a list of token ids."""
+    prompts = prompts_of(body.get("prompt"))
+    if len(prompts) != 1:
+        raise invalid("Field 'prompt': only one prompt")
+    return prompts[0]
 
 
 def tokens_of(value, name):
@@ -142,44 +252,3 @@ def tokens_of(value, name):
         if isinstance(token, bool) or not isinstance(token, int):
             raise invalid("Field '%s': a token must be an integer" % name)
     return value
-
-
-def messages_of(body):
-    """The `messages` of a chat, checked as far as the template relies on it; a list of dict."""
-    messages = body.get("messages")
-    if messages is None:
-        raise invalid("'messages' is required")
-    if not isinstance(messages, list):
-        raise invalid("Expected 'messages' to be an array")
-    if not messages:
-        raise invalid("'messages' must not be empty")
-    for message in messages:
-        if not isinstance(message, dict):
-            raise invalid("Expected each of 'messages' to be an object")
-        role = message.get("role")
-        if not isinstance(role, str):
-            raise invalid("Field 'role': each message must have one, a string")
-        if "content" not in message:
-            if role != "assistant":
-                raise invalid("All non-assistant messages must contain 'content'")
-            if not message.get("tool_calls"):
-                raise invalid("Assistant message must contain either 'content' or 'tool_calls'!")
-        content = message.get("content")
-        if content is None or isinstance(content, str):
-            continue
-        if not isinstance(content, list):
-            raise invalid("Expected 'content' to be a string or an array")
-        for part in content:
-            _part(part)
-    return messages
-
-
-def _part(part):
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "text":
-        if not isinstance(part.get("text"), str):
-            raise invalid("Field 'text': a content part of type text must have one, a string")
-    elif kind in ("image_url", "input_audio", "input_video"):
-        raise invalid("%s input is not supported by this model" % kind.replace("_url", ""))
-    else:
-        raise invalid("unsupported content[].type")

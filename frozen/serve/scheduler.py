@@ -3,246 +3,169 @@
 # A sequence is a list of tokens (its prompt, then what was generated) of which the first
 # `computed` are in the engine's KV cache. All that a step does is move `computed` towards
 # len(tokens), whether the missing tokens are a prompt or the one just sampled; when none is
-# missing, the next is sampled. So a prompt can be cut anywhere, and a sequence whose cache was
-# taken away simply computes again.
+# missing, the next is sampled (vLLM v1's idea: there is no phase for prompts). So a prompt can be
+# cut anywhere, and a sequence whose cache was taken away simply computes again.
 #
-# Policy decides who gets how many tokens of a step and is plain arithmetic; Scheduler owns the
-# engine and the loop. A step never awaits, so a sequence can be cancelled between any two steps
-# and its cache is free at once.
+# Policy decides who gets how many tokens of a step, FairQueue who is next, PrefixCache who holds
+# which cells; Scheduler owns the engine and the loop. A step never awaits, so a sequence can be
+# cancelled between any two steps and its cache is free at once.
 # MIT license; Copyright (c) 2026 cllm contributors
 
 import asyncio
 import time
 
-from .detok import Stops, Utf8
-from .errors import RequestError, context_error, invalid, unavailable
+from .errors import RequestError, context_error, invalid, too_many, unavailable
+from .metrics import Metrics
+from .policy import FairQueue, Policy
+from .prefix_cache import PrefixCache
+from .sequence import Options, Sequence
+from .speculate import ModelDraft, NgramDraft
 
 # Turns of the event loop between steps. A request takes a few (accepted, read, handled, written),
 # and with one turn per step each of them would cost the client a whole decode. Idle turns cost
 # little.
 _TURNS = 8
 
-
-class Sequence:
-    """One request in the scheduler, and the handle its owner holds.
-
-    `async for text, tokens in sequence` gives what was generated since the last item: str, and the
-    token ids it came from (text may lag behind them). Raises RequestError if the request failed.
-    Then finish_reason is "stop" or "length" and the counts hold. cancel() (or close()) at any
-    time.
-    """
-
-    def __init__(self, scheduler, prompt, max_tokens, stop, sampler):
-        self.tokens = list(prompt)
-        self.computed = 0  # tokens in the KV cache
-        self.slot = None  # the engine's sequence number
-        self.sampler = sampler
-        self.n_prompt = len(prompt)
-        self.max_tokens = max_tokens  # None: until the context is full
-        self.finish_reason = None
-        self.n_cached = 0  # prompt tokens that were not computed because another request had them
-        self.stops = Stops(stop)
-        self.utf8 = Utf8()
-        self.t_start = None  # first step, end of the prompt, last token; milliseconds
-        self.t_prompt = None
-        self.t_last = None
-        self._scheduler = scheduler
-        self._items = []
-        self._error = None
-        self._event = asyncio.Event()
-
-    @property
-    def n_generated(self):
-        """Tokens sampled so far, an end-of-generation token included."""
-        return len(self.tokens) - self.n_prompt
-
-    @property
-    def stop_word(self):
-        """The stop string that ended the generation, or None."""
-        return self.stops.found
-
-    @property
-    def finished(self):
-        """Whether nothing more will come from the engine."""
-        return self.finish_reason is not None or self._error is not None
-
-    def timings(self):
-        """llama-server's `timings` object."""
-        prompt_n = self.n_prompt - self.n_cached
-        start = self.t_start or 0
-        prompt = (self.t_prompt or start) - start
-        predicted = max(0, (self.t_last or 0) - (self.t_prompt or 0))
-        n = self.n_generated
-        return {
-            "cache_n": self.n_cached,
-            "prompt_n": prompt_n,
-            "prompt_ms": prompt,
-            "prompt_per_token_ms": prompt / prompt_n if prompt_n else 0,
-            "prompt_per_second": prompt_n * 1000 / prompt if prompt else 0,
-            "predicted_n": n,
-            "predicted_ms": predicted,
-            "predicted_per_token_ms": predicted / n if n else 0,
-            "predicted_per_second": n * 1000 / predicted if predicted else 0,
-        }
-
-    def __aiter__(self):
-        return self
-
-    async def __anext__(self):
-        while not self._items:
-            if self._error is not None:
-                raise self._error
-            if self.finish_reason is not None:
-                raise StopAsyncIteration
-            self._event.clear()
-            await self._event.wait()
-        return self._items.pop(0)
-
-    def cancel(self):
-        """Ends the request; its slot and cache are free on return. Does nothing if it finished."""
-        if not self.finished:
-            self._scheduler.drop(self)
-            self.finish("cancelled")
-
-    close = cancel
-
-    def emit(self, text, token):
-        """Hands the owner a token and the text that can be sent with it."""
-        self._items.append((text, (token,)))
-        self._event.set()
-
-    def finish(self, reason):
-        """Ends the stream."""
-        self.finish_reason = reason
-        self._event.set()
-
-    def fail(self, error):
-        """Ends the stream with a RequestError."""
-        self._error = error
-        self._event.set()
+# After so long without news an owner is woken: clients and proxies give up on silent connections.
+_SILENCE_MS = 25000
 
 
-class Policy:
-    """Which sequences run in a step, and how many tokens of each.
+def _ticks():
+    return time.ticks_us() / 1000
 
-    n_batch: tokens per step; n_slots: sequences at a time; n_ctx: cells of the KV cache, which all
-    sequences share. Sequences are first come, first served and never overtaken.
-    """
 
-    def __init__(self, n_batch, n_slots, n_ctx):
-        self.n_batch = n_batch
-        self.n_slots = n_slots
-        self.n_ctx = n_ctx
+class Work:
+    """What one sequence gets in a step: `count` of its missing tokens, then `draft` to verify."""
 
-    def plan(self, running, waiting):
-        """Returns (admit, evict, work): sequences of `waiting` to start, sequences of `running` to
-        take the cache from, and [(sequence, number of tokens)]. Both lists are oldest first;
-        `work` is made of `running` without `evict`, then `admit`.
-        """
-        # A running sequence needs one token now: all of those come first, so that a long prompt
-        # slows nobody's stream by more than one batch.
-        budget = self.n_batch
-        cells = self.n_ctx
-        for sequence in running:
-            cells -= sequence.computed
-        kept = list(running)
-        evict = []
-        admit = []
-        # The youngest gives way when the rest could not store a token each. The oldest never does,
-        # so it ends, and then the next: every request gets its turn.
-        while len(kept) > 1 and cells < len(kept):
-            cells += kept[-1].computed
-            evict.append(kept.pop())
-        if not evict:
-            for sequence in waiting:
-                # Its whole prompt must fit now, with room for one token of each stream.
-                need = len(sequence.tokens) + len(kept) + 1
-                promised = sum([len(s.tokens) - s.computed for s in kept])
-                if len(kept) >= self.n_slots or (kept and need > cells - promised):
-                    break
-                admit.append(sequence)
-                kept.append(sequence)
-        work = []
-        for sequence in kept:
-            if len(sequence.tokens) - sequence.computed == 1 and budget and cells > 0:
-                work.append((sequence, 1))
-                budget -= 1
-                cells -= 1
-        for sequence in kept:
-            missing = len(sequence.tokens) - sequence.computed
-            if missing > 1:
-                count = min(missing, budget, cells)
-                if count > 0:
-                    work.append((sequence, count))
-                    budget -= count
-                    cells -= count
-        return admit, evict, work
+    def __init__(self, sequence, count, draft=()):
+        self.sequence = sequence
+        self.count = count
+        self.draft = draft
+
+
+class Bounds:
+    """What requests may take; see the names. 0 means no limit."""
+
+    def __init__(self, **values):
+        self.slots = 4  # sequences that run at a time
+        self.queue = 64  # requests that wait for one
+        self.per_client = 0  # requests of one client, waiting or running
+        self.queue_s = 0  # seconds in the queue
+        self.request_s = 0  # seconds from arrival to the last token
+        self.step_ms = 500  # a step should take at most
+        self.speculate = True
+        self.kept_cells = None  # of the KV cache, for prefixes; None: half
+        for name in values:
+            if not hasattr(self, name):
+                raise ValueError("unknown limit '%s'" % name)
+            setattr(self, name, values[name])
 
 
 class Scheduler:
     """Runs requests on an engine.
 
-    engine: an _engine.Engine. max_queue: requests that may wait for a slot. clock: milliseconds.
-    on_broken: called with a reason when the engine cannot be used any more.
+    engine: an _engine.Engine. bounds: Bounds. clock: milliseconds. on_broken(reason): the engine
+    cannot be used any more. draft_engine: a small model's, to make drafts with.
     """
 
-    def __init__(self, engine, max_queue=64, clock=None, on_broken=None):
+    def __init__(self, engine, bounds=None, clock=_ticks, on_broken=None, draft_engine=None):
         self.engine = engine
-        self.max_queue = max_queue
-        self.policy = Policy(engine.n_batch, engine.n_seq, engine.n_ctx)
+        self.bounds = bounds or Bounds()
+        self.policy = Policy(engine.n_batch, self.bounds.slots, self.bounds.step_ms)
+        self.queue = FairQueue()
+        self.cache = PrefixCache(engine, self.bounds.slots, self.bounds.kept_cells)
+        self.metrics = Metrics()
         self.running = []  # oldest first
-        self.waiting = []
-        self.n_steps = 0
-        self._clock = clock or time.ticks_ms
+        self.last_step = None  # when the last step ended well, by the clock
+        self.drafter = None
+        if self.bounds.speculate and engine.divisible:
+            if draft_engine:
+                self.drafter = ModelDraft(self.policy, draft_engine, clock)
+            else:
+                self.drafter = NgramDraft(self.policy)
+        self.clock = clock
         self._on_broken = on_broken
         self._broken = None
-        self._free = list(range(engine.n_seq - 1, -1, -1))
         self._work = asyncio.Event()
+        self._jobs = []
+        self._number = 0
 
-    def submit(self, prompt, max_tokens=None, stop=(), sampling=None):
+    @property
+    def busy(self):
+        """Whether there is anything to do."""
+        return bool(self.running or self.queue.items or self._jobs)
+
+    def submit(self, prompt, sampling=None, options=None, chat=None, after=None):
         """Queues a request.
 
-        prompt: token ids; max_tokens: int or None; stop: stop strings; sampling: parameters for
-        engine.sampler(). Returns a Sequence. Raises RequestError if it can never run or too many
-        wait.
+        prompt: token ids; sampling, chat: for engine.sampler(); options: Options; after: a
+        Sequence with the same prompt, to share its computation. Returns a Sequence. Raises
+        RequestError if it can never run, or too many wait.
         """
         engine = self.engine
+        options = options or Options()
+        self._check(prompt, options)
+        try:
+            sampler = engine.sampler(sampling or {}, chat)
+        except (ValueError, TypeError, RuntimeError) as exc:
+            raise invalid(str(exc))
+        sequence = Sequence(self, prompt, sampler, options, after)
+        if not prompt:
+            # llama-server answers an empty prompt with an empty text.
+            sampler.close()
+            sequence.finish("length", "limit")
+            return sequence
+        if sampling and _penalizes(sampling):
+            for token in prompt:
+                sampler.accept(token, True)
+        self._number += 1
+        sequence.number = self._number
+        sequence.t_submit = sequence.t_news = self.clock()
+        self.queue.enter(options.client)
+        self.queue.push(sequence)
+        self._work.set()
+        return sequence
+
+    def _check(self, prompt, options):
+        engine = self.engine
+        bounds = self.bounds
         if self._broken:
             raise unavailable(self._broken)
         n = len(prompt)
         if n >= engine.n_ctx:
             raise context_error(n, engine.n_ctx)
         if n and (min(prompt) < 0 or max(prompt) >= engine.n_vocab):
-            raise invalid("Field 'prompt': a token is not in the vocabulary")
-        if len(self.running) + len(self.waiting) >= engine.n_seq + self.max_queue:
+            raise invalid("Prompt contains invalid tokens")
+        waiting = len(self.queue)
+        if len(self.running) + waiting >= bounds.slots + bounds.queue:
             # Seconds until a slot may be free: a guess by the number of those ahead.
-            wait = 1 + len(self.waiting) // engine.n_seq
+            wait = 1 + waiting // bounds.slots
             raise unavailable("the queue is full", headers={"Retry-After": str(wait)})
-        try:
-            sampler = engine.sampler(sampling or {})
-        except (ValueError, TypeError, RuntimeError) as exc:
-            raise invalid(str(exc))
-        sequence = Sequence(self, prompt, max_tokens, list(stop), sampler)
-        if not n:
-            # llama-server answers an empty prompt with an empty text.
-            sampler.close()
-            sequence.finish("length")
-            return sequence
-        if sampling and (
-            sampling.get("repeat_penalty", 1) != 1
-            or sampling.get("presence_penalty", 0)
-            or sampling.get("frequency_penalty", 0)
-        ):
-            for token in prompt:
-                sampler.accept(token, True)
-        self.waiting.append(sequence)
+        if bounds.per_client and self.queue.count(options.client) >= bounds.per_client:
+            raise too_many("you have %d requests already" % bounds.per_client)
+
+    async def embed(self, tokens, normalize=2):
+        """The embedding of a text: a list of float. RequestError if it is too long."""
+        if self._broken:
+            raise unavailable(self._broken)
+        if len(self._jobs) >= self.bounds.queue:
+            raise unavailable("the queue is full", headers={"Retry-After": "1"})
+        job = _Embedding(tokens, normalize)
+        self._jobs.append(job)
         self._work.set()
-        return sequence
+        try:
+            await job.done.wait()
+        finally:
+            if job in self._jobs:
+                self._jobs.remove(job)
+        if job.error:
+            raise job.error
+        return job.vector
 
     async def run(self):
         """The step loop; runs until cancelled."""
         while True:
-            if not (self.running or self.waiting):
+            if not self.busy:
                 self._work.clear()
                 await self._work.wait()
             self.step()
@@ -252,139 +175,374 @@ class Scheduler:
     def step(self):
         """Decodes one batch and samples. An error ends the request it belongs to, not the loop."""
         if self._broken:
-            for sequence in self.running + self.waiting:
-                self.drop(sequence)
-                sequence.fail(unavailable(self._broken))
+            self._end_all()
             return
-        admit, evict, work = self.policy.plan(self.running, self.waiting)
-        for sequence in evict:
-            self._preempt(sequence)
-        for sequence in admit:
-            self.waiting.remove(sequence)
-            sequence.slot = self._free.pop()
-            if sequence.t_start is None:
-                sequence.t_start = self._clock()
-            self.running.append(sequence)
+        now = self.clock()
+        self._expire(now)
+        self._admit(now)
+        work = self._plan()
         if work:
-            self.n_steps += 1
             self._decode(work)
+        if self._jobs:
+            self._embed(self._jobs[0])
+
+    # Who runs.
+
+    def _admit(self, now):
+        while True:
+            sequence = self.queue.next(now)
+            if sequence is None:
+                return
+            if len(self.running) >= self.bounds.slots and not self._displace(sequence):
+                return
+            tokens = sequence.tokens
+            share = sequence.options.cache
+            known = self.cache.find(tokens, sequence.options.salt)[1] if share else 0
+            if not self.policy.fits(len(tokens) - known, self.cache.available, self.running):
+                return
+            self.queue.remove(sequence)
+            sequence.holder = self.cache.start(tokens, sequence.options.salt, share)
+            if sequence.t_start is None:
+                sequence.t_start = now
+                sequence.n_cached = sequence.computed
+                self.metrics.cached_tokens += sequence.computed
+                self.metrics.queue.observe(now - sequence.t_submit)
+            self.running.append(sequence)
+
+    def _displace(self, sequence):
+        # A slot for a request that is more urgent than one that has it.
+        victim = self.policy.victim(self.running) or self.running[0]
+        if sequence.options.priority >= victim.options.priority:
+            return False
+        self._preempt(victim)
+        return True
 
     def _preempt(self, sequence):
-        # By recomputation: what it generated stays, only its cache is lost.
+        # By recomputation: what it generated stays, only its cache may be lost.
         self.running.remove(sequence)
         self._release(sequence)
-        self.waiting.insert(0, sequence)
+        self.queue.push(sequence)
+        self.metrics.preemptions += 1
+
+    def _expire(self, now):
+        bounds = self.bounds
+        for sequence in list(self.queue.items):
+            if _is_over(sequence.t_submit, bounds.request_s * 1000, now):
+                self._cut(sequence)
+            elif sequence.t_start is None and _is_over(
+                sequence.t_submit, bounds.queue_s * 1000, now
+            ):
+                self.drop(sequence)
+                self.metrics.finish("timeout")
+                sequence.fail(unavailable("the request waited too long for a slot"))
+        for sequence in self.running + self.queue.items:
+            sequence.nudge(now, _SILENCE_MS)
+        for sequence in list(self.running):
+            if _is_over(sequence.t_submit, bounds.request_s * 1000, now) or _is_over(
+                sequence.t_prompt, sequence.options.t_max_predict_ms, now
+            ):
+                self._cut(sequence)
+
+    def _cut(self, sequence):
+        # Its time is over: what there is is the answer.
+        text = sequence.stops.flush() + sequence.utf8.flush()
+        if text:
+            sequence.emit(text, None, None)
+        self._finish(sequence, "length", "limit")
+
+    # What they get.
+
+    def _plan(self):
+        # Everybody's next token needs a cell.
+        cache = self.cache
+        while len(self.running) > 1 and cache.available < len(self.running):
+            self._preempt(self.policy.victim(self.running))
+        decoding = [s for s in self.running if s.missing == 1]
+        prompts = [s for s in self.running if s.missing > 1]
+        budget = self.policy.budget(len(decoding))
+        if prompts:
+            # Of a batch full of streams one token is for the prompts, or they would never start.
+            decoding = decoding[: self.policy.n_batch - 1]
+        work = [Work(s, 1) for s in decoding]
+        room = cache.available - len(work)
+        shares = self.policy.share(min(budget - len(work), room), [s.missing for s in prompts])
+        for i in range(len(prompts)):
+            if shares[i]:
+                work.append(Work(prompts[i], shares[i]))
+                room -= shares[i]
+        if self.drafter and not prompts and not self.queue.items and len(work) <= 2:
+            for item in work:
+                self._draft(item, min(room, self.policy.n_batch - len(work)) // len(work))
+        return work
+
+    def _draft(self, item, room):
+        sequence = item.sequence
+        options = sequence.options
+        if not options.speculate:
+            return
+        room = min(room, self.engine.n_ctx - len(sequence.tokens) - 1)
+        if options.max_tokens is not None:
+            room = min(room, options.max_tokens - sequence.n_generated - 1)
+        if room > 0:
+            item.draft = self.drafter.draft(sequence, room)
+
+    # The engine.
 
     def _decode(self, work):
         tokens = []
         positions = []
         slots = []
         outputs = []
-        ends = []
-        for sequence, count in work:
+        for item in work:
+            sequence = item.sequence
             start = sequence.computed
-            tokens.extend(sequence.tokens[start : start + count])
-            positions.extend(range(start, start + count))
-            slots.extend([sequence.slot] * count)
-            outputs.extend([False] * count)
-            last = start + count == len(sequence.tokens)
-            outputs[-1] = last
-            ends.append(len(tokens) - 1 if last else -1)
+            end = start + item.count
+            part = sequence.tokens[start:end]
+            part.extend(item.draft)
+            n = len(part)
+            item.index = len(tokens) + item.count - 1
+            item.last = end == len(sequence.tokens)
+            tokens.extend(part)
+            positions.extend(range(start, start + n))
+            slots.extend([sequence.holder.seq] * n)
+            outputs.extend([False] * (item.count - 1))
+            outputs.extend([item.last] * (n - item.count + 1))
+        began = self.clock()
         try:
+            self.cache.make_room(len(tokens))
             self.engine.decode(tokens, positions, slots, outputs)
         except (RuntimeError, ValueError, MemoryError) as exc:
-            # Nothing was decoded.
-            if _is_no_slot(exc) and len(self.running) > 1:
-                # The cache holds less than was reckoned: the youngest gives way, as in the policy.
-                youngest = self.running[-1]
-                self._preempt(youngest)
-                work = [item for item in work if item[0] is not youngest]
-                if work:
-                    self._decode(work)
-            elif len(work) > 1:
-                # One of them is to blame: find out which.
-                for item in work:
-                    if not item[0].finished:
-                        self._decode([item])
-            else:
-                self._fail(work[0][0], exc)
+            self._recover(work, exc)
             return
-        now = self._clock()
-        for i in range(len(work)):
-            sequence, count = work[i]
-            sequence.computed += count
-            if ends[i] >= 0:
-                try:
-                    self._sample(sequence, ends[i], now)
-                except (RuntimeError, ValueError, MemoryError) as exc:
-                    self._fail(sequence, exc)
+        now = self.clock()
+        self._account(work, len(tokens), now - began)
+        self.last_step = now
+        for item in work:
+            try:
+                self._advance(item, now)
+            except (RuntimeError, ValueError, MemoryError) as exc:
+                self._fail(item.sequence, exc)
+
+    def _recover(self, work, exc):
+        # Nothing was decoded.
+        name = type(exc).__name__  # the classes are in the engine's module, which a test lacks
+        if name == "Aborted":
+            return
+        if name == "NoSlot" and self.cache.idle:
+            self.cache.flush()
+        elif name == "NoSlot" and len(self.running) > 1:
+            # The cache holds less than was reckoned: the last gives way, as in the policy.
+            victim = self.policy.victim(self.running)
+            self._preempt(victim)
+            work = [item for item in work if item.sequence is not victim]
+        elif len(work) > 1:
+            # One of them is to blame: find out which.
+            for item in work:
+                if not item.sequence.finished:
+                    self._decode([item])
+            return
+        else:
+            self._fail(work[0].sequence, exc)
+            return
+        if work:
+            self._decode(work)
+
+    def _account(self, work, n, ms):
+        metrics = self.metrics
+        self.policy.cost.observe(n, ms)
+        metrics.n_decode += 1
+        metrics.n_busy += len(work)
+        prompt = 0
+        for item in work:
+            self.queue.charge(item.sequence.options.client, item.count)
+            metrics.n_tokens_max = max(metrics.n_tokens_max, len(item.sequence.tokens))
+            if item.sequence.t_prompt is None:
+                prompt += item.count
+        metrics.prompt_tokens += prompt
+        metrics.prompt_ms += ms * prompt / n
+        metrics.predicted_ms += ms * (n - prompt) / n
+
+    def _advance(self, item, now):
+        # What was computed is in the cache; then the next token, and more if a draft was right.
+        sequence = item.sequence
+        start = sequence.computed
+        self.cache.extend(sequence.holder, sequence.tokens[start : start + item.count])
+        if not item.last:
+            return
+        if sequence.t_prompt is None:
+            sequence.t_prompt = now
+            if sequence.options.max_tokens == 0:
+                self._finish(sequence, "length", "limit")
+                return
+        draft = item.draft
+        right = 0
+        while not sequence.finished:
+            token = self._sample(sequence, item.index + right, now)
+            if right == len(draft) or token != draft[right] or sequence.finished:
+                break
+            right += 1
+            self.cache.extend(sequence.holder, [token])
+        if draft:
+            self._judge(sequence, len(draft), right)
+
+    def _judge(self, sequence, drafted, right):
+        self.metrics.draft(drafted, right)
+        sequence.n_drafted += drafted
+        sequence.n_accepted += right
+        if sequence.finished:
+            return
+        self.drafter.learn(sequence, drafted, right)
+        if right < drafted:
+            self.engine.seq_rm(sequence.holder.seq, sequence.computed, -1)
 
     def _sample(self, sequence, index, now):
-        if sequence.t_prompt is None:
-            sequence.t_prompt = sequence.t_last = now
-        if sequence.max_tokens == 0:
-            self._finish(sequence, "length")
-            return
+        metrics = self.metrics
         token = sequence.sampler.sample(index)
+        probs = self._probs(sequence, index, token)
         sequence.tokens.append(token)
-        sequence.t_last = now
-        engine = self.engine
-        if engine.is_eog(token):
-            text = sequence.stops.push(sequence.utf8.flush())
-            if not sequence.stop_word:
-                text += sequence.stops.flush()
-            reason = "stop"
+        metrics.predicted_tokens += 1
+        if sequence.t_last is None:
+            metrics.first_token.observe(now - sequence.t_submit)
         else:
-            text = sequence.stops.push(sequence.utf8.push(engine.piece(token)))
-            reason = None
-            if sequence.stop_word:
-                reason = "stop"
-            elif (
-                sequence.n_generated == sequence.max_tokens
-                or sequence.computed + 1 >= engine.n_ctx
-            ):
-                reason = "length"
-                text += sequence.stops.flush() + sequence.utf8.flush()
-        sequence.emit(text, token)
+            metrics.inter_token.observe(now - sequence.t_last)
+        sequence.t_last = now
+        text, reason, kind = self._text_of(sequence, token)
+        sequence.emit(text, token, probs)
         if reason:
-            self._finish(sequence, reason)
+            self._finish(sequence, reason, kind)
+        return token
 
-    def _finish(self, sequence, reason):
+    def _probs(self, sequence, index, token):
+        n = sequence.options.n_probs
+        if n is None:
+            return None
+        if not sequence.options.post_probs:
+            return self.engine.logprobs(index, token, n)
+        own = 0.0
+        pairs = sequence.sampler.probs(self.engine.n_vocab)
+        for pair in pairs:
+            if pair[0] == token:
+                own = pair[1]
+        return own, [pair for pair in pairs[:n] if pair[1] > 0]
+
+    def _text_of(self, sequence, token):
+        # (text that can be sent, finish reason or None, kind of stop)
+        engine = self.engine
+        stops = sequence.stops
+        if engine.is_eog(token):
+            text = stops.push(sequence.utf8.flush())
+            if not stops.found:
+                text += stops.flush()
+            return text, "stop", "eos"
+        text = sequence.utf8.push(engine.piece(token))
+        n = sequence.n_generated
+        if n > sequence.options.min_tokens:
+            text = stops.push(text)
+            if stops.found:
+                return text, "stop", "word"
+        full = len(sequence.tokens) >= engine.n_ctx
+        if n == sequence.options.max_tokens or full:
+            return text + stops.flush() + sequence.utf8.flush(), "length", "limit"
+        return text, None, "none"
+
+    def _embed(self, job):
+        engine = self.engine
+        n = len(job.tokens)
+        size = min(n - job.done_n, self.policy.budget(0)) if engine.generates else n
+        part = job.tokens[job.done_n : job.done_n + size]
+        try:
+            vector = engine.embed(part, not job.done_n, job.done_n + size == n, job.normalize)
+        except ValueError as exc:
+            job.fail(invalid(str(exc)))
+        except (RuntimeError, MemoryError) as exc:
+            if type(exc).__name__ != "Aborted":
+                job.fail(RequestError(500, "server_error", str(exc) or "out of memory"))
+        else:
+            job.done_n += size
+            if vector is not None:
+                job.vector = vector
+                job.done.set()
+        if job.done.is_set() and job in self._jobs:
+            self._jobs.remove(job)
+
+    # Ends.
+
+    def _finish(self, sequence, reason, kind):
+        self.metrics.finish(reason)
+        if sequence.t_last is not None:
+            self.metrics.e2e.observe(sequence.t_last - sequence.t_submit)
         self.drop(sequence)
-        sequence.finish(reason)
+        sequence.finish(reason, kind)
 
     def _fail(self, sequence, exc):
         self.drop(sequence)
-        if _is_no_slot(exc):
+        self.metrics.finish("error")
+        if type(exc).__name__ == "NoSlot":
             message = "Context size has been exceeded."
         else:
             message = str(exc) or "out of memory"
         print("cllm: a request failed: " + message)
         sequence.fail(RequestError(500, "server_error", message))
 
+    def _end_all(self):
+        for sequence in self.running + self.queue.items:
+            self.drop(sequence)
+            sequence.fail(unavailable(self._broken))
+        for job in self._jobs:
+            job.fail(unavailable(self._broken))
+        self._jobs = []
+
     def drop(self, sequence):
         """Takes a sequence out, wherever it is; called once for each."""
-        if sequence in self.waiting:
-            self.waiting.remove(sequence)
-        elif sequence in self.running:
+        if sequence in self.queue.items:
+            self.queue.remove(sequence)
+        else:
             self.running.remove(sequence)
             self._release(sequence)
+        self.queue.leave(sequence.options.client)
         sequence.sampler.close()
 
     def _release(self, sequence):
+        holder = sequence.holder
+        sequence.holder = None
         try:
-            self.engine.seq_rm(sequence.slot, -1, -1)
+            # What was computed and not noted (a failed or stopped draft) is not to be kept.
+            keep = sequence.options.cache
+            if keep and self.cache.shares:
+                self.engine.seq_rm(holder.seq, len(holder.tokens), -1)
+            self.cache.stop(holder, keep)
         except RuntimeError as exc:
             # All of a sequence can always be removed, unless the engine itself is gone.
             if not self._broken:
                 self._broken = "the engine failed: %s" % exc
                 if self._on_broken:
                     self._on_broken(self._broken)
-        self._free.append(sequence.slot)
-        sequence.slot = None
-        sequence.computed = 0
 
 
-def _is_no_slot(exc):
-    # By name: the class is in the engine's module, which a test does not have.
-    return type(exc).__name__ == "NoSlot"
+class _Embedding:
+    # A text whose embedding is being computed, piece by piece.
+    def __init__(self, tokens, normalize):
+        self.tokens = tokens
+        self.normalize = normalize
+        self.done_n = 0
+        self.vector = None
+        self.error = None
+        self.done = asyncio.Event()
+
+    def fail(self, error):
+        self.error = error
+        self.done.set()
+
+
+def _is_over(since, ms, now):
+    return bool(ms) and since is not None and now - since > ms
+
+
+def _penalizes(sampling):
+    # Whether the sampler looks back at the prompt.
+    return (
+        sampling.get("repeat_penalty", 1) != 1
+        or sampling.get("presence_penalty", 0)
+        or sampling.get("frequency_penalty", 0)
+        or sampling.get("dry_multiplier", 0)
+    )

@@ -3,13 +3,14 @@
 # MIT license; Copyright (c) 2026 cllm contributors
 
 import asyncio
-import json
 
-from httpd import App, jsonio
+from httpd import App
 
+from .chat import Conversation, conversation_of
 from .engine import LOADING, READY, EngineHost
-from .errors import context_error, error_response, invalid, unavailable
-from .scheduler import Scheduler
+from .errors import RequestError, context_error, error_response, invalid, unavailable
+from .reply import Replies, Reply
+from .scheduler import Bounds, Scheduler
 
 # A token of a vocabulary in use is rarely longer. A text that cannot fit even so is refused before
 # tokenizing it keeps everybody waiting.
@@ -26,19 +27,22 @@ class Service:
         self.app.error(error_response)
         self.host = EngineHost("")
         self.scheduler = None
-        self._max_queue = 64
+        self.bounds = Bounds()
         self._task = None
 
-    def configure(self, host, max_queue=64):
+    def configure(self, host, bounds=None):
         """Sets what will be served; nothing is loaded."""
         self.host = host
-        self._max_queue = max_queue
+        self.bounds = bounds or Bounds()
 
     def start(self):
         """Loads the model (blocking) and, if that succeeds, starts the scheduler's task."""
         self.host.load()
         if self.host.state == READY:
-            self.scheduler = Scheduler(self.host.engine, self._max_queue, on_broken=self.host.fail)
+            drafter = self.host.drafter
+            self.scheduler = Scheduler(
+                self.host.engine, self.bounds, on_broken=self.host.fail, draft_engine=drafter
+            )
             self._task = asyncio.create_task(self.scheduler.run())
 
     def stop(self):
@@ -55,6 +59,13 @@ class Service:
             raise unavailable("Loading model", {"progress": host.progress})
         raise unavailable(host.reason)
 
+    def generator(self):
+        """The engine, if it generates text."""
+        engine = self.engine()
+        if not engine.generates:
+            raise RequestError(501, "not_supported_error", "this model computes embeddings only")
+        return engine
+
     def tokenize(self, text, add_special=True, parse_special=True):
         """Token ids of `text`. RequestError if it is far too long."""
         engine = self.engine()
@@ -63,27 +74,79 @@ class Service:
             raise context_error(size // _BYTES_PER_TOKEN, engine.n_ctx)
         return engine.tokenize(text, add_special, parse_special)
 
-    def render(self, messages):
-        """(prompt text, stop strings) of chat `messages` through the model's template."""
-        engine = self.engine()
-        try:
-            result = json.loads(engine.apply_template(jsonio.dumps(messages), "{}"))
-        except (ValueError, RuntimeError) as exc:
-            raise invalid(str(exc))
-        return result["prompt"], result.get("additional_stops") or []
-
-    def generate(self, prompt, params):
-        """Submits a completion of `prompt` (str or token ids); returns the Sequence."""
-        self.engine()
+    def tokens(self, prompt, add_special=True, parse_special=True):
+        """Token ids of a prompt: a str, or a list of token ids and str."""
         if isinstance(prompt, str):
-            prompt = self.tokenize(prompt)
-        return self.scheduler.submit(prompt, params.max_tokens, params.stop, params.sampling)
+            return self.tokenize(prompt, add_special, parse_special)
+        tokens = []
+        for item in prompt:
+            if isinstance(item, str):
+                # What a text begins with is only at the beginning.
+                tokens.extend(
+                    self.tokenize(item, add_special and item is prompt[0], parse_special)
+                )
+            else:
+                tokens.append(item)
+        return tokens
 
-    def chat(self, messages, params):
-        """Submits the answer to `messages`; returns the Sequence."""
-        prompt, stops = self.render(messages)
-        params.stop = params.stop + stops
-        return self.generate(prompt, params)
+    def converse(self, body):
+        """The Conversation of a chat request's JSON object."""
+        engine = self.generator()
+        return Conversation(engine, conversation_of(body))
+
+    def generate(self, prompts, params, client=None, conversation=None):
+        """Submits `params.n` answers to each of `prompts` (str, or lists of token ids and str).
+        Returns Replies.
+        """
+        self.generator()
+        chat = None
+        stops = ()
+        sampling = params.sampling
+        if conversation is not None:
+            chat = conversation.chat
+            stops = conversation.stops
+            sampling = dict(sampling)
+            sampling.pop("json_schema", None)  # it is part of the conversation
+        all_tokens = [self.tokens(prompt) for prompt in prompts]
+        replies = []
+        try:
+            for tokens in all_tokens:
+                first = None
+                for i in range(params.n):
+                    options = params.options(client, stops)
+                    own = _reseeded(sampling, i)
+                    sequence = self.scheduler.submit(tokens, own, options, chat, first)
+                    first = first or sequence
+                    replies.append(Reply(sequence, conversation, len(replies)))
+        except RequestError:
+            for reply in replies:
+                reply.sequence.cancel()
+            raise
+        return Replies(replies)
+
+    def chat(self, body, params, client=None):
+        """Submits the answers to a chat request. Returns Replies."""
+        conversation = self.converse(body)
+        return self.generate([conversation.prompt], params, client, conversation)
+
+    async def embed(self, tokens, normalize=2):
+        """The embedding of token ids: a list of float."""
+        engine = self.engine()
+        if not tokens:
+            raise invalid("Input content cannot be empty")
+        if min(tokens) < 0 or max(tokens) >= engine.n_vocab:
+            raise invalid("Prompt contains invalid tokens")
+        if len(tokens) > engine.n_ctx:
+            raise context_error(len(tokens), engine.n_ctx)
+        return await self.scheduler.embed(tokens, normalize)
+
+
+def _reseeded(sampling, i):
+    # Answers to one request differ, also when it names a seed.
+    if i and "seed" in sampling:
+        sampling = dict(sampling)
+        sampling["seed"] = (sampling["seed"] + i) & 0xFFFFFFFF
+    return sampling
 
 
 # The one that the image runs and that `from cllm import app, llm` refers to.

@@ -1,20 +1,35 @@
 // The `_engine` module: argument conversion around native/engine.
 //
-//   Engine(path, *, n_ctx=2048, n_batch=64, n_seq=4, n_threads=1, progress=None, poll=None)
-//     n_ctx n_ctx_train n_batch n_seq n_vocab n_params size desc ftype
-//     chat_template has_chat_template bos eos add_bos
+//   Engine(path, *, n_ctx=2048, n_batch=64, n_seq=4, n_threads=1, pooling=0, progress=None,
+//          poll=None)
+//     n_ctx n_ctx_train n_batch n_seq n_vocab n_embd n_params size desc ftype vocab_type
+//     chat_template has_chat_template bos eos add_bos fim_pre fim_suf fim_mid fim_rep fim_sep
+//     generates divisible
 //     tokenize(text, add_special=True, parse_special=True) -> [token, ...]
 //     detokenize(tokens) -> bytes             control tokens included
 //     piece(token, special=False) -> bytes    control tokens only if special
 //     is_eog(token) -> bool
 //     decode(tokens, positions, seq_ids, outputs)
-//     seq_rm(seq, p0, p1) -> bool    seq_cp(src, dst, p0, p1)    seq_pos_max(seq) -> int    clear()
-//     sampler(params) -> Sampler              params: a dict
-//     apply_template(messages_json, options_json="{}") -> str
+//     seq_rm(seq, p0, p1) -> bool    seq_cp(src, dst, p0, p1)    seq_add(seq, p0, p1, delta)
+//     seq_pos_max(seq) -> int        clear()
+//     sampler(params, chat=None) -> Sampler   params: a dict
+//     logprobs(batch_index, token, n) -> (logprob, [(token, logprob), ...])
+//     chat(request_json) -> Chat
+//     embed(tokens, first, last, normalize=2) -> [float, ...] at the last piece, else None
+//     lora_open(path) -> id                   lora_set(ids, scales)
+//     state_get(seq) -> bytes                 state_set(seq, data)
 //     close()
 //   Sampler
 //     sample(batch_index) -> token            accepts it as well
 //     accept(token, is_prompt=True)
+//     probs(n) -> [(token, probability), ...]
+//     close()
+//   Chat
+//     describe() -> str                       JSON
+//     reply() -> Reply
+//     close()
+//   Reply
+//     push(text, final=False) -> str          JSON
 //     close()
 //   version() -> str
 //   log(callback)                             callback(level, text), or None for silence
@@ -52,7 +67,19 @@ typedef struct {
     struct engine_sampler *sampler; // NULL when closed
 } sampler_obj_t;
 
+typedef struct {
+    mp_obj_base_t base;
+    struct engine_chat *chat; // NULL when closed
+} chat_obj_t;
+
+typedef struct {
+    mp_obj_base_t base;
+    struct engine_reply *reply; // NULL when closed
+} reply_obj_t;
+
 static const mp_obj_type_t engine_type_sampler;
+static const mp_obj_type_t engine_type_chat;
+static const mp_obj_type_t engine_type_reply;
 
 #define ENGINE_EXCEPTION(name, parent_type) \
     static MP_DEFINE_CONST_OBJ_TYPE(engine_type_##name, MP_QSTR_##name, MP_TYPE_FLAG_NONE, \
@@ -163,13 +190,17 @@ static uint32_t get_count(mp_int_t value, qstr name) {
 
 static mp_obj_t engine_make_new(
     const mp_obj_type_t *type, size_t n_args, size_t n_kw, const mp_obj_t *args) {
-    enum { ARG_path, ARG_n_ctx, ARG_n_batch, ARG_n_seq, ARG_n_threads, ARG_progress, ARG_poll };
+    enum {
+        ARG_path, ARG_n_ctx, ARG_n_batch, ARG_n_seq, ARG_n_threads, ARG_pooling, ARG_progress,
+        ARG_poll
+    };
     static const mp_arg_t allowed[] = {
         { MP_QSTR_path, MP_ARG_REQUIRED | MP_ARG_OBJ, { .u_obj = MP_OBJ_NULL } },
         { MP_QSTR_n_ctx, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = 2048 } },
         { MP_QSTR_n_batch, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = 64 } },
         { MP_QSTR_n_seq, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = 4 } },
         { MP_QSTR_n_threads, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = 1 } },
+        { MP_QSTR_pooling, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = ENGINE_POOLING_MODEL } },
         { MP_QSTR_progress, MP_ARG_KW_ONLY | MP_ARG_OBJ, { .u_rom_obj = MP_ROM_NONE } },
         { MP_QSTR_poll, MP_ARG_KW_ONLY | MP_ARG_OBJ, { .u_rom_obj = MP_ROM_NONE } },
     };
@@ -186,6 +217,7 @@ static mp_obj_t engine_make_new(
         .n_batch = get_count(arg[ARG_n_batch].u_int, MP_QSTR_n_batch),
         .n_seq = get_count(arg[ARG_n_seq].u_int, MP_QSTR_n_seq),
         .n_threads = get_count(arg[ARG_n_threads].u_int, MP_QSTR_n_threads),
+        .pooling = get_count(arg[ARG_pooling].u_int, MP_QSTR_pooling),
         .progress = on_progress,
         .poll = on_poll,
         .user = self,
@@ -224,6 +256,33 @@ static void engine_attr(mp_obj_t self_in, qstr name, mp_obj_t *dest) {
                 return;
             case MP_QSTR_n_vocab:
                 dest[0] = mp_obj_new_int_from_uint(info->n_vocab);
+                return;
+            case MP_QSTR_n_embd:
+                dest[0] = mp_obj_new_int_from_uint(info->n_embd);
+                return;
+            case MP_QSTR_vocab_type:
+                dest[0] = mp_obj_new_int(info->vocab_type);
+                return;
+            case MP_QSTR_fim_pre:
+                dest[0] = mp_obj_new_int(info->fim_pre);
+                return;
+            case MP_QSTR_fim_suf:
+                dest[0] = mp_obj_new_int(info->fim_suf);
+                return;
+            case MP_QSTR_fim_mid:
+                dest[0] = mp_obj_new_int(info->fim_mid);
+                return;
+            case MP_QSTR_fim_rep:
+                dest[0] = mp_obj_new_int(info->fim_rep);
+                return;
+            case MP_QSTR_fim_sep:
+                dest[0] = mp_obj_new_int(info->fim_sep);
+                return;
+            case MP_QSTR_generates:
+                dest[0] = mp_obj_new_bool(info->generates);
+                return;
+            case MP_QSTR_divisible:
+                dest[0] = mp_obj_new_bool(info->divisible);
                 return;
             case MP_QSTR_n_params:
                 dest[0] = mp_obj_new_int_from_ull(info->n_params);
@@ -358,6 +417,14 @@ static mp_obj_t engine_seq_cp_py(size_t n_args, const mp_obj_t *args) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_seq_cp_obj, 5, 5, engine_seq_cp_py);
 
+static mp_obj_t engine_seq_add_py(size_t n_args, const mp_obj_t *args) {
+    (void)n_args;
+    check(engine_seq_add(get_engine(args[0]), get_int32(args[1]), get_int32(args[2]),
+        get_int32(args[3]), get_int32(args[4])));
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_seq_add_obj, 5, 5, engine_seq_add_py);
+
 static mp_obj_t engine_seq_pos_max_py(mp_obj_t self_in, mp_obj_t seq) {
     int32_t pos;
     check(engine_seq_pos_max(get_engine(self_in), get_int32(seq), &pos));
@@ -371,40 +438,155 @@ static mp_obj_t engine_clear_py(mp_obj_t self_in) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_1(engine_clear_obj, engine_clear_py);
 
-static mp_obj_t engine_apply_template_py(size_t n_args, const mp_obj_t *args) {
-    size_t messages_len, options_len = 2, len;
-    const char *messages = mp_obj_str_get_data(args[1], &messages_len);
-    const char *options = "{}";
-    if (n_args > 2) {
-        options = mp_obj_str_get_data(args[2], &options_len);
+// A list of (token, value) tuples.
+static mp_obj_t pairs(const int32_t *tokens, const float *values, size_t n) {
+    mp_obj_list_t *list = MP_OBJ_TO_PTR(mp_obj_new_list(n, NULL));
+    for (size_t i = 0; i < n; i++) {
+        list->items[i] = mp_const_none; // what the collector sees while the rest is made
     }
-    const char *result;
-    check(engine_apply_template(
-        get_engine(args[0]), messages, messages_len, options, options_len, &result, &len));
-    return mp_obj_new_str(result, len);
+    for (size_t i = 0; i < n; i++) {
+        mp_obj_t pair[2] = {
+            MP_OBJ_NEW_SMALL_INT(tokens[i]), mp_obj_new_float((mp_float_t)values[i])
+        };
+        list->items[i] = mp_obj_new_tuple(2, pair);
+    }
+    return MP_OBJ_FROM_PTR(list);
 }
-static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(
-    engine_apply_template_obj, 2, 3, engine_apply_template_py);
 
-static mp_obj_t engine_sampler_py(mp_obj_t self_in, mp_obj_t params) {
+static size_t get_size(mp_obj_t obj) {
+    mp_int_t value = mp_obj_get_int(obj);
+    if (value < 0) {
+        mp_raise_ValueError(MP_ERROR_TEXT("negative number"));
+    }
+    return value;
+}
+
+static mp_obj_t engine_logprobs_py(size_t n_args, const mp_obj_t *args) {
+    (void)n_args;
+    float logprob;
+    const int32_t *tokens;
+    const float *logprobs;
+    size_t count;
+    check(engine_logprobs(get_engine(args[0]), get_size(args[1]), get_int32(args[2]),
+        get_size(args[3]), &logprob, &tokens, &logprobs, &count));
+    mp_obj_t result[2] = { MP_OBJ_NULL, pairs(tokens, logprobs, count) };
+    result[0] = mp_obj_new_float((mp_float_t)logprob);
+    return mp_obj_new_tuple(2, result);
+}
+static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_logprobs_obj, 4, 4, engine_logprobs_py);
+
+static mp_obj_t engine_chat_py(mp_obj_t self_in, mp_obj_t request_in) {
+    size_t len;
+    const char *request = mp_obj_str_get_data(request_in, &len);
     struct engine *engine = get_engine(self_in);
-    if (!mp_obj_is_type(params, &mp_type_dict)) {
+    chat_obj_t *self = mp_obj_malloc_with_finaliser(chat_obj_t, &engine_type_chat);
+    self->chat = NULL;
+    check(engine_chat_open(engine, request, len, &self->chat));
+    return MP_OBJ_FROM_PTR(self);
+}
+static MP_DEFINE_CONST_FUN_OBJ_2(engine_chat_obj, engine_chat_py);
+
+static mp_obj_t engine_sampler_py(size_t n_args, const mp_obj_t *args) {
+    struct engine *engine = get_engine(args[0]);
+    if (!mp_obj_is_type(args[1], &mp_type_dict)) {
         mp_raise_TypeError(MP_ERROR_TEXT("sampler parameters must be a dict"));
+    }
+    struct engine_chat *chat = NULL;
+    if (n_args > 2 && args[2] != mp_const_none) {
+        if (!mp_obj_is_type(args[2], &engine_type_chat)) {
+            mp_raise_TypeError(MP_ERROR_TEXT("not a Chat"));
+        }
+        chat = ((chat_obj_t *)MP_OBJ_TO_PTR(args[2]))->chat;
     }
     vstr_t json;
     // The JSON printer takes its separators from the extended structure.
     mp_print_ext_t print = {.item_separator = ",", .key_separator = ":"};
     vstr_init_print(&json, 64, &print.base);
-    mp_obj_print_helper(&print.base, params, PRINT_JSON);
+    mp_obj_print_helper(&print.base, args[1], PRINT_JSON);
 
     sampler_obj_t *self = mp_obj_malloc_with_finaliser(sampler_obj_t, &engine_type_sampler);
-    self->engine = self_in;
+    self->engine = args[0];
     self->sampler = NULL;
-    check(engine_sampler_open(engine, json.buf, json.len, &self->sampler));
+    check(engine_sampler_open(engine, json.buf, json.len, chat, &self->sampler));
     vstr_clear(&json);
     return MP_OBJ_FROM_PTR(self);
 }
-static MP_DEFINE_CONST_FUN_OBJ_2(engine_sampler_obj, engine_sampler_py);
+static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_sampler_obj, 2, 3, engine_sampler_py);
+
+static mp_obj_t engine_embed_py(size_t n_args, const mp_obj_t *args) {
+    engine_obj_t *self = get_self(args[0]);
+    size_t n;
+    mp_obj_t *items;
+    mp_obj_get_array(args[1], &n, &items);
+    int32_t *tokens = m_new(int32_t, n);
+    for (size_t i = 0; i < n; i++) {
+        tokens[i] = get_int32(items[i]);
+    }
+    const float *vector;
+    size_t width;
+    int code = engine_embed(self->engine, n, tokens, mp_obj_is_true(args[2]),
+        mp_obj_is_true(args[3]), n_args > 4 ? get_int32(args[4]) : 2, &vector, &width);
+    m_del(int32_t, tokens, n);
+    check_raised(self, code);
+    if (vector == NULL) {
+        return mp_const_none;
+    }
+    mp_obj_list_t *list = MP_OBJ_TO_PTR(mp_obj_new_list(width, NULL));
+    for (size_t i = 0; i < width; i++) {
+        list->items[i] = mp_const_none;
+    }
+    for (size_t i = 0; i < width; i++) {
+        list->items[i] = mp_obj_new_float((mp_float_t)vector[i]);
+    }
+    return MP_OBJ_FROM_PTR(list);
+}
+static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_embed_obj, 4, 5, engine_embed_py);
+
+static mp_obj_t engine_lora_open_py(mp_obj_t self_in, mp_obj_t path) {
+    int32_t id;
+    check(engine_lora_open(get_engine(self_in), mp_obj_str_get_str(path), &id));
+    return MP_OBJ_NEW_SMALL_INT(id);
+}
+static MP_DEFINE_CONST_FUN_OBJ_2(engine_lora_open_obj, engine_lora_open_py);
+
+static mp_obj_t engine_lora_set_py(mp_obj_t self_in, mp_obj_t ids_in, mp_obj_t scales_in) {
+    struct engine *engine = get_engine(self_in);
+    size_t n, n_scales;
+    mp_obj_t *ids, *scales;
+    mp_obj_get_array(ids_in, &n, &ids);
+    mp_obj_get_array(scales_in, &n_scales, &scales);
+    if (n != n_scales) {
+        mp_raise_ValueError(MP_ERROR_TEXT("the lists differ in length"));
+    }
+    int32_t *numbers = m_new(int32_t, n);
+    float *factors = m_new(float, n);
+    for (size_t i = 0; i < n; i++) {
+        numbers[i] = get_int32(ids[i]);
+        factors[i] = mp_obj_get_float(scales[i]);
+    }
+    int code = engine_lora_set(engine, n, numbers, factors);
+    m_del(int32_t, numbers, n);
+    m_del(float, factors, n);
+    check(code);
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_3(engine_lora_set_obj, engine_lora_set_py);
+
+static mp_obj_t engine_state_get_py(mp_obj_t self_in, mp_obj_t seq) {
+    const uint8_t *data;
+    size_t len;
+    check(engine_state_get(get_engine(self_in), get_int32(seq), &data, &len));
+    return mp_obj_new_bytes(data, len);
+}
+static MP_DEFINE_CONST_FUN_OBJ_2(engine_state_get_obj, engine_state_get_py);
+
+static mp_obj_t engine_state_set_py(mp_obj_t self_in, mp_obj_t seq, mp_obj_t data_in) {
+    mp_buffer_info_t data;
+    mp_get_buffer_raise(data_in, &data, MP_BUFFER_READ);
+    check(engine_state_set(get_engine(self_in), get_int32(seq), data.buf, data.len));
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_3(engine_state_set_obj, engine_state_set_py);
 
 // Also the finaliser, so it must not raise unless the engine is in use, which a finaliser is not
 // called for.
@@ -427,10 +609,17 @@ static const mp_rom_map_elem_t engine_locals_table[] = {
     { MP_ROM_QSTR(MP_QSTR_decode), MP_ROM_PTR(&engine_decode_obj) },
     { MP_ROM_QSTR(MP_QSTR_seq_rm), MP_ROM_PTR(&engine_seq_rm_obj) },
     { MP_ROM_QSTR(MP_QSTR_seq_cp), MP_ROM_PTR(&engine_seq_cp_obj) },
+    { MP_ROM_QSTR(MP_QSTR_seq_add), MP_ROM_PTR(&engine_seq_add_obj) },
     { MP_ROM_QSTR(MP_QSTR_seq_pos_max), MP_ROM_PTR(&engine_seq_pos_max_obj) },
     { MP_ROM_QSTR(MP_QSTR_clear), MP_ROM_PTR(&engine_clear_obj) },
     { MP_ROM_QSTR(MP_QSTR_sampler), MP_ROM_PTR(&engine_sampler_obj) },
-    { MP_ROM_QSTR(MP_QSTR_apply_template), MP_ROM_PTR(&engine_apply_template_obj) },
+    { MP_ROM_QSTR(MP_QSTR_logprobs), MP_ROM_PTR(&engine_logprobs_obj) },
+    { MP_ROM_QSTR(MP_QSTR_chat), MP_ROM_PTR(&engine_chat_obj) },
+    { MP_ROM_QSTR(MP_QSTR_embed), MP_ROM_PTR(&engine_embed_obj) },
+    { MP_ROM_QSTR(MP_QSTR_lora_open), MP_ROM_PTR(&engine_lora_open_obj) },
+    { MP_ROM_QSTR(MP_QSTR_lora_set), MP_ROM_PTR(&engine_lora_set_obj) },
+    { MP_ROM_QSTR(MP_QSTR_state_get), MP_ROM_PTR(&engine_state_get_obj) },
+    { MP_ROM_QSTR(MP_QSTR_state_set), MP_ROM_PTR(&engine_state_set_obj) },
     { MP_ROM_QSTR(MP_QSTR_close), MP_ROM_PTR(&engine_close_obj) },
 };
 static MP_DEFINE_CONST_DICT(engine_locals, engine_locals_table);
@@ -467,6 +656,15 @@ static mp_obj_t sampler_accept_py(size_t n_args, const mp_obj_t *args) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(sampler_accept_obj, 2, 3, sampler_accept_py);
 
+static mp_obj_t sampler_probs_py(mp_obj_t self_in, mp_obj_t n) {
+    const int32_t *tokens;
+    const float *probs;
+    size_t count;
+    check(engine_sampler_probs(get_sampler(self_in), get_size(n), &tokens, &probs, &count));
+    return pairs(tokens, probs, count);
+}
+static MP_DEFINE_CONST_FUN_OBJ_2(sampler_probs_obj, sampler_probs_py);
+
 static mp_obj_t sampler_close_py(mp_obj_t self_in) {
     sampler_obj_t *self = MP_OBJ_TO_PTR(self_in);
     struct engine_sampler *sampler = self->sampler;
@@ -480,6 +678,7 @@ static const mp_rom_map_elem_t sampler_locals_table[] = {
     { MP_ROM_QSTR(MP_QSTR___del__), MP_ROM_PTR(&sampler_close_obj) },
     { MP_ROM_QSTR(MP_QSTR_sample), MP_ROM_PTR(&sampler_sample_obj) },
     { MP_ROM_QSTR(MP_QSTR_accept), MP_ROM_PTR(&sampler_accept_obj) },
+    { MP_ROM_QSTR(MP_QSTR_probs), MP_ROM_PTR(&sampler_probs_obj) },
     { MP_ROM_QSTR(MP_QSTR_close), MP_ROM_PTR(&sampler_close_obj) },
 };
 static MP_DEFINE_CONST_DICT(sampler_locals, sampler_locals_table);
@@ -487,6 +686,84 @@ static MP_DEFINE_CONST_DICT(sampler_locals, sampler_locals_table);
 static MP_DEFINE_CONST_OBJ_TYPE(
     engine_type_sampler, MP_QSTR_Sampler, MP_TYPE_FLAG_NONE,
     locals_dict, &sampler_locals);
+
+static struct engine_chat *get_chat(mp_obj_t self_in) {
+    chat_obj_t *self = MP_OBJ_TO_PTR(self_in);
+    if (self->chat == NULL) {
+        mp_raise_msg(&engine_type_Error, MP_ERROR_TEXT("the conversation is closed"));
+    }
+    return self->chat;
+}
+
+static mp_obj_t chat_describe_py(mp_obj_t self_in) {
+    const char *json;
+    size_t len;
+    check(engine_chat_describe(get_chat(self_in), &json, &len));
+    return mp_obj_new_str(json, len);
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(chat_describe_obj, chat_describe_py);
+
+static mp_obj_t chat_reply_py(mp_obj_t self_in) {
+    struct engine_chat *chat = get_chat(self_in);
+    reply_obj_t *reply = mp_obj_malloc_with_finaliser(reply_obj_t, &engine_type_reply);
+    reply->reply = NULL;
+    check(engine_reply_open(chat, &reply->reply));
+    return MP_OBJ_FROM_PTR(reply);
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(chat_reply_obj, chat_reply_py);
+
+static mp_obj_t chat_close_py(mp_obj_t self_in) {
+    chat_obj_t *self = MP_OBJ_TO_PTR(self_in);
+    engine_chat_close(self->chat);
+    self->chat = NULL;
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(chat_close_obj, chat_close_py);
+
+static const mp_rom_map_elem_t chat_locals_table[] = {
+    { MP_ROM_QSTR(MP_QSTR___del__), MP_ROM_PTR(&chat_close_obj) },
+    { MP_ROM_QSTR(MP_QSTR_describe), MP_ROM_PTR(&chat_describe_obj) },
+    { MP_ROM_QSTR(MP_QSTR_reply), MP_ROM_PTR(&chat_reply_obj) },
+    { MP_ROM_QSTR(MP_QSTR_close), MP_ROM_PTR(&chat_close_obj) },
+};
+static MP_DEFINE_CONST_DICT(chat_locals, chat_locals_table);
+
+static MP_DEFINE_CONST_OBJ_TYPE(
+    engine_type_chat, MP_QSTR_Chat, MP_TYPE_FLAG_NONE,
+    locals_dict, &chat_locals);
+
+static mp_obj_t reply_push_py(size_t n_args, const mp_obj_t *args) {
+    reply_obj_t *self = MP_OBJ_TO_PTR(args[0]);
+    if (self->reply == NULL) {
+        mp_raise_msg(&engine_type_Error, MP_ERROR_TEXT("the reply is closed"));
+    }
+    size_t len, json_len;
+    const char *text = mp_obj_str_get_data(args[1], &len);
+    const char *json;
+    bool final = n_args > 2 && mp_obj_is_true(args[2]);
+    check(engine_reply_push(self->reply, text, len, final, &json, &json_len));
+    return mp_obj_new_str(json, json_len);
+}
+static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(reply_push_obj, 2, 3, reply_push_py);
+
+static mp_obj_t reply_close_py(mp_obj_t self_in) {
+    reply_obj_t *self = MP_OBJ_TO_PTR(self_in);
+    engine_reply_close(self->reply);
+    self->reply = NULL;
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(reply_close_obj, reply_close_py);
+
+static const mp_rom_map_elem_t reply_locals_table[] = {
+    { MP_ROM_QSTR(MP_QSTR___del__), MP_ROM_PTR(&reply_close_obj) },
+    { MP_ROM_QSTR(MP_QSTR_push), MP_ROM_PTR(&reply_push_obj) },
+    { MP_ROM_QSTR(MP_QSTR_close), MP_ROM_PTR(&reply_close_obj) },
+};
+static MP_DEFINE_CONST_DICT(reply_locals, reply_locals_table);
+
+static MP_DEFINE_CONST_OBJ_TYPE(
+    engine_type_reply, MP_QSTR_Reply, MP_TYPE_FLAG_NONE,
+    locals_dict, &reply_locals);
 
 static mp_obj_t engine_version_py(void) {
     return mp_obj_new_str_from_cstr(engine_version());

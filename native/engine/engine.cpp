@@ -1,77 +1,17 @@
-// engine.cpp: implements engine.h over libllama and llama.cpp's common library.
-//
-// Two ideas carry the error handling. First, every argument that a request can influence is checked
-// here, because llama.cpp answers a wrong one with an assertion, and an assertion ends the machine.
-// Second, an assertion that fails all the same (a corrupted model file knows many) leaves ggml_abort()
-// as a C++ exception, which unwinds to the ABI and becomes an error code.
-#include "engine.h"
-
-#include "log.h"
-
-#include "chat.h"
-#include "json.h"
-#include "llama.h"
-#include "sampling.h"
+// engine.cpp: the model, its context, tokens, decoding and the KV cache; see internal.h.
+#include "internal.h"
 
 #include <algorithm>
 #include <cfloat>
 #include <climits>
-#include <cmath>
 #include <cstring>
-#include <memory>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include <cpuid.h>
 #include <unistd.h>
 
-namespace {
-
-struct free_model {
-    void operator()(llama_model *model) const { llama_model_free(model); }
-};
-struct free_context {
-    void operator()(llama_context *context) const { llama_free(context); }
-};
-struct free_threads {
-    void operator()(ggml_threadpool *threads) const { ggml_threadpool_free(threads); }
-};
-
-} // namespace
-
-struct engine {
-    // Declared in the order in which they depend on each other; destroyed in reverse.
-    std::unique_ptr<llama_model, free_model> model;
-    std::unique_ptr<ggml_threadpool, free_threads> threads; // none for a single thread
-    std::unique_ptr<llama_context, free_context> context;
-    common_chat_templates_ptr templates;
-    std::string template_error; // why there are no templates
-    std::vector<engine_sampler *> samplers;
-
-    const llama_vocab *vocab = nullptr;
-    struct engine_info info{};
-    std::string desc, ftype;
-
-    // What the functions hand out, see "Ownership" in engine.h.
-    std::vector<int32_t> tokens;
-    std::string text;
-
-    // llama_batch wants one array of sequences per token; ours has one sequence in each.
-    std::vector<int32_t> ones;
-    std::vector<int32_t *> seq_of;
-    std::vector<int8_t> outputs; // of the last decode, empty if that failed
-    std::vector<int32_t> next;   // scratch: expected position per sequence
-
-    bool busy = false;   // a call is in progress, so a callback must not come back in
-    bool broken = false; // an assertion failed in the middle of a change
-};
-
-struct engine_sampler {
-    engine *owner; // NULL after engine_close()
-    common_sampler_ptr sampler;
-    bool busy = false;
-};
+thread_local bool catching = false;
 
 namespace {
 
@@ -82,24 +22,14 @@ constexpr int max_json_depth = 64;
 // llama_tokenize counts in int32_t and may need one token per byte and a few more.
 constexpr size_t max_text = INT_MAX / 8;
 
-struct bad_input : std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
-
-struct assertion : std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
-
 char last_error[1024];
 void (*abort_handler)(const char *message);
-
-// True while an assertion on this thread can be turned into an exception. Compute threads have
-// their own, which stays false.
-thread_local bool catching = false;
 
 bool is_continuation(char c) {
     return (c & 0xC0) == 0x80;
 }
+
+} // namespace
 
 // Keeps the reason, cut to the buffer at a character and flattened to one line. Reasons quote the
 // input, so bytes that are not UTF-8 are possible: they become U+FFFD.
@@ -128,7 +58,11 @@ int fail_busy() noexcept {
     return fail(ENGINE_EINVAL, "the engine is busy: this is a call from its own callback");
 }
 
-void on_ggml_abort(const char *message) {
+void clear_error() noexcept {
+    last_error[0] = '\0';
+}
+
+static void on_ggml_abort(const char *message) {
     if (catching) {
         throw assertion(message);
     }
@@ -137,7 +71,7 @@ void on_ggml_abort(const char *message) {
     }
 }
 
-void start_once() {
+static void start_once() {
     static const bool started = [] {
         ggml_set_abort_callback(on_ggml_abort);
         llama_log_set(engine_log, nullptr);
@@ -145,58 +79,6 @@ void start_once() {
         return true;
     }();
     (void)started;
-}
-
-template <class T> class scoped_value {
-public:
-    scoped_value(T &variable, T value)
-        : variable(variable), before(variable) {
-        variable = value;
-    }
-    ~scoped_value() { variable = before; }
-
-private:
-    T &variable;
-    T before;
-};
-
-// Runs the body of an ABI function and turns whatever it throws into an error code.
-template <class Body> int translated(bool *broken, Body &&body) noexcept {
-    try {
-        last_error[0] = '\0';
-        return body();
-    } catch (const bad_input &x) {
-        return fail(ENGINE_EINVAL, x.what());
-    } catch (const assertion &x) {
-        if (broken) {
-            *broken = true;
-            return fail(ENGINE_EBROKEN, x.what());
-        }
-        return fail(ENGINE_EFAIL, x.what());
-    } catch (const std::bad_alloc &) {
-        return fail(ENGINE_EFAIL, "out of memory");
-    } catch (const std::exception &x) {
-        return fail(ENGINE_EFAIL, x.what());
-    } catch (...) {
-        return fail(ENGINE_EFAIL, "an exception without a reason");
-    }
-}
-
-enum effect {
-    READS,   // a failed assertion leaves the engine as it was
-    CHANGES, // a failed assertion leaves it in an unknown state
-};
-
-template <class Body> int call(engine *e, effect effect, Body &&body) noexcept {
-    if (e->busy) {
-        return fail_busy();
-    }
-    if (e->broken) {
-        return fail(ENGINE_EBROKEN, "the engine failed before and must be closed");
-    }
-    scoped_value<bool> busy(e->busy, true);
-    scoped_value<bool> catches(catching, true);
-    return translated(effect == CHANGES ? &e->broken : nullptr, body);
 }
 
 void check(bool condition, const std::string &reason) {
@@ -241,6 +123,40 @@ common_json parse_json(const char *text, size_t len, const char *what) {
     }
 }
 
+llama_context_params context_params(const engine *e) {
+    llama_context_params cp = llama_context_default_params();
+    cp.n_threads = static_cast<int32_t>(e->params.n_threads);
+    cp.n_threads_batch = cp.n_threads;
+    cp.offload_kqv = false;
+    cp.op_offload = false;
+    cp.no_perf = true;
+    cp.abort_callback = e->params.poll;
+    cp.abort_callback_data = e->params.user;
+    return cp;
+}
+
+void random_bytes(void *out, size_t n) {
+    // llama.cpp would ask std::random_device, which wants a file system with /dev/urandom.
+    if (getentropy(out, n) != 0) {
+        throw std::runtime_error("no random numbers: the machine has no entropy");
+    }
+}
+
+std::vector<llama_token> tokens_of(const engine *e, const std::string &text) {
+    check(text.size() <= max_text, "the text is too long");
+    const int32_t size = static_cast<int32_t>(text.size());
+    std::vector<llama_token> tokens(text.size() + 8);
+    int32_t n = llama_tokenize(e->vocab, text.data(), size, tokens.data(),
+        static_cast<int32_t>(tokens.size()), false, true);
+    if (n < 0) {
+        throw std::runtime_error("the text has too many tokens");
+    }
+    tokens.resize(static_cast<size_t>(n));
+    return tokens;
+}
+
+namespace {
+
 void open_model(engine *e, const char *path, const engine_params &params, bool &stopped) {
     struct progress {
         const engine_params &params;
@@ -276,25 +192,19 @@ void open_model(engine *e, const char *path, const engine_params &params, bool &
 
 void open_context(engine *e, const engine_params &params) {
     log_capture capture;
-    llama_context_params cp = llama_context_default_params();
+    llama_context_params cp = context_params(e);
     cp.n_ctx = params.n_ctx;
     cp.n_batch = params.n_batch;
     cp.n_ubatch = params.n_batch; // one graph per decode, which makes a decode all or nothing
     cp.n_seq_max = params.n_seq;
-    cp.n_threads = static_cast<int32_t>(params.n_threads);
-    cp.n_threads_batch = cp.n_threads;
     cp.kv_unified = true;
-    cp.offload_kqv = false;
-    cp.op_offload = false;
-    cp.no_perf = true;
-    cp.abort_callback = params.poll;
-    cp.abort_callback_data = params.user;
     e->context.reset(llama_init_from_model(e->model.get(), cp));
     if (!e->context) {
         throw std::runtime_error(capture.reason("the model has no context: out of memory?"));
     }
     if (!llama_get_memory(e->context.get())) {
-        throw std::runtime_error("the model does not generate text: it keeps no state");
+        e->context.reset(); // it only computes embeddings, in a context of their own
+        return;
     }
     if (params.n_threads > 1) { // without a pool, ggml starts and ends threads in every decode
         ggml_threadpool_params tp = ggml_threadpool_params_default(cp.n_threads);
@@ -325,16 +235,32 @@ void fill_info(engine *e) {
     const char *source = llama_model_chat_template(e->model.get(), nullptr);
 
     struct engine_info &info = e->info;
-    info.n_ctx = llama_n_ctx(e->context.get());
+    info.generates = e->context != nullptr;
+    info.n_ctx = e->params.n_ctx;
+    info.n_batch = e->params.n_batch;
+    info.n_seq = e->params.n_seq;
+    if (info.generates) {
+        info.n_ctx = llama_n_ctx(e->context.get());
+        info.n_batch = llama_n_batch(e->context.get());
+        info.n_seq = llama_n_seq_max(e->context.get());
+    }
     info.n_ctx_train = static_cast<uint32_t>(llama_model_n_ctx_train(e->model.get()));
-    info.n_batch = llama_n_batch(e->context.get());
-    info.n_seq = llama_n_seq_max(e->context.get());
     info.n_vocab = static_cast<uint32_t>(llama_vocab_n_tokens(e->vocab));
     info.n_params = llama_model_n_params(e->model.get());
     info.size = llama_model_size(e->model.get());
     info.bos = llama_vocab_bos(e->vocab);
     info.eos = llama_vocab_eos(e->vocab);
     info.add_bos = llama_vocab_get_add_bos(e->vocab);
+    info.fim_pre = llama_vocab_fim_pre(e->vocab);
+    info.fim_suf = llama_vocab_fim_suf(e->vocab);
+    info.fim_mid = llama_vocab_fim_mid(e->vocab);
+    info.fim_rep = llama_vocab_fim_rep(e->vocab);
+    info.fim_sep = llama_vocab_fim_sep(e->vocab);
+    info.n_embd = static_cast<uint32_t>(llama_model_n_embd_out(e->model.get()));
+    info.vocab_type = llama_vocab_type(e->vocab);
+    // A recurrent state has no parts, and a sliding window forgets what a copy would need.
+    info.divisible = info.generates && !llama_model_is_recurrent(e->model.get())
+        && !llama_model_is_hybrid(e->model.get()) && llama_model_n_swa(e->model.get()) == 0;
     info.has_chat_template = source != nullptr;
     info.chat_template = source ? source : "";
     info.desc = e->desc.c_str();
@@ -344,7 +270,19 @@ void fill_info(engine *e) {
     e->seq_of.assign(info.n_batch + 1, nullptr);
     e->outputs.reserve(info.n_batch);
     e->next.assign(info.n_seq, 0);
+    for (int32_t token = 0; token < static_cast<int32_t>(info.n_vocab); ++token) {
+        if (llama_vocab_is_eog(e->vocab, token)) {
+            e->eog.push_back(token);
+        }
+    }
 }
+
+llama_memory_t memory_of(engine *e) {
+    check(e->context != nullptr, "this model computes embeddings only");
+    return llama_get_memory(e->context.get());
+}
+
+} // namespace
 
 void append_piece(const engine *e, int32_t token, bool special, std::string &text) {
     char buffer[128];
@@ -358,83 +296,6 @@ void append_piece(const engine *e, int32_t token, bool special, std::string &tex
     llama_token_to_piece(e->vocab, token, &text[at], -n, 0, special);
 }
 
-// What a request may set, by llama-server's names.
-struct sampling_key {
-    const char *name;
-    float common_params_sampling::*real; // one of real and whole is set
-    int32_t common_params_sampling::*whole;
-    double min, max;
-    int meta; // llama_model_meta_key with the model's own default, or -1
-};
-
-using sp = common_params_sampling;
-const sampling_key sampling_keys[] = {
-    {"temperature", &sp::temp, nullptr, -FLT_MAX, FLT_MAX, LLAMA_MODEL_META_KEY_SAMPLING_TEMP},
-    {"top_k", nullptr, &sp::top_k, 0, INT_MAX, LLAMA_MODEL_META_KEY_SAMPLING_TOP_K},
-    {"top_p", &sp::top_p, nullptr, 0, 1, LLAMA_MODEL_META_KEY_SAMPLING_TOP_P},
-    {"min_p", &sp::min_p, nullptr, 0, 1, LLAMA_MODEL_META_KEY_SAMPLING_MIN_P},
-    {"typical_p", &sp::typ_p, nullptr, 0, 1, -1},
-    {"repeat_penalty", &sp::penalty_repeat, nullptr, 1e-6, 1e6,
-        LLAMA_MODEL_META_KEY_SAMPLING_PENALTY_REPEAT},
-    // The sampler allocates this many tokens.
-    {"repeat_last_n", nullptr, &sp::penalty_last_n, 0, 1 << 20,
-        LLAMA_MODEL_META_KEY_SAMPLING_PENALTY_LAST_N},
-    {"presence_penalty", &sp::penalty_present, nullptr, -1e6, 1e6, -1},
-    {"frequency_penalty", &sp::penalty_freq, nullptr, -1e6, 1e6, -1},
-    {"min_keep", nullptr, &sp::min_keep, 0, INT_MAX, -1},
-};
-
-// Sets one value and says whether it was in range.
-bool set_sampling(common_params_sampling &params, const sampling_key &key, double value) {
-    if (!(value >= key.min && value <= key.max)) {
-        return false;
-    }
-    if (key.real) {
-        params.*key.real = static_cast<float>(value);
-    } else {
-        params.*key.whole = static_cast<int32_t>(value);
-    }
-    return true;
-}
-
-void sampling_from_model(common_params_sampling &params, const llama_model *model) {
-    for (const sampling_key &key : sampling_keys) {
-        char value[64];
-        if (key.meta < 0) {
-            continue;
-        }
-        const char *name = llama_model_meta_key_str(static_cast<llama_model_meta_key>(key.meta));
-        if (llama_model_meta_val_str(model, name, value, sizeof value) > 0) {
-            char *end;
-            double number = strtod(value, &end);
-            if (end != value) {
-                set_sampling(params, key, number);
-            }
-        }
-    }
-}
-
-void sampling_from_json(common_params_sampling &params, common_json &json) {
-    check(json.is_object(), "sampler parameters: not a JSON object");
-    for (const auto &[name, value] : json.items()) {
-        check(value.is_number(), name + ": not a number");
-        double number = value.get<double>();
-        if (name == "seed") {
-            check(number >= -1 && number <= UINT32_MAX && number == std::floor(number),
-                "seed: not a whole number from -1 to 4294967295");
-            params.seed = number < 0 ? LLAMA_DEFAULT_SEED : static_cast<uint32_t>(number);
-            continue;
-        }
-        const sampling_key *key = std::find_if(std::begin(sampling_keys), std::end(sampling_keys),
-            [&name = name](const sampling_key &key) { return name == key.name; });
-        check(key != std::end(sampling_keys), name + ": no such sampler parameter");
-        check(key->real || number == std::floor(number), name + ": not a whole number");
-        check(set_sampling(params, *key, number), name + ": out of range");
-    }
-}
-
-// Sorting by a comparison that NaN breaks is undefined behaviour, so such logits (of a corrupted
-// model) stop here.
 void check_logits(const engine *e, int32_t index) {
     const float *logits = llama_get_logits_ith(e->context.get(), index);
     if (!logits) {
@@ -452,23 +313,6 @@ void check_logits(const engine *e, int32_t index) {
     }
 }
 
-template <class Body> int sampler_call(engine_sampler *s, Body &&body) noexcept {
-    if (!s->owner) {
-        return fail(ENGINE_EINVAL, "the engine of this sampler is closed");
-    }
-    return call(s->owner, READS, [&] {
-        check(s->sampler != nullptr, "this sampler failed before");
-        scoped_value<bool> busy(s->busy, true);
-        try {
-            return body(s->owner);
-        } catch (const assertion &) {
-            s->sampler.reset(); // its state is unknown; the engine's is only read
-            throw;
-        }
-    });
-}
-
-} // namespace
 
 const char *engine_version(void) {
     static const std::string version = std::string("llama.cpp ") + llama_version();
@@ -519,10 +363,13 @@ int engine_open(const char *path, const struct engine_params *params, struct eng
         check(params->n_batch >= 1 && params->n_batch <= INT_MAX / 8, "n_batch is out of range");
         check(params->n_seq >= 1 && params->n_seq <= llama_max_parallel_sequences(),
             "n_seq is not in 1.." + std::to_string(llama_max_parallel_sequences()));
+        check(params->pooling >= ENGINE_POOLING_MODEL && params->pooling <= ENGINE_POOLING_LAST,
+            "there is no such pooling");
         check(params->n_threads >= 1 && params->n_threads <= GGML_MAX_N_THREADS,
             "n_threads is not in 1.." + std::to_string(GGML_MAX_N_THREADS));
 
         auto e = std::make_unique<engine>();
+        e->params = *params;
         bool stopped = false;
         try {
             open_model(e.get(), path, *params, stopped);
@@ -619,7 +466,7 @@ int engine_decode(struct engine *e, size_t n, const int32_t *tokens, const int32
         check(n >= 1 && n <= e->info.n_batch,
             "a batch holds 1.." + std::to_string(e->info.n_batch) + " tokens, not "
                 + std::to_string(n));
-        llama_memory_t memory = llama_get_memory(e->context.get());
+        llama_memory_t memory = memory_of(e);
         std::fill(e->next.begin(), e->next.end(), -1);
         for (size_t i = 0; i < n; ++i) {
             check_token(e, tokens[i]);
@@ -667,16 +514,16 @@ int engine_decode(struct engine *e, size_t n, const int32_t *tokens, const int32
 int engine_seq_rm(struct engine *e, int32_t seq, int32_t p0, int32_t p1) {
     return call(e, CHANGES, [&] {
         check_seq(e, seq);
-        return static_cast<int>(
-            llama_memory_seq_rm(llama_get_memory(e->context.get()), seq, p0, p1));
+        return static_cast<int>(llama_memory_seq_rm(memory_of(e), seq, p0, p1));
     });
 }
 
 int engine_seq_cp(struct engine *e, int32_t src, int32_t dst, int32_t p0, int32_t p1) {
     return call(e, CHANGES, [&] {
-        llama_memory_t memory = llama_get_memory(e->context.get());
+        llama_memory_t memory = memory_of(e);
         check_seq(e, src);
         check_seq(e, dst);
+        check(e->info.divisible || (p0 < 0 && p1 < 0), "this model's sequences have no parts");
         // A cell that already belongs to dst would be counted twice.
         check(llama_memory_seq_pos_max(memory, dst) < 0,
             "sequence " + std::to_string(dst) + " is not empty");
@@ -685,10 +532,34 @@ int engine_seq_cp(struct engine *e, int32_t src, int32_t dst, int32_t p0, int32_
     });
 }
 
+int engine_seq_add(struct engine *e, int32_t seq, int32_t p0, int32_t p1, int32_t delta) {
+    return call(e, CHANGES, [&] {
+        llama_memory_t memory = memory_of(e);
+        check_seq(e, seq);
+        check(llama_memory_can_shift(memory), "this model's positions cannot be moved");
+        const int32_t first = llama_memory_seq_pos_min(memory, seq);
+        const int32_t last = llama_memory_seq_pos_max(memory, seq);
+        check(p0 >= first && p0 < p1 && p1 <= last + 1,
+            "positions " + std::to_string(p0) + ".." + std::to_string(p1)
+                + " are not in the sequence");
+        // Only down into a gap, or up at the end: two tokens at one position would be none.
+        const int64_t to = static_cast<int64_t>(p0) + delta;
+        check(to >= 0 && static_cast<int64_t>(p1) + delta <= INT_MAX, "delta is out of range");
+        check(delta <= 0 || p1 == last + 1, "the tokens behind are in the way");
+        for (int32_t other = 0; other < static_cast<int32_t>(e->info.n_seq); ++other) {
+            // The position is the cell's, whoever shares it.
+            check(other == seq || llama_memory_seq_pos_max(memory, other) < 0 || delta == 0,
+                "positions can only be moved while there is one sequence");
+        }
+        llama_memory_seq_add(memory, seq, p0, p1, delta);
+        return static_cast<int>(ENGINE_OK);
+    });
+}
+
 int engine_seq_pos_max(struct engine *e, int32_t seq, int32_t *pos) {
     return call(e, READS, [&] {
         check_seq(e, seq);
-        *pos = llama_memory_seq_pos_max(llama_get_memory(e->context.get()), seq);
+        *pos = llama_memory_seq_pos_max(memory_of(e), seq);
         return static_cast<int>(ENGINE_OK);
     });
 }
@@ -696,108 +567,7 @@ int engine_seq_pos_max(struct engine *e, int32_t seq, int32_t *pos) {
 int engine_clear(struct engine *e) {
     return call(e, CHANGES, [&] {
         // The data may stay: nothing refers to it once the cells are free.
-        llama_memory_clear(llama_get_memory(e->context.get()), false);
-        return static_cast<int>(ENGINE_OK);
-    });
-}
-
-int engine_sampler_open(
-    struct engine *e, const char *params, size_t len, struct engine_sampler **out) {
-    *out = nullptr;
-    return call(e, READS, [&] {
-        common_params_sampling sampling;
-        sampling.no_perf = true;
-        sampling_from_model(sampling, e->model.get());
-        common_json json = parse_json(params, len, "sampler parameters");
-        sampling_from_json(sampling, json);
-        if (sampling.seed == LLAMA_DEFAULT_SEED) {
-            // llama.cpp would ask std::random_device, which wants a file system with /dev/urandom.
-            if (getentropy(&sampling.seed, sizeof sampling.seed) != 0) {
-                throw std::runtime_error("no random seed: the machine has no entropy");
-            }
-        }
-
-        auto s = std::make_unique<engine_sampler>();
-        s->owner = e;
-        s->sampler.reset(common_sampler_init(e->model.get(), sampling));
-        e->samplers.push_back(s.get());
-        *out = s.release();
-        return static_cast<int>(ENGINE_OK);
-    });
-}
-
-int engine_sampler_sample(struct engine_sampler *s, size_t index, int32_t *token) {
-    return sampler_call(s, [&](engine *e) {
-        check(index < e->outputs.size() && e->outputs[index],
-            "entry " + std::to_string(index) + " of the last decode has no logits");
-        check_logits(e, static_cast<int32_t>(index));
-        *token = common_sampler_sample(
-            s->sampler.get(), e->context.get(), static_cast<int>(index));
-        common_sampler_accept(s->sampler.get(), *token, true);
-        return static_cast<int>(ENGINE_OK);
-    });
-}
-
-int engine_sampler_accept(struct engine_sampler *s, int32_t token, bool is_prompt) {
-    return sampler_call(s, [&](engine *e) {
-        check_token(e, token);
-        common_sampler_accept(s->sampler.get(), token, !is_prompt);
-        return static_cast<int>(ENGINE_OK);
-    });
-}
-
-void engine_sampler_close(struct engine_sampler *s) {
-    if (!s || s->busy) {
-        return;
-    }
-    if (s->owner) {
-        auto &all = s->owner->samplers;
-        all.erase(std::find(all.begin(), all.end(), s));
-    }
-    delete s;
-}
-
-int engine_apply_template(struct engine *e, const char *messages, size_t messages_len,
-    const char *options, size_t options_len, const char **result, size_t *len) {
-    return call(e, READS, [&] {
-        if (!e->templates) {
-            throw std::runtime_error(e->template_error);
-        }
-        common_chat_templates_inputs inputs;
-        common_json json = parse_json(options, options_len, "options");
-        check(json.is_object(), "options: not a JSON object");
-        try {
-            for (const auto &[name, value] : json.items()) {
-                if (name == "add_generation_prompt") {
-                    inputs.add_generation_prompt = value.get<bool>();
-                } else if (name == "enable_thinking") {
-                    inputs.enable_thinking = value.get<bool>();
-                } else if (name == "chat_template_kwargs") {
-                    check(value.is_object(), "chat_template_kwargs: not a JSON object");
-                    for (const auto &[variable, content] : value.items()) {
-                        inputs.chat_template_kwargs[variable] = content.dump();
-                    }
-                } else {
-                    throw bad_input(name + ": no such option");
-                }
-            }
-            inputs.messages = common_chat_msgs_parse_oaicompat(
-                parse_json(messages, messages_len, "messages"));
-            common_chat_params params = common_chat_templates_apply(e->templates.get(), inputs);
-
-            common_json reply = common_json::object();
-            reply["prompt"] = params.prompt;
-            reply["additional_stops"] = params.additional_stops;
-            e->text = reply.dump_safe();
-        } catch (const assertion &) {
-            throw;
-        } catch (const std::bad_alloc &) {
-            throw;
-        } catch (const std::exception &x) { // all of it stems from what the caller passed
-            throw bad_input(x.what());
-        }
-        *result = e->text.data();
-        *len = e->text.size();
+        llama_memory_clear(memory_of(e), false);
         return static_cast<int>(ENGINE_OK);
     });
 }

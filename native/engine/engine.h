@@ -37,14 +37,25 @@ enum {
     ENGINE_EBROKEN = -3, // an assertion failed and the state is unknown: close the engine
 };
 
+// How the vectors of a text's tokens become one.
+enum {
+    ENGINE_POOLING_MODEL = 0, // as the file says; the mean if it says nothing
+    ENGINE_POOLING_MEAN = 1,
+    ENGINE_POOLING_CLS = 2,  // the first token's
+    ENGINE_POOLING_LAST = 3, // the last token's
+};
+
 struct engine;
 struct engine_sampler;
+struct engine_chat;
+struct engine_reply;
 
 struct engine_params {
     uint32_t n_ctx;     // tokens in the KV cache, shared by all sequences; 0: as trained
     uint32_t n_batch;   // most tokens in one engine_decode(), >= 1
     uint32_t n_seq;     // sequences, numbered from 0; 1 to 256
     uint32_t n_threads; // compute threads, >= 1; MUST NOT exceed the cores owned: barriers spin
+    int32_t pooling;    // of embeddings: ENGINE_POOLING_*
     // While loading, with the part done (0 to 1). Returning false stops it: ENGINE_ABORTED. May be
     // NULL.
     bool (*progress)(void *user, float done);
@@ -63,6 +74,12 @@ struct engine_info {
     uint64_t n_params;         // weights
     uint64_t size;             // bytes of weights
     int32_t bos, eos;          // tokens, -1 if the model has none
+    int32_t fim_pre, fim_suf, fim_mid; // tokens for filling in the middle, -1 if the model has none
+    int32_t fim_rep, fim_sep;
+    uint32_t n_embd;           // width of an embedding
+    int32_t vocab_type;        // llama.h's llama_vocab_type
+    bool generates;            // false: it only computes embeddings
+    bool divisible;            // parts of a sequence can be shared and removed
     bool add_bos;              // tokenizing with add_special puts bos in front
     bool has_chat_template;    // the file carries one; otherwise ChatML is used
     const char *chat_template; // its source, or ""
@@ -125,8 +142,12 @@ int engine_decode(struct engine *e, size_t n, const int32_t *tokens, const int32
 int engine_seq_rm(struct engine *e, int32_t seq, int32_t p0, int32_t p1);
 
 // Lets the sequence dst share the tokens of src at p0 <= p < p1, without computing or copying them.
-// dst MUST be empty.
+// dst MUST be empty. Negative ends are open; others need engine_info.divisible.
 int engine_seq_cp(struct engine *e, int32_t src, int32_t dst, int32_t p0, int32_t p1);
+
+// Moves the tokens at p0 <= p < p1 by delta positions: down into a gap that engine_seq_rm() left, or
+// up at the end. ENGINE_EINVAL while any other sequence holds tokens.
+int engine_seq_add(struct engine *e, int32_t seq, int32_t p0, int32_t p1, int32_t delta);
 
 // Stores the last position in the cache, or -1 for an empty sequence.
 int engine_seq_pos_max(struct engine *e, int32_t seq, int32_t *pos);
@@ -137,11 +158,17 @@ int engine_clear(struct engine *e);
 // A sampler for one generation, from a JSON object. Keys and their defaults are those of
 // llama-server, which takes them from the model file where that has general.sampling.*:
 //   temperature (0.8; <= 0 is greedy), top_k (40; 0: off), top_p (0.95), min_p (0.05),
-//   typical_p (1), repeat_penalty (1), repeat_last_n (64), presence_penalty (0),
-//   frequency_penalty (0), min_keep (0), seed (-1: random).
-// An unknown key, a wrong type or a value out of range is ENGINE_EINVAL.
-int engine_sampler_open(
-    struct engine *e, const char *params, size_t len, struct engine_sampler **out);
+//   typical_p (1), top_n_sigma (-1: off), xtc_probability (0), xtc_threshold (0.1),
+//   dynatemp_range (0), dynatemp_exponent (1), repeat_penalty (1), repeat_last_n (64),
+//   presence_penalty (0), frequency_penalty (0), dry_multiplier (0), dry_base (1.75),
+//   dry_allowed_length (2), dry_penalty_last_n (64), dry_sequence_breakers, mirostat (0),
+//   mirostat_tau (5), mirostat_eta (0.1), adaptive_target (-1: off), adaptive_decay (0.9),
+//   min_keep (0), samplers (their order), seed (-1: random), logit_bias, ignore_eos (false),
+//   min_tokens (0: no end of generation before so many), grammar (GBNF), json_schema.
+// An unknown key, a wrong type or a value out of range is ENGINE_EINVAL. chat: a conversation whose
+// tools or response format constrain the reply, or NULL.
+int engine_sampler_open(struct engine *e, const char *params, size_t len,
+    const struct engine_chat *chat, struct engine_sampler **out);
 
 // Chooses a token for entry `index` of the last decode and accepts it.
 int engine_sampler_sample(struct engine_sampler *s, size_t index, int32_t *token);
@@ -150,16 +177,65 @@ int engine_sampler_sample(struct engine_sampler *s, size_t index, int32_t *token
 // which counts for repetition penalties only.
 int engine_sampler_accept(struct engine_sampler *s, int32_t token, bool is_prompt);
 
+// The candidates that the last engine_sampler_sample() chose from, after all samplers: at most n, the
+// most probable first.
+int engine_sampler_probs(struct engine_sampler *s, size_t n, const int32_t **tokens,
+    const float **probs, size_t *count);
+
 // s may be NULL.
 void engine_sampler_close(struct engine_sampler *s);
 
-// Renders OpenAI-shaped chat messages with the model's Jinja template. `messages` is a JSON array,
-// `options` a JSON object: add_generation_prompt (true), enable_thinking (true),
+// Natural logarithms of the probabilities that the model itself gives at entry `index` of the last
+// decode: of `token`, and of the n most probable tokens.
+int engine_logprobs(struct engine *e, size_t index, int32_t token, size_t n, float *logprob,
+    const int32_t **tokens, const float **logprobs, size_t *count);
+
+// Renders a conversation with the model's Jinja template. `request` is a JSON object with OpenAI's
+// messages and, if wanted, tools, tool_choice (a string), parallel_tool_calls, json_schema (of the
+// reply), add_generation_prompt (true), continue_final_message, enable_thinking (true),
+// reasoning_format, reasoning_budget_tokens (-1: no limit), reasoning_budget_message,
 // chat_template_kwargs (an object of variables for the template).
-// The result is a JSON object: prompt, additional_stops. Tokenize the prompt with add_special and
-// parse_special. ENGINE_EINVAL carries the reason, which may be the template's own.
-int engine_apply_template(struct engine *e, const char *messages, size_t messages_len,
-    const char *options, size_t options_len, const char **result, size_t *len);
+// ENGINE_EINVAL carries the reason, which may be the template's own.
+int engine_chat_open(struct engine *e, const char *request, size_t len, struct engine_chat **out);
+
+// A JSON object: prompt (tokenize it with add_special and parse_special), stops, plain (a reply needs
+// no parsing), thinking (the template knows reasoning), format, generation_prompt, grammar. Belongs
+// to the conversation.
+int engine_chat_describe(const struct engine_chat *chat, const char **json, size_t *len);
+
+// chat may be NULL; samplers and replies made from it stay valid.
+void engine_chat_close(struct engine_chat *chat);
+
+// Parses one reply of the model to a conversation.
+int engine_reply_open(const struct engine_chat *chat, struct engine_reply **out);
+
+// Takes more text of the reply. The result is a JSON object: deltas, a list of OpenAI's delta objects
+// with what is new (reasoning_content, content, tool_calls), and if `final` the whole message. Belongs
+// to the reply until the next call. ENGINE_EFAIL: the text is not in the form that the template asks
+// for.
+int engine_reply_push(struct engine_reply *reply, const char *text, size_t len, bool final,
+    const char **json, size_t *json_len);
+
+// reply may be NULL.
+void engine_reply_close(struct engine_reply *reply);
+
+// The embedding of a text, which a causal model may be given in pieces of at most n_batch tokens;
+// other models take it at once, at most 512 tokens. first, last: of the pieces. The last call gives
+// the vector. normalize: -1 not, 0 to the largest, 2 to Euclid's length, else to that norm. Has
+// a context of its own, made by the first call.
+int engine_embed(struct engine *e, size_t n, const int32_t *tokens, bool first, bool last,
+    int32_t normalize, const float **vector, size_t *width);
+
+// Loads a LoRA adapter for the model; stores its number. ENGINE_EFAIL: the file.
+int engine_lora_open(struct engine *e, const char *path, int32_t *id);
+
+// Which adapters apply from the next decode on, and how much; none for n = 0.
+int engine_lora_set(struct engine *e, size_t n, const int32_t *ids, const float *scales);
+
+// The state of a sequence as bytes, and back. ENGINE_EFAIL: they are of another model or engine, or
+// there is no room; then the sequence is empty.
+int engine_state_get(struct engine *e, int32_t seq, const uint8_t **data, size_t *len);
+int engine_state_set(struct engine *e, int32_t seq, const uint8_t *data, size_t len);
 
 #ifdef __cplusplus
 }

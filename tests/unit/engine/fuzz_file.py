@@ -11,7 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from engine_library import Engine, EngineFailure, Library
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from engine_library import Engine, EngineFailure, Library  # noqa: E402
 
 NUMBERS = [0, 1, 2, 3, 7, 31, 127, 255, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
 

@@ -6,6 +6,7 @@ stored at the wrong place, in the wrong sequence, or not at all, changes the ans
 """
 
 import json
+import math
 
 EOG = 256
 BOS = 257
@@ -29,10 +30,14 @@ class Sampler:
 
     def sample(self, index):
         assert not self.closed
-        return self.engine.logits[index]
+        self.last = self.engine.logits[index]
+        return self.last
 
     def accept(self, token, is_prompt=True):
         pass
+
+    def probs(self, n):
+        return [(self.last, 1.0)][:n]
 
     def close(self):
         if not self.closed:
@@ -52,9 +57,16 @@ class FakeEngine:
     bos = BOS
     eos = EOG
     add_bos = False
+    n_embd = 4
+    vocab_type = 2
+    fim_pre = fim_suf = fim_mid = 1
+    fim_rep = fim_sep = -1
+    generates = True
+    divisible = True
 
     def __init__(
-        self, path="", n_ctx=256, n_batch=16, n_seq=4, n_threads=1, progress=None, poll=None
+        self, path="", n_ctx=256, n_batch=16, n_seq=8, n_threads=1, pooling=0, progress=None,
+        poll=None
     ):
         self.n_ctx = n_ctx
         self.n_batch = n_batch
@@ -65,6 +77,7 @@ class FakeEngine:
         self.poison = None  # a token that cannot be decoded
         self.dead = False
         self.cells = n_ctx
+        self.on_decode = None  # called with the number of tokens
         if progress:
             for i in range(101):
                 progress(i / 100)
@@ -91,17 +104,19 @@ class FakeEngine:
         assert 1 <= n <= self.n_batch
         if self.poison in tokens:
             raise Error("poisoned")
-        if sum(map(len, self.kv)) + n > self.cells:
+        if self.used() + n > self.cells:
             raise NoSlot("no slot")
+        if self.on_decode:
+            self.on_decode(n)
         self.logits = {}
         counts = {}
         for i in range(n):
             cells = self.kv[seq_ids[i]]
             assert positions[i] == len(cells), "positions must continue"
-            cells.append(tokens[i])
+            cells.append(Cell(tokens[i]))
             counts[seq_ids[i]] = counts.get(seq_ids[i], 0) + 1
             if outputs[i]:
-                self.logits[i] = self.next(cells)
+                self.logits[i] = self.next([cell.token for cell in cells])
         self.batches.append(sorted(counts.items()))
 
     def next(self, cells):
@@ -113,24 +128,122 @@ class FakeEngine:
         at = len(cells) - bar - 1
         return cells[at] if at < bar else EOG
 
+    def used(self):
+        """Number of cells; shared ones count once."""
+        return len({id(cell) for cells in self.kv for cell in cells})
+
     def seq_rm(self, seq, p0, p1):
         if self.dead:
             raise Error("dead")
-        assert p0 < 0 and p1 < 0
-        self.kv[seq] = []
+        assert p1 < 0
+        if p0 > 0 and not self.divisible:
+            return False
+        del self.kv[seq][max(0, p0):]
         return True
 
-    def sampler(self, params):
+    def seq_cp(self, src, dst, p0, p1):
+        assert self.divisible and not self.kv[dst] and p0 == 0 < p1 <= len(self.kv[src])
+        self.kv[dst] = self.kv[src][:p1]
+
+    def clear(self):
+        self.kv = [[] for _ in range(self.n_seq)]
+
+    def sampler(self, params, chat=None):
         assert isinstance(params, dict)
         if params.get("top_k") == 666:
             raise ValueError("top_k is evil")
         return Sampler(self)
 
-    def apply_template(self, messages, options="{}"):
-        messages = json.loads(messages)
-        if messages[-1]["role"] == "bad":
+    def logprobs(self, index, token, n):
+        return -0.5, [(self.logits[index], -0.5), (120, -math.inf)][:n]
+
+    def embed(self, tokens, first, last, normalize=2):
+        self.embedded = [] if first else self.embedded
+        self.embedded += tokens
+        return [float(sum(self.embedded)), 1.0, 0.5, 0.25] if last else None
+
+    def chat(self, request):
+        return Chat(json.loads(request))
+
+
+class Cell:
+    def __init__(self, token):
+        self.token = token
+
+
+class Chat:
+    """Content is the prompt; with tools a reply is "CALL name arguments" or "THINK x ANSWER y"."""
+
+    def __init__(self, request):
+        self.request = request
+        content = request["messages"][-1].get("content") or ""
+        if request["messages"][-1]["role"] == "bad":
             raise ValueError("template: unknown role")
-        content = messages[-1]["content"]
         if isinstance(content, list):
             content = "".join(part["text"] for part in content)
-        return json.dumps({"prompt": content + "|", "additional_stops": ["<end>"]})
+        self.prompt = content + "|"
+
+    def describe(self):
+        plain = not self.request.get("tools") and "THINK" not in self.prompt
+        return json.dumps({"prompt": self.prompt, "stops": ["<end>"], "plain": plain,
+                           "thinking": False, "format": "fake", "generation_prompt": "",
+                           "grammar": ""})
+
+    def reply(self):
+        return Reply()
+
+    def close(self):
+        pass
+
+
+class Reply:
+    def __init__(self):
+        self.text = ""
+        self.seen = {"content": "", "reasoning_content": "", "name": "", "arguments": ""}
+
+    def parse(self):
+        text = self.text
+        if text.startswith("CALL"):
+            _, name, arguments = (text + "  ").split(" ", 2)
+            return {"name": name, "arguments": arguments.rstrip()}
+        if text.startswith("THINK"):
+            thought, _, answer = text[5:].partition("ANSWER")
+            return {"reasoning_content": thought, "content": answer}
+        return {} if "CALL".startswith(text) or "THINK".startswith(text) else {"content": text}
+
+    def push(self, text, final=False):
+        self.text += text
+        if "GARBAGE" in self.text:
+            raise Error("cannot be parsed")
+        now = self.parse()
+        deltas = []
+        for key in ("reasoning_content", "content"):
+            new = now.get(key, "")[len(self.seen[key]):]
+            if new:
+                deltas.append({key: new})
+            self.seen[key] += new
+        call = {}
+        if "name" in now and " " in self.text[5:]:
+            if not self.seen["name"]:
+                call = {"index": 0, "id": "id1", "type": "function",
+                        "function": {"name": now["name"]}}
+                self.seen["name"] = now["name"]
+            new = now["arguments"][len(self.seen["arguments"]):]
+            if new:
+                call.setdefault("index", 0)
+                call.setdefault("function", {})["arguments"] = new
+                self.seen["arguments"] += new
+        if call:
+            deltas.append({"tool_calls": [call]})
+        result = {"deltas": deltas}
+        if final:
+            message = {"role": "assistant", "content": now.get("content", "")}
+            if now.get("reasoning_content"):
+                message["reasoning_content"] = now["reasoning_content"]
+            if "name" in now:
+                message["tool_calls"] = [{"type": "function", "id": "id1", "function": now}]
+            result["message"] = message
+        return json.dumps(result)
+
+    def close(self):
+        pass

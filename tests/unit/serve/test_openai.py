@@ -11,9 +11,11 @@ import pytest
 from fake_engine import FakeEngine, Sampler
 
 from httpd import Limits, Server
-from serve import main, openai
+from serve import main
+from serve.access import Access
 from serve.engine import EngineHost
 from serve.params import Params
+from serve.scheduler import Bounds
 from serve.service import Service
 
 MODEL = "fake-model"
@@ -22,13 +24,14 @@ MODEL = "fake-model"
 class Running:
     """The service in a thread with its own loop, as clients see it."""
 
-    def __init__(self, tmp_path, make=FakeEngine, load=True, **options):
+    def __init__(self, tmp_path, make=FakeEngine, load=True, slots=4, access=None, **options):
         path = tmp_path / "model.gguf"
         path.write_bytes(b"GGUF")
         self.service = Service()
         self.host = EngineHost(str(path), MODEL, options, make)
-        self.service.configure(self.host, 2)
-        openai.install(self.service)
+        bounds = Bounds(slots=slots, queue=2, speculate=False)
+        self.service.configure(self.host, bounds)
+        main.install(self.service, access or Access())
         self.started = threading.Event()
         self.load = load
         self.thread = threading.Thread(target=lambda: asyncio.run(self._run()))
@@ -126,7 +129,8 @@ def test_chat(server, path):
         {
             "finish_reason": "stop",
             "index": 0,
-            "message": {"role": "assistant", "content": "hé<y"},
+            "message": {"role": "assistant", "content": "hé<y", "refusal": None},
+            "logprobs": None,
         }
     ]
     assert body["object"] == "chat.completion" and body["model"] == MODEL
@@ -266,7 +270,7 @@ def message(**fields):
         (dict(CHAT, stream=1), "stream"),
         (dict(CHAT, stream_options=[]), "stream_options"),
         (dict(CHAT, stream_options={"include_usage": "y"}), "include_usage"),
-        (dict(CHAT, n=2), "n"),
+        (dict(CHAT, n=5), "n"),
         (dict(CHAT, n=0), "n"),
     ],
 )
@@ -284,12 +288,12 @@ def test_bad_chat(server, body, names):
         ({"prompt": None}, "prompt"),
         ({"prompt": 1}, "prompt"),
         ({"prompt": []}, "prompt"),
-        ({"prompt": ["a", "b"]}, "prompt"),
-        ({"prompt": [1, "b"]}, "prompt"),
+        ({"prompt": ["a", 1.5]}, "prompt"),
+        ({"prompt": ["a"] * 100}, "prompt"),
         ({"prompt": [True]}, "prompt"),
         ({"prompt": [1.5]}, "prompt"),
-        ({"prompt": [258]}, "prompt"),
-        ({"prompt": [-1]}, "prompt"),
+        ({"prompt": [258]}, "Prompt"),
+        ({"prompt": [-1]}, "Prompt"),
         ({"prompt": "x", "echo": True}, "echo"),
         ({"prompt": "x", "suffix": "y"}, "suffix"),
     ],
@@ -386,7 +390,7 @@ def test_leaving_clients_free_their_slots(tmp_path):
 
 
 def test_full_queue(tmp_path):
-    with Running(tmp_path, n_ctx=100000, n_seq=1) as running:
+    with Running(tmp_path, n_ctx=100000, slots=1) as running:
         open_ = [
             request.urlopen(running.url + "/v1/completions", b'{"prompt":"*a|","stream":true}')
         ]
@@ -399,7 +403,7 @@ def test_full_queue(tmp_path):
             threads.append(thread)
         scheduler = running.service.scheduler
         for _ in range(200):
-            if len(scheduler.waiting) == 2:
+            if len(scheduler.queue) == 2:
                 break
             threading.Event().wait(0.02)
         status, headers, data = running.raw("/v1/completions", {"prompt": "c|"})
@@ -510,7 +514,7 @@ def test_llm(cllm, tmp_path):
         assert await cllm.llm.generate("hello|", max_tokens=4) == "hell"
         assert await cllm.llm.chat("hi") == "hi"
         assert await cllm.llm.chat([{"role": "user", "content": "ho"}], stop="o") == "h"
-        assert [t async for t, _ in cllm.llm.stream("ab|")] == ["a", "b", ""]
+        assert [item.text async for item in cllm.llm.stream("ab|")] == ["a", "b", ""]
         assert await cllm.llm.tokenize("a") == [97]
         with pytest.raises(Exception, match="temperature"):
             await cllm.llm.generate("x", temperature="y")
@@ -608,7 +612,7 @@ def test_settings(tmp_path):
     settings = main.Settings({})
     assert settings.port == 80 and settings.path == "/boot/model.gguf"
     settings = main.Settings({"model": {"slots": 2}, "limits": {"queue": 3, "body": 9}})
-    assert settings.options["n_seq"] == 2 and settings.max_queue == 3 and settings.limits.body == 9
+    assert settings.bounds.slots == 2 and settings.bounds.queue == 3 and settings.limits.body == 9
     path = tmp_path / "config.json"
     assert main.read_config(str(path)) == {}
     path.write_text('{"port": 8080}')

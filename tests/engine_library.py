@@ -3,11 +3,12 @@
 CLLM_ENGINE_SO names the library; the default is build/native-host/libcllm_engine.so.
 """
 
+import json
 import os
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[1]
 HEADER = ROOT / "native" / "engine" / "engine.h"
 LIBRARY = Path(os.environ.get("CLLM_ENGINE_SO", ROOT / "build/native-host/libcllm_engine.so"))
 
@@ -42,18 +43,23 @@ class Library:
     def call(self, name, *arguments, fine=(0,)):
         code = getattr(self.so, name)(*arguments)
         if code not in fine:
-            raise EngineFailure(code, self.error())
+            raise self.failure(code, self.error())
         return code
+
+    def failure(self, code, reason):
+        """The exception for an error code."""
+        return EngineFailure(code, reason)
 
 
 class Engine:
     """One loaded model. Methods follow engine.h; lists and bytes instead of pointers."""
 
-    def __init__(self, library, path, n_ctx=256, n_batch=64, n_seq=4, n_threads=1, progress=None,
-                 poll=None):
+    def __init__(self, library, path, n_ctx=256, n_batch=64, n_seq=4, n_threads=1, pooling=0,
+                 progress=None, poll=None):
         self.library, self.ffi = library, library.ffi
         params = self.ffi.new("struct engine_params *", dict(
-            n_ctx=n_ctx, n_batch=n_batch, n_seq=n_seq, n_threads=n_threads))
+            n_ctx=n_ctx, n_batch=n_batch, n_seq=n_seq, n_threads=n_threads,
+            pooling=pooling))
         self._callbacks = []
         if progress:
             params.progress = self._keep("bool(void *, float)", lambda _, done: progress(done))
@@ -103,10 +109,15 @@ class Engine:
     def is_eog(self, token):
         return bool(self.call("engine_is_eog", token, fine=(0, 1)))
 
-    def apply_template(self, messages, options="{}"):
-        messages, options = messages.encode(), options.encode()
-        return self._text(
-            "engine_apply_template", messages, len(messages), options, len(options)).decode()
+    def chat(self, request):
+        """A conversation; request: JSON text, or what becomes it."""
+        return Chat(self, request)
+
+    def apply_template(self, messages, **options):
+        """The description of a conversation of `messages` (JSON text)."""
+        text = ", ".join([f'"messages": {messages}', *(f'"{k}": {v}' for k, v in options.items())])
+        with self.chat("{" + text + "}") as chat:
+            return chat.describe()
 
     def decode(self, tokens, positions, seqs, outputs):
         new = self.ffi.new
@@ -129,11 +140,48 @@ class Engine:
         self.call("engine_seq_pos_max", seq, pos)
         return pos[0]
 
+    def seq_add(self, seq, p0, p1, delta):
+        self.call("engine_seq_add", seq, p0, p1, delta)
+
     def clear(self):
         self.call("engine_clear")
 
-    def sampler(self, params="{}"):
-        return Sampler(self, params)
+    def sampler(self, params="{}", chat=None):
+        return Sampler(self, params, chat)
+
+    def _pairs(self, name, handle, *arguments):
+        tokens, values = self.ffi.new("const int32_t **"), self.ffi.new("const float **")
+        n = self.ffi.new("size_t *")
+        self.library.call(name, handle, *arguments, tokens, values, n)
+        return [(tokens[0][i], values[0][i]) for i in range(n[0])]
+
+    def logprobs(self, index, token, n):
+        logprob = self.ffi.new("float *")
+        pairs = self._pairs("engine_logprobs", self.handle, index, token, n, logprob)
+        return logprob[0], pairs
+
+    def embed(self, tokens, first=True, last=True, normalize=2):
+        vector, n = self.ffi.new("const float **"), self.ffi.new("size_t *")
+        self.call("engine_embed", len(tokens), self.ffi.new("int32_t[]", tokens), first, last,
+                  normalize, vector, n)
+        return self.ffi.unpack(vector[0], n[0]) if last else None
+
+    def lora_open(self, path):
+        number = self.ffi.new("int32_t *")
+        self.call("engine_lora_open", os.fsencode(path), number)
+        return number[0]
+
+    def lora_set(self, ids, scales):
+        new = self.ffi.new
+        self.call("engine_lora_set", len(ids), new("int32_t[]", ids), new("float[]", scales))
+
+    def state_get(self, seq):
+        data, n = self.ffi.new("const uint8_t **"), self.ffi.new("size_t *")
+        self.call("engine_state_get", seq, data, n)
+        return self.ffi.buffer(data[0], n[0])[:]
+
+    def state_set(self, seq, data):
+        self.call("engine_state_set", seq, self.ffi.from_buffer("uint8_t[]", data), len(data))
 
     def generate(self, tokens, n, params='{"temperature": 0}', seq=0):
         """n tokens after a prompt, in an empty sequence."""
@@ -148,10 +196,13 @@ class Engine:
 
 
 class Sampler:
-    def __init__(self, engine, params):
-        self.library, self.ffi = engine.library, engine.ffi
+    def __init__(self, engine, params, chat=None):
+        self.engine, self.library, self.ffi = engine, engine.library, engine.ffi
         out = self.ffi.new("struct engine_sampler **")
-        engine.call("engine_sampler_open", params.encode(), len(params.encode()), out)
+        params = params.encode()
+        self.handle = self.ffi.NULL
+        engine.call("engine_sampler_open", params, len(params),
+                    chat.handle if chat else self.ffi.NULL, out)
         self.handle = out[0]
 
     def sample(self, index):
@@ -162,6 +213,55 @@ class Sampler:
     def accept(self, token, is_prompt=True):
         self.library.call("engine_sampler_accept", self.handle, token, is_prompt)
 
+    def probs(self, n):
+        return self.engine._pairs("engine_sampler_probs", self.handle, n)
+
     def close(self):
         self.library.so.engine_sampler_close(self.handle)
+        self.handle = self.ffi.NULL
+
+
+class Chat:
+    def __init__(self, engine, request):
+        self.library, self.ffi = engine.library, engine.ffi
+        request = request.encode() if isinstance(request, str) else json.dumps(request).encode()
+        out = self.ffi.new("struct engine_chat **")
+        self.handle = self.ffi.NULL
+        engine.call("engine_chat_open", request, len(request), out)
+        self.handle = out[0]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def describe(self):
+        text, n = self.ffi.new("const char **"), self.ffi.new("size_t *")
+        self.library.call("engine_chat_describe", self.handle, text, n)
+        return self.ffi.buffer(text[0], n[0])[:].decode()
+
+    def reply(self):
+        return Reply(self)
+
+    def close(self):
+        self.library.so.engine_chat_close(self.handle)
+        self.handle = self.ffi.NULL
+
+
+class Reply:
+    def __init__(self, chat):
+        self.library, self.ffi = chat.library, chat.ffi
+        out = self.ffi.new("struct engine_reply **")
+        self.library.call("engine_reply_open", chat.handle, out)
+        self.handle = out[0]
+
+    def push(self, text, final=False):
+        text = text.encode()
+        out, n = self.ffi.new("const char **"), self.ffi.new("size_t *")
+        self.library.call("engine_reply_push", self.handle, text, len(text), final, out, n)
+        return self.ffi.buffer(out[0], n[0])[:].decode()
+
+    def close(self):
+        self.library.so.engine_reply_close(self.handle)
         self.handle = self.ffi.NULL

@@ -1,0 +1,128 @@
+# What the server says of itself: health, properties, slots, metrics.
+# MIT license; Copyright (c) 2026 cllm contributors
+
+from httpd import Response
+
+from .access import forbidden
+from .engine import version
+from .errors import RequestError, unavailable
+from .native_api import settings_of
+from .params import Params
+from .sequence import Options
+
+
+def _token_text(engine, token):
+    return engine.piece(token, True).decode() if token >= 0 else ""
+
+
+def props_of(service):
+    """llama-server's properties, which its web page reads."""
+    engine = service.engine()
+    return {
+        "default_generation_settings": {
+            "params": settings_of(Params({})),
+            "n_ctx": engine.n_ctx,
+        },
+        "total_slots": service.bounds.slots,
+        "model_alias": service.host.alias,
+        "model_ftype": engine.ftype,
+        "model_path": service.host.path,
+        "modalities": {"vision": False, "video": False, "audio": False},
+        "endpoint_slots": True,
+        "endpoint_props": False,
+        "endpoint_metrics": True,
+        "ui": False,
+        "ui_settings": {},
+        "chat_template": engine.chat_template,
+        "bos_token": _token_text(engine, engine.bos),
+        "eos_token": _token_text(engine, engine.eos),
+        "build_info": version(),
+        "is_sleeping": False,
+        "cors_proxy_enabled": False,
+    }
+
+
+def slots_of(service):
+    """llama-server's list of slots."""
+    scheduler = service.scheduler
+    slots = []
+    for i in range(service.bounds.slots):
+        slot = {
+            "id": i,
+            "n_ctx": service.host.engine.n_ctx,
+            "speculative": scheduler.drafter is not None,
+            "is_processing": i < len(scheduler.running),
+        }
+        if slot["is_processing"]:
+            sequence = scheduler.running[i]
+            slot["id_task"] = sequence.number
+            slot["n_prompt_tokens"] = sequence.n_prompt
+            slot["n_prompt_tokens_cache"] = sequence.n_cached
+            slot["n_prompt_tokens_processed"] = min(sequence.computed, sequence.n_prompt)
+            limit = sequence.options.max_tokens
+            slot["next_token"] = [
+                {
+                    "has_next_token": True,
+                    "has_new_line": False,
+                    "n_remain": -1 if limit is None else limit - sequence.n_generated,
+                    "n_decoded": sequence.n_generated,
+                }
+            ]
+        slots.append(slot)
+    return slots
+
+
+async def _probe(service):
+    # One token of a real request, so that "ok" means that the next one will be answered.
+    engine = service.generator()
+    token = engine.bos if engine.bos >= 0 else 0
+    options = Options(max_tokens=1, priority=-1000, cache=False, speculate=False)
+    sequence = service.scheduler.submit([token], {"temperature": 0}, options)
+    try:
+        async for _ in sequence:
+            pass
+    except RequestError as exc:
+        raise unavailable("the engine cannot decode: " + exc.message)
+    finally:
+        sequence.cancel()
+    return sequence.timings()["prompt_ms"]
+
+
+def install(service):
+    """Adds the routes to the service's application."""
+    app = service.app
+
+    @app.get("/health")
+    @app.get("/v1/health")
+    async def health(request):
+        service.engine()
+        if request.query.get("deep") in ("1", "true"):
+            return {"status": "ok", "decode_ms": await _probe(service)}
+        return {"status": "ok"}
+
+    @app.get("/props")
+    def props(request):
+        return props_of(service)
+
+    @app.post("/props")
+    def set_props(request):
+        raise RequestError(501, "not_supported_error", "properties cannot be changed")
+
+    @app.get("/slots")
+    def slots(request):
+        service.generator()
+        if request.query.get("fail_on_no_slot") and (
+            len(service.scheduler.running) >= service.bounds.slots
+        ):
+            raise unavailable("no slot available")
+        return slots_of(service)
+
+    @app.get("/metrics")
+    def metrics(request):
+        service.engine()
+        text = service.scheduler.metrics.text(service.scheduler)
+        return Response(text.encode(), content_type="text/plain; version=0.0.4")
+
+    app.get("/tools")(forbidden)
+    app.get("/cors-proxy")(forbidden)
+    app.post("/cors-proxy")(forbidden)

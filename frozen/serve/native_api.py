@@ -1,0 +1,309 @@
+# llama-server's own routes: completion, infill, tokens, templates.
+# MIT license; Copyright (c) 2026 cllm contributors
+
+from httpd.jsonio import dumps
+
+from .access import client_of
+from .detok import Utf8
+from .errors import RequestError, invalid
+from .openai import object_of
+from .params import Params, prompts_of, tokens_of, typed
+from .reply import probs_object
+from .sse import Writer, stream
+
+
+def settings_of(params):
+    """llama-server's generation_settings: what was asked for, over its defaults."""
+    settings = {
+        "seed": 0xFFFFFFFF,
+        "temperature": 0.8,
+        "dynatemp_range": 0.0,
+        "dynatemp_exponent": 1.0,
+        "top_k": 40,
+        "top_p": 0.95,
+        "min_p": 0.05,
+        "top_n_sigma": -1.0,
+        "xtc_probability": 0.0,
+        "xtc_threshold": 0.1,
+        "typical_p": 1.0,
+        "repeat_last_n": 64,
+        "repeat_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "dry_multiplier": 0.0,
+        "dry_base": 1.75,
+        "dry_allowed_length": 2,
+        "dry_penalty_last_n": 64,
+        "mirostat": 0,
+        "mirostat_tau": 5.0,
+        "mirostat_eta": 0.1,
+        "adaptive_target": -1.0,
+        "adaptive_decay": 0.9,
+        "ignore_eos": False,
+        "min_keep": 0,
+        "samplers": [
+            "penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc",
+            "temperature",
+        ],
+    }  # fmt: skip
+    for name in settings:
+        if name in params.sampling:
+            settings[name] = params.sampling[name]
+    limit = -1 if params.max_tokens is None else params.max_tokens
+    settings.update(
+        {
+            "max_tokens": limit,
+            "n_predict": limit,
+            "n_keep": 0,
+            "n_discard": 0,
+            "stream": params.stream,
+            "stop": params.stop,
+            "n_probs": params.n_probs or 0,
+            "grammar": params.sampling.get("grammar", ""),
+            "timings_per_token": params.timings_per_token,
+            "post_sampling_probs": params.post_probs,
+            "lora": [],
+        }
+    )
+    return settings
+
+
+class Completion:
+    """llama-server's native answer to one prompt."""
+
+    def __init__(self, service, params, body, prompts):
+        self.service = service
+        self.engine = service.host.engine
+        self.params = params
+        self.prompts = prompts
+        self.fields = _fields(body)
+
+    def _common(self, reply, text, tokens, stop):
+        sequence = reply.sequence
+        return {
+            "index": reply.index,
+            "content": text,
+            "tokens": tokens if self.params.return_tokens else [],
+            "stop": stop,
+            "id_slot": reply.index,
+            "tokens_predicted": sequence.n_generated,
+            "tokens_evaluated": sequence.n_prompt,
+        }
+
+    def part(self, reply, piece):
+        """The object of one event."""
+        item = piece.item
+        body = self._common(reply, piece.text, [item.token], False)
+        if self.params.timings_per_token:
+            body["timings"] = reply.sequence.timings()
+        if item.probs is not None:
+            body["completion_probabilities"] = [
+                probs_object(self.engine, item, self.params.post_probs)
+            ]
+        return body
+
+    def whole(self, reply):
+        """The object at the end; in a stream, without the text that was sent."""
+        streams = self.params.stream
+        sequence = reply.sequence
+        text = "" if streams else reply.text
+        body = self._common(reply, text, [] if streams else reply.tokens, True)
+        prompt = self.prompts[reply.index // self.params.n]
+        body.update(
+            {
+                "model": self.service.host.alias,
+                "generation_settings": settings_of(self.params),
+                "prompt": prompt if isinstance(prompt, str) else detokenized(self.engine, prompt),
+                "has_new_line": "\n" in reply.text,
+                "truncated": False,
+                "stop_type": sequence.stop_kind,
+                "stopping_word": sequence.stop_word or "",
+                "tokens_cached": len(sequence.tokens) - 1,
+                "timings": sequence.timings(),
+            }
+        )
+        if reply.probs and not streams:
+            body["completion_probabilities"] = [
+                probs_object(self.engine, item, self.params.post_probs) for item in reply.probs
+            ]
+        return _selected(body, self.fields) if self.fields else body
+
+
+class NativeWriter(Writer):
+    """Events of a native completion; there is no [DONE]."""
+
+    def __init__(self, completion):
+        self.completion = completion
+
+    def piece(self, reply, piece):
+        return "data: " + dumps(self.completion.part(reply, piece)) + "\n\n"
+
+    def end(self, reply, piece):
+        return "data: " + dumps(self.completion.whole(reply)) + "\n\n"
+
+
+def _fields(body):
+    fields = typed(body, "response_fields", "array") or []
+    for field in fields:
+        if not isinstance(field, str):
+            raise invalid("Field 'response_fields': must be an array of strings")
+    return fields
+
+
+def _selected(body, fields):
+    # "a/b" moves member b of a to the top; what is missing is left out.
+    selected = {}
+    for field in fields:
+        value = body
+        for name in field.split("/"):
+            if not isinstance(value, dict) or name not in value:
+                break
+            value = value[name]
+        else:
+            selected[field.split("/")[-1]] = value
+    return selected
+
+
+def detokenized(engine, prompt):
+    """The text of token ids and str."""
+    text = Utf8()
+    parts = []
+    for item in prompt:
+        parts.append(item.encode() if isinstance(item, str) else engine.piece(item, True))
+    return text.push(b"".join(parts)) + text.flush()
+
+
+def infill_tokens(service, body):
+    """The prompt that fills in the middle, as llama-server lays it out (Qwen's repository-level
+    pattern, arXiv 2409.12186): [extra files] prefix, suffix, then the beginning of the middle.
+    """
+    engine = service.generator()
+    prefix = service.tokenize(_text(body, "input_prefix", True), False, False)
+    suffix = service.tokenize(_text(body, "input_suffix", True), False, False)
+    prompt = service.tokenize(_text(body, "prompt", False), False, True)
+    extra = _extra_tokens(service, body)
+    # Of a context that holds a batch of it: three parts before, one behind. llama-server's batch
+    # is 2048; here what fits the context decides.
+    size = min(2048, engine.n_ctx // 2)
+    prefix = prefix[max(0, len(prefix) - 3 * (size // 4)) :]
+    suffix = suffix[: max(0, size // 4 - 2 - len(prompt))]
+    room = max(0, engine.n_ctx - size - 2 * max(0, _predicted(body)))
+    extra = extra[max(0, len(extra) - room) :]
+    tokens = extra
+    if engine.add_bos:
+        tokens = tokens + [engine.bos]
+    return tokens + [engine.fim_pre] + prefix + prompt + [engine.fim_suf] + suffix + [engine.fim_mid]
+
+
+def _predicted(body):
+    n = body.get("n_predict")
+    return n if isinstance(n, int) and not isinstance(n, bool) else 0
+
+
+def _text(body, name, required):
+    value = typed(body, name, "string")
+    if value is None:
+        if required:
+            raise invalid('"%s" is required' % name)
+        return ""
+    return value
+
+
+def _extra_tokens(service, body):
+    engine = service.host.engine
+    chunks = typed(body, "input_extra", "array") or []
+    tokens = []
+    if engine.fim_rep >= 0:
+        tokens = [engine.fim_rep] + service.tokenize("myproject\n", False, False)
+    for chunk in chunks:
+        text = chunk.get("text") if isinstance(chunk, dict) else None
+        if not isinstance(text, str):
+            raise invalid('extra_context chunk must contain a "text" field with a string value')
+        name = typed(chunk, "filename", "string") or "tmp"
+        if engine.fim_sep >= 0:
+            tokens += [engine.fim_sep] + service.tokenize(name + "\n", False, False)
+        else:
+            tokens += service.tokenize("\n\n--- snippet ---\n\n", False, False)
+        tokens += service.tokenize(text, False, False)
+    if engine.fim_sep >= 0:
+        tokens += [engine.fim_sep] + service.tokenize("filename\n", False, False)
+    return tokens
+
+
+def install(service):
+    """Adds the routes to the service's application."""
+    app = service.app
+
+    async def complete(request, body, params, prompts):
+        replies = service.generate(prompts, params, client_of(request))
+        completion = Completion(service, params, body, prompts)
+        if params.stream:
+            return stream(replies, NativeWriter(completion))
+        await replies.collect()
+        objects = [completion.whole(reply) for reply in replies.replies]
+        return objects[0] if len(objects) == 1 else objects
+
+    @app.post("/completion")
+    @app.post("/completions")
+    async def completion(request):
+        body = object_of(request)
+        service.generator()
+        params = Params(body, service.bounds.slots)
+        return await complete(request, body, params, prompts_of(body.get("prompt")))
+
+    @app.post("/infill")
+    async def infill(request):
+        body = object_of(request)
+        engine = service.generator()
+        missing = [
+            "%s token is missing. " % name
+            for name, token in (
+                ("prefix", engine.fim_pre), ("suffix", engine.fim_suf), ("middle", engine.fim_mid)
+            )
+            if token < 0
+        ]  # fmt: skip
+        if missing:
+            message = "Infill is not supported by this model: " + "".join(missing)
+            raise RequestError(501, "not_supported_error", message)
+        params = Params(body, service.bounds.slots)
+        return await complete(request, body, params, [infill_tokens(service, body)])
+
+    @app.post("/tokenize")
+    def tokenize(request):
+        body = object_of(request)
+        engine = service.engine()
+        content = body.get("content")
+        if content is None:
+            return {"tokens": []}
+        special = typed(body, "parse_special", "boolean")
+        tokens = service.tokens(
+            prompts_of(content, "content")[0] if content not in ("", []) else "",
+            bool(typed(body, "add_special", "boolean")),
+            True if special is None else special,
+        )
+        if not typed(body, "with_pieces", "boolean"):
+            return {"tokens": tokens}
+        pieces = []
+        for token in tokens:
+            piece = engine.piece(token, True)
+            text = Utf8()
+            decoded = text.push(piece) + text.flush()
+            # llama-server shows what is no UTF-8 as a list of bytes.
+            pieces.append(
+                {"id": token, "piece": decoded if decoded.encode() == piece else list(piece)}
+            )
+        return {"tokens": pieces}
+
+    @app.post("/detokenize")
+    def detokenize(request):
+        body = object_of(request)
+        engine = service.engine()
+        tokens = tokens_of(body.get("tokens") or [], "tokens")
+        if tokens and (min(tokens) < 0 or max(tokens) >= engine.n_vocab):
+            raise invalid("Field 'tokens': a token is not in the vocabulary")
+        text = Utf8()
+        return {"content": text.push(engine.detokenize(tokens)) + text.flush()}
+
+    @app.post("/apply-template")
+    def apply_template(request):
+        return {"prompt": service.converse(object_of(request)).prompt}

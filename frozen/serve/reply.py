@@ -1,0 +1,154 @@
+# What comes of a sequence, for an answer: text, or the parts of a chat message; one answer or
+# several at once, as they come.
+# MIT license; Copyright (c) 2026 cllm contributors
+
+import asyncio
+import json
+
+from .detok import Utf8
+from .errors import RequestError
+
+PING = "ping"  # from Replies: nothing came for long
+
+
+class Piece:
+    """News of one answer. index: of the answer; text: new text; deltas: what it adds to a chat
+    message, as OpenAI's delta objects; item: the sequence's Item, None at the end; last: the end.
+    """
+
+    def __init__(self, index, text, deltas, item):
+        self.index = index
+        self.text = text
+        self.deltas = deltas
+        self.item = item
+        self.last = item is None
+
+
+class Reply:
+    """One answer. sequence: where it comes from; conversation: what it replies to, None for a
+    completion; index: among the answers of a request.
+
+    text, probs, tokens: what came so far; message: OpenAI's message object, at the end.
+    """
+
+    def __init__(self, sequence, conversation=None, index=0):
+        self.sequence = sequence
+        self.index = index
+        self.texts = []
+        self.probs = []
+        self.tokens = []
+        self.message = None
+        self.ended = False
+        self._parser = None
+        if conversation is not None and not conversation.plain:
+            self._parser = conversation.chat.reply()
+
+    @property
+    def text(self):
+        return "".join(self.texts)
+
+    def take(self):
+        """The next Piece, of a sequence that is ready. Raises RequestError."""
+        item = self.sequence.take()
+        text = item.text if item else ""
+        if text:
+            self.texts.append(text)
+        if item is None:
+            self.ended = True
+        else:
+            if item.probs is not None:
+                self.probs.append(item)
+            if item.token is not None:
+                self.tokens.append(item.token)
+        return Piece(self.index, text, self._deltas(text), item)
+
+    def _deltas(self, text):
+        if self._parser is None:
+            if self.ended:
+                self.message = {"role": "assistant", "content": self.text}
+            return [{"content": text}] if text else []
+        if not text and not self.ended:
+            return []
+        try:
+            parsed = json.loads(self._parser.push(text, self.ended))
+        except RuntimeError as exc:
+            raise RequestError(500, "server_error", str(exc))
+        if self.ended:
+            self.message = parsed["message"]
+            self._parser.close()
+        return parsed["deltas"]
+
+    def finish_reason(self):
+        """OpenAI's word for how it ended."""
+        if self.sequence.finish_reason == "stop" and self.message.get("tool_calls"):
+            return "tool_calls"
+        return self.sequence.finish_reason
+
+
+class Replies:
+    """All answers of a request: `async for` gives their Pieces as they come, or PING."""
+
+    def __init__(self, replies):
+        self.replies = replies
+        self._event = asyncio.Event()
+        for reply in replies:
+            reply.sequence.event = self._event
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        while True:
+            piece = self._next()
+            if piece is not None:
+                return piece
+            if all([reply.ended for reply in self.replies]):
+                raise StopAsyncIteration
+            self._event.clear()
+            await self._event.wait()
+
+    def _next(self):
+        silent = False
+        for reply in self.replies:
+            sequence = reply.sequence
+            if not reply.ended and sequence.ready:
+                sequence.silent = False
+                return reply.take()
+            if sequence.silent:
+                sequence.silent = False
+                silent = True
+        return PING if silent else None
+
+    async def collect(self):
+        """Waits for the end of all; then the replies hold everything. Cancels them if cancelled."""
+        try:
+            async for _ in self:
+                pass
+        finally:
+            self.cancel()
+
+    def cancel(self):
+        """Ends what still runs."""
+        for reply in self.replies:
+            reply.sequence.cancel()
+
+
+def _text(engine, token):
+    # (text, bytes) of a token, with U+FFFD for what is no UTF-8 by itself.
+    piece = engine.piece(token, True)
+    text = Utf8()
+    return text.push(piece) + text.flush(), list(piece)
+
+
+def probs_object(engine, item, post=False):
+    """llama-server's object for a token and its alternatives. post: probabilities after sampling,
+    not logarithms.
+    """
+    name = "prob" if post else "logprob"
+    own, others = item.probs
+    text, data = _text(engine, item.token)
+    top = []
+    for token, value in others:
+        its_text, its_data = _text(engine, token)
+        top.append({"id": token, "token": its_text, "bytes": its_data, name: value})
+    return {"id": item.token, "token": text, "bytes": data, name: own, "top_%ss" % name: top}

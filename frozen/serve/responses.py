@@ -1,0 +1,349 @@
+# OpenAI's Responses API, without memory between requests: requests become chat requests, as in
+# llama-server (server-chat.cpp), and answers become output items.
+# MIT license; Copyright (c) 2026 cllm contributors
+
+import time
+
+from .access import client_of
+from .errors import error_object, invalid
+from .openai import identity, object_of
+from .params import Params, typed
+from .sse import Writer, event, stream
+
+_ROLES = ("user", "system", "developer")
+
+
+def chat_of(body):
+    """The chat completion request that a Responses request amounts to."""
+    if body.get("previous_response_id"):
+        raise invalid("cllm keeps no responses: 'previous_response_id' is not supported")
+    chat = {}
+    for name in body:
+        if name not in ("input", "instructions", "tools", "max_output_tokens", "reasoning", "text"):
+            chat[name] = body[name]
+    chat["messages"] = _instructions(body) + _messages(body.get("input"))
+    tools = [_tool(tool) for tool in typed(body, "tools", "array") or [] if _is_function(tool)]
+    if tools:
+        chat["tools"] = tools
+        choice = body.get("tool_choice")
+        if isinstance(choice, dict):
+            chat["tool_choice"] = {"type": "function", "function": {"name": choice.get("name")}}
+    else:
+        chat.pop("tool_choice", None)
+    if body.get("max_output_tokens") is not None:
+        chat["max_tokens"] = body["max_output_tokens"]
+    effort = (typed(body, "reasoning", "object") or {}).get("effort")
+    if effort is not None:
+        chat["reasoning_effort"] = effort
+    form = (typed(body, "text", "object") or {}).get("format")
+    if isinstance(form, dict):
+        chat["response_format"] = _format(form)
+    return chat
+
+
+def _format(form):
+    if form.get("type") == "json_schema":
+        return {"type": "json_schema", "json_schema": {"schema": form.get("schema")}}
+    return {"type": form.get("type")}
+
+
+def _is_function(tool):
+    if not isinstance(tool, dict):
+        raise invalid("'tools' must be an array of objects")
+    return tool.get("type") == "function"  # others, such as web search, are OpenAI's own
+
+
+def _tool(tool):
+    function = {name: tool[name] for name in tool if name != "type"}
+    return {"type": "function", "function": function}
+
+
+def _instructions(body):
+    text = typed(body, "instructions", "string")
+    return [] if text is None else [{"role": "system", "content": text}]
+
+
+def _messages(items):
+    if items is None:
+        raise invalid("'input' is required")
+    if isinstance(items, str):
+        return [{"role": "user", "content": items}]
+    if not isinstance(items, list):
+        raise invalid("'input' must be a string or array of objects")
+    messages = []
+    for item in items:
+        if not isinstance(item, dict):
+            raise invalid("'input' must be a string or array of objects")
+        _add(messages, item)
+    return messages
+
+
+def _add(messages, item):
+    kind = item.get("type") or "message"
+    role = item.get("role")
+    if kind == "message" and role in _ROLES:
+        messages.append({"role": role, "content": _content(item, "input_text")})
+    elif kind == "message" and role == "assistant":
+        message = _assistant(messages)
+        message["content"] = (message.get("content") or []) + _content(item, "output_text")
+    elif kind == "function_call":
+        function = {"name": item.get("name"), "arguments": item.get("arguments")}
+        call = {"id": item.get("call_id"), "type": "function", "function": function}
+        _assistant(messages).setdefault("tool_calls", []).append(call)
+    elif kind == "function_call_output":
+        output = item.get("output")
+        if isinstance(output, list):
+            output = _content({"content": output}, "input_text")
+        message = {"role": "tool", "tool_call_id": item.get("call_id"), "content": output}
+        messages.append(message)
+    elif kind == "reasoning":
+        texts = [part.get("text") for part in typed(item, "content", "array") or []]
+        _assistant(messages)["reasoning_content"] = "".join([t for t in texts if t])
+    else:
+        raise invalid("Cannot determine type of 'item'")
+
+
+def _assistant(messages):
+    # Items of one turn of the model are one message.
+    if not messages or messages[-1]["role"] != "assistant":
+        messages.append({"role": "assistant", "content": []})
+    return messages[-1]
+
+
+def _content(item, text_type):
+    content = item.get("content")
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    if not isinstance(content, list):
+        raise invalid("Expected 'content' to be a string or an array")
+    parts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind in (text_type, "input_text", "output_text"):
+            parts.append({"type": "text", "text": part.get("text")})
+        elif kind == "refusal":
+            parts.append({"type": "text", "text": part.get("refusal")})
+        elif kind in ("input_image", "input_file", "input_audio"):
+            raise invalid("%s is not supported by this model" % kind)
+        else:
+            raise invalid("'type' must be one of 'input_text', 'output_text' or 'refusal'")
+    return parts
+
+
+class Response:
+    """OpenAI's response object, and its output items."""
+
+    def __init__(self, service, body):
+        now = int(time.time())
+        self.body = {
+            "id": identity("resp_"),
+            "object": "response",
+            "created_at": now,
+            "model": service.host.alias,
+            "status": "in_progress",
+            "output": [],
+            "error": None,
+            "incomplete_details": None,
+            "instructions": body.get("instructions"),
+            "metadata": body.get("metadata") or {},
+            "parallel_tool_calls": bool(body.get("parallel_tool_calls")),
+            "temperature": body.get("temperature"),
+            "top_p": body.get("top_p"),
+            "tool_choice": body.get("tool_choice") or "auto",
+            "tools": body.get("tools") or [],
+            "max_output_tokens": body.get("max_output_tokens"),
+            "usage": None,
+        }
+
+    def complete(self, reply, items):
+        """The object at the end, with its output `items`."""
+        sequence = reply.sequence
+        cut = sequence.finish_reason != "stop"
+        body = dict(self.body)
+        body["status"] = "incomplete" if cut else "completed"
+        if cut:
+            body["incomplete_details"] = {"reason": "max_output_tokens"}
+        body["completed_at"] = int(time.time())
+        body["output"] = items
+        body["usage"] = {
+            "input_tokens": sequence.n_prompt,
+            "input_tokens_details": {"cached_tokens": sequence.n_cached},
+            "output_tokens": sequence.n_generated,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": sequence.n_prompt + sequence.n_generated,
+        }
+        return body
+
+
+def _reasoning(identifier, text, status):
+    content = [{"type": "reasoning_text", "text": text}] if text else []
+    return {
+        "id": identifier,
+        "type": "reasoning",
+        "summary": [],
+        "content": content,
+        "encrypted_content": "",
+        "status": status,
+    }
+
+
+def _text_part(text):
+    return {"type": "output_text", "annotations": [], "logprobs": [], "text": text}
+
+
+def _message(identifier, text, status):
+    return {
+        "id": identifier,
+        "type": "message",
+        "role": "assistant",
+        "status": status,
+        "content": [_text_part(text)] if status == "completed" else [],
+    }
+
+
+def _function_call(call, arguments, status):
+    return {
+        "id": "fc_" + call["id"],
+        "type": "function_call",
+        "status": status,
+        "call_id": "call_" + call["id"],
+        "name": call["function"]["name"],
+        "arguments": arguments,
+    }
+
+
+def output_of(message):
+    """The output items of a chat message."""
+    items = []
+    if message.get("reasoning_content"):
+        items.append(_reasoning(identity("rs_"), message["reasoning_content"], "completed"))
+    if message.get("content"):
+        items.append(_message(identity("msg_"), message["content"], "completed"))
+    for call in message.get("tool_calls") or []:
+        items.append(_function_call(call, call["function"]["arguments"], "completed"))
+    return items
+
+
+class ResponseWriter(Writer):
+    """Events of a response. An item is opened when its first piece comes, and closed when one of
+    another kind does.
+    """
+
+    def __init__(self, response):
+        self.response = response
+        self.items = []  # that were closed
+        self.number = 0
+        self.open = None  # what the open item is: "reasoning", "message" or ("call", number)
+        self.item = None  # the open one
+        self.text = ""
+
+    def _event(self, kind, **data):
+        data["type"] = kind
+        data["sequence_number"] = self.number
+        self.number += 1
+        return event(kind, data)
+
+    def _part(self, kind, **data):
+        # An event about the open item.
+        return self._event(
+            kind, output_index=len(self.items), item_id=self.item["id"], **data
+        )
+
+    def start(self, replies):
+        return self._event("response.created", response=self.response.body) + self._event(
+            "response.in_progress", response=self.response.body
+        )
+
+    def _add(self, what, item):
+        out = self._close()
+        self.open = what
+        self.item = item
+        self.text = ""
+        return out + self._event(
+            "response.output_item.added", output_index=len(self.items), item=item
+        )
+
+    def _close(self):
+        if self.open is None:
+            return ""
+        out = ""
+        text = self.text
+        if self.open == "reasoning":
+            out = self._part("response.reasoning_text.done", content_index=0, text=text)
+            done = _reasoning(self.item["id"], text, "completed")
+        elif self.open == "message":
+            out = self._part(
+                "response.output_text.done", content_index=0, text=text, logprobs=[]
+            ) + self._part("response.content_part.done", content_index=0, part=_text_part(text))
+            done = _message(self.item["id"], text, "completed")
+        else:
+            out = self._part(
+                "response.function_call_arguments.done", arguments=text, name=self.item["name"]
+            )
+            done = dict(self.item)
+            done["arguments"] = text
+            done["status"] = "completed"
+        out += self._event("response.output_item.done", output_index=len(self.items), item=done)
+        self.items.append(done)
+        self.open = None
+        return out
+
+    def piece(self, reply, piece):
+        out = ""
+        for delta in piece.deltas:
+            if "reasoning_content" in delta:
+                if self.open != "reasoning":
+                    out += self._add("reasoning", _reasoning(identity("rs_"), "", "in_progress"))
+                out += self._more("reasoning_text", delta["reasoning_content"], content_index=0)
+            if "content" in delta:
+                if self.open != "message":
+                    out += self._add("message", _message(identity("msg_"), "", "in_progress"))
+                    out += self._part(
+                        "response.content_part.added", content_index=0, part=_text_part("")
+                    )
+                out += self._more("output_text", delta["content"], content_index=0, logprobs=[])
+            for call in delta.get("tool_calls") or []:
+                out += self._call(call)
+        return out
+
+    def _more(self, kind, text, **data):
+        self.text += text
+        return self._part("response.%s.delta" % kind, delta=text, **data)
+
+    def _call(self, call):
+        function = call.get("function") or {}
+        out = ""
+        if "name" in function:
+            out = self._add(("call", call["index"]), _function_call(call, "", "in_progress"))
+        if function.get("arguments"):
+            out += self._more("function_call_arguments", function["arguments"])
+        return out
+
+    def end(self, reply, piece):
+        out = self.piece(reply, piece) + self._close()
+        body = self.response.complete(reply, self.items)
+        return out + self._event("response." + body["status"], response=body)
+
+    def failure(self, error):
+        what = error_object(error)
+        return self._event("error", code=str(what["code"]), message=what["message"], param=None)
+
+
+def install(service):
+    """Adds the routes to the service's application."""
+    app = service.app
+
+    @app.post("/responses")
+    @app.post("/v1/responses")
+    async def responses(request):
+        body = object_of(request)
+        service.generator()
+        chat = chat_of(body)
+        params = Params(chat)
+        replies = service.chat(chat, params, client_of(request))
+        response = Response(service, body)
+        if params.stream:
+            return stream(replies, ResponseWriter(response))
+        await replies.collect()
+        reply = replies.replies[0]
+        return response.complete(reply, output_of(reply.message))

@@ -1,0 +1,445 @@
+// sampler.cpp: choosing tokens through common/sampling; see internal.h.
+#include "internal.h"
+
+#include "json-schema-to-grammar.h"
+
+#include <algorithm>
+#include <cfloat>
+#include <climits>
+#include <cmath>
+
+namespace {
+
+// A grammar is parsed by recursive descent and its rules are visited by recursion, so its size bounds
+// the stack that it takes.
+constexpr size_t max_grammar = 64 * 1024;
+constexpr int max_grammar_depth = 64;
+
+// What a list in a request may hold. Each entry costs time in every step.
+constexpr size_t max_samplers = 32;
+constexpr size_t max_breakers = 32;
+constexpr size_t max_breaker = 64; // bytes
+constexpr size_t max_biases = 4096;
+constexpr double max_bias = 1e9;
+
+// Below this, dividing logits by the temperature overflows; the most likely token is what it means.
+constexpr float min_temperature = 1e-3f;
+
+// What a request may set, by llama-server's names.
+struct sampling_key {
+    const char *name;
+    float common_params_sampling::*real; // one of real and whole is set
+    int32_t common_params_sampling::*whole;
+    double min, max;
+    int meta; // llama_model_meta_key with the model's own default, or -1
+};
+
+using sp = common_params_sampling;
+const sampling_key sampling_keys[] = {
+    {"temperature", &sp::temp, nullptr, -FLT_MAX, FLT_MAX, LLAMA_MODEL_META_KEY_SAMPLING_TEMP},
+    {"top_k", nullptr, &sp::top_k, 0, INT_MAX, LLAMA_MODEL_META_KEY_SAMPLING_TOP_K},
+    {"top_p", &sp::top_p, nullptr, 0, 1, LLAMA_MODEL_META_KEY_SAMPLING_TOP_P},
+    {"min_p", &sp::min_p, nullptr, 0, 1, LLAMA_MODEL_META_KEY_SAMPLING_MIN_P},
+    {"typical_p", &sp::typ_p, nullptr, 0, 1, -1},
+    {"top_n_sigma", &sp::top_n_sigma, nullptr, -1, 1e6, -1},
+    {"xtc_probability", &sp::xtc_probability, nullptr, 0, 1,
+        LLAMA_MODEL_META_KEY_SAMPLING_XTC_PROBABILITY},
+    {"xtc_threshold", &sp::xtc_threshold, nullptr, 0, 1,
+        LLAMA_MODEL_META_KEY_SAMPLING_XTC_THRESHOLD},
+    {"dynatemp_range", &sp::dynatemp_range, nullptr, 0, 1e3, -1},
+    {"dynatemp_exponent", &sp::dynatemp_exponent, nullptr, 0, 1e3, -1},
+    {"repeat_penalty", &sp::penalty_repeat, nullptr, 1e-6, 1e6,
+        LLAMA_MODEL_META_KEY_SAMPLING_PENALTY_REPEAT},
+    // The sampler allocates this many tokens.
+    {"repeat_last_n", nullptr, &sp::penalty_last_n, 0, 1 << 20,
+        LLAMA_MODEL_META_KEY_SAMPLING_PENALTY_LAST_N},
+    {"presence_penalty", &sp::penalty_present, nullptr, -1e6, 1e6, -1},
+    {"frequency_penalty", &sp::penalty_freq, nullptr, -1e6, 1e6, -1},
+    {"dry_multiplier", &sp::dry_multiplier, nullptr, 0, 1e3, -1},
+    {"dry_base", &sp::dry_base, nullptr, 1, 1e3, -1},
+    {"dry_allowed_length", nullptr, &sp::dry_allowed_length, 0, 1 << 20, -1},
+    {"dry_penalty_last_n", nullptr, &sp::dry_penalty_last_n, 0, 1 << 20, -1},
+    {"mirostat", nullptr, &sp::mirostat, 0, 2, LLAMA_MODEL_META_KEY_SAMPLING_MIROSTAT},
+    {"mirostat_tau", &sp::mirostat_tau, nullptr, 0, 1e3,
+        LLAMA_MODEL_META_KEY_SAMPLING_MIROSTAT_TAU},
+    {"mirostat_eta", &sp::mirostat_eta, nullptr, 0, 1e3,
+        LLAMA_MODEL_META_KEY_SAMPLING_MIROSTAT_ETA},
+    {"adaptive_target", &sp::adaptive_target, nullptr, -1, 1, -1},
+    {"adaptive_decay", &sp::adaptive_decay, nullptr, 0, 0.99, -1},
+    {"min_keep", nullptr, &sp::min_keep, 0, INT_MAX, -1},
+};
+
+// Sets one value and says whether it was in range.
+bool set_sampling(common_params_sampling &params, const sampling_key &key, double value) {
+    if (!(value >= key.min && value <= key.max)) {
+        return false;
+    }
+    if (key.real) {
+        params.*key.real = static_cast<float>(value);
+    } else {
+        params.*key.whole = static_cast<int32_t>(value);
+    }
+    return true;
+}
+
+void sampling_from_model(common_params_sampling &params, const llama_model *model) {
+    for (const sampling_key &key : sampling_keys) {
+        char value[64];
+        if (key.meta < 0) {
+            continue;
+        }
+        const char *name = llama_model_meta_key_str(static_cast<llama_model_meta_key>(key.meta));
+        if (llama_model_meta_val_str(model, name, value, sizeof value) > 0) {
+            char *end;
+            double number = strtod(value, &end);
+            if (end != value) {
+                set_sampling(params, key, number);
+            }
+        }
+    }
+}
+
+double whole_number(const std::string &name, const common_json &value, double min, double max) {
+    check(value.is_number(), name + ": not a number");
+    double number = value.get<double>();
+    check(number == std::floor(number), name + ": not a whole number");
+    check(number >= min && number <= max, name + ": out of range");
+    return number;
+}
+
+// GBNF as llama-grammar.cpp reads it: literals and classes in quotes and brackets, with escapes.
+void check_grammar(const std::string &grammar) {
+    check(grammar.size() <= max_grammar, "grammar: longer than "
+        + std::to_string(max_grammar) + " bytes");
+    check(grammar.compare(0, 11, "%llguidance") != 0, "grammar: llguidance is not part of cllm");
+    check(grammar.find('\0') == std::string::npos, "grammar: holds NUL");
+    int depth = 0;
+    char until = 0; // the end of the literal, class or comment that this is in
+    for (size_t i = 0; i < grammar.size(); ++i) {
+        char c = grammar[i];
+        if (until) {
+            if (c == '\\' && until != '\n') {
+                ++i;
+            } else if (c == until) {
+                until = 0;
+            }
+        } else if (c == '"') {
+            until = '"';
+        } else if (c == '[') {
+            until = ']';
+        } else if (c == '#') {
+            until = '\n';
+        } else if (c == '(') {
+            check(++depth <= max_grammar_depth, "grammar: nested too deeply");
+        } else if (c == ')') {
+            --depth;
+        }
+    }
+}
+
+void set_grammar(common_params_sampling &params, const std::string &grammar) {
+    if (!grammar.empty()) {
+        check_grammar(grammar);
+        params.grammar = {COMMON_GRAMMAR_TYPE_USER, grammar};
+    }
+}
+
+void set_schema(common_params_sampling &params, common_json schema) {
+    check(schema.is_object(), "json_schema: not a JSON object");
+    if (schema.empty()) {
+        schema["type"] = "object"; // an empty schema means any object
+    }
+    with_input([&] {
+        std::string grammar = json_schema_to_grammar(schema);
+        check(grammar.size() <= max_grammar, "json_schema: makes too large a grammar");
+        params.grammar = {COMMON_GRAMMAR_TYPE_OUTPUT_FORMAT, std::move(grammar)};
+    });
+}
+
+void add_bias(const engine *e, common_params_sampling &params, const std::string &key,
+    const common_json *token, const common_json &value) {
+    float bias;
+    if (value.is_boolean() && !value.get<bool>()) {
+        bias = -INFINITY;
+    } else if (value.is_number()) {
+        double number = value.get<double>();
+        check(std::fabs(number) <= max_bias, "logit_bias: out of range");
+        bias = static_cast<float>(number);
+    } else {
+        return; // as llama-server does
+    }
+    std::vector<llama_token> tokens;
+    char *end = nullptr;
+    if (token && token->is_number()) {
+        double number = token->get<double>();
+        if (number >= 0 && number < e->info.n_vocab && number == std::floor(number)) {
+            tokens.push_back(static_cast<llama_token>(number));
+        }
+    } else if (long number = strtol(key.c_str(), &end, 10); !key.empty() && *end == '\0') {
+        if (number >= 0 && number < static_cast<long>(e->info.n_vocab)) {
+            tokens.push_back(static_cast<llama_token>(number));
+        }
+    } else {
+        tokens = tokens_of(e, key);
+    }
+    for (llama_token t : tokens) {
+        params.logit_bias.push_back({t, bias});
+    }
+    check(params.logit_bias.size() <= max_biases, "logit_bias: too many tokens");
+}
+
+void set_biases(const engine *e, common_params_sampling &params, const common_json &value) {
+    if (value.is_array()) {
+        for (const auto &pair : value) {
+            if (pair.is_array() && pair.size() == 2) {
+                const common_json &token = pair.at(0);
+                std::string key = token.is_string() ? token.get<std::string>() : "";
+                if (token.is_string() || token.is_number()) {
+                    add_bias(e, params, key, &token, pair.at(1));
+                }
+            }
+        }
+        return;
+    }
+    check(value.is_object(), "logit_bias: neither an object nor an array");
+    for (const auto &[key, bias] : value.items()) {
+        add_bias(e, params, key, nullptr, bias);
+    }
+}
+
+std::vector<std::string> strings(const std::string &name, const common_json &value, size_t most) {
+    check(value.is_array() && value.size() <= most, name + ": not an array of strings, or too long");
+    std::vector<std::string> all;
+    for (const auto &item : value) {
+        check(item.is_string(), name + ": not an array of strings");
+        all.push_back(item.get<std::string>());
+    }
+    return all;
+}
+
+void set_samplers(common_params_sampling &params, const common_json &value) {
+    if (value.is_string()) {
+        std::string letters = value.get<std::string>();
+        check(letters.size() <= max_samplers, "samplers: too many");
+        params.samplers = common_sampler_types_from_chars(letters);
+    } else {
+        params.samplers = common_sampler_types_from_names(strings("samplers", value, max_samplers));
+    }
+}
+
+void set_breakers(common_params_sampling &params, const common_json &value) {
+    auto breakers = strings("dry_sequence_breakers", value, max_breakers);
+    check(!breakers.empty(), "dry_sequence_breakers: must not be empty");
+    for (const std::string &word : breakers) {
+        check(word.size() <= max_breaker && word.find('\0') == std::string::npos,
+            "dry_sequence_breakers: a string is too long");
+    }
+    params.dry_sequence_breakers = std::move(breakers);
+}
+
+// Keys that are more than a number for llama.cpp. False if there is no such key.
+bool set_special(engine_sampler *s, common_params_sampling &params, const std::string &name,
+    const common_json &value) {
+    const engine *e = s->owner;
+    if (name == "seed") {
+        double seed = whole_number(name, value, -1, UINT32_MAX);
+        params.seed = seed < 0 ? LLAMA_DEFAULT_SEED : static_cast<uint32_t>(seed);
+    } else if (name == "min_tokens") {
+        s->min_tokens = static_cast<uint32_t>(whole_number(name, value, 0, INT_MAX));
+    } else if (name == "ignore_eos") {
+        check(value.is_boolean(), "ignore_eos: not a boolean");
+        if (value.get<bool>()) {
+            for (llama_token token : e->eog) {
+                params.logit_bias.push_back({token, -INFINITY});
+            }
+        }
+    } else if (name == "grammar") {
+        check(value.is_string(), "grammar: not a string");
+        set_grammar(params, value.get<std::string>());
+    } else if (name == "json_schema") {
+        set_schema(params, value);
+    } else if (name == "logit_bias") {
+        set_biases(e, params, value);
+    } else if (name == "samplers") {
+        set_samplers(params, value);
+    } else if (name == "dry_sequence_breakers") {
+        set_breakers(params, value);
+    } else {
+        return false;
+    }
+    return true;
+}
+
+void sampling_from_json(engine_sampler *s, common_params_sampling &params, common_json &json) {
+    check(json.is_object(), "sampler parameters: not a JSON object");
+    for (const auto &[name, value] : json.items()) {
+        if (set_special(s, params, name, value)) {
+            continue;
+        }
+        const sampling_key *key = std::find_if(std::begin(sampling_keys), std::end(sampling_keys),
+            [&name = name](const sampling_key &key) { return name == key.name; });
+        check(key != std::end(sampling_keys), name + ": no such sampler parameter");
+        check(value.is_number(), name + ": not a number");
+        double number = value.get<double>();
+        check(key->real || number == std::floor(number), name + ": not a whole number");
+        check(set_sampling(params, *key, number), name + ": out of range");
+    }
+    if (params.temp > 0 && params.temp < min_temperature) {
+        params.temp = 0;
+    }
+}
+
+template <class Body> int sampler_call(engine_sampler *s, Body &&body) noexcept {
+    if (!s->owner) {
+        return fail(ENGINE_EINVAL, "the engine of this sampler is closed");
+    }
+    return call(s->owner, READS, [&] {
+        check(s->sampler != nullptr, "this sampler failed before");
+        scoped_value<bool> busy(s->busy, true);
+        try {
+            return body(s->owner);
+        } catch (const assertion &) {
+            s->sampler.reset(); // its state is unknown; the engine's is only read
+            throw;
+        }
+    });
+}
+
+void check_entry(const engine *e, size_t index) {
+    check(index < e->outputs.size() && e->outputs[index],
+        "entry " + std::to_string(index) + " of the last decode has no logits");
+}
+
+} // namespace
+
+int engine_sampler_open(struct engine *e, const char *params, size_t len,
+    const struct engine_chat *chat, struct engine_sampler **out) {
+    *out = nullptr;
+    return call(e, READS, [&] {
+        check(e->context != nullptr, "this model computes embeddings only");
+        check(!chat || chat->owner == e, "the conversation belongs to another engine");
+        common_params_sampling sampling;
+        sampling.no_perf = true;
+        sampling_from_model(sampling, e->model.get());
+        common_json json = parse_json(params, len, "sampler parameters");
+        auto s = std::make_unique<engine_sampler>();
+        s->owner = e;
+        sampling_from_json(s.get(), sampling, json);
+        if (chat) {
+            sampling_from_chat(e, sampling, *chat);
+        }
+        if (sampling.seed == LLAMA_DEFAULT_SEED) {
+            random_bytes(&sampling.seed, sizeof sampling.seed);
+        }
+        const bool constrained = !sampling.grammar.empty();
+        log_capture capture;
+        try {
+            s->sampler.reset(common_sampler_init(e->model.get(), sampling));
+        } catch (const assertion &) {
+            throw;
+        } catch (const std::exception &x) {
+            if (!constrained) {
+                throw;
+            }
+            // common says only that it failed to parse; what is wrong went to the log.
+            throw bad_input(capture.reason(x.what()));
+        }
+        e->samplers.push_back(s.get());
+        *out = s.release();
+        return static_cast<int>(ENGINE_OK);
+    });
+}
+
+int engine_sampler_sample(struct engine_sampler *s, size_t index, int32_t *token) {
+    return sampler_call(s, [&](engine *e) {
+        check_entry(e, index);
+        const int32_t i = static_cast<int32_t>(index);
+        if (s->sampled < s->min_tokens) {
+            float *logits = llama_get_logits_ith(e->context.get(), i);
+            for (llama_token eog : e->eog) {
+                logits[eog] = -INFINITY;
+            }
+        }
+        check_logits(e, i);
+        *token = common_sampler_sample(s->sampler.get(), e->context.get(), i);
+        common_sampler_accept(s->sampler.get(), *token, true);
+        ++s->sampled;
+        return static_cast<int>(ENGINE_OK);
+    });
+}
+
+int engine_sampler_accept(struct engine_sampler *s, int32_t token, bool is_prompt) {
+    return sampler_call(s, [&](engine *e) {
+        check_token(e, token);
+        common_sampler_accept(s->sampler.get(), token, !is_prompt);
+        return static_cast<int>(ENGINE_OK);
+    });
+}
+
+int engine_sampler_probs(struct engine_sampler *s, size_t n, const int32_t **tokens,
+    const float **probs, size_t *count) {
+    return sampler_call(s, [&](engine *e) {
+        const llama_token_data_array *all = common_sampler_get_candidates(s->sampler.get(), true);
+        n = all ? std::min(n, all->size) : 0;
+        e->tokens.resize(n);
+        e->floats.resize(n);
+        for (size_t i = 0; i < n; ++i) {
+            e->tokens[i] = all->data[i].id;
+            e->floats[i] = all->data[i].p;
+        }
+        *tokens = e->tokens.data();
+        *probs = e->floats.data();
+        *count = n;
+        return static_cast<int>(ENGINE_OK);
+    });
+}
+
+void engine_sampler_close(struct engine_sampler *s) {
+    if (!s || s->busy) {
+        return;
+    }
+    if (s->owner) {
+        auto &all = s->owner->samplers;
+        all.erase(std::find(all.begin(), all.end(), s));
+    }
+    delete s;
+}
+
+int engine_logprobs(struct engine *e, size_t index, int32_t token, size_t n, float *logprob,
+    const int32_t **tokens, const float **logprobs, size_t *count) {
+    return call(e, READS, [&] {
+        check_entry(e, index);
+        check_token(e, token);
+        const int32_t i = static_cast<int32_t>(index);
+        check_logits(e, i);
+        const float *logits = llama_get_logits_ith(e->context.get(), i);
+        const size_t n_vocab = e->info.n_vocab;
+        n = std::min(n, n_vocab);
+        e->tokens.resize(n_vocab);
+        for (size_t t = 0; t < n_vocab; ++t) {
+            e->tokens[t] = static_cast<int32_t>(t);
+        }
+        std::partial_sort(e->tokens.begin(), e->tokens.begin() + static_cast<ptrdiff_t>(n),
+            e->tokens.end(), [&](int32_t a, int32_t b) {
+                return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
+            });
+        const float most = *std::max_element(logits, logits + n_vocab);
+        double sum = 0;
+        for (size_t t = 0; t < n_vocab; ++t) {
+            sum += std::exp(static_cast<double>(logits[t]) - most);
+        }
+        // A token that cannot be has no logarithm that JSON could write.
+        const auto log_of = [&](float logit) {
+            return std::max(static_cast<float>(logit - most - std::log(sum)), -FLT_MAX);
+        };
+        e->floats.resize(n);
+        for (size_t t = 0; t < n; ++t) {
+            e->floats[t] = log_of(logits[e->tokens[t]]);
+        }
+        *logprob = log_of(logits[token]);
+        *tokens = e->tokens.data();
+        *logprobs = e->floats.data();
+        *count = n;
+        return static_cast<int>(ENGINE_OK);
+    });
+}

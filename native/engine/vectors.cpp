@@ -1,0 +1,257 @@
+// vectors.cpp: embeddings, LoRA adapters and saved sequences; see internal.h.
+#include "internal.h"
+
+#include "common.h"
+
+#include <algorithm>
+#include <climits>
+#include <cmath>
+
+namespace {
+
+// Longest text of a model that must see all of it at once; the compute buffer grows with it.
+constexpr uint32_t max_noncausal = 512;
+
+bool is_causal(const engine *e) {
+    return e->info.generates;
+}
+
+enum llama_pooling_type pooling_of(const engine *e) {
+    char value[16];
+    switch (e->params.pooling) {
+        case ENGINE_POOLING_MEAN:
+            return LLAMA_POOLING_TYPE_MEAN;
+        case ENGINE_POOLING_CLS:
+            return LLAMA_POOLING_TYPE_CLS;
+        case ENGINE_POOLING_LAST:
+            return LLAMA_POOLING_TYPE_LAST;
+        default:
+            break;
+    }
+    char arch[64], key[96];
+    if (llama_model_meta_val_str(e->model.get(), "general.architecture", arch, sizeof arch) > 0) {
+        snprintf(key, sizeof key, "%s.pooling_type", arch);
+        if (llama_model_meta_val_str(e->model.get(), key, value, sizeof value) > 0) {
+            int type = atoi(value);
+            if (type >= LLAMA_POOLING_TYPE_MEAN && type <= LLAMA_POOLING_TYPE_LAST) {
+                return static_cast<enum llama_pooling_type>(type);
+            }
+        }
+    }
+    return LLAMA_POOLING_TYPE_MEAN;
+}
+
+// A text of a causal model may come in pieces: their token vectors are pooled here.
+void open_embedder(engine *e) {
+    if (e->embedder) {
+        return;
+    }
+    log_capture capture;
+    llama_context_params cp = context_params(e);
+    cp.embeddings = true;
+    cp.n_seq_max = 1;
+    if (is_causal(e)) {
+        cp.n_ctx = e->info.n_ctx;
+        cp.n_batch = cp.n_ubatch = e->info.n_batch;
+        cp.pooling_type = LLAMA_POOLING_TYPE_NONE;
+    } else {
+        cp.n_ctx = std::min(e->info.n_ctx_train, max_noncausal);
+        cp.n_batch = cp.n_ubatch = cp.n_ctx;
+        cp.pooling_type = pooling_of(e);
+    }
+    e->embedder.reset(llama_init_from_model(e->model.get(), cp));
+    if (!e->embedder) {
+        throw std::runtime_error(capture.reason("there is no memory for embeddings"));
+    }
+    if (e->threads) {
+        llama_attach_threadpool(e->embedder.get(), e->threads.get(), nullptr);
+    }
+}
+
+// Adds the vectors of the batch's tokens to what is pooled.
+void pool(engine *e, size_t n) {
+    const size_t width = e->info.n_embd;
+    const auto pooling = pooling_of(e);
+    for (size_t i = 0; i < n; ++i) {
+        const float *vector = llama_get_embeddings_ith(e->embedder.get(), static_cast<int32_t>(i));
+        if (!vector) {
+            throw std::runtime_error("the model computed no embedding");
+        }
+        const bool first = e->pooled_tokens++ == 0;
+        if (pooling == LLAMA_POOLING_TYPE_MEAN) {
+            for (size_t j = 0; j < width; ++j) {
+                e->pooled[j] += vector[j];
+            }
+        } else if (pooling == LLAMA_POOLING_TYPE_LAST || first) {
+            std::copy(vector, vector + width, e->pooled.begin());
+        }
+    }
+}
+
+// The pooled vector of the whole text; its length is normalized as llama-server's embd_normalize says.
+void finish(engine *e, int32_t normalize) {
+    const size_t width = e->info.n_embd;
+    if (is_causal(e)) {
+        if (pooling_of(e) == LLAMA_POOLING_TYPE_MEAN) {
+            for (float &x : e->pooled) {
+                x /= static_cast<float>(e->pooled_tokens);
+            }
+        }
+    } else {
+        const float *vector = llama_get_embeddings_seq(e->embedder.get(), 0);
+        if (!vector) {
+            throw std::runtime_error("the model computed no embedding");
+        }
+        e->pooled.assign(vector, vector + width);
+    }
+    for (float x : e->pooled) {
+        if (!std::isfinite(x)) {
+            throw std::runtime_error("the model computed an embedding that is no number");
+        }
+    }
+    e->floats.resize(width);
+    common_embd_normalize(
+        e->pooled.data(), e->floats.data(), static_cast<int>(width), normalize);
+}
+
+void decode_embedding(engine *e, size_t n, const int32_t *tokens) {
+    std::vector<llama_pos> positions(n);
+    std::vector<int8_t> outputs(n, 1);
+    std::vector<llama_seq_id> zeros(n, 0);
+    std::vector<llama_seq_id *> seqs(n + 1, nullptr);
+    for (size_t i = 0; i < n; ++i) {
+        positions[i] = static_cast<llama_pos>(e->pooled_tokens + i);
+        seqs[i] = &zeros[i];
+    }
+    std::vector<int32_t> counts(n, 1);
+    llama_batch batch{};
+    batch.n_tokens = static_cast<int32_t>(n);
+    batch.token = const_cast<int32_t *>(tokens);
+    batch.pos = positions.data();
+    batch.n_seq_id = counts.data();
+    batch.seq_id = seqs.data();
+    batch.logits = outputs.data();
+
+    log_capture capture;
+    scoped_value<bool> catches(catching, !e->threads);
+    llama_context *context = e->embedder.get();
+    int code = is_causal(e) ? llama_decode(context, batch) : llama_encode(context, batch);
+    if (code != 0) {
+        throw std::runtime_error(
+            code == 2 ? "computing an embedding was stopped"
+                      : capture.reason("llama.cpp failed to compute an embedding"));
+    }
+}
+
+} // namespace
+
+int engine_embed(struct engine *e, size_t n, const int32_t *tokens, bool first, bool last,
+    int32_t normalize, const float **vector, size_t *width) {
+    return call(e, CHANGES, [&] {
+        check(normalize >= -1 && normalize <= 32, "normalize is not in -1..32");
+        open_embedder(e);
+        llama_context *context = e->embedder.get();
+        check(n >= 1 && n <= llama_n_batch(context), "a piece holds 1.."
+            + std::to_string(llama_n_batch(context)) + " tokens, not " + std::to_string(n));
+        check(is_causal(e) || (first && last), "this model takes a text in one piece");
+        for (size_t i = 0; i < n; ++i) {
+            check_token(e, tokens[i]);
+        }
+        if (first) {
+            if (llama_get_memory(context)) {
+                llama_memory_clear(llama_get_memory(context), false);
+            }
+            e->pooled.assign(e->info.n_embd, 0);
+            e->pooled_tokens = 0;
+        }
+        check(first || e->pooled_tokens > 0, "the first piece is missing");
+        check(e->pooled_tokens + n <= llama_n_ctx(context), "the text is too long");
+        try {
+            decode_embedding(e, n, tokens);
+            if (is_causal(e)) {
+                pool(e, n);
+            }
+            if (last) {
+                finish(e, normalize);
+            }
+        } catch (const std::runtime_error &) {
+            e->pooled_tokens = 0; // the next piece must be a first one
+            throw;
+        }
+        *vector = last ? e->floats.data() : nullptr;
+        *width = last ? e->floats.size() : 0;
+        if (last) {
+            e->pooled_tokens = 0;
+        }
+        return static_cast<int>(ENGINE_OK);
+    });
+}
+
+int engine_lora_open(struct engine *e, const char *path, int32_t *id) {
+    return call(e, CHANGES, [&] {
+        check(*path != '\0', "the path of the adapter is empty");
+        log_capture capture;
+        llama_adapter_lora *adapter = llama_adapter_lora_init(e->model.get(), path);
+        if (!adapter) {
+            throw std::runtime_error(capture.reason("the file is no adapter for this model"));
+        }
+        e->adapters.push_back(adapter);
+        *id = static_cast<int32_t>(e->adapters.size() - 1);
+        return static_cast<int>(ENGINE_OK);
+    });
+}
+
+int engine_lora_set(struct engine *e, size_t n, const int32_t *ids, const float *scales) {
+    return call(e, CHANGES, [&] {
+        check(e->context != nullptr, "this model computes embeddings only");
+        std::vector<llama_adapter_lora *> adapters;
+        std::vector<float> factors;
+        for (size_t i = 0; i < n; ++i) {
+            check(ids[i] >= 0 && static_cast<size_t>(ids[i]) < e->adapters.size(),
+                "there is no adapter " + std::to_string(ids[i]));
+            check(std::isfinite(scales[i]), "the scale of an adapter is no number");
+            auto *adapter = e->adapters[static_cast<size_t>(ids[i])];
+            check(std::find(adapters.begin(), adapters.end(), adapter) == adapters.end(),
+                "an adapter is named twice");
+            if (scales[i] != 0) {
+                adapters.push_back(adapter);
+                factors.push_back(scales[i]);
+            }
+        }
+        if (llama_set_adapters_lora(
+                e->context.get(), adapters.data(), adapters.size(), factors.data()) != 0) {
+            throw std::runtime_error("llama.cpp refused the adapters");
+        }
+        return static_cast<int>(ENGINE_OK);
+    });
+}
+
+int engine_state_get(struct engine *e, int32_t seq, const uint8_t **data, size_t *len) {
+    return call(e, READS, [&] {
+        check(e->context != nullptr, "this model computes embeddings only");
+        check_seq(e, seq);
+        e->bytes.resize(llama_state_seq_get_size(e->context.get(), seq));
+        size_t n = llama_state_seq_get_data(
+            e->context.get(), e->bytes.data(), e->bytes.size(), seq);
+        if (n == 0) {
+            throw std::runtime_error("the state of this sequence cannot be saved");
+        }
+        *data = e->bytes.data();
+        *len = n;
+        return static_cast<int>(ENGINE_OK);
+    });
+}
+
+int engine_state_set(struct engine *e, int32_t seq, const uint8_t *data, size_t len) {
+    return call(e, CHANGES, [&] {
+        check(e->context != nullptr, "this model computes embeddings only");
+        check_seq(e, seq);
+        check(len > 0, "the state is empty");
+        log_capture capture;
+        if (llama_state_seq_set_data(e->context.get(), data, len, seq) == 0) {
+            llama_memory_seq_rm(llama_get_memory(e->context.get()), seq, -1, -1);
+            throw std::runtime_error(capture.reason("the state does not fit this engine"));
+        }
+        return static_cast<int>(ENGINE_OK);
+    });
+}

@@ -1,0 +1,271 @@
+"""llama-server's own routes, access, metrics and health, with the real engine."""
+
+import json
+import re
+import socket
+import threading
+import time
+
+import pytest
+import requests
+from api_server import ApiServer
+
+TIMEOUT = 60
+
+
+def post(server, path, **body):
+    return requests.post(server.url + path, json=body, timeout=TIMEOUT)
+
+
+def events(answer):
+    return [json.loads(line[6:]) for line in answer.content.decode().split("\n\n")
+            if line.startswith("data: {")]
+
+
+def test_completion(server):
+    options = dict(prompt="Hello world", n_predict=8, temperature=0, return_tokens=True, n_probs=2)
+    whole = post(server, "/completion", **options).json()
+    assert whole["stop"] is True and whole["stop_type"] == "limit"
+    assert whole["tokens_predicted"] == len(whole["tokens"]) == 8
+    assert len(whole["completion_probabilities"]) == 8
+    assert whole["generation_settings"]["temperature"] == 0 and whole["prompt"] == "Hello world"
+    parts = events(post(server, "/completion", stream=True, **options))
+    assert [part["stop"] for part in parts] == [False] * 8 + [True]
+    assert "".join(part["content"] for part in parts) == whole["content"]
+    assert [part["tokens"][0] for part in parts[:-1]] == whole["tokens"]
+    assert "timings" in parts[-1]
+
+
+def test_response_fields(server):
+    answer = post(server, "/completion", prompt="x", n_predict=1,
+                  response_fields=["content", "generation_settings/n_predict", "none/such"]).json()
+    assert set(answer) == {"content", "n_predict"}
+
+
+def test_several_prompts(server):
+    answer = post(server, "/completion", prompt=["a", [5, 6], ["b", 7]], n_predict=2).json()
+    assert [item["index"] for item in answer] == [0, 1, 2]
+
+
+def test_grammar(server):
+    answer = post(server, "/completion", prompt="x", n_predict=20, temperature=1,
+                  grammar='root ::= ("yes" | "no") "!"').json()
+    assert answer["content"] in ("yes!", "no!") and answer["stop_type"] == "eos"
+    for bad in ("root ::= (", "nonsense", "root ::= root", "x ::= 1", "(" * 5000):
+        status = post(server, "/completion", prompt="x", grammar=bad).status_code
+        assert status == 400, bad
+
+
+def test_json_schema(server):
+    answer = post(server, "/completion", prompt="x", n_predict=100, temperature=1,
+                  json_schema={"type": "array", "items": {"type": "boolean"}, "minItems": 2,
+                               "maxItems": 2}).json()
+    assert len(json.loads(answer["content"])) == 2
+
+
+def test_min_tokens_and_ignore_eos(server):
+    bias = [[2, 50]]  # the end of a generation
+    assert post(server, "/completion", prompt="x", n_predict=9, logit_bias=bias,
+                ).json()["tokens_predicted"] == 1
+    assert post(server, "/completion", prompt="x", n_predict=9, logit_bias=bias, min_tokens=5,
+                ).json()["tokens_predicted"] == 6
+    assert post(server, "/completion", prompt="x", n_predict=9, ignore_eos=True,
+                ).json()["tokens_predicted"] == 9
+
+
+SAMPLERS = [
+    {"samplers": ["top_k", "temperature"]}, {"samplers": "kt"}, {"mirostat": 1}, {"mirostat": 2},
+    {"xtc_probability": 1, "xtc_threshold": 0.05}, {"dry_multiplier": 0.8, "dry_base": 2},
+    {"dry_multiplier": 1, "dry_sequence_breakers": ["\n", "a"]}, {"typical_p": 0.2},
+    {"top_n_sigma": 1.0}, {"dynatemp_range": 0.5}, {"adaptive_target": 0.5},
+    {"repeat_penalty": 1.3, "frequency_penalty": 1, "presence_penalty": 1}, {"min_keep": 5},
+    {"temperature": 1e-38}, {"temperature": 1e9}, {"top_p": 0}, {"top_k": 1}, {"min_p": 1},
+]
+
+
+@pytest.mark.parametrize("options", SAMPLERS, ids=str)
+def test_samplers(server, options):
+    answers = [post(server, "/completion", prompt="Hello", n_predict=6, seed=4, **options).json()
+               for _ in range(2)]
+    assert answers[0]["content"] == answers[1]["content"]
+    assert answers[0]["tokens_predicted"] == 6
+
+
+def test_post_sampling_probs(server):
+    answer = post(server, "/completion", prompt="Hello", n_predict=3, n_probs=3, top_k=3,
+                  temperature=1, post_sampling_probs=True).json()
+    for entry in answer["completion_probabilities"]:
+        assert 0 < entry["prob"] <= 1
+        assert abs(sum(top["prob"] for top in entry["top_probs"]) - 1) < 1e-3
+
+
+def test_infill_without_tokens_for_it(server):
+    answer = post(server, "/infill", input_prefix="a", input_suffix="b")
+    assert answer.status_code == 501 and answer.json()["error"]["type"] == "not_supported_error"
+
+
+def test_tokens(server):
+    tokens = post(server, "/tokenize", content="Hello world").json()["tokens"]
+    assert post(server, "/detokenize", tokens=tokens).json()["content"] == "Hello world"
+    assert post(server, "/tokenize", content=["Hello", 5]).json()["tokens"][-1] == 5
+    pieces = post(server, "/tokenize", content="é", with_pieces=True).json()["tokens"]
+    assert all(isinstance(piece["piece"], (str, list)) for piece in pieces)
+
+
+def test_reasoning(tools_server):
+    body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 6, "temperature": 0}
+    prompt = requests.post(tools_server.url + "/apply-template", json=body).json()["prompt"]
+    assert prompt.endswith("assistant\n")
+    body["chat_template_kwargs"] = {"enable_thinking": False}
+    assert "</think>" in requests.post(
+        tools_server.url + "/apply-template", json=body).json()["prompt"]
+
+
+def test_props_and_slots(server):
+    props = requests.get(server.url + "/props", timeout=TIMEOUT).json()
+    assert props["total_slots"] == 4 and props["default_generation_settings"]["n_ctx"] == 2048
+    slots = requests.get(server.url + "/slots?fail_on_no_slot=1", timeout=TIMEOUT).json()
+    assert [slot["id"] for slot in slots] == [0, 1, 2, 3]
+    assert not any(slot["is_processing"] for slot in slots)
+    assert requests.get(server.url + "/tools", timeout=TIMEOUT).status_code == 403
+
+
+def test_metrics(server):
+    post(server, "/completion", prompt="count me", n_predict=4)
+    answer = requests.get(server.url + "/metrics", timeout=TIMEOUT)
+    assert answer.headers["Content-Type"] == "text/plain; version=0.0.4"
+    values = {}
+    for line in answer.text.splitlines():
+        assert re.match(r"# (HELP|TYPE) llamacpp:|llamacpp:\w+(\{[^}]*\})? [-+.e\d]+$", line), line
+        if not line.startswith("#"):
+            name, value = line.rsplit(" ", 1)
+            values[name] = float(value)
+    assert values["llamacpp:tokens_predicted_total"] >= 4
+    assert values["llamacpp:requests_processing"] == 0
+    assert values["llamacpp:time_to_first_token_seconds_count"] >= 1
+    assert values['llamacpp:inter_token_latency_seconds_bucket{le="+Inf"}'] >= 3
+
+
+def test_health(server):
+    assert requests.get(server.url + "/health", timeout=TIMEOUT).json() == {"status": "ok"}
+    deep = requests.get(server.url + "/health?deep=1", timeout=TIMEOUT).json()
+    assert deep["status"] == "ok" and deep["decode_ms"] > 0
+    assert requests.head(server.url + "/health", timeout=TIMEOUT).status_code == 200
+
+
+def test_options_and_cors(server):
+    answer = requests.options(server.url + "/v1/chat/completions", timeout=TIMEOUT)
+    assert answer.status_code == 204 and "POST" in answer.headers["Allow"]
+    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    assert "Authorization" in answer.headers["Access-Control-Allow-Headers"]
+    for path in ("/health", "/nope"):
+        answer = requests.get(server.url + path, timeout=TIMEOUT)
+        assert answer.headers["Access-Control-Allow-Origin"] == "*"
+
+
+def test_keys(tiny, capsys):
+    config = {"keys": ["one", "two"], "cors": "http://a.example", "access_log": True}
+    with ApiServer(tiny, config) as server:
+        url = server.url + "/v1/models"
+        for headers in ({}, {"Authorization": "Bearer three"}, {"X-Api-Key": "on"},
+                        {"Authorization": "Basic one"}, {"X-Api-Key": ""}):
+            answer = requests.get(url, headers=headers, timeout=TIMEOUT)
+            assert answer.status_code == 401
+            assert answer.json()["error"]["type"] == "authentication_error"
+            assert answer.headers["Access-Control-Allow-Origin"] == "http://a.example"
+        for headers in ({"Authorization": "Bearer one"}, {"X-Api-Key": "two"}):
+            assert requests.get(url, headers=headers, timeout=TIMEOUT).status_code == 200
+        assert requests.get(server.url + "/health", timeout=TIMEOUT).status_code == 200
+        assert requests.options(url, timeout=TIMEOUT).status_code == 204
+    lines = re.findall(r'http method=\w+ target="[^"]*" status=\d+ ms=\d+ bytes=\d+ peer=\S+',
+                       capsys.readouterr().out)
+    assert len(lines) == 9 and 'status=401' in lines[0] and lines[-1].endswith("127.0.0.1")
+
+
+def test_prefix_of_another_request_is_not_computed_again(tiny):
+    with ApiServer(tiny) as server:
+        shared = "The world is round and the sea is wide. " * 20
+        first = post(server, "/completion", prompt=shared + "A", n_predict=4, temperature=0).json()
+        second = post(server, "/completion", prompt=shared + "B", n_predict=4, temperature=0).json()
+        other = post(server, "/completion", prompt=shared + "B", n_predict=4, temperature=0,
+                     cache_salt="x").json()
+        assert first["timings"]["cache_n"] == other["timings"]["cache_n"] == 0
+        assert second["timings"]["cache_n"] > 0.9 * second["tokens_evaluated"]
+        assert second["content"] == other["content"]
+        metrics = requests.get(server.url + "/metrics", timeout=TIMEOUT).text
+        assert f'cached_total {second["timings"]["cache_n"]}' in metrics
+
+
+def test_answers_do_not_depend_on_a_tiny_cache(tiny):
+    """Preemption all the time: every answer is what it would be alone."""
+    prompts = [f"Request number {i} of the sea" for i in range(8)]
+    with ApiServer(tiny) as server:
+        alone = [post(server, "/completion", prompt=p, n_predict=40, temperature=0).json()
+                 for p in prompts]
+    with ApiServer(tiny, {"model": {"n_ctx": 256, "n_batch": 16}}) as server:
+        answers = [None] * len(prompts)
+
+        def ask(i):
+            answers[i] = post(
+                server, "/completion", prompt=prompts[i], n_predict=40, temperature=0).json()
+
+        threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(prompts))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        cache = server.scheduler.cache
+        assert not cache.pinned
+        cache.flush()
+        assert cache.used == 0
+    assert [a["content"] for a in answers] == [a["content"] for a in alone]
+
+
+def test_drafts_change_no_greedy_answer(tiny):
+    """Repetition, which n-grams guess: fewer decode calls for the same tokens."""
+    prompt = "abcabcabcabcabcabc"
+    texts = []
+    for speculate in (False, True):
+        with ApiServer(tiny, {"model": {"speculate": speculate}}) as server:
+            answers = [post(server, "/completion", prompt=prompt, n_predict=60, temperature=0,
+                            return_tokens=True, logit_bias=bias).json()
+                       for bias in ([], [["a", 30]])]
+            texts.append([a["tokens"] for a in answers])
+            drafted = server.scheduler.metrics.drafted
+            decodes = server.scheduler.metrics.n_decode
+            assert bool(drafted) == speculate
+            if speculate:
+                assert server.scheduler.metrics.accepted and decodes < plain_decodes
+                assert answers[1]["timings"]["draft_n"] > 0
+            plain_decodes = decodes
+    assert texts[0] == texts[1]
+
+
+def test_a_draft_model(tiny):
+    with ApiServer(tiny) as server:
+        plain = post(server, "/completion", prompt="Hello", n_predict=30, temperature=0).json()
+    with ApiServer(tiny, {"model": {"draft": str(tiny)}}) as server:
+        # It is no faster than what it drafts for, so no policy would use it.
+        server.scheduler.policy.draft_size = lambda right, most, each=0: most
+        drafted = post(server, "/completion", prompt="Hello", n_predict=30, temperature=0).json()
+        assert server.scheduler.metrics.accepted > 0
+    assert drafted["content"] == plain["content"]
+
+
+def test_a_client_that_leaves_frees_its_cells(tiny):
+    with ApiServer(tiny) as server:
+        scheduler = server.scheduler
+        for body in ({"prompt": "x " * 500}, {"prompt": "y", "n_predict": 1500},
+                     {"prompt": "z", "n_predict": 1500, "stream": True}):
+            data = json.dumps(dict(body, ignore_eos=True)).encode()
+            with socket.create_connection(("127.0.0.1", server.port)) as client:
+                head = f"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+                client.sendall(head.encode() + data)
+                until = time.monotonic() + 10
+                while not scheduler.busy and time.monotonic() < until:
+                    time.sleep(0.001)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            until = time.monotonic() + 10
+            while scheduler.busy and time.monotonic() < until:
+                time.sleep(0.01)
+            assert not scheduler.busy and not scheduler.cache.pinned

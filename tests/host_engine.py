@@ -1,0 +1,74 @@
+"""The `_engine` module on CPython: what modules/engine gives the image, over the host's library.
+
+    host_engine.install()     makes it importable as `_engine`
+
+So frozen/serve runs unchanged with the real engine, without a machine around it.
+"""
+
+import json
+import sys
+
+import engine_library
+from engine_library import LIBRARY, Chat, Reply  # noqa: F401
+
+
+class Error(RuntimeError):
+    pass
+
+
+class NoSlot(Error):
+    pass
+
+
+class Aborted(Error):
+    pass
+
+
+class _Library(engine_library.Library):
+    def failure(self, code, reason):
+        return {1: NoSlot, 2: Aborted, -1: ValueError}.get(code, Error)(reason)
+
+
+_library = None
+
+
+def library():
+    """The loaded library. OSError if it was not built."""
+    global _library
+    if _library is None:
+        _library = _Library(LIBRARY)
+    return _library
+
+
+def version():
+    return library().ffi.string(library().so.engine_version()).decode()
+
+
+class Engine(engine_library.Engine):
+    def __init__(self, path, *, n_ctx=2048, n_batch=64, n_seq=4, n_threads=1, pooling=0,
+                 progress=None, poll=None):
+        options = {}
+        if progress:
+            options["progress"] = lambda done: progress(done) or True
+        if poll:
+            options["poll"] = lambda: bool(poll())
+        super().__init__(library(), path, n_ctx, n_batch, n_seq, n_threads, pooling, **options)
+
+    def __getattr__(self, name):
+        if name == "info":
+            raise AttributeError(name)
+        value = getattr(self.info, name)
+        is_text = isinstance(value, self.ffi.CData)
+        return self.ffi.string(value).decode() if is_text else value
+
+    def sampler(self, params, chat=None):
+        if not isinstance(params, dict):
+            raise TypeError("sampler parameters must be a dict")
+        return engine_library.Sampler(self, json.dumps(params), chat)
+
+
+
+def install():
+    """Makes this module importable as `_engine`."""
+    library()
+    sys.modules["_engine"] = sys.modules[__name__]
