@@ -16,8 +16,7 @@
 #include "mpirq.h"
 
 #define HEAP_SIZE (4 * MiB)       // first area; MICROPY_GC_SPLIT_HEAP_AUTO adds more
-// Of the process's stack: about 1000 frames of Python, CPython's default limit. The rest is for C++ below.
-#define PYTHON_STACK_SIZE (384 * KiB)
+#define PYTHON_STACK_SIZE (1 * MiB) // of the process's stack; the rest is for C++ below Python
 
 const char cllm_help_text[] =
     "cllm: MicroPython serving language models on the bare machine.\n"
