@@ -113,7 +113,7 @@ class Scheduler:
         if not prompt:
             # llama-server answers an empty prompt with an empty text.
             sampler.close()
-            sequence.finish("length", "limit")
+            sequence.finish("length")
             return sequence
         if sampling and _penalizes(sampling):
             for token in prompt:

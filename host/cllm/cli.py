@@ -62,6 +62,9 @@ def make_parser():
     commands.add_parser("fetch", help="download and unpack all that the build and a run need")
     test = commands.add_parser("test", help="build what tests need and run pytest")
     test.add_argument("arguments", nargs=argparse.REMAINDER, help="for pytest")
+    commands.add_parser(
+        "reference", help="build llama.cpp's own server, which tests/api compares with"
+    )
     commands.add_parser("licenses", help="licences of all that is linked in, and of the model")
     return parser
 
@@ -94,6 +97,8 @@ def main(arguments=None):
             fetch.ensure_all()
         elif arguments.command == "test":
             return test(arguments.arguments)
+        elif arguments.command == "reference":
+            print(os.path.relpath(build.build_reference()))
         elif arguments.command == "licenses":
             print(licenses.report())
         else:
