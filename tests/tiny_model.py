@@ -77,8 +77,10 @@ def vocabulary(words=()):
     return tokens, kinds, merges
 
 
-def tensors(n_vocab, seed):
-    """Yields (name, array): matrices as float16, norms as float32, NumPy's order of axes."""
+def tensors(n_vocab, seed, silent=()):
+    """Yields (name, array): matrices as float16, norms as float32, NumPy's order of axes. silent:
+    tokens that are never the most likely one.
+    """
     random = numpy.random.default_rng(seed)
 
     def matrix(rows, columns, scale):
@@ -100,7 +102,9 @@ def tensors(n_vocab, seed):
         yield block + "ffn_up.weight", matrix(N_FF, N_EMBD, 0.2)
         yield block + "ffn_down.weight", matrix(N_EMBD, N_FF, 0.2)
     yield "output_norm.weight", ones
-    yield "output.weight", matrix(n_vocab, N_EMBD, 0.5)
+    output = matrix(n_vocab, N_EMBD, 0.5)
+    output[list(silent)] = 0
+    yield "output.weight", output
 
 
 def saying(words, all_words):
@@ -111,12 +115,13 @@ def saying(words, all_words):
             "temperature": 0}
 
 
-def make(path, seed=1, architecture="llama", tokenizer="gpt2", template=CHATML, omit=(), words=()):
+def make(path, seed=1, architecture="llama", tokenizer="gpt2", template=CHATML, omit=(), words=(),
+         ascii_only=False):
     """Writes the model to `path`.
 
     seed: of the weights. architecture, tokenizer: names to claim, for models that nobody can load.
     template: chat template, None for none. omit: names of tensors to leave out.
-    words: tokens to add, see saying().
+    words: tokens to add, see saying(). ascii_only: what it says greedily is ASCII.
     """
     tokens, kinds, merges = vocabulary(words)
     writer = gguf.GGUFWriter(str(path), architecture)
@@ -144,7 +149,8 @@ def make(path, seed=1, architecture="llama", tokenizer="gpt2", template=CHATML, 
     if template is not None:
         writer.add_chat_template(template)
 
-    for name, array in tensors(len(tokens), seed):
+    silent = [i for i, token in enumerate(tokens) if not token.replace("Ġ", "").isascii()]
+    for name, array in tensors(len(tokens), seed, silent if ascii_only else ()):
         if name not in omit:
             writer.add_tensor(name, array)
     writer.write_header_to_file()

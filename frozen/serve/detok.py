@@ -65,7 +65,7 @@ class Utf8:
         return "".join(out)
 
     def flush(self):
-        """What an incomplete end is worth at the end of the text: U+FFFD or nothing."""
+        """An incomplete end, when there is no more to come: U+FFFD or nothing."""
         held = self._held
         self._held = b""
         return "\ufffd" if held else ""

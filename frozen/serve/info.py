@@ -20,7 +20,7 @@ def props_of(service):
     engine = service.engine()
     return {
         "default_generation_settings": {
-            "params": settings_of(Params({})),
+            "params": settings_of(Params({}), True),
             "n_ctx": engine.n_ctx,
         },
         "total_slots": service.bounds.slots,

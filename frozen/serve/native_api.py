@@ -12,8 +12,10 @@ from .reply import probs_object
 from .sse import Writer, stream
 
 
-def settings_of(params):
-    """llama-server's generation_settings: what was asked for, over its defaults."""
+def settings_of(params, brief=False):
+    """llama-server's generation_settings: what was asked for, over its defaults. brief: as in
+    /props.
+    """
     settings = {
         "seed": 0xFFFFFFFF,
         "temperature": 0.8,
@@ -57,14 +59,15 @@ def settings_of(params):
             "n_keep": 0,
             "n_discard": 0,
             "stream": params.stream,
-            "stop": params.stop,
             "n_probs": params.n_probs or 0,
-            "grammar": params.sampling.get("grammar", ""),
             "timings_per_token": params.timings_per_token,
             "post_sampling_probs": params.post_probs,
             "lora": [],
         }
     )
+    if not brief:
+        settings["stop"] = params.stop
+        settings["grammar"] = params.sampling.get("grammar", "")
     return settings
 
 
@@ -83,7 +86,7 @@ class Completion:
         return {
             "index": reply.index,
             "content": text,
-            "tokens": tokens if self.params.return_tokens else [],
+            "tokens": tokens,
             "stop": stop,
             "id_slot": reply.index,
             "tokens_predicted": sequence.n_generated,
@@ -107,7 +110,8 @@ class Completion:
         streams = self.params.stream
         sequence = reply.sequence
         text = "" if streams else reply.text
-        body = self._common(reply, text, [] if streams else reply.tokens, True)
+        tokens = reply.tokens if self.params.return_tokens and not streams else []
+        body = self._common(reply, text, tokens, True)
         prompt = self.prompts[reply.index // self.params.n]
         body.update(
             {

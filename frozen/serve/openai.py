@@ -215,7 +215,7 @@ def model_info(service):
     engine = service.engine()
     return {
         "id": service.host.alias,
-        "aliases": [],
+        "aliases": [service.host.alias],
         "tags": [],
         "object": "model",
         "created": int(time.time()),

@@ -74,7 +74,10 @@ class Reply:
         except RuntimeError as exc:
             raise RequestError(500, "server_error", str(exc))
         if self.ended:
-            self.message = parsed["message"]
+            self.message = message = parsed["message"]
+            if not (message["content"] or len(message) > 2):
+                # Nothing could be made of it, such as JSON that was cut off: here it is.
+                message["content"] = self.text
             self._parser.close()
         return parsed["deltas"]
 

@@ -113,7 +113,7 @@ class Scheduler:
         if not prompt:
             # llama-server answers an empty prompt with an empty text.
             sampler.close()
-            sequence.finish("length", "limit")
+            sequence.finish("length")
             return sequence
         if sampling and _penalizes(sampling):
             for token in prompt:
@@ -245,7 +245,7 @@ class Scheduler:
 
     def _cut(self, sequence):
         # Its time is over: what there is is the answer.
-        text = sequence.stops.flush() + sequence.utf8.flush()
+        text = sequence.stops.flush()
         if text:
             sequence.emit(text, None, None)
         self._finish(sequence, "length", "limit")
@@ -426,14 +426,12 @@ class Scheduler:
         return own, [pair for pair in pairs[:n] if pair[1] > 0]
 
     def _text_of(self, sequence, token):
-        # (text that can be sent, finish reason or None, kind of stop)
+        # (text that can be sent, finish reason or None, kind of stop). A character that is not
+        # complete at the end is not sent.
         engine = self.engine
         stops = sequence.stops
         if engine.is_eog(token):
-            text = stops.push(sequence.utf8.flush())
-            if not stops.found:
-                text += stops.flush()
-            return text, "stop", "eos"
+            return stops.flush(), "stop", "eos"
         text = sequence.utf8.push(engine.piece(token))
         n = sequence.n_generated
         if n > sequence.options.min_tokens:
@@ -442,7 +440,7 @@ class Scheduler:
                 return text, "stop", "word"
         full = len(sequence.tokens) >= engine.n_ctx
         if n == sequence.options.max_tokens or full:
-            return text + stops.flush() + sequence.utf8.flush(), "length", "limit"
+            return text + stops.flush(), "length", "limit"
         return text, None, "none"
 
     def _embed(self, job):

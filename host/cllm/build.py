@@ -130,6 +130,18 @@ def build_host_library():
         )
 
 
+def build_reference():
+    """Bring llama.cpp's own server for this machine up to date; returns its path.
+
+    tests/api compares with it. Not part of any other build, because it takes as long as all.
+    """
+    build_host_library()
+    with _alone():
+        command = [_program("cmake"), "--build", HOST_LIBRARY, "-j", str(jobs())]
+        Steps().run("build llama-server", [*command, "--target", "llama-server"])
+    return HOST_LIBRARY / "llama-server"
+
+
 @contextlib.contextmanager
 def _alone():
     """One build at a time in one tree."""

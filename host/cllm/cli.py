@@ -69,6 +69,9 @@ def make_parser():
         "--groups", metavar="A,B", help="only these: " + ", ".join(upstream.GROUPS)
     )
     suite.add_argument("tests", nargs="*", help='only these: shell patterns like "basics/int*.py"')
+    commands.add_parser(
+        "reference", help="build llama.cpp's own server, which tests/api compares with"
+    )
     commands.add_parser("licenses", help="licences of all that is linked in, and of the model")
     return parser
 
@@ -105,6 +108,8 @@ def main(arguments=None):
             return upstream.main(
                 arguments.groups and arguments.groups.split(","), arguments.tests
             )
+        elif arguments.command == "reference":
+            print(os.path.relpath(build.build_reference()))
         elif arguments.command == "licenses":
             print(licenses.report())
         else:

@@ -231,7 +231,7 @@ int engine_chat_open(struct engine *e, const char *request, size_t len, struct e
         common_json json = parse_json(request, len, "conversation");
         check(json.is_object() && json.contains("messages"), "conversation: no messages");
         auto chat = std::make_unique<engine_chat>();
-        chat->owner = e;
+        chat->owner = e->serial;
         log_capture capture;
         with_input([&] {
             common_chat_templates_inputs inputs;

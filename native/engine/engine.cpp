@@ -369,6 +369,8 @@ int engine_open(const char *path, const struct engine_params *params, struct eng
             "n_threads is not in 1.." + std::to_string(GGML_MAX_N_THREADS));
 
         auto e = std::make_unique<engine>();
+        static uint64_t serial = 0;
+        e->serial = ++serial;
         e->params = *params;
         bool stopped = false;
         try {

@@ -40,6 +40,8 @@ struct free_threads {
 using context_ptr = std::unique_ptr<llama_context, free_context>;
 
 struct engine {
+    uint64_t serial = 0; // no other engine has it
+
     // Declared in the order in which they depend on each other; destroyed in reverse.
     std::unique_ptr<llama_model, free_model> model;
     std::vector<llama_adapter_lora *> adapters; // the model frees them
@@ -190,7 +192,7 @@ void random_bytes(void *out, size_t n);
 
 // A rendered conversation, see engine_chat_open().
 struct engine_chat {
-    const engine *owner; // to compare with; it may be closed
+    uint64_t owner; // its engine's serial number; the engine may be closed
     common_chat_params params;
     common_chat_parser_params syntax;
     bool has_tools = false;

@@ -317,7 +317,7 @@ int engine_sampler_open(struct engine *e, const char *params, size_t len,
     *out = nullptr;
     return call(e, READS, [&] {
         check(e->context != nullptr, "this model computes embeddings only");
-        check(!chat || chat->owner == e, "the conversation belongs to another engine");
+        check(!chat || chat->owner == e->serial, "the conversation belongs to another engine");
         common_params_sampling sampling;
         sampling.no_perf = true;
         sampling_from_model(sampling, e->model.get());

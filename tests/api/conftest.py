@@ -85,9 +85,29 @@ class Reference:
 
 
 @pytest.fixture(scope="session")
-def reference(tiny):
+def ascii_model(tmp_path_factory, tiny):
+    """The tiny model, whose greedy text is ASCII: bytes that are no UTF-8 are shown in many ways."""
+    import tiny_model
+
+    path = tmp_path_factory.mktemp("ascii") / "tiny.gguf"
+    tiny_model.make(path, ascii_only=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def reference(ascii_model):
+    """llama.cpp's own server with the ASCII model."""
     if not REFERENCE.exists():
         pytest.skip(f"no {REFERENCE}: run `cllm reference`")
-    reference = Reference(tiny)
+    reference = Reference(ascii_model)
     yield reference
     reference.stop()
+
+
+@pytest.fixture(scope="session")
+def differential(ascii_model):
+    """Ours, with the ASCII model."""
+    from api_server import ApiServer
+
+    with ApiServer(ascii_model) as server:
+        yield server

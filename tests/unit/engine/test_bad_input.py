@@ -96,43 +96,99 @@ def test_no_logits_after_a_failed_decode(engine):
     ('{"seed": 0.5}', "seed"),
     ('{"top_k": ' + "[" * 100000, "nested too deeply"),
     ('{"\udcff": 1}', "UTF-8"),
+    ('{"mirostat": 3}', "mirostat: out of range"),
+    ('{"xtc_probability": 1.5}', "xtc_probability: out of range"),
+    ('{"adaptive_decay": 1}', "adaptive_decay: out of range"),
+    ('{"min_tokens": -1}', "min_tokens: out of range"),
+    ('{"ignore_eos": 1}', "ignore_eos: not a boolean"),
+    ('{"samplers": 5}', "samplers: not an array"),
+    ('{"samplers": [5]}', "samplers: not an array of strings"),
+    ('{"samplers": "' + "k" * 1000 + '"}', "samplers: too many"),
+    ('{"dry_sequence_breakers": []}', "must not be empty"),
+    ('{"dry_sequence_breakers": ["' + "x" * 1000 + '"]}', "too long"),
+    ('{"logit_bias": 5}', "logit_bias: neither"),
+    ('{"logit_bias": {"5": 1e30}}', "logit_bias: out of range"),
+    ('{"logit_bias": {"' + "word " * 5000 + '": 1}}', "logit_bias: too many"),
+    ('{"grammar": 5}', "grammar: not a string"),
+    ('{"grammar": "root ::= ("}', "failed to parse grammar"),
+    ('{"grammar": "no ::= 1"}', "grammar"),
+    ('{"grammar": "root ::= root"}', "left recursion"),
+    ('{"grammar": "root ::= ' + "(" * 100 + '"}', "nested too deeply"),
+    ('{"grammar": "root ::= ' + "a" * 70000 + '"}', "longer than"),
+    ('{"grammar": "%llguidance {}"}', "llguidance"),
+    ('{"grammar": "root ::= (\\"a\\"{1,1000}){1,1000}"}', "failed to parse grammar"),
+    ('{"json_schema": 5}', "json_schema: not a JSON object"),
+    ('{"json_schema": {"type": "poem"}}', "."),
+    ('{"json_schema": {"$ref": "https://example.com/x"}}', "."),
+    ('{"json_schema": {"type": "string", "pattern": "^(((((($"}}', "."),
 ])
 def test_sampler_parameters(engine, params, reason):
     with pytest.raises(EngineFailure, match=reason) as failure:
         out = engine.ffi.new("struct engine_sampler **")
         text = params.encode(errors="surrogateescape")
-        engine.call("engine_sampler_open", text, len(text), out)
+        engine.call("engine_sampler_open", text, len(text), engine.ffi.NULL, out)
     assert failure.value.code == EINVAL
 
 
 USER = '[{"role": "user", "content": "x"}]'
 
 
-@pytest.mark.parametrize("messages, options, reason", [
-    ("", "{}", "messages: .*parse error"),
-    ("[{]", "{}", "messages: .*parse error"),
-    ("{}", "{}", "array"),
-    ('"text"', "{}", "array"),
-    ("[1]", "{}", "object"),
-    ('[{"content": "x"}]', "{}", "role"),
-    ('[{"role": "user"}]', "{}", "content"),
-    ('[{"role": 5, "content": "x"}]', "{}", "string"),
-    ('[{"role": "user", "content": 5}]', "{}", "content"),
-    ('[{"role": "user", "content": [{"type": "image_url"}]}]', "{}", "content part"),
-    ('[{"role": "user", "content": [{"type": "text"}]}]', "{}", "text"),
-    ("[" * 100000, "{}", "nested too deeply"),
-    ('[{"role": "user", "content": ' + "[" * 30000 + "]" * 30000 + "}]", "{}", "nested too"),
-    (USER, "", "options: .*parse error"),
-    (USER, "[]", "options: not"),
-    (USER, '{"no": 1}', "no: no such option"),
-    (USER, '{"add_generation_prompt": "yes"}', "boolean"),
-    (USER, '{"chat_template_kwargs": 5}', "chat_template_kwargs"),
+def conversation(messages, rest=""):
+    return '{"messages": ' + messages + rest + "}"
+
+
+TOOL = ', "tools": [{"type": "function", "function": {"name": "f", "parameters": %s}}]'
+
+
+@pytest.mark.parametrize("request_, reason", [
+    ("", "parse error"),
+    ("[]", "no messages"),
+    ("{}", "no messages"),
+    (conversation("[{]"), "parse error"),
+    (conversation("{}"), "array"),
+    (conversation("[]"), "must not be empty"),
+    (conversation('"text"'), "array"),
+    (conversation("[1]"), "object"),
+    (conversation('[{"content": "x"}]'), "role"),
+    (conversation('[{"role": "user"}]'), "content"),
+    (conversation('[{"role": 5, "content": "x"}]'), "string"),
+    (conversation('[{"role": "user", "content": 5}]'), "content"),
+    (conversation('[{"role": "user", "content": [{"type": "image_url"}]}]'), "content part"),
+    (conversation('[{"role": "user", "content": [{"type": "text"}]}]'), "text"),
+    (conversation("[" * 100000), "nested too deeply"),
+    (conversation('[{"role": "user", "content": ' + "[" * 30000 + "]" * 30000 + "}]"), "nested"),
+    (conversation(USER, ', "no": 1'), "no: no such option"),
+    (conversation(USER, ', "add_generation_prompt": "yes"'), "boolean"),
+    (conversation(USER, ', "chat_template_kwargs": 5'), "chat_template_kwargs"),
+    (conversation(USER, ', "tools": 5'), "tools"),
+    (conversation(USER, ', "tools": [5]'), "."),
+    (conversation(USER, ', "tools": [{}]'), "."),
+    (conversation(USER, TOOL % "{}" + ', "tool_choice": "perhaps"'), "tool_choice"),
+    (conversation(USER, ', "json_schema": 5'), "json_schema"),
+    (conversation(USER, ', "json_schema": {"type": "poem"}'), "."),
+    (conversation(USER, ', "reasoning_format": "loud"'), "."),
+    (conversation(USER, ', "reasoning_budget_tokens": 1e30'), "out of range"),
+    (conversation(USER, ', "continue_final_message": true'), "Cannot set both"),
 ])
-def test_template_input(engine, messages, options, reason):
+def test_conversation(engine, request_, reason):
     with pytest.raises(EngineFailure, match=reason) as failure:
-        engine.apply_template(messages, options)
+        engine.chat(request_)
     assert failure.value.code == EINVAL
     assert "x" in engine.apply_template(USER)
+
+
+def test_reply_of_brackets(library, tmp_path):
+    """What a model can be made to say must not overflow the stack of the parser."""
+    path = tmp_path / "tools.gguf"
+    tiny_model.make(path, template=tiny_model.TOOLS)
+    with Engine(library, path) as engine:
+        with engine.chat(conversation(USER, TOOL % '{"type": "object"}')) as chat:
+            for text in ("[" * 100000, '<tool_call>\n{"name": "f", "arguments": ' + "[" * 100000,
+                         '<tool_call>\n{"name": "f", "arguments": ' + '{"a":' * 100000):
+                reply = chat.reply()
+                with pytest.raises(EngineFailure, match="nested too deeply"):
+                    reply.push(text)
+                reply.close()
 
 
 def test_reason_is_short_utf8_in_one_line(engine):

@@ -158,8 +158,9 @@ def test_template(engine):
     assert reply == {
         "prompt": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi 🙂<|im_end|>\n"
                   "<|im_start|>assistant\n",
-        "additional_stops": []}
-    reply = json.loads(engine.apply_template(messages, '{"add_generation_prompt": false}'))
+        "stops": [], "plain": True, "thinking": False, "format": "peg-native", "grammar": "",
+        "generation_prompt": "<|im_start|>assistant\n"}
+    reply = json.loads(engine.apply_template(messages, add_generation_prompt="false"))
     assert reply["prompt"].endswith("🙂<|im_end|>\n")
 
 

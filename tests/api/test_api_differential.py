@@ -1,0 +1,235 @@
+"""The same requests to frozen/serve and to llama.cpp's own server, built from the same tree: same
+status, same JSON shape and types, same text at temperature 0.
+
+Where cllm answers otherwise on purpose, OURS, THEIRS and STATUS say so and why.
+"""
+
+import json
+import random
+
+import requests
+
+COUNT = 300
+TIMEOUT = 60
+
+# Members that only cllm's answers have.
+OURS = {
+    "refusal": "OpenAI's schema requires it in a message, and in logprobs",
+    "logprobs": "OpenAI's schema requires it in a chat choice; null",
+    "tokens": "OpenAI's lists beside llama-server's `content` of a completion's logprobs",
+    "token_logprobs": "as above",
+    "top_logprobs": "as above",
+    "text_offset": "as above",
+    "output_tokens_details": "OpenAI's schema requires it in a response's usage",
+    "cache_creation_input_tokens": "Anthropic's usage has it",
+    "error": "an Anthropic error is {type, error} as Anthropic's clients read it",
+    "incomplete_details": "OpenAI's response object", "instructions": "", "metadata": "",
+    "parallel_tool_calls": "", "temperature": "", "top_p": "", "tool_choice": "", "tools": "",
+    "max_output_tokens": "",
+    "draft_n": "cllm drafts by n-grams unless told not to", "draft_n_accepted": "",
+}
+# Members that only llama-server's answers have.
+THEIRS = {
+    "media_marker": "there are no media",
+    "chat_template_caps": "cllm does not tell",
+    "generation_prompt": "internals of its chat parser", "chat_format": "", "reasoning_format": "",
+    "reasoning_in_content": "", "grammar_lazy": "", "grammar_triggers": "",
+    "preserved_tokens": "", "backend_sampling": "", "speculative.types": "",
+    "logit_bias": "", "dry_sequence_breakers": "",
+    "code": "", "message": "", "n_prompt_tokens": "", "n_ctx": "",
+}
+# Where llama-server says 200 or 500 and cllm 400: its words, and why.
+STRICTER = {
+    "invalid JSON": "a client's mistake is a 400, not a 500",
+    "must be a JSON object": "the body of a request is an object",
+    "each message must have one": "a client's mistake is a 400, not a 500",
+    "'messages' must not be empty": "OpenAI's schema wants at least one",
+    "type must be": "OpenAI's schema has no true where a number is wanted",
+    "must be an integer": "a part of a token cannot be had",
+    "must be a string or an array of strings": "llama-server ignores a `stop` of another type",
+    "not an array of strings": "llama-server ignores `samplers` of another type",
+    "out of range": "a value that makes infinities of logits",
+    "Expected each of": "a client's mistake is a 400, not a 500",
+    "logit_bias: neither": "llama-server ignores it",
+    "input is not supported": "a client's mistake is a 400, not a 500",
+    "must not be empty": "llama-server takes an empty list for an answer of no choices",
+    "must be a boolean": "", "integer outside": "",
+}
+SKIPPED = {"/slots": "what a slot shows depends on what it did"}
+
+
+HELLO = [{"role": "user", "content": "Hello"}]
+BAD = [None, True, -1, 0, 1.5, 1e30, "x", "", [], [1], {}, {"a": 1}]
+
+
+def field(rng):
+    """A sampling or scheduling field: (name, value), mostly a good one."""
+    good = [
+        ("temperature", 0), ("top_k", 5), ("top_k", 0), ("top_p", 0.5), ("min_p", 0.1),
+        ("typical_p", 0.9), ("top_n_sigma", 1.0), ("xtc_probability", 0), ("repeat_penalty", 1.1),
+        ("repeat_last_n", 16), ("presence_penalty", 0.5), ("frequency_penalty", 0.5),
+        ("dry_multiplier", 0.5), ("mirostat", 0), ("min_keep", 1), ("seed", 42), ("seed", -1),
+        ("stop", "e"), ("stop", ["xyz", "a"]), ("stop", []), ("logit_bias", {"70": 5}),
+        ("logit_bias", [[70, -3.5], ["a", 2], [71, False]]), ("ignore_eos", True),
+        ("samplers", ["top_k", "temperature"]), ("cache_prompt", False), ("n", 2),
+        ("timings_per_token", True), ("id_slot", -1), ("user", "someone"), ("n_probs", 2),
+        ("t_max_predict_ms", 100000), ("dry_sequence_breakers", ["x"]),
+    ]
+    name, value = rng.choice(good)
+    if rng.random() < 0.25:
+        value = rng.choice(BAD)
+    return name, value
+
+
+def request(rng):
+    """(path, body): one of the generated requests."""
+    body = {"temperature": 0, "max_tokens": rng.randrange(1, 12)}
+    kind = rng.randrange(9)
+    if kind <= 2:
+        path = "/v1/chat/completions"
+        body["messages"] = rng.choice([
+            HELLO, HELLO, HELLO, [], None, "x", [1], [{"role": "user"}], [{"content": "x"}],
+            [{"role": "system", "content": "Be good"}, *HELLO],
+            [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}],
+            [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+        ])
+        if rng.random() < 0.3:
+            body["response_format"] = rng.choice([
+                {"type": "text"}, {"type": "json_object"}, {"type": "poem"}, {},
+                {"type": "json_schema", "json_schema": {"schema": {"type": "boolean"}}},
+            ])
+        if rng.random() < 0.2:
+            body["logprobs"] = True
+            body["top_logprobs"] = rng.choice([1, 3])
+    elif kind <= 5:
+        path = rng.choice(["/v1/completions", "/completion"])
+        body["prompt"] = rng.choice([
+            "Hello", "The sea", [5, 6, 7], ["a", "b"], [[5], "x"], "", [], None, 7, {"x": 1},
+            [5, "mixed"], [-1], [100000], "word " * 3000, {"prompt_string": "Hi"},
+        ])
+        if rng.random() < 0.2:
+            body["grammar"] = rng.choice(['root ::= "yes"', "root ::= (", ""])
+        if rng.random() < 0.2:
+            body["json_schema"] = rng.choice([{"type": "null"}, {"const": 5}])
+    else:
+        path, body = rng.choice([
+            ("/tokenize", {"content": "Hello world"}), ("/tokenize", {}),
+            ("/tokenize", {"content": "é", "with_pieces": True}),
+            ("/tokenize", {"content": "<|im_end|>", "parse_special": False}),
+            ("/tokenize", {"content": "a", "add_special": True}),
+            ("/detokenize", {"tokens": [70, 71]}), ("/detokenize", {}), ("/detokenize", []),
+            ("/apply-template", {"messages": HELLO}), ("/apply-template", {}),
+            ("/v1/messages", {"messages": HELLO, "max_tokens": 3, "temperature": 0}),
+            ("/v1/messages", {"messages": HELLO, "max_tokens": 3, "temperature": 0,
+                              "system": "Be good", "stop_sequences": ["zz"]}),
+            ("/v1/messages/count_tokens", {"messages": HELLO}),
+            ("/v1/responses", {"input": "Hello", "max_output_tokens": 3, "temperature": 0}),
+            ("/v1/responses", {"input": HELLO, "instructions": "x", "max_output_tokens": 3,
+                               "temperature": 0}),
+            ("/infill", {"input_prefix": "a", "input_suffix": "b"}),
+            ("/v1/chat/completions", "{"), ("/v1/completions", ""), ("/nope", {}),
+            ("/props", None), ("/v1/models", None), ("/health", None), ("/slots", None),
+        ])
+        return path, body
+    for _ in range(rng.randrange(3)):
+        name, value = field(rng)
+        body[name] = value
+    if rng.random() < 0.3:
+        body["stream"] = True
+    return path, body
+
+
+def ask(url, path, body):
+    if body is None:
+        return requests.get(url + path, timeout=TIMEOUT)
+    data = body if isinstance(body, str) else json.dumps(body)
+    return requests.post(url + path, data=data, timeout=TIMEOUT)
+
+
+def parse(answer):
+    """The JSON of an answer; of a stream what it amounts to, for where its pieces begin and end
+    depends on the server.
+    """
+    if not answer.headers.get("Content-Type", "").startswith("text/event-stream"):
+        return answer.json()
+    events = []
+    for line in answer.content.decode().split("\n"):
+        if line.startswith("data: "):
+            events.append(line[6:] if line == "data: [DONE]" else json.loads(line[6:]))
+    done = events[-1] == "[DONE]"
+    if done:
+        events.pop()
+    texts, last = {}, {}
+    events = [event for event in events if event]  # llama-server's first may be null
+    for event in events:
+        for choice in event.get("choices", [event]):
+            number = choice.get("index", 0)
+            part = choice.get("delta", choice)
+            texts[number] = texts.get(number, "") + (part.get("content") or part.get("text") or "")
+            last[number] = choice
+    names = [sorted(event) for event in (events[0], events[-1])]
+    return {"done": done, "content": [texts[i] for i in sorted(texts)],
+            "last": [last[i] for i in sorted(last)], "names": names}
+
+
+def kind(value):
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean"
+    return {int: "number", float: "number", str: "string"}.get(type(value)) or type(value).__name__
+
+
+def differences(ours, theirs, path=""):
+    """Yields what differs in keys, types, and values that must be the same."""
+    if kind(ours) != kind(theirs):
+        yield f"{path}: {kind(ours)}, theirs {kind(theirs)}"
+    elif isinstance(ours, dict):
+        for name in sorted(ours.keys() | theirs.keys()):
+            if name not in theirs:
+                if name not in OURS:
+                    yield f"{path}.{name}: only ours"
+            elif name not in ours:
+                if name not in THEIRS:
+                    yield f"{path}.{name}: only theirs"
+            else:
+                yield from differences(ours[name], theirs[name], f"{path}.{name}")
+    elif isinstance(ours, list):
+        if len(ours) != len(theirs):
+            yield f"{path}: {len(ours)} items, theirs {len(theirs)}"
+        for i, (one, other) in enumerate(zip(ours, theirs)):
+            yield from differences(one, other, f"{path}[{i}]")
+    else:
+        name = path.rsplit(".", 1)[-1].split("[")[0]
+        if name in ("text", "content", "finish_reason", "prompt", "tokens", "stop_type", "type",
+                    "done", "names"):
+            if ours != theirs and "error" not in path:
+                yield f"{path}: {ours!r}, theirs {theirs!r}"
+
+
+def compare(ours, theirs, path):
+    """What differs between two answers to one request: a list of str."""
+    if path in SKIPPED:
+        return []
+    if ours.status_code != theirs.status_code:
+        stricter = ours.status_code == 400 and any(word in ours.text for word in STRICTER)
+        return [] if stricter else [
+            f"{ours.status_code} {ours.text[:200]}, theirs {theirs.status_code} {theirs.text[:200]}"
+        ]
+    if ours.status_code == 200:
+        return list(differences(parse(ours), parse(theirs)))
+    # Of a request with two mistakes either may be told.
+    error, other = ours.json()["error"], theirs.json()["error"]
+    fine = error["type"] == other["type"] or error["type"] == "invalid_request_error"
+    return [] if fine else [f"{error}, theirs {other}"]
+
+
+def test_same_answers(differential, reference):
+    rng = random.Random(1)
+    found = []
+    for number in range(COUNT):
+        path, body = request(rng)
+        ours, theirs = ask(differential.url, path, body), ask(reference.url, path, body)
+        for line in compare(ours, theirs, path):
+            found.append(f"{number} {path} {json.dumps(body)[:300]}\n    {line}")
+    assert not found, "\n".join(found[:40])

@@ -1,0 +1,250 @@
+"""Broken HTTP and JSON into frozen/httpd and frozen/serve on CPython, with a fake engine.
+
+    python tests/fuzz_api.py [COUNT] [SEED]
+
+Half of the cases are bytes for the HTTP parser, in pieces of any size; half are JSON bodies for
+every route. Only errors of the client may come of them (and 501, 503, 505), never an exception,
+and a well-behaved request is answered in between.
+"""
+
+import asyncio
+import json
+import random
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+if __name__ == "__main__":
+    for folder in (HERE, HERE / "unit/shim", HERE.parent / "frozen"):
+        sys.path.insert(0, str(folder))
+    import time
+
+    time.ticks_ms = lambda: time.monotonic_ns() // 1_000_000
+    time.ticks_us = lambda: time.monotonic_ns() // 1_000
+if str(HERE / "unit/serve") not in sys.path:
+    sys.path.insert(0, str(HERE / "unit/serve"))
+
+from fake_engine import FakeEngine  # noqa: E402
+
+from httpd import Limits  # noqa: E402
+from httpd.aio import END  # noqa: E402
+from httpd.parser import HttpError, Parser, Request  # noqa: E402
+from serve import main as serve_main  # noqa: E402
+from serve.access import Access  # noqa: E402
+from serve.engine import READY, EngineHost  # noqa: E402
+from serve.scheduler import Bounds, Scheduler  # noqa: E402
+from serve.service import Service  # noqa: E402
+
+ROUTES = [
+    "/v1/chat/completions", "/v1/completions", "/completion", "/v1/messages", "/v1/responses",
+    "/v1/messages/count_tokens", "/v1/embeddings", "/embedding", "/tokenize", "/detokenize",
+    "/apply-template", "/infill",
+]
+FIELDS = [
+    "messages", "prompt", "input", "content", "tokens", "system", "instructions", "max_tokens",
+    "max_output_tokens", "n_predict", "n", "stream", "stream_options", "stop", "stop_sequences",
+    "temperature", "top_p", "top_k", "min_p", "seed", "logprobs", "top_logprobs", "n_probs",
+    "logit_bias", "response_format", "json_schema", "grammar", "tools", "tool_choice", "thinking",
+    "reasoning", "reasoning_effort", "text", "chat_template_kwargs", "cache_salt", "priority",
+    "cache_prompt", "timings_per_token", "t_max_predict_ms", "samplers", "response_fields",
+    "encoding_format", "dimensions", "embd_normalize", "input_prefix", "input_suffix",
+    "input_extra", "with_pieces", "add_special", "model", "previous_response_id", "min_tokens",
+]
+WORDS = ["role", "content", "type", "text", "user", "assistant", "tool", "function", "name", "id",
+         "arguments", "tool_calls", "tool_call_id", "parameters", "schema", "json_schema",
+         "image_url", "input_text", "message", "tool_use", "tool_result", "call_id", "output",
+         "function_call", "function_call_output", "reasoning", "required", "auto", "base64"]
+REQUEST = (
+    b"POST /v1/completions?a=b HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    b"Authorization: Bearer key\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"5\r\nhello\r\n3;x=y\r\nabc\r\n0\r\nTrailer: z\r\n\r\n"
+    b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc"
+)
+PIECES = [b"\r\n", b"\n", b"\r", b"\0", b":", b" ", b"HTTP/1.1", b"Content-Length: 5\r\n",
+          b"Transfer-Encoding: chunked\r\n", b"%", b"\xff", b"99999999999999999999", b"-1", b"0x5",
+          b"Host: y\r\n", b"\r\n\r\n", b",", b";", b"\t"]
+
+
+def mutated(rng):
+    """Two requests with some damage."""
+    data = bytearray(REQUEST)
+    for _ in range(rng.randrange(1, 5)):
+        at = rng.randrange(len(data) + 1)
+        kind = rng.randrange(5)
+        if kind == 0 and at < len(data):
+            data[at] = rng.randrange(256)
+        elif kind == 1:
+            del data[at : at + rng.randrange(20)]
+        elif kind == 2:
+            data[at:at] = rng.choice(PIECES)
+        elif kind == 3:
+            data[at:at] = data[at : at + rng.randrange(60)]
+        else:
+            del data[at:]
+    return bytes(data)
+
+
+def parsed(data, sizes):
+    """What the parser makes of `data` fed in pieces: a list of methods, bodies and a status."""
+    parser = Parser(Limits(line=200, head=600, body=500))
+    result = []
+    at = 0
+
+    def wait(step):
+        nonlocal at
+        while True:
+            value = step()
+            if value is not None or at >= len(data):
+                return value
+            size = next(sizes)
+            parser.feed(data[at : at + size])
+            at += size
+
+    try:
+        while True:
+            request = wait(parser.head)
+            if request is None:
+                return result
+            result.append((request.method, request.target))
+            parser.begin_body(500)
+            body = b""
+            while True:
+                piece = wait(parser.body)
+                if not piece:
+                    break
+                body += piece
+            if piece is None:
+                return result
+            result.append(body)
+    except HttpError as exc:
+        assert 400 <= exc.status < 600 and exc.status not in (500, 502, 503), exc
+        return result + [exc.status]
+
+
+def sizes_of(rng, most):
+    while True:
+        yield rng.randrange(1, most)
+
+
+def value(rng, depth=0):
+    """Any JSON value, with words that mean something somewhere."""
+    kind = rng.randrange(12 if depth < 5 else 8)
+    if kind == 0:
+        return None
+    if kind == 1:
+        return rng.random() < 0.5
+    if kind == 2:
+        return rng.choice([0, 1, -1, 5, 2**31, -(2**63), 10**30])
+    if kind == 3:
+        return rng.choice([0.5, -1.5, 1e300, 1e-300])
+    if kind <= 6:
+        return rng.choice(WORDS + ["", "x", "é€😀", "\0", "a|", "*ab|", "|" * 300, "x" * 5000])
+    if kind == 7:
+        return [rng.randrange(300) for _ in range(rng.randrange(5))]
+    if kind <= 9:
+        return [value(rng, depth + 1) for _ in range(rng.randrange(4))]
+    return {rng.choice(WORDS): value(rng, depth + 1) for _ in range(rng.randrange(4))}
+
+
+def body_of(rng):
+    """A request's body: mostly JSON, mostly an object, partly sensible."""
+    body = {rng.choice(FIELDS): value(rng) for _ in range(rng.randrange(1, 7))}
+    if rng.random() < 0.6:
+        body.setdefault("messages", [{"role": "user", "content": "hello"}])
+        body.setdefault("prompt", "hello|")
+        body.setdefault("input", "hello")
+    if "max_tokens" not in body and "n_predict" not in body:
+        body["max_tokens"] = 6
+    data = json.dumps(body).encode()
+    if rng.random() < 0.15:
+        data = bytearray(data)
+        at = rng.randrange(len(data))
+        data[at : at + rng.randrange(3)] = rng.choice([b"", b"{", b"]", b'"', b"\xff", b"\\u12"])
+        data = bytes(data)
+    return data
+
+
+class Target:
+    """The service with a fake engine, without sockets."""
+
+    def __init__(self):
+        self.service = Service()
+        host = EngineHost("fake", "fake")
+        host.engine, host.state = FakeEngine(n_ctx=512), READY
+        self.service.configure(host, Bounds())
+        self.service.scheduler = Scheduler(host.engine, self.service.bounds)
+        serve_main.install(self.service, Access())
+
+    async def ask(self, path, body):
+        """(status, bytes) of the answer."""
+        app = self.service.app
+        request = Request("POST", path, 1, {})
+        request.segments = path[1:].split("/")
+        request.body = body
+        try:
+            route, params = app.find(request)
+            response = await app.handle(request, route, params)
+        except HttpError as exc:
+            response = app.failure(request, exc)
+        app.finish(request, response)
+        response.head([])
+        if response.source is None:
+            return response.status, bytes(response.body)
+        data = b""
+        while True:
+            piece = await response.next()
+            if piece is END:
+                return response.status, data
+            data += piece
+
+
+async def fuzz_json(count, seed):
+    """Feeds bodies to all routes; AssertionError with the case that went wrong."""
+    target = Target()
+    task = asyncio.create_task(target.service.scheduler.run())
+    seen = {}
+    for number in range(count):
+        rng = random.Random(f"{seed}/json/{number}")
+        path, body = rng.choice(ROUTES), body_of(rng)
+        try:
+            status, _ = await asyncio.wait_for(target.ask(path, body), 20)
+        except Exception as exc:
+            raise AssertionError(f"case {number}: {path} {body[:500]!r} raised {exc!r}") from exc
+        assert status == 200 or 400 <= status < 500 or status in (501, 503), (
+            f"case {number}: {path} {body[:500]!r} gave {status}")
+        seen[status] = seen.get(status, 0) + 1
+        if number % 500 == 0:
+            status, data = await target.ask("/v1/completions", b'{"prompt": "good|"}')
+            assert status == 200 and json.loads(data)["choices"][0]["text"] == "good"
+    scheduler = target.service.scheduler
+    assert not scheduler.busy and not scheduler.cache.pinned
+    task.cancel()
+    return seen
+
+
+def fuzz_http(count, seed):
+    """Feeds damaged requests to the parser, twice in different pieces: the result is the same."""
+    failed = 0
+    for number in range(count):
+        rng = random.Random(f"{seed}/http/{number}")
+        data = mutated(rng)
+        try:
+            whole = parsed(data, iter([len(data)] * 9))
+            pieces = parsed(data, sizes_of(rng, 40))
+        except Exception as exc:
+            raise AssertionError(f"case {number}: {data!r} raised {exc!r}") from exc
+        # Requests are the same however they came; when an error is seen may differ.
+        sound = [[x for x in result if not isinstance(x, int)] for result in (whole, pieces)]
+        assert sound[0] == sound[1], f"case {number}: {data!r}"
+        failed += whole != sound[0]
+    return failed
+
+
+def main(count=100_000, seed=1):
+    half = int(count) // 2
+    print(f"{fuzz_http(half, seed)} of {half} damaged requests refused")
+    print("answers by status:", asyncio.run(fuzz_json(int(count) - half, seed)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

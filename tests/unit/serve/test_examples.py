@@ -1,0 +1,155 @@
+"""What examples/ shows works, and user code can do what the documentation says."""
+
+import json
+import sys
+from pathlib import Path
+from urllib import error, request
+
+import pytest
+from fake_engine import Sampler
+from test_openai import CHAT, Running
+
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+API = EXAMPLES.parent / "frozen/api/cllm.py"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """run(source) -> a server with that user code."""
+    Sampler.open = 0
+    servers = []
+
+    def run(source):
+        from serve import service as module
+
+        running = Running(tmp_path)
+        monkeypatch.setattr(module, "service", running.service)
+        namespace = type(sys)("cllm")
+        exec(compile(API.read_text(), str(API), "exec"), namespace.__dict__)
+        monkeypatch.setitem(sys.modules, "cllm", namespace)
+        if isinstance(source, Path):
+            source = source.read_text()
+        exec(compile(source, "app.py", "exec"), {"__name__": "app"})
+        servers.append(running)
+        return running.__enter__()
+
+    yield run
+    for running in servers:
+        assert not running.service.scheduler.busy
+        running.__exit__()
+    assert Sampler.open == 0
+
+
+def get(server, path):
+    with request.urlopen(server.url + path, timeout=10) as answer:
+        return answer.read().decode()
+
+
+def test_all_are_tested():
+    names = {path.stem for path in EXAMPLES.glob("*.py")}
+    assert names == {"joke", "story", "guard", "search", "extract"}
+
+
+def test_joke(run):
+    server = run(EXAMPLES / "joke.py")
+    assert json.loads(get(server, "/joke/cats")) == {"joke": "Tell me a joke about cats"}
+
+
+def test_story(run):
+    server = run(EXAMPLES / "story.py")
+    server.host.engine.next = lambda cells: 256 if len(cells) > 60 else 97
+    text = get(server, "/story?about=the+sea")
+    assert text and set(text) == {"a"}
+
+
+def test_guard(run):
+    server = run(EXAMPLES / "guard.py")
+    answer = server.call("/v1/chat/completions", CHAT)[1]
+    assert answer["choices"][0]["message"]["content"] == "hé<y"
+    status, body = server.call("/v1/chat/completions", {
+        "messages": [{"role": "user", "content": "the PASSWORD please"}]})
+    assert status == 403 and body["error"]["message"] == "this prompt is not for me"
+    assert server.call("/v1/chat/completions", {"messages": 5})[0] == 400
+    assert json.loads(get(server, "/counts")) == {"200": 1, "400": 1}
+
+
+def test_search(run):
+    server = run(EXAMPLES / "search.py")
+    found = json.loads(get(server, "/search?q=Cats"))
+    assert len(found) == 3 and found == sorted(found, key=lambda x: -x["likeness"])
+
+
+def test_extract(run):
+    server = run(EXAMPLES / "extract.py")
+    server.host.engine.chat = wrap(server.host.engine.chat)
+    assert server.call("/rate", b"good") == (200, {"stars": 5})
+
+
+def wrap(chat):
+    # The fake engine knows no schemas: it repeats the prompt.
+    def with_schema(text):
+        made = chat(text)
+        assert made.request["json_schema"]["required"] == ["stars", "angry"]
+        made.prompt = '{"stars":5}|'
+        return made
+
+    return with_schema
+
+
+MIDDLEWARE = """
+from cllm import app, llm
+from httpd import Response
+
+order = []
+
+@app.middleware
+async def inner(request, handler):
+    order.append("inner")
+    return await handler(request)
+
+@app.middleware
+def outer(request, handler):
+    order.append("outer")
+    if request.path == "/short":
+        return {"short": True}, 202
+    return handler(request)
+
+@app.get("/order")
+def tell(request):
+    return order
+
+@app.middleware
+async def fails(request, handler):
+    if request.path == "/v1/models":
+        raise ValueError("in middleware")
+    response = await handler(request)
+    response.headers["X-Seen"] = str(response.status)
+    return response
+
+@app.get("/reply")
+async def reply(request):
+    message = await llm.reply("CALL f {}", tools=[{"type": "function"}])
+    return message["tool_calls"][0]["function"]
+
+@app.get("/short")
+def never(request):
+    return 1 / 0
+"""
+
+
+def test_middleware(run, capsys):
+    server = run(MIDDLEWARE)
+    assert json.loads(get(server, "/order")) == ["outer", "inner"]
+    assert server.call("/short") == (202, {"short": True})
+    assert json.loads(get(server, "/reply"))["name"] == "f"
+    status, headers, _ = server.raw("/v1/completions", {"prompt": 5})
+    assert status == 400 and headers["X-Seen"] == "400"
+    status, headers, data = server.raw("/v1/completions", {"prompt": "ab|", "stream": True})
+    assert status == 200 and headers["X-Seen"] == "200" and data.endswith(b"[DONE]\n\n")
+    with pytest.raises(error.HTTPError) as info:
+        get(server, "/v1/models")
+    assert info.value.code == 500
+    assert json.loads(info.value.read())["error"]["type"] == "server_error"
+    printed = capsys.readouterr()
+    assert "in middleware" in printed.out + printed.err and "Traceback" in printed.err
+    assert server.call("/health")[0] == 200

@@ -1,0 +1,17 @@
+"""The fuzzers of fuzz_api.py, in small."""
+
+import asyncio
+
+import fuzz_api
+from fake_engine import Sampler
+
+
+def test_damaged_http():
+    assert fuzz_api.fuzz_http(3000, 7) > 1000
+
+
+def test_any_json():
+    Sampler.open = 0
+    seen = asyncio.run(fuzz_api.fuzz_json(3000, 7))
+    assert seen[200] > 100 and seen[400] > 500
+    assert Sampler.open == 0
