@@ -1,4 +1,4 @@
-"""A handful of MicroPython's own tests, each in every form; `make test-upstream` runs all of them."""
+"""A handful of MicroPython's own tests; `make test-upstream` runs all of them."""
 
 from cllm import upstream
 
