@@ -324,7 +324,7 @@ def _run_tests(test, result, suite):
         _run_one(result, test.__name__, suite, test)
         return
     case = test() if isinstance(test, type) else test
-    names = [name for name in dir(case) if name.startswith("test")]
+    names = [n for n in dir(case) if n.startswith("test") and callable(getattr(case, n))]
     class_name = type(case).__name__
     if suite:
         class_name = suite + "." + class_name
