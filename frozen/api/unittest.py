@@ -1,7 +1,7 @@
 """Unit tests, with the part of CPython's `unittest` that micropython-lib's has.
 
-A run ends with the lines that MicroPython's tests/run-tests.py reads: `Ran N tests`, an empty line,
-then `OK`, `OK (skipped=N)` or `FAILED (failures=N, errors=N)`.
+A run ends with the lines that MicroPython's tests/run-tests.py reads: `Ran N tests`, an empty
+line, then `OK`, `OK (skipped=N)` or `FAILED (failures=N, errors=N)`.
 """
 
 import io
@@ -41,7 +41,7 @@ class _NullContext:
 
 
 class _SubTest:
-    """A context manager that records what fails in it, with its message, and lets the test go on."""
+    """A context manager that records what fails in it, and lets the test go on."""
 
     def __init__(self, result, test, message, params):
         self._result = result
@@ -62,7 +62,7 @@ class _SubTest:
 
 
 class TestCase:
-    """One class of tests: methods whose names begin with `test`, each between setUp and tearDown."""
+    """One class of tests: methods named `test...`, each between setUp and tearDown."""
 
     _result = None
     _method = ""
@@ -324,7 +324,7 @@ def _run_tests(test, result, suite):
         _run_one(result, test.__name__, suite, test)
         return
     case = test() if isinstance(test, type) else test
-    names = [name for name in dir(case) if name.startswith("test") and callable(getattr(case, name))]
+    names = [n for n in dir(case) if n.startswith("test") and callable(getattr(case, n))]
     class_name = type(case).__name__
     if suite:
         class_name = suite + "." + class_name

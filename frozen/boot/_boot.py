@@ -1,5 +1,5 @@
-# Runs after every reset, before main.py and before the raw REPL: mounts the file system for scripts at
-# / and the boot modules, read-only, at /boot.
+# Runs after every reset, before main.py and before the raw REPL: mounts the file system for
+# scripts at / and the boot modules, read-only, at /boot.
 import os
 import vfs
 

@@ -1,9 +1,9 @@
-"""`cllm test-upstream`: MicroPython's own tests against build/cllm.elf, the image that serves models.
+"""`cllm test-upstream`: MicroPython's own tests against the image that serves models.
 
-Upstream's runners (run-tests.py, run-natmodtests.py, run-perfbench.py, run-multitests.py) talk to a
-guest in QEMU over a pty. They run in build/upstream, a copy, because they write beside the tests.
-tests/upstream/expected.txt names every test that does not pass, with the reason; anything else that
-does not pass, and anything listed that does, fails the command.
+Upstream's runners (run-tests.py, run-natmodtests.py, run-perfbench.py, run-multitests.py) talk to
+a guest in QEMU over a pty. They run in build/upstream, a copy, because they write beside the
+tests. tests/upstream/expected.txt names every test that does not pass, with the reason; anything
+else that does not pass, and anything listed that does, fails the command.
 """
 
 import contextlib
@@ -33,8 +33,8 @@ SILENCE = 120  # seconds without a finished test after which the guest is given 
 QUIET_SECONDS = 15  # between progress lines when stderr is no terminal
 PERF_N, PERF_M = 1000, 1000  # what run-perfbench.py calls MHz and KiB: upstream's values for a PC
 
-# Modules that run-natmodtests.py knows and examples/natmod has for x64. btree wants Berkeley DB and
-# is not in the source package.
+# Modules that run-natmodtests.py knows and examples/natmod has for x64. btree wants Berkeley DB,
+# which is not in the source package.
 NATMODS = ("deflate", "framebuf", "heapq", "random", "re")
 
 LINE = re.compile(r"(pass|FAIL|skip)  ?(\S+\.py)")
@@ -50,8 +50,8 @@ network.LAN().ipconfig(addr4="{}/24", gw4="{}")
 """
 
 
-# What run-tests.py would have CPython say, which needs the Internet on the host: that a connection to
-# an address which does not answer is first in progress and at last timed out.
+# What run-tests.py would have CPython say, which needs the Internet on the host: that a connection
+# to an address which does not answer is first in progress and at last timed out.
 ANSWERS = {"net_hosted/connect_timeout.py": "True\nTrue\n"}
 
 
@@ -60,8 +60,8 @@ class Group:
     """Tests that one runner runs in one way.
 
     name: as --groups has it. kind: which runner. folder: below upstream's tests/. prefix: of the
-    entries of expected.txt that hold for this group only. arguments: for the runner. needs: a module
-    without which the whole group is skipped.
+    entries of expected.txt that hold for this group only. arguments: for the runner. needs: a
+    module without which the whole group is skipped.
     """
 
     name: str
@@ -156,7 +156,7 @@ def stale(expected, folder):
 
 
 def make_mirror(source):
-    """Lay out build/upstream: tests and native modules as copies, links to the rest of the tree."""
+    """Lay out build/upstream: tests and native modules as copies, links to the rest."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
     shutil.copytree(source / "tests", TESTS, symlinks=True)
@@ -180,7 +180,9 @@ def tests_of(group, filters=()):
     names = [f"{group.folder}/{path.name}" for path in found]
     if group.kind == "perf":
         names.remove("perf_bench/benchrun.py")
-    return [name for name in names if not filters or any(fnmatch.fnmatch(name, f) for f in filters)]
+    if not filters:
+        return names
+    return [name for name in names if any(fnmatch.fnmatch(name, f) for f in filters)]
 
 
 def build_natmods(steps):
@@ -337,7 +339,10 @@ def lines_of(command, guests, log):
 
 
 class GroupRun:
-    """The run of one group: `results` {test: status}, `flaky` tests that passed at the second try."""
+    """The run of one group.
+
+    results: {test: status}. flaky: the tests that passed at the second try.
+    """
 
     def __init__(self, group, tests, expected, progress):
         self.group = group
@@ -346,7 +351,6 @@ class GroupRun:
         self.progress = progress
         self.results = {}
         self.flaky = []
-        self.details = {}
         self.folder = FOLDER / "results" / group.name
         self.seconds = 0.0
 
@@ -393,7 +397,7 @@ class GroupRun:
                 failed_in_a_row = failed_in_a_row + 1 if self._is_bad(test, status) else 0
                 self._note(test, status)
                 if failed_in_a_row == 2:
-                    # The first of the two may have left the guest in a state that failed the second.
+                    # The first of the two may have left the guest in a state that fails others.
                     del self.results[test]
                     return
 
@@ -461,7 +465,7 @@ def _one(group):
 
 def _on_network(group):
     boot = BOOT_PY.format("10.0.2.15", "10.0.2.2").encode()
-    # A cable with nobody at its other end: what a test finds must not depend on the host's network.
+    # A cable with nobody at its other end: what a test finds must not depend on the host.
     return Machines(group, [Machine(netdev="hubport,hubid=0")], [{"/boot.py": boot}])
 
 
