@@ -143,6 +143,8 @@ int64_t clock_realtime_offset_ns(void) {
 // One-shot timer: fires at `deadline` or earlier (at most ARM_MAX_NS ahead, so that the product below
 // fits in 64 bits); whoever waits checks the clock.
 static void arm(uint64_t deadline) {
+    uint64_t watchdog = watchdog_deadline();
+    deadline = watchdog < deadline ? watchdog : deadline;
     if (deadline == UINT64_MAX) {
         apic_write(APIC_TIMER_INIT, 0);
         return;
@@ -161,6 +163,10 @@ void clock_alarm(uint64_t deadline) {
     alarm_deadline = deadline;
     arm(deadline);
     irq_restore(flags);
+}
+
+void clock_rearm(void) {
+    arm(alarm_deadline);
 }
 
 void clock_wait(uint64_t deadline) {
