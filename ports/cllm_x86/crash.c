@@ -19,15 +19,19 @@
 
 #define FRAMES_SHOWN 40 // innermost
 #define FRAMES_OUTER 8  // outermost
-#define FRAMES_MAX 200000
+#define FRAMES_MAX 1000000 // a stack full of the smallest
 #define RESYNC_WORDS 2048
-#define LOG_SHOWN 12
+#define LOG_SHOWN 16
 
 extern char __image_start[], __text_start[], __text_end[], vm_entry_return[];
 // cpu/smp.c, where there is more than one processor: halts the others for good.
 void smp_stop_others(void) __attribute__((weak));
 
 static struct crash_record *const area = (struct crash_record *)CRASH_AREA;
+// At the end of the area, whether there was a death or not.
+static struct boots {
+    uint32_t count, complement; // of resets since power-on
+} *const boots = (struct boots *)(CRASH_AREA + CRASH_AREA_SIZE - sizeof(struct boots));
 static bool have_area, have_last;
 static enum crash_policy policy;
 
@@ -39,7 +43,7 @@ static uint32_t owner;
 static uint32_t earlier_count, earlier_streak;
 static char stderr_line[200];
 
-_Static_assert(sizeof(struct crash_record) <= CRASH_AREA_SIZE, "the record has its area");
+_Static_assert(sizeof(struct crash_record) + sizeof(struct boots) <= CRASH_AREA_SIZE, "the record has its area");
 
 static uint32_t crc32(const uint8_t *p, size_t n) {
     uint32_t crc = ~0u;
@@ -222,6 +226,9 @@ static void say_backtrace(void) {
             SAY(backtrace, "... %u frames left out\n", n - i - FRAMES_OUTER);
         }
     }
+    if (repeated) {
+        SAY(backtrace, "... the same %u times more\n", repeated);
+    }
 }
 
 static void say_log(void) {
@@ -288,6 +295,7 @@ static void say_end(const char *what) {
 static void __attribute__((noreturn)) death_end(void) {
     bool looping = record.streak >= STREAK_MAX;
     if (policy == CRASH_EXIT) {
+        say_end("exiting");
         machine_exit((int)record.code);
     }
     if (policy == CRASH_HALT || looping) {
@@ -379,6 +387,10 @@ const struct crash_record *crash_last(void) {
     return have_last ? area : NULL;
 }
 
+uint32_t crash_boots(void) {
+    return have_area ? boots->count : 0;
+}
+
 static bool overlaps(uint64_t start, uint64_t end) {
     return start < CRASH_AREA + CRASH_AREA_SIZE && end > CRASH_AREA;
 }
@@ -409,6 +421,8 @@ void crash_init(void) {
         klog("crash: a boot module lies where the record of a death would");
         return;
     }
+    boots->count = boots->count == ~boots->complement ? boots->count + 1 : 0;
+    boots->complement = ~boots->count;
     bool magic = true;
     for (int i = 0; i < 8; i++) {
         magic &= area->magic[i] == MAGIC[i];

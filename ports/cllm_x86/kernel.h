@@ -75,6 +75,8 @@ struct crash_record {
     char log[16384];       // last lines of the console
 };
 const struct crash_record *crash_last(void);
+// Resets since power-on, as far as memory tells.
+uint32_t crash_boots(void);
 // Notes what is written to standard error. Who calls abort() (an assertion, std::terminate) has told
 // there why, in the last line.
 void crash_stderr(const char *s, size_t n);
@@ -98,7 +100,7 @@ enum watchdog {
 // Ends the machine when `which` is not fed for `timeout_ns`; 0 stops it. Feeds it.
 void watchdog_start(enum watchdog which, uint64_t timeout_ns);
 void watchdog_feed(enum watchdog which);
-// While held, time does not count. Holds nest; the last release feeds.
+// While held, time does not count; releasing feeds.
 void watchdog_hold(enum watchdog which, bool hold);
 // When the next one is due, UINT64_MAX when none runs.
 uint64_t watchdog_deadline(void);

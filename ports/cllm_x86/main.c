@@ -44,10 +44,12 @@ static void run_python(void) {
     mpirq_init();
 
     pyexec_frozen_module("_boot.py", false);
+    boot_phase("python");
     int exit = 0;
     if (pyexec_mode_kind == PYEXEC_MODE_FRIENDLY_REPL) {
         exit = pyexec_frozen_module("main.py", false);
     }
+    watchdog_start(WATCHDOG_LOOP, 0); // the loop has ended
     if (!(exit & PYEXEC_FORCED_EXIT)) {
         repl();
     }
@@ -63,6 +65,7 @@ static void run_python(void) {
 }
 
 int main(int argc, char **argv) {
+    boot_phase("libc");
     mp_cstack_init_with_sp_here(PYTHON_STACK_SIZE);
     for (;;) {
         run_python();

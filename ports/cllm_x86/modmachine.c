@@ -1,8 +1,16 @@
 // The machine module of this port (included by extmod/modmachine.c).
 
-// Power-on is the only cause there is: the machine keeps nothing across a reset.
+#define PWRON_RESET 1
+#define HARD_RESET 2
+#define WDT_RESET 3 // a death; machine.last_crash() knows of what
+
+MP_DECLARE_CONST_FUN_OBJ_0(machine_last_crash_obj); // modcrash.c
+
 #define MICROPY_PY_MACHINE_EXTRA_GLOBALS \
-    { MP_ROM_QSTR(MP_QSTR_PWRON_RESET), MP_ROM_INT(1) },
+    { MP_ROM_QSTR(MP_QSTR_PWRON_RESET), MP_ROM_INT(PWRON_RESET) }, \
+    { MP_ROM_QSTR(MP_QSTR_HARD_RESET), MP_ROM_INT(HARD_RESET) }, \
+    { MP_ROM_QSTR(MP_QSTR_WDT_RESET), MP_ROM_INT(WDT_RESET) }, \
+    { MP_ROM_QSTR(MP_QSTR_last_crash), MP_ROM_PTR(&machine_last_crash_obj) },
 
 static void mp_machine_idle(void) {
     mp_event_wait_indefinite();
@@ -13,5 +21,6 @@ NORETURN static void mp_machine_reset(void) {
 }
 
 static mp_int_t mp_machine_reset_cause(void) {
-    return 1;
+    const struct crash_record *r = crash_last();
+    return r && r->boots == 1 ? WDT_RESET : crash_boots() ? HARD_RESET : PWRON_RESET;
 }

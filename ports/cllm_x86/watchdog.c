@@ -6,7 +6,7 @@
 
 static struct {
     uint64_t timeout, deadline; // nanoseconds; timeout 0: stopped
-    unsigned held;
+    bool held;
 } dogs[WATCHDOGS];
 
 static const char *const names[WATCHDOGS] = {"the event loop", "machine.WDT"};
@@ -14,7 +14,7 @@ static const char *const names[WATCHDOGS] = {"the event loop", "machine.WDT"};
 void watchdog_start(enum watchdog which, uint64_t timeout_ns) {
     uint64_t flags = irq_save();
     dogs[which].timeout = timeout_ns;
-    dogs[which].held = 0;
+    dogs[which].held = false;
     watchdog_feed(which);
     clock_rearm();
     irq_restore(flags);
@@ -26,10 +26,9 @@ void watchdog_feed(enum watchdog which) {
 
 void watchdog_hold(enum watchdog which, bool hold) {
     uint64_t flags = irq_save();
-    if (hold) {
-        dogs[which].held++;
-    } else if (dogs[which].held && !--dogs[which].held) {
-        watchdog_feed(which);
+    watchdog_feed(which);
+    if (dogs[which].held != hold) {
+        dogs[which].held = hold;
         clock_rearm();
     }
     irq_restore(flags);
