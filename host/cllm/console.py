@@ -88,7 +88,13 @@ class Terminal:
 
 
 class Pty:
-    """The guest's serial line on a pseudo-terminal, for screen, mpremote and their like."""
+    """The guest's serial line on a pseudo-terminal, for screen, mpremote and their like.
+
+    A pseudo-terminal holds 4 KiB. What its reader has not taken yet waits here, up to BACKLOG bytes;
+    beyond that there is no reader, and the oldest is lost.
+    """
+
+    BACKLOG = 1 << 20
 
     def __init__(self, guest, output):
         self._guest = guest
@@ -96,6 +102,9 @@ class Pty:
         # Kept open: else a client that leaves would hang the line up.
         tty.setraw(self._theirs)
         os.set_blocking(self._ours, False)
+        self._backlog = bytearray()
+        self._lock = threading.Lock()
+        self._wake, self._woken = os.pipe()
         self._readable = threading.Thread(target=self._pump, daemon=True)
         guest.listeners.append(self._write)
         output.line("serial line on " + os.ttyname(self._theirs))
@@ -104,22 +113,40 @@ class Pty:
         self._readable.start()
 
     def _write(self, data):
+        with self._lock:
+            waiting = bool(self._backlog)
+            self._backlog += data
+            del self._backlog[:-self.BACKLOG]
+            self._flush()
+            if self._backlog and not waiting:
+                os.write(self._woken, b".")  # the pump is to wait for room as well
+
+    def _flush(self):
         try:
-            os.write(self._ours, data)
+            while self._backlog:
+                del self._backlog[:os.write(self._ours, self._backlog)]
         except BlockingIOError:
-            pass  # nobody reads, and what a line with no listener says is lost
+            pass
 
     def _pump(self):
         while True:
             try:
-                select.select([self._ours], [], [])
-                self._guest.write(os.read(self._ours, 1024))
+                with self._lock:
+                    full = [self._ours] if self._backlog else []
+                readable, writable, _ = select.select([self._ours, self._wake], full, [])
+                if self._wake in readable:
+                    os.read(self._wake, 64)
+                if writable:
+                    with self._lock:
+                        self._flush()
+                if self._ours in readable:
+                    self._guest.write(os.read(self._ours, 1024))
             except (OSError, ValueError):
                 return  # closed: the run is over
 
     def close(self):
-        os.close(self._theirs)
-        os.close(self._ours)
+        for end in (self._theirs, self._ours, self._wake, self._woken):
+            os.close(end)
 
 
 class File:
