@@ -147,7 +147,10 @@ def install(service):
     @app.get("/v1/health")
     def health(request):
         service.engine()
-        return {"status": "ok"}
+        answer = {"status": "ok"}
+        if service.last_crash:
+            answer["last_crash"] = service.last_crash
+        return answer
 
     def model_info():
         engine = service.engine()

@@ -26,6 +26,7 @@ class Service:
         self.app.error(error_response)
         self.host = EngineHost("")
         self.scheduler = None
+        self.last_crash = None  # for /health: what ended the run before this one, if it died
         self._max_queue = 64
         self._task = None
 
