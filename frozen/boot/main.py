@@ -9,7 +9,11 @@ import sys
 
 import _x86
 import network
-from serve.main import read_config, serve
+import report
+from serve.main import ConfigError, read_config, serve
+from serve.service import service
+
+WATCHDOG_S = 60  # nothing in the loop blocks for nearly as long; decoding and loading report progress
 
 
 async def repl():
@@ -29,13 +33,19 @@ async def repl():
 
 async def main():
     config = read_config()
+    patience = config.get("watchdog", WATCHDOG_S)
+    if isinstance(patience, bool) or not isinstance(patience, int) or not 0 <= patience <= 86400:
+        raise ConfigError("'watchdog' must be a number of seconds, or 0 for none")
+    service.last_crash = report.crash_summary()
     lan = network.LAN(0)
     addresses = config.get("network", {})
     if addresses.get("address"):
         lan.ipconfig(dhcp4=False, addr4=addresses["address"], gw4=addresses.get("gateway"))
     lan.active(True)
-    server = asyncio.create_task(serve(config))
-    await asyncio.gather(server, repl())
+    _x86.boot_phase("network card")
+    await asyncio.gather(
+        serve(config), repl(), report.boot_phases(lan), report.screen(lan), report.watchdog(patience)
+    )
 
 
 asyncio.run(main())

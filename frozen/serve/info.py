@@ -96,9 +96,12 @@ def install(service):
     @app.get("/v1/health")
     async def health(request):
         service.engine()
+        answer = {"status": "ok"}
+        if service.last_crash:
+            answer["last_crash"] = service.last_crash
         if request.query.get("deep") in ("1", "true"):
-            return {"status": "ok", "decode_ms": await _probe(service)}
-        return {"status": "ok"}
+            answer["decode_ms"] = await _probe(service)
+        return answer
 
     @app.get("/props")
     def props(request):

@@ -28,6 +28,7 @@ class Service:
         self.host = EngineHost("")
         self.scheduler = None
         self.bounds = Bounds()
+        self.last_crash = None  # for /health: what ended the run before this one, if it died
         self._task = None
 
     def configure(self, host, bounds=None):

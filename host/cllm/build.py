@@ -16,7 +16,7 @@ import threading
 import time
 from pathlib import Path
 
-from . import TOP, CllmError, fetch
+from . import TOP, CllmError, fetch, symbols
 from .lock import locks
 
 BUILD = TOP / "build"
@@ -116,7 +116,7 @@ def build_image():
         _mpy_cross(steps, sources["micropython"])
         _native(steps, sources["llama.cpp"], BUILD / "native", "llama.cpp/zig-musl.cmake")
         _port(steps, sources["micropython"])
-        strip(BUILD / "port" / "cllm.elf", IMAGE)
+        finish(BUILD / "port" / "cllm.elf", IMAGE)
     return IMAGE
 
 
@@ -255,16 +255,18 @@ def _port(steps, source):
     steps.run("port", command, environment)
 
 
-def strip(linked, image):
-    """Split what the linker made into the image and a copy with symbols.
+def finish(linked, image):
+    """Split what the linker made into the image and a copy with symbols, both with the table of
+    function names filled in.
 
     Everything behind the last loaded segment goes (section headers, symbols, debug information).
     The file offsets of what is loaded stay, because the Multiboot header, which gives QEMU the
     load address, counts on them.
     """
-    data = linked.read_bytes()
-    if image.exists() and DEBUG_IMAGE.exists() and DEBUG_IMAGE.read_bytes() == data:
+    newest = linked.stat().st_mtime_ns
+    if all(path.exists() and path.stat().st_mtime_ns > newest for path in (image, DEBUG_IMAGE)):
         return
+    data = bytearray(linked.read_bytes())
     if data[:6] != b"\x7fELF\x02\x01":
         raise CllmError(f"{linked} is not a 64-bit little-endian ELF file")
     # ELF-64 object file format 1.5, figures 2 and 6.
@@ -276,6 +278,7 @@ def strip(linked, image):
         offset, _, _, length = struct.unpack_from("<QQQQ", data, at + 8)
         if kind == 1:  # PT_LOAD
             end = max(end, offset + length)
+    symbols.write_into(data)
     kept = bytearray(data[:end])
     struct.pack_into("<Q", kept, 40, 0)  # e_shoff
     struct.pack_into("<HH", kept, 60, 0, 0)  # e_shnum, e_shstrndx

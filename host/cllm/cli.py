@@ -37,6 +37,10 @@ def add_boot_flags(parser, serial=True):
         "--memory", type=number("memory"), metavar="MiB", help="default: what the model needs"
     )
     parser.add_argument("--accel", choices=config.ACCELS, help="default auto")
+    parser.add_argument(
+        "--on-crash", choices=config.ON_CRASH,
+        help="when the guest dies: end with the reason (default), or reboot as a machine does",
+    )
     parser.add_argument("--config", metavar="FILE.json", help="what the flags hold, and more")
     parser.add_argument("--app", metavar="FILE.py", help="handlers to add: from cllm import app")
     if serial:

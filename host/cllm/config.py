@@ -7,13 +7,15 @@ from . import CllmError, fetch
 
 DEFAULTS = {
     "model": None, "port": 8080, "smp": 1, "memory": None, "accel": "auto", "app": None,
-    "serial": "stdio", "pcap": None,
+    "serial": "stdio", "pcap": None, "on_crash": "exit",
 }
 PATHS = ("model", "app", "serial", "pcap")
 NUMBERS = {"port": (0, 65535), "smp": (1, 255), "memory": (32, 1 << 20)}
 ACCELS = ("auto", "tcg", "kvm")
+ON_CRASH = ("exit", "reboot")
+CHOICES = {"accel": ACCELS, "on_crash": ON_CRASH}
 # Handed to the guest as its boot module config.json. Those of the model go below "model" there.
-GUEST = {"network": dict, "limits": dict, "keys": list}
+GUEST = {"network": dict, "limits": dict, "keys": list, "watchdog": int}
 GUEST_MODEL = {"n_ctx": int, "slots": int, "alias": str}
 DEFAULT_MODEL = "smollm2"  # in place of a file: the model of models/lock.json
 
@@ -66,8 +68,8 @@ def _host_value(key, value, file):
             raise CllmError(f'{file}: "{key}" must be a whole number from {low} to {high}')
         return value
     value = _typed(key, value, str, file)
-    if key == "accel" and value not in ACCELS:
-        raise CllmError(f'{file}: "accel" must be one of {", ".join(ACCELS)}')
+    if key in CHOICES and value not in CHOICES[key]:
+        raise CllmError(f'{file}: "{key}" must be one of {", ".join(CHOICES[key])}')
     word = value in (DEFAULT_MODEL, "stdio", "pty")
     return str(file.parent / value) if key in PATHS and not word else value
 

@@ -6,6 +6,7 @@ The serial line is QEMU's standard input and output, which this process holds; w
 
 import ctypes
 import os
+import re
 import shutil
 import signal
 import socket
@@ -22,6 +23,9 @@ KEPT = 1 << 16  # bytes of the serial line kept for whoever asks what happened
 STOP_SECONDS = 5  # between asking QEMU to end and ending it
 # QEMU's Multiboot loader counts a module's bytes in a signed 32-bit integer.
 LARGEST_MODULE = (1 << 31) - 1
+
+# The first line of the guest's report (ports/cllm_x86/crash.c).
+DEATH = re.compile(rb"^cllm: ((?:fault|panic|watchdog): [^\r\n]*)", re.MULTILINE)
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 LIBC = ctypes.CDLL(None)
@@ -53,8 +57,9 @@ class Guest:
     memory: MiB. accel: "tcg" or "kvm". pcap: file for every frame of the network card.
     netdev: a QEMU back-end ("tap,ifname=...", "socket,udp=...") to use in place of QEMU's own
     network; nothing is forwarded then. mac: of the network card, where two guests share a network.
-    gdb: TCP port of 127.0.0.1 where the guest waits for a
-    debugger.
+    gdb: TCP port of 127.0.0.1 where the guest waits for a debugger. on_crash: "exit" ends QEMU when
+    the guest dies or resets itself; with "reboot" it boots again, as a machine would, and its memory
+    keeps the record. monitor: path of a Unix socket for QEMU's monitor.
 
     start() and stop() may be called from the main thread only: the kernel ends QEMU when the
     thread that started it goes.
@@ -62,7 +67,7 @@ class Guest:
 
     def __init__(
         self, image, *, modules=None, port, smp=1, memory=256, accel="tcg", pcap=None,
-        netdev=None, mac=None, gdb=None,
+        netdev=None, mac=None, gdb=None, on_crash="exit", monitor=None,
     ):
         self.image = Path(image)
         self.modules = modules or {}
@@ -74,6 +79,8 @@ class Guest:
         self.netdev = netdev
         self.mac = mac
         self.gdb = gdb
+        self.on_crash = on_crash
+        self.monitor = monitor
         self.url = f"http://127.0.0.1:{port}"
         self.listeners = []
         self.ended = threading.Event()
@@ -92,8 +99,14 @@ class Guest:
             "-chardev", "stdio,id=serial0,signal=off", "-serial", "chardev:serial0",
             "-netdev", self._network(),
             "-device", "e1000,netdev=net0,romfile=" + (f",mac={self.mac}" if self.mac else ""),
-            "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04", "-no-reboot",
+            "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04",
         ]
+        if self.on_crash == "exit":
+            line += ["-append", "crash=exit", "-no-reboot"]
+        if self.monitor:
+            path = str(Path(self.monitor).resolve()).replace(",", ",,")
+            line += ["-monitor", f"unix:{path},server=on,wait=off"]
+            line += ["-vga", "std"]
         if self.modules:
             line += ["-initrd", ",".join(self.modules)]
         if self.pcap:
@@ -197,6 +210,8 @@ class Guest:
             return f"QEMU was ended by {signal.Signals(-status).name}"
         if status == 1 and said:
             return said.splitlines()[-1]
+        if deaths := DEATH.findall(self.log()):
+            return "the guest died: " + deaths[-1].decode(errors="replace")
         return f"the guest ended with code {status >> 1}" + (f" ({said})" if said else "")
 
     def stop(self):

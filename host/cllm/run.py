@@ -44,6 +44,7 @@ def make_guest(settings, guest_settings=None, *, image=None, **options):
         memory=settings["memory"] or memory.needed(model, n_ctx),
         accel=chosen,
         pcap=settings["pcap"],
+        on_crash=settings["on_crash"],
         **options,
     )
 

@@ -41,9 +41,11 @@
 // decode(), together with whatever the scheduler has pending. Either may raise: the work stops and
 // the constructor or decode() raises the same exception. They run with C++ frames below, which a
 // longjmp must not skip, so the exception is kept until the ABI has returned.
+#include <stdio.h>
 #include <string.h>
 
 #include "py/gc.h"
+#include "py/mphal.h"
 #include "py/objexcept.h"
 #include "py/objstr.h"
 #include "py/runtime.h"
@@ -163,6 +165,7 @@ static bool call_from_engine(engine_obj_t *self, mp_obj_t function, size_t n, co
 }
 
 static bool on_progress(void *self_in, float done) {
+    watchdog_feed(WATCHDOG_LOOP);
     engine_obj_t *self = self_in;
     nlr_buf_t nlr;
     mp_obj_t fraction;
@@ -177,6 +180,7 @@ static bool on_progress(void *self_in, float done) {
 }
 
 static bool on_poll(void *self_in) {
+    watchdog_feed(WATCHDOG_LOOP); // a long decode is work, not a hang
     engine_obj_t *self = self_in;
     return !call_from_engine(self, self->poll, 0, NULL);
 }
@@ -793,8 +797,21 @@ static mp_obj_t engine_log_py(mp_obj_t callback) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_1(engine_log_obj, engine_log_py);
 
+// An assertion that ends the machine: who reads standard error's last line says why.
+static void on_abort(const char *message) {
+    fprintf(stderr, "%s\n", message);
+}
+
+// crash(kind): dies in C++, for tests: "assert" (GGML_ASSERT), "throw" (an exception nobody catches).
+static mp_obj_t engine_crash_py(mp_obj_t kind) {
+    engine_crash(mp_obj_str_get_str(kind));
+    mp_raise_ValueError(MP_ERROR_TEXT("no such way to die"));
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(engine_crash_obj, engine_crash_py);
+
 // The first import after a reset: the heap that an earlier callback lived in is gone.
 static mp_obj_t engine_init_py(void) {
+    engine_set_abort_handler(on_abort);
     return engine_log_py(mp_const_none);
 }
 static MP_DEFINE_CONST_FUN_OBJ_0(engine_init_obj, engine_init_py);
@@ -809,6 +826,7 @@ static const mp_rom_map_elem_t engine_globals_table[] = {
     { MP_ROM_QSTR(MP_QSTR_Aborted), MP_ROM_PTR(&engine_type_Aborted) },
     { MP_ROM_QSTR(MP_QSTR_version), MP_ROM_PTR(&engine_version_obj) },
     { MP_ROM_QSTR(MP_QSTR_log), MP_ROM_PTR(&engine_log_obj) },
+    { MP_ROM_QSTR(MP_QSTR_crash), MP_ROM_PTR(&engine_crash_obj) },
 };
 static MP_DEFINE_CONST_DICT(engine_globals, engine_globals_table);
 

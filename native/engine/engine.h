@@ -102,6 +102,10 @@ void engine_set_log(void (*fn)(void *user, int level, const char *text), void *u
 // reboot the machine. NULL removes it.
 void engine_set_abort_handler(void (*fn)(const char *message));
 
+// Dies outside every guard, for tests of what the machine reports then: "assert" fails a GGML_ASSERT,
+// "throw" throws an exception that nobody catches. Returns for any other kind.
+void engine_crash(const char *kind);
+
 // Loads the GGUF file `path` by mmap, without a copy, and makes a context for it.
 // ENGINE_EINVAL: params. ENGINE_EFAIL: the file; the reason is llama.cpp's own. On any error *out
 // is NULL and nothing stays allocated.

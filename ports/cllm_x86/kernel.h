@@ -25,13 +25,85 @@
 #define MiB (1024ul * 1024ul)
 #define GiB (1024ul * 1024ul * 1024ul)
 
-// --- kernel.c: log and death -----------------------------------------------------------------
-// printf subset: %s %c %d %u %x %p with l, width and zero padding.
+// --- kernel.c: log and boot phases ------------------------------------------------------------
+// printf subset: %s %c %d %u %x %p with l, width and zero padding. Formats at most `size - 1` bytes
+// and a NUL; returns the bytes written without it.
+size_t kvsnprintf(char *buf, size_t size, const char *fmt, va_list ap);
+size_t ksnprintf(char *buf, size_t size, const char *fmt, ...)
+__attribute__((format(printf, 3, 4)));
+// To the console, as one piece of at most 511 bytes.
 void kprintf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 // As kprintf, one line, prefixed with seconds since power-on.
 void klog(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
-// Prints the reason and ends the machine.
+
+#define BOOT_MAX_PHASES 24
+struct boot_phase {
+    const char *name; // lives for good
+    uint64_t tsc;     // when it ended
+};
+extern struct boot_phase boot_phases[BOOT_MAX_PHASES];
+extern size_t n_boot_phases;
+// Notes that the phase `name` ends now; it began where the one before ended. Full: ignored.
+void boot_phase(const char *name);
+
+// --- crash.c: death ----------------------------------------------------------------------------
+// Prints the reason, registers and a backtrace, keeps them for the next boot, and ends the machine
+// as crash_policy says. May be called from anywhere, on any stack.
 void panic(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
+
+// What to do once a death is reported: the word crash=reboot|exit|halt of the command line.
+enum crash_policy {CRASH_REBOOT, CRASH_EXIT, CRASH_HALT};
+// Finds what the last run left behind, logs it, and reads the policy. After phys_init().
+void crash_init(void);
+// Where the record lies: physical addresses that survive a warm reset (see crash.c).
+#define CRASH_AREA 0x1F0000ul
+#define CRASH_AREA_SIZE 0x10000ul
+
+// The record of the last death since power-on, NULL without one.
+struct crash_record {
+    char magic[8];
+    uint32_t size, crc;    // of all that follows `crc`
+    uint32_t boots;        // since the death: 0 while dying, 1 in the next run
+    uint32_t count;        // deaths since power-on
+    uint32_t streak;       // of them, in a row and each soon after its boot
+    uint32_t code;         // QEMU's exit code under crash=exit
+    uint64_t uptime_ns;    // at death
+    int64_t realtime_ns;   // at death, since 1970 UTC
+    char reason[256];      // one line
+    char registers[1024];  // lines
+    char backtrace[12288]; // lines, innermost first; those of Python begin with "python "
+    char log[16384];       // last lines of the console
+};
+const struct crash_record *crash_last(void);
+// Resets since power-on, as far as memory tells.
+uint32_t crash_boots(void);
+// Notes what is written to standard error. Who calls abort() (an assertion, std::terminate) has told
+// there why, in the last line.
+void crash_stderr(const char *s, size_t n);
+const char *crash_stderr_last(void);
+
+// --- symbols.c ---------------------------------------------------------------------------------
+// Name of the function at `pc` into `name`, and how far into it; false when there is none.
+bool symbol_find(uint64_t pc, char *name, size_t size, uint64_t *offset);
+
+// --- pyframe.c ---------------------------------------------------------------------------------
+// "FILE:LINE in FUNCTION" of a running mp_execute_bytecode(). False when code_state is none. Calls
+// nothing of libc and reads nothing unmapped, so a fault handler may ask.
+bool pyframe_describe(uint64_t code_state, char *text, size_t size);
+
+// --- watchdog.c --------------------------------------------------------------------------------
+enum watchdog {
+    WATCHDOG_LOOP,   // frozen main.py's event loop
+    WATCHDOG_PYTHON, // machine.WDT
+    WATCHDOGS,
+};
+// Ends the machine when `which` is not fed for `timeout_ns`; 0 stops it. Feeds it.
+void watchdog_start(enum watchdog which, uint64_t timeout_ns);
+void watchdog_feed(enum watchdog which);
+// While held, time does not count; releasing feeds.
+void watchdog_hold(enum watchdog which, bool hold);
+// When the next one is due, UINT64_MAX when none runs.
+uint64_t watchdog_deadline(void);
 
 static inline void kmemset(void *dst, int c, size_t n) {
     __asm__ volatile ("rep stosb" : "+D" (dst), "+c" (n) : "a" (c) : "memory");
@@ -48,6 +120,14 @@ bool kstreq(const char *a, const char *b);
 
 // --- dev/console.c ---------------------------------------------------------------------------
 void console_init(void);
+// The last bytes written, oldest first, up to `size`; returns how many.
+size_t console_log(char *buf, size_t size);
+// From here on output goes out at once, whoever held the console, and the screen does not scroll:
+// what comes first is what explains a death.
+void console_panic(void);
+// Text of line 0 to CONSOLE_STATUS - 1 at the top of the screen.
+#define CONSOLE_STATUS 4
+void console_status(unsigned line, const char *s, size_t n);
 // Writes to the serial line and the screen as is: no newline translation.
 void console_write(const char *s, size_t n);
 // The same with "\n" sent as "\r\n".

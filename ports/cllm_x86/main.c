@@ -47,10 +47,12 @@ static void run_python(void) {
     pyexec_frozen_module("_boot.py", false);
     // A script's own, on the RAM file system: it runs again after every soft reset.
     pyexec_file_if_exists("/boot.py");
+    boot_phase("python");
     int exit = 0;
     if (pyexec_mode_kind == PYEXEC_MODE_FRIENDLY_REPL) {
         exit = pyexec_frozen_module("main.py", false);
     }
+    watchdog_start(WATCHDOG_LOOP, 0); // the loop has ended
     if (!(exit & PYEXEC_FORCED_EXIT)) {
         repl();
     }
@@ -67,6 +69,7 @@ static void run_python(void) {
 }
 
 int main(int argc, char **argv) {
+    boot_phase("libc");
     mp_cstack_init_with_sp_here(PYTHON_STACK_SIZE);
     for (;;) {
         run_python();

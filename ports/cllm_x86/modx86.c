@@ -208,9 +208,21 @@ static MP_DEFINE_CONST_FUN_OBJ_0(x86_repl_start_obj, x86_repl_start);
 // repl_char(c) -> bool: gives the REPL one character, which may run a line; True asks for a soft
 // reset.
 static mp_obj_t x86_repl_char(mp_obj_t c) {
-    return mp_obj_new_bool(pyexec_event_repl_process_char(mp_obj_get_int(c)));
+    int byte = mp_obj_get_int(c);
+    watchdog_hold(WATCHDOG_LOOP, true);
+    bool reset = pyexec_event_repl_process_char(byte);
+    watchdog_hold(WATCHDOG_LOOP, false);
+    return mp_obj_new_bool(reset);
 }
 static MP_DEFINE_CONST_FUN_OBJ_1(x86_repl_char_obj, x86_repl_char);
+
+// modcrash.c
+MP_DECLARE_CONST_FUN_OBJ_1(x86_crash_obj);
+MP_DECLARE_CONST_FUN_OBJ_1(x86_watchdog_obj);
+MP_DECLARE_CONST_FUN_OBJ_0(x86_watchdog_feed_obj);
+MP_DECLARE_CONST_FUN_OBJ_1(x86_boot_phase_obj);
+MP_DECLARE_CONST_FUN_OBJ_0(x86_boot_phases_obj);
+MP_DECLARE_CONST_FUN_OBJ_2(x86_status_obj);
 
 static const mp_rom_map_elem_t x86_globals_table[] = {
     { MP_ROM_QSTR(MP_QSTR___name__), MP_ROM_QSTR(MP_QSTR__x86) },
@@ -230,6 +242,12 @@ static const mp_rom_map_elem_t x86_globals_table[] = {
     { MP_ROM_QSTR(MP_QSTR_memory), MP_ROM_PTR(&x86_memory_obj) },
     { MP_ROM_QSTR(MP_QSTR_repl_start), MP_ROM_PTR(&x86_repl_start_obj) },
     { MP_ROM_QSTR(MP_QSTR_repl_char), MP_ROM_PTR(&x86_repl_char_obj) },
+    { MP_ROM_QSTR(MP_QSTR_crash), MP_ROM_PTR(&x86_crash_obj) },
+    { MP_ROM_QSTR(MP_QSTR_watchdog), MP_ROM_PTR(&x86_watchdog_obj) },
+    { MP_ROM_QSTR(MP_QSTR_watchdog_feed), MP_ROM_PTR(&x86_watchdog_feed_obj) },
+    { MP_ROM_QSTR(MP_QSTR_boot_phase), MP_ROM_PTR(&x86_boot_phase_obj) },
+    { MP_ROM_QSTR(MP_QSTR_boot_phases), MP_ROM_PTR(&x86_boot_phases_obj) },
+    { MP_ROM_QSTR(MP_QSTR_status), MP_ROM_PTR(&x86_status_obj) },
 };
 static MP_DEFINE_CONST_DICT(x86_globals, x86_globals_table);
 

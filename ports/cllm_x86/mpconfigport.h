@@ -86,6 +86,9 @@ void cllm_free_exec(void *ptr, size_t size);
 #define MICROPY_PY_GC_COLLECT_RETVAL (1)
 #define MICROPY_PY_SYS_EXC_INFO (1)
 #define MICROPY_PY_WEBSOCKET (1)
+#define MICROPY_PY_MACHINE_WDT (1)
+#define MICROPY_PY_MACHINE_WDT_INCLUDEFILE "ports/cllm_x86/machine_wdt.c"
+#define MICROPY_PY_MACHINE_WDT_TIMEOUT_MS (1)
 #define MICROPY_PY_MACHINE_DISABLE_IRQ_ENABLE_IRQ (1)
 #define MICROPY_PY_RANDOM_SEED_INIT_FUNC (cllm_random_seed())
 uint64_t cllm_random_seed(void);

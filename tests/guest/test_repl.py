@@ -133,22 +133,6 @@ def test_soft_reset_of_the_raw_repl_leaves_a_quiet_machine(boot, tiny_model):
     assert serial.expect(rb"(?s)OK(.*?)\x04(.*?)\x04>").group(1) == b"False\r\n"
 
 
-def test_a_fault_is_reported_and_ends_the_machine(boot):
-    guest = boot()
-    guest.serial.sendline("import machine; machine.mem32[0]")
-    dump = guest.serial.expect(rb"(?s)fault: page fault.*read of address 0.*backtrace: ([0-9a-f ]+)")
-    assert len(dump.group(1).split()) > 2
-    assert guest.ended.wait(60)
-    assert guest.reason() == "the guest ended with code 3"
-
-
-@pytest.mark.parametrize("address", ["0x101000", "0x100000"])
-def test_code_and_headers_are_read_only(boot, address):
-    guest = boot()
-    guest.serial.sendline(f"import machine; machine.mem32[{address}] = 1")
-    guest.serial.expect(f"write of address {int(address, 16):x} \\(protected\\)")
-
-
 def test_exit_ends_qemu_with_status_zero(boot):
     guest = boot()
     guest.serial.sendline("import _x86; _x86.exit(0)")

@@ -10,7 +10,7 @@
 #define BOOT_MAX_MODULES 16
 #define BOOT_NAME_MAX 64
 #define BOOT_MAX_CPUS 64
-#define BOOT_CMDLINE_MAX 512
+#define BOOT_CMDLINE_MAX 1024
 
 struct boot_range {
     uint64_t start; // physical address, bytes

@@ -11,6 +11,7 @@
 #define PIT_HZ 1193182u
 #define CALIBRATE_US 1500u
 #define CALIBRATE_ROUNDS 16
+#define CALIBRATE_AGREE 5000 // a 5000th apart
 
 #define ARM_MAX_NS 4000000000u
 
@@ -40,7 +41,7 @@ static bool count_ticks(uint32_t pit_count, uint64_t *tsc, uint64_t *apic_ticks)
 }
 
 // A virtual processor may be descheduled in the middle of a count, which only ever makes it longer:
-// the shortest of several counts is the truest.
+// the shortest of several counts is the truest. Two that agree are enough.
 static void calibrate(void) {
     uint32_t pit_count = (uint32_t)((uint64_t)PIT_HZ * CALIBRATE_US / 1000000);
     uint64_t best_tsc = UINT64_MAX, best_apic = UINT64_MAX, tsc, ticks;
@@ -50,8 +51,12 @@ static void calibrate(void) {
             apic_hz = tsc_hz / 16;
             return;
         }
+        uint64_t apart = tsc > best_tsc ? tsc - best_tsc : best_tsc - tsc;
         best_tsc = tsc < best_tsc ? tsc : best_tsc;
         best_apic = ticks < best_apic ? ticks : best_apic;
+        if (apart < best_tsc / CALIBRATE_AGREE) {
+            break;
+        }
     }
     tsc_hz = best_tsc * PIT_HZ / pit_count;
     apic_hz = best_apic * PIT_HZ / pit_count;
@@ -195,6 +200,12 @@ uint64_t clock_alarm_deadline(void) {
 void clock_alarm(uint64_t deadline) {
     uint64_t flags = sched_lock_irq();
     alarm_deadline = deadline;
+    sched_set_timer();
+    sched_unlock_irq(flags);
+}
+
+void clock_rearm(void) {
+    uint64_t flags = sched_lock_irq();
     sched_set_timer();
     sched_unlock_irq(flags);
 }

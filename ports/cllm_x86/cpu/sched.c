@@ -55,7 +55,11 @@ void sched_unlock_irq(uint64_t flags) {
 
 void sched_set_timer(void) {
     struct cpu *c = this_cpu();
-    uint64_t at = c->id == 0 ? clock_alarm_deadline() : UINT64_MAX;
+    uint64_t at = UINT64_MAX;
+    if (c->id == 0) {
+        uint64_t alarm = clock_alarm_deadline(), watchdog = watchdog_deadline();
+        at = alarm < watchdog ? alarm : watchdog;
+    }
     if (c->sleepers && c->sleepers->deadline < at) {
         at = c->sleepers->deadline;
     }

@@ -1,5 +1,5 @@
 // Exceptions and interrupts after entry.S saved the registers: device interrupts go to their
-// handlers, everything else is a fault of the image and ends the machine with a readable dump.
+// handlers, everything else is a fault of the image, which crash.c reports.
 #include "kernel.h"
 #include "cpu/apic.h"
 #include "cpu/sched.h"
@@ -15,43 +15,26 @@ static const char *const exception_names[32] = {
     "hypervisor injection", "VMM communication", "security", "reserved",
 };
 
-extern char __text_start[], __text_end[];
+#define PF_PROTECTED 1
+#define PF_WRITE 2
+#define PF_EXECUTE 16
 
-// Frame-pointer chain; every object of the image is compiled with frame pointers.
-static void backtrace(uint64_t rip, uint64_t rbp) {
-    kprintf("backtrace: %lx", rip);
-    uint64_t page;
-    for (int i = 0; i < 24 && rbp && !(rbp & 7) && paging_lookup(rbp, &page)
-         && paging_lookup(rbp + 8, &page); i++) {
-        const uint64_t *frame = (const uint64_t *)rbp;
-        if (frame[1] < (uint64_t)__text_start || frame[1] >= (uint64_t)__text_end
-            || frame[0] <= rbp) {
-            break;
-        }
-        kprintf(" %lx", frame[1]);
-        rbp = frame[0];
+// A stack grows into the unmapped page below it, usually by less than this.
+#define OVERFLOW_REACH (64 * KiB)
+
+static void fault(const struct trap_frame *f) {
+    const char *kind = f->vector < 32 ? exception_names[f->vector] : "unexpected interrupt";
+    if (f->vector != VECTOR_PAGE_FAULT) {
+        crash(f, CRASH_CODE_FAULT, "fault: %s (vector %lu, error %lx)", kind, f->vector, f->error);
     }
-    kprintf("\n");
-}
-
-static void fault(struct trap_frame *f) {
-    uint64_t cr2, cr3;
+    uint64_t cr2, page;
     __asm__ volatile ("movq %%cr2, %0" : "=r" (cr2));
-    __asm__ volatile ("movq %%cr3, %0" : "=r" (cr3));
-    kprintf("\ncllm: fault: %s (vector %lu, error %lx) at rip %lx",
-        f->vector < 32 ? exception_names[f->vector] : "unexpected interrupt",
-        f->vector, f->error, f->rip);
-    if (f->vector == 14) {
-        kprintf(", %s of address %lx%s", f->error & 16 ? "execution" : f->error & 2 ? "write" :
-            "read", cr2, f->error & 1 ? " (protected)" : " (not mapped)");
-    }
-    kprintf("\nrax %016lx rbx %016lx rcx %016lx rdx %016lx\n", f->rax, f->rbx, f->rcx, f->rdx);
-    kprintf("rsi %016lx rdi %016lx rbp %016lx rsp %016lx\n", f->rsi, f->rdi, f->rbp, f->rsp);
-    kprintf("r8  %016lx r9  %016lx r10 %016lx r11 %016lx\n", f->r8, f->r9, f->r10, f->r11);
-    kprintf("r12 %016lx r13 %016lx r14 %016lx r15 %016lx\n", f->r12, f->r13, f->r14, f->r15);
-    kprintf("rip %016lx rflags %08lx cr2 %016lx cr3 %016lx\n", f->rip, f->rflags, cr2, cr3);
-    backtrace(f->rip, f->rbp);
-    machine_exit(3);
+    bool overflow = !(f->error & PF_PROTECTED) && cr2 >= VM_BASE - PAGE_SIZE
+        && cr2 + OVERFLOW_REACH > f->rsp && cr2 < f->rsp + OVERFLOW_REACH
+        && (!paging_lookup(f->rsp, &page) || !paging_lookup(f->rsp - PAGE_SIZE, &page));
+    crash(f, CRASH_CODE_FAULT, "fault: %s%s, %s of address %lx%s", overflow ? "stack overflow: " : "",
+        kind, f->error & PF_EXECUTE ? "execution" : f->error & PF_WRITE ? "write" : "read", cr2,
+        f->error & PF_PROTECTED ? " (protected)" : " (not mapped)");
 }
 
 void trap_dispatch(struct trap_frame *f) {
@@ -62,6 +45,9 @@ void trap_dispatch(struct trap_frame *f) {
         case VECTOR_TIMER:
             apic_eoi();
             timer_interrupt();
+            if (this_cpu()->id == 0) { // where what they watch runs
+                watchdog_check(f);
+            }
             break;
         case VECTOR_SWITCH:
             sched_switch_interrupt(f);

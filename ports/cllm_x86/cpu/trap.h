@@ -4,6 +4,10 @@
 
 #include <stdint.h>
 
+#define CRASH_CODE_PANIC 2
+#define CRASH_CODE_FAULT 3
+#define CRASH_CODE_WATCHDOG 4
+
 struct trap_frame {
     uint64_t r15, r14, r13, r12, r11, r10, r9, r8, rbp, rdi, rsi, rdx, rcx, rbx, rax;
     uint64_t vector, error;
@@ -21,6 +25,7 @@ struct syscall_frame {
 
 #define VECTOR_NMI 2
 #define VECTOR_DOUBLE_FAULT 8
+#define VECTOR_PAGE_FAULT 14
 #define VECTOR_PIC 32       // 32..47: lines of the two 8259s
 #define VECTOR_TIMER 48     // local APIC timer
 #define VECTOR_SWITCH 49    // raised by a thread that gives its core away
@@ -34,6 +39,13 @@ void pic_init(void);
 void pic_interrupt(unsigned line);
 void timer_interrupt(void);
 void console_interrupt(void);
+// Sets the timer anew: a watchdog's deadline has changed.
+void clock_rearm(void);
+// Ends the machine if a watchdog is overdue; `f` is what the timer interrupted.
+void watchdog_check(const struct trap_frame *f);
+// crash.c: reports what happened at `f` and ends the machine; `code` is QEMU's under crash=exit.
+void crash(const struct trap_frame *f, int code, const char *fmt, ...)
+__attribute__((noreturn, format(printf, 3, 4)));
 // Makes the next or current clock_wait() return.
 void clock_interrupted(void);
 

@@ -159,6 +159,9 @@ int64_t sys_write(uint64_t fd, uint64_t buf, uint64_t n, uint64_t d, uint64_t e,
         return -L_EBADF;
     }
     console_write_text((const char *)buf, n);
+    if (fd == 2) {
+        crash_stderr((const char *)buf, n);
+    }
     return (int64_t)n;
 }
 

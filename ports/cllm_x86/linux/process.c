@@ -47,7 +47,8 @@ void process_start(void) {
     uint64_t *top = (uint64_t *)(stack + STACK_SIZE);
     const uint64_t words[] = {
         1, (uint64_t)"cllm", 0, // argc, argv
-        0,                      // environment
+        // Environment: without this ggml's terminate handler forks a debugger for a backtrace.
+        (uint64_t)"GGML_NO_BACKTRACE=1", 0,
         AT_PHDR, (uint64_t)&__image_start + __image_start.phoff,
         AT_PHENT, __image_start.phentsize, AT_PHNUM, __image_start.phnum,
         AT_PAGESZ, PAGE_SIZE, AT_ENTRY, (uint64_t)_start, AT_RANDOM, (uint64_t)random_bytes,

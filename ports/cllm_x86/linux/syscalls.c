@@ -144,7 +144,10 @@ static int64_t sys_tkill(uint64_t tid, uint64_t sig, uint64_t c, uint64_t d, uin
     if (sig == 0) {
         return 0;
     }
-    panic(sig == 6 ? "abort() was called (signal %lu)" : "signal %lu was raised", sig);
+    if (sig == 6) {
+        panic("abort(): %s", crash_stderr_last());
+    }
+    panic("signal %lu was raised", sig);
 }
 
 static int64_t sys_tgkill(uint64_t pid, uint64_t tid, uint64_t sig, uint64_t d, uint64_t e,

@@ -73,6 +73,7 @@ void phys_init(void) {
         uint64_t end = ALIGN_UP(bootinfo.modules[i].start + bootinfo.modules[i].size, PAGE_SIZE);
         mark(first, end / PAGE_SIZE - first, true);
     }
+    mark(CRASH_AREA / PAGE_SIZE, CRASH_AREA_SIZE / PAGE_SIZE, true);
     mark(at / PAGE_SIZE, ALIGN_UP(map_bytes, PAGE_SIZE) / PAGE_SIZE, true);
 }
 

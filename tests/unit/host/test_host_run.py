@@ -284,6 +284,7 @@ def test_the_guests_modules_and_memory(fake_qemu, image, tmp_path):
     settings = {
         "model": str(model), "port": 0, "smp": 3, "memory": None, "accel": "tcg",
         "app": str(app), "serial": "stdio", "pcap": str(tmp_path / "a,b.pcap"),
+        "on_crash": "exit",
     }
     guest = run.make_guest(settings, {"keys": ["k"]}, image=image)
     assert list(guest.modules) == ["model.gguf", "config.json", "app.py"]

@@ -1,0 +1,86 @@
+# What the machine says of itself: the table of boot phases, and the top of the screen.
+import asyncio
+import gc
+import time
+
+import _x86
+import machine
+from serve.engine import LOADING
+from serve.service import service
+
+
+def boot_table():
+    """Return the lines that say how long each phase of booting took."""
+    phases = _x86.boot_phases()
+    lines = ["%10.1f ms  %s" % (ms, name) for name, ms in phases]
+    return lines + ["%10.1f ms  in all" % sum(ms for _, ms in phases)]
+
+
+def crash_summary():
+    """Return what /health says of the last death since power-on, None without one."""
+    crash = machine.last_crash()
+    if crash is None:
+        return None
+    return {
+        "reason": crash["reason"],
+        "python": crash["python"][0] if crash["python"] else None,
+        "uptime_s": crash["uptime"],
+        "time": crash["time"],
+        "count": crash["count"],
+        "boots_ago": crash["boots"],
+    }
+
+
+async def boot_phases(lan):
+    """Note when there is an address and when the model is loaded, then print the table."""
+    address = model = False
+    started = time.ticks_ms()
+    while not (address and model):
+        if not address and lan.isconnected():
+            address = True
+            _x86.boot_phase("address")
+        if not model and service.host.state != LOADING:
+            model = True
+            _x86.boot_phase("model")
+        # A machine without a cable stays here: it is not to wake for that all the time.
+        hurry = time.ticks_diff(time.ticks_ms(), started) < 10_000
+        await asyncio.sleep_ms(10 if hurry else 1000)
+    print("cllm: booted\n" + "\n".join(boot_table()))
+
+
+def status(lan):
+    """Return the lines for the top of the screen, below the kernel's own."""
+    host, scheduler = service.host, service.scheduler
+    up = time.ticks_ms() // 1000
+    address = lan.ipconfig("addr4")[0] if lan.isconnected() else "no address yet"
+    total, free, _ = _x86.memory()
+    load = ""
+    if scheduler:
+        load = "   %d running, %d waiting, %d steps" % (
+            len(scheduler.running), len(scheduler.waiting), scheduler.n_steps)
+    what = host.state if host.engine else host.reason
+    return (
+        "http://%s   up %d:%02d:%02d" % (address, up // 3600, up // 60 % 60, up % 60),
+        "model %s: %s%s" % (host.alias, what, load),
+        "memory %d of %d MiB free, Python %d KiB" % (
+            free >> 20, total >> 20, gc.mem_alloc() >> 10),
+    )
+
+
+async def screen(lan):
+    """Keep the top of the screen up to date."""
+    shown = [None] * 3
+    while True:
+        for i, text in enumerate(status(lan)):
+            if text != shown[i]:
+                shown[i] = text
+                _x86.status(1 + i, text)
+        await asyncio.sleep(1)
+
+
+async def watchdog(seconds):
+    """Promise to run every so often; the machine reboots when this does not."""
+    _x86.watchdog(seconds * 1000)
+    while seconds:
+        _x86.watchdog_feed()
+        await asyncio.sleep(seconds / 4)

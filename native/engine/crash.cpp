@@ -1,0 +1,28 @@
+// crash.cpp: ways to die in C++ on purpose, so that tests can see what the machine says of them.
+#include "engine.h"
+
+#include "ggml.h"
+
+#include <cstring>
+#include <stdexcept>
+
+// Not to be inlined or dropped: the test looks for their names in the backtrace.
+namespace death {
+
+[[gnu::noinline]] void fail_assertion(int answer) {
+    GGML_ASSERT(answer == 42);
+}
+
+[[gnu::noinline]] void throw_uncaught(const char *what) {
+    throw std::runtime_error(what);
+}
+
+} // namespace death
+
+void engine_crash(const char *kind) {
+    if (strcmp(kind, "assert") == 0) {
+        death::fail_assertion(static_cast<int>(strlen(kind)));
+    } else if (strcmp(kind, "throw") == 0) {
+        death::throw_uncaught("thrown on purpose");
+    }
+}

@@ -1,0 +1,452 @@
+// Death: one report for whatever ends the machine by mistake. It is printed, and kept where a warm
+// reset leaves it alone, for the next boot to show.
+//
+// The record lies at a fixed physical address below the image. Loaders reload the image and put
+// modules behind it; firmware works in the first MiB and at the top of RAM; GRUB's own code starts
+// at 1 MiB and ends well below. A record that did not survive fails its CRC and is none.
+//
+// Nothing here may be trusted, the machine is broken. The report is made in parts, and a fault in
+// one goes on with the next.
+#include "kernel.h"
+#include "boot/bootinfo.h"
+#include "cpu/io.h"
+#include "cpu/smp.h"
+#include "cpu/trap.h"
+
+#define MAGIC "cllmdead"
+// A machine that dies this often this soon after booting stays down, with the report on its screen.
+#define SOON_NS 60000000000ul
+#define STREAK_MAX 3
+
+#define FRAMES_SHOWN 40 // innermost
+#define FRAMES_OUTER 8  // outermost
+#define FRAMES_MAX 1000000 // a stack full of the smallest
+#define RESYNC_WORDS 2048
+#define LOG_SHOWN 16
+
+extern char __image_start[], __text_start[], __text_end[], vm_entry_return[];
+
+static struct crash_record *const area = (struct crash_record *)CRASH_AREA;
+// At the end of the area, whether there was a death or not.
+static struct boots {
+    uint32_t count, complement; // of resets since power-on
+} *const boots = (struct boots *)(CRASH_AREA + CRASH_AREA_SIZE - sizeof(struct boots));
+static bool have_area, have_last;
+static enum crash_policy policy;
+
+static struct crash_record record; // being written
+static struct trap_frame frame;    // where it happened
+static const char *volatile happened; // set once a death is under way
+static unsigned part;
+static uint32_t owner;
+static uint32_t earlier_count, earlier_streak;
+static char stderr_line[200];
+
+_Static_assert(sizeof(struct crash_record) + sizeof(struct boots) <= CRASH_AREA_SIZE, "the record has its area");
+
+static uint32_t crc32(const uint8_t *p, size_t n) {
+    uint32_t crc = ~0u;
+    while (n--) {
+        crc ^= *p++;
+        for (int i = 0; i < 8; i++) {
+            crc = crc >> 1 ^ (crc & 1 ? 0xEDB88320 : 0);
+        }
+    }
+    return ~crc;
+}
+
+static uint32_t record_crc(const struct crash_record *r) {
+    size_t from = offsetof(struct crash_record, crc) + 4;
+    return crc32((const uint8_t *)r + from, sizeof(*r) - from);
+}
+
+static void commit(struct crash_record *r) {
+    kmemcpy(r->magic, MAGIC, 8);
+    r->size = sizeof(*r);
+    r->crc = record_crc(r);
+    if (have_area && r != area) {
+        kmemcpy(area, r, sizeof(*r));
+    }
+}
+
+// --- The report --------------------------------------------------------------------------------
+
+// To the console and to the end of `field`.
+static void __attribute__((format(printf, 3, 4))) say(char *field, size_t size, const char *fmt, ...) {
+    char line[512];
+    va_list ap;
+    va_start(ap, fmt);
+    size_t n = kvsnprintf(line, sizeof(line), fmt, ap);
+    va_end(ap);
+    console_write_text(line, n);
+    size_t used = kstrlen(field);
+    if (used + n < size) {
+        kmemcpy(field + used, line, n + 1);
+    }
+}
+
+#define SAY(field, ...) say(record.field, sizeof(record.field), __VA_ARGS__)
+
+static void say_registers(void) {
+    const struct trap_frame *f = &frame;
+    uint64_t cr2, cr3;
+    __asm__ volatile ("movq %%cr2, %0" : "=r" (cr2));
+    __asm__ volatile ("movq %%cr3, %0" : "=r" (cr3));
+    SAY(registers, "rax %016lx rbx %016lx rcx %016lx rdx %016lx\n", f->rax, f->rbx, f->rcx, f->rdx);
+    SAY(registers, "rsi %016lx rdi %016lx rbp %016lx rsp %016lx\n", f->rsi, f->rdi, f->rbp, f->rsp);
+    SAY(registers, "r8  %016lx r9  %016lx r10 %016lx r11 %016lx\n", f->r8, f->r9, f->r10, f->r11);
+    SAY(registers, "r12 %016lx r13 %016lx r14 %016lx r15 %016lx\n", f->r12, f->r13, f->r14, f->r15);
+    SAY(registers, "rip %016lx flags %014lx cr2 %016lx cr3 %016lx\n", f->rip, f->rflags, cr2, cr3);
+    SAY(registers, "fs  %016lx processor %u\n", rdmsr(MSR_FS_BASE), owner);
+}
+
+static bool readable(uint64_t at) {
+    uint64_t page;
+    return !(at & 7) && at >= PAGE_SIZE && at < VM_END && paging_lookup(at, &page)
+           && paging_lookup(at + 8, &page);
+}
+
+static bool is_code(uint64_t pc) {
+    return pc >= (uint64_t)__text_start && pc < (uint64_t)__text_end;
+}
+
+struct walk {
+    uint64_t pc;         // in the function of this frame
+    uint64_t fp;         // its frame pointer
+    uint64_t code_state; // 0, or of the Python function that this frame runs
+    bool guessed;        // found without a chain to it
+};
+
+// Some code keeps no frame pointer (machine code emitted for Python, parts of libc). From the last
+// good frame on, look for the next pair of saved frame pointer and return address that leads on.
+static bool resync(struct walk *w, uint64_t from) {
+    for (uint64_t at = from; at < from + RESYNC_WORDS * 8; at += 8) {
+        if (!(at & PAGE_MASK) && !readable(at)) {
+            return false;
+        }
+        if (!readable(at)) {
+            return false;
+        }
+        const uint64_t *pair = (const uint64_t *)at;
+        if (pair[0] > at && pair[0] < at + MiB && is_code(pair[1]) && readable(pair[0])
+            && (is_code(((const uint64_t *)pair[0])[1]) || !((const uint64_t *)pair[0])[0])) {
+            *w = (struct walk) {.pc = pair[1] - 1, .fp = pair[0], .guessed = true};
+            return true;
+        }
+    }
+    return false;
+}
+
+// The caller of a frame; false at the outermost.
+static bool walk_up(struct walk *w) {
+    if (!w->fp) {
+        return false;
+    }
+    if (!readable(w->fp)) {
+        return false;
+    }
+    const uint64_t *saved = (const uint64_t *)w->fp;
+    if (!is_code(saved[1]) || (saved[0] && !readable(saved[0]))) {
+        return resync(w, w->fp + 8);
+    }
+    uint64_t fp = saved[0], pc = saved[1];
+    uint64_t code_state = 0;
+    if (pc == (uint64_t)vm_entry_return && fp) {
+        code_state = readable(fp - 8) ? ((const uint64_t *)fp)[-1] : 0;
+    }
+    // The return address may be the first of the next function, when the callee does not return.
+    *w = (struct walk) {.pc = pc - 1, .fp = fp, .code_state = code_state};
+    return true;
+}
+
+static void walk_start(struct walk *w) {
+    *w = (struct walk) {.pc = frame.rip, .fp = frame.rbp};
+}
+
+// A jump to nowhere, or into a function that has not made its frame yet, leaves the caller on top of
+// the stack.
+static bool caller_on_top(struct walk *w) {
+    if (is_code(frame.rip) || !readable(frame.rsp)) {
+        return false;
+    }
+    uint64_t pc = *(const uint64_t *)frame.rsp;
+    if (!is_code(pc)) {
+        return false;
+    }
+    *w = (struct walk) {.pc = pc - 1, .fp = frame.rbp};
+    return true;
+}
+
+static void say_frame(const struct walk *w) {
+    char name[256], python[256];
+    uint64_t offset;
+    if (w->code_state) {
+        if (pyframe_describe(w->code_state, python, sizeof(python))) {
+            SAY(backtrace, "python %s\n", python);
+        } else {
+            SAY(backtrace, "python ?\n");
+        }
+    } else if (symbol_find(w->pc, name, sizeof(name), &offset)) {
+        SAY(backtrace, "%016lx %s+0x%lx%s\n", w->pc, name, offset, w->guessed ? " (guessed)" : "");
+    } else {
+        SAY(backtrace, "%016lx ?\n", w->pc);
+    }
+}
+
+static void say_backtrace(void) {
+    struct walk w, last;
+    unsigned n = 0, i = 0, repeated = 0;
+    walk_start(&w);
+    do {
+        n++;
+    } while (n < FRAMES_MAX && walk_up(&w));
+    kprintf("backtrace:\n");
+    walk_start(&w);
+    say_frame(&w);
+    if (caller_on_top(&w)) {
+        say_frame(&w);
+    }
+    last = w;
+    while (++i < n && walk_up(&w)) {
+        if (w.pc == last.pc && !w.code_state) { // recursion
+            repeated++;
+            continue;
+        }
+        if (repeated) {
+            SAY(backtrace, "... the same %u times more\n", repeated);
+            n -= repeated;
+            i -= repeated;
+            repeated = 0;
+        }
+        last = w;
+        if (i < FRAMES_SHOWN || n - i <= FRAMES_OUTER) {
+            say_frame(&w);
+        } else if (i == FRAMES_SHOWN) {
+            SAY(backtrace, "... %u frames left out\n", n - i - FRAMES_OUTER);
+        }
+    }
+    if (repeated) {
+        SAY(backtrace, "... the same %u times more\n", repeated);
+    }
+}
+
+static void say_log(void) {
+    // record.log was filled when the death began, before the report itself went to the console.
+    const char *s = record.log, *from = s + kstrlen(s);
+    for (unsigned lines = 0; from > s; from--) {
+        if (from[-1] == '\n' && lines++ == LOG_SHOWN) {
+            break;
+        }
+    }
+    kprintf("last lines of the log:\n");
+    while (*from) {
+        const char *end = from;
+        while (*end && *end != '\n') {
+            end++;
+        }
+        console_write_text("| ", 2);
+        console_write_text(from, (size_t)(end - from));
+        console_write_text("\n", 1);
+        from = *end ? end + 1 : end;
+    }
+}
+
+static void (*const parts[])(void) = {say_registers, say_backtrace, say_log};
+
+// --- The end -----------------------------------------------------------------------------------
+
+static void __attribute__((noreturn)) halt(void) {
+    for (;;) {
+        __asm__ volatile ("cli; hlt");
+    }
+}
+
+static uint32_t processor(void) {
+    uint32_t r[4];
+    cpuid(1, 0, r);
+    return r[1] >> 24; // initial local APIC identifier
+}
+
+// True for the first call. A fault while reporting comes back here on the same processor; another
+// one that dies, or is told to stop, waits for the end.
+static bool death_begin(const char *why) {
+    irq_save();
+    const char *nobody = NULL;
+    if (__atomic_compare_exchange_n(&happened, &nobody, why, false, __ATOMIC_SEQ_CST,
+        __ATOMIC_SEQ_CST)) {
+        owner = processor();
+        smp_stop_others();
+        return true;
+    }
+    if (processor() != owner) {
+        halt();
+    }
+    return false;
+}
+
+static void say_end(const char *what) {
+    kprintf("cllm: %s\n", what);
+    console_status(CONSOLE_STATUS - 1, what, kstrlen(what));
+}
+
+static void __attribute__((noreturn)) death_end(void) {
+    bool looping = record.streak >= STREAK_MAX;
+    if (policy == CRASH_EXIT) {
+        say_end("exiting");
+        machine_exit((int)record.code);
+    }
+    if (policy == CRASH_HALT || looping) {
+        char why[80] = "halted";
+        if (looping) {
+            ksnprintf(why, sizeof(why), "halted: died %u times in a row within %lu s of booting",
+                record.streak, SOON_NS / 1000000000);
+        }
+        say_end(why);
+        halt();
+    }
+    say_end("rebooting");
+    machine_reboot();
+}
+
+static void __attribute__((noreturn)) vcrash(const struct trap_frame *f, int code, const char *fmt,
+    va_list ap) {
+    if (death_begin(fmt)) {
+        frame = *f;
+        record.code = (uint32_t)code;
+        record.uptime_ns = clock_ns();
+        record.realtime_ns = (int64_t)record.uptime_ns + clock_realtime_offset_ns();
+        record.count = earlier_count + 1;
+        record.streak = record.uptime_ns < SOON_NS ? earlier_streak + 1 : 1;
+        kvsnprintf(record.reason, sizeof(record.reason), fmt, ap);
+        console_panic();
+        record.log[console_log(record.log, sizeof(record.log) - 1)] = 0;
+        commit(&record);
+        kprintf("\ncllm: %s\n", record.reason);
+    } else {
+        char again[200];
+        kvsnprintf(again, sizeof(again), fmt, ap);
+        SAY(backtrace, "(while reporting: %s at %lx)\n", again, f->rip);
+    }
+    while (part < sizeof(parts) / sizeof(parts[0])) {
+        parts[part++]();
+        commit(&record);
+    }
+    death_end();
+}
+
+void crash(const struct trap_frame *f, int code, const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    vcrash(f, code, fmt, ap);
+}
+
+void panic(const char *fmt, ...) {
+    struct trap_frame f = {0};
+    __asm__ volatile ("movq %%rbx, %0; movq %%r12, %1; movq %%r13, %2; movq %%r14, %3; movq %%r15, %4"
+        : "=m" (f.rbx), "=m" (f.r12), "=m" (f.r13), "=m" (f.r14), "=m" (f.r15));
+    f.rip = (uint64_t)__builtin_return_address(0) - 1;
+    f.rbp = *(uint64_t *)__builtin_frame_address(0);
+    f.rsp = (uint64_t)__builtin_frame_address(0) + 16;
+    va_list ap;
+    va_start(ap, fmt);
+    char reason[240] = "panic: ";
+    kvsnprintf(reason + 7, sizeof(reason) - 7, fmt, ap);
+    va_end(ap);
+    crash(&f, CRASH_CODE_PANIC, "%s", reason);
+}
+
+void crash_stderr(const char *s, size_t n) {
+    static size_t used;
+    static bool ended;
+    for (size_t i = 0; i < n; i++) {
+        if (s[i] == '\n') {
+            ended = true;
+            continue;
+        }
+        if (ended) {
+            used = 0;
+            ended = false;
+        }
+        if (used + 1 < sizeof(stderr_line)) {
+            stderr_line[used++] = s[i];
+            stderr_line[used] = 0;
+        }
+    }
+}
+
+const char *crash_stderr_last(void) {
+    return stderr_line[0] ? stderr_line : "no reason given";
+}
+
+// --- The next boot -----------------------------------------------------------------------------
+
+const struct crash_record *crash_last(void) {
+    return have_last ? area : NULL;
+}
+
+uint32_t crash_boots(void) {
+    return have_area ? boots->count : 0;
+}
+
+static bool overlaps(uint64_t start, uint64_t end) {
+    return start < CRASH_AREA + CRASH_AREA_SIZE && end > CRASH_AREA;
+}
+
+static void read_policy(void) {
+    static const char *const words[] = {"crash=reboot", "crash=exit", "crash=halt"};
+    for (const char *p = bootinfo.cmdline; *p; p++) {
+        for (unsigned i = 0; i < 3 && (p == bootinfo.cmdline || p[-1] == ' '); i++) {
+            size_t n = kstrlen(words[i]), k = 0;
+            while (k < n && p[k] == words[i][k]) {
+                k++;
+            }
+            if (k == n && (!p[k] || p[k] == ' ')) {
+                policy = (enum crash_policy)i;
+            }
+        }
+    }
+}
+
+void crash_init(void) {
+    read_policy();
+    have_area = !overlaps((uint64_t)__image_start, (uint64_t)__image_start + 1);
+    for (size_t i = 0; i < bootinfo.n_modules; i++) {
+        const struct boot_module *m = &bootinfo.modules[i];
+        have_area &= !overlaps(m->start, m->start + m->size);
+    }
+    if (!have_area) {
+        klog("crash: a boot module lies where the record of a death would");
+        return;
+    }
+    boots->count = boots->count == ~boots->complement ? boots->count + 1 : 0;
+    boots->complement = ~boots->count;
+    bool magic = true;
+    for (int i = 0; i < 8; i++) {
+        magic &= area->magic[i] == MAGIC[i];
+    }
+    if (!magic || area->size != sizeof(*area) || area->crc != record_crc(area)) {
+        return;
+    }
+    have_last = true;
+    earlier_count = area->count;
+    earlier_streak = area->boots ? 0 : area->streak;
+    area->boots++;
+    commit(area);
+    if (area->boots > 1) {
+        return;
+    }
+    klog("crash: the last run died after %lu s: %s", area->uptime_ns / 1000000000, area->reason);
+    const char *s = area->backtrace;
+    for (unsigned i = 0; i < 10 && *s; i++) {
+        size_t n = 0;
+        while (s[n] && s[n] != '\n') {
+            n++;
+        }
+        char line[160];
+        size_t k = n < sizeof(line) - 1 ? n : sizeof(line) - 1;
+        kmemcpy(line, s, k);
+        line[k] = 0;
+        klog("crash:   %s", line);
+        s += n + (s[n] != 0);
+    }
+}

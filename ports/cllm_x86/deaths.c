@@ -1,0 +1,86 @@
+// Ways to die on purpose, so that tests can see the report, the reboot and what is left of it in the
+// same image that serves. _x86.crash(kind) ends here.
+#include <stdlib.h>
+
+#include "kernel.h"
+#include "deaths.h"
+
+// Reports name these functions.
+#define WAY __attribute__((noinline))
+
+static unsigned char data[16] = {0xC3}; // ret
+
+static void WAY null_write(void) {
+    volatile int *volatile p = NULL;
+    *p = 1;
+}
+
+static void WAY text_write(void) {
+    *(volatile unsigned char *)(uintptr_t)null_write = 0x90;
+}
+
+static void WAY data_execute(void) {
+    ((void (*)(void))(uintptr_t)data)();
+    __asm__ volatile (""); // no tail call: this function is to be on the stack
+}
+
+static int WAY recurse(volatile int *depth) {
+    volatile int here[64];
+    here[0] = ++*depth;
+    return recurse(depth) + here[0];
+}
+
+static void WAY stack_overflow(void) {
+    volatile int depth = 0;
+    recurse(&depth);
+}
+
+static void WAY divide(void) {
+    int zero = 0;
+    __asm__ volatile ("xorl %%edx, %%edx; movl $1, %%eax; divl %0" :: "r" (zero) : "eax", "edx");
+}
+
+// An interrupt table that ends behind the double fault's entry: delivering a page fault fails, and so
+// does delivering the general protection fault about that.
+static void WAY double_fault(void) {
+    struct {
+        uint16_t limit;
+        uint64_t base;
+    } __attribute__((packed)) table;
+    __asm__ volatile ("cli; sidt %0" : "=m" (table));
+    table.limit = 9 * 16 - 1;
+    __asm__ volatile ("lidt %0" :: "m" (table));
+    null_write();
+}
+
+static void WAY hang(void) {
+    for (;;) {
+        __asm__ volatile ("pause");
+    }
+}
+
+static void WAY give_up(void) {
+    panic("asked for");
+}
+
+static void WAY call_abort(void) {
+    abort();
+}
+
+static const struct {
+    const char *kind;
+    void (*die)(void);
+} ways[] = {
+    {"null", null_write}, {"text", text_write}, {"data", data_execute}, {"stack", stack_overflow},
+    {"divide", divide}, {"double", double_fault}, {"hang", hang}, {"panic", give_up},
+    {"abort", call_abort},
+};
+
+bool die(const char *kind) {
+    for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
+        if (kstreq(ways[i].kind, kind)) {
+            ways[i].die();
+        }
+    }
+    return false;
+}

@@ -1,0 +1,10 @@
+// Ways to die on purpose; see deaths.c.
+#ifndef CLLM_DEATHS_H
+#define CLLM_DEATHS_H
+
+#include <stdbool.h>
+
+// Dies of `kind`; false when there is no such kind.
+bool die(const char *kind);
+
+#endif

@@ -1,0 +1,124 @@
+"""The serial line at full speed, and the screen."""
+
+import hashlib
+import random
+import re
+import socket
+
+N = 150_000
+
+
+def enter_raw(serial):
+    serial.send("\r\x03\x01")
+    serial.expect("raw REPL; CTRL-B to exit\r\n>")
+
+
+def test_no_character_is_lost_on_the_way_in(boot):
+    guest = boot()
+    serial = guest.serial
+    enter_raw(serial)
+    serial.send(
+        "import sys, hashlib, micropython\n"
+        "micropython.kbd_intr(-1)\n"
+        f"h, n = hashlib.sha256(), {N}\n"
+        "print('go', 'on')\n"
+        "while n:\n"
+        "    data = sys.stdin.buffer.read(min(n, 500))\n"
+        "    h.update(data); n -= len(data)\n"
+        "print(''.join('%02x' % c for c in h.digest()))\n\x04"
+    )
+    serial.expect("go on\r\n")
+    data = random.Random(1).randbytes(N)
+    serial.send(data)
+    assert serial.expect(r"([0-9a-f]{64})\r\n").group(1).decode() == hashlib.sha256(data).hexdigest()
+
+
+def test_a_large_paste_runs_whole(boot):
+    """Source of more than 100 KiB through the raw REPL, which holds nothing back."""
+    guest = boot()
+    enter_raw(guest.serial)
+    lines = [f"total += {i}  # " + "x" * 60 for i in range(1600)]
+    source = "total = 0\n" + "\n".join(lines) + "\nprint('total', total)\n"
+    assert len(source) > 100 * 1024
+    guest.serial.send(source + "\x04")
+    total = sum(range(1600))
+    guest.serial.expect(f"total {total}\r\n")
+
+
+def test_no_character_is_lost_on_the_way_out(boot):
+    guest = boot()
+    serial = guest.serial
+    enter_raw(serial)
+    serial.send(
+        "import hashlib\n"
+        "h = hashlib.sha256()\n"
+        "print('be', 'gin')\n"
+        "for i in range(1500):\n"
+        "    line = ('%06d ' % i) * 14\n"
+        "    h.update(line); print(line)\n"
+        "print('en' + 'd', ''.join('%02x' % c for c in h.digest()))\n\x04"
+    )
+    serial.expect("be gin\r\n")
+    match = serial.expect(r"(?s)(.*)end ([0-9a-f]{64})\r\n")
+    lines = match.group(1).decode().split("\r\n")[:-1]
+    assert len(lines) == 1500
+    assert hashlib.sha256("".join(lines).encode()).hexdigest() == match.group(2).decode()
+
+
+def screen(path, tmp_path):
+    """The text on the guest's screen, read from its memory through QEMU's monitor: 25 lines."""
+    out = tmp_path / "screen.bin"
+    with socket.socket(socket.AF_UNIX) as monitor:
+        monitor.settimeout(30)
+        monitor.connect(str(path))
+        file = monitor.makefile("rb")
+        monitor.sendall(f"pmemsave 0xb8000 4000 \"{out}\"\nx/1x 0\n".encode())
+        while b"x/1x 0" not in file.readline():
+            pass
+        file.readline()
+    cells = out.read_bytes()
+    rows = [cells[i:i + 160:2].decode("latin-1").rstrip() for i in range(0, 4000, 160)]
+    return rows, cells[1::2]
+
+
+def test_the_screen_shows_address_model_memory_and_log(boot, tiny_model, tmp_path):
+    guest = boot(model=str(tiny_model), monitor=tmp_path / "monitor")
+    guest.serial.expect("in all")
+    guest.serial.run("import time; time.sleep(0)")
+    guest.serial.run("import asyncio; asyncio.run(asyncio.sleep(1.5))")
+    rows, _ = screen(tmp_path / "monitor", tmp_path)
+    assert rows[0].startswith(" cllm on ")
+    assert re.match(r" http://10\.0\.2\.15   up 0:0\d:\d\d$", rows[1])
+    assert re.match(r" model tiny: ready   0 running, 0 waiting, \d+ steps$", rows[2])
+    assert re.match(r" memory \d+ of \d+ MiB free, Python \d+ KiB$", rows[3])
+    assert any("listening on port 80" in row for row in rows[4:]) or any(
+        "in all" in row for row in rows[4:])
+
+
+def test_the_screen_shows_the_reason_of_a_death(boot, tmp_path):
+    guest = boot(on_crash="reboot", monitor=tmp_path / "monitor", wait=False)
+    for end in ("rebooting", "rebooting", "halted"):
+        guest.serial.expect("in all\r\n")
+        guest.serial.sendline("import _x86; _x86.crash('null')")
+        guest.serial.expect("cllm: " + end)
+    rows, attributes = screen(tmp_path / "monitor", tmp_path)
+    assert rows[3].startswith(" halted: died 3 times")
+    assert attributes[3 * 80] == 0x4F  # white on red
+    assert rows[5].startswith("cllm: fault: page fault, write of address 0")
+    assert any("null_write+0x" in row for row in rows)
+
+
+def test_boot_prints_what_it_spent_its_time_on(boot, tiny_model):
+    guest = boot(model=str(tiny_model))
+    table = guest.serial.expect(rb"(?s)cllm: booted\r\n(.*?) ms  in all").group(1).decode()
+    names = re.findall(r"^ *[0-9.]+ ms  (.+?)\r$", table, re.MULTILINE)
+    assert names[:4] == ["firmware and loader", "kernel", "clock calibration", "memory"]
+    assert names[4:7] == ["libc", "python", "network card"]
+    assert set(names[7:]) == {"address", "model"}
+
+
+def test_a_missing_system_call_is_named_once(boot):
+    guest = boot()
+    for _ in range(2):
+        guest.serial.run("import os; os.mkdir('/boot/x')")
+    assert len(re.findall(rb"linux: system call 83 \(mkdir\) is not provided", guest.log())) == 1
