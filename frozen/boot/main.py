@@ -43,9 +43,10 @@ async def main():
         lan.ipconfig(dhcp4=False, addr4=addresses["address"], gw4=addresses.get("gateway"))
     lan.active(True)
     _x86.boot_phase("network card")
-    await asyncio.gather(
-        serve(config), repl(), report.boot_phases(lan), report.screen(lan), report.watchdog(patience)
-    )
+    # An error in these two is printed and costs nobody else anything.
+    asyncio.create_task(report.boot_phases(lan))
+    asyncio.create_task(report.screen(lan))
+    await asyncio.gather(serve(config), repl(), report.watchdog(patience))
 
 
 asyncio.run(main())

@@ -57,7 +57,7 @@ def status(lan):
     load = ""
     if scheduler:
         load = "   %d running, %d waiting, %d steps" % (
-            len(scheduler.running), len(scheduler.waiting), scheduler.n_steps)
+            len(scheduler.running), len(scheduler.queue), scheduler.metrics.n_decode)
     what = host.state if host.engine else host.reason
     return (
         "http://%s   up %d:%02d:%02d" % (address, up // 3600, up // 60 % 60, up % 60),
