@@ -84,9 +84,10 @@ void gc_collect(void) {
     gc_collect_end();
 }
 
-// How large a further heap area may be: half of what is free, because the engine needs memory too.
+// How large a further heap area may be. The rest is left to the engine; without an end to what Python
+// may take, a script's mistake would be the engine's as well.
 size_t gc_get_max_new_split(void) {
-    return phys_free_bytes() / 2;
+    return phys_free_bytes() / 4 * 3;
 }
 
 void nlr_jump_fail(void *val) {
