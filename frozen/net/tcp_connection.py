@@ -339,8 +339,13 @@ class Connection(Timed):
         self._rcv_user += count
         if not self._ranges and self.available() <= 0:
             self._release_receive()
-        # 3.8.6.2.2: tell of the space when it is worth a segment.
-        if self._window_step() >= min(self.stack.receive_pool.size // 2, 2 * self._local_mss):
+        # 3.8.6.2.2: tell of the space when it is worth a segment. While the peer may still send
+        # half of the buffer, the acknowledgement of what it sends will do.
+        size = self.stack.receive_pool.size
+        if (
+            self.rcv_adv - self.rcv_nxt <= size // 2
+            and self._window_step() >= min(size // 2, 2 * self._local_mss)
+        ):
             if self.state in (ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2):
                 self._ack_now = True
                 self.stack.mark(self)
