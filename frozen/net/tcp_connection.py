@@ -1367,7 +1367,7 @@ class Connection(Timed):
         self._timer = _NONE
         self._timer_at = None
         self._ack_at = None
-        self.stack.timers.set(self, None)
+        self.stack.timers.forget(self)
         self._release_send()
         if nobodys or self.available() <= 0:
             self._release_receive()
