@@ -398,7 +398,7 @@ class socket(io.IOBase):
             try:
                 events = self._poll()
             finally:
-                host.leave()
+                host.leave_unchanged()
             return events & (argument | _POLL_ERR | _POLL_HUP | _POLL_NVAL)
         if request == _IOCTL_CLOSE:
             self.close()

@@ -199,7 +199,8 @@ class Card:
         # 14.4
         self._rx_ring, self._rx_buffers, _ = self._ring(_RX_COUNT)
         self._rx_next = 0
-        self._packet = memoryview(bytearray(_PACKET))
+        # Not of the heap, which the collector would look through each time.
+        self._packet = _x86.dma_alloc(_PACKET, 16)
         for index in range(128):
             self._write(_MTA + 4 * index, 0)
         address = uctypes.addressof(self._rx_ring)

@@ -14,8 +14,8 @@ class Pool:
     Args: size: bytes per ring, a power of two; limit: rings lent at a time.
     """
 
-    # Free rings kept for reuse; more are left to the garbage collector.
-    _KEEP = 16
+    # Free rings kept for reuse; more are left to the garbage collector, which looks through all.
+    _KEEP = 4
 
     def __init__(self, size, limit):
         if size & (size - 1) or size < 4096:

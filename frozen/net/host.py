@@ -21,7 +21,11 @@ _LONGEST_WAIT = const(10)
 # Batches of received frames before other Python code gets its turn.
 _ROUNDS = const(4)
 
-stack = Stack()
+# Twice the largest packet that the driver makes of received frames: one can be read while the next
+# arrives.
+_RECEIVE_BUFFER = const(131072)
+
+stack = Stack(receive_size=_RECEIVE_BUFFER)
 _card = None
 _entered = False
 _again = False
@@ -60,6 +64,14 @@ def leave():
         _arm()
     finally:
         _entered = False
+    if _again:
+        pump()
+
+
+def leave_unchanged():
+    """End a user's call that changed nothing: what arrived meanwhile is taken."""
+    global _entered
+    _entered = False
     if _again:
         pump()
 

@@ -143,7 +143,7 @@ class Neighbours:
 
     def remove(self, entry):
         """Forget one entry, and the frames that it holds."""
-        self.timers.set(entry, None)
+        self.timers.forget(entry)
         if self._entries.get(entry.ip) is entry:
             del self._entries[entry.ip]
 

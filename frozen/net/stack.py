@@ -56,6 +56,7 @@ class Stack:
         link: a link object, or None for a host that has only itself.
         random: function of n that returns n random bytes.
         buffer_size: bytes of each direction of a TCP connection, a power of two.
+        receive_size: the same for what is received, if it differs.
         buffer_limit: connections that may hold data at a time, per direction.
         sack, timestamps: offer and accept these TCP options (RFC 2018, RFC 7323).
         congestion: RENO or WESTWOOD, see net.tcp_congestion.
@@ -67,6 +68,7 @@ class Stack:
         random=os.urandom,
         buffer_size=65536,
         buffer_limit=256,
+        receive_size=0,
         sack=True,
         timestamps=True,
         congestion=tcp_congestion.WESTWOOD,
@@ -82,7 +84,7 @@ class Stack:
         self.hostname = "cllm"
         self.timers = Timers()
         self.send_pool = Pool(buffer_size, buffer_limit)
-        self.receive_pool = Pool(buffer_size, buffer_limit)
+        self.receive_pool = Pool(receive_size or buffer_size, buffer_limit)
         self.random = random
         self.loopback = Loopback()
         self.discard = Discard()

@@ -76,6 +76,8 @@ _MINIMUM_MSS = const(64)
 # Segments that one acknowledgement stands for at most, sent or received (RFC 5681 4.2 speaks of
 # "stretch ACKs"): segments that the card delivers together are acknowledged together.
 _STRETCH = const(8)
+# A window that needs no update: what one packet of the driver's merging holds.
+_AMPLE_WINDOW = const(65535)
 # Islands of data that arrived out of order.
 _MAX_RANGES = const(32)
 
@@ -339,8 +341,12 @@ class Connection(Timed):
         self._rcv_user += count
         if not self._ranges and self.available() <= 0:
             self._release_receive()
-        # 3.8.6.2.2: tell of the space when it is worth a segment.
-        if self._window_step() >= min(self.stack.receive_pool.size // 2, 2 * self._local_mss):
+        # 3.8.6.2.2: tell of the space when it is worth a segment. While the peer may still send
+        # much, the acknowledgement of what it sends will do.
+        half = self.stack.receive_pool.size // 2
+        if self.rcv_adv - self.rcv_nxt <= max(_AMPLE_WINDOW, half) and (
+            self._window_step() >= min(half, 2 * self._local_mss)
+        ):
             if self.state in (ESTABLISHED, FIN_WAIT_1, FIN_WAIT_2):
                 self._ack_now = True
                 self.stack.mark(self)
@@ -1362,7 +1368,7 @@ class Connection(Timed):
         self._timer = _NONE
         self._timer_at = None
         self._ack_at = None
-        self.stack.timers.set(self, None)
+        self.stack.timers.forget(self)
         self._release_send()
         if nobodys or self.available() <= 0:
             self._release_receive()

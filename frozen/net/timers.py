@@ -7,14 +7,19 @@ timer, costs nothing: the owner's place in the heap is kept and looked at again 
 
 import heapq
 
+from micropython import const
+
+# Entries without an owner are swept out when they are so many, and half of all.
+_SWEEP = const(64)
+
 
 class Timed:
     """Base of the owners of deadlines."""
 
     def __init__(self):
         self.deadline = None
-        # The time of this owner's valid heap entry; entries with another time are stale.
-        self.heap_time = None
+        # This owner's entry in the heap.
+        self.heap_entry = None
 
     def on_deadline(self, now):
         """Do what was due, set the next `deadline` by Timers.set()."""
@@ -22,28 +27,49 @@ class Timed:
 
 
 class Timers:
-    """The heap. Entries are (time, serial, owner); the serial keeps owners from comparison."""
+    """The heap. Entries are [time, serial, owner or None]; serials keep owners from comparison."""
 
     def __init__(self):
         self._heap = []
         self._serial = 0
+        self._stale = 0
 
     def set(self, owner, deadline):
         """Give `owner` the deadline `deadline`, or none for None."""
         owner.deadline = deadline
-        if deadline is not None and (owner.heap_time is None or deadline < owner.heap_time):
-            owner.heap_time = deadline
+        entry = owner.heap_entry
+        if deadline is not None and (entry is None or deadline < entry[0]):
+            if entry is not None:
+                self._drop(entry)
             self._serial += 1
-            heapq.heappush(self._heap, (deadline, self._serial, owner))
+            owner.heap_entry = entry = [deadline, self._serial, owner]
+            heapq.heappush(self._heap, entry)
+
+    def forget(self, owner):
+        """Let go of an owner that will have no deadline any more."""
+        owner.deadline = None
+        if owner.heap_entry is not None:
+            self._drop(owner.heap_entry)
+            owner.heap_entry = None
+
+    def _drop(self, entry):
+        entry[2] = None
+        self._stale += 1
+        heap = self._heap
+        if self._stale > _SWEEP and self._stale * 2 > len(heap):
+            heap[:] = [entry for entry in heap if entry[2] is not None]
+            heapq.heapify(heap)
+            self._stale = 0
 
     def run(self, now):
         """Call the owners that are due."""
         heap = self._heap
         while heap and heap[0][0] <= now:
-            time, _, owner = heapq.heappop(heap)
-            if owner.heap_time != time:
+            owner = heapq.heappop(heap)[2]
+            if owner is None:
+                self._stale -= 1
                 continue
-            owner.heap_time = None
+            owner.heap_entry = None
             deadline = owner.deadline
             if deadline is None:
                 continue

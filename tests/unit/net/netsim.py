@@ -131,7 +131,7 @@ class Simulator:
         if not times:
             self.now = until
             return False
-        self.now = max(self.now, min(int(min(times) + 0.999), until))
+        self.now = max(self.now, min(int(-(-min(times) // 1)), until))
         while self._events and self._events[0][0] <= self.now:
             _, _, stack, frame = heapq.heappop(self._events)
             stack.input(memoryview(frame), self.now)
