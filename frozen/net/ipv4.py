@@ -100,6 +100,24 @@ def emit(buf, offset, protocol, source, destination, payload, identification=0, 
     buf[offset + 11] = checksum & 0xFF
 
 
+def emit_large(buf, offset, protocol, source, destination):
+    """Write the header of a packet that the link cuts up: its length and checksum stay zero."""
+    struct.pack_into(
+        ">HHHHBBHII",
+        buf,
+        offset,
+        0x4500,
+        0,
+        0,
+        _DONT_FRAGMENT,
+        _TTL,
+        protocol,
+        0,
+        source,
+        destination,
+    )
+
+
 def pseudo_header_sum(protocol, source, destination):
     """Sum the fixed part of the pseudo header (RFC 9293 3.1); add the length, then the bytes."""
     return (source >> 16) + (source & 0xFFFF) + (destination >> 16) + (

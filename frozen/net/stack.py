@@ -5,13 +5,15 @@ poll(), which runs timers and sends; poll() also follows every call that a user 
 
 A link object has `mac` (bytes of length 6), `mtu` (bytes of IP per frame), `tx_alloc()`, which
 returns a writable buffer of mtu + 14 bytes or None while the link is full, and `tx_commit(n)`,
-which sends the first n bytes of that buffer.
+which sends the first n bytes of that buffer. One that cuts up TCP segments has `large`, how many
+bytes of text it takes at once, `tx_alloc_large()` and `tx_commit_large()`, see drivers.e1000.
 """
 
 import hashlib
 import os
 import struct
 
+import _netbuf
 from micropython import const
 from net import arp, ethernet, icmp, ipv4, tcp, tcp_congestion, tcp_cookies, udp
 from net.buffers import Pool
@@ -169,6 +171,32 @@ class Stack:
                 self.dropped += 1
             else:
                 self.neighbours.input(packet, now)
+
+    def input_segment(self, frame, length, now):
+        """Take a plain TCP segment whose checksums the link has verified.
+
+        Args: frame: the segment is frame[:length], and may be longer than the link's MTU.
+        """
+        self.now = now
+        fields = _netbuf.segment(frame, length)
+        destination, port, peer, seq, ack, flags, window, start, end, options = fields
+        if destination != self.address or peer >> 16 == destination or not destination:
+            # Not ours, or from ourselves over the wire (RFC 1122 3.2.1.3).
+            self.dropped += 1
+            return
+        peers = self._connections.get(port)
+        connection = peers.get(peer) if peers is not None else None
+        if connection is not None and connection.local == destination:
+            connection.input(seq, ack, flags, window, options, frame, start, end, now)
+        else:
+            self._segment(
+                destination,
+                peer >> 16,
+                (peer & 0xFFFF, port, seq, ack, flags, window, start),
+                options,
+                frame,
+                end,
+            )
 
     def _input_ip(self, frame, loop):
         header = ipv4.parse(frame, _IP)
@@ -329,12 +357,17 @@ class Stack:
         if segment is None:
             self.dropped += 1
             return
-        source_port, port, seq, ack, flags, window, data = segment
+        data = segment[6]
         options = None
-        if flags & tcp.SYN:
+        if segment[4] & tcp.SYN:
             options = tcp.parse_syn_options(frame, start + tcp.HEADER, data)
         elif data - start > tcp.HEADER:
             options = tcp.parse_options(frame, start + tcp.HEADER, data)
+        self._segment(destination, source, segment, options, frame, end)
+
+    def _segment(self, destination, source, segment, options, frame, end):
+        """Give a segment to its connection or listener, or answer it."""
+        source_port, port, seq, ack, flags, window, data = segment
         peers = self._connections.get(port)
         connection = peers.get(source << 16 | source_port) if peers else None
         listener = self._listeners.get(port)
@@ -487,6 +520,27 @@ class Stack:
             self._out = link
         return frame
 
+    def begin_large(self, destination):
+        """As begin(), for a TCP segment that the link cuts up; commit_large() sends it.
+
+        None where the link cannot now, or has yet to ask for the hardware address.
+        """
+        link = self.link
+        if link is None or self.is_local(destination):
+            return None
+        hop = self._next_hop(destination)
+        if not hop:
+            return None
+        mac = self.neighbours.lookup(hop, self.now).mac
+        frame = link.tx_alloc_large() if mac is not None else None
+        if frame is not None:
+            ethernet.emit(frame, mac, link.mac, ethernet.TYPE_IPV4)
+        return frame
+
+    def commit_large(self, length, header, mss):
+        """Send the first `length` bytes, of which `header` are headers, as frames of `mss` text."""
+        self.link.tx_commit_large(length, header, mss)
+
     def commit(self, length):
         """Send the first `length` bytes of the buffer that begin() returned last."""
         self._out.tx_commit(length)
@@ -596,6 +650,8 @@ class Stack:
         if cookie is not None:
             iss = cookie
         connection = Connection(self, local, port, remote, remote_port, mss, iss, clock)
+        if link is self.link:
+            connection.large = getattr(link, "large", 0)
         peers = self._connections.get(port)
         if peers is None:
             peers = self._connections[port] = {}

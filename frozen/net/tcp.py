@@ -149,6 +149,29 @@ def emit_sack(buf, offset, blocks):
     return at - offset
 
 
+def emit_large(buf, offset, source_port, port, seq, ack, flags, window, header, pseudo):
+    """Write the fixed header of a segment that the link cuts up and sums.
+
+    Args as for emit(). The checksum field gets the sum of the pseudo header without its length.
+    """
+    pseudo = (pseudo & 0xFFFF) + (pseudo >> 16)
+    pseudo = (pseudo & 0xFFFF) + (pseudo >> 16)
+    struct.pack_into(
+        ">HHIIBBHHH",
+        buf,
+        offset,
+        source_port,
+        port,
+        seq & 0xFFFFFFFF,
+        ack & 0xFFFFFFFF,
+        header << 2,
+        flags,
+        window,
+        pseudo,
+        0,
+    )
+
+
 def emit(buf, offset, source_port, port, seq, ack, flags, window, header, length, pseudo):
     """Write the fixed header and the checksum.
 

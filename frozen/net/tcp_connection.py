@@ -140,6 +140,8 @@ class Connection(Timed):
         self._snd_ring = None
         self._snd_shift = 0
         self._snd_wnd_max = 0
+        # Text that the link takes at once and cuts up into segments; 0: none.
+        self.large = 0
         # The text of a whole segment, without options.
         self.mss = tcp.DEFAULT_MSS
 
@@ -852,7 +854,8 @@ class Connection(Timed):
                     self._note_recent(seq)
                 self._send_ack()
             else:
-                self._ack_count += 1
+                # The link may have made one of several segments.
+                self._ack_count += 1 if length <= self._local_mss else length // self.mss
                 if self._ranges or self.rcv_nxt > seq + length:
                     # RFC 5681 4.2: a hole was filled.
                     self._ack_now = True
@@ -1001,6 +1004,14 @@ class Connection(Timed):
                 flags |= tcp.PSH
             if fin:
                 flags |= tcp.FIN
+            if length == mss and self.large and self.snd_nxt == self.snd_max:
+                many = min(left, room, self.large)
+                many -= many % mss
+                if many > length and self._transmit_large(
+                    self.snd_nxt, tcp.ACK | tcp.PSH if many == left else tcp.ACK, many
+                ):
+                    self._sent(many, now)
+                    continue
             if not self._transmit(self.snd_nxt, flags, length):
                 return False
             self._sent(length + (1 if fin else 0), now)
@@ -1106,10 +1117,8 @@ class Connection(Timed):
         if length:
             buffers.read(self._snd_ring, seq, frame, 34 + header, length)
         if flags & tcp.ACK:
-            ack = self._last_ack_sent = self.rcv_nxt
-            self._ack_now = False
-            self._ack_count = 0
-            self._ack_at = None
+            ack = self.rcv_nxt
+            self._acknowledged()
         else:
             ack = 0
         tcp.emit(
@@ -1129,6 +1138,43 @@ class Connection(Timed):
         ipv4.emit(frame, 14, ipv4.TCP, self.local, self.remote, length)
         stack.commit(34 + length)
         return True
+
+    def _transmit_large(self, seq, flags, length):
+        """Emit several whole segments as one, to be cut up; False where the link cannot now."""
+        stack = self.stack
+        frame = stack.begin_large(self.remote)
+        if frame is None:
+            return False
+        header = tcp.HEADER
+        if self.timestamps:
+            tcp.emit_timestamps(
+                frame, 54, (stack.now + self._clock_offset) & _WRAP, self._ts_recent
+            )
+            header += tcp.TIMESTAMPS_LENGTH
+        buffers.read(self._snd_ring, seq, frame, 34 + header, length)
+        self._acknowledged()
+        tcp.emit_large(
+            frame,
+            34,
+            self.port,
+            self.remote_port,
+            seq,
+            self.rcv_nxt,
+            flags,
+            self._advertise(flags),
+            header,
+            self._pseudo,
+        )
+        ipv4.emit_large(frame, 14, ipv4.TCP, self.local, self.remote)
+        stack.commit_large(34 + header + length, 34 + header, self.mss)
+        return True
+
+    def _acknowledged(self):
+        """A segment that leaves acknowledges all that arrived."""
+        self._last_ack_sent = self.rcv_nxt
+        self._ack_now = False
+        self._ack_count = 0
+        self._ack_at = None
 
     def _emit_sack(self, frame, header):
         """Write the SACK option behind `header` bytes; returns its length (RFC 2018 3 and 4)."""
