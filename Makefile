@@ -7,12 +7,13 @@ ARGS ?=
 BOOTSTRAP = @$(PYTHON) host/bootstrap.py
 CLLM = @.venv/bin/cllm
 
-.PHONY: help run build test repl debug clean
+.PHONY: help run build test test-upstream repl debug clean
 
 help:
 	@echo "make run     boot in QEMU with SmolLM2 and serve on http://127.0.0.1:8080"
 	@echo "make build   build/cllm.elf and .venv/bin/cllm"
 	@echo "make test    unit tests and guest tests"
+	@echo "make test-upstream   MicroPython's own tests in the guest; ARGS=\"--groups basics,io\""
 	@echo "make repl    like run, with every key for the guest's REPL; Ctrl-] ends it"
 	@echo "make debug   like run, waiting for gdb; prints the command to attach it"
 	@echo "make clean   remove what was built; downloads stay in the cache"
@@ -31,6 +32,10 @@ repl: build
 test:
 	$(BOOTSTRAP) test
 	$(CLLM) test $(ARGS)
+
+test-upstream:
+	$(BOOTSTRAP) test
+	$(CLLM) test-upstream $(ARGS)
 
 debug:
 	$(BOOTSTRAP) debug

@@ -7,6 +7,7 @@ As documented for MicroPython 1.25: `active isconnected status ifconfig ipconfig
 import time
 
 from drivers import e1000
+import micropython
 from micropython import const
 from net import host, ipv4
 from net.dhcp import BOUND, REBINDING, RENEWING, Client
@@ -184,7 +185,7 @@ def _use_dhcp():
         return
     host.enter()
     try:
-        _dhcp = Client(host.stack)
+        _dhcp = Client(host.stack, _use_time_servers)
         _dhcp.start(time.ticks_ms())
     finally:
         host.leave()
@@ -200,6 +201,13 @@ def _stop_dhcp():
         _dhcp = None
     finally:
         host.leave()
+
+
+def _use_time_servers(servers):
+    # Few networks name time servers. Called within the stack's guard; start() enters it itself.
+    import ntptime
+
+    micropython.schedule(ntptime.start, servers)
 
 
 def _use_static(address, netmask, gateway):

@@ -29,6 +29,10 @@ IPPROTO_IP = 0
 IPPROTO_TCP = 6
 IPPROTO_UDP = 17
 TCP_NODELAY = 1
+TCP_KEEPIDLE = 4
+TCP_KEEPINTVL = 5
+TCP_KEEPCNT = 6
+TCP_USER_TIMEOUT = 18
 SHUT_RD = 0
 SHUT_WR = 1
 SHUT_RDWR = 2
@@ -59,6 +63,14 @@ _EAI_NONAME = const(-2)
 
 _BACKLOG = const(16)
 
+# Options that are fields of a connection, and what one of them counts there.
+_CONNECTION_OPTIONS = {
+    TCP_KEEPIDLE: ("keepalive_idle", 1000),
+    TCP_KEEPINTVL: ("keepalive_interval", 1000),
+    TCP_KEEPCNT: ("keepalive_probes", 1),
+    TCP_USER_TIMEOUT: ("user_timeout", 1),
+}
+
 _resolver = Resolver(host.stack)
 
 
@@ -82,6 +94,8 @@ class socket(io.IOBase):
         self._port = 0
         self._nodelay = False
         self._keepalive = False
+        # What else was set of the connection's fields: {name: value}.
+        self._options = {}
         self._reset_on_close = False
 
     # -- Opening and closing ----------------------------------------------------------------
@@ -202,14 +216,21 @@ class socket(io.IOBase):
         self._timeout = None if flag else 0
 
     def setsockopt(self, level, option, value):
-        """Set SO_REUSEADDR, SO_BROADCAST (both always so), SO_KEEPALIVE, SO_LINGER, TCP_NODELAY.
+        """Set SO_REUSEADDR, SO_BROADCAST (both always so), SO_KEEPALIVE, SO_LINGER, TCP_NODELAY,
+        TCP_KEEPIDLE and TCP_KEEPINTVL (seconds), TCP_KEEPCNT, TCP_USER_TIMEOUT (milliseconds).
 
         SO_LINGER takes struct linger as bytes; on with no time means that close() resets. OSError
-        ENOPROTOOPT: any other option.
+        ENOPROTOOPT: any other option; EINVAL: a time or count below 1.
         """
         self._check_open()
         if (level, option) == (IPPROTO_TCP, TCP_NODELAY):
             self._nodelay = bool(value)
+            self._apply_options()
+        elif level == IPPROTO_TCP and option in _CONNECTION_OPTIONS:
+            if value < 1:
+                raise OSError(_EINVAL)
+            name, unit = _CONNECTION_OPTIONS[option]
+            self._options[name] = value * unit
             self._apply_options()
         elif (level, option) == (SOL_SOCKET, SO_KEEPALIVE):
             self._keepalive = bool(value)
@@ -227,6 +248,8 @@ class socket(io.IOBase):
         host.enter()
         try:
             connection.nodelay = self._nodelay
+            for name, value in self._options.items():
+                setattr(connection, name, value)
             connection.set_keepalive(self._keepalive, time.ticks_ms())
             # Nagle may have held something back.
             host.stack.mark(connection)

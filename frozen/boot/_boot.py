@@ -1,4 +1,11 @@
-# Runs after every reset, before main.py and before the raw REPL: mounts the boot modules.
+# Runs after every reset, before main.py and before the raw REPL: mounts the file system for scripts at
+# / and the boot modules, read-only, at /boot.
+import os
 import vfs
 
+import ramdisk
+
+ramdisk.mount()
 vfs.mount(vfs.VfsPosix("/boot"), "/boot")
+os.chdir("/")
+del os, ramdisk, vfs

@@ -1,13 +1,16 @@
 """Intel 82540EM and 82545EM Ethernet controllers (QEMU's `e1000`, `e1000-82545em`).
 
 Sections are those of Intel's "PCI/PCI-X Family of Gigabit Ethernet Controllers Software
-Developer's Manual" (317453), which covers both. Legacy descriptors; frames are handed up as
-memoryviews into the receive ring's own memory and written straight into the transmit ring's.
+Developer's Manual" (317453), which covers both. Frames are handed up as memoryviews into the
+receive ring's own memory and written straight into the transmit ring's. TCP segments that continue
+each other are handed up as one, and a large one is cut up by the controller (3.5, TCP segmentation),
+so that Python runs once for many frames.
 """
 
 import struct
 import time
 
+import _netbuf
 import _x86
 import pci
 import uctypes
@@ -63,20 +66,37 @@ _TIPG_VALUE = const(10 | 8 << 10 | 6 << 20)
 # 3.2.3 and 3.3.3: a descriptor is an address and these bytes.
 _DESCRIPTOR = const(16)
 _LENGTH = const(8)
-_COMMAND = const(11)
 _STATUS_BYTE = const(12)
 _ERRORS = const(13)
 _DD = const(1 << 0)
 _RX_EOP = const(1 << 1)
 # End of packet, insert the CRC, report status.
 _TX_COMMAND = const(1 << 0 | 1 << 1 | 1 << 3)
+# 3.3.6, 3.3.7, bits 31:20 of the third word: context (TCP, IP, segmentation, report status,
+# extension) and data (insert the CRC, segmentation, report status, extension, type 1).
+_CONTEXT = const(0x2F << 24)
+_DATA = const(0x2E << 24 | 1 << 20)
+_DATA_END = const(1 << 24)
+# 3.3.7.2: insert both checksums.
+_DATA_OPTIONS = const(3 << 8)
+# 3.5.6 and 3.5.7: where the IPv4 and TCP headers of this stack's frames and their checksums are.
+_IP_CONTEXT = const(14 | 24 << 8 | 33 << 16)
+_TCP_CONTEXT = const(34 | 50 << 8)
 
 # 13.4.27: rings are multiples of 8 descriptors. Powers of two here.
 _RX_COUNT = const(256)
 _TX_COUNT = const(128)
 _BUFFER = const(2048)
 # Frames handed up in one receive(); their descriptors go back to the card together.
-_BUDGET = const(16)
+_BUDGET = const(64)
+# The largest packet that received segments are merged to.
+_PACKET = const(65536)
+# Segments to be cut up: so much text at most, so many at a time, and in descriptors of 4 KiB, which
+# the controllers' packet buffers ask for.
+_LARGE = const(32768)
+_LARGE_COUNT = const(6)
+_LARGE_BUFFER = const(_LARGE + 4096)
+_CHUNK = const(4096)
 
 _RESET_TIMEOUT = const(1000)
 
@@ -95,6 +115,7 @@ class Card:
     """
 
     mtu = 1500
+    large = _LARGE
 
     def __init__(self, bdf):
         address, size, is_io = pci.bar(bdf, 0)
@@ -161,21 +182,24 @@ class Card:
 
     @staticmethod
     def _ring(count):
-        """Allocate descriptors and their buffers: (descriptors, list of buffers)."""
+        """Allocate descriptors and their buffers: (descriptors, buffers, buffers' addresses)."""
         ring = _x86.dma_alloc(count * _DESCRIPTOR, 4096)
         memory = _x86.dma_alloc(count * _BUFFER, 4096)
         address = uctypes.addressof(memory)
         buffers = []
+        addresses = []
         for index in range(count):
             at = index * _BUFFER
             struct.pack_into("<QQ", ring, index * _DESCRIPTOR, address + at, 0)
             buffers.append(memory[at : at + _BUFFER])
-        return ring, buffers
+            addresses.append(address + at)
+        return ring, buffers, addresses
 
     def _start_receive(self):
         # 14.4
-        self._rx_ring, self._rx_buffers = self._ring(_RX_COUNT)
+        self._rx_ring, self._rx_buffers, _ = self._ring(_RX_COUNT)
         self._rx_next = 0
+        self._packet = memoryview(bytearray(_PACKET))
         for index in range(128):
             self._write(_MTA + 4 * index, 0)
         address = uctypes.addressof(self._rx_ring)
@@ -189,8 +213,13 @@ class Card:
 
     def _start_transmit(self):
         # 14.5
-        self._tx_ring, self._tx_buffers = self._ring(_TX_COUNT)
+        self._tx_ring, self._tx_buffers, self._tx_addresses = self._ring(_TX_COUNT)
         self._tx_next = 0
+        self._large = _x86.dma_alloc(_LARGE_COUNT * _LARGE_BUFFER, 4096)
+        self._large_address = uctypes.addressof(self._large)
+        self._large_next = 0
+        # The last descriptor of each large buffer's packet.
+        self._large_last = [_TX_COUNT - 1] * _LARGE_COUNT
         for index in range(_TX_COUNT):
             self._tx_ring[index * _DESCRIPTOR + _STATUS_BYTE] = _DD
         address = uctypes.addressof(self._tx_ring)
@@ -216,45 +245,118 @@ class Card:
 
     def tx_commit(self, length):
         """Send the first `length` bytes of the buffer that tx_alloc() returned."""
-        ring = self._tx_ring
-        at = self._tx_next * _DESCRIPTOR
-        ring[at + _LENGTH] = length & 0xFF
-        ring[at + _LENGTH + 1] = length >> 8
-        ring[at + _COMMAND] = _TX_COMMAND
-        ring[at + _STATUS_BYTE] = 0
-        self._tx_next = (self._tx_next + 1) & (_TX_COUNT - 1)
+        index = self._tx_next
+        # 3.3.3; a large packet may have left another kind of descriptor here.
+        struct.pack_into(
+            "<QII",
+            self._tx_ring,
+            index * _DESCRIPTOR,
+            self._tx_addresses[index],
+            _TX_COMMAND << 24 | length,
+            0,
+        )
+        index = (index + 1) & (_TX_COUNT - 1)
+        self._tx_next = index
         self.sent += 1
-        mem32[self._base + _TDT] = self._tx_next
+        mem32[self._base + _TDT] = index
 
-    def receive(self, handler, now):
-        """Call handler(frame, now) for frames that arrived.
+    def tx_alloc_large(self):
+        """Return a buffer for a TCP segment that the controller cuts up, None while none is free."""
+        ring = self._tx_ring
+        # Descriptors finish in their order, so the last of those that may be needed tells of all.
+        last = (self._tx_next + _LARGE_BUFFER // _CHUNK + 1) & (_TX_COUNT - 1)
+        if not (
+            ring[last * _DESCRIPTOR + _STATUS_BYTE]
+            & ring[self._tx_next * _DESCRIPTOR + _STATUS_BYTE]
+            & ring[self._large_last[self._large_next] * _DESCRIPTOR + _STATUS_BYTE]
+            & _DD
+        ):
+            return None
+        at = self._large_next * _LARGE_BUFFER
+        return self._large[at : at + _LARGE_BUFFER]
 
-        `frame` is a memoryview that is valid during the call only. Returns whether more frames
-        may wait.
+    def tx_commit_large(self, length, header, mss):
+        """Send the first `length` bytes of the buffer that tx_alloc_large() returned.
+
+        Args: header: bytes of its Ethernet, IPv4 and TCP headers; mss: text of each frame. The
+        IPv4 header's length and checksum are zero, TCP's checksum is that of the pseudo header
+        without its length (3.5.7).
+        """
+        ring = self._tx_ring
+        index = self._tx_next
+        struct.pack_into(
+            "<IIII",
+            ring,
+            index * _DESCRIPTOR,
+            _IP_CONTEXT,
+            _TCP_CONTEXT,
+            _CONTEXT | length - header,
+            header << 8 | mss << 16,
+        )
+        address = self._large_address + self._large_next * _LARGE_BUFFER
+        while length:
+            index = (index + 1) & (_TX_COUNT - 1)
+            count = min(length, _CHUNK)
+            length -= count
+            struct.pack_into(
+                "<QII",
+                ring,
+                index * _DESCRIPTOR,
+                address,
+                (_DATA | count) if length else (_DATA | _DATA_END | count),
+                _DATA_OPTIONS,
+            )
+            address += count
+        self._large_last[self._large_next] = index
+        self._large_next = (self._large_next + 1) % _LARGE_COUNT
+        index = (index + 1) & (_TX_COUNT - 1)
+        self._tx_next = index
+        self.sent += 1
+        mem32[self._base + _TDT] = index
+
+    def receive(self, handler, segment_handler, now):
+        """Call handler(frame, now), or segment_handler(frame, length, now), for what arrived.
+
+        The second gets plain TCP segments whose checksums are right, several as one where they
+        continue each other (see native/netbuf); their frame may be longer than `length`. Frames are
+        memoryviews that are valid during the call only. Returns whether more frames may wait.
         """
         ring = self._rx_ring
         buffers = self._rx_buffers
-        for count in range(1, _BUDGET + 1):
-            index = self._rx_next
+        packet = self._packet
+        merge = _netbuf.merge
+        merged = 0
+        index = first = self._rx_next
+        for _ in range(_BUDGET):
             at = index * _DESCRIPTOR
             status = ring[at + _STATUS_BYTE]
             if not status & _DD:
-                if count > 1:
-                    self._return_descriptors()
-                return False
+                break
             ring[at + _STATUS_BYTE] = 0
-            self._rx_next = (index + 1) & (_RX_COUNT - 1)
+            frame = buffers[index]
+            index = (index + 1) & (_RX_COUNT - 1)
+            self._rx_next = index
             # 3.2.3.2: with an error the frame is bad; without EOP it is longer than any buffer.
-            if status & _RX_EOP and not ring[at + _ERRORS]:
-                self.received += 1
-                handler(buffers[index][: ring[at + _LENGTH] | ring[at + _LENGTH + 1] << 8], now)
-            else:
+            if not status & _RX_EOP or ring[at + _ERRORS]:
                 self.errors += 1
-        self._return_descriptors()
-        return True
-
-    def _return_descriptors(self):
-        mem32[self._base + _RDT] = (self._rx_next - 1) & (_RX_COUNT - 1)
+                continue
+            self.received += 1
+            size = ring[at + _LENGTH] | ring[at + _LENGTH + 1] << 8
+            length = merge(packet, merged, frame, size)
+            if length:
+                merged = length
+                continue
+            if merged:
+                segment_handler(packet, merged, now)
+                merged = merge(packet, 0, frame, size)
+                if merged:
+                    continue
+            handler(frame[:size], now)
+        if merged:
+            segment_handler(packet, merged, now)
+        if index != first:
+            mem32[self._base + _RDT] = (index - 1) & (_RX_COUNT - 1)
+        return bool(ring[index * _DESCRIPTOR + _STATUS_BYTE] & _DD)
 
     def interrupt(self):
         """Acknowledge the interrupt; returns its causes (13.4.17: reading clears)."""

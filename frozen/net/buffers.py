@@ -29,6 +29,13 @@ class Pool:
         """Tell whether take() would lend a ring."""
         return self.lent < self._limit
 
+    def window_shift(self):
+        """Return the least window scale by which a whole ring can be advertised (RFC 7323 2.3)."""
+        shift = 0
+        while self.size >> shift > 0xFFFF:
+            shift += 1
+        return shift
+
     def take(self):
         """Return a ring with any content, or None where no more may be lent."""
         if self.lent >= self._limit:

@@ -26,14 +26,19 @@ _MAX_MESSAGE = const(1400)
 
 
 class Client(Timed):
-    """Configures `stack` by DHCP between start() and stop()."""
+    """Configures `stack` by DHCP between start() and stop().
 
-    def __init__(self, stack):
+    Args: on_time_servers: called with a list of addresses when a lease names NTP servers.
+    """
+
+    def __init__(self, stack, on_time_servers=None):
         super().__init__()
         self.stack = stack
         self.state = STOPPED
         self.port = message.CLIENT_PORT
         self.server = 0
+        self.time_servers = []
+        self._on_time_servers = on_time_servers
         self._xid = 0
         self._offered = 0
         self._started = 0
@@ -98,6 +103,9 @@ class Client(Timed):
                     self.stack.configure(0, 0, 0, [])
                 self._discover(now)
 
+    def unreachable(self, *_):
+        """Take an ICMP error: the retransmission stands in."""
+
     def _discover(self, now):
         self.state = SELECTING
         self._tries = 0
@@ -123,6 +131,7 @@ class Client(Timed):
                         message.SUBNET_MASK,
                         message.ROUTER,
                         message.DNS_SERVER,
+                        message.NTP_SERVER,
                         message.LEASE_TIME,
                         message.RENEWAL_TIME,
                         message.REBINDING_TIME,
@@ -191,6 +200,12 @@ class Client(Timed):
             router[0] if router else 0,
             message.numbers(options, message.DNS_SERVER),
         )
+        servers = message.numbers(options, message.NTP_SERVER)
+        if servers != self.time_servers:
+            # A renewal names the same again, as a rule.
+            self.time_servers = servers
+            if self._on_time_servers is not None:
+                self._on_time_servers(servers)
 
 
 def _class_mask(address):

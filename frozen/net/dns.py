@@ -75,6 +75,10 @@ class Query(Timed):
             # This server cannot say; ask the next.
             self.ask(now)
 
+    def unreachable(self, _remote, _remote_port, _error, now):
+        """Take an ICMP error: nobody answers there, so ask the next."""
+        self.ask(now)
+
     def cancel(self):
         """Give up."""
         if not self.done:

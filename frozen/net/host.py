@@ -32,7 +32,7 @@ def attach(card):
     """Use a network card, or none for None.
 
     Args: card: a link object (see net.stack) with `irq`, `interrupt()` and
-    `receive(handler, now)`, see drivers.e1000.
+    `receive(handler, segment_handler, now)`, see drivers.e1000.
     """
     global _card
     if _card is not None:
@@ -79,7 +79,7 @@ def pump():
             now = time.ticks_ms()
             for _ in range(_ROUNDS):
                 if _card is not None:
-                    more = _card.receive(_input, now)
+                    more = _card.receive(_input, _input_segment, now)
                 stack.poll(now)
                 if not more:
                     break
@@ -102,6 +102,13 @@ def wait(timeout):
 def _input(frame, now):
     try:
         stack.input(frame, now)
+    except MemoryError:
+        stack.dropped += 1
+
+
+def _input_segment(frame, length, now):
+    try:
+        stack.input_segment(frame, length, now)
     except MemoryError:
         stack.dropped += 1
 

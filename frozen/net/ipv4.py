@@ -16,13 +16,15 @@ LOOPBACK = const(0x7F000001)
 
 _TTL = const(64)
 _DONT_FRAGMENT = const(0x4000)
+_MORE_FRAGMENTS = const(0x2000)
 
 
 def parse(buf, offset):
     """Check a header and return (protocol, source, destination, start, end).
 
     `start` and `end` bound the payload in `buf`: what Ethernet padded is left out. None for a
-    header that is malformed, has a wrong checksum (RFC 1122 3.2.1.2), or is of a fragment.
+    header that is malformed, has a wrong checksum (RFC 1122 3.2.1.2), or is of a fragment: see
+    parse_fragment().
     """
     room = len(buf) - offset
     if room < HEADER:
@@ -33,7 +35,7 @@ def parse(buf, offset):
     length = (version & 15) << 2
     if version >> 4 != 4 or length < HEADER or total < length or total > room:
         return None
-    # More-fragments flag or a fragment offset: this stack reassembles nothing.
+    # More-fragments flag or a fragment offset.
     if fragment & 0x3FFF:
         return None
     if _netbuf.checksum(buf, offset, length) != 0xFFFF:
@@ -41,18 +43,52 @@ def parse(buf, offset):
     return protocol, source, destination, offset + length, offset + total
 
 
-def emit(buf, offset, protocol, source, destination, payload):
+def parse_fragment(buf, offset):
+    """Check a fragment's header, for which parse() returned None.
+
+    Returns (protocol, source, destination, identification, offset in the whole, whether more
+    follow, data as bytes), or None for what is malformed or no fragment.
+    """
+    room = len(buf) - offset
+    if room < HEADER:
+        return None
+    version, total, identification, fragment, protocol, source, destination = struct.unpack_from(
+        ">BxHHHxBxxII", buf, offset
+    )
+    length = (version & 15) << 2
+    if version >> 4 != 4 or length < HEADER or total < length or total > room:
+        return None
+    if not fragment & 0x3FFF or _netbuf.checksum(buf, offset, length) != 0xFFFF:
+        return None
+    return (
+        protocol,
+        source,
+        destination,
+        identification,
+        (fragment & 0x1FFF) << 3,
+        bool(fragment & _MORE_FRAGMENTS),
+        bytes(buf[offset + length : offset + total]),
+    )
+
+
+def emit(buf, offset, protocol, source, destination, payload, identification=0, at=None, more=False):
     """Write a header of HEADER bytes for `payload` bytes behind it.
 
     The identification is zero, as RFC 6864 4.1 allows where DF is set and nothing fragments.
+    Args: at: where a fragment's payload starts in the whole, None for no fragment; more: whether
+    others follow.
     """
+    fragment = _DONT_FRAGMENT
+    if at is not None:
+        fragment = at >> 3 | (_MORE_FRAGMENTS if more else 0)
     struct.pack_into(
-        ">HHIBBHII",
+        ">HHHHBBHII",
         buf,
         offset,
         0x4500,
         HEADER + payload,
-        _DONT_FRAGMENT,
+        identification,
+        fragment,
         _TTL,
         protocol,
         0,
@@ -62,6 +98,24 @@ def emit(buf, offset, protocol, source, destination, payload):
     checksum = ~_netbuf.checksum(buf, offset, HEADER) & 0xFFFF
     buf[offset + 10] = checksum >> 8
     buf[offset + 11] = checksum & 0xFF
+
+
+def emit_large(buf, offset, protocol, source, destination):
+    """Write the header of a packet that the link cuts up: its length and checksum stay zero."""
+    struct.pack_into(
+        ">HHHHBBHII",
+        buf,
+        offset,
+        0x4500,
+        0,
+        0,
+        _DONT_FRAGMENT,
+        _TTL,
+        protocol,
+        0,
+        source,
+        destination,
+    )
 
 
 def pseudo_header_sum(protocol, source, destination):

@@ -9,6 +9,10 @@ _RETRY = const(1000)
 _TRIES = const(3)
 _LIFETIME = const(60000)
 
+# RFC 5227 1.1: ANNOUNCE_NUM is 2, ANNOUNCE_INTERVAL and DEFEND_INTERVAL.
+_ANNOUNCE_INTERVAL = const(2000)
+_DEFEND_INTERVAL = const(10000)
+
 # RFC 1122 2.3.2.2: packets kept for an address that is being asked for.
 _HELD_FRAMES = const(4)
 _MAX_ENTRIES = const(256)
@@ -66,6 +70,18 @@ class _Neighbour(Timed):
         self.ask(now)
 
 
+class _Announcement(Timed):
+    """Says a second time whose our address is."""
+
+    def __init__(self, table):
+        super().__init__()
+        self._table = table
+
+    def on_deadline(self, now):
+        """Called by Timers."""
+        self._table.request_own()
+
+
 class Neighbours:
     """The table of one link.
 
@@ -78,6 +94,8 @@ class Neighbours:
         self.timers = timers
         self._address = address
         self._entries = {}
+        self._announcement = _Announcement(self)
+        self._defend_at = 0
 
     def lookup(self, ip, now):
         """Return the entry of `ip`; its `mac` is None while it is unknown and being asked for."""
@@ -93,7 +111,13 @@ class Neighbours:
         operation, mac, ip, _, target = packet
         own = self._address()
         # A group address is nobody's own (RFC 1812 3.3.2), and neither is one of ours.
-        if own == 0 or ip in (0, own) or mac[0] & 1:
+        if own == 0 or ip == 0 or mac[0] & 1:
+            return
+        if ip == own:
+            if mac != self.link.mac and now >= self._defend_at:
+                # RFC 5227 2.4 (b): somebody else uses our address; say once that it is ours.
+                self._defend_at = now + _DEFEND_INTERVAL
+                self.request_own()
             return
         entry = self._entries.get(ip)
         if entry is None and target == own:
@@ -107,9 +131,15 @@ class Neighbours:
         """Ask the link for the hardware address of `ip`."""
         self._send(ethernet.BROADCAST, arp.REQUEST, bytes(6), ip)
 
-    def announce(self):
-        """Tell the link of our own address (RFC 5227 2.3)."""
-        self.request(self._address())
+    def announce(self, now):
+        """Tell the link of our own address, twice (RFC 5227 2.3)."""
+        self.request_own()
+        self.timers.set(self._announcement, now + _ANNOUNCE_INTERVAL)
+
+    def request_own(self):
+        """Ask for our own address, which tells everybody whose it is."""
+        if self._address():
+            self.request(self._address())
 
     def remove(self, entry):
         """Forget one entry, and the frames that it holds."""
@@ -118,7 +148,8 @@ class Neighbours:
             del self._entries[entry.ip]
 
     def clear(self):
-        """Forget all entries."""
+        """Forget all entries, and announce nothing more."""
+        self.timers.set(self._announcement, None)
         for entry in list(self._entries.values()):
             self.remove(entry)
 

@@ -5,19 +5,22 @@ poll(), which runs timers and sends; poll() also follows every call that a user 
 
 A link object has `mac` (bytes of length 6), `mtu` (bytes of IP per frame), `tx_alloc()`, which
 returns a writable buffer of mtu + 14 bytes or None while the link is full, and `tx_commit(n)`,
-which sends the first n bytes of that buffer.
+which sends the first n bytes of that buffer. One that cuts up TCP segments has `large`, how many
+bytes of text it takes at once, `tx_alloc_large()` and `tx_commit_large()`, see drivers.e1000.
 """
 
 import hashlib
 import os
 import struct
 
+import _netbuf
 from micropython import const
-from net import arp, ethernet, icmp, ipv4, tcp, udp
+from net import arp, ethernet, icmp, ipv4, tcp, tcp_congestion, tcp_cookies, udp
 from net.buffers import Pool
+from net.fragments import Fragments
 from net.loopback import Discard, Loopback
 from net.neighbours import Neighbours
-from net.tcp_connection import TIME_WAIT, Connection
+from net.tcp_connection import ECONNREFUSED, EHOSTUNREACH, TIME_WAIT, Connection
 from net.tcp_listener import Listener
 from net.timers import Timers
 from net.udp_endpoint import Endpoint
@@ -36,6 +39,12 @@ _IP = const(14)  # where the IP header starts in a frame
 _UDP_PAYLOAD = const(42)
 _MAX_TIME_WAIT = const(512)
 _UNREACHABLE_INTERVAL = const(10)
+# RFC 1191 6.3: what a router told of a path is forgotten after ten minutes.
+_PATH_MTU_LIFETIME = const(600000)
+_MAX_PATHS = const(64)
+_LEAST_PATH_MTU = const(576)
+# RFC 791 3.2: what the whole of a fragmented datagram may hold.
+_MAX_DATAGRAM = const(65535 - 20)
 # Frames to oneself are taken back in rounds, so that one poll() ends.
 _LOOPBACK_ROUNDS = const(64)
 
@@ -48,10 +57,24 @@ class Stack:
         random: function of n that returns n random bytes.
         buffer_size: bytes of each direction of a TCP connection, a power of two.
         buffer_limit: connections that may hold data at a time, per direction.
+        sack, timestamps: offer and accept these TCP options (RFC 2018, RFC 7323).
+        congestion: RENO or WESTWOOD, see net.tcp_congestion.
     """
 
-    def __init__(self, link=None, random=os.urandom, buffer_size=65536, buffer_limit=256):
+    def __init__(
+        self,
+        link=None,
+        random=os.urandom,
+        buffer_size=65536,
+        buffer_limit=256,
+        sack=True,
+        timestamps=True,
+        congestion=tcp_congestion.WESTWOOD,
+    ):
         self.now = 0
+        self.congestion = congestion
+        self.sack = sack
+        self.timestamps = timestamps
         self.address = 0
         self.netmask = 0
         self.gateway = 0
@@ -72,6 +95,9 @@ class Stack:
         # Connections by local port, then by remote address << 16 | remote port.
         self._connections = {}
         self._udp = {}
+        # Path MTUs that differ from the link's, by destination: (MTU, end of life in ms).
+        self._paths = {}
+        self._fragments = Fragments(self.timers)
         self._ready = []
         self._time_waits = []
         self._unreachable_at = 0
@@ -98,8 +124,10 @@ class Stack:
                 if connection.local == old:
                     connection.fail(ECONNABORTED)
             self.neighbours.clear()
+            self._fragments.clear()
+            self._paths = {}
         if address and address != old and self.link:
-            self.neighbours.announce()
+            self.neighbours.announce(self.now)
 
     def _own(self):
         return self.address
@@ -144,11 +172,39 @@ class Stack:
             else:
                 self.neighbours.input(packet, now)
 
+    def input_segment(self, frame, length, now):
+        """Take a plain TCP segment whose checksums the link has verified.
+
+        Args: frame: the segment is frame[:length], and may be longer than the link's MTU.
+        """
+        self.now = now
+        fields = _netbuf.segment(frame, length)
+        destination, port, peer, seq, ack, flags, window, start, end, options = fields
+        if destination != self.address or peer >> 16 == destination or not destination:
+            # Not ours, or from ourselves over the wire (RFC 1122 3.2.1.3).
+            self.dropped += 1
+            return
+        peers = self._connections.get(port)
+        connection = peers.get(peer) if peers is not None else None
+        if connection is not None and connection.local == destination:
+            connection.input(seq, ack, flags, window, options, frame, start, end, now)
+        else:
+            self._segment(
+                destination,
+                peer >> 16,
+                (peer & 0xFFFF, port, seq, ack, flags, window, start),
+                options,
+                frame,
+                end,
+            )
+
     def _input_ip(self, frame, loop):
         header = ipv4.parse(frame, _IP)
         if header is None:
-            self.dropped += 1
-            return
+            frame = self._reassemble(frame)
+            if frame is None:
+                return
+            header = ipv4.parse(frame, _IP)
         protocol, source, destination, start, end = header
         # RFC 1122 3.2.1.3: addresses that no packet on a wire may come from.
         if not loop and (
@@ -168,20 +224,110 @@ class Stack:
             # Without an address, DHCP's answers come to the one that it offers (RFC 2131 4.1).
             self._input_udp(frame, start, end, source, destination, False)
 
+    def _reassemble(self, frame):
+        """Take what ipv4.parse() did not; returns a frame with a whole packet, or None."""
+        packet = ipv4.parse_fragment(frame, _IP)
+        # For others, and what only pretends to come from somewhere, no memory is spent.
+        if packet is not None and packet[2] == self.address and self.address:
+            frame = self._fragments.input(packet, self.now)
+            return None if frame is None else memoryview(frame)
+        self.dropped += 1
+        return None
+
     def _input_icmp(self, frame, start, end, source, destination):
         message = icmp.parse(frame, start, end)
         if message is None:
             self.dropped += 1
         elif message == (icmp.ECHO_REQUEST, 0):
             # RFC 1122 3.2.2.6: the data comes back whole.
-            out = self.begin(source)
-            if out is None:
-                return
             rest = struct.unpack_from(">I", frame, start + 4)[0]
-            data = frame[start + icmp.HEADER : end]
-            length = icmp.emit(out, _IP + ipv4.HEADER, icmp.ECHO_REPLY, 0, rest, data)
-            ipv4.emit(out, _IP, ipv4.ICMP, destination, source, length)
-            self.commit(_IP + ipv4.HEADER + length)
+            reply = bytearray(end - start)
+            icmp.emit(reply, 0, icmp.ECHO_REPLY, 0, rest, frame[start + icmp.HEADER : end])
+            self._send(ipv4.ICMP, destination, source, reply)
+        elif message[0] in (icmp.UNREACHABLE, icmp.TIME_EXCEEDED):
+            quoted = icmp.parse_error(frame, start, end)
+            if quoted is not None:
+                self._input_icmp_error(message, quoted)
+
+    def _input_icmp_error(self, message, quoted):
+        mtu, protocol, local, remote, port, remote_port, seq = quoted
+        if local != self.address:
+            return
+        kind, code = message
+        # RFC 1122 4.2.3.9: which messages say that the peer itself refuses.
+        hard = kind == icmp.UNREACHABLE and code in (
+            icmp.PROTOCOL_UNREACHABLE,
+            icmp.PORT_UNREACHABLE,
+        )
+        error = ECONNREFUSED if hard else EHOSTUNREACH
+        if protocol == ipv4.TCP:
+            connection = self._connections.get(port, {}).get(remote << 16 | remote_port)
+            if connection is None or connection.local != local:
+                return
+            if kind == icmp.UNREACHABLE and code == icmp.FRAGMENTATION_NEEDED:
+                # RFC 1191 5: a router of old gives no number; RFC 5927 7.2: and one below what any
+                # host takes is an attack.
+                mtu = max(mtu, _LEAST_PATH_MTU)
+                if connection.path_mtu(seq, mtu):
+                    self._note_path(remote, mtu)
+            else:
+                connection.unreachable(seq, error, hard)
+        elif protocol == ipv4.UDP:
+            endpoint = self._udp.get(port)
+            if endpoint is not None and hard:
+                endpoint.unreachable(remote, remote_port, error, self.now)
+
+    def _note_path(self, remote, mtu):
+        """Remember a path's MTU for connections to come (RFC 1191 6.3)."""
+        if len(self._paths) >= _MAX_PATHS:
+            del self._paths[next(iter(self._paths))]
+        self._paths[remote] = (mtu, self.now + _PATH_MTU_LIFETIME)
+
+    def _path_mtu(self, remote, link):
+        known = self._paths.get(remote)
+        if known is None:
+            return link.mtu
+        if known[1] <= self.now:
+            del self._paths[remote]
+            return link.mtu
+        return min(known[0], link.mtu)
+
+    def _send(self, protocol, source, destination, payload):
+        """Send a packet, in fragments where it is larger than a frame (RFC 791 3.2).
+
+        Returns whether the link took all of it.
+        """
+        total = len(payload)
+        link = self.loopback if self.is_local(destination) else self.link
+        room = (link.mtu if link else self.discard.mtu) - ipv4.HEADER
+        # RFC 6864 4.3: fragments of different packets must not be taken for one.
+        identification = 0
+        if total > room:
+            room &= ~7
+            identification = struct.unpack(">H", self.random(2))[0]
+        at = 0
+        while True:
+            count = min(total - at, room)
+            out = self.begin(destination)
+            if out is None:
+                return False
+            out[_IP + ipv4.HEADER : _IP + ipv4.HEADER + count] = payload[at : at + count]
+            whole = count == total
+            ipv4.emit(
+                out,
+                _IP,
+                protocol,
+                source,
+                destination,
+                count,
+                identification,
+                None if whole else at,
+                at + count < total,
+            )
+            self.commit(_IP + ipv4.HEADER + count)
+            at += count
+            if at >= total:
+                return True
 
     def _input_udp(self, frame, start, end, source, destination, unicast):
         header = udp.parse(frame, start, end, source, destination)
@@ -211,10 +357,17 @@ class Stack:
         if segment is None:
             self.dropped += 1
             return
-        source_port, port, seq, ack, flags, window, data = segment
+        data = segment[6]
         options = None
-        if flags & tcp.SYN:
+        if segment[4] & tcp.SYN:
+            options = tcp.parse_syn_options(frame, start + tcp.HEADER, data)
+        elif data - start > tcp.HEADER:
             options = tcp.parse_options(frame, start + tcp.HEADER, data)
+        self._segment(destination, source, segment, options, frame, end)
+
+    def _segment(self, destination, source, segment, options, frame, end):
+        """Give a segment to its connection or listener, or answer it."""
+        source_port, port, seq, ack, flags, window, data = segment
         peers = self._connections.get(port)
         connection = peers.get(source << 16 | source_port) if peers else None
         listener = self._listeners.get(port)
@@ -224,9 +377,8 @@ class Stack:
             and connection.state == TIME_WAIT
             and opens
             and listener is not None
-            and 0 < (seq - connection.rcv_nxt) & 0xFFFFFFFF < 0x80000000
+            and connection.may_be_replaced(seq, options)
         ):
-            # RFC 9293 3.10.7.4, MAY-2: a new connection may take the place of one in TIME-WAIT.
             connection.abort()
             connection = None
         if connection is not None and connection.local == destination:
@@ -234,10 +386,25 @@ class Stack:
         elif connection is None and opens and listener is not None and (
             listener.address in (0, destination)
         ):
-            if listener.may_open():
+            if listener.is_full():
+                pass
+            elif listener.needs_cookie(self.now):
+                self._send_cookie(destination, port, source, source_port, seq, options)
+            else:
                 self._open_passively(
                     listener, destination, port, source, source_port, seq, window, options
                 )
+        elif (
+            connection is None
+            and listener is not None
+            and flags & (tcp.SYN | tcp.ACK | tcp.RST) == tcp.ACK
+            and listener.expects_cookie(self.now)
+            and self._open_by_cookie(
+                listener, destination, port, source, source_port, seq, ack, options
+            )
+        ):
+            connection = self._connections[port][source << 16 | source_port]
+            connection.input(seq, ack, flags, window, options, frame, data, end, self.now)
         elif not flags & tcp.RST:
             # RFC 9293 3.10.7.1
             if flags & tcp.ACK:
@@ -256,10 +423,55 @@ class Stack:
         listener.opened(connection)
         connection.open_passively(seq, window, options, self.now)
 
-    def _reset(self, local, port, remote, remote_port, seq, ack, flags):
+    def _send_cookie(self, local, port, remote, remote_port, seq, options):
+        """Answer a SYN without remembering it (RFC 4987 3.6)."""
+        mss, shift, sack, stamp = options
+        addresses = (local, port, remote, remote_port)
+        cookie = tcp_cookies.make(self._secret, addresses, seq, mss, self.now)
+        stamps = ours = None
+        if stamp is not None and self.timestamps:
+            clock = self.now + self._initial_numbers(*addresses)[1]
+            stamps = (tcp_cookies.timestamp(clock, shift, sack), stamp)
+            if shift is not None:
+                ours = self.receive_pool.window_shift()
+        sack = sack and self.sack and stamps is not None
+        mss = self._path_mtu(remote, self.link or self.loopback) - ipv4.HEADER - tcp.HEADER
+        self._reset(
+            local,
+            port,
+            remote,
+            remote_port,
+            cookie,
+            seq + 1,
+            tcp.SYN | tcp.ACK,
+            min(self.receive_pool.size, 0xFFFF),
+            tcp.emit_syn_options(mss, ours, sack, stamps),
+        )
+
+    def _open_by_cookie(self, listener, local, port, remote, remote_port, seq, ack, options):
+        """Make the connection of an ACK that brings a cookie back; False: it brings none."""
+        cookie = (ack - 1) & 0xFFFFFFFF
+        addresses = (local, port, remote, remote_port)
+        mss = tcp_cookies.check(self._secret, addresses, seq - 1, cookie, self.now)
+        if mss is None:
+            return False
+        stamps = None
+        if self.timestamps and options is not None and options[0] is not None:
+            stamps = options[:2]
+        connection = self._new_connection(local, port, remote, remote_port, cookie)
+        listener.opened(connection)
+        connection.open_by_cookie(seq, tcp_cookies.options(mss, stamps))
+        return True
+
+    def _reset(
+        self, local, port, remote, remote_port, seq, ack, flags, window=0, options=b""
+    ):
+        """Send a segment that belongs to no connection."""
         out = self.begin(remote)
         if out is None:
             return
+        header = tcp.HEADER + len(options)
+        out[_IP + ipv4.HEADER + tcp.HEADER : _IP + ipv4.HEADER + header] = options
         pseudo = ipv4.pseudo_header_sum(ipv4.TCP, local, remote)
         tcp.emit(
             out,
@@ -269,13 +481,13 @@ class Stack:
             seq,
             ack,
             flags,
-            0,
-            tcp.HEADER,
+            window,
+            header,
             0,
             pseudo,
         )
-        ipv4.emit(out, _IP, ipv4.TCP, local, remote, tcp.HEADER)
-        self.commit(_IP + ipv4.HEADER + tcp.HEADER)
+        ipv4.emit(out, _IP, ipv4.TCP, local, remote, header)
+        self.commit(_IP + ipv4.HEADER + header)
 
     # -- Frames that leave ------------------------------------------------------------------
 
@@ -307,6 +519,27 @@ class Stack:
             ethernet.emit(frame, mac, source, ethernet.TYPE_IPV4)
             self._out = link
         return frame
+
+    def begin_large(self, destination):
+        """As begin(), for a TCP segment that the link cuts up; commit_large() sends it.
+
+        None where the link cannot now, or has yet to ask for the hardware address.
+        """
+        link = self.link
+        if link is None or self.is_local(destination):
+            return None
+        hop = self._next_hop(destination)
+        if not hop:
+            return None
+        mac = self.neighbours.lookup(hop, self.now).mac
+        frame = link.tx_alloc_large() if mac is not None else None
+        if frame is not None:
+            ethernet.emit(frame, mac, link.mac, ethernet.TYPE_IPV4)
+        return frame
+
+    def commit_large(self, length, header, mss):
+        """Send the first `length` bytes, of which `header` are headers, as frames of `mss` text."""
+        self.link.tx_commit_large(length, header, mss)
 
     def commit(self, length):
         """Send the first `length` bytes of the buffer that begin() returned last."""
@@ -410,22 +643,32 @@ class Stack:
         connection.connect(now)
         return connection
 
-    def _new_connection(self, local, port, remote, remote_port):
+    def _new_connection(self, local, port, remote, remote_port, cookie=None):
         link = self.loopback if self.is_local(remote) or self.link is None else self.link
-        mss = link.mtu - ipv4.HEADER - tcp.HEADER
-        iss = self._initial_sequence(local, port, remote, remote_port)
-        connection = Connection(self, local, port, remote, remote_port, mss, iss)
+        mss = self._path_mtu(remote, link) - ipv4.HEADER - tcp.HEADER
+        iss, clock = self._initial_numbers(local, port, remote, remote_port)
+        if cookie is not None:
+            iss = cookie
+        connection = Connection(self, local, port, remote, remote_port, mss, iss, clock)
+        if link is self.link:
+            connection.large = getattr(link, "large", 0)
         peers = self._connections.get(port)
         if peers is None:
             peers = self._connections[port] = {}
         peers[remote << 16 | remote_port] = connection
         return connection
 
-    def _initial_sequence(self, local, port, remote, remote_port):
-        # RFC 6528 3: ISN = M + F(addresses, ports, secret), M a clock of 4 microseconds.
+    def _initial_numbers(self, local, port, remote, remote_port):
+        """Return a connection's initial sequence number and offset of the timestamps' clock.
+
+        RFC 6528 3: ISN = M + F(addresses, ports, secret), M a clock of 4 microseconds. RFC 7323
+        5.4 and 7.1: the offset hides the uptime, and the clock goes on from one connection of
+        these addresses to the next.
+        """
         identity = struct.pack(">IHIH", local, port, remote, remote_port)
         digest = hashlib.sha256(self._secret + identity).digest()
-        return (self.now * 250 + struct.unpack_from(">I", digest, 0)[0]) & 0xFFFFFFFF
+        function, offset = struct.unpack_from(">II", digest, 0)
+        return (self.now * 250 + function) & 0xFFFFFFFF, offset
 
     def forget(self, connection):
         """Called by a connection that ends."""
@@ -476,8 +719,9 @@ class Stack:
     def send_udp(self, port, remote, remote_port, data, source=None):
         """Send one datagram and return the length of `data`.
 
-        Raises OSError: EMSGSIZE for more than a frame takes, ENOBUFS while the link is full,
-        ENETUNREACH. Args: source: an address other than the interface's own.
+        What a frame cannot take goes in fragments. Raises OSError: EMSGSIZE for more than a
+        datagram takes, ENOBUFS while the link is full, ENETUNREACH. Args: source: an address other
+        than the interface's own.
         """
         if source is None:
             if self._is_broadcast(remote) and self.link is not None:
@@ -487,7 +731,14 @@ class Stack:
         link = self.loopback if self.is_local(remote) else self.link
         length = len(data)
         if length > link.mtu - ipv4.HEADER - udp.HEADER:
-            raise OSError(EMSGSIZE)
+            if length > _MAX_DATAGRAM - udp.HEADER:
+                raise OSError(EMSGSIZE)
+            whole = bytearray(udp.HEADER + length)
+            whole[udp.HEADER :] = data
+            udp.emit(whole, 0, source, port, remote, remote_port, length)
+            if not self._send(ipv4.UDP, source, remote, whole):
+                raise OSError(ENOBUFS)
+            return length
         frame = self.begin(remote)
         if frame is None:
             raise OSError(ENOBUFS)

@@ -13,7 +13,8 @@ SND.NXT that acknowledgements are checked against.
 """
 
 from micropython import const
-from net import buffers, ipv4, tcp
+from net import buffers, ipv4, tcp, tcp_congestion, tcp_recovery
+from net.tcp_sack import Scoreboard, blocks_to_report
 from net.timers import Timed
 
 # 3.3.2
@@ -47,6 +48,7 @@ ECONNRESET = const(104)
 ENOTCONN = const(107)
 ETIMEDOUT = const(110)
 ECONNREFUSED = const(111)
+EHOSTUNREACH = const(113)
 
 # Milliseconds.
 RTO_INITIAL = const(1000)  # RFC 6298 (2.1)
@@ -64,6 +66,11 @@ KEEPALIVE_IDLE = const(7200000)  # 3.8.4: at least two hours
 KEEPALIVE_INTERVAL = const(75000)
 KEEPALIVE_PROBES = const(9)
 
+# RFC 7323 5.5: after 24 days without a segment, TS.Recent tells nothing.
+_TIMESTAMP_LIFETIME = const(24 * 24 * 3600 * 1000)
+# RFC 2923 2.1: timeouts in a row after which a large segment may have met a link too small for it
+# whose complaint was lost.
+_BLACK_HOLE_TIMEOUTS = const(3)
 # A peer may not make segments so small that headers are all that is sent.
 _MINIMUM_MSS = const(64)
 # Segments that one acknowledgement stands for at most, sent or received (RFC 5681 4.2 speaks of
@@ -81,6 +88,7 @@ _RETRANSMIT = const(1)
 _PERSIST = const(2)
 _KEEPALIVE = const(3)
 _LINGER = const(4)  # TIME-WAIT, and FIN-WAIT-2 of an orphan
+_PROBE = const(5)  # a tail loss probe, before _RETRANSMIT
 
 
 class Connection(Timed):
@@ -90,10 +98,11 @@ class Connection(Timed):
         stack: gives `begin commit mark forget timers send_pool receive_pool`, see net.stack.
         local, port, remote, remote_port: addresses as 32-bit integers.
         mss: the largest segment that the link takes.
-        iss: initial send sequence number.
+        iss: initial send sequence number; clock_offset: what the timestamps' clock is ahead of
+        the stack's.
     """
 
-    def __init__(self, stack, local, port, remote, remote_port, mss, iss):
+    def __init__(self, stack, local, port, remote, remote_port, mss, iss, clock_offset=0):
         super().__init__()
         self.stack = stack
         self.local = local
@@ -109,6 +118,11 @@ class Connection(Timed):
         # Waits in the stack's list of connections to output.
         self.marked = False
         self._keepalive = False
+        # What the user may set (RFC 1122 4.2.3.6, RFC 5482 for the last), in ms.
+        self.keepalive_idle = KEEPALIVE_IDLE
+        self.keepalive_interval = KEEPALIVE_INTERVAL
+        self.keepalive_probes = KEEPALIVE_PROBES
+        self.user_timeout = USER_TIMEOUT
         self._pseudo = ipv4.pseudo_header_sum(ipv4.TCP, local, remote)
         self._local_mss = mss
 
@@ -126,7 +140,17 @@ class Connection(Timed):
         self._snd_ring = None
         self._snd_shift = 0
         self._snd_wnd_max = 0
-        self._mss = tcp.DEFAULT_MSS
+        # Text that the link takes at once and cuts up into segments; 0: none.
+        self.large = 0
+        # The text of a whole segment, without options.
+        self.mss = tcp.DEFAULT_MSS
+
+        # RFC 7323 3 to 5: both sides send timestamps; TS.Recent and when it came.
+        self.timestamps = False
+        self._clock_offset = clock_offset
+        self._ts_recent = 0
+        self._ts_recent_at = 0
+        self._last_ack_sent = 0
 
         # 3.3.1, receive variables. rcv_adv is the window's right edge as advertised.
         self.rcv_nxt = 0
@@ -139,6 +163,10 @@ class Connection(Timed):
         self._rcv_shift = None
         # Out-of-order data in the ring: sorted, disjoint [start, end) pairs.
         self._ranges = []
+        # RFC 2018 4: numbers in the islands that grew last, the newest first; RFC 2883: what came
+        # twice and was not reported yet.
+        self._recent = []
+        self._duplicate = None
         # The user closed: what arrives is of no use. `_lost` says that something did.
         self._orphan_since = None
         self._lost = False
@@ -146,18 +174,38 @@ class Connection(Timed):
         # RFC 5681 3.1
         self.cwnd = 0
         self.ssthresh = 1 << 30
-        self._dup_acks = 0
-        self._in_recovery = False
-        self._recover = iss
+        self.dup_acks = 0
+        self.in_recovery = False
+        self.recover = iss
         self._last_send = 0
+        # See tcp_congestion: what was in flight after the last output(), bytes that arrived by acknowledgements and SACK, their rate per
+        # 1.024 s, and since when it is measured.
+        self.flight = 0
+        self.delivered = 0
+        self.rate = 0
+        self.rate_time = 0
+        self.rate_delivered = 0
+        self.rtt_least = RTO_MAXIMUM
+        # RFC 2018 2: both sides permit SACK. What the peer reported, and tail loss probes: see
+        # tcp_recovery.
+        self.sack = False
+        self.board = None
+        self.lost_twice = False
+        self.probe_end = None
+        self.probe_again = False
 
         # RFC 6298; times are kept times 8 and 4 as in its Jacobson and Karels reference.
         self.rto = RTO_INITIAL
-        self._srtt8 = None
-        self._rttvar4 = 0
+        self.srtt8 = None
+        self.rttvar4 = 0
         self._rtt_end = None
         self._rtt_start = 0
         self._syn_lost = False
+        # Retransmission timeouts in a row, and what the network said of the way to the peer.
+        self._timeouts = 0
+        self.soft_error = 0
+        # A segment of full size got through once: the path has no black hole (RFC 2923 2.1).
+        self._large_arrived = False
 
         # Since when the peer acknowledged nothing of what was sent.
         self._progress = 0
@@ -177,18 +225,29 @@ class Connection(Timed):
     def connect(self, now):
         """Open actively: send a SYN at the next output()."""
         self.state = SYN_SENT
-        self._rcv_shift = self._shift()
+        self._rcv_shift = self.stack.receive_pool.window_shift()
         self._progress = now
         self.stack.mark(self)
 
     def open_passively(self, seq, window, options, now):
-        """Answer a peer's SYN (3.10.7.2), whose tcp.parse_options() are `options`."""
+        """Answer a peer's SYN (3.10.7.2), whose tcp.parse_syn_options() are `options`."""
         self.state = SYN_RECEIVED
         self._take_syn(seq, options)
         # RFC 7323 2.2: the window of a SYN is never scaled.
         self._set_window(window, seq, 0)
         self._progress = now
         self.stack.mark(self)
+
+    def open_by_cookie(self, seq, options):
+        """Become what the SYN before `seq` would have made, had it been remembered.
+
+        `options` are the SYN's; the connection's `iss` is the cookie. input() takes the ACK next.
+        """
+        self.state = SYN_RECEIVED
+        self._take_syn((seq - 1) & _WRAP, options)
+        # What the SYN with our ACK advertised.
+        self.rcv_adv += min(self.stack.receive_pool.size, 0xFFFF)
+        self.snd_nxt = self.snd_max = self.iss + 1
 
     def can_send(self):
         """Tell whether send() would take a byte, or fail at once."""
@@ -343,12 +402,62 @@ class Connection(Timed):
             self._set_timer(_NONE, None)
             self._idle(now)
 
+    def may_be_replaced(self, seq, options):
+        """Tell whether a SYN may open a new connection in the place of this one in TIME-WAIT.
+
+        RFC 9293 3.10.7.4, MAY-2: by a higher number; RFC 6191 2: or by a later timestamp.
+        """
+        stamp = options[3]
+        if self.timestamps and stamp is not None:
+            later = (stamp - self._ts_recent) & _WRAP
+            if later:
+                return later < _HALF
+        return 0 < (seq - self.rcv_nxt) & _WRAP < _HALF
+
+    def unreachable(self, seq, error, hard):
+        """Take an ICMP error about the segment with number `seq` (RFC 1122 4.2.3.9).
+
+        RFC 5927 4.1 and 5.2: only a number in flight is believed, and once the handshake is done
+        no message ends a connection; it is kept as the reason of a timeout to come.
+        """
+        if not self._is_in_flight(seq):
+            return
+        if hard and self.state == SYN_SENT:
+            self._end(error)
+        else:
+            self.soft_error = error
+
+    def path_mtu(self, seq, mtu):
+        """Take what ICMP tells of the path's MTU about segment `seq` (RFC 1191 6.5).
+
+        Returns whether it was believed.
+        """
+        mss = mtu - ipv4.HEADER - tcp.HEADER - (tcp.TIMESTAMPS_LENGTH if self.timestamps else 0)
+        if self.state <= SYN_RECEIVED or mss >= self.mss or not self._is_in_flight(seq):
+            return False
+        self.mss = mss
+        # RFC 1191 6.5: sent again at once, and not a sign of congestion.
+        if self.snd_max > self.snd_una:
+            self.snd_nxt = self.snd_una
+            self.in_recovery = False
+            self.recover = self.snd_max
+            self._rtt_end = None
+            if self.sack:
+                self.board.clear()
+            self.stack.mark(self)
+        return True
+
+    def _is_in_flight(self, seq):
+        seq = self.snd_una + ((seq - self.snd_una + _HALF) & _WRAP) - _HALF
+        return self.snd_una <= seq < self.snd_max
+
     # -- Segments that arrive (3.10.7) ------------------------------------------------------
 
     def input(self, seq, ack, flags, window, options, buf, start, end, now):
         """Take a segment.
 
-        Args: seq, ack, window: as on the wire; options: tcp.parse_options() of a SYN, or None;
+        Args: seq, ack, window: as on the wire; options: tcp.parse_syn_options() of a SYN,
+        tcp.parse_options() of another segment that has options, or None;
         buf, start, end: the payload is buf[start:end], and is copied if it is kept.
         """
         if self.state == SYN_SENT:
@@ -362,6 +471,20 @@ class Connection(Timed):
             if seq == self.irs:
                 seq += 1
                 flags &= ~tcp.SYN
+                # The echo of a SYN is not looked at: one from the future gives no sample.
+                options = (options[3], now + self._clock_offset + 1, ())
+
+        if self.timestamps and not flags & tcp.RST:
+            # RFC 7323 5.3, R1 (PAWS) and 3.2: a segment without the option is passed over.
+            if options is None:
+                return
+            stamp = options[3 if flags & tcp.SYN else 0]
+            if stamp is None:
+                return
+            older = (self._ts_recent - stamp) & _WRAP
+            if 0 < older < _HALF and now - self._ts_recent_at < _TIMESTAMP_LIFETIME:
+                self._input_unacceptable(seq, flags, length, now)
+                return
 
         # First, the sequence number (3.10.7.4). The table's tests say: part of the segment is in
         # the window. What starts exactly at RCV.NXT passes with a closed window too, for its
@@ -382,6 +505,11 @@ class Connection(Timed):
             else:
                 self._challenge(now)
             return
+
+        if self.timestamps and seq <= self._last_ack_sent:
+            # RFC 7323 5.3, R3
+            self._ts_recent = stamp
+            self._ts_recent_at = now
 
         # Fourth, SYN. RFC 5961 4.2: answer by a challenge in any synchronized state.
         if flags & tcp.SYN:
@@ -406,7 +534,7 @@ class Connection(Timed):
             return
         self._heard = now
         self._probes = 0
-        self._input_ack(seq, ack, window << self._snd_shift, extent, now)
+        self._input_ack(seq, ack, window << self._snd_shift, extent, options, now)
         if self.state in (CLOSED, TIME_WAIT):
             return
 
@@ -434,7 +562,7 @@ class Connection(Timed):
         self._take_syn(seq, options)
         if acceptable:
             self._establish(now)
-            self._input_ack_of_syn(ack, now)
+            self._input_ack_of_syn(ack, now, None)
             self._ack_now = True
         else:
             # Both sides opened: the SYN goes out again, now with an ACK.
@@ -444,38 +572,50 @@ class Connection(Timed):
         self.stack.mark(self)
 
     def _take_syn(self, seq, options):
-        mss, shift = options
+        mss, shift, sack, stamp = options
         self.irs = seq
+        self._last_ack_sent = seq
         self.rcv_nxt = self._rcv_user = self.rcv_adv = seq + 1
         if self.state == SYN_SENT:
             # What our own SYN advertised.
             self.rcv_adv += self._advertise(tcp.SYN)
         # 3.7.1: what the peer offers and the link takes, whichever is less.
-        self._mss = max(min(mss, self._local_mss), _MINIMUM_MSS)
+        self.mss = max(min(mss, self._local_mss), _MINIMUM_MSS)
+        # RFC 7323 3.2 and RFC 2018 2: used where both sides offer it.
+        if stamp is not None and self.stack.timestamps:
+            self.timestamps = True
+            self._ts_recent = stamp
+            self._ts_recent_at = self.stack.now
+            # RFC 6691 3.1: options come out of the segment.
+            self.mss -= tcp.TIMESTAMPS_LENGTH
+        if sack and self.stack.sack:
+            self.sack = True
+            self.board = Scoreboard()
         # RFC 7323 2.2: windows are scaled only where both sides offer it.
         if shift is None:
             self._snd_shift = 0
             self._rcv_shift = None
         else:
             self._snd_shift = shift
-            self._rcv_shift = self._shift()
+            self._rcv_shift = self.stack.receive_pool.window_shift()
 
     def _establish(self, now):
         self.state = ESTABLISHED
         # RFC 6928 2; RFC 5681 3.1: one segment where the SYN was lost.
         if self._syn_lost:
-            self.cwnd = self._mss
+            self.cwnd = self.mss
         else:
-            self.cwnd = min(10 * self._mss, max(2 * self._mss, 14600))
-        self._recover = self.iss
+            self.cwnd = tcp_congestion.initial_window(self.mss)
+        self.recover = self.iss
         self._heard = now
         self._last_send = now
+        self.rate_time = now
         listener = self.listener
         if listener is not None and not listener.established(self):
             self.abort()
 
-    def _input_ack_of_syn(self, ack, now):
-        self._measure(ack, now)
+    def _input_ack_of_syn(self, ack, now, options):
+        self._measure(ack, now, options)
         self.snd_una = ack
         self.snd_nxt = max(self.snd_nxt, ack)
         # RFC 6298 (5.7)
@@ -496,6 +636,9 @@ class Connection(Timed):
         if self.state == TIME_WAIT and flags & tcp.FIN:
             # 3.10.7.4: acknowledge the repeated FIN and start the 2 MSL anew.
             self._set_timer(_LINGER, now + TIME_WAIT_TIME)
+        if self.sack and length and seq < self.rcv_nxt:
+            # RFC 2883 4
+            self._duplicate = (seq, min(seq + length, self.rcv_nxt))
         if length or flags & tcp.FIN:
             self._send_ack()
         else:
@@ -529,23 +672,29 @@ class Connection(Timed):
             if window > self._snd_wnd_max:
                 self._snd_wnd_max = window
 
-    def _input_ack(self, seq, ack, window, extent, now):
+    def _input_ack(self, seq, ack, window, extent, options, now):
         una = self.snd_una
+        new = None
+        if options is not None and options[2] and self.sack:
+            new = self._input_sack(ack, options[2])
         if ack > una:
             if una == self.iss:
-                self._input_ack_of_syn(ack, now)
+                self._input_ack_of_syn(ack, now, options)
                 una = self.iss + 1
             if ack > una:
-                self._acknowledge(ack, now)
+                self._acknowledge(ack, now, options)
         elif (
             # RFC 5681 2: what a duplicate acknowledgement is.
             ack == una
+            and not self.sack
             and extent == 0
             and self.snd_max > una
             and window == self.snd_wnd
             and self._timer == _RETRANSMIT
         ):
-            self._input_duplicate()
+            tcp_recovery.on_duplicate(self)
+        if new is not None and self.snd_una < self.snd_max:
+            tcp_recovery.on_sack(self, new)
         if ack >= una:
             self._set_window(window, seq, ack)
             if self._timer == _PERSIST:
@@ -553,39 +702,54 @@ class Connection(Timed):
                 self._progress = now
                 if self.snd_wnd:
                     self._set_timer(_NONE, None)
-                    if self._srtt8 is not None:
+                    if self.srtt8 is not None:
                         self._reset_rto()
 
-    def _acknowledge(self, ack, now):
+    def _input_sack(self, ack, blocks):
+        """Note SACK blocks; returns how many bytes they report for the first time."""
+        una = self.snd_una
+        unwrapped = []
+        for start, end in blocks:
+            start = una + ((start - una + _HALF) & _WRAP) - _HALF
+            unwrapped.append((start, start + ((end - start) & _WRAP)))
+        if self.probe_end is not None and unwrapped[0][0] < ack:
+            # RFC 8985 7.4.2, by RFC 2883: the probe was not needed.
+            self.probe_again = False
+        new = self.board.update(unwrapped, max(ack, una), self.snd_max)
+        self.delivered += new
+        return new
+
+    def _acknowledge(self, ack, now, options):
         acked = ack - self.snd_una
-        self._measure(ack, now)
         self.snd_una = ack
+        self.delivered += acked
+        board = self.board
+        if board is not None and board.ranges:
+            self.delivered -= board.acknowledge(ack)
+        self._measure(ack, now, options)
         if self.snd_nxt < ack:
             self.snd_nxt = ack
         self._progress = now
-        mss = self._mss
-        if self._in_recovery:
-            if ack >= self._recover:
-                # RFC 6582 3.2, step 3, full acknowledgement.
-                self._in_recovery = False
-                self._dup_acks = 0
-                self.cwnd = min(self.ssthresh, max(self.snd_max - ack, mss) + mss)
-            else:
-                # RFC 6582 3.2, step 3, partial acknowledgement: the next hole, deflated window.
-                self.cwnd = max(self.cwnd - acked, mss) + (mss if acked >= mss else 0)
-                self._retransmit_first()
+        self._timeouts = 0
+        if acked >= self.mss:
+            self._large_arrived = True
+        if self.in_recovery:
+            tcp_recovery.on_acknowledged(self, ack, acked)
         else:
-            self._dup_acks = 0
+            self.dup_acks = 0
+            mss = self.mss
             if self.cwnd < self.ssthresh:
                 # RFC 5681 3.1 by bytes (RFC 3465 2.2), because peers acknowledge several segments
                 # at a time. After a timeout an ACK covers what had arrived before, and counts for
                 # one segment (RFC 3465 2.3).
-                self.cwnd += min(acked, mss if ack <= self._recover else _STRETCH * mss)
+                self.cwnd += min(acked, mss if ack <= self.recover else _STRETCH * mss)
             else:
                 # RFC 5681 3.1 (3), by bytes (RFC 3465 2.1).
                 self.cwnd += max(1, mss * acked // self.cwnd)
             # Growth that the buffer can never use would only make a burst later.
             self.cwnd = min(self.cwnd, 2 * self.stack.send_pool.size)
+        if self.probe_end is not None and ack >= self.probe_end:
+            tcp_recovery.on_probe_acknowledged(self)
 
         if ack == self.snd_max:
             # RFC 6298 (5.2)
@@ -597,7 +761,7 @@ class Connection(Timed):
         else:
             # RFC 6298 (5.3); in recovery too, the slow but steady variant of RFC 6582 4: the
             # least retransmission time is long here beside most round trip times.
-            self._set_timer(_RETRANSMIT, now + self.rto)
+            self._await(now)
 
         # 3.10.7.4, fifth: our FIN is acknowledged.
         if self._snd_fin and ack > self.snd_end:
@@ -608,47 +772,53 @@ class Connection(Timed):
             elif self.state == LAST_ACK:
                 self._end(0)
 
-    def _input_duplicate(self):
-        self._dup_acks += 1
-        if self._in_recovery:
-            # RFC 5681 3.2, step 4
-            self.cwnd += self._mss
-        elif self._dup_acks == 3 and self.snd_una > self._recover:
-            # RFC 5681 3.2, steps 2 and 3; RFC 6582 3.2, steps 1 and 2.
-            self._in_recovery = True
-            self._recover = self.snd_max
-            self.ssthresh = max((self.snd_max - self.snd_una) // 2, 2 * self._mss)
-            self.cwnd = self.ssthresh + 3 * self._mss
-            self._retransmit_first()
+    def _await(self, now):
+        """Start the timer of what is in flight: a tail loss probe's, then retransmission's."""
+        timeout = tcp_recovery.probe_timeout(self) if self.sack else 0
+        if timeout:
+            self._set_timer(_PROBE, now + timeout)
+        else:
+            self._set_timer(_RETRANSMIT, now + self.rto)
 
-    def _retransmit_first(self):
-        una = self.snd_una
+    def retransmit(self, start, end):
+        """Send [start, end) again, which may hold the FIN; False where the link is full."""
         # Karn: a segment that was sent twice gives no round trip time (RFC 6298 3).
         self._rtt_end = None
-        length = min(self._mss, self.snd_end - una, self.snd_max - una)
         flags = tcp.ACK
-        if self._snd_fin and una + length == self.snd_end < self.snd_max:
+        if end > self.snd_end:
             flags |= tcp.FIN
-        self._transmit(una, flags, length)
+            end = self.snd_end
+        return self._transmit(start, flags, end - start)
 
-    def _measure(self, ack, now):
-        if self._rtt_end is None or ack < self._rtt_end:
-            return
-        self._rtt_end = None
-        sample = now - self._rtt_start
-        if self._srtt8 is None:
+    def _measure(self, ack, now, options):
+        if self.timestamps and options is not None:
+            # RFC 7323 4: the echo tells when the segment left, of retransmissions too. One sample
+            # a round trip keeps RFC 6298's averages as they are meant (RFC 7323 4.3).
+            if self._rtt_end is not None and ack < self._rtt_end:
+                return
+            self._rtt_end = self.snd_max
+            sample = (now + self._clock_offset - options[1]) & _WRAP
+            if sample > RTO_MAXIMUM:
+                return
+        else:
+            if self._rtt_end is None or ack < self._rtt_end:
+                return
+            self._rtt_end = None
+            sample = now - self._rtt_start
+        tcp_congestion.measure_rate(self, sample, now)
+        if self.srtt8 is None:
             # RFC 6298 (2.2)
-            self._srtt8 = sample * 8
-            self._rttvar4 = sample * 2
+            self.srtt8 = sample * 8
+            self.rttvar4 = sample * 2
         else:
             # RFC 6298 (2.3), alpha 1/8, beta 1/4
-            self._rttvar4 += abs(self._srtt8 // 8 - sample) - self._rttvar4 // 4
-            self._srtt8 += sample - self._srtt8 // 8
+            self.rttvar4 += abs(self.srtt8 // 8 - sample) - self.rttvar4 // 4
+            self.srtt8 += sample - self.srtt8 // 8
         self._reset_rto()
 
     def _reset_rto(self):
         # RFC 6298 (2.3), (2.4), (2.5), clock granularity 1 ms
-        rto = self._srtt8 // 8 + max(1, self._rttvar4)
+        rto = self.srtt8 // 8 + max(1, self.rttvar4)
         self.rto = min(max(rto, RTO_MINIMUM), RTO_MAXIMUM)
 
     def _input_text(self, seq, fin, buf, start, end, now):
@@ -680,9 +850,12 @@ class Connection(Timed):
                 return
             if seq > rcv_nxt:
                 # RFC 5681 4.2: tell of a hole at once, once for each segment.
+                if self.sack:
+                    self._note_recent(seq)
                 self._send_ack()
             else:
-                self._ack_count += 1
+                # The link may have made one of several segments.
+                self._ack_count += 1 if length <= self._local_mss else length // self.mss
                 if self._ranges or self.rcv_nxt > seq + length:
                     # RFC 5681 4.2: a hole was filled.
                     self._ack_now = True
@@ -723,10 +896,19 @@ class Connection(Timed):
             return True
         buffers.write(self._rcv_ring, seq, buf, start, length)
         if first < last:
+            if ranges[first][0] <= seq and end <= ranges[first][1]:
+                self._duplicate = (seq, end)
             seq = min(seq, ranges[first][0])
             end = max(end, ranges[last - 1][1])
         ranges[first:last] = [(seq, end)]
         return True
+
+    def _note_recent(self, seq):
+        """Remember which islands grew last, for the order of SACK blocks (RFC 2018 4)."""
+        recent = self._recent
+        recent.insert(0, seq)
+        if len(recent) > tcp.MAX_SACK_BLOCKS:
+            recent.pop()
 
     def _discard(self, seq, length):
         # Text for a closed socket (RFC 1122 4.2.2.13).
@@ -773,22 +955,34 @@ class Connection(Timed):
             return True
         if state <= SYN_RECEIVED:
             return self.snd_nxt > self.iss or self._output_syn(now)
-        mss = self._mss
+        if self.in_recovery and self.sack:
+            return tcp_recovery.output(self, now) and self._output_rest(now)
+        mss = self.mss
         if self.snd_una == self.snd_max and now - self._last_send > self.rto:
             # RFC 5681 4.1: after an idle time the acknowledgements' clock is gone.
             self.cwnd = min(self.cwnd, 10 * mss)
+        ranges = self.board.ranges if self.sack else None
         while True:
+            gap = mss
+            if ranges and self.snd_nxt < self.snd_max:
+                # RFC 6675 5.1: after a timeout, what arrived is not sent again.
+                self.snd_nxt, start = self.board.skip(self.snd_nxt)
+                if start:
+                    gap = min(mss, start - self.snd_nxt)
             left = self.snd_end - self.snd_nxt
             fin = self._snd_fin and left >= 0
             if left <= 0 and not fin:
                 break
             in_flight = self.snd_nxt - self.snd_una
-            window = self.cwnd
-            if self._dup_acks and not self._in_recovery:
+            room = self.cwnd - in_flight
+            if ranges:
+                # RFC 6675 5.1, RFC 3042: what arrived is not in flight.
+                room += self.board.sacked_below(self.snd_nxt)
+            elif self.dup_acks and not self.in_recovery:
                 # RFC 3042: a new segment for each of the first two duplicates.
-                window += min(self._dup_acks, 2) * mss
-            room = min(window, self.snd_wnd) - in_flight
-            length = min(left, room, mss)
+                room += min(self.dup_acks, 2) * mss
+            room = min(room, self.snd_wnd - in_flight)
+            length = min(left, room, gap)
             if length < 0 or room < 1:
                 break
             if length < left or room == length:
@@ -810,10 +1004,46 @@ class Connection(Timed):
                 flags |= tcp.PSH
             if fin:
                 flags |= tcp.FIN
+            if length == mss and self.large and self.snd_nxt == self.snd_max:
+                many = min(left, room, self.large)
+                many -= many % mss
+                if many > length and self._transmit_large(
+                    self.snd_nxt, tcp.ACK | tcp.PSH if many == left else tcp.ACK, many
+                ):
+                    self._sent(many, now)
+                    continue
             if not self._transmit(self.snd_nxt, flags, length):
                 return False
             self._sent(length + (1 if fin else 0), now)
 
+        self.flight = self.snd_max - self.snd_una
+        return self._output_rest(now)
+
+    def output_new(self, now):
+        """Send one segment of new data, whatever the congestion window.
+
+        Returns how many sequence numbers it took, 0 where there is nothing to send or no window,
+        None while the link is full.
+        """
+        left = self.snd_end - self.snd_max
+        room = self.snd_una + self.snd_wnd - self.snd_max
+        length = min(left, room, self.mss)
+        fin = self._snd_fin and length == left < room
+        if length < 0 or not (
+            fin or (length and (length == self.mss or (length == left and self.nodelay)))
+        ):
+            return 0
+        flags = tcp.ACK | tcp.PSH if length == left else tcp.ACK
+        if fin:
+            flags |= tcp.FIN
+        if not self._transmit(self.snd_max, flags, length):
+            return None
+        self.snd_nxt = self.snd_max
+        length += 1 if fin else 0
+        self._sent(length, now)
+        return length
+
+    def _output_rest(self, now):
         # 3.8.6.3: every second segment is acknowledged without delay, or all of a batch at once.
         if (self._ack_now or self._ack_count >= 2) and not self._send_ack():
             return False
@@ -834,7 +1064,15 @@ class Connection(Timed):
 
     def _output_syn(self, now):
         flags = tcp.SYN if self.state == SYN_SENT else tcp.SYN | tcp.ACK
-        options = tcp.emit_options(self._local_mss, self._rcv_shift)
+        stamps = None
+        sack = self.sack
+        if self.state == SYN_SENT:
+            sack = self.stack.sack
+            if self.stack.timestamps:
+                stamps = (now + self._clock_offset & _WRAP, 0)
+        elif self.timestamps:
+            stamps = (now + self._clock_offset & _WRAP, self._ts_recent)
+        options = tcp.emit_syn_options(self._local_mss, self._rcv_shift, sack, stamps)
         if not self._transmit(self.iss, flags, 0, options):
             return False
         self._sent(1, now)
@@ -853,8 +1091,8 @@ class Connection(Timed):
             self.snd_max = self.snd_nxt
         self._last_send = now
         # RFC 6298 (5.1)
-        if self._timer != _RETRANSMIT:
-            self._set_timer(_RETRANSMIT, now + self.rto)
+        if self._timer != _RETRANSMIT and self._timer != _PROBE:
+            self._await(now)
 
     def _transmit(self, seq, flags, length, options=b""):
         """Emit one segment with `length` queued bytes from `seq`; False where the link is full."""
@@ -867,13 +1105,20 @@ class Connection(Timed):
             end = 54 + len(options)
             frame[54:end] = options
             header += len(options)
+        else:
+            if self.timestamps:
+                # RFC 7323 3.2: in every segment from the handshake on.
+                tcp.emit_timestamps(
+                    frame, 54, (stack.now + self._clock_offset) & _WRAP, self._ts_recent
+                )
+                header += tcp.TIMESTAMPS_LENGTH
+            if self.sack and length == 0 and (self._ranges or self._duplicate):
+                header += self._emit_sack(frame, header)
         if length:
             buffers.read(self._snd_ring, seq, frame, 34 + header, length)
         if flags & tcp.ACK:
             ack = self.rcv_nxt
-            self._ack_now = False
-            self._ack_count = 0
-            self._ack_at = None
+            self._acknowledged()
         else:
             ack = 0
         tcp.emit(
@@ -894,6 +1139,53 @@ class Connection(Timed):
         stack.commit(34 + length)
         return True
 
+    def _transmit_large(self, seq, flags, length):
+        """Emit several whole segments as one, to be cut up; False where the link cannot now."""
+        stack = self.stack
+        frame = stack.begin_large(self.remote)
+        if frame is None:
+            return False
+        header = tcp.HEADER
+        if self.timestamps:
+            tcp.emit_timestamps(
+                frame, 54, (stack.now + self._clock_offset) & _WRAP, self._ts_recent
+            )
+            header += tcp.TIMESTAMPS_LENGTH
+        buffers.read(self._snd_ring, seq, frame, 34 + header, length)
+        self._acknowledged()
+        tcp.emit_large(
+            frame,
+            34,
+            self.port,
+            self.remote_port,
+            seq,
+            self.rcv_nxt,
+            flags,
+            self._advertise(flags),
+            header,
+            self._pseudo,
+        )
+        ipv4.emit_large(frame, 14, ipv4.TCP, self.local, self.remote)
+        stack.commit_large(34 + header + length, 34 + header, self.mss)
+        return True
+
+    def _acknowledged(self):
+        """A segment that leaves acknowledges all that arrived."""
+        self._last_ack_sent = self.rcv_nxt
+        self._ack_now = False
+        self._ack_count = 0
+        self._ack_at = None
+
+    def _emit_sack(self, frame, header):
+        """Write the SACK option behind `header` bytes; returns its length (RFC 2018 3 and 4)."""
+        limit = tcp.MAX_SACK_BLOCKS - (1 if self.timestamps else 0)
+        blocks = blocks_to_report(self._ranges, self._recent, limit)
+        if self._duplicate is not None:
+            # RFC 2883 4: the duplicate comes first, and is reported once.
+            blocks.insert(0, self._duplicate)
+            self._duplicate = None
+        return tcp.emit_sack(frame, 34 + header, blocks[:limit])
+
     def _window_step(self):
         """Return by how much the advertised window could grow."""
         return self._rcv_user + self.stack.receive_pool.size - self.rcv_adv
@@ -912,13 +1204,6 @@ class Connection(Timed):
         self.rcv_adv = max(self.rcv_adv, self.rcv_nxt + (field << shift))
         return field
 
-    def _shift(self):
-        # RFC 7323 2.3: the least shift by which the whole buffer can be advertised.
-        shift = 0
-        while self.stack.receive_pool.size >> shift > 0xFFFF:
-            shift += 1
-        return shift
-
     # -- Timers -----------------------------------------------------------------------------
 
     def _set_timer(self, kind, at):
@@ -936,7 +1221,7 @@ class Connection(Timed):
     def _idle(self, now):
         """Nothing is in flight: only keepalive needs a timer."""
         if self._keepalive and self.state in (ESTABLISHED, CLOSE_WAIT):
-            self._set_timer(_KEEPALIVE, now + KEEPALIVE_IDLE)
+            self._set_timer(_KEEPALIVE, now + self.keepalive_idle)
 
     def on_deadline(self, now):
         """Called by Timers."""
@@ -950,6 +1235,8 @@ class Connection(Timed):
             self._timer_at = None
             if kind == _RETRANSMIT:
                 self._on_retransmit(now)
+            elif kind == _PROBE:
+                self._on_probe(now)
             elif kind == _PERSIST:
                 self._on_persist(now)
             elif kind == _KEEPALIVE:
@@ -966,13 +1253,26 @@ class Connection(Timed):
         elif self.state == SYN_RECEIVED:
             limit = HALF_OPEN_TIMEOUT
         else:
-            limit = USER_TIMEOUT
+            limit = self.user_timeout
         if now - self._progress < limit:
             return False
         if self.state > SYN_RECEIVED:
             self._transmit(self.snd_max, tcp.RST | tcp.ACK, 0)
-        self._end(ETIMEDOUT)
+        # RFC 1122 4.2.3.9: what ICMP told of the way may be the reason.
+        self._end(self.soft_error or ETIMEDOUT)
         return True
+
+    def _on_probe(self, now):
+        timeout = tcp_recovery.probe_timeout(self)
+        if timeout and self._last_send + timeout > now:
+            # RFC 8985 7.2: counted from the newest segment.
+            self._timer = _PROBE
+            self._timer_at = self._last_send + timeout
+            return
+        if timeout and self.snd_wnd:
+            tcp_recovery.probe(self, now)
+        self._timer = _RETRANSMIT
+        self._timer_at = now + self.rto
 
     def _on_retransmit(self, now):
         if self._gave_up(now):
@@ -986,12 +1286,21 @@ class Connection(Timed):
             self._syn_lost = True
         else:
             # RFC 5681 3.1 (4) and the paragraph after: from one segment on, slowly.
-            self.ssthresh = max((self.snd_max - self.snd_una) // 2, 2 * self._mss)
-            self.cwnd = self._mss
-            self._in_recovery = False
-            self._dup_acks = 0
+            tcp_congestion.on_congestion(self)
+            # The silence until now says nothing of the path's rate.
+            self.rate_time = now
+            self.rate_delivered = self.delivered
+            self._timeouts += 1
+            if self._timeouts >= _BLACK_HOLE_TIMEOUTS and not self._large_arrived:
+                self.mss = min(self.mss, tcp.DEFAULT_MSS)
+            self.cwnd = self.mss
+            self.in_recovery = False
+            self.dup_acks = 0
+            self.probe_end = None
+            if self.sack:
+                self.board.clear()
             # RFC 6582 4: duplicates of what is sent again do not start fast retransmit.
-            self._recover = self.snd_max
+            self.recover = self.snd_max
         self.snd_nxt = self.snd_una
         if self.snd_wnd == 0 and self.state > SYN_RECEIVED:
             # The window was closed over what is in flight: probe, do not resend.
@@ -1010,7 +1319,7 @@ class Connection(Timed):
             return
         self.rto = min(self.rto * 2, RTO_MAXIMUM)
         self._rtt_end = None
-        length = min(max(self.snd_wnd, 1), self.snd_end - self.snd_una, self._mss)
+        length = min(max(self.snd_wnd, 1), self.snd_end - self.snd_una, self.mss)
         flags = tcp.ACK | tcp.PSH if length else tcp.ACK | tcp.FIN
         if self._transmit(self.snd_una, flags, length):
             self.snd_max = max(self.snd_max, self.snd_una + max(length, 1))
@@ -1020,16 +1329,16 @@ class Connection(Timed):
     def _on_keepalive(self, now):
         # 3.8.4: an old number gets an answer from any live peer.
         idle = now - self._heard
-        if idle < KEEPALIVE_IDLE:
-            self._timer_at = self._heard + KEEPALIVE_IDLE
-        elif self._probes >= KEEPALIVE_PROBES:
+        if idle < self.keepalive_idle:
+            self._timer_at = self._heard + self.keepalive_idle
+        elif self._probes >= self.keepalive_probes:
             self._transmit(self.snd_max, tcp.RST | tcp.ACK, 0)
             self._end(ETIMEDOUT)
             return
         else:
             self._probes += 1
             self._transmit(self.snd_max - 1, tcp.ACK, 0)
-            self._timer_at = now + KEEPALIVE_INTERVAL
+            self._timer_at = now + self.keepalive_interval
         self._timer = _KEEPALIVE
 
     # -- The end ----------------------------------------------------------------------------
@@ -1046,6 +1355,7 @@ class Connection(Timed):
 
     def _end(self, error):
         """Leave the stack. What was received stays readable until the user closes."""
+        nobodys = self.listener is not None
         self.stack.forget(self)
         self.state = CLOSED
         self.error = error
@@ -1054,5 +1364,5 @@ class Connection(Timed):
         self._ack_at = None
         self.stack.timers.set(self, None)
         self._release_send()
-        if self.available() <= 0:
+        if nobodys or self.available() <= 0:
             self._release_receive()

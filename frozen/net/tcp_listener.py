@@ -2,9 +2,11 @@
 
 from micropython import const
 
-# Handshakes at a time. One more pushes the oldest out, so that a flood of SYNs without ACKs
-# cannot keep clients out for long (RFC 4987 3.4, "Recycling the oldest half-open TCB").
+# Handshakes that are remembered at a time; further ones get cookies (RFC 4987 3.6), so that a flood
+# of SYNs without ACKs keeps nobody out.
 _MAX_HALF_OPEN = const(128)
+# How long after the last cookie an ACK without a connection may bring one back, ms.
+_COOKIE_TIME = const(131072)
 # The least length of the accept queue: a smaller backlog would only make clients retry.
 _MIN_BACKLOG = const(64)
 
@@ -19,14 +21,22 @@ class Listener:
         self._backlog = max(backlog, _MIN_BACKLOG)
         self._half_open = []
         self._queue = []
+        self._cookies_until = 0
 
-    def may_open(self):
-        """Make room for one more handshake; False where its SYN should be passed over."""
-        if len(self._queue) >= self._backlog:
+    def is_full(self):
+        """Tell whether accept() is behind: a SYN should be passed over, its peer will repeat it."""
+        return len(self._queue) >= self._backlog
+
+    def needs_cookie(self, now):
+        """Tell whether a new handshake is one too many to remember."""
+        if len(self._half_open) < _MAX_HALF_OPEN:
             return False
-        if len(self._half_open) >= _MAX_HALF_OPEN:
-            self._half_open[0].abort()
+        self._cookies_until = now + _COOKIE_TIME
         return True
+
+    def expects_cookie(self, now):
+        """Tell whether an ACK without a connection may hold a cookie."""
+        return now < self._cookies_until and not self.is_full()
 
     def opened(self, connection):
         """Note a handshake under way."""
@@ -36,7 +46,7 @@ class Listener:
     def established(self, connection):
         """Queue a connection for accept(); False where it must be refused."""
         self._half_open.remove(connection)
-        if len(self._queue) >= self._backlog:
+        if self.is_full():
             connection.listener = None
             return False
         self._queue.append(connection)

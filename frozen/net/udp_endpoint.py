@@ -14,6 +14,8 @@ class Endpoint:
         self.stack = stack
         self.port = port
         self.remote = None
+        # The errno that the network reported; receive() and send() raise it once.
+        self.error = 0
         self._queue = []
         self._bytes = 0
 
@@ -25,13 +27,27 @@ class Endpoint:
             self._queue.append((bytes(buf[start:end]), source, source_port))
             self._bytes += end - start
 
+    def unreachable(self, remote, remote_port, error, _now):
+        """Take an ICMP error about a datagram sent from here (RFC 1122 4.1.3.3).
+
+        Only a connected endpoint gets it: its peer is the one that the next call is about.
+        """
+        if self.remote == (remote, remote_port):
+            self.error = error
+
     def ready(self):
-        """Tell whether receive() has a datagram."""
-        return bool(self._queue)
+        """Tell whether receive() has a datagram, or an error."""
+        return bool(self._queue or self.error)
+
+    def _raise_error(self):
+        if self.error:
+            error, self.error = self.error, 0
+            raise OSError(error)
 
     def receive(self):
         """Return the oldest (data, address, port), or None."""
         if not self._queue:
+            self._raise_error()
             return None
         item = self._queue.pop(0)
         self._bytes -= len(item[0])
@@ -39,6 +55,7 @@ class Endpoint:
 
     def send(self, data, address, port):
         """Send one datagram; see Stack.send_udp()."""
+        self._raise_error()
         return self.stack.send_udp(self.port, address, port, data)
 
     def close(self):

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from . import TOP, CllmError, build, config, fetch, licenses, run
+from . import TOP, CllmError, build, config, fetch, licenses, run, upstream
 
 
 def number(key):
@@ -65,6 +65,13 @@ def make_parser():
     commands.add_parser(
         "reference", help="build llama.cpp's own server, which tests/api compares with"
     )
+    suite = commands.add_parser(
+        "test-upstream", help="run MicroPython's own tests in the guest"
+    )
+    suite.add_argument(
+        "--groups", metavar="A,B", help="only these: " + ", ".join(upstream.GROUPS)
+    )
+    suite.add_argument("tests", nargs="*", help='only these: shell patterns like "basics/int*.py"')
     commands.add_parser("licenses", help="licences of all that is linked in, and of the model")
     return parser
 
@@ -99,6 +106,10 @@ def main(arguments=None):
             return test(arguments.arguments)
         elif arguments.command == "reference":
             print(os.path.relpath(build.build_reference()))
+        elif arguments.command == "test-upstream":
+            return upstream.main(
+                arguments.groups and arguments.groups.split(","), arguments.tests
+            )
         elif arguments.command == "licenses":
             print(licenses.report())
         else:

@@ -10,6 +10,7 @@ import tty
 from . import CllmError
 
 LEAVE = b"\x1d"  # Ctrl-]
+READER_SECONDS = 1  # in which a program at the other end of the pty reads something
 
 
 class Output:
@@ -90,36 +91,49 @@ class Terminal:
 class Pty:
     """The guest's serial line on a pseudo-terminal, for screen, mpremote and their like."""
 
-    def __init__(self, guest, output):
+    def __init__(self, guest):
         self._guest = guest
         self._ours, self._theirs = os.openpty()
+        self.path = os.ttyname(self._theirs)
         # Kept open: else a client that leaves would hang the line up.
         tty.setraw(self._theirs)
         os.set_blocking(self._ours, False)
+        self._deserted = False
+        self._wake, self._waker = os.pipe()
         self._readable = threading.Thread(target=self._pump, daemon=True)
         guest.listeners.append(self._write)
-        output.line("serial line on " + os.ttyname(self._theirs))
 
     def open(self):
         self._readable.start()
 
     def _write(self, data):
-        try:
-            os.write(self._ours, data)
-        except BlockingIOError:
-            pass  # nobody reads, and what a line with no listener says is lost
+        # Whoever reads, however slowly, loses nothing: the guest waits meanwhile. But who takes
+        # nothing for a second is not there, and what a line with no listener says is lost.
+        while data:
+            if not self._writable(0 if self._deserted else READER_SECONDS):
+                self._deserted = True
+                return
+            self._deserted = False
+            data = data[os.write(self._ours, data):]
+
+    def _writable(self, seconds):
+        return bool(select.select([], [self._ours], [], seconds)[1])
 
     def _pump(self):
         while True:
-            try:
-                select.select([self._ours], [], [])
-                self._guest.write(os.read(self._ours, 1024))
-            except (OSError, ValueError):
-                return  # closed: the run is over
+            readable = select.select([self._ours, self._wake], [], [])[0]
+            if self._wake in readable:
+                return
+            self._guest.write(os.read(self._ours, 1024))
 
     def close(self):
-        os.close(self._theirs)
-        os.close(self._ours)
+        """To be called once the guest has been stopped."""
+        # The pump first: a number that it still waits for may be the next file's.
+        os.close(self._waker)
+        if self._readable.ident:
+            self._readable.join()
+        for number in (self._wake, self._theirs, self._ours):
+            os.close(number)
 
 
 class File:

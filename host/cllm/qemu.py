@@ -52,7 +52,8 @@ class Guest:
     file}. port: TCP port of 127.0.0.1 forwarded to the guest's port 80. smp: virtual CPUs.
     memory: MiB. accel: "tcg" or "kvm". pcap: file for every frame of the network card.
     netdev: a QEMU back-end ("tap,ifname=...", "socket,udp=...") to use in place of QEMU's own
-    network; nothing is forwarded then. gdb: TCP port of 127.0.0.1 where the guest waits for a
+    network; nothing is forwarded then. mac: of the network card, where two guests share a network.
+    gdb: TCP port of 127.0.0.1 where the guest waits for a
     debugger.
 
     start() and stop() may be called from the main thread only: the kernel ends QEMU when the
@@ -61,7 +62,7 @@ class Guest:
 
     def __init__(
         self, image, *, modules=None, port, smp=1, memory=256, accel="tcg", pcap=None,
-        netdev=None, gdb=None,
+        netdev=None, mac=None, gdb=None,
     ):
         self.image = Path(image)
         self.modules = modules or {}
@@ -71,6 +72,7 @@ class Guest:
         self.accel = accel
         self.pcap = pcap
         self.netdev = netdev
+        self.mac = mac
         self.gdb = gdb
         self.url = f"http://127.0.0.1:{port}"
         self.listeners = []
@@ -88,7 +90,8 @@ class Guest:
             "-smp", str(self.smp), "-m", f"{self.memory}M", "-display", "none",
             "-kernel", str(self.image.resolve()),
             "-chardev", "stdio,id=serial0,signal=off", "-serial", "chardev:serial0",
-            "-netdev", self._network(), "-device", "e1000,netdev=net0,romfile=",
+            "-netdev", self._network(),
+            "-device", "e1000,netdev=net0,romfile=" + (f",mac={self.mac}" if self.mac else ""),
             "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04", "-no-reboot",
         ]
         if self.modules:

@@ -93,7 +93,9 @@ def _serial(where, guest, output, every_key, leave):
     if where == "stdio":
         return console.Terminal(guest, output, every_key, leave if every_key else None)
     if where == "pty":
-        return console.Pty(guest, output)
+        pty = console.Pty(guest)
+        output.line("serial line on " + pty.path)
+        return pty
     return console.File(guest, where)
 
 

@@ -2,6 +2,10 @@
 //
 //   checksum(buf, start, length, initial=0) -> int    folded RFC 1071 sum, not inverted
 //   copy(dst, dst_off, src, src_off, n)               ranges may overlap
+//   segment(frame, length) -> tuple                   the fields of a plain TCP segment, or None:
+//       (destination, port, source << 16 | source port, seq, ack, flags, window, start, end,
+//       None or (TSval, TSecr, ())); checksums are not looked at
+//   merge(packet, length, frame, size) -> int         netbuf_merge(); room is the packet's buffer
 //
 // A range outside its buffer raises ValueError; nothing is read or written then.
 #include "py/runtime.h"
@@ -41,10 +45,49 @@ static mp_obj_t netbuf_copy_py(size_t n_args, const mp_obj_t *args) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(netbuf_copy_obj, 5, 5, netbuf_copy_py);
 
+static mp_obj_t netbuf_segment_py(mp_obj_t frame, mp_obj_t length_in) {
+    mp_int_t length = mp_obj_get_int(length_in);
+    struct netbuf_segment s;
+    const uint8_t *data = range(frame, MP_BUFFER_READ, MP_OBJ_NEW_SMALL_INT(0), length);
+    if (!netbuf_parse(data, (size_t)length, false, &s)) {
+        return mp_const_none;
+    }
+    mp_obj_t stamps = mp_const_none;
+    if (s.timestamps) {
+        mp_obj_t pair[3] = {
+            MP_OBJ_NEW_SMALL_INT(s.value), MP_OBJ_NEW_SMALL_INT(s.echo), mp_const_empty_tuple,
+        };
+        stamps = mp_obj_new_tuple(3, pair);
+    }
+    mp_obj_t item[10] = {
+        MP_OBJ_NEW_SMALL_INT(s.destination), MP_OBJ_NEW_SMALL_INT(s.port),
+        MP_OBJ_NEW_SMALL_INT((mp_int_t)s.source << 16 | s.source_port),
+        MP_OBJ_NEW_SMALL_INT(s.seq), MP_OBJ_NEW_SMALL_INT(s.ack), MP_OBJ_NEW_SMALL_INT(s.flags),
+        MP_OBJ_NEW_SMALL_INT(s.window), MP_OBJ_NEW_SMALL_INT(s.start), MP_OBJ_NEW_SMALL_INT(s.end),
+        stamps,
+    };
+    return mp_obj_new_tuple(10, item);
+}
+static MP_DEFINE_CONST_FUN_OBJ_2(netbuf_segment_obj, netbuf_segment_py);
+
+static mp_obj_t netbuf_merge_py(size_t n_args, const mp_obj_t *args) {
+    (void)n_args;
+    mp_buffer_info_t packet;
+    mp_get_buffer_raise(args[0], &packet, MP_BUFFER_WRITE);
+    mp_int_t length = mp_obj_get_int(args[1]), size = mp_obj_get_int(args[3]);
+    range(args[0], MP_BUFFER_WRITE, MP_OBJ_NEW_SMALL_INT(0), length);
+    const uint8_t *frame = range(args[2], MP_BUFFER_READ, MP_OBJ_NEW_SMALL_INT(0), size);
+    size_t merged = netbuf_merge(packet.buf, (size_t)length, packet.len, frame, (size_t)size);
+    return MP_OBJ_NEW_SMALL_INT(merged);
+}
+static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(netbuf_merge_obj, 4, 4, netbuf_merge_py);
+
 static const mp_rom_map_elem_t netbuf_globals_table[] = {
     { MP_ROM_QSTR(MP_QSTR___name__), MP_ROM_QSTR(MP_QSTR__netbuf) },
     { MP_ROM_QSTR(MP_QSTR_checksum), MP_ROM_PTR(&netbuf_checksum_obj) },
     { MP_ROM_QSTR(MP_QSTR_copy), MP_ROM_PTR(&netbuf_copy_obj) },
+    { MP_ROM_QSTR(MP_QSTR_segment), MP_ROM_PTR(&netbuf_segment_obj) },
+    { MP_ROM_QSTR(MP_QSTR_merge), MP_ROM_PTR(&netbuf_merge_obj) },
 };
 static MP_DEFINE_CONST_DICT(netbuf_globals, netbuf_globals_table);
 

@@ -1,4 +1,4 @@
-// Internet checksum and copy: see netbuf.h. The checksum must give the same answer for any
+// Checksum, copy, plain TCP segments: see netbuf.h. The checksum must give the same answer for any
 // alignment and either byte order of the machine, so that it can be tested on the host.
 #include "netbuf.h"
 
@@ -37,4 +37,110 @@ uint16_t netbuf_checksum(const uint8_t *data, size_t length, uint32_t initial) {
 
 void netbuf_copy(uint8_t *to, const uint8_t *from, size_t length) {
     memmove(to, from, length);
+}
+
+#define ETHERNET 14
+#define IPV4 20
+#define TCP_AT (ETHERNET + IPV4)
+#define TCP 20
+#define TIMESTAMPS 12
+#define TIMESTAMPS_WORD 0x0101080A // NOP, NOP, kind 8, length 10
+
+#define ACK 0x10
+#define PSH 0x08
+
+static uint32_t get16(const uint8_t *p) {
+    return (uint32_t)p[0] << 8 | p[1];
+}
+
+static uint32_t get32(const uint8_t *p) {
+    return get16(p) << 16 | get16(p + 2);
+}
+
+static void put16(uint8_t *p, uint32_t value) {
+    p[0] = (uint8_t)(value >> 8);
+    p[1] = (uint8_t)value;
+}
+
+bool netbuf_parse(const uint8_t *frame, size_t length, bool verify, struct netbuf_segment *out) {
+    if (length < TCP_AT + TCP) {
+        return false;
+    }
+    const uint8_t *ip = frame + ETHERNET;
+    const uint8_t *tcp = frame + TCP_AT;
+    // RFC 791 3.1: version 4, five words, no flag but DF, offset 0, protocol 6.
+    if (get16(frame + 12) != 0x0800 || ip[0] != 0x45 || (get16(ip + 6) & 0x3FFF) || ip[9] != 6) {
+        return false;
+    }
+    size_t total = get16(ip + 2);
+    size_t header = (size_t)(tcp[12] >> 4) * 4;
+    if (total > length - ETHERNET || total < IPV4 + header
+        || (header != TCP && header != TCP + TIMESTAMPS)) {
+        return false;
+    }
+    out->timestamps = header != TCP;
+    if (out->timestamps && get32(tcp + TCP) != TIMESTAMPS_WORD) {
+        return false;
+    }
+    out->flags = tcp[13];
+    if ((out->flags & ~PSH) != ACK || ip[12] == 0 || ip[12] == 127 || ip[12] >= 224) {
+        return false;
+    }
+    out->source = get32(ip + 12);
+    out->destination = get32(ip + 16);
+    if (verify) {
+        uint32_t text = (uint32_t)total - IPV4;
+        uint32_t pseudo = get16(ip + 12) + get16(ip + 14) + get16(ip + 16) + get16(ip + 18) + 6 + text;
+        if (netbuf_checksum(ip, IPV4, 0) != 0xffff || netbuf_checksum(tcp, text, pseudo) != 0xffff) {
+            return false;
+        }
+    }
+    out->source_port = (uint16_t)get16(tcp);
+    out->port = (uint16_t)get16(tcp + 2);
+    out->seq = get32(tcp + 4);
+    out->ack = get32(tcp + 8);
+    out->window = (uint16_t)get16(tcp + 14);
+    out->start = (uint16_t)(TCP_AT + header);
+    out->end = (uint16_t)(ETHERNET + total);
+    out->value = out->timestamps ? get32(tcp + TCP + 4) : 0;
+    out->echo = out->timestamps ? get32(tcp + TCP + 8) : 0;
+    return true;
+}
+
+size_t netbuf_merge(uint8_t *packet, size_t length, size_t room, const uint8_t *frame, size_t size) {
+    struct netbuf_segment new, old;
+    if (!netbuf_parse(frame, size, true, &new)) {
+        return 0;
+    }
+    if (!length) {
+        if (new.end > room) {
+            return 0;
+        }
+        memcpy(packet, frame, new.end);
+        return new.end;
+    }
+    if (!netbuf_parse(packet, length, false, &old) || new.source != old.source
+        || new.destination != old.destination || new.source_port != old.source_port
+        || new.port != old.port || new.start != old.start
+        || (int32_t)(new.ack - old.ack) < 0 || (int32_t)(new.value - old.value) < 0) {
+        return 0;
+    }
+    size_t text = (size_t)(new.end - new.start), before = (size_t)(old.end - old.start);
+    if (new.seq != old.seq + before || !text != !before
+        // The same acknowledgement again means something to TCP: RFC 5681 2.
+        || (!text && new.ack == old.ack)
+        || old.end + text > room || old.end + text - ETHERNET > 0xffff) {
+        return 0;
+    }
+    memcpy(packet + old.end, frame + new.start, text);
+    put16(packet + ETHERNET + 2, (uint32_t)(old.end + text - ETHERNET));
+    uint8_t *tcp = packet + TCP_AT;
+    memcpy(tcp + 8, frame + TCP_AT + 8, 4); // the acknowledgement
+    tcp[13] |= new.flags;
+    memcpy(tcp + 14, frame + TCP_AT + 14, 2); // the window
+    if (new.timestamps) {
+        size_t from = text ? 8 : 4;
+        memcpy(tcp + TCP + from, frame + TCP_AT + TCP + from, TIMESTAMPS - from);
+    }
+    return old.end + text;
 }

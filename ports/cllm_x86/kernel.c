@@ -2,7 +2,10 @@
 // (musl, MicroPython, llama.cpp), which runs in the same ring and address space. Log and panic live
 // here too, because everything uses them.
 #include "kernel.h"
+#include "boot/acpi.h"
 #include "boot/bootinfo.h"
+#include "cpu/sched.h"
+#include "cpu/smp.h"
 
 struct kernel_hooks kernel_hooks;
 
@@ -123,6 +126,7 @@ void kernel_start(uint32_t magic, uint32_t info) {
     console_init();
     cpu_init();
     multiboot_parse(magic, info);
+    acpi_parse();
     clock_init();
     klog("cllm: %s, %s, TSC %lu MHz", bootinfo.protocol, cpu_brand(), clock_tsc_hz() / 1000000);
     phys_init();
@@ -132,6 +136,9 @@ void kernel_start(uint32_t magic, uint32_t info) {
         klog("boot: module %s, %lu KiB at %lx", bootinfo.modules[i].name,
             bootinfo.modules[i].size / KiB, bootinfo.modules[i].start);
     }
+    sched_init();
+    smp_start();
+    klog("smp: %u of %lu cores", n_cpus, bootinfo.n_cpus ? bootinfo.n_cpus : 1);
     console_enable_irq();
     process_start();
 }

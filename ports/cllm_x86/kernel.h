@@ -64,6 +64,9 @@ void cpu_init(void);
 // Bytes of hardware randomness (RDRAND, else the TSC's jitter stretched).
 void cpu_random(void *buf, size_t n);
 const char *cpu_brand(void);
+bool cpu_is_virtual(void);
+// Bytes of vector state that XSAVE writes, 0 if only FXSAVE is there.
+uint32_t cpu_xsave_size(void);
 // Ends the machine: 0 powers off, anything else is QEMU's exit status (code << 1 | 1).
 void machine_exit(int code) __attribute__((noreturn));
 void machine_reboot(void) __attribute__((noreturn));
@@ -95,11 +98,21 @@ void clock_init(void);
 uint64_t clock_ns(void);           // since clock_init()
 uint64_t clock_tsc_hz(void);
 int64_t clock_realtime_offset_ns(void); // wall time = clock_ns() + this, since 1970-01-01 UTC
+// Sets the wall time, ns since 1970-01-01 UTC, of this clock and (whole seconds, years 2000 to 2099)
+// of the CMOS clock, from which it is read at the next power-on.
+void clock_set_realtime(int64_t ns);
 // Arms the alarm hook for clock_ns() >= deadline; UINT64_MAX disarms.
 void clock_alarm(uint64_t deadline_ns);
-// Sleeps until an interrupt was handled or the deadline has passed. Returns at once when an
-// interrupt came since the last call, so a wake-up between check and sleep is not lost.
+// For the main thread: sleeps until a device interrupt or the alarm was handled or the deadline has
+// passed. Returns at once when one came since the last call, so a wake-up between check and sleep
+// is not lost.
 void clock_wait(uint64_t deadline_ns);
+// For the scheduler, which owns the timers: sets the calling core's; the alarm's deadline.
+void clock_start_timer(uint64_t deadline_ns);
+uint64_t clock_alarm_deadline(void);
+
+// --- cpu/smp.c -------------------------------------------------------------------------------
+unsigned cpu_count(void); // cores online
 
 // --- mm/ -------------------------------------------------------------------------------------
 void phys_init(void);
@@ -118,8 +131,12 @@ uint64_t phys_free_bytes(void);
 void paging_init(void);
 // Maps [va, va + size) to pa with the largest pages that fit. 0 or -ENOMEM.
 int paging_map(uint64_t va, uint64_t pa, uint64_t size, unsigned prot);
-void paging_unmap(uint64_t va, uint64_t size);
+// Other cores may use what they had cached until smp_flush_others(). No right at all keeps the
+// mapping's address, for paging_forget(). -ENOMEM when a part is not mapped or a table is missing.
 int paging_protect(uint64_t va, uint64_t size, unsigned prot);
+// Removes the page that starts at va, which no core may use any more; its physical address and size,
+// or 0.
+uint64_t paging_forget(uint64_t va, uint64_t *page_size);
 // Physical address behind va and the bytes up to the end of its page; 0 when unmapped.
 uint64_t paging_lookup(uint64_t va, uint64_t *page_size);
 

@@ -10,6 +10,7 @@
 #include "shared/readline/readline.h"
 #include "shared/runtime/gchelper.h"
 #include "shared/runtime/pyexec.h"
+#include "shared/runtime/softtimer.h"
 #include "native/pci/pci.h"
 #include "execmem.h"
 #include "mpirq.h"
@@ -44,6 +45,8 @@ static void run_python(void) {
     mpirq_init();
 
     pyexec_frozen_module("_boot.py", false);
+    // A script's own, on the RAM file system: it runs again after every soft reset.
+    pyexec_file_if_exists("/boot.py");
     int exit = 0;
     if (pyexec_mode_kind == PYEXEC_MODE_FRIENDLY_REPL) {
         exit = pyexec_frozen_module("main.py", false);
@@ -53,6 +56,7 @@ static void run_python(void) {
     }
 
     mp_printf(MP_PYTHON_PRINTER, "MPY: soft reboot\n");
+    soft_timer_deinit();
     mpirq_deinit();
     pci_quiesce();
     dma_free_all();
@@ -73,6 +77,7 @@ void gc_collect(void) {
     gc_collect_start();
     gc_helper_collect_regs_and_stack();
     execmem_collect();
+    soft_timer_gc_mark_all();
     gc_collect_end();
 }
 

@@ -8,6 +8,7 @@
 #include "shared/runtime/pyexec.h"
 #include "boot/bootinfo.h"
 #include "mpirq.h"
+#include "selftest.h"
 
 // modules() -> [(name, address, size)]: boot modules, address and size in bytes.
 static mp_obj_t x86_modules(void) {
@@ -52,10 +53,17 @@ static MP_DEFINE_CONST_FUN_OBJ_1(x86_alarm_obj, x86_alarm);
 // alarm_at(ticks_ms): arms the one alarm, replacing what was armed; None disarms.
 static mp_obj_t x86_alarm_at(mp_obj_t at) {
     mp_int_t ms = at == mp_const_none ? 0 : mp_obj_get_int(at);
-    clock_alarm(at == mp_const_none ? UINT64_MAX : ms < 0 ? 0 : (uint64_t)ms * 1000000);
+    mpirq_alarm_at(at == mp_const_none ? UINT64_MAX : ms < 0 ? 0 : (uint64_t)ms * 1000000);
     return mp_const_none;
 }
 static MP_DEFINE_CONST_FUN_OBJ_1(x86_alarm_at_obj, x86_alarm_at);
+
+// set_time(ns): sets the wall clock to nanoseconds since 1970-01-01 UTC; ticks go on undisturbed.
+static mp_obj_t x86_set_time(mp_obj_t ns) {
+    clock_set_realtime((int64_t)mp_obj_int_get_truncated(ns));
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(x86_set_time_obj, x86_set_time);
 
 // wait(timeout_ms): runs pending callbacks, then sleeps until an interrupt or the timeout; None
 // waits for an interrupt alone.
@@ -86,6 +94,27 @@ static mp_obj_t x86_dma_alloc(mp_obj_t size_in, mp_obj_t align_in) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_2(x86_dma_alloc_obj, x86_dma_alloc);
 
+// ram_disk(size) -> memoryview of memory that outlives soft resets: what the RAM file system lies in.
+// The first call allocates `size` bytes, zeroed; every later one returns the same memory. OSError(ENOMEM)
+// when there is not so much.
+static mp_obj_t x86_ram_disk(mp_obj_t size_in) {
+    static void *memory;
+    static size_t size;
+    if (!memory) {
+        mp_int_t wanted = mp_obj_get_int(size_in);
+        if (wanted <= 0) {
+            mp_raise_ValueError(NULL);
+        }
+        memory = calloc(1, (size_t)wanted);
+        if (!memory) {
+            mp_raise_OSError(MP_ENOMEM);
+        }
+        size = (size_t)wanted;
+    }
+    return mp_obj_new_memoryview('B' | MP_OBJ_ARRAY_TYPECODE_FLAG_RW, size, memory);
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(x86_ram_disk_obj, x86_ram_disk);
+
 // mmio(address, size) -> address of an uncached mapping of device registers. Memory that holds RAM
 // is refused: its caching must not change behind everybody's back.
 static mp_obj_t x86_mmio(mp_obj_t address_in, mp_obj_t size_in) {
@@ -115,6 +144,49 @@ static mp_obj_t x86_exit(mp_obj_t code) {
     machine_exit((int)mp_obj_get_int(code));
 }
 static MP_DEFINE_CONST_FUN_OBJ_1(x86_exit_obj, x86_exit);
+
+// cpu_count() -> int: cores that run.
+static mp_obj_t x86_cpu_count(void) {
+    return MP_OBJ_NEW_SMALL_INT(cpu_count());
+}
+static MP_DEFINE_CONST_FUN_OBJ_0(x86_cpu_count_obj, x86_cpu_count);
+
+// stress(threads, ms) -> dict: runs the stress test of selftest.h while the network goes on. OSError if
+// the threads cannot be started, RuntimeError if they hang for longer than `ms` and 60 s.
+static mp_obj_t x86_stress(mp_obj_t threads_in, mp_obj_t ms_in) {
+    mp_int_t n = mp_obj_get_int(threads_in), ms = mp_obj_get_int(ms_in);
+    if (n < 1 || n > 256 || ms < 0 || ms > 24 * 3600 * 1000) {
+        mp_raise_ValueError(NULL);
+    }
+    int err = selftest_start((unsigned)n, (unsigned)ms);
+    if (err) {
+        mp_raise_OSError(err);
+    }
+    uint64_t hung = clock_ns() + (uint64_t)(ms + 60000) * 1000000;
+    while (selftest_running()) {
+        mp_event_wait_ms(10);
+        if (clock_ns() > hung) {
+            mp_raise_msg_varg(&mp_type_RuntimeError, MP_ERROR_TEXT("%u threads hang"),
+                selftest_running());
+        }
+    }
+    struct selftest_result r;
+    selftest_finish(&r);
+    const struct { qstr key; uint64_t value; } counts[] = {
+        { MP_QSTR_vectors, r.vectors }, { MP_QSTR_locks, r.locks }, { MP_QSTR_signals, r.signals },
+        { MP_QSTR_sleeps, r.sleeps }, { MP_QSTR_maps, r.maps }, { MP_QSTR_children, r.children },
+        { MP_QSTR_errors, r.errors },
+    };
+    mp_obj_t dict = mp_obj_new_dict(8);
+    for (size_t i = 0; i < MP_ARRAY_SIZE(counts); i++) {
+        mp_obj_dict_store(dict, MP_OBJ_NEW_QSTR(counts[i].key),
+            mp_obj_new_int_from_ull(counts[i].value));
+    }
+    mp_obj_dict_store(dict, MP_OBJ_NEW_QSTR(MP_QSTR_error),
+        r.error ? mp_obj_new_str(r.error, strlen(r.error)) : mp_const_none);
+    return dict;
+}
+static MP_DEFINE_CONST_FUN_OBJ_2(x86_stress_obj, x86_stress);
 
 // memory() -> (total, free, mapped): bytes of RAM, of unused frames, and behind mmap.
 static mp_obj_t x86_memory(void) {
@@ -147,10 +219,14 @@ static const mp_rom_map_elem_t x86_globals_table[] = {
     { MP_ROM_QSTR(MP_QSTR_irq), MP_ROM_PTR(&x86_irq_obj) },
     { MP_ROM_QSTR(MP_QSTR_alarm), MP_ROM_PTR(&x86_alarm_obj) },
     { MP_ROM_QSTR(MP_QSTR_alarm_at), MP_ROM_PTR(&x86_alarm_at_obj) },
+    { MP_ROM_QSTR(MP_QSTR_set_time), MP_ROM_PTR(&x86_set_time_obj) },
     { MP_ROM_QSTR(MP_QSTR_wait), MP_ROM_PTR(&x86_wait_obj) },
     { MP_ROM_QSTR(MP_QSTR_dma_alloc), MP_ROM_PTR(&x86_dma_alloc_obj) },
+    { MP_ROM_QSTR(MP_QSTR_ram_disk), MP_ROM_PTR(&x86_ram_disk_obj) },
     { MP_ROM_QSTR(MP_QSTR_mmio), MP_ROM_PTR(&x86_mmio_obj) },
     { MP_ROM_QSTR(MP_QSTR_exit), MP_ROM_PTR(&x86_exit_obj) },
+    { MP_ROM_QSTR(MP_QSTR_cpu_count), MP_ROM_PTR(&x86_cpu_count_obj) },
+    { MP_ROM_QSTR(MP_QSTR_stress), MP_ROM_PTR(&x86_stress_obj) },
     { MP_ROM_QSTR(MP_QSTR_memory), MP_ROM_PTR(&x86_memory_obj) },
     { MP_ROM_QSTR(MP_QSTR_repl_start), MP_ROM_PTR(&x86_repl_start_obj) },
     { MP_ROM_QSTR(MP_QSTR_repl_char), MP_ROM_PTR(&x86_repl_char_obj) },

@@ -16,6 +16,7 @@ typedef long mp_off_t;
 
 // --- compiler and native code
 #define MICROPY_EMIT_X64 (1)
+#define MICROPY_OPT_COMPUTED_GOTO (1)
 #define MICROPY_PERSISTENT_CODE_LOAD (1)
 void cllm_alloc_exec(size_t min_size, void **ptr, size_t *size);
 void cllm_free_exec(void *ptr, size_t size);
@@ -31,7 +32,7 @@ void cllm_free_exec(void *ptr, size_t size);
 // gchelper_generic.c's register trick does not compile with frame pointers: use setjmp.
 #define MICROPY_GCREGS_SETJMP (1)
 #define MICROPY_ENABLE_EMERGENCY_EXCEPTION_BUF (1)
-#define MICROPY_EMERGENCY_EXCEPTION_BUF_SIZE (1024)
+#define MICROPY_EMERGENCY_EXCEPTION_BUF_SIZE (256)
 #define MICROPY_ALLOC_PATH_MAX (512)
 
 // --- scheduler and REPL
@@ -39,14 +40,27 @@ void cllm_free_exec(void *ptr, size_t size);
 #define MICROPY_SCHEDULER_DEPTH (32)
 #define MICROPY_REPL_EVENT_DRIVEN (1) // frozen main.py feeds the REPL while the server runs
 #define MICROPY_REPL_EMACS_KEYS (1)
+#define MICROPY_REPL_EMACS_WORDS_MOVE (1)
+#define MICROPY_REPL_EMACS_EXTRA_WORDS_MOVE (1)
 #define MICROPY_PY_SYS_STDIO_BUFFER (1)
 #define MICROPY_BEGIN_ATOMIC_SECTION() irq_save()
 #define MICROPY_END_ATOMIC_SECTION(state) irq_restore(state)
 
-// --- files: boot modules through libc
+// --- errors and warnings in full: a script is mended from what the serial line says
+#define MICROPY_ERROR_REPORTING (MICROPY_ERROR_REPORTING_DETAILED)
+#define MICROPY_WARNINGS (1)
+#define MICROPY_PY_STR_BYTES_CMP_WARN (1)
+
+// --- files: boot modules through libc; FAT and littlefs (see Makefile) on block devices
 #define MICROPY_VFS (1)
 #define MICROPY_VFS_POSIX (1)
+#define MICROPY_VFS_ROM (1)
+#define MICROPY_VFS_ROM_IOCTL (0)
 #define MICROPY_READER_VFS (1)
+#define MICROPY_FATFS_ENABLE_LFN (1)
+#define MICROPY_FATFS_LFN_CODE_PAGE 437
+#define MICROPY_FATFS_RPATH (2)
+#define MICROPY_FATFS_MAX_SS (4096)
 #define MICROPY_EPOCH_IS_1970 (1)
 #define _DIRENT_HAVE_D_TYPE (1)
 
@@ -65,9 +79,33 @@ void cllm_free_exec(void *ptr, size_t size);
 #define MICROPY_PY_MACHINE (1)
 #define MICROPY_PY_MACHINE_INCLUDEFILE "ports/cllm_x86/modmachine.c"
 #define MICROPY_PY_MACHINE_RESET (1)
+#define MICROPY_PY_MACHINE_TIMER (1)
+// For pin classes that a script writes; the machine itself has no pins.
+#define MICROPY_PY_MACHINE_PIN_BASE (1)
+#define MICROPY_PY_MACHINE_PULSE (1)
+#define MICROPY_PY_GC_COLLECT_RETVAL (1)
+#define MICROPY_PY_SYS_EXC_INFO (1)
+#define MICROPY_PY_WEBSOCKET (1)
 #define MICROPY_PY_MACHINE_DISABLE_IRQ_ENABLE_IRQ (1)
 #define MICROPY_PY_RANDOM_SEED_INIT_FUNC (cllm_random_seed())
 uint64_t cllm_random_seed(void);
+// Above the "extra features" level: what a script from CPython or a larger board may expect, where it
+// costs nothing while unused.
+#define MICROPY_PY_ALL_INPLACE_SPECIAL_METHODS (1)
+#define MICROPY_PY_BUILTINS_MEMORYVIEW_ITEMSIZE (1)
+#define MICROPY_PY_BUILTINS_RANGE_BINOP (1)
+#define MICROPY_PY_COLLECTIONS_NAMEDTUPLE__ASDICT (1)
+#define MICROPY_PY_DEFLATE_COMPRESS (1)
+#define MICROPY_PY_FUNCTION_ATTRS_CODE (1)
+#define MICROPY_PY_IO_BUFFEREDWRITER (1)
+#define MICROPY_PY_MARSHAL (1)
+#define MICROPY_PY_MICROPYTHON_HEAP_LOCKED (1)
+#define MICROPY_PY_RE_MATCH_GROUPS (1)
+#define MICROPY_PY_RE_MATCH_SPAN_START_END (1)
+#define MICROPY_PY_SYS_GETSIZEOF (1)
+#define MICROPY_PY_SYS_TRACEBACKLIMIT (1)
+#define MICROPY_MEM_STATS (1)
+#define MICROPY_MALLOC_USES_ALLOCATED_SIZE (1)
 // network and socket are frozen Python (frozen/api): the C modules would take their names.
 #define MICROPY_PY_NETWORK (0)
 #define MICROPY_PY_SOCKET (0)

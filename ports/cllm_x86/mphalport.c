@@ -34,9 +34,12 @@ void mp_hal_set_interrupt_char(int c) {
     console_set_interrupt_char(c);
 }
 
+// A stream written in Python may become ready without an interrupt: whoever waits for one looks again
+// at least this often.
+#define LONGEST_WAIT_MS 100
+
 void cllm_wait(mp_uint_t timeout_ms) {
-    clock_wait(timeout_ms == (mp_uint_t)-1 ? UINT64_MAX
-        : clock_ns() + (uint64_t)timeout_ms * 1000000);
+    clock_wait(clock_ns() + (uint64_t)MIN(timeout_ms, LONGEST_WAIT_MS) * 1000000);
 }
 
 void mp_hal_delay_ms(mp_uint_t ms) {

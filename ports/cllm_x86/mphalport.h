@@ -24,6 +24,10 @@ void cllm_wait(mp_uint_t timeout_ms);
         } \
     }
 
+// Soft timers are run by MicroPython's scheduler (mpirq.c), never by an interrupt: nothing to lock.
+#define MICROPY_PY_PENDSV_ENTER
+#define MICROPY_PY_PENDSV_EXIT
+
 static inline mp_uint_t mp_hal_ticks_ms(void) {
     return clock_ns() / 1000000;
 }

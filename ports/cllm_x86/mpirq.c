@@ -3,14 +3,20 @@
 // MicroPython's scheduler, so a burst of interrupts never overflows its queue.
 #include "py/mpstate.h"
 #include "py/runtime.h"
+#include "shared/runtime/softtimer.h"
 #include "mpirq.h"
 
 // Callbacks by line, then the alarm's.
 MP_REGISTER_ROOT_POINTER(mp_obj_t mpirq_callbacks[17]);
 
 #define ALARM MPIRQ_LINES
+#define SOFT_TIMER (MPIRQ_LINES + 1)
+#define N_NODES (MPIRQ_LINES + 2)
 
-static mp_sched_node_t nodes[MPIRQ_LINES + 1];
+static mp_sched_node_t nodes[N_NODES];
+
+// The kernel has one alarm; these two deadlines (ns of clock_ns(), UINT64_MAX: none) share it.
+static uint64_t alarm_deadline = UINT64_MAX, soft_timer_deadline = UINT64_MAX;
 
 static void run(unsigned i) {
     mp_obj_t callback = MP_STATE_VM(mpirq_callbacks)[i];
@@ -23,7 +29,11 @@ static void run(unsigned i) {
 }
 
 static void run_node(mp_sched_node_t *node) {
-    run((unsigned)(node - nodes));
+    if (node == &nodes[SOFT_TIMER]) {
+        soft_timer_handler();
+    } else {
+        run((unsigned)(node - nodes));
+    }
 }
 
 static void fire(unsigned i) {
@@ -34,8 +44,43 @@ static void on_irq(unsigned line) {
     fire(line);
 }
 
+static void arm(void) {
+    clock_alarm(alarm_deadline < soft_timer_deadline ? alarm_deadline : soft_timer_deadline);
+}
+
 static void on_alarm(void) {
-    fire(ALARM);
+    uint64_t now = clock_ns();
+    if (alarm_deadline <= now) {
+        alarm_deadline = UINT64_MAX;
+        fire(ALARM);
+    }
+    if (soft_timer_deadline <= now) {
+        soft_timer_deadline = UINT64_MAX;
+        fire(SOFT_TIMER);
+    }
+    arm();
+}
+
+static void set_deadline(uint64_t *which, uint64_t ns) {
+    uint64_t flags = irq_save();
+    *which = ns;
+    arm();
+    irq_restore(flags);
+}
+
+void mpirq_alarm_at(uint64_t ns) {
+    set_deadline(&alarm_deadline, ns);
+}
+
+// What shared/runtime/softtimer.c asks of a port.
+uint32_t soft_timer_get_ms(void) {
+    return (uint32_t)(clock_ns() / 1000000);
+}
+
+void soft_timer_schedule_at_ms(uint32_t ticks_ms) {
+    uint64_t now = clock_ns() / 1000000;
+    int32_t left = soft_timer_ticks_diff(ticks_ms, (uint32_t)now);
+    set_deadline(&soft_timer_deadline, left <= 0 ? 0 : (now + (uint32_t)left) * 1000000);
 }
 
 static void on_interrupt_char(void) {
@@ -50,7 +95,8 @@ void mpirq_init(void) {
 }
 
 void mpirq_deinit(void) {
-    clock_alarm(UINT64_MAX);
+    set_deadline(&alarm_deadline, UINT64_MAX);
+    set_deadline(&soft_timer_deadline, UINT64_MAX);
     for (unsigned i = 0; i < MPIRQ_LINES; i++) {
         if (MP_STATE_VM(mpirq_callbacks)[i] != mp_const_none) {
             irq_mask(i);

@@ -12,7 +12,10 @@ void mpirq_init(void);
 void mpirq_deinit(void);
 // `callback(line)` runs from the scheduler after each interrupt of `line`; None masks the line.
 void mpirq_set(unsigned line, mp_obj_t callback);
-// `callback(0)` runs from the scheduler when the alarm armed by clock_alarm() is due.
+// `callback(0)` runs from the scheduler when the alarm armed by mpirq_alarm_at() is due.
 void mpirq_set_alarm(mp_obj_t callback);
+// Arms the alarm for clock_ns() >= ns; UINT64_MAX disarms. Soft timers (machine.Timer) share the
+// kernel's one alarm with it.
+void mpirq_alarm_at(uint64_t ns);
 
 #endif

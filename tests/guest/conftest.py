@@ -138,11 +138,12 @@ def boot(request):
     reason when it serves no model, "" when it ended or took too long. With wait=False it comes
     back at once.
     """
-    guests = request.node.stash.setdefault(GUESTS, [])
+    guests = []
 
     def boot(**options):
         guest = start(**options)
         guests.append(guest)
+        request.node.stash.setdefault(GUESTS, []).append(guest)
         return guest
 
     yield boot

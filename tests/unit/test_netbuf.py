@@ -1,6 +1,7 @@
 """native/netbuf, compiled for the host, against RFC 1071 and the Python twin in shim/."""
 
 import random
+import struct
 
 import _netbuf
 import pytest
@@ -13,6 +14,18 @@ def native(compile_native):
         """
         uint16_t netbuf_checksum(const uint8_t *data, size_t length, uint32_t initial);
         void netbuf_copy(uint8_t *to, const uint8_t *from, size_t length);
+        struct netbuf_segment {
+            uint32_t source, destination;
+            uint16_t source_port, port;
+            uint32_t seq, ack;
+            uint8_t flags;
+            uint16_t window;
+            uint16_t start, end;
+            bool timestamps;
+            uint32_t value, echo;
+        };
+        bool netbuf_parse(const uint8_t *, size_t, bool, struct netbuf_segment *);
+        size_t netbuf_merge(uint8_t *, size_t, size_t, const uint8_t *, size_t);
         """,
     )
 
@@ -81,3 +94,74 @@ def test_twin_checks_bounds(start, length):
         _netbuf.copy(bytearray(4), start, bytes(9), 0, length)
     with pytest.raises(ValueError):
         _netbuf.copy(bytearray(9), 0, bytes(4), start, length)
+
+
+class Segments:
+    """Random plain TCP segments of two connections, most of which continue each other."""
+
+    def __init__(self, seed):
+        self.random = random.Random(seed)
+        self.seq, self.ack, self.clock = [5, 0xFFFFF000], [1, 0x7FFFFFFF], [9, 0xFFFFFFFE]
+
+    def next(self):
+        rng = self.random
+        which = rng.random() < 0.1
+        if rng.random() < 0.3:
+            self.ack[which] += rng.choice((0, 1, 5000, -1))
+        if rng.random() < 0.3:
+            self.clock[which] += rng.choice((0, 1, -1))
+        text = rng.randbytes(rng.choice((0, 0, 1, 100, 1448)))
+        header = 32 if rng.random() < 0.9 else 20
+        options = struct.pack(
+            ">III", rng.choice((0x0101080A,) * 9 + (0,)), self.clock[which] & 0xFFFFFFFF, 77
+        )
+        seq = self.seq[which] + (0 if rng.random() < 0.9 else rng.choice((1, -1, 1000)))
+        tcp = bytearray(
+            struct.pack(
+                ">HHIIBBHHH", 4000 + which, 80, seq & 0xFFFFFFFF, self.ack[which] & 0xFFFFFFFF,
+                header << 2, rng.choice((16,) * 9 + (24, 17, 0)), rng.getrandbits(16), 0, 0,
+            )
+        ) + (options if header == 32 else b"") + text
+        self.seq[which] = seq + len(text)
+        addresses = bytes((rng.choice((10,) * 20 + (0, 127, 224)), 0, 0, 2, 10, 0, 0, 1))
+        pseudo = addresses + struct.pack(">HH", 6, len(tcp))
+        total = (~_netbuf.checksum(pseudo + tcp, 0, 12 + len(tcp))) & 0xFFFF
+        struct.pack_into(">H", tcp, 16, total)
+        ip = bytearray(struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(tcp), 0, 0, 64, 6, 0) + addresses)
+        struct.pack_into(">H", ip, 10, ~_netbuf.checksum(ip, 0, 20) & 0xFFFF)
+        frame = bytearray(bytes(12) + b"\x08\0" + ip + tcp + bytes(rng.choice((0, 0, 6))))
+        if rng.random() < 0.1:
+            frame[rng.randrange(len(frame))] ^= 1 << rng.randrange(8)
+        if rng.random() < 0.03:
+            del frame[rng.randrange(len(frame)) :]
+        return bytes(frame)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_merging_is_the_same_in_c_and_python(native, seed):
+    segments = Segments(seed)
+    room = 20000
+    theirs, ours = native.ffi.new("uint8_t[]", room), bytearray(room)
+    length = merges = 0
+    fields = native.ffi.new("struct netbuf_segment *")
+    for _ in range(4000):
+        frame = segments.next()
+        buf = native.ffi.new("uint8_t[]", frame)
+        parsed = _netbuf.segment(frame, len(frame))
+        assert native.lib.netbuf_parse(buf, len(frame), False, fields) == (parsed is not None)
+        if parsed:
+            assert parsed[:9] == (
+                fields.destination, fields.port, fields.source << 16 | fields.source_port,
+                fields.seq, fields.ack, fields.flags, fields.window, fields.start, fields.end,
+            )
+            stamps = (fields.value, fields.echo, ()) if fields.timestamps else None
+            assert parsed[9] == stamps
+        merged = _netbuf.merge(ours, length, frame, len(frame))
+        assert native.lib.netbuf_merge(theirs, length, room, buf, len(frame)) == merged
+        merges += bool(length and merged)
+        if not merged and length:
+            merged = _netbuf.merge(ours, 0, frame, len(frame))
+            assert native.lib.netbuf_merge(theirs, 0, room, buf, len(frame)) == merged
+        length = merged
+        assert bytes(native.ffi.buffer(theirs, length)) == ours[:length]
+    assert merges > 100

@@ -9,6 +9,7 @@
 #define BOOT_MAX_RAM 32
 #define BOOT_MAX_MODULES 16
 #define BOOT_NAME_MAX 64
+#define BOOT_MAX_CPUS 64
 #define BOOT_CMDLINE_MAX 512
 
 struct boot_range {
@@ -29,6 +30,9 @@ struct bootinfo {
     size_t n_ram;
     struct boot_module modules[BOOT_MAX_MODULES];
     size_t n_modules;
+    uint8_t cpus[BOOT_MAX_CPUS]; // local APIC ids of enabled processors; none without ACPI
+    size_t n_cpus;
+    size_t n_cpus_present; // may be more than there is room for
 };
 
 extern struct bootinfo bootinfo;

@@ -129,6 +129,7 @@ boot_gdt_pointer:
 
     .section .bss
     .balign 4096
+    .globl boot_pml4 // cpu/ap_entry.S starts on it too
 boot_pml4:
     .skip 4096
 boot_pdpt:

@@ -1,33 +1,17 @@
 // The processor: segments, interrupt table, vector units, the system call instruction; names and
 // randomness from CPUID and RDRAND; and the ways to end the machine.
 #include "kernel.h"
+#include "cpu/apic.h"
 #include "cpu/io.h"
+#include "cpu/smp.h"
 #include "cpu/trap.h"
 
-#define SEL_CODE 0x08
-#define SEL_DATA 0x10
 #define SEL_TSS 0x18
 
 #define IST_INTERRUPT 1    // device and timer interrupts: they do not nest (interrupt gates)
 #define IST_FAULT 2        // exceptions: may arrive inside an interrupt handler
 #define IST_DOUBLE_FAULT 3 // never the stack that may be the cause
-#define IST_SIZE (32 * KiB)
-
-// %gs points here for good; offsets are known to entry.S.
-struct percpu {
-    void *syscall_stack;
-    uint64_t caller_rsp;
-};
-
-// SDM vol. 3A, figure 9-11 "64-Bit TSS Format".
-struct tss {
-    uint32_t reserved0;
-    uint64_t rsp[3];
-    uint64_t reserved1;
-    uint64_t ist[7];
-    uint64_t reserved2;
-    uint16_t reserved3, iomap_base;
-} __attribute__((packed));
+#define IST_NMI 4          // may arrive inside any of them
 
 // SDM vol. 3A, figure 7-8 "64-Bit IDT Gate Descriptors".
 struct gate {
@@ -44,13 +28,11 @@ struct table_pointer {
 
 extern char boot_stack_top[], trap_entries[], trap_entry_spurious[], syscall_entry[];
 
-static struct percpu percpu;
-static struct tss tss;
-static uint64_t gdt[5];
+static struct cpu boot_cpu;
 static struct gate idt[256];
-static char ist_stacks[3][IST_SIZE] __attribute__((aligned(16)));
 static char brand[49];
 static bool have_rdrand, have_hypervisor;
+static uint32_t xsave_size;
 
 static void set_gate(unsigned vector, const char *entry, unsigned ist) {
     uint64_t a = (uint64_t)entry;
@@ -61,26 +43,33 @@ static void set_gate(unsigned vector, const char *entry, unsigned ist) {
     };
 }
 
-static void load_tables(void) {
-    uint64_t t = (uint64_t)&tss;
-    for (int i = 0; i < 3; i++) {
-        tss.ist[i] = (uint64_t)ist_stacks[i] + IST_SIZE;
-    }
-    tss.iomap_base = sizeof(tss);
-    gdt[SEL_CODE / 8] = 0x00AF9A000000FFFF;
-    gdt[SEL_DATA / 8] = 0x00CF92000000FFFF;
-    gdt[SEL_TSS / 8] = (sizeof(tss) - 1) | (t & 0xFFFFFF) << 16 | 0x89ul << 40
-        | (t >> 24 & 0xFF) << 56;
-    gdt[SEL_TSS / 8 + 1] = t >> 32;
-    struct table_pointer gp = {sizeof(gdt) - 1, (uint64_t)gdt};
-    __asm__ volatile ("lgdt %0" :: "m" (gp));
-    __asm__ volatile ("ltr %0" :: "r" ((uint16_t)SEL_TSS));
-
-    for (unsigned v = 0; v <= VECTOR_TIMER; v++) {
-        unsigned ist = v >= VECTOR_PIC ? IST_INTERRUPT : v == 8 ? IST_DOUBLE_FAULT : IST_FAULT;
+static void fill_idt(void) {
+    for (unsigned v = 0; v <= VECTOR_LAST; v++) {
+        unsigned ist = v >= VECTOR_PIC ? IST_INTERRUPT : v == VECTOR_DOUBLE_FAULT ? IST_DOUBLE_FAULT
+            : v == VECTOR_NMI ? IST_NMI : IST_FAULT;
         set_gate(v, trap_entries + 16 * v, ist);
     }
     set_gate(VECTOR_SPURIOUS, trap_entry_spurious, IST_INTERRUPT);
+}
+
+static void load_tables(struct cpu *c) {
+    uint64_t t = (uint64_t)&c->tss;
+    for (int i = 0; i < IST_STACKS; i++) {
+        c->tss.ist[i] = (uint64_t)c->ist_stacks[i] + IST_SIZE;
+    }
+    c->tss.iomap_base = sizeof(c->tss);
+    c->gdt[SEL_CODE / 8] = 0x00AF9A000000FFFF;
+    c->gdt[SEL_DATA / 8] = 0x00CF92000000FFFF;
+    c->gdt[SEL_TSS / 8] = (sizeof(c->tss) - 1) | (t & 0xFFFFFF) << 16 | 0x89ul << 40
+        | (t >> 24 & 0xFF) << 56;
+    c->gdt[SEL_TSS / 8 + 1] = t >> 32;
+    struct table_pointer gp = {sizeof(c->gdt) - 1, (uint64_t)c->gdt};
+    __asm__ volatile ("lgdt %0" :: "m" (gp));
+    // Reload what may come from another table: an application processor's trampoline has its own.
+    __asm__ volatile (
+        "pushq %0; leaq 1f(%%rip), %%rax; pushq %%rax; lretq; 1: movl %1, %%ds; movl %1, %%es; movl %1, %%ss"
+        :: "i" (SEL_CODE), "r" (SEL_DATA) : "rax", "memory");
+    __asm__ volatile ("ltr %0" :: "r" ((uint16_t)SEL_TSS));
     struct table_pointer ip = {sizeof(idt) - 1, (uint64_t)idt};
     __asm__ volatile ("lidt %0" :: "m" (ip));
 }
@@ -109,6 +98,8 @@ static void enable_vector_units(void) {
             mask &= 7;               // AVX-512 parts only together with AVX (13.3)
         }
         __asm__ volatile ("xsetbv" :: "c" (0), "a" (mask), "d" (0));
+        cpuid(0xD, 0, r);
+        xsave_size = r[1]; // for what is enabled now
     }
     __asm__ volatile ("fninit");
     uint32_t mxcsr = 0x1F80; // all exceptions masked, round to nearest
@@ -128,17 +119,33 @@ static void read_brand(void) {
     }
 }
 
-void cpu_init(void) {
-    load_tables();
-    percpu.syscall_stack = boot_stack_top;
-    wrmsr(MSR_GS_BASE, (uint64_t)&percpu);
+void cpu_init_core(struct cpu *c) {
+    load_tables(c);
+    wrmsr(MSR_GS_BASE, (uint64_t)c);
     enable_vector_units();
-    read_brand();
     wrmsr(MSR_STAR, (uint64_t)SEL_CODE << 32); // CS = 0x08, SS = CS + 8
     wrmsr(MSR_LSTAR, (uint64_t)syscall_entry);
     wrmsr(MSR_FMASK, 1u << 9 | 1u << 10); // IF and DF off on entry
-    wrmsr(MSR_EFER, rdmsr(MSR_EFER) | 1);
+}
+
+void cpu_init(void) {
+    boot_cpu.self = cpus[0] = &boot_cpu;
+    boot_cpu.syscall_stack = boot_stack_top;
+    fill_idt();
+    cpu_init_core(&boot_cpu);
+    apic_init();
+    boot_cpu.apic_id = apic_id();
+    boot_cpu.online = true;
+    read_brand();
     pic_init();
+}
+
+bool cpu_is_virtual(void) {
+    return have_hypervisor;
+}
+
+uint32_t cpu_xsave_size(void) {
+    return xsave_size;
 }
 
 const char *cpu_brand(void) {

@@ -23,7 +23,7 @@
 trap_entries:
     .irp vector, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, \
         23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, \
-        46, 47, 48
+        46, 47, 48, 49, 50, 51
     TRAP \vector
     .endr
     .globl trap_entry_spurious
@@ -76,9 +76,9 @@ trap_common:
     .globl syscall_entry
     .balign 16
 syscall_entry:
-    movq %rsp, %gs:8            // struct percpu: caller's stack
-    movq %gs:0, %rsp            // struct percpu: system call stack
-    pushq %gs:8
+    movq %rsp, %gs:8            // struct cpu: caller's stack
+    movq %gs:0, %rsp            // struct cpu: kernel stack of the current thread
+    pushq %gs:8                 // from here on struct syscall_frame, last member first
     pushq %rcx                  // return address
     pushq %r11                  // caller's flags
     pushq %rdi
@@ -87,11 +87,23 @@ syscall_entry:
     pushq %r10
     pushq %r8
     pushq %r9
+    pushq %rbx
+    pushq %rbp
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    pushq %rax
     sti
-    movq %r10, %rcx
-    pushq %rax                  // seventh argument of syscall_dispatch(); keeps 16-byte alignment
+    movq %rsp, %rdi
     call syscall_dispatch
     addq $8, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbp
+    popq %rbx
     popq %r9
     popq %r8
     popq %r10

@@ -1,6 +1,9 @@
 // Exceptions and interrupts after entry.S saved the registers: device interrupts go to their
 // handlers, everything else is a fault of the image and ends the machine with a readable dump.
 #include "kernel.h"
+#include "cpu/apic.h"
+#include "cpu/sched.h"
+#include "cpu/smp.h"
 #include "cpu/trap.h"
 
 static const char *const exception_names[32] = {
@@ -52,11 +55,35 @@ static void fault(struct trap_frame *f) {
 }
 
 void trap_dispatch(struct trap_frame *f) {
-    if (f->vector == VECTOR_TIMER) {
-        timer_interrupt();
-    } else if (f->vector >= VECTOR_PIC && f->vector < VECTOR_PIC + 16) {
-        pic_interrupt((unsigned)f->vector - VECTOR_PIC);
-    } else {
-        fault(f);
+    switch (f->vector) {
+        case VECTOR_PIC ... VECTOR_PIC + 15:
+            pic_interrupt((unsigned)f->vector - VECTOR_PIC);
+            break;
+        case VECTOR_TIMER:
+            apic_eoi();
+            timer_interrupt();
+            break;
+        case VECTOR_SWITCH:
+            sched_switch_interrupt(f);
+            return;
+        case VECTOR_KICK:
+            apic_eoi();
+            sched_kick_interrupt();
+            break;
+        case VECTOR_FLUSH:
+            apic_eoi();
+            smp_flush_interrupt();
+            break;
+        case VECTOR_NMI:
+            if (smp_stopping()) {
+                for (;;) {
+                    __asm__ volatile ("cli; hlt");
+                }
+            }
+            fault(f);
+            break;
+        default:
+            fault(f);
     }
+    sched_leave_interrupt(f);
 }

@@ -10,8 +10,23 @@ struct trap_frame {
     uint64_t rip, cs, rflags, rsp, ss;
 };
 
+// What syscall_entry leaves at the top of the thread's kernel stack.
+struct syscall_frame {
+    uint64_t rax, r15, r14, r13, r12, rbp, rbx, r9, r8, r10, rdx, rsi, rdi, rflags, rip, rsp;
+};
+
+// Segment selectors (cpu.c).
+#define SEL_CODE 0x08
+#define SEL_DATA 0x10
+
+#define VECTOR_NMI 2
+#define VECTOR_DOUBLE_FAULT 8
 #define VECTOR_PIC 32       // 32..47: lines of the two 8259s
 #define VECTOR_TIMER 48     // local APIC timer
+#define VECTOR_SWITCH 49    // raised by a thread that gives its core away
+#define VECTOR_KICK 50      // from another core: look at your queue
+#define VECTOR_FLUSH 51     // from another core: forget cached translations
+#define VECTOR_LAST 51
 #define VECTOR_SPURIOUS 255 // local APIC spurious vector
 
 void trap_dispatch(struct trap_frame *f);

@@ -3,6 +3,7 @@
 // Source: National Semiconductor PC16550D datasheet; IBM VGA text mode, CRTC registers 0Eh and 0Fh.
 #include "kernel.h"
 #include "cpu/io.h"
+#include "cpu/spinlock.h"
 #include "cpu/trap.h"
 
 #define UART 0x3F8
@@ -15,6 +16,7 @@
 #define COLUMNS 80
 #define ROWS 25
 
+static struct spinlock lock; // of the output; input belongs to core 0
 static bool have_uart, have_screen;
 static int fifo_room;
 static unsigned column, row;
@@ -92,7 +94,7 @@ void console_init(void) {
 }
 
 void console_write(const char *s, size_t n) {
-    uint64_t flags = irq_save(); // whole pieces stay whole, also from interrupt handlers
+    uint64_t flags = spin_lock_irq(&lock); // whole pieces stay whole
     for (size_t i = 0; i < n; i++) {
         if (have_uart) {
             uart_put(s[i]);
@@ -104,7 +106,7 @@ void console_write(const char *s, size_t n) {
     if (have_screen) {
         screen_cursor();
     }
-    irq_restore(flags);
+    spin_unlock_irq(&lock, flags);
 }
 
 void console_write_text(const char *s, size_t n) {

@@ -1,6 +1,7 @@
 // Files: the console, and the boot modules as a flat read-only directory /boot.
 #include "linux/linux.h"
 #include "boot/bootinfo.h"
+#include "cpu/spinlock.h"
 
 #define MAX_FD 64
 #define DIRECTORY "/boot"
@@ -13,6 +14,7 @@ struct fd {
     uint64_t offset; // bytes into a module, entries into a directory
 };
 
+static struct spinlock lock; // of which descriptors are free
 static struct fd fds[MAX_FD] = {{CONSOLE, NULL, 0}, {CONSOLE, NULL, 0}, {CONSOLE, NULL, 0}};
 
 struct iovec {
@@ -80,13 +82,17 @@ static int64_t do_open(const char *path, uint64_t flags) {
     if ((flags & 0200000) && file.kind == MODULE) { // O_DIRECTORY
         return -L_ENOTDIR;
     }
+    int64_t fd = -L_EMFILE;
+    uint64_t irq = spin_lock_irq(&lock);
     for (int i = 3; i < MAX_FD; i++) {
         if (fds[i].kind == CLOSED) {
             fds[i] = file;
-            return i;
+            fd = i;
+            break;
         }
     }
-    return -L_EMFILE;
+    spin_unlock_irq(&lock, irq);
+    return fd;
 }
 
 int64_t sys_open(uint64_t path, uint64_t flags, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {

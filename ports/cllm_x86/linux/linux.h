@@ -7,6 +7,7 @@
 
 #define L_EPERM 1
 #define L_ENOENT 2
+#define L_ESRCH 3
 #define L_EBADF 9
 #define L_EAGAIN 11
 #define L_ENOMEM 12
@@ -21,6 +22,11 @@
 #define L_EROFS 30
 #define L_ERANGE 34
 #define L_ENOSYS 38
+#define L_ETIMEDOUT 110
+
+struct timespec {
+    int64_t sec, nsec;
+};
 
 // Every system call gets all six arguments and returns a value or a negative errno.
 typedef int64_t syscall_fn(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f);
@@ -32,5 +38,9 @@ syscall_fn sys_getcwd, sys_ioctl;
 // Address of `length` bytes at `offset` of the open module `fd`, for mmap without a copy, or a
 // negative errno.
 int64_t file_address(int fd, uint64_t offset, uint64_t length);
+
+// linux/thread.c: threads, futexes, sleeping.
+syscall_fn sys_clone, sys_exit, sys_futex, sys_set_tid_address, sys_gettid, sys_sched_yield;
+syscall_fn sys_sched_getaffinity, sys_sched_setaffinity, sys_nanosleep, sys_clock_nanosleep;
 
 #endif

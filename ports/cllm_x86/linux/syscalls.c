@@ -1,19 +1,14 @@
-// The system calls that musl and libc++ make: one table {number, name, function}. A number that is
-// not in it is logged by name once and fails with ENOSYS, so that a new libc's wish is seen.
-//
-// There is one thread. clone fails, so pthread_create reports EAGAIN; a futex that would wait can
-// never be woken, which is an error in the program and ends it with a message.
+// The system calls that musl and libc++ make: one table of functions by number. A number that is not
+// in it is logged by name once and fails with ENOSYS, so that a new libc's wish is seen.
 #include "linux/linux.h"
 #include "cpu/io.h"
+#include "cpu/sched.h"
+#include "cpu/smp.h"
 #include "linux/names.h"
 
 #define MAP_FIXED 0x10
 #define MAP_ANONYMOUS 0x20
 #define PROT_WRITE_BIT 2
-
-struct timespec {
-    int64_t sec, nsec;
-};
 
 static unsigned prot_of(uint64_t linux_prot) {
     return (unsigned)linux_prot & (PROT_R | PROT_W | PROT_X); // the bits are the same
@@ -66,15 +61,11 @@ static int64_t succeed(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t 
 }
 
 static int64_t return_one(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
-    return 1; // the process and its only thread
+    return 1; // the process
 }
 
 static int64_t fail_enoent(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
     return -L_ENOENT;
-}
-
-static int64_t fail_eagain(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
-    return -L_EAGAIN;
 }
 
 static int64_t sys_arch_prctl(uint64_t code, uint64_t addr, uint64_t c, uint64_t d, uint64_t e,
@@ -82,7 +73,8 @@ static int64_t sys_arch_prctl(uint64_t code, uint64_t addr, uint64_t c, uint64_t
     if (code != 0x1002) { // ARCH_SET_FS
         return -L_EINVAL;
     }
-    wrmsr(MSR_FS_BASE, addr);
+    current_thread()->fs_base = addr;
+    wrmsr(MSR_FS_BASE, addr); // right wherever the thread is moved to before this line
     return 0;
 }
 
@@ -98,52 +90,10 @@ static int64_t sys_clock_gettime(uint64_t id, uint64_t out, uint64_t c, uint64_t
     return 0;
 }
 
-static int64_t wait_for(const struct timespec *ts) {
-    uint64_t deadline = clock_ns() + (uint64_t)ts->sec * 1000000000u + (uint64_t)ts->nsec;
-    while (clock_ns() < deadline) {
-        clock_wait(deadline);
-    }
-    return 0;
-}
-
-static int64_t sys_nanosleep(uint64_t ts, uint64_t b, uint64_t c, uint64_t d, uint64_t e,
-    uint64_t f) {
-    return wait_for((const struct timespec *)ts);
-}
-
-static int64_t sys_clock_nanosleep(uint64_t id, uint64_t flags, uint64_t ts, uint64_t d,
-    uint64_t e, uint64_t f) {
-    return flags ? -L_EINVAL : wait_for((const struct timespec *)ts);
-}
-
-static int64_t sys_futex(uint64_t uaddr, uint64_t op, uint64_t val, uint64_t timeout, uint64_t e,
-    uint64_t f) {
-    unsigned command = op & 0x7F;
-    if (command == 1) { // FUTEX_WAKE: nobody waits
-        return 0;
-    }
-    if (command != 0) {
-        return -L_ENOSYS;
-    }
-    if (*(volatile uint32_t *)uaddr != (uint32_t)val) {
-        return -L_EAGAIN;
-    }
-    panic("futex wait on %lx by the only thread: it would never end", uaddr);
-}
-
 static int64_t sys_getrandom(uint64_t buf, uint64_t n, uint64_t c, uint64_t d, uint64_t e,
     uint64_t f) {
     cpu_random((void *)buf, n);
     return (int64_t)n;
-}
-
-static int64_t sys_sched_getaffinity(uint64_t pid, uint64_t size, uint64_t mask, uint64_t d,
-    uint64_t e, uint64_t f) {
-    if (size < 8) {
-        return -L_EINVAL;
-    }
-    *(uint64_t *)mask = 1; // one core
-    return 8;
 }
 
 static int64_t sys_sysinfo(uint64_t out, uint64_t b, uint64_t c, uint64_t d, uint64_t e,
@@ -159,7 +109,7 @@ static int64_t sys_sysinfo(uint64_t out, uint64_t b, uint64_t c, uint64_t d, uin
     info->uptime = (int64_t)(clock_ns() / 1000000000);
     info->totalram = phys_total();
     info->freeram = phys_free_bytes();
-    info->procs = 1;
+    info->procs = (uint16_t)thread_count();
     info->mem_unit = 1;
     return 0;
 }
@@ -202,42 +152,33 @@ static int64_t sys_tgkill(uint64_t pid, uint64_t tid, uint64_t sig, uint64_t d, 
     return sys_tkill(tid, sig, 0, 0, 0, 0);
 }
 
-static const struct syscall {
-    unsigned number;
-    syscall_fn *fn;
-} table[] = {
-    {0, sys_read}, {1, sys_write}, {2, sys_open}, {3, sys_close}, {4, sys_stat}, {5, sys_fstat},
-    {6, sys_stat}, // lstat: there are no links
-    {8, sys_lseek}, {9, sys_mmap}, {10, sys_mprotect}, {11, sys_munmap}, {12, sys_brk},
-    {13, succeed}, {14, succeed}, // rt_sigaction, rt_sigprocmask: no signals are ever sent
-    {16, sys_ioctl}, {17, sys_pread64}, {19, sys_readv}, {20, sys_writev}, {21, sys_access},
-    {24, succeed}, // sched_yield: one thread
-    {25, sys_mremap}, {28, succeed}, // madvise: advice
-    {35, sys_nanosleep}, {39, return_one}, {56, fail_eagain}, // getpid, clone
-    {63, sys_uname}, {72, sys_fcntl}, {79, sys_getcwd}, {89, fail_enoent}, // readlink: no links
-    {99, sys_sysinfo}, {102, succeed}, {104, succeed}, {107, succeed}, {108, succeed}, // uids, gids
-    {131, succeed}, // sigaltstack
-    {158, sys_arch_prctl}, {186, return_one}, {200, sys_tkill}, {202, sys_futex}, // 186: gettid
-    {204, sys_sched_getaffinity}, {217, sys_getdents64}, {218, return_one}, // set_tid_address
-    {221, succeed}, // fadvise64: advice
-    {228, sys_clock_gettime}, {230, sys_clock_nanosleep}, {231, sys_exit_group},
-    {60, sys_exit_group}, {234, sys_tgkill}, {257, sys_openat}, {262, sys_newfstatat},
-    {302, sys_prlimit64}, {318, sys_getrandom},
+static syscall_fn *const table[] = {
+    [0] = sys_read, [1] = sys_write, [2] = sys_open, [3] = sys_close,
+    [4] = sys_stat, [5] = sys_fstat, [6] = sys_stat, // lstat: there are no links
+    [8] = sys_lseek, [9] = sys_mmap, [10] = sys_mprotect, [11] = sys_munmap, [12] = sys_brk,
+    [13] = succeed, [14] = succeed, // rt_sigaction, rt_sigprocmask: no signals are ever sent
+    [16] = sys_ioctl, [17] = sys_pread64, [19] = sys_readv, [20] = sys_writev, [21] = sys_access,
+    [24] = sys_sched_yield, [25] = sys_mremap, [28] = succeed, // madvise: advice
+    [35] = sys_nanosleep, [39] = return_one, // getpid
+    [56] = sys_clone, [60] = sys_exit, [63] = sys_uname, [72] = sys_fcntl, [79] = sys_getcwd,
+    [89] = fail_enoent, // readlink: there are no links
+    [99] = sys_sysinfo, [102] = succeed, [104] = succeed, [107] = succeed, [108] = succeed, // ids
+    [131] = succeed, // sigaltstack
+    [158] = sys_arch_prctl, [186] = sys_gettid, [200] = sys_tkill, [202] = sys_futex,
+    [203] = sys_sched_setaffinity, [204] = sys_sched_getaffinity, [217] = sys_getdents64,
+    [218] = sys_set_tid_address, [221] = succeed, // fadvise64: advice
+    [228] = sys_clock_gettime, [230] = sys_clock_nanosleep, [231] = sys_exit_group,
+    [234] = sys_tgkill, [257] = sys_openat, [262] = sys_newfstatat, [302] = sys_prlimit64,
+    [318] = sys_getrandom,
 };
 
 #define MAX_NUMBER 512
 
-int64_t syscall_dispatch(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f,
-    uint64_t number) {
-    static syscall_fn *by_number[MAX_NUMBER];
+int64_t syscall_dispatch(struct syscall_frame *s) {
     static uint8_t logged[MAX_NUMBER];
-    if (!by_number[table[0].number]) {
-        for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
-            by_number[table[i].number] = table[i].fn;
-        }
-    }
-    if (number < MAX_NUMBER && by_number[number]) {
-        return by_number[number](a, b, c, d, e, f);
+    uint64_t number = s->rax;
+    if (number < sizeof(table) / sizeof(table[0]) && table[number]) {
+        return table[number](s->rdi, s->rsi, s->rdx, s->r10, s->r8, s->r9);
     }
     if (number >= MAX_NUMBER || !logged[number]) {
         klog("linux: system call %lu (%s) is not provided", number, syscall_name(number));

@@ -4,6 +4,7 @@
 #include "kernel.h"
 #include "boot/bootinfo.h"
 #include "cpu/io.h"
+#include "cpu/spinlock.h"
 
 #define P_PRESENT (1ul << 0)
 #define P_WRITE (1ul << 1)
@@ -15,6 +16,7 @@
 
 extern char __image_start[], __text_start[], __text_end[], __rodata_end[], __bss_end[];
 
+static struct spinlock lock;
 static uint64_t *pml4;
 static bool have_1g;
 
@@ -92,7 +94,7 @@ static bool can_be_large(uint64_t va, int level) {
     return found >= level;
 }
 
-int paging_map(uint64_t va, uint64_t pa, uint64_t size, unsigned prot) {
+static int map(uint64_t va, uint64_t pa, uint64_t size, unsigned prot) {
     uint64_t flags = entry_flags(prot);
     while (size) {
         int level = 1;
@@ -117,50 +119,56 @@ int paging_map(uint64_t va, uint64_t pa, uint64_t size, unsigned prot) {
     return 0;
 }
 
-void paging_unmap(uint64_t va, uint64_t size) {
-    uint64_t end = va + size;
-    while (va < end) {
-        int level;
-        uint64_t *e = find(va, &level);
-        uint64_t step = 1ul << (12 + 9 * (level - 1));
-        if (e) {
-            if (level > 1 && ((va & (step - 1)) || end - va < step)) {
-                e = walk(va, 1);
-                step = PAGE_SIZE;
-            }
-            if (e) {
-                *e = 0;
-                flush(va);
-            }
-        }
-        va = ALIGN_DOWN(va, step) + step;
-    }
+int paging_map(uint64_t va, uint64_t pa, uint64_t size, unsigned prot) {
+    uint64_t irq = spin_lock_irq(&lock);
+    int err = map(va, pa, size, prot);
+    spin_unlock_irq(&lock, irq);
+    return err;
 }
 
-int paging_protect(uint64_t va, uint64_t size, unsigned prot) {
-    uint64_t end = va + size;
+// Makes `va` the start of a page. False without memory for a table.
+static bool split_at(uint64_t va) {
+    int level;
+    uint64_t *e = find(va, &level);
+    return !e || level == 1 || !(va & ((1ul << (12 + 9 * (level - 1))) - 1)) || walk(va, 1);
+}
+
+static int protect(uint64_t va, uint64_t end, unsigned prot) {
+    if (!split_at(va) || !split_at(end)) {
+        return -12; // ENOMEM, and nothing has changed
+    }
     while (va < end) {
         int level;
         uint64_t *e = find(va, &level);
-        uint64_t step = 1ul << (12 + 9 * (level - 1));
         if (!e || !(*e & P_ADDR)) {
-            return -12; // ENOMEM: what Linux says of an unmapped range
-        }
-        if (level > 1 && ((va & (step - 1)) || end - va < step)) {
-            level = 1;
-            step = PAGE_SIZE;
-            e = walk(va, 1);
-            if (!e) {
-                return -12;
-            }
+            return -12; // what Linux says of an unmapped range
         }
         *e = (*e & P_ADDR) | entry_flags(prot) | (level > 1 ? P_LARGE : 0);
         flush(va);
-        va += step;
+        va += 1ul << (12 + 9 * (level - 1));
     }
     return 0;
 }
 
+int paging_protect(uint64_t va, uint64_t size, unsigned prot) {
+    uint64_t irq = spin_lock_irq(&lock);
+    int err = protect(va, va + size, prot);
+    spin_unlock_irq(&lock, irq);
+    return err;
+}
+
+uint64_t paging_forget(uint64_t va, uint64_t *page_size) {
+    uint64_t irq = spin_lock_irq(&lock);
+    uint64_t pa = paging_lookup(va, page_size);
+    if (pa) {
+        int level;
+        *find(va, &level) = 0;
+    }
+    spin_unlock_irq(&lock, irq);
+    return pa;
+}
+
+// Takes no lock, because the report of a fault needs it; tables are never freed.
 uint64_t paging_lookup(uint64_t va, uint64_t *page_size) {
     int level;
     uint64_t *e = pml4 ? find(va, &level) : NULL;

@@ -2,11 +2,13 @@
 // the last success, so that they are short in practice; whole free words are skipped 64 at a time.
 #include "kernel.h"
 #include "boot/bootinfo.h"
+#include "cpu/spinlock.h"
 
 extern char __image_start[], __bss_end[];
 
 static uint64_t *bitmap;
 static uint64_t n_frames, n_free, n_ram;
+static struct spinlock lock;
 static uint64_t hint; // frame at which the next single allocation starts to look
 
 static bool in_use(uint64_t f) {
@@ -75,7 +77,7 @@ void phys_init(void) {
 }
 
 uint64_t phys_alloc(void) {
-    uint64_t flags = irq_save(), found = 0;
+    uint64_t flags = spin_lock_irq(&lock), found = 0;
     uint64_t words = ALIGN_UP(n_frames, 64) / 64;
     for (uint64_t i = 0; i < words && n_free; i++) {
         uint64_t w = (hint / 64 + i) % words;
@@ -87,12 +89,12 @@ uint64_t phys_alloc(void) {
             break;
         }
     }
-    irq_restore(flags);
+    spin_unlock_irq(&lock, flags);
     return found;
 }
 
 uint64_t phys_alloc_contiguous(size_t n, uint64_t align, uint64_t limit) {
-    uint64_t flags = irq_save(), found = 0;
+    uint64_t flags = spin_lock_irq(&lock), found = 0;
     uint64_t step = align > PAGE_SIZE ? align / PAGE_SIZE : 1;
     uint64_t end = limit / PAGE_SIZE < n_frames ? limit / PAGE_SIZE : n_frames;
     for (uint64_t f = 0; f + n <= end && n <= n_free;) {
@@ -108,17 +110,17 @@ uint64_t phys_alloc_contiguous(size_t n, uint64_t align, uint64_t limit) {
         }
         f = (f + k + step) / step * step; // first aligned frame past the one in use
     }
-    irq_restore(flags);
+    spin_unlock_irq(&lock, flags);
     return found;
 }
 
 void phys_free(uint64_t frame, size_t n) {
-    uint64_t flags = irq_save();
+    uint64_t flags = spin_lock_irq(&lock);
     mark(frame / PAGE_SIZE, n, false);
     if (frame / PAGE_SIZE < hint) {
         hint = frame / PAGE_SIZE;
     }
-    irq_restore(flags);
+    spin_unlock_irq(&lock, flags);
 }
 
 uint64_t phys_total(void) {

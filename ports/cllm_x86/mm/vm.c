@@ -1,7 +1,12 @@
 // Virtual memory for mmap: areas between VM_BASE and VM_END, each backed by frames as soon as it is
 // made, so that running out of memory is an error of mmap and never a fault later. A free page lies
 // between areas, so that running over an end faults.
+//
+// One operation at a time: they may take long, as frames are cleared, so who waits gives its core away
+// and interrupts stay on.
 #include "kernel.h"
+#include "cpu/sched.h"
+#include "cpu/smp.h"
 
 #define ENOMEM 12
 #define EINVAL 22
@@ -16,6 +21,17 @@ struct area {
 static struct area *areas;     // by address
 static struct area *free_list; // unused nodes
 static uint64_t mapped;
+static bool busy; // the lock of this file
+
+static void lock(void) {
+    while (__atomic_test_and_set(&busy, __ATOMIC_ACQUIRE)) {
+        sched_yield();
+    }
+}
+
+static void unlock(void) {
+    __atomic_clear(&busy, __ATOMIC_RELEASE);
+}
 
 static struct area *new_node(void) {
     if (!free_list) {
@@ -38,20 +54,23 @@ static void free_node(struct area *a) {
     free_list = a;
 }
 
-static void release(uint64_t va, uint64_t end) {
-    while (va < end) {
-        uint64_t page_size, pa = paging_lookup(va, &page_size);
-        uint64_t step = PAGE_SIZE;
-        if (pa) {
-            if (page_size == LARGE && !(va & (LARGE - 1)) && end - va >= LARGE) {
-                step = LARGE;
-            }
-            paging_unmap(va, step);
-            phys_free(pa, step / PAGE_SIZE);
-            mapped -= step;
+// Gives back what is mapped in [va, end). -ENOMEM, with nothing changed, when a large page would have
+// to be divided and there is no memory for that.
+static int release(uint64_t va, uint64_t end) {
+    if (va < end) {
+        int err = paging_protect(va, end - va, 0);
+        if (err) {
+            return err;
         }
-        va += step;
+        smp_flush_others(); // before the frames can get another owner
     }
+    while (va < end) {
+        uint64_t page_size, pa = paging_forget(va, &page_size);
+        phys_free(pa, page_size / PAGE_SIZE);
+        mapped -= page_size;
+        va += page_size;
+    }
+    return 0;
 }
 
 // Frames for [va, va + size), 2 MiB at a time where both sides allow. On failure nothing stays.
@@ -80,10 +99,7 @@ static int back(uint64_t va, uint64_t size, unsigned prot) {
     return 0;
 }
 
-int vm_map(uint64_t size, unsigned prot, uint64_t *out) {
-    if (!size || size > VM_END - VM_BASE) {
-        return size ? -ENOMEM : -EINVAL;
-    }
+static int add_area(uint64_t size, unsigned prot, uint64_t *out) {
     size = ALIGN_UP(size, PAGE_SIZE);
     uint64_t align = size >= LARGE ? LARGE : PAGE_SIZE;
     uint64_t va = VM_BASE;
@@ -110,11 +126,17 @@ int vm_map(uint64_t size, unsigned prot, uint64_t *out) {
     return 0;
 }
 
-int vm_unmap(uint64_t va, uint64_t size) {
-    if ((va & PAGE_MASK) || !size) {
-        return -EINVAL;
+int vm_map(uint64_t size, unsigned prot, uint64_t *out) {
+    if (!size || size > VM_END - VM_BASE) {
+        return size ? -ENOMEM : -EINVAL;
     }
-    uint64_t end = va + ALIGN_UP(size, PAGE_SIZE);
+    lock();
+    int err = add_area(size, prot, out);
+    unlock();
+    return err;
+}
+
+static int remove_areas(uint64_t va, uint64_t end) {
     for (struct area **link = &areas; *link;) {
         struct area *a = *link;
         uint64_t a_end = a->start + a->size;
@@ -123,11 +145,18 @@ int vm_unmap(uint64_t va, uint64_t size) {
             continue;
         }
         uint64_t from = va > a->start ? va : a->start, to = end < a_end ? end : a_end;
-        if (from > a->start && to < a_end) { // a hole in the middle: one area becomes two
-            struct area *tail = new_node();
-            if (!tail) {
-                return -ENOMEM;
+        struct area *tail = NULL;
+        if (from > a->start && to < a_end && !(tail = new_node())) {
+            return -ENOMEM;
+        }
+        int err = release(from, to);
+        if (err) {
+            if (tail) {
+                free_node(tail);
             }
+            return err;
+        }
+        if (tail) { // a hole in the middle: one area becomes two
             *tail = (struct area) {to, a_end - to, a->prot, a->next};
             a->next = tail;
             a->size = from - a->start;
@@ -140,16 +169,31 @@ int vm_unmap(uint64_t va, uint64_t size) {
             *link = a->next;
             free_node(a);
         }
-        release(from, to);
     }
     return 0;
+}
+
+int vm_unmap(uint64_t va, uint64_t size) {
+    if ((va & PAGE_MASK) || !size) {
+        return -EINVAL;
+    }
+    lock();
+    int err = remove_areas(va, va + ALIGN_UP(size, PAGE_SIZE));
+    unlock();
+    return err;
 }
 
 int vm_protect(uint64_t va, uint64_t size, unsigned prot) {
     if (va & PAGE_MASK) {
         return -EINVAL;
     }
-    return paging_protect(va, ALIGN_UP(size, PAGE_SIZE), prot);
+    lock();
+    int err = paging_protect(va, ALIGN_UP(size, PAGE_SIZE), prot);
+    if (!err) {
+        smp_flush_others();
+    }
+    unlock();
+    return err;
 }
 
 uint64_t vm_mapped_bytes(void) {
@@ -166,8 +210,7 @@ struct dma_block {
 
 static struct dma_block *dma_blocks;
 
-void *dma_alloc(size_t size, size_t align) {
-    size_t n = ALIGN_UP(size ? size : 1, PAGE_SIZE) / PAGE_SIZE;
+static void *add_block(size_t n, size_t align) {
     _Static_assert(sizeof(struct dma_block) <= sizeof(struct area), "nodes are shared");
     struct dma_block *b = (struct dma_block *)new_node();
     if (!b) {
@@ -185,11 +228,20 @@ void *dma_alloc(size_t size, size_t align) {
     return (void *)b->frame;
 }
 
+void *dma_alloc(size_t size, size_t align) {
+    lock();
+    void *p = add_block(ALIGN_UP(size ? size : 1, PAGE_SIZE) / PAGE_SIZE, align);
+    unlock();
+    return p;
+}
+
 void dma_free_all(void) {
+    lock();
     while (dma_blocks) {
         struct dma_block *b = dma_blocks;
         dma_blocks = b->next;
         phys_free(b->frame, b->n);
         free_node((struct area *)b);
     }
+    unlock();
 }

@@ -18,7 +18,10 @@ class Segment:
         parsed = tcp.parse(frame, start, end, pseudo)
         assert parsed is not None, "malformed segment"
         self.port, self.peer_port, self.seq, self.ack, self.flags, self.window, data = parsed
-        self.options = tcp.parse_options(frame, start + 20, data)
+        # A SYN's (mss, shift, sack, timestamp), or another segment's (TSval, TSecr, blocks).
+        syn = self.flags & tcp.SYN
+        parse = tcp.parse_syn_options if syn else tcp.parse_options
+        self.options = parse(frame, start + 20, data)
         self.payload = bytes(frame[data:end])
 
     def __repr__(self):
@@ -158,7 +161,7 @@ class Peer:
     def listen(self):
         return self.stack.listen(0, self.stack.bind_tcp(self.port), 5)
 
-    def establish(self, options=tcp.emit_options(1460, None)):
+    def establish(self, options=tcp.emit_syn_options(1460, None)):
         """Connect to the stack; returns the accepted connection."""
         listener = self.stack._listeners.get(self.port) or self.listen()
         self.send(tcp.SYN, options=options)

@@ -2,11 +2,14 @@
 
 import struct
 
+import _netbuf
 import machine
 import pci
 import pytest
 import uctypes
 from drivers import e1000
+from net import tcp
+from scripted import PEER_IP, Peer, Segment
 
 BASE = 0xFEB80000
 MAC = b"\x52\x54\x00\x12\x34\x56"
@@ -74,10 +77,47 @@ class Model:
         while self.registers[TDH] != self.registers[TDT]:
             at = self.registers[TDH] * 16
             address, length, _, command, status, _, _ = struct.unpack_from("<QHBBBBH", ring, at)
-            assert command == 1 | 2 | 8 and not status & 1
-            self.sent.append(bytes(uctypes.bytearray_at(address, length)))
+            assert command & 8 and not status & 1
+            if command & 0x20:
+                self.transmit_large(struct.unpack_from("<QII", ring, at))
+            else:
+                assert command == 1 | 2 | 8
+                self.sent.append(bytes(uctypes.bytearray_at(address, length)))
             ring[at + 12] = 1
             self.registers[TDH] = (self.registers[TDH] + 1) % count
+
+    def transmit_large(self, descriptor):
+        """A context or data descriptor of a segment to be cut up (3.3.6, 3.3.7, 3.5)."""
+        address, command, options = descriptor
+        if not command >> 20 & 15:
+            ip, tcp_ = address & 0xFFFFFFFF, address >> 32
+            # Where the headers and their checksums are; TCP, IP and segmentation.
+            assert (ip & 0xFF, ip >> 8 & 0xFF, tcp_ & 0xFF, tcp_ >> 8 & 0xFF) == (14, 24, 34, 50)
+            assert command >> 24 & 7 == 7
+            self.context = (command & 0xFFFFF, options >> 8 & 0xFF, options >> 16)
+            self.text = b""
+            return
+        assert command >> 20 & 15 == 1 and command >> 24 & 6 == 6 and options >> 8 == 3
+        assert command & 0xFFFFF <= 4096
+        self.text += bytes(uctypes.bytearray_at(address, command & 0xFFFFF))
+        if command >> 24 & 1:
+            payload, header, mss = self.context
+            assert len(self.text) == header + payload
+            head, text = self.text[:header], self.text[header:]
+            for at in range(0, payload, mss):
+                frame = bytearray(head + text[at : at + mss])
+                struct.pack_into(">H", frame, 16, len(frame) - 14)
+                seq = struct.unpack_from(">I", frame, 38)[0]
+                struct.pack_into(">I", frame, 38, (seq + at) & 0xFFFFFFFF)
+                if at + mss < payload:
+                    frame[47] &= ~9
+                # The controller adds the length to the sum that stands in TCP's checksum.
+                pseudo = struct.unpack_from(">H", frame, 50)[0] + len(frame) - 34
+                frame[50:52] = b"\0\0"
+                total = _netbuf.checksum(frame, 34, len(frame) - 34, pseudo)
+                struct.pack_into(">H", frame, 50, ~total & 0xFFFF)
+                struct.pack_into(">H", frame, 24, ~_netbuf.checksum(frame, 14, 20) & 0xFFFF)
+                self.sent.append(bytes(frame))
 
     def receive(self, frame, errors=0, end=True):
         """Deliver a frame; False where the ring is full."""
@@ -116,7 +156,7 @@ def card(model):
 
 def drain(card):
     frames = []
-    while card.receive(lambda frame, now: frames.append(bytes(frame)), 0):
+    while card.receive(lambda frame, now: frames.append(bytes(frame)), None, 0):
         pass
     return frames
 
@@ -189,7 +229,7 @@ def test_receive_in_order_and_around_the_ring(model, card):
 def test_receive_hands_up_the_rings_own_memory(model, card):
     model.receive(b"x" * 60)
     seen = []
-    card.receive(lambda frame, now: seen.append((frame, now)), 77)
+    card.receive(lambda frame, now: seen.append((frame, now)), None, 77)
     frame, now = seen[0]
     assert isinstance(frame, memoryview) and len(frame) == 60 and now == 77
     first = struct.unpack_from("<Q", model.ring(RDBAL, RDBAH, RDLEN), 0)[0]
@@ -197,13 +237,13 @@ def test_receive_hands_up_the_rings_own_memory(model, card):
 
 
 def test_receive_is_bounded_and_says_that_more_waits(model, card):
-    for _ in range(20):
+    for _ in range(70):
         model.receive(bytes(60))
     count = []
-    assert card.receive(lambda *_: count.append(1), 0) is True
-    assert len(count) == 16
-    assert card.receive(lambda *_: count.append(1), 0) is False
-    assert len(count) == 20
+    assert card.receive(lambda *_: count.append(1), None, 0) is True
+    assert len(count) == 64
+    assert card.receive(lambda *_: count.append(1), None, 0) is False
+    assert len(count) == 70
 
 
 def test_full_receive_ring_recovers(model, card):
@@ -231,8 +271,72 @@ def test_handler_that_fails_costs_its_frame_only(model, card):
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        card.receive(fail, 0)
+        card.receive(fail, None, 0)
     assert drain(card) == [b"two" * 20]
+
+
+def test_segments_that_continue_each_other_come_as_one(model, card):
+    peer = Peer(timestamps=False)
+    frames = []
+    peer.stack.input = lambda frame, now: frames.append(bytes(frame))
+    for number in range(5):
+        peer.send(tcp.ACK, bytes([number]) * 1000, seq=1000 + number * 1000, ack=7)
+    peer.send(tcp.ACK | tcp.FIN, b"end", seq=6000, ack=7)
+    peer.peer_port += 1
+    peer.send(tcp.ACK, b"other", seq=1, ack=1)
+    for frame in frames:
+        model.receive(frame)
+    got = []
+    card.receive(
+        lambda frame, now: got.append(bytes(frame)),
+        lambda frame, length, now: got.append(_netbuf.segment(frame, length)),
+        0,
+    )
+    assert len(got) == 3
+    assert got[0][3:9] == (1000, 7, tcp.ACK, 65535, 54, 54 + 5000)
+    assert got[1] == frames[5] and got[2][8] - got[2][7] == 5
+
+
+def test_large_segments_are_cut_up_as_small_ones_would_be(model, card):
+    # The same connection with and without the controller's help sends the same frames.
+    streams = []
+    for large in (e1000.Card.large, 0):
+        card.large = large
+        model.sent.clear()
+        peer = Peer(seq=99)
+        peer.stack.attach(card)
+        peer.stack.configure(0x0A000001, 0xFFFFFF00, 0, [])
+        peer.learn(PEER_IP, b"\2\0\0\0\0\2")
+        peer.stack._initial_numbers = lambda *_: (0xFFFFF000, 5)
+        listener = peer.listen()
+        peer.send(tcp.SYN, options=tcp.emit_syn_options(1460, 3, True, (1, 0)))
+        peer.poll()
+        stamps = bytearray(12)
+        tcp.emit_timestamps(stamps, 0, 2, 0)
+        peer.send(tcp.ACK, seq=100, ack=0xFFFFF001, options=bytes(stamps))
+        connection = listener.accept()
+        data = bytes(range(256)) * 200
+        assert connection.send(data, 0, len(data)) == len(data)
+        peer.poll()
+        for ack in (0xFFFFF001 + 14480, 0xFFFFF001 + 40000):
+            peer.send(tcp.ACK, seq=100, ack=ack & 0xFFFFFFFF, options=bytes(stamps))
+            peer.poll()
+        streams.append([f for f in model.sent if f[12:14] == b"\x08\0"])
+    assert streams[0] == streams[1] and len(streams[0]) > 30
+    text = b"".join(Segment(frame).payload for frame in streams[0])
+    assert len(text) > 40000 and data.startswith(text)
+
+
+def test_large_buffers_run_out_and_come_back(model, card):
+    model.hold_tx = True
+    count = 0
+    while (buf := card.tx_alloc_large()) is not None:
+        buf[:70] = bytes(70)
+        card.tx_commit_large(66 + 20000, 66, 1448)
+        count += 1
+    assert count == 6 and card.tx_alloc() is not None
+    model.transmit()
+    assert len(model.sent) == 6 * 14 and card.tx_alloc_large() is not None
 
 
 def test_interrupt_is_acknowledged(model, card):

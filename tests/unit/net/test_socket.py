@@ -358,7 +358,7 @@ def test_network_module(monkeypatch):
         def tx_commit(self, length):
             self.sent.append(bytes(self._frame[:length]))
 
-        def receive(self, handler, now):
+        def receive(self, handler, segment_handler, now):
             return False
 
         def interrupt(self):

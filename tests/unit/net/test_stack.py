@@ -41,7 +41,6 @@ def test_arp_request_is_answered(peer):
 def test_arp_for_others_is_not(peer):
     send_arp(peer, arp.REQUEST, PEER_MAC, PEER_IP, HOST_IP + 7)
     send_arp(peer, arp.REQUEST, b"\xff" * 6, PEER_IP, HOST_IP)
-    send_arp(peer, arp.REQUEST, PEER_MAC, HOST_IP, HOST_IP)
     assert peer.link.frames == []
 
 
@@ -58,7 +57,25 @@ def test_packets_wait_for_the_address(peer):
     assert all(frame[:6] == mac for frame in peer.link.frames)
 
 
+def test_address_is_announced_twice_and_defended(peer):
+    # RFC 5227 2.3 and 2.4 (b)
+    stack = peer.stack
+    stack.configure(HOST_IP + 5, 0xFFFFFF00, 0, [])
+    times = []
+    for _ in range(5000):
+        stack.poll(peer.now)
+        times += [peer.now - 10000 for p in arp_packets(peer.link.frames) if p[3] == HOST_IP + 5]
+        peer.link.frames.clear()
+        peer.now += 1
+    assert len(times) == 2 and times[1] - times[0] in range(1999, 2002)
+    for _ in range(5):
+        send_arp(peer, arp.REQUEST, PEER_MAC, HOST_IP + 5, HOST_IP + 5)
+    assert len(arp_packets(peer.link.frames)) == 1
+
+
 def test_arp_asks_three_times_once_a_second(peer):
+    peer.poll(5000)  # past the announcements
+    peer.link.frames.clear()
     peer.stack.send_udp(5000, HOST_IP + 8, 6000, b"x")
     asked = []
     for now in range(peer.now, peer.now + 10000):
@@ -169,8 +186,11 @@ def test_udp_ports(peer):
 
 def test_udp_too_long(peer):
     peer.stack.send_udp(7, PEER_IP, 7, bytes(1472))
+    assert len(peer.frames()) == 1
+    peer.stack.send_udp(7, PEER_IP, 7, bytes(1473))
+    assert len(peer.frames()) == 2
     with pytest.raises(OSError) as error:
-        peer.stack.send_udp(7, PEER_IP, 7, bytes(1473))
+        peer.stack.send_udp(7, PEER_IP, 7, bytes(65508))
     assert error.value.args[0] == 90
 
 
@@ -208,7 +228,7 @@ def _seeds():
 
     peer.stack.input = record
     peer.learn(PEER_IP, PEER_MAC)
-    connection = peer.establish(tcp.emit_options(1460, 7))
+    connection = peer.establish(tcp.emit_syn_options(1460, 7))
     peer.send(tcp.ACK | tcp.PSH, b"GET / HTTP/1.1\r\n\r\n")
     peer.send(tcp.ACK, bytes(500), seq=peer.seq + 1000)
     peer.send(tcp.ACK | tcp.FIN, b"x", seq=peer.seq + 1500)

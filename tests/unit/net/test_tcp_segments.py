@@ -26,29 +26,29 @@ def write(connection, data):
 
 def test_passive_open_offers_mss_and_scale_only_if_asked(peer):
     peer.listen()
-    peer.send(SYN, options=tcp.emit_options(1400, 7))
-    assert peer.segment().options == (1460, 1)
+    peer.send(SYN, options=tcp.emit_syn_options(1400, 7))
+    assert peer.segment().options == (1460, 1, False, None)
     peer.peer_port += 1
-    peer.send(SYN, options=tcp.emit_options(1400, None))
-    assert peer.segment().options == (1460, None)
+    peer.send(SYN, options=tcp.emit_syn_options(1400, None))
+    assert peer.segment().options == (1460, None, False, None)
 
 
 def test_send_mss_is_the_lesser(peer):
-    connection = peer.establish(tcp.emit_options(700, None))
+    connection = peer.establish(tcp.emit_syn_options(700, None))
     connection.nodelay = True
     write(connection, bytes(2000))
     assert [len(s.payload) for s in peer.segments()] == [700, 700, 600]
 
 
 def test_absurd_mss_is_raised(peer):
-    connection = peer.establish(tcp.emit_options(1, None))
+    connection = peer.establish(tcp.emit_syn_options(1, None))
     connection.nodelay = True
     write(connection, bytes(100))
     assert [len(s.payload) for s in peer.segments()] == [64, 36]
 
 
 def test_window_scale_is_applied_both_ways(peer):
-    connection = peer.establish(tcp.emit_options(1460, 4))
+    connection = peer.establish(tcp.emit_syn_options(1460, 4))
     peer.send(ACK, window=100)
     assert connection.snd_wnd == 1600
     peer.send(ACK | PSH, b"x")
@@ -100,11 +100,11 @@ def test_reset_in_syn_received_frees_the_place(peer):
 def test_active_open(peer):
     connection = peer.stack.connect(PEER_IP, 80, 0, peer.now)
     syn = peer.segment()
-    assert (syn.flags, syn.options) == (SYN, (1460, 1))
+    assert (syn.flags, syn.options[:3]) == (SYN, (1460, 1, True)) and syn.options[3] is not None
     assert syn.port >= 49152
     peer.port, peer.peer_port = syn.port, 80
     peer.ack = syn.seq + 1
-    peer.send(SYN | ACK, seq=5000, options=tcp.emit_options(1460, 2), window=1000)
+    peer.send(SYN | ACK, seq=5000, options=tcp.emit_syn_options(1460, 2), window=1000)
     assert connection.state == state.ESTABLISHED
     assert connection.snd_wnd == 1000  # RFC 7323 2.2: a SYN's window is not scaled
     ack = peer.segment()
@@ -149,7 +149,7 @@ def test_simultaneous_open(peer):
     connection = peer.stack.connect(PEER_IP, 80, 0, peer.now)
     syn = peer.segment()
     peer.port, peer.peer_port = syn.port, 80
-    peer.send(SYN, seq=5000, options=tcp.emit_options(1460, None))
+    peer.send(SYN, seq=5000, options=tcp.emit_syn_options(1460, None))
     reply = peer.segment()
     assert (reply.flags, reply.seq, reply.ack) == (SYN | ACK, syn.seq, 5001)
     peer.send(SYN | ACK, seq=5000, ack=syn.seq + 1)
@@ -167,9 +167,10 @@ def test_initial_sequence_numbers_differ_and_follow_the_clock(peer):
     assert len(numbers) == 10
     # RFC 6528 3: the same four numbers again, later: the clock's difference.
     peer.send(RST, seq=1001)
-    before = peer.stack._initial_sequence(1, 2, 3, 4)
+    before = peer.stack._initial_numbers(1, 2, 3, 4)
     peer.poll(8)
-    assert (peer.stack._initial_sequence(1, 2, 3, 4) - before) & 0xFFFFFFFF == 2000
+    after = peer.stack._initial_numbers(1, 2, 3, 4)
+    assert (after[0] - before[0]) & 0xFFFFFFFF == 2000 and after[1] == before[1]
 
 
 def test_backlog_is_bounded(peer):
@@ -178,12 +179,9 @@ def test_backlog_is_bounded(peer):
         peer.peer_port = port
         peer.send(SYN)
     assert len(peer.stack.connections()) == 128
-    peer.frames()
-    # The newest is still there, so a client that goes on gets in.
-    peer.seq, peer.ack = 1001, (peer.stack.connections()[-1].iss + 1) & 0xFFFFFFFF
-    for connection in peer.stack.connections():
-        if connection.remote_port == peer.peer_port:
-            peer.ack = (connection.iss + 1) & 0xFFFFFFFF
+    # The newest got a cookie (RFC 4987 3.6), so a client that goes on gets in.
+    reply = [s for s in peer.segments() if s.peer_port == peer.peer_port][-1]
+    peer.seq, peer.ack = 1001, (reply.seq + 1) & 0xFFFFFFFF
     peer.send(ACK)
     assert listener.accept() is not None
 
@@ -309,7 +307,7 @@ def test_number_of_islands_is_bounded(peer):
 
 def test_sequence_numbers_wrap():
     peer = Peer(seq=0xFFFFFFF0)
-    peer.stack._initial_sequence = lambda *_: 0xFFFFFFFE
+    peer.stack._initial_numbers = lambda *_: (0xFFFFFFFE, 0)
     connection = peer.establish()
     assert peer.ack == 0xFFFFFFFF
     peer.send(ACK, b"a" * 10)
@@ -478,21 +476,21 @@ def test_round_trip_time_sets_the_timer(peer):
     peer.segments()
     peer.now += 900
     peer.send(ACK, ack=peer.ack + 4)
-    assert (connection._srtt8 // 8, connection._rttvar4 // 4) == (112, 225)
+    assert (connection.srtt8 // 8, connection.rttvar4 // 4) == (112, 225)
     assert connection.rto == 112 + 900
     # Karn: what is sent twice is not measured; the timer stays backed off (5.5).
     write(connection, b"more")
     peer.segments(1012)
     assert connection.rto == 2024
     peer.send(ACK, ack=peer.ack + 8)
-    assert connection._srtt8 // 8 == 112 and connection.rto == 2024
+    assert connection.srtt8 // 8 == 112 and connection.rto == 2024
 
 
 def test_lost_syn_widens_the_timer_and_narrows_the_window(peer):
     connection = peer.stack.connect(PEER_IP, 80, 0, peer.now)
     syn = peer.segments(1000)[-1]
     peer.port, peer.peer_port = syn.port, 80
-    peer.send(SYN | ACK, seq=5000, ack=syn.seq + 1, options=tcp.emit_options(1460, None))
+    peer.send(SYN | ACK, seq=5000, ack=syn.seq + 1, options=tcp.emit_syn_options(1460, None))
     assert connection.rto == 3000 and connection.cwnd == 1460  # RFC 6298 (5.7), RFC 5681 3.1
 
 

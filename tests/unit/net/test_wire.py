@@ -150,7 +150,7 @@ def test_udp_checksum_is_optional_and_never_sent_as_zero():
 
 def test_tcp_round_trip():
     packet = bytearray(100)
-    options = tcp.emit_options(1460, 3)
+    options = tcp.emit_syn_options(1460, 3)
     packet[24 : 24 + len(options)] = options
     header = 20 + len(options)
     packet[4 + header : 4 + header + 5] = b"hello"
@@ -167,7 +167,7 @@ def test_tcp_round_trip():
         512,
         4 + header,
     )
-    assert tcp.parse_options(packet, 24, 4 + header) == (1460, 3)
+    assert tcp.parse_syn_options(packet, 24, 4 + header) == (1460, 3, False, None)
     assert tcp.parse(packet, 4, 23, pseudo) is None
     assert tcp.parse(packet, 4, end - 1, pseudo) is None
     assert tcp.parse(packet, 4, end, pseudo + 1) is None
@@ -206,7 +206,7 @@ def test_tcp_wrong_data_offset(offset):
 )
 def test_tcp_options(options, expected):
     data = bytes.fromhex(options)
-    assert tcp.parse_options(data, 0, len(data)) == expected
+    assert tcp.parse_syn_options(data, 0, len(data))[:2] == expected
 
 
 def test_dhcp_round_trip():

@@ -1,5 +1,7 @@
 """Python twin of modules/netbuf: same results, same errors, slower. Runs on MicroPython too."""
 
+import struct
+
 
 def _range(length, start, count):
     if start < 0 or count < 0 or start + count > length:
@@ -25,3 +27,92 @@ def copy(dst, dst_off, src, src_off, n):
     _range(len(target), dst_off, n)
     _range(len(source), src_off, n)
     target[dst_off : dst_off + n] = source[src_off : src_off + n]
+
+
+_TIMESTAMPS = 0x0101080A
+
+
+def _parse(frame, length, verify):
+    """What native/netbuf's netbuf_parse() does: (destination, port, key, seq, ack, flags, window,
+    start, end, stamps), or None.
+    """
+    _range(len(frame), 0, length)
+    if length < 54:
+        return None
+    kind, version, total, fragment, protocol, source, destination = struct.unpack_from(
+        ">12xHBxHxxHxBxxII", frame, 0
+    )
+    if kind != 0x0800 or version != 0x45 or fragment & 0x3FFF or protocol != 6:
+        return None
+    source_port, port, seq, ack, offset, flags, window = struct.unpack_from(
+        ">HHIIBBH", frame, 34
+    )
+    header = offset >> 4 << 2
+    if total > length - 14 or total < 20 + header or header not in (20, 32):
+        return None
+    stamps = None
+    if header == 32:
+        word, value, echo = struct.unpack_from(">III", frame, 54)
+        if word != _TIMESTAMPS:
+            return None
+        stamps = (value, echo, ())
+    if flags & ~8 != 16 or source >> 24 in (0, 127) or source >> 24 >= 224:
+        return None
+    if verify:
+        words = (source >> 16) + (source & 0xFFFF) + (destination >> 16) + (destination & 0xFFFF)
+        if (
+            checksum(frame, 14, 20) != 0xFFFF
+            or checksum(frame, 34, total - 20, words + 6 + total - 20) != 0xFFFF
+        ):
+            return None
+    return (
+        destination,
+        port,
+        source << 16 | source_port,
+        seq,
+        ack,
+        flags,
+        window,
+        34 + header,
+        14 + total,
+        stamps,
+    )
+
+
+def segment(frame, length):
+    return _parse(frame, length, False)
+
+
+def merge(packet, length, frame, size):
+    _range(len(packet), 0, length)
+    new = _parse(frame, size, True)
+    if new is None:
+        return 0
+    packet = memoryview(packet)
+    start, end = new[7:9]
+    if not length:
+        if end > len(packet):
+            return 0
+        packet[:end] = memoryview(frame)[:end]
+        return end
+    old = _parse(packet, length, False)
+    if old is None or new[:3] != old[:3] or start != old[7]:
+        return 0
+    text, before = end - start, old[8] - old[7]
+    if (new[4] - old[4]) & 0x80000000:
+        return 0
+    if new[9] and (new[9][0] - old[9][0]) & 0x80000000:
+        return 0
+    if new[3] != (old[3] + before) & 0xFFFFFFFF or bool(text) != bool(before):
+        return 0
+    if (not text and new[4] == old[4]) or old[8] + text > min(len(packet), 0xFFFF + 14):
+        return 0
+    packet[old[8] : old[8] + text] = memoryview(frame)[start:end]
+    struct.pack_into(">H", packet, 16, old[8] + text - 14)
+    packet[42:46] = memoryview(frame)[42:46]
+    packet[47] |= new[5]
+    packet[48:50] = memoryview(frame)[48:50]
+    if new[9]:
+        at = 62 if text else 58
+        packet[at:66] = memoryview(frame)[at:66]
+    return old[8] + text

@@ -1,0 +1,123 @@
+"""Reassembly of IPv4 fragments (RFC 791 3.2, RFC 1122 3.3.2), within bounds.
+
+Datagrams whose fragments overlap are given up, as RFC 5722 has it for IPv6: nobody sends them in
+good faith, and they get past filters (RFC 1858).
+"""
+
+from micropython import const
+from net import ethernet, ipv4
+from net.timers import Timed
+
+# RFC 1122 3.3.2 wants 60 s or more; at a few datagrams at a time the oldest goes before that, and
+# most hosts wait 30.
+_LIFETIME = const(30000)
+_MAX_DATAGRAMS = const(16)
+_MAX_BYTES = const(131072)
+# Fragments of one datagram: 64 KiB in pieces that the least allowed link makes (RFC 791 3.2).
+_MAX_FRAGMENTS = const(128)
+
+
+class _Datagram:
+    def __init__(self, expires):
+        self.expires = expires
+        # Sorted, disjoint (offset, bytes) pairs.
+        self.pieces = []
+        self.bytes = 0
+        # How long the whole is, None until its last fragment came.
+        self.length = None
+
+    def add(self, offset, data, more):
+        """Keep a fragment; False where it contradicts the others."""
+        end = offset + len(data)
+        if more:
+            # RFC 791 3.1: all but the last are multiples of eight bytes.
+            if len(data) & 7 or not data:
+                return False
+        elif self.length is not None and self.length != end:
+            return False
+        else:
+            self.length = end
+        pieces = self.pieces
+        at = len(pieces)
+        while at and pieces[at - 1][0] >= offset:
+            at -= 1
+        if at < len(pieces) and pieces[at] == (offset, data):
+            return True  # the same again
+        if (
+            (at and pieces[at - 1][0] + len(pieces[at - 1][1]) > offset)
+            or (at < len(pieces) and pieces[at][0] < end)
+            or len(pieces) >= _MAX_FRAGMENTS
+        ):
+            return False
+        pieces.insert(at, (offset, data))
+        self.bytes += len(data)
+        last, tail = pieces[-1]
+        return self.length is None or last + len(tail) <= self.length
+
+    def is_whole(self):
+        return self.length == self.bytes
+
+
+class Fragments(Timed):
+    """Datagrams of which some fragments came."""
+
+    def __init__(self, timers):
+        super().__init__()
+        self._timers = timers
+        # In the order of their first fragments.
+        self._datagrams = {}
+        self.bytes = 0
+
+    def input(self, packet, now):
+        """Take a fragment, as ipv4.parse_fragment() returned it with its data.
+
+        Args: packet: (protocol, source, destination, identification, offset, more, data).
+        Returns a frame (bytearray) with the whole packet at offset 14 once all is there, or None.
+        """
+        protocol, source, destination, identification, offset, more, data = packet
+        if offset + len(data) > 65535 - ipv4.HEADER:
+            return None
+        key = (source, destination, protocol, identification)
+        datagram = self._datagrams.get(key)
+        if datagram is None:
+            if len(self._datagrams) >= _MAX_DATAGRAMS:
+                self._drop(next(iter(self._datagrams)))
+            datagram = self._datagrams[key] = _Datagram(now + _LIFETIME)
+            self._arm()
+        before = datagram.bytes
+        fits = datagram.add(offset, data, more)
+        self.bytes += datagram.bytes - before
+        if not fits:
+            self._drop(key)
+            return None
+        if datagram.is_whole():
+            self._drop(key)
+            frame = bytearray(ethernet.HEADER + ipv4.HEADER + datagram.length)
+            for offset, data in datagram.pieces:
+                at = ethernet.HEADER + ipv4.HEADER + offset
+                frame[at : at + len(data)] = data
+            ipv4.emit(frame, ethernet.HEADER, protocol, source, destination, datagram.length)
+            return frame
+        while self.bytes > _MAX_BYTES:
+            self._drop(next(iter(self._datagrams)))
+        return None
+
+    def clear(self):
+        """Forget all."""
+        self._datagrams = {}
+        self.bytes = 0
+        self._arm()
+
+    def on_deadline(self, now):
+        """Called by Timers: the oldest waited too long."""
+        for key, datagram in list(self._datagrams.items()):
+            if datagram.expires <= now:
+                self._drop(key)
+        self._arm()
+
+    def _drop(self, key):
+        self.bytes -= self._datagrams.pop(key).bytes
+
+    def _arm(self):
+        times = [datagram.expires for datagram in self._datagrams.values()]
+        self._timers.set(self, min(times) if times else None)

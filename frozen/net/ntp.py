@@ -1,0 +1,164 @@
+"""NTP client (RFC 5905, as a simple one: clause 14): asks servers for the time and keeps the clock set.
+
+The clock is a hook, as the stack's time is its own: `clock()` returns nanoseconds since 1970, and
+`set_clock(ns)` sets it.
+"""
+
+import struct
+
+from micropython import const
+from net.timers import Timed
+
+PORT = const(123)
+
+_LENGTH = const(48)
+# RFC 5905 6: seconds from the prime epoch, 1900, to 1970; and 7.3: how the first byte begins.
+_EPOCH = const(2208988800)
+_CLIENT = const(4 << 3 | 3)  # no leap warning, version 4, mode 3
+_SERVER_MODE = const(4)
+_UNSYNCHRONIZED = const(3)
+_SECOND = const(1000000000)
+
+_RETRY = const(2000)
+_TRIES = const(4)
+# RFC 4330 10: no more than one question a minute, less while nobody answers; and how often after
+# an answer: a crystal's 50 parts in a million make 180 ms of an hour.
+_FAILED_PAUSE = const(64000)
+_LONGEST_PAUSE = const(3600000)
+# Leases and boots that come at the same time must not ask at the same time.
+_JITTER = const(1024)
+
+
+def to_timestamp(ns):
+    """Return the 64-bit NTP timestamp of nanoseconds since 1970 (RFC 5905 6); it wraps in 2036."""
+    seconds, rest = divmod(ns, _SECOND)
+    return ((seconds + _EPOCH) & 0xFFFFFFFF) << 32 | (rest << 32) // _SECOND
+
+
+def from_timestamp(stamp, near):
+    """Return nanoseconds since 1970 of a timestamp, in the era that is nearest to `near` (ns)."""
+    seconds = (stamp >> 32) - _EPOCH
+    era = ((near // _SECOND - seconds) + (1 << 31)) >> 32
+    return (seconds + (era << 32)) * _SECOND + ((stamp & 0xFFFFFFFF) * _SECOND >> 32)
+
+
+def request(cookie):
+    """Return a client's packet. Args: cookie: 64 random bits in the place of the time.
+
+    The server returns them as its origin, and they tell nothing of our clock
+    (draft-ietf-ntp-data-minimization 3).
+    """
+    packet = bytearray(_LENGTH)
+    packet[0] = _CLIENT
+    struct.pack_into(">Q", packet, 40, cookie)
+    return packet
+
+
+def parse(data, cookie):
+    """Return (receive, transmit) timestamps of a server's answer, or None (RFC 5905 8, 14)."""
+    if len(data) < _LENGTH:
+        return None
+    first, stratum = data[0], data[1]
+    origin, received, transmitted = struct.unpack_from(">QQQ", data, 24)
+    if (
+        first & 7 != _SERVER_MODE
+        or first >> 6 == _UNSYNCHRONIZED
+        or not 1 <= first >> 3 & 7 <= 4
+        # 7.4: stratum 0 is a kiss of death, above 15 is not synchronized.
+        or not 1 <= stratum <= 15
+        or origin != cookie
+        or not transmitted
+    ):
+        return None
+    return received, transmitted
+
+
+class Client(Timed):
+    """Asks `servers` (addresses as integers) in turn and sets the clock by the answer.
+
+    Args: stack; servers; clock, set_clock: see above. `synchronized` is the clock's time of the
+    last answer, None before the first.
+    """
+
+    def __init__(self, stack, servers, clock, set_clock):
+        super().__init__()
+        self.stack = stack
+        self.port = 0
+        self.synchronized = None
+        self.offset = 0
+        self._servers = servers
+        self._clock = clock
+        self._set_clock = set_clock
+        self._tries = 0
+        self._pause = _FAILED_PAUSE
+        self._cookie = 0
+        self._server = 0
+        self._asked = 0
+
+    def start(self, now):
+        """Ask, and go on asking."""
+        self._tries = 0
+        self._ask(now)
+
+    def stop(self):
+        """Ask no more."""
+        self._close()
+        self.stack.timers.set(self, None)
+
+    def on_deadline(self, now):
+        """Called by Timers: the next question is due, or there was no answer."""
+        if self.port and self._tries >= _TRIES:
+            self._close()
+            self._tries = 0
+            self._rest(now, self._pause)
+            self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+        else:
+            self._ask(now)
+
+    def _ask(self, now):
+        stack = self.stack
+        self._close()
+        # RFC 9109 3: a random port for each question.
+        stack.open_udp(0, self)
+        self._cookie = struct.unpack(">Q", stack.random(8))[0]
+        self._server = self._servers[self._tries % len(self._servers)]
+        self._tries += 1
+        self._asked = self._clock()
+        try:
+            stack.send_udp(self.port, self._server, PORT, request(self._cookie))
+        except OSError:
+            # No address yet or a full link; the next try may find one.
+            pass
+        stack.timers.set(self, now + _RETRY)
+
+    def datagram(self, buf, start, end, source, source_port, now):
+        """Take a datagram from the stack."""
+        if source != self._server or source_port != PORT:
+            return
+        stamps = parse(bytes(buf[start:end]), self._cookie)
+        if stamps is None:
+            return
+        arrived = self._clock()
+        received, transmitted = [from_timestamp(stamp, arrived) for stamp in stamps]
+        # RFC 5905 8: the offset, with the way there taken as long as the way back.
+        self.offset = (received - self._asked + transmitted - arrived) // 2
+        self._set_clock(arrived + self.offset)
+        self.synchronized = arrived + self.offset
+        self._close()
+        self._tries = 0
+        self._pause = _FAILED_PAUSE
+        self._rest(now, _LONGEST_PAUSE)
+
+    def unreachable(self, _remote, _remote_port, _error, now):
+        """Take an ICMP error: nobody answers there, so the next try comes at once."""
+        if self._tries < _TRIES:
+            self.on_deadline(now)
+
+    def _rest(self, now, pause):
+        jitter = struct.unpack(">H", self.stack.random(2))[0] % _JITTER
+        self.stack.timers.set(self, now + pause + jitter)
+
+    def _close(self):
+        if self.port:
+            self.stack.close_udp(self.port)
+            self.port = 0

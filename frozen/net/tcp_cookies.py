@@ -1,0 +1,67 @@
+"""SYN cookies: handshakes without memory while a listener's half-open connections are at their limit
+(RFC 4987 3.6).
+
+The initial sequence number of the SYN with our ACK is the cookie:
+    5 bits of a clock of 64 s, 3 bits for the MSS, 24 bits of a keyed hash over both and the peer.
+What else the SYN asked for goes into the low 5 bits of our timestamp, which the peer echoes:
+window scale (15: none) and SACK. A peer without timestamps gets neither, as the RFC says.
+"""
+
+import hashlib
+import struct
+
+from micropython import const
+from net import tcp
+
+_PERIOD = const(65536)  # ms
+# Cookies older than this many periods are no longer taken; the handshake's own limit is near.
+_LIFETIME = const(2)
+# The MSS that a cookie can say: the largest that is not above the peer's counts.
+_SIZES = (64, 536, 1024, 1220, 1360, 1400, 1440, 1460)
+_NO_SHIFT = const(15)
+_OPTION_BITS = const(31)
+
+
+def _hash(secret, seed, addresses, seq):
+    identity = struct.pack(">BIHIHI", seed, *addresses, seq & 0xFFFFFFFF)
+    return struct.unpack_from(">I", hashlib.sha256(secret + identity).digest(), 0)[0] & 0xFFFFFF
+
+
+def make(secret, addresses, seq, mss, now):
+    """Return the cookie for a SYN.
+
+    Args: addresses: (local, port, remote, remote_port); seq, mss: the SYN's.
+    """
+    index = len(_SIZES) - 1
+    while index and _SIZES[index] > mss:
+        index -= 1
+    seed = (now // _PERIOD & 31) << 3 | index
+    return seed << 24 | _hash(secret, seed, addresses, seq)
+
+
+def check(secret, addresses, seq, cookie, now):
+    """Return the MSS of the SYN with number `seq` that got `cookie`, or None: it got no such one."""
+    seed = cookie >> 24
+    if ((now // _PERIOD) - (seed >> 3) & 31) >= _LIFETIME:
+        return None
+    if _hash(secret, seed, addresses, seq) != cookie & 0xFFFFFF:
+        return None
+    return _SIZES[seed & 7]
+
+
+def timestamp(clock, shift, sack):
+    """Return our timestamp at `clock` with a SYN's options in its low bits, never later."""
+    bits = (_NO_SHIFT if shift is None else shift) << 1 | (1 if sack else 0)
+    return ((clock & ~_OPTION_BITS) | bits) & 0xFFFFFFFF
+
+
+def options(mss, stamps):
+    """Return what tcp.parse_syn_options() gave for the SYN.
+
+    Args: mss: from check(); stamps: (TSval, TSecr) of the ACK, or None.
+    """
+    if stamps is None:
+        return mss, None, False, None
+    bits = stamps[1] & _OPTION_BITS
+    shift = bits >> 1
+    return mss, None if shift == _NO_SHIFT else min(shift, tcp.MAX_SHIFT), bool(bits & 1), stamps[0]

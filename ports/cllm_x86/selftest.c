@@ -1,0 +1,286 @@
+// The stress test behind _x86.stress(). Every thread takes random turns at what a scheduler gets wrong:
+// vector registers across preemption, mutexes, condition variables, timed waits, thread-local
+// storage, mappings that other cores have cached, and threads that come and go.
+#include <errno.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "selftest.h"
+
+#define STACK (64 * 1024)
+#define MAP_BYTES (48 * 1024)
+
+// Two threads that hand a token to and fro.
+struct pair {
+    pthread_mutex_t mutex;
+    pthread_cond_t turned;
+    unsigned turn; // who has the token, 0 or 1
+    bool ended;    // one of them goes away
+};
+
+struct worker {
+    pthread_t thread;
+    unsigned id;
+    uint64_t random;
+};
+
+static struct worker *workers;
+static struct pair *pairs;
+static unsigned n_workers;
+static uint64_t end_ns;
+static bool have_avx;
+static unsigned running;
+static struct selftest_result total;
+static pthread_mutex_t counter_mutex = PTHREAD_MUTEX_INITIALIZER;
+static uint64_t counter; // guarded by counter_mutex; total.locks counts the same with atomics
+static _Thread_local uint64_t own_id;
+
+static uint64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+// xorshift64: any sequence that differs from thread to thread.
+static uint64_t next_random(struct worker *w) {
+    w->random ^= w->random << 13;
+    w->random ^= w->random >> 7;
+    w->random ^= w->random << 17;
+    return w->random;
+}
+
+static void count(uint64_t *what) {
+    __atomic_add_fetch(what, 1, __ATOMIC_RELAXED);
+}
+
+static void report(const char *error) {
+    count(&total.errors);
+    const char *none = NULL;
+    __atomic_compare_exchange_n(&total.error, &none, error, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+}
+
+// Fills all sixteen vector registers from `in`, spins, and stores them to `out`: at whatever
+// instruction the thread is interrupted in between, another one runs with other values in them.
+#define EACH(op) op(0) op(1) op(2) op(3) op(4) op(5) op(6) op(7) op(8) op(9) op(10) op(11) op(12) \
+    op(13) op(14) op(15)
+#define LOAD_YMM(i) "vmovdqu 32*" #i "(%[in]), %%ymm" #i "\n"
+#define STORE_YMM(i) "vmovdqu %%ymm" #i ", 32*" #i "(%[out])\n"
+#define LOAD_XMM(i) "movdqu 16*" #i "(%[in]), %%xmm" #i "\n"
+#define STORE_XMM(i) "movdqu %%xmm" #i ", 16*" #i "(%[out])\n"
+#define SPIN "1: pause; decq %[n]; jnz 1b\n"
+#define CLOBBERS "memory", "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", \
+    "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15"
+
+static void keep_vectors(struct worker *w) {
+    uint8_t in[16 * 32], out[16 * 32];
+    size_t size = have_avx ? sizeof(in) : sizeof(in) / 2;
+    for (size_t i = 0; i < size; i += 8) {
+        uint64_t v = next_random(w);
+        memcpy(in + i, &v, 8);
+    }
+    uint64_t n = 1 + next_random(w) % 20000;
+    if (have_avx) {
+        __asm__ volatile (EACH(LOAD_YMM) SPIN EACH(STORE_YMM) "vzeroupper"
+            : [n] "+r" (n) : [in] "r" (in), [out] "r" (out) : CLOBBERS);
+    } else {
+        __asm__ volatile (EACH(LOAD_XMM) SPIN EACH(STORE_XMM)
+            : [n] "+r" (n) : [in] "r" (in), [out] "r" (out) : CLOBBERS);
+    }
+    if (memcmp(in, out, size)) {
+        report("a vector register changed");
+    }
+    count(&total.vectors);
+}
+
+static void lock_and_count(struct worker *w) {
+    for (unsigned i = 0; i < 50; i++) {
+        pthread_mutex_lock(&counter_mutex);
+        counter++;
+        pthread_mutex_unlock(&counter_mutex);
+        count(&total.locks);
+    }
+}
+
+static void hand_over(struct worker *w) {
+    struct pair *p = &pairs[w->id / 2];
+    unsigned me = w->id % 2;
+    if ((w->id ^ 1) >= n_workers) {
+        return; // the last of an odd number has no partner
+    }
+    pthread_mutex_lock(&p->mutex);
+    for (unsigned i = 0; i < 10; i++) {
+        while (p->turn != me && !p->ended) {
+            pthread_cond_wait(&p->turned, &p->mutex);
+        }
+        p->turn = !me;
+        pthread_cond_signal(&p->turned);
+        count(&total.signals);
+    }
+    pthread_mutex_unlock(&p->mutex);
+}
+
+static void leave_pair(struct worker *w) {
+    struct pair *p = &pairs[w->id / 2];
+    pthread_mutex_lock(&p->mutex);
+    p->ended = true;
+    pthread_cond_broadcast(&p->turned);
+    pthread_mutex_unlock(&p->mutex);
+}
+
+static void wait_a_while(struct worker *w) {
+    uint64_t ns = next_random(w) % 3000000, before = now_ns();
+    if (next_random(w) & 1) {
+        struct timespec t = {0, (long)ns};
+        nanosleep(&t, NULL);
+    } else {
+        pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+        pthread_cond_t never = PTHREAD_COND_INITIALIZER;
+        struct timespec t;
+        clock_gettime(CLOCK_REALTIME, &t);
+        t.tv_nsec += (long)ns;
+        t.tv_sec += t.tv_nsec / 1000000000;
+        t.tv_nsec %= 1000000000;
+        pthread_mutex_lock(&mutex);
+        int err;
+        do {
+            err = pthread_cond_timedwait(&never, &mutex, &t);
+        } while (!err);
+        pthread_mutex_unlock(&mutex);
+        if (err != ETIMEDOUT) {
+            report("a timed wait ended with another error than ETIMEDOUT");
+        }
+    }
+    if (now_ns() - before < ns) {
+        report("a timed wait ended too early");
+    }
+    count(&total.sleeps);
+}
+
+static void map_and_fill(struct worker *w) {
+    size_t size = 4096 * (1 + next_random(w) % (MAP_BYTES / 4096));
+    uint8_t *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) {
+        report("no memory for a mapping");
+        return;
+    }
+    for (size_t i = 0; i < size; i += 512) {
+        if (p[i]) {
+            report("fresh memory was not zero");
+        }
+        p[i] = (uint8_t)w->id + 1;
+    }
+    sched_yield();
+    for (size_t i = 0; i < size; i += 512) {
+        if (p[i] != (uint8_t)w->id + 1) {
+            report("memory of a mapping changed");
+        }
+    }
+    munmap(p, size);
+    count(&total.maps);
+}
+
+static void *child(void *arg) {
+    own_id = (uint64_t)arg;
+    sched_yield();
+    return (void *)(own_id + 1);
+}
+
+static int start_thread(pthread_t *thread, void *(*fn)(void *), void *arg) {
+    pthread_attr_t attr;
+    pthread_attr_init(&attr);
+    pthread_attr_setstacksize(&attr, STACK);
+    int err = pthread_create(thread, &attr, fn, arg);
+    pthread_attr_destroy(&attr);
+    return err;
+}
+
+static void start_child(struct worker *w) {
+    pthread_t t;
+    void *result;
+    uint64_t id = next_random(w);
+    if (start_thread(&t, child, (void *)id)) {
+        report("a thread could not be started");
+        return;
+    }
+    pthread_join(t, &result);
+    if ((uint64_t)result != id + 1) {
+        report("a thread gave a wrong result");
+    }
+    count(&total.children);
+}
+
+static void *work(void *arg) {
+    static void (*const turns[])(struct worker *) = {
+        keep_vectors, keep_vectors, keep_vectors, lock_and_count, hand_over, wait_a_while,
+        map_and_fill, start_child,
+    };
+    struct worker *w = arg;
+    own_id = w->id;
+    while (now_ns() < __atomic_load_n(&end_ns, __ATOMIC_RELAXED)) {
+        turns[next_random(w) % (sizeof(turns) / sizeof(turns[0]))](w);
+        if (own_id != w->id) {
+            report("thread-local storage changed");
+        }
+    }
+    leave_pair(w);
+    __atomic_sub_fetch(&running, 1, __ATOMIC_RELEASE);
+    return NULL;
+}
+
+int selftest_start(unsigned n, unsigned ms) {
+    workers = calloc(n, sizeof(*workers));
+    pairs = calloc(n / 2 + 1, sizeof(*pairs));
+    if (!workers || !pairs) {
+        free(workers);
+        free(pairs);
+        return ENOMEM;
+    }
+    memset(&total, 0, sizeof(total));
+    counter = 0;
+    have_avx = __builtin_cpu_supports("avx");
+    end_ns = now_ns() + (uint64_t)ms * 1000000;
+    n_workers = n; // all pairs are complete before the first thread looks at its partner
+    for (unsigned i = 0; i < n / 2 + 1; i++) {
+        pthread_mutex_init(&pairs[i].mutex, NULL);
+        pthread_cond_init(&pairs[i].turned, NULL);
+    }
+    for (unsigned i = 0; i < n; i++) {
+        workers[i].id = i;
+        workers[i].random = 0x9E3779B97F4A7C15u * (i + 1);
+        __atomic_add_fetch(&running, 1, __ATOMIC_RELAXED);
+        int err = start_thread(&workers[i].thread, work, &workers[i]);
+        if (err) {
+            __atomic_sub_fetch(&running, 1, __ATOMIC_RELAXED);
+            __atomic_store_n(&end_ns, 0, __ATOMIC_RELAXED);
+            if (i % 2) {
+                leave_pair(&workers[i]); // in place of the one that never came
+            }
+            n_workers = i;
+            struct selftest_result none;
+            selftest_finish(&none);
+            return err;
+        }
+    }
+    return 0;
+}
+
+unsigned selftest_running(void) {
+    return __atomic_load_n(&running, __ATOMIC_ACQUIRE);
+}
+
+void selftest_finish(struct selftest_result *result) {
+    for (unsigned i = 0; i < n_workers; i++) {
+        pthread_join(workers[i].thread, NULL);
+    }
+    if (counter != total.locks) {
+        report("the count under a mutex is wrong");
+    }
+    free(workers);
+    free(pairs);
+    *result = total;
+}

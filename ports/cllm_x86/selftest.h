@@ -1,0 +1,27 @@
+// A stress test of the machine layer under threads, part of every image so that it can be run on the
+// hardware at hand.
+#ifndef CLLM_SELFTEST_H
+#define CLLM_SELFTEST_H
+
+#include <stdint.h>
+
+struct selftest_result {
+    uint64_t vectors;  // rounds in which vector registers were kept and compared
+    uint64_t locks;    // increments under one mutex
+    uint64_t signals;  // hand-overs through a condition variable
+    uint64_t sleeps;   // timed waits
+    uint64_t maps;     // mappings made, filled, compared and given back
+    uint64_t children; // threads started and joined by other threads
+    uint64_t errors;
+    const char *error; // the first one, or NULL
+};
+
+// Starts `n` threads that work for `ms` milliseconds. An errno if not all could be started; those that
+// were are ended then.
+int selftest_start(unsigned n, unsigned ms);
+// Threads that are still at work.
+unsigned selftest_running(void);
+// After all have ended: joins them and fills the result.
+void selftest_finish(struct selftest_result *result);
+
+#endif

@@ -1,0 +1,151 @@
+"""How fast the guest's network stack is: one boot, Linux on a tap at the other end.
+
+    .venv/bin/python tests/net/speed.py [--mib 64] [--requests 500] [--image build/cllm.elf]
+
+Prints MiB/s of one connection each way, and requests/s of /health on one kept-alive connection and
+on new ones, with the guest's answer times. Needs root for the tap. Figures are this machine's, with
+all that runs on it: compare within one run only.
+"""
+
+import argparse
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(TOP / "host"))
+
+from cllm import config, run  # noqa: E402
+
+HOST, GUEST = "10.77.0.1", "10.77.0.2"
+SETTINGS = {"network": {"address": GUEST + "/24", "gateway": HOST}}
+SINK, SOURCE = 9000, 9001
+
+
+@contextlib.contextmanager
+def tap():
+    """A tap interface with the address HOST; yields its name."""
+    name = f"cllm{os.getpid() % 10000}"
+    subprocess.run(["ip", "tuntap", "add", name, "mode", "tap"], check=True)
+    try:
+        subprocess.run(["ip", "addr", "add", HOST + "/24", "dev", name], check=True)
+        subprocess.run(["ip", "link", "set", name, "up"], check=True)
+        yield name
+    finally:
+        subprocess.run(["ip", "link", "del", name], check=True)
+
+
+def connect(port, patience=60):
+    """A connection to the guest, as soon as it takes one."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            return socket.create_connection((GUEST, port), 60)
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)
+
+
+def receive_rate(size):
+    """MiB/s into the guest."""
+    with connect(SINK) as s:
+        start = time.monotonic()
+        data = memoryview(bytes(65536))
+        left = size
+        while left:
+            left -= s.send(data[: min(left, len(data))])
+        s.shutdown(socket.SHUT_WR)
+        answer = b""
+        while part := s.recv(100):
+            answer += part
+        assert int(answer) == size
+        return size / (time.monotonic() - start) / (1 << 20)
+
+
+def send_rate(size):
+    """MiB/s out of the guest."""
+    with connect(SOURCE) as s:
+        start = time.monotonic()
+        s.sendall(b"%d\n" % size)
+        got = 0
+        while part := s.recv(1 << 18):
+            got += len(part)
+        assert got == size
+        return size / (time.monotonic() - start) / (1 << 20)
+
+
+def request_rate(count, keep_alive):
+    """(requests/s, list of seconds each took) of /health, one after another."""
+    times = []
+    start = time.monotonic()
+    s = None
+    for _ in range(count):
+        began = time.monotonic()
+        if s is None:
+            s = socket.create_connection((GUEST, 80), 60)
+            s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        close = b"" if keep_alive else b"Connection: close\r\n"
+        s.sendall(b"GET /health HTTP/1.1\r\nHost: guest\r\n" + close + b"\r\n")
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += s.recv(4096)
+        head, _, body = answer.partition(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+        while len(body) < length:
+            body += s.recv(4096)
+        if not keep_alive:
+            s.close()
+            s = None
+        times.append(time.monotonic() - began)
+    return count / (time.monotonic() - start), times
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--mib", type=int, default=64)
+    parser.add_argument("--requests", type=int, default=500)
+    parser.add_argument("--image", type=Path)
+    parser.add_argument("--pcap")
+    arguments = parser.parse_args()
+    settings = {**config.DEFAULTS, "accel": "auto", "port": 0, "pcap": arguments.pcap}
+    settings["app"] = str(Path(__file__).with_name("speed_app.py"))
+    with tap() as name:
+        guest = run.make_guest(
+            settings,
+            SETTINGS,
+            image=arguments.image,
+            netdev=f"tap,ifname={name},script=no,downscript=no",
+        )
+        guest.start()
+        try:
+            size = arguments.mib << 20
+            connect(80).close()
+            print("receive %7.2f MiB/s" % receive_rate(size), flush=True)
+            print("send    %7.2f MiB/s" % send_rate(size), flush=True)
+            for keep_alive in (True, False):
+                rate, times = request_rate(arguments.requests, keep_alive)
+                times.sort()
+                print(
+                    "/health, %-14s %6.0f/s   p50 %.2f ms, p99 %.2f ms"
+                    % (
+                        "kept alive:" if keep_alive else "new connection:",
+                        rate,
+                        1000 * times[len(times) // 2],
+                        1000 * times[len(times) * 99 // 100],
+                    ),
+                    flush=True,
+                )
+        except BaseException:
+            sys.stderr.write(guest.log()[-4000:].decode("utf-8", "replace"))
+            raise
+        finally:
+            guest.stop()
+
+
+if __name__ == "__main__":
+    main()

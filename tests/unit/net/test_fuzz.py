@@ -1,0 +1,11 @@
+"""A few of the mutated frames of tests/net/fuzz.py, the same ones each time."""
+
+import pytest
+from fuzzing import Target
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_mutated_frames_do_no_harm(seed):
+    target = Target(seed)
+    target.feed(8000)
+    target.check()
