@@ -90,7 +90,7 @@ def ascii_model(tmp_path_factory, tiny):
     import tiny_model
 
     path = tmp_path_factory.mktemp("ascii") / "tiny.gguf"
-    tiny_model.make(path, ascii_only=True)
+    tiny_model.make(path, ascii_only=True, exact=True)
     return path
 
 
