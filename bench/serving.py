@@ -1,5 +1,5 @@
-"""How well frozen/serve schedules, beside llama.cpp's own server: the same host, model, kernels and
-threads, the same client over loopback.
+"""How well frozen/serve schedules, beside llama.cpp's own server: the same host, model, kernels
+and threads, the same client over loopback.
 
     .venv/bin/python bench/serving.py [--model FILE.gguf] [--threads 1] [--runs 3]
 
