@@ -34,8 +34,9 @@ TOOLS = (
     "{% if message.reasoning_content %}{{'<think>\n' + message.reasoning_content + '\n</think>\n'}}"
     "{% endif %}"
     "{% if message['content'] %}{{ message['content'] }}{% endif %}"
-    "{% for call in message.tool_calls or [] %}{{'\n<tool_call>\n{\"name\": \"' + call.function.name"
-    " + '\", \"arguments\": '}}{{ call.function.arguments | tojson }}{{'}\n</tool_call>'}}{% endfor %}"
+    "{% for call in message.tool_calls or [] %}"
+    "{{'\n<tool_call>\n{\"name\": \"' + call.function.name + '\", \"arguments\": '}}"
+    "{{ call.function.arguments | tojson }}{{'}\n</tool_call>'}}{% endfor %}"
     "{{'<|im_end|>\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
     "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n' }}"
@@ -77,14 +78,14 @@ def vocabulary(words=()):
     return tokens, kinds, merges
 
 
-def tensors(n_vocab, seed, silent=()):
-    """Yields (name, array): matrices as float16, norms as float32, NumPy's order of axes. silent:
+def tensors(n_vocab, seed, silent=(), kind=numpy.float16):
+    """Yields (name, array): matrices as `kind`, norms as float32, NumPy's order of axes. silent:
     tokens that are never the most likely one.
     """
     random = numpy.random.default_rng(seed)
 
     def matrix(rows, columns, scale):
-        return (random.standard_normal((rows, columns)) * scale).astype(numpy.float16)
+        return (random.standard_normal((rows, columns)) * scale).astype(kind)
 
     ones = numpy.ones(N_EMBD, dtype=numpy.float32)
     n_kv = N_EMBD // N_HEAD * N_HEAD_KV
@@ -116,17 +117,20 @@ def saying(words, all_words):
 
 
 def make(path, seed=1, architecture="llama", tokenizer="gpt2", template=CHATML, omit=(), words=(),
-         ascii_only=False):
+         ascii_only=False, exact=False):
     """Writes the model to `path`.
 
     seed: of the weights. architecture, tokenizer: names to claim, for models that nobody can load.
     template: chat template, None for none. omit: names of tensors to leave out.
     words: tokens to add, see saying(). ascii_only: what it says greedily is ASCII.
+    exact: weights are float32, so that sums in another order, as in another batch, choose the same
+    tokens.
     """
     tokens, kinds, merges = vocabulary(words)
     writer = gguf.GGUFWriter(str(path), architecture)
     writer.add_name("cllm tiny")
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    writer.add_file_type(
+        gguf.LlamaFileType.ALL_F32 if exact else gguf.LlamaFileType.MOSTLY_F16)
     writer.add_block_count(N_LAYER)
     writer.add_context_length(N_CTX_TRAIN)
     writer.add_embedding_length(N_EMBD)
@@ -150,7 +154,8 @@ def make(path, seed=1, architecture="llama", tokenizer="gpt2", template=CHATML, 
         writer.add_chat_template(template)
 
     silent = [i for i, token in enumerate(tokens) if not token.replace("Ġ", "").isascii()]
-    for name, array in tensors(len(tokens), seed, silent if ascii_only else ()):
+    kind = numpy.float32 if exact else numpy.float16
+    for name, array in tensors(len(tokens), seed, silent if ascii_only else (), kind):
         if name not in omit:
             writer.add_tensor(name, array)
     writer.write_header_to_file()

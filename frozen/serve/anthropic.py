@@ -1,5 +1,5 @@
-# Anthropic's Messages API: requests become chat requests, as in llama-server (server-chat.cpp), and
-# answers become content blocks.
+# Anthropic's Messages API: requests become chat requests, as in llama-server (server-chat.cpp),
+# and answers become content blocks.
 # MIT license; Copyright (c) 2026 cllm contributors
 
 import json
@@ -232,7 +232,8 @@ class MessageWriter(Writer):
         out = ""
         for delta in piece.deltas:
             if "reasoning_content" in delta:
-                out += self._block("thinking", {"type": "thinking", "thinking": "", "signature": ""})
+                block = {"type": "thinking", "thinking": "", "signature": ""}
+                out += self._block("thinking", block)
                 out += self._delta(
                     {"type": "thinking_delta", "thinking": delta["reasoning_content"]}
                 )

@@ -56,12 +56,6 @@ def _file(section, name, default=None):
     return file if file.startswith("/") else _BOOT + file
 
 
-def _cores():
-    # The machine's processors; ports without a count have one.
-    count = getattr(_x86, "cpu_count", None)
-    return count() if count else 1
-
-
 def read_config(path=_BOOT + "config.json"):
     """The configuration as a dict, {} without a file. Raises ConfigError if it is not JSON."""
     try:
@@ -113,7 +107,7 @@ class Settings:
             "n_batch": _count(model, "n_batch", 64, 4096),
             # As many again for the prefixes of requests that have ended.
             "n_seq": min(256, slots + max(4, slots)),
-            "n_threads": _count(model, "threads", _cores(), 256),
+            "n_threads": _count(model, "threads", _x86.cpu_count(), 256),
             "pooling": _POOLING[pooling],
         }
         if slots >= self.options["n_batch"]:

@@ -196,7 +196,8 @@ def infill_tokens(service, body):
     tokens = extra
     if engine.add_bos:
         tokens = tokens + [engine.bos]
-    return tokens + [engine.fim_pre] + prefix + prompt + [engine.fim_suf] + suffix + [engine.fim_mid]
+    tokens = tokens + [engine.fim_pre] + prefix + prompt
+    return tokens + [engine.fim_suf] + suffix + [engine.fim_mid]
 
 
 def _predicted(body):

@@ -5,10 +5,10 @@
 # stays until the cells are needed: the least recently used goes first, and of it the end, because
 # beginnings are what requests have in common.
 #
-# Prefixes are found by blocks of _BLOCK tokens. A block is known by its tokens and the block before
-# it, so one dictionary look-up per block walks down to the longest known prefix (vLLM's chained
-# block hashes, with the tokens themselves as the key: there are no collisions to guard against).
-# A salt begins the chain, so that requests with different ones never meet.
+# Prefixes are found by blocks of _BLOCK tokens. A block is known by its tokens and the block
+# before it, so one dictionary look-up per block walks down to the longest known prefix (vLLM's
+# chained block hashes, with the tokens themselves as the key: there are no collisions to guard
+# against). A salt begins the chain, so that requests with different ones never meet.
 # MIT license; Copyright (c) 2026 cllm contributors
 
 _BLOCK = 16
@@ -91,7 +91,8 @@ class PrefixCache:
         self._clock += 1
         if source:
             source.used_at = self._clock
-            whole = len(source.tokens) < len(tokens) and source.tokens == tokens[: len(source.tokens)]
+            size = len(source.tokens)
+            whole = size < len(tokens) and source.tokens == tokens[:size]
             if not source.running and (whole or not self._free and len(self.idle) == 1):
                 # Nothing of it but this prefix, as in the next turn of a chat, or no sequence left
                 # to share it with: go on with it.

@@ -119,7 +119,7 @@ class Service:
                     sequence = self.scheduler.submit(tokens, own, options, chat, first)
                     first = first or sequence
                     replies.append(Reply(sequence, conversation, len(replies)))
-        except RequestError:
+        except Exception:
             for reply in replies:
                 reply.sequence.cancel()
             raise

@@ -7,16 +7,22 @@ from . import CllmError, fetch
 
 DEFAULTS = {
     "model": None, "port": 8080, "smp": 1, "memory": None, "accel": "auto", "app": None,
-    "serial": "stdio", "pcap": None, "on_crash": "exit",
+    "serial": "stdio", "pcap": None, "draft": None, "on_crash": "exit",
 }
-PATHS = ("model", "app", "serial", "pcap")
+PATHS = ("model", "app", "serial", "pcap", "draft")
 NUMBERS = {"port": (0, 65535), "smp": (1, 255), "memory": (32, 1 << 20)}
 ACCELS = ("auto", "tcg", "kvm")
 ON_CRASH = ("exit", "reboot")
 CHOICES = {"accel": ACCELS, "on_crash": ON_CRASH}
 # Handed to the guest as its boot module config.json. Those of the model go below "model" there.
-GUEST = {"network": dict, "limits": dict, "keys": list, "watchdog": int}
-GUEST_MODEL = {"n_ctx": int, "slots": int, "alias": str}
+GUEST = {
+    "network": dict, "limits": dict, "keys": list, "cors": str, "access_log": bool,
+    "watchdog": int,
+}
+GUEST_MODEL = {
+    "n_ctx": int, "slots": int, "alias": str, "n_batch": int, "threads": int, "pooling": str,
+    "speculate": bool,
+}
 DEFAULT_MODEL = "smollm2"  # in place of a file: the model of models/lock.json
 
 
@@ -76,7 +82,10 @@ def _host_value(key, value, file):
 
 def _typed(key, value, kind, file):
     # bool is an int for Python, but not for whoever wrote true.
-    if not isinstance(value, kind) or isinstance(value, bool):
-        name = {dict: "an object", list: "an array", int: "a whole number", str: "a string"}[kind]
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        name = {
+            dict: "an object", list: "an array", int: "a whole number", str: "a string",
+            bool: "true or false",
+        }[kind]
         raise CllmError(f'{file}: "{key}" must be {name}')
     return value

@@ -28,6 +28,12 @@ def make_guest(settings, guest_settings=None, *, image=None, **options):
         # The guest sees the file as model.gguf; clients know the model by its real name.
         named = {"file": "model.gguf", "alias": model.stem}
         guest_settings["model"] = {**named, **guest_settings.get("model", {})}
+    draft = settings.get("draft") and Path(settings["draft"])
+    if draft:
+        if not draft.is_file():
+            raise CllmError(f"there is no model file {draft}")
+        modules["draft.gguf"] = draft
+        guest_settings["model"] = {**guest_settings.get("model", {}), "draft": "draft.gguf"}
     if guest_settings:
         modules["config.json"] = json.dumps(guest_settings).encode()
     if settings["app"]:
@@ -41,7 +47,8 @@ def make_guest(settings, guest_settings=None, *, image=None, **options):
         modules=modules,
         port=settings["port"] or qemu.free_port(),
         smp=settings["smp"],
-        memory=settings["memory"] or memory.needed(model, n_ctx),
+        memory=settings["memory"]
+        or memory.needed(model, n_ctx) + (memory.needed(draft, n_ctx) if draft else 0),
         accel=chosen,
         pcap=settings["pcap"],
         on_crash=settings["on_crash"],

@@ -1,5 +1,5 @@
-// chat.cpp: from OpenAI-shaped messages to a prompt by the model's template, and from what the model
-// replies to content, reasoning and tool calls, through common/chat; see internal.h.
+// chat.cpp: from OpenAI-shaped messages to a prompt by the model's template, and from what the
+// model replies to content, reasoning and tool calls, through common/chat; see internal.h.
 #include "internal.h"
 
 #include <algorithm>
@@ -236,8 +236,8 @@ int engine_chat_open(struct engine *e, const char *request, size_t len, struct e
         with_input([&] {
             common_chat_templates_inputs inputs;
             inputs.reasoning_format = COMMON_REASONING_FORMAT_AUTO;
-            inputs.parallel_tool_calls
-                = common_chat_templates_get_caps(e->templates.get())["supports_parallel_tool_calls"];
+            auto caps = common_chat_templates_get_caps(e->templates.get());
+            inputs.parallel_tool_calls = caps["supports_parallel_tool_calls"];
             for (const auto &[name, value] : json.items()) {
                 check(set_input(inputs, *chat, name, value), name + ": no such option");
             }

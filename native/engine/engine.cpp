@@ -328,8 +328,8 @@ void engine_set_abort_handler(void (*fn)(const char *message)) {
 }
 
 // With CLLM_CPU=x86-64-v3 (CMakeLists.txt) ggml's code uses AVX2, FMA, F16C and BMI2 and would end
-// on an illegal instruction elsewhere. Bits: SDM vol. 2A, CPUID leaves 1 and 7; the system must have
-// enabled the registers too (vol. 1, 14.3).
+// on an illegal instruction elsewhere. Bits: SDM vol. 2A, CPUID leaves 1 and 7; the system must
+// have enabled the registers too (vol. 1, 14.3).
 static void check_processor() {
     unsigned a, b, c, d;
     __cpuid(1, a, b, c, d);

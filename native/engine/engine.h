@@ -149,8 +149,8 @@ int engine_seq_rm(struct engine *e, int32_t seq, int32_t p0, int32_t p1);
 // dst MUST be empty. Negative ends are open; others need engine_info.divisible.
 int engine_seq_cp(struct engine *e, int32_t src, int32_t dst, int32_t p0, int32_t p1);
 
-// Moves the tokens at p0 <= p < p1 by delta positions: down into a gap that engine_seq_rm() left, or
-// up at the end. ENGINE_EINVAL while any other sequence holds tokens.
+// Moves the tokens at p0 <= p < p1 by delta positions: down into a gap that engine_seq_rm() left,
+// or up at the end. ENGINE_EINVAL while any other sequence holds tokens.
 int engine_seq_add(struct engine *e, int32_t seq, int32_t p0, int32_t p1, int32_t delta);
 
 // Stores the last position in the cache, or -1 for an empty sequence.
@@ -181,8 +181,8 @@ int engine_sampler_sample(struct engine_sampler *s, size_t index, int32_t *token
 // which counts for repetition penalties only.
 int engine_sampler_accept(struct engine_sampler *s, int32_t token, bool is_prompt);
 
-// The candidates that the last engine_sampler_sample() chose from, after all samplers: at most n, the
-// most probable first.
+// The candidates that the last engine_sampler_sample() chose from, after all samplers: at most n,
+// the most probable first.
 int engine_sampler_probs(struct engine_sampler *s, size_t n, const int32_t **tokens,
     const float **probs, size_t *count);
 
@@ -202,9 +202,9 @@ int engine_logprobs(struct engine *e, size_t index, int32_t token, size_t n, flo
 // ENGINE_EINVAL carries the reason, which may be the template's own.
 int engine_chat_open(struct engine *e, const char *request, size_t len, struct engine_chat **out);
 
-// A JSON object: prompt (tokenize it with add_special and parse_special), stops, plain (a reply needs
-// no parsing), thinking (the template knows reasoning), format, generation_prompt, grammar. Belongs
-// to the conversation.
+// A JSON object: prompt (tokenize it with add_special and parse_special), stops, plain (a reply
+// needs no parsing), thinking (the template knows reasoning), format, generation_prompt, grammar.
+// Belongs to the conversation.
 int engine_chat_describe(const struct engine_chat *chat, const char **json, size_t *len);
 
 // chat may be NULL; samplers and replies made from it stay valid.
@@ -213,10 +213,10 @@ void engine_chat_close(struct engine_chat *chat);
 // Parses one reply of the model to a conversation.
 int engine_reply_open(const struct engine_chat *chat, struct engine_reply **out);
 
-// Takes more text of the reply. The result is a JSON object: deltas, a list of OpenAI's delta objects
-// with what is new (reasoning_content, content, tool_calls), and if `final` the whole message. Belongs
-// to the reply until the next call. ENGINE_EFAIL: the text is not in the form that the template asks
-// for.
+// Takes more text of the reply. The result is a JSON object: deltas, a list of OpenAI's delta
+// objects with what is new (reasoning_content, content, tool_calls), and if `final` the whole
+// message. Belongs to the reply until the next call. ENGINE_EFAIL: the text is not in the form that
+// the template asks for.
 int engine_reply_push(struct engine_reply *reply, const char *text, size_t len, bool final,
     const char **json, size_t *json_len);
 

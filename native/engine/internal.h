@@ -7,9 +7,10 @@
 // log.cpp      where llama.cpp's messages go
 //
 // Two ideas carry the error handling. First, every argument that a request can influence is checked
-// before llama.cpp sees it, because llama.cpp answers a wrong one with an assertion, and an assertion
-// ends the machine. Second, an assertion that fails all the same (a corrupted model file knows many)
-// leaves ggml_abort() as a C++ exception, which unwinds to the ABI and becomes an error code.
+// before llama.cpp sees it, because llama.cpp answers a wrong one with an assertion, and an
+// assertion ends the machine. Second, an assertion that fails all the same (a corrupted model file
+// knows many) leaves ggml_abort() as a C++ exception, which unwinds to the ABI and becomes an error
+// code.
 #ifndef CLLM_ENGINE_INTERNAL_H
 #define CLLM_ENGINE_INTERNAL_H
 

@@ -10,8 +10,8 @@
 
 namespace {
 
-// A grammar is parsed by recursive descent and its rules are visited by recursion, so its size bounds
-// the stack that it takes.
+// A grammar is parsed by recursive descent and its rules are visited by recursion, so its size
+// bounds the stack that it takes.
 constexpr size_t max_grammar = 64 * 1024;
 constexpr int max_grammar_depth = 64;
 
@@ -208,7 +208,8 @@ void set_biases(const engine *e, common_params_sampling &params, const common_js
 }
 
 std::vector<std::string> strings(const std::string &name, const common_json &value, size_t most) {
-    check(value.is_array() && value.size() <= most, name + ": not an array of strings, or too long");
+    check(value.is_array() && value.size() <= most,
+        name + ": not an array of strings, or too long");
     std::vector<std::string> all;
     for (const auto &item : value) {
         check(item.is_string(), name + ": not an array of strings");

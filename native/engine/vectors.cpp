@@ -88,7 +88,8 @@ void pool(engine *e, size_t n) {
     }
 }
 
-// The pooled vector of the whole text; its length is normalized as llama-server's embd_normalize says.
+// The pooled vector of the whole text; its length is normalized as llama-server's embd_normalize
+// says.
 void finish(engine *e, int32_t normalize) {
     const size_t width = e->info.n_embd;
     if (is_causal(e)) {

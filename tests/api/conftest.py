@@ -86,11 +86,11 @@ class Reference:
 
 @pytest.fixture(scope="session")
 def ascii_model(tmp_path_factory, tiny):
-    """The tiny model, whose greedy text is ASCII: bytes that are no UTF-8 are shown in many ways."""
+    """The tiny model, saying ASCII only: bytes that are no UTF-8 are shown in many ways."""
     import tiny_model
 
     path = tmp_path_factory.mktemp("ascii") / "tiny.gguf"
-    tiny_model.make(path, ascii_only=True)
+    tiny_model.make(path, ascii_only=True, exact=True)
     return path
 
 

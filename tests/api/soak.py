@@ -141,17 +141,24 @@ class Soak:
 def prompts():
     """Prompts with shared beginnings, of all sizes."""
     shared = "The sea is wide and the world is round. " * 3
-    return [shared[:n] + str(n) for n in (1, 5, 20, 40, 41, 60, 80, 100, 119)]
+    return [shared[:n] + str(n) for n in (1, 5, 20, 40, 41, 44, 60, 63, 80, 90, 100, 110, 119)]
 
 
 async def alone(port):
-    """What each prompt's answer is when nothing else runs."""
+    """What each prompt's answer is when nothing else runs. Prompts are left out where two tokens
+    are nearly as likely at some place: another batch sums in another order, and the cache rounds
+    to 16 bits.
+    """
     soak = Soak(port, 0, {})
     answers = {}
     for prompt in prompts():
-        body = {"prompt": prompt, "n_predict": 24, "temperature": 0}
+        body = {"prompt": prompt, "n_predict": 24, "temperature": 0, "n_probs": 2}
         _, data = await soak.exchange("/completion", json.dumps(body))
-        answers[prompt] = json.loads(data)["content"]
+        answer = json.loads(data)
+        tops = [entry["top_logprobs"] for entry in answer["completion_probabilities"]]
+        if min(top[0]["logprob"] - top[1]["logprob"] for top in tops) > 0.03:
+            answers[prompt] = answer["content"]
+    assert len(answers) >= 6
     return answers
 
 
@@ -188,7 +195,7 @@ def main():
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "tiny.gguf"
-        tiny_model.make(model, ascii_only=True)
+        tiny_model.make(model, ascii_only=True, exact=True)
         failures, counts, growth = soak(
             arguments.requests, arguments.n_ctx, arguments.seed, arguments.clients, model)
     print(counts, f"memory grew by {growth >> 10} KiB")

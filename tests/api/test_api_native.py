@@ -259,8 +259,8 @@ def test_a_client_that_leaves_frees_its_cells(tiny):
                      {"prompt": "z", "n_predict": 1500, "stream": True}):
             data = json.dumps(dict(body, ignore_eos=True)).encode()
             with socket.create_connection(("127.0.0.1", server.port)) as client:
-                head = f"POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
-                client.sendall(head.encode() + data)
+                head = "POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+                client.sendall((head % len(data)).encode() + data)
                 until = time.monotonic() + 10
                 while not scheduler.busy and time.monotonic() < until:
                     time.sleep(0.001)

@@ -102,6 +102,7 @@ def test_a_client_that_leaves_frees_its_slot(guest):
         ({"prompt": "x", "max_tokens": "many"}, 400, "invalid_request_error"),
         ({"prompt": "x", "temperature": []}, 400, "invalid_request_error"),
         ({"prompt": "x", "n": 0}, 400, "invalid_request_error"),
+        ({"prompt": "x", "n": 9}, 400, "invalid_request_error"),
         ({"prompt": [1 << 40]}, 400, "invalid_request_error"),
         ({"prompt": [-1]}, 400, "invalid_request_error"),
         ({"prompt": "Hello " * 4000}, 400, "exceed_context_size_error"),

@@ -59,3 +59,7 @@ def dma_alloc(size, align):
 
 def mmio(physical, _size):
     return physical
+
+
+def cpu_count():
+    return 1
