@@ -1,7 +1,7 @@
 """MicroPython's `ntptime` module: the clock by NTP.
 
-As micropython-lib documents it: `host`, `timeout` (seconds), `time()`, `settime()`. `start()` goes on
-doing it: the network calls it where the configuration or the lease names servers.
+As micropython-lib documents it: `host`, `timeout` (seconds), `time()`, `settime()`. `start()` goes
+on doing it: `network` calls it where a lease names servers.
 """
 
 import struct

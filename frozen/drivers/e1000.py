@@ -262,7 +262,7 @@ class Card:
         mem32[self._base + _TDT] = index
 
     def tx_alloc_large(self):
-        """Return a buffer for a TCP segment that the controller cuts up, None while none is free."""
+        """Return a buffer for a TCP segment to be cut up, None while none is free."""
         ring = self._tx_ring
         # Descriptors finish in their order, so the last of those that may be needed tells of all.
         last = (self._tx_next + _LARGE_BUFFER // _CHUNK + 1) & (_TX_COUNT - 1)

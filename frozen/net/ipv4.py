@@ -71,7 +71,9 @@ def parse_fragment(buf, offset):
     )
 
 
-def emit(buf, offset, protocol, source, destination, payload, identification=0, at=None, more=False):
+def emit(
+    buf, offset, protocol, source, destination, payload, identification=0, at=None, more=False
+):
     """Write a header of HEADER bytes for `payload` bytes behind it.
 
     The identification is zero, as RFC 6864 4.1 allows where DF is set and nothing fragments.

@@ -1,4 +1,4 @@
-"""NTP client (RFC 5905, as a simple one: clause 14): asks servers for the time and keeps the clock set.
+"""NTP client (RFC 5905 14, a simple one): asks servers for the time and keeps the clock set.
 
 The clock is a hook, as the stack's time is its own: `clock()` returns nanoseconds since 1970, and
 `set_clock(ns)` sets it.

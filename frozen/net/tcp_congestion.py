@@ -27,7 +27,7 @@ def initial_window(mss):
 def on_congestion(c):
     """Lower `ssthresh` after a loss; the caller sets `cwnd`."""
     least = 2 * c.mss
-    # Acknowledgements that came in one batch with the news of the loss do not make FlightSize less.
+    # Acknowledgements in one batch with the news of the loss do not make FlightSize less.
     in_flight = max(c.snd_max - c.snd_una, c.flight)
     half = in_flight // 2
     if c.stack.congestion == WESTWOOD and c.rate:

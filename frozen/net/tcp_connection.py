@@ -180,8 +180,8 @@ class Connection(Timed):
         self.in_recovery = False
         self.recover = iss
         self._last_send = 0
-        # See tcp_congestion: what was in flight after the last output(), bytes that arrived by acknowledgements and SACK, their rate per
-        # 1.024 s, and since when it is measured.
+        # See tcp_congestion: what was in flight after the last output(), bytes that arrived by
+        # acknowledgements and SACK, their rate per 1.024 s, and since when it is measured.
         self.flight = 0
         self.delivered = 0
         self.rate = 0

@@ -1,4 +1,4 @@
-"""SYN cookies: handshakes without memory while a listener's half-open connections are at their limit
+"""SYN cookies: handshakes without memory while a listener has too many half open
 (RFC 4987 3.6).
 
 The initial sequence number of the SYN with our ACK is the cookie:
@@ -40,7 +40,7 @@ def make(secret, addresses, seq, mss, now):
 
 
 def check(secret, addresses, seq, cookie, now):
-    """Return the MSS of the SYN with number `seq` that got `cookie`, or None: it got no such one."""
+    """Return the MSS of the SYN number `seq` that got `cookie`, or None: it got no such one."""
     seed = cookie >> 24
     if ((now // _PERIOD) - (seed >> 3) & 31) >= _LIFETIME:
         return None
@@ -64,4 +64,5 @@ def options(mss, stamps):
         return mss, None, False, None
     bits = stamps[1] & _OPTION_BITS
     shift = bits >> 1
-    return mss, None if shift == _NO_SHIFT else min(shift, tcp.MAX_SHIFT), bool(bits & 1), stamps[0]
+    scale = None if shift == _NO_SHIFT else min(shift, tcp.MAX_SHIFT)
+    return mss, scale, bool(bits & 1), stamps[0]

@@ -1,4 +1,4 @@
-"""Goodput of the TCP core over a simulated path of 100 ms, beside smoltcp's and without randomness.
+"""Goodput of the TCP core over a simulated path of 100 ms, beside smoltcp's.
 
     .venv/bin/python tests/net/grid.py [--markdown] [--seeds 1]
 
