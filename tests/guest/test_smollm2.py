@@ -44,7 +44,8 @@ def llama():
 
 @pytest.fixture(scope="module")
 def served(boot_once):
-    guest = boot_once(model=str(fetch.default_model()))
+    # Two cores, because how many compute threads there are does not change a token.
+    guest = boot_once(model=str(fetch.default_model()), smp=2)
     assert guest.verdict is None, guest.log()[-3000:]
     return guest
 
