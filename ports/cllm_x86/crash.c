@@ -117,6 +117,14 @@ struct walk {
     bool guessed;        // found without a chain to it
 };
 
+// Field by field: of an initializer the compiler may make a call of memset.
+static void walk_from(struct walk *w, uint64_t pc, uint64_t fp) {
+    w->pc = pc;
+    w->fp = fp;
+    w->code_state = 0;
+    w->guessed = false;
+}
+
 // Some code keeps no frame pointer (machine code emitted for Python, parts of libc). From the last
 // good frame on, look for the next pair of saved frame pointer and return address that leads on.
 static bool resync(struct walk *w, uint64_t from) {
@@ -130,7 +138,8 @@ static bool resync(struct walk *w, uint64_t from) {
         const uint64_t *pair = (const uint64_t *)at;
         if (pair[0] > at && pair[0] < at + MiB && is_code(pair[1]) && readable(pair[0])
             && (is_code(((const uint64_t *)pair[0])[1]) || !((const uint64_t *)pair[0])[0])) {
-            *w = (struct walk) {.pc = pair[1] - 1, .fp = pair[0], .guessed = true};
+            walk_from(w, pair[1] - 1, pair[0]);
+            w->guessed = true;
             return true;
         }
     }
@@ -155,12 +164,13 @@ static bool walk_up(struct walk *w) {
         code_state = readable(fp - 8) ? ((const uint64_t *)fp)[-1] : 0;
     }
     // The return address may be the first of the next function, when the callee does not return.
-    *w = (struct walk) {.pc = pc - 1, .fp = fp, .code_state = code_state};
+    walk_from(w, pc - 1, fp);
+    w->code_state = code_state;
     return true;
 }
 
 static void walk_start(struct walk *w) {
-    *w = (struct walk) {.pc = frame.rip, .fp = frame.rbp};
+    walk_from(w, frame.rip, frame.rbp);
 }
 
 // A jump to nowhere, or into a function that has not made its frame yet, leaves the caller on top of
@@ -173,7 +183,7 @@ static bool caller_on_top(struct walk *w) {
     if (!is_code(pc)) {
         return false;
     }
-    *w = (struct walk) {.pc = pc - 1, .fp = frame.rbp};
+    walk_from(w, pc - 1, frame.rbp);
     return true;
 }
 
@@ -218,7 +228,7 @@ static void say_backtrace(void) {
             i -= repeated;
             repeated = 0;
         }
-        last = w;
+        kmemcpy(&last, &w, sizeof(w));
         if (i < FRAMES_SHOWN || n - i <= FRAMES_OUTER) {
             say_frame(&w);
         } else if (i == FRAMES_SHOWN) {
@@ -296,7 +306,8 @@ static void __attribute__((noreturn)) death_end(void) {
         machine_exit((int)record.code);
     }
     if (policy == CRASH_HALT || looping) {
-        char why[80] = "halted";
+        char why[80];
+        ksnprintf(why, sizeof(why), "halted");
         if (looping) {
             ksnprintf(why, sizeof(why), "halted: died %u times in a row within %lu s of booting",
                 record.streak, SOON_NS / 1000000000);
@@ -311,7 +322,7 @@ static void __attribute__((noreturn)) death_end(void) {
 static void __attribute__((noreturn)) vcrash(const struct trap_frame *f, int code, const char *fmt,
     va_list ap) {
     if (death_begin(fmt)) {
-        frame = *f;
+        kmemcpy(&frame, f, sizeof(frame));
         record.code = (uint32_t)code;
         record.uptime_ns = clock_ns();
         record.realtime_ns = (int64_t)record.uptime_ns + clock_realtime_offset_ns();
@@ -341,7 +352,8 @@ void crash(const struct trap_frame *f, int code, const char *fmt, ...) {
 }
 
 void panic(const char *fmt, ...) {
-    struct trap_frame f = {0};
+    struct trap_frame f;
+    kmemset(&f, 0, sizeof(f));
     __asm__ volatile ("movq %%rbx, %0; movq %%r12, %1; movq %%r13, %2; movq %%r14, %3; movq %%r15, %4"
         : "=m" (f.rbx), "=m" (f.r12), "=m" (f.r13), "=m" (f.r14), "=m" (f.r15));
     f.rip = (uint64_t)__builtin_return_address(0) - 1;
@@ -349,7 +361,8 @@ void panic(const char *fmt, ...) {
     f.rsp = (uint64_t)__builtin_frame_address(0) + 16;
     va_list ap;
     va_start(ap, fmt);
-    char reason[240] = "panic: ";
+    char reason[240];
+    kmemcpy(reason, "panic: ", 7);
     kvsnprintf(reason + 7, sizeof(reason) - 7, fmt, ap);
     va_end(ap);
     crash(&f, CRASH_CODE_PANIC, "%s", reason);
