@@ -136,7 +136,7 @@ def healthy():
 def heap(guest):
     guest.serial.send("\r")
     guest.serial.run("import gc; gc.collect()")
-    return int(guest.serial.run("gc.collect(); gc.mem_alloc()"))
+    return int(guest.serial.run("_ = gc.collect(); gc.mem_alloc()"))
 
 
 # -- Programs -----------------------------------------------------------------------------------
