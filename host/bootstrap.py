@@ -59,6 +59,7 @@ NEEDS = (
     ("test", program("cc"), "gcc", "compiles the C of native/ for the unit tests"),
     ("test", has_python_headers, "libpython3-dev", "cffi makes Python modules of it"),
     ("test", program("ip"), "iproute2", "makes a tap for the guest tests"),
+    ("test", program("gdb"), "gdb", "a guest test debugs the image"),
     ("debug", program("gdb"), "gdb", "make debug attaches it to the guest"),
 )
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -80,7 +81,7 @@ def run(settings, guest_settings, *, every_key=False, wait_for_debugger=False):
         threading.Thread(target=_wake_at_end, args=(guest, wake), daemon=True).start()
         threading.Thread(target=_announce, args=(guest, output), daemon=True).start()
         if wait_for_debugger:
-            output.line(debugger_command(guest.gdb))
+            output.line(shlex.join(debugger_command(guest.gdb)))
         wake.wait()
     finally:
         guest.stop()
@@ -91,10 +92,10 @@ def run(settings, guest_settings, *, every_key=False, wait_for_debugger=False):
 
 
 def debugger_command(port):
-    """What to type in another terminal; a breakpoint in hardware, as memory is not loaded yet."""
-    image = os.path.relpath(DEBUG_IMAGE)
-    target = f"target remote 127.0.0.1:{port}"
-    return f"gdb {image} -ex '{target}' -ex 'hbreak kernel_start' -ex continue"
+    """Arguments of gdb, up to the first C code; the breakpoint is one in hardware, as memory is not
+    loaded yet."""
+    return ["gdb", os.path.relpath(DEBUG_IMAGE), "-ex", f"target remote 127.0.0.1:{port}",
+            "-ex", "hbreak kernel_start", "-ex", "continue"]
 
 
 def _serial(where, guest, output, every_key, leave):

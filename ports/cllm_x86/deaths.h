@@ -4,7 +4,7 @@
 
 #include <stdbool.h>
 
-// Dies of `kind`; false when there is no such kind.
-bool die(const char *kind);
+// Dies of `kind` on the core numbered so, from 0; false when there is no such kind.
+bool die(const char *kind, unsigned core);
 
 #endif

@@ -52,13 +52,17 @@ static mp_obj_t machine_last_crash(void) {
 }
 MP_DEFINE_CONST_FUN_OBJ_0(machine_last_crash_obj, machine_last_crash);
 
-// crash(kind): dies, for tests: null, text (write to code), data (execute it), stack, divide, double
-// (fault), hang (until a watchdog bites), panic, abort.
-static mp_obj_t x86_crash(mp_obj_t kind) {
-    die(mp_obj_str_get_str(kind));
+// crash(kind, core=0): dies, for tests: null, text (write to code), data (execute it), stack, divide,
+// double (fault), hang (until a watchdog bites), panic, abort. On another core a new thread does.
+static mp_obj_t x86_crash(size_t n_args, const mp_obj_t *args) {
+    mp_int_t core = n_args > 1 ? mp_obj_get_int(args[1]) : 0;
+    if (core < 0 || (mp_uint_t)core >= cpu_count()) {
+        mp_raise_ValueError(MP_ERROR_TEXT("no such core"));
+    }
+    die(mp_obj_str_get_str(args[0]), (unsigned)core);
     mp_raise_ValueError(MP_ERROR_TEXT("no such way to die"));
 }
-MP_DEFINE_CONST_FUN_OBJ_1(x86_crash_obj, x86_crash);
+MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(x86_crash_obj, 1, 2, x86_crash);
 
 // watchdog(timeout_ms): starts or, with 0, stops the event loop's watchdog. It ends the machine when
 // neither watchdog_feed() nor the engine's progress is seen for that long. It waits while repl_char()

@@ -217,7 +217,7 @@ static mp_obj_t x86_repl_char(mp_obj_t c) {
 static MP_DEFINE_CONST_FUN_OBJ_1(x86_repl_char_obj, x86_repl_char);
 
 // modcrash.c
-MP_DECLARE_CONST_FUN_OBJ_1(x86_crash_obj);
+MP_DECLARE_CONST_FUN_OBJ_VAR_BETWEEN(x86_crash_obj);
 MP_DECLARE_CONST_FUN_OBJ_1(x86_watchdog_obj);
 MP_DECLARE_CONST_FUN_OBJ_0(x86_watchdog_feed_obj);
 MP_DECLARE_CONST_FUN_OBJ_1(x86_boot_phase_obj);

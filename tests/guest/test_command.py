@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import urllib.request
@@ -14,10 +16,10 @@ from cllm.build import IMAGE
 CLLM = TOP / ".venv" / "bin" / "cllm"
 
 
-def run(*arguments):
+def run(*arguments, command="run"):
     port = qemu.free_port()
     process = subprocess.Popen(
-        [CLLM, "run", "--port", str(port), "--accel", "tcg", *arguments],
+        [CLLM, command, "--port", str(port), "--accel", "tcg", *arguments],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace",
     )
     return process, f"http://127.0.0.1:{port}"
@@ -56,3 +58,23 @@ def test_without_a_model_it_serves_and_says_why():
 
 def test_the_image_is_small():
     assert os.path.getsize(IMAGE) < 16 << 20
+
+
+@pytest.mark.skipif(not shutil.which("gdb"), reason="gdb is not installed")
+def test_the_printed_gdb_command_debugs_the_image():
+    process, _ = run(command="debug")
+    try:
+        gdb = shlex.split(line_with(process, "gdb "))
+        # Past the hardware breakpoint that the command ends with: kernel, then MicroPython.
+        gdb += ["-batch", "-ex", "backtrace", "-ex", "break mp_init", "-ex", "continue",
+                "-ex", "backtrace", "-ex", "print n_boot_phases > 0", "-ex", "kill"]
+        session = subprocess.run(
+            gdb, cwd=TOP, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
+        )
+    finally:
+        process.kill()
+        process.wait()
+    assert re.search(r"#0 +kernel_start \(.*\) at .*kernel\.c:\d+", session.stdout), session
+    assert re.search(r"#0 +mp_init \(\) at .*runtime\.c:\d+", session.stdout), session
+    assert re.search(r"#[12] .*main \(.*\) at .*main\.c:\d+", session.stdout), session
+    assert "$1 = 1" in session.stdout

@@ -83,6 +83,18 @@ def test_a_death_is_reported_and_the_machine_comes_back(boot, module, kind, reas
     assert requests.get(guest.url + "/health", timeout=60).status_code == 503
 
 
+def test_a_death_on_another_core_ends_the_machine(boot):
+    guest = boot(on_crash="reboot", smp=3)
+    guest.serial.sendline("import _x86; _x86.crash('null', 2)")
+    _, registers, backtrace, _ = report(guest.serial, DEATHS["null"][0])
+    assert " processor 2\r\n" in registers
+    assert " null_write+0x" in backtrace and " die_elsewhere+0x" in backtrace
+    guest.serial.expect("crash: the last run died after ")
+    guest.serial.expect(">>> ")
+    assert last_crash(guest.serial)["python"] == []
+    assert guest.serial.run("import _x86; _x86.cpu_count()") == "3"
+
+
 APP = """\
 import _x86
 from cllm import app
