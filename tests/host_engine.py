@@ -44,6 +44,13 @@ def version():
     return library().ffi.string(library().so.engine_version()).decode()
 
 
+def cpu(name=None):
+    lib = library()
+    if name is not None and (code := lib.so.engine_use_cpu(name.encode())):
+        raise lib.failure(code, lib.ffi.string(lib.so.engine_error()).decode())
+    return lib.ffi.string(lib.so.engine_cpu()).decode()
+
+
 class Engine(engine_library.Engine):
     def __init__(self, path, *, n_ctx=2048, n_batch=64, n_seq=4, n_threads=1, pooling=0,
                  progress=None, poll=None):

@@ -9,10 +9,12 @@ READY = "ready"
 FAILED = "failed"
 
 
-def _native(path, **options):
+def _native(path, cpu="", **options):
     # Imported here: without a model nothing of llama.cpp is touched.
     import _engine
 
+    if not _engine.cpu() or cpu:
+        print("cllm: computing with the instructions of " + _engine.cpu(cpu))
     return _engine.Engine(path, **options)
 
 
@@ -23,6 +25,15 @@ def version():
     except ImportError:
         return ""
     return _engine.version()
+
+
+def cpu():
+    """Name of the build of ggml's CPU code in use, or "" where there is none."""
+    try:
+        import _engine
+    except ImportError:
+        return ""
+    return _engine.cpu()
 
 
 class EngineHost:

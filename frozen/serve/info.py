@@ -4,7 +4,7 @@
 from httpd import Response
 
 from .access import forbidden
-from .engine import version
+from .engine import cpu, version
 from .errors import RequestError, unavailable
 from .native_api import settings_of
 from .params import Params
@@ -37,6 +37,7 @@ def props_of(service):
         "bos_token": _token_text(engine, engine.bos),
         "eos_token": _token_text(engine, engine.eos),
         "build_info": version(),
+        "cpu_variant": cpu(),
         "is_sleeping": False,
         "cors_proxy_enabled": False,
     }

@@ -110,6 +110,10 @@ class Settings:
             "n_threads": _count(model, "threads", _x86.cpu_count(), 256),
             "pooling": _POOLING[pooling],
         }
+        if model.get("cpu_variant"):
+            self.options["cpu"] = model["cpu_variant"]
+            if not isinstance(self.options["cpu"], str):
+                raise ConfigError("'cpu_variant' must be a string")
         if slots >= self.options["n_batch"]:
             raise ConfigError("'slots' must be less than 'n_batch'")
 

@@ -41,12 +41,12 @@ def choose(wanted, qemu, device=DEVICE, modules=MODULES):
     return "kvm", "a probe guest under KVM ended in time"
 
 
-def arguments(accel):
-    """QEMU's options for "kvm" or "tcg"."""
+def arguments(accel, cpu=None):
+    """QEMU's options for "kvm" or "tcg" and a processor by QEMU's name, by default the best."""
     if accel == "kvm":
         # QEMU 7.2 fails on some hosts when it tries to pass this feature through.
-        return ["-accel", "kvm", "-cpu", "host,arch-capabilities=off"]
-    return ["-accel", "tcg,thread=multi", "-cpu", "max"]
+        return ["-accel", "kvm", "-cpu", cpu or "host,arch-capabilities=off"]
+    return ["-accel", "tcg,thread=multi", "-cpu", cpu or "max"]
 
 
 def probe_image():

@@ -172,12 +172,13 @@ def write_tools():
         "zig-c++": "c++ -target x86_64-linux-musl",
         "zig-ar": "ar",
         "zig-ranlib": "ranlib",
-        "zig-objcopy": "objcopy",
+        "zig-ld": "ld.lld",
     }.items():
         _write_tool(name, f'#!/bin/sh\nexec {program} {words} "$@"\n')
     _write_tool("zig-cpp.py", ZIG_CPP)
     python = shlex.quote(sys.executable)
     _write_tool("zig-cpp", f'#!/bin/sh\nexec {python} "${{0%/*}}/zig-cpp.py" "$@"\n')
+    _write_tool("python", f'#!/bin/sh\nexec {python} "$@"\n')
 
 
 def _write_tool(name, text):

@@ -41,6 +41,10 @@ def add_boot_flags(parser, serial=True):
         "--on-crash", choices=config.ON_CRASH,
         help="when the guest dies: end with the reason (default), or reboot as a machine does",
     )
+    parser.add_argument(
+        "--cpu-variant", choices=config.CPU_VARIANTS,
+        help="instructions that the model is computed with (default: the best the processor has)",
+    )
     parser.add_argument("--config", metavar="FILE.json", help="what the flags hold, and more")
     parser.add_argument("--app", metavar="FILE.py", help="handlers to add: from cllm import app")
     if serial:

@@ -59,7 +59,8 @@ class Guest:
     network; nothing is forwarded then. mac: of the network card, where two guests share a network.
     gdb: TCP port of 127.0.0.1 where the guest waits for a debugger. on_crash: "exit" ends QEMU when
     the guest dies or resets itself; with "reboot" it boots again, as a machine would, and its memory
-    keeps the record. monitor: path of a Unix socket for QEMU's monitor.
+    keeps the record. monitor: path of a Unix socket for QEMU's monitor. cpu: QEMU's name of a
+    processor in place of all that it can do.
 
     start() and stop() may be called from the main thread only: the kernel ends QEMU when the
     thread that started it goes.
@@ -68,6 +69,7 @@ class Guest:
     def __init__(
         self, image, *, modules=None, port, smp=1, memory=256, accel="tcg", pcap=None,
         netdev=None, mac=None, gdb=None, on_crash="exit", monitor=None,
+        cpu=None,
     ):
         self.image = Path(image)
         self.modules = modules or {}
@@ -81,6 +83,7 @@ class Guest:
         self.gdb = gdb
         self.on_crash = on_crash
         self.monitor = monitor
+        self.cpu = cpu
         self.url = f"http://127.0.0.1:{port}"
         self.listeners = []
         self.ended = threading.Event()
@@ -93,7 +96,7 @@ class Guest:
     def arguments(self):
         """QEMU's command line without the program, relative to a folder holding the modules."""
         line = [
-            "-nodefaults", "-no-user-config", "-machine", "pc", *accel.arguments(self.accel),
+            "-nodefaults", "-no-user-config", "-machine", "pc", *accel.arguments(self.accel, self.cpu),
             "-smp", str(self.smp), "-m", f"{self.memory}M", "-display", "none",
             "-kernel", str(self.image.resolve()),
             "-chardev", "stdio,id=serial0,signal=off", "-serial", "chardev:serial0",

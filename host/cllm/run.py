@@ -35,6 +35,9 @@ def make_guest(settings, guest_settings=None, *, image=None, **options):
             raise CllmError(f"there is no model file {draft}")
         modules["draft.gguf"] = draft
         guest_settings["model"] = {**guest_settings.get("model", {}), "draft": "draft.gguf"}
+    if settings["cpu_variant"] != "auto":
+        named = {"cpu_variant": settings["cpu_variant"]}
+        guest_settings["model"] = {**guest_settings.get("model", {}), **named}
     if guest_settings:
         modules["config.json"] = json.dumps(guest_settings).encode()
     if settings["app"]:

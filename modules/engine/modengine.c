@@ -797,6 +797,16 @@ static mp_obj_t engine_log_py(mp_obj_t callback) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_1(engine_log_obj, engine_log_py);
 
+// cpu(name=None) -> the build of ggml's CPU code in use, "" before the first Engine; with a name, chooses
+// it first ("": the best for this processor). Error: there is none, or it cannot be used here or now.
+static mp_obj_t engine_cpu_py(size_t n_args, const mp_obj_t *args) {
+    if (n_args > 0) {
+        check(engine_use_cpu(mp_obj_str_get_str(args[0])));
+    }
+    return mp_obj_new_str_from_cstr(engine_cpu());
+}
+static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_cpu_obj, 0, 1, engine_cpu_py);
+
 // An assertion that ends the machine: who reads standard error's last line says why.
 static void on_abort(const char *message) {
     fprintf(stderr, "%s\n", message);
@@ -825,6 +835,7 @@ static const mp_rom_map_elem_t engine_globals_table[] = {
     { MP_ROM_QSTR(MP_QSTR_NoSlot), MP_ROM_PTR(&engine_type_NoSlot) },
     { MP_ROM_QSTR(MP_QSTR_Aborted), MP_ROM_PTR(&engine_type_Aborted) },
     { MP_ROM_QSTR(MP_QSTR_version), MP_ROM_PTR(&engine_version_obj) },
+    { MP_ROM_QSTR(MP_QSTR_cpu), MP_ROM_PTR(&engine_cpu_obj) },
     { MP_ROM_QSTR(MP_QSTR_log), MP_ROM_PTR(&engine_log_obj) },
     { MP_ROM_QSTR(MP_QSTR_crash), MP_ROM_PTR(&engine_crash_obj) },
 };

@@ -8,7 +8,6 @@
 #include <string>
 #include <vector>
 
-#include <cpuid.h>
 #include <unistd.h>
 
 thread_local bool catching = false;
@@ -208,7 +207,7 @@ void open_context(engine *e, const engine_params &params) {
     }
     if (params.n_threads > 1) { // without a pool, ggml starts and ends threads in every decode
         ggml_threadpool_params tp = ggml_threadpool_params_default(cp.n_threads);
-        e->threads.reset(ggml_threadpool_new(&tp));
+        e->threads.reset(cpu_function<decltype(ggml_threadpool_new)>("ggml_threadpool_new")(&tp));
         if (!e->threads) {
             throw std::runtime_error("the compute threads cannot be started");
         }
@@ -327,36 +326,11 @@ void engine_set_abort_handler(void (*fn)(const char *message)) {
     abort_handler = fn;
 }
 
-// With CLLM_CPU=x86-64-v3 (CMakeLists.txt) ggml's code uses AVX2, FMA, F16C and BMI2 and would end
-// on an illegal instruction elsewhere. Bits: SDM vol. 2A, CPUID leaves 1 and 7; the system must
-// have enabled the registers too (vol. 1, 14.3).
-static void check_processor() {
-    unsigned a, b, c, d;
-    __cpuid(1, a, b, c, d);
-    const unsigned first = bit_FMA | bit_F16C | bit_OSXSAVE | bit_AVX;
-    bool fits = (c & first) == first;
-    if (fits) {
-        unsigned low, high;
-        __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-        fits = (low & 6) == 6;
-    }
-    if (fits) {
-        __cpuid_count(7, 0, a, b, c, d);
-        fits = (b & bit_AVX2) && (b & bit_BMI2);
-    }
-    if (!fits) {
-        throw std::runtime_error(
-            "this processor lacks AVX2, FMA, F16C or BMI2 (in QEMU, use -cpu max or host)");
-    }
-}
-
 int engine_open(const char *path, const struct engine_params *params, struct engine **out) {
     *out = nullptr;
     scoped_value<bool> catches(catching, true);
     return translated(nullptr, [&] {
-        if (CLLM_CPU_V3) {
-            check_processor();
-        }
+        choose_cpu("");
         start_once();
         check(*path != '\0', "the path of the model is empty");
         check(params->n_ctx <= INT_MAX, "n_ctx is out of range");

@@ -90,6 +90,15 @@ struct engine_info {
 // Version of what is linked in, such as "llama.cpp 0.5.0-dev".
 const char *engine_version(void);
 
+// Chooses the build of ggml's CPU code to compute with: "sse42", "avx2", "avx512", "avx512-vnni" or
+// "avx512-bf16"; "" is the best that this processor runs, which the first engine_open() takes where
+// nobody chose. ENGINE_EINVAL: there is none of that name, the processor lacks its instructions, or
+// another one is in use.
+int engine_use_cpu(const char *name);
+
+// Name of the one in use; "" before the first engine_open().
+const char *engine_cpu(void);
+
 // Reason of the last call that failed: one line of valid UTF-8. Holds until the next call.
 const char *engine_error(void);
 

@@ -4,6 +4,7 @@
 // sampler.cpp  choosing tokens, grammars, probabilities
 // chat.cpp     chat templates and parsing what the model replies
 // vectors.cpp  embeddings, LoRA adapters, saved states
+// cpu.cpp      which build of ggml's CPU code computes
 // log.cpp      where llama.cpp's messages go
 //
 // Two ideas carry the error handling. First, every argument that a request can influence is checked
@@ -34,8 +35,22 @@ struct free_model {
 struct free_context {
     void operator()(llama_context *context) const { llama_free(context); }
 };
+
+// Chooses the build of ggml's CPU code: by name, or with "" the best for this processor unless one is
+// chosen already. Throws bad_input.
+void choose_cpu(const char *name);
+
+// A function of the chosen build of ggml's CPU code, which is only reached through its registry.
+template <typename function> function *cpu_function(const char *name) {
+    ggml_backend_reg_t cpu = ggml_backend_dev_backend_reg(
+        ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU));
+    return reinterpret_cast<function *>(ggml_backend_reg_get_proc_address(cpu, name));
+}
+
 struct free_threads {
-    void operator()(ggml_threadpool *threads) const { ggml_threadpool_free(threads); }
+    void operator()(ggml_threadpool *threads) const {
+        cpu_function<decltype(ggml_threadpool_free)>("ggml_threadpool_free")(threads);
+    }
 };
 
 using context_ptr = std::unique_ptr<llama_context, free_context>;

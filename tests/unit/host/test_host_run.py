@@ -283,12 +283,14 @@ def test_the_guests_modules_and_memory(fake_qemu, image, tmp_path):
     app.write_text("")
     settings = {
         "model": str(model), "port": 0, "smp": 3, "memory": None, "accel": "tcg",
+        "cpu_variant": "sse42",
         "app": str(app), "serial": "stdio", "pcap": str(tmp_path / "a,b.pcap"),
         "on_crash": "exit",
     }
     guest = run.make_guest(settings, {"keys": ["k"]}, image=image)
     assert list(guest.modules) == ["model.gguf", "config.json", "app.py"]
     assert b'"alias": "my model, v1"' in guest.modules["config.json"]
+    assert b'"cpu_variant": "sse42"' in guest.modules["config.json"]
     line = guest.arguments()
     assert line[line.index("-initrd") + 1] == "model.gguf,config.json,app.py"
     assert line[line.index("-smp") + 1] == "3"

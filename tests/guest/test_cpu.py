@@ -1,0 +1,55 @@
+"""One image for every processor from Nehalem on: it computes with the best instructions that are there."""
+
+import pytest
+import requests
+
+TIMEOUT = 120
+
+
+def completion(guest):
+    answer = requests.post(
+        guest.url + "/v1/completions", timeout=TIMEOUT,
+        json={"prompt": "The world is round", "max_tokens": 8, "temperature": 0},
+    )
+    return answer.json()["choices"][0]["text"]
+
+
+def variant(guest):
+    return requests.get(guest.url + "/props", timeout=TIMEOUT).json()["cpu_variant"]
+
+
+@pytest.mark.parametrize("cpu, best", [
+    ("Nehalem", "sse42"),  # no XSAVE either
+    ("SandyBridge", "sse42"),  # AVX without AVX2
+    ("Haswell", "avx2"),
+    ("EPYC", "avx2"),
+    ("Icelake-Server", "avx2"),  # QEMU emulates no AVX-512
+])
+def test_the_best_instructions_of_the_processor_compute(boot, tiny_model, cpu, best):
+    guest = boot(model=str(tiny_model), cpu=cpu, smp=2)
+    assert guest.verdict is None
+    assert variant(guest) == best
+    assert completion(guest)
+    answer = requests.post(
+        guest.url + "/v1/chat/completions", timeout=TIMEOUT,
+        json={"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8, "seed": 1,
+              "logprobs": True, "response_format": {"type": "json_object"}},
+    )
+    assert answer.status_code == 200
+    answer = requests.post(guest.url + "/v1/embeddings", json={"input": "Hello"}, timeout=TIMEOUT)
+    assert answer.status_code == 200
+
+
+def test_another_variant_can_be_asked_for(guest, boot, tiny_model):
+    assert variant(guest) == "avx2"
+    older = boot(model=str(tiny_model), cpu_variant="sse42")
+    assert variant(older) == "sse42"
+    assert completion(older)
+
+
+def test_a_variant_that_the_processor_lacks_is_an_error(boot, tiny_model):
+    guest = boot(model=str(tiny_model), cpu_variant="avx512-vnni")
+    wanted = "'avx512-vnni' needs; it can run: sse42, avx2"
+    assert wanted in guest.verdict
+    answer = requests.get(guest.url + "/health", timeout=TIMEOUT)
+    assert answer.status_code == 503 and wanted in answer.json()["error"]["message"]
