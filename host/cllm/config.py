@@ -7,13 +7,14 @@ from . import CllmError, fetch
 
 DEFAULTS = {
     "model": None, "port": 8080, "smp": 1, "memory": None, "accel": "auto", "app": None,
-    "serial": "stdio", "pcap": None, "draft": None, "on_crash": "exit",
+    "serial": "stdio", "pcap": None, "draft": None, "on_crash": "exit", "kernels": "auto",
 }
 PATHS = ("model", "app", "serial", "pcap", "draft")
 NUMBERS = {"port": (0, 65535), "smp": (1, 255), "memory": (32, 1 << 20)}
 ACCELS = ("auto", "tcg", "kvm")
 ON_CRASH = ("exit", "reboot")
-CHOICES = {"accel": ACCELS, "on_crash": ON_CRASH}
+KERNELS = ("auto", "ggml", "tcg")
+CHOICES = {"accel": ACCELS, "on_crash": ON_CRASH, "kernels": KERNELS}
 # Handed to the guest as its boot module config.json. Those of the model go below "model" there.
 GUEST = {
     "network": dict, "limits": dict, "keys": list, "cors": str, "access_log": bool,

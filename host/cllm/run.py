@@ -34,6 +34,9 @@ def make_guest(settings, guest_settings=None, *, image=None, **options):
             raise CllmError(f"there is no model file {draft}")
         modules["draft.gguf"] = draft
         guest_settings["model"] = {**guest_settings.get("model", {}), "draft": "draft.gguf"}
+    kernels = settings.get("kernels", "auto")
+    if model and kernels != "auto":
+        guest_settings["model"] = {**guest_settings["model"], "kernels": kernels}
     if guest_settings:
         modules["config.json"] = json.dumps(guest_settings).encode()
     if settings["app"]:
@@ -48,7 +51,10 @@ def make_guest(settings, guest_settings=None, *, image=None, **options):
         port=settings["port"] or qemu.free_port(),
         smp=settings["smp"],
         memory=settings["memory"]
-        or memory.needed(model, n_ctx) + (memory.needed(draft, n_ctx) if draft else 0),
+        or sum(
+            memory.needed(file, n_ctx, repacked=kernels == "tcg")
+            for file in (model, draft) if file or file is model
+        ),
         accel=chosen,
         pcap=settings["pcap"],
         on_crash=settings["on_crash"],

@@ -55,6 +55,7 @@ struct engine {
 
     const llama_vocab *vocab = nullptr;
     struct engine_params params{};
+    bool stopped = false; // poll() asked to stop the graph that is being computed
     struct engine_info info{};
     std::string desc, ftype;
     std::vector<llama_token> eog; // tokens that end a generation
@@ -185,8 +186,15 @@ std::vector<llama_token> tokens_of(const engine *e, const std::string &text);
 // Such logits come of a corrupted model.
 void check_logits(const engine *e, int32_t index);
 
+// While one exists, a graph of the engine's may be computed, and poll() runs.
+class computing {
+public:
+    explicit computing(engine *e);
+    ~computing();
+};
+
 // Context parameters that every context of the engine shares.
-llama_context_params context_params(const engine *e);
+llama_context_params context_params(engine *e);
 
 // Random bytes; throws if the machine has none.
 void random_bytes(void *out, size_t n);
