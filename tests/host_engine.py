@@ -53,13 +53,14 @@ def cpu(name=None):
 
 class Engine(engine_library.Engine):
     def __init__(self, path, *, n_ctx=2048, n_batch=64, n_seq=4, n_threads=1, pooling=0,
-                 progress=None, poll=None):
+                 kernels=0, progress=None, poll=None):
         options = {}
         if progress:
             options["progress"] = lambda done: progress(done) or True
         if poll:
             options["poll"] = lambda: bool(poll())
-        super().__init__(library(), path, n_ctx, n_batch, n_seq, n_threads, pooling, **options)
+        super().__init__(
+            library(), path, n_ctx, n_batch, n_seq, n_threads, pooling, kernels=kernels, **options)
 
     def __getattr__(self, name):
         if name == "info":

@@ -78,7 +78,8 @@ class EngineHost:
             self._load_draft()
         self.progress = 1.0
         self.state = READY
-        print("cllm: model %s is ready: %s" % (self.alias, self.engine.desc))
+        print("cllm: model %s is ready: %s, kernels %s" % (
+            self.alias, self.engine.desc, self.engine.kernels))
 
     def _load_draft(self):
         # Without it, everything works: it only makes things fast.

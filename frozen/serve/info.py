@@ -27,6 +27,7 @@ def props_of(service):
         "model_alias": service.host.alias,
         "model_ftype": engine.ftype,
         "model_path": service.host.path,
+        "kernels": engine.kernels,
         "modalities": {"vision": False, "video": False, "audio": False},
         "endpoint_slots": True,
         "endpoint_props": False,

@@ -75,6 +75,9 @@ def read_config(path=_BOOT + "config.json"):
 # How embeddings are pooled: engine.h's ENGINE_POOLING_*.
 _POOLING = {"model": 0, "mean": 1, "cls": 2, "last": 3}
 
+# Whose matrix products: engine.h's ENGINE_KERNELS_*.
+_KERNELS = {"auto": 0, "ggml": 1, "tcg": 2}
+
 
 class Settings:
     """The part of the configuration that concerns serving, checked; ConfigError names the key.
@@ -101,6 +104,9 @@ class Settings:
         pooling = model.get("pooling") or "model"
         if pooling not in _POOLING:
             raise ConfigError("'pooling' must be one of %s" % ", ".join(sorted(_POOLING)))
+        kernels = model.get("kernels") or "auto"
+        if kernels not in _KERNELS:
+            raise ConfigError("'kernels' must be one of %s" % ", ".join(sorted(_KERNELS)))
         slots = self.bounds.slots
         self.options = {
             "n_ctx": _count(model, "n_ctx", 2048, 1 << 20),
@@ -109,6 +115,7 @@ class Settings:
             "n_seq": min(256, slots + max(4, slots)),
             "n_threads": _count(model, "threads", _x86.cpu_count(), 256),
             "pooling": _POOLING[pooling],
+            "kernels": _KERNELS[kernels],
         }
         if model.get("cpu_variant"):
             self.options["cpu"] = model["cpu_variant"]

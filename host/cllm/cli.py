@@ -38,6 +38,11 @@ def add_boot_flags(parser, serial=True):
     )
     parser.add_argument("--accel", choices=config.ACCELS, help="default auto")
     parser.add_argument(
+        "--kernels", choices=config.KERNELS,
+        help="matrix products: ggml's own, or made for QEMU's TCG (default auto: the guest's "
+        "choice)",
+    )
+    parser.add_argument(
         "--on-crash", choices=config.ON_CRASH,
         help="when the guest dies: end with the reason (default), or reboot as a machine does",
     )

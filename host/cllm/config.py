@@ -7,16 +7,19 @@ from . import CllmError, fetch
 
 DEFAULTS = {
     "model": None, "port": 8080, "smp": 1, "memory": None, "accel": "auto", "app": None,
-    "serial": "stdio", "pcap": None, "draft": None, "on_crash": "exit",
+    "serial": "stdio", "pcap": None, "draft": None, "on_crash": "exit", "kernels": "auto",
     "cpu_variant": "auto",
 }
 PATHS = ("model", "app", "serial", "pcap", "draft")
 NUMBERS = {"port": (0, 65535), "smp": (1, 255), "memory": (32, 1 << 20)}
 ACCELS = ("auto", "tcg", "kvm")
 ON_CRASH = ("exit", "reboot")
+KERNELS = ("auto", "ggml", "tcg")
 # Builds of ggml's CPU code in the image (native/CMakeLists.txt).
 CPU_VARIANTS = ("auto", "sse42", "avx2", "avx512", "avx512-vnni", "avx512-bf16")
-CHOICES = {"accel": ACCELS, "on_crash": ON_CRASH, "cpu_variant": CPU_VARIANTS}
+CHOICES = {
+    "accel": ACCELS, "on_crash": ON_CRASH, "kernels": KERNELS, "cpu_variant": CPU_VARIANTS,
+}
 # Handed to the guest as its boot module config.json. Those of the model go below "model" there.
 GUEST = {
     "network": dict, "limits": dict, "keys": list, "cors": str, "access_log": bool,

@@ -15,6 +15,7 @@ BASE = 128 * MIB  # kernel, C++ and Python heaps, network buffers, and slack
 STEP = 32  # MiB; sizes are rounded up to it
 N_CTX = 2048  # cells of the KV cache unless the configuration says otherwise
 N_BATCH = 64  # tokens of one batch of the engine
+REPACKED = 1.7  # size of repacked weights, at most (Q5_K), to that of the file
 VOCABULARY_BYTES = 512  # per token: strings, maps both ways, merge ranks
 
 SCALARS = {
@@ -46,11 +47,16 @@ def read_metadata(path):
         return metadata
 
 
-def needed(path, n_ctx=N_CTX):
-    """MiB of guest memory for the model at `path` (None: no model) with `n_ctx` cache cells."""
+def needed(path, n_ctx=N_CTX, repacked=False):
+    """MiB of guest memory for the model at `path` (None: no model) with `n_ctx` cache cells.
+
+    repacked: the guest makes a copy of the weights for its kernels.
+    """
     if path is None:
         return _rounded(BASE)
     size = path.stat().st_size
+    if repacked:
+        size += int(REPACKED * size)
     try:
         return _rounded(BASE + size + _work(read_metadata(path), n_ctx))
     except ValueError:

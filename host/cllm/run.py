@@ -35,9 +35,11 @@ def make_guest(settings, guest_settings=None, *, image=None, **options):
             raise CllmError(f"there is no model file {draft}")
         modules["draft.gguf"] = draft
         guest_settings["model"] = {**guest_settings.get("model", {}), "draft": "draft.gguf"}
-    if settings["cpu_variant"] != "auto":
-        named = {"cpu_variant": settings["cpu_variant"]}
-        guest_settings["model"] = {**guest_settings.get("model", {}), **named}
+    kernels = settings["kernels"]
+    for key in ("kernels", "cpu_variant"):
+        if settings[key] != "auto":
+            named = {key: settings[key]}
+            guest_settings["model"] = {**guest_settings.get("model", {}), **named}
     if guest_settings:
         modules["config.json"] = json.dumps(guest_settings).encode()
     if settings["app"]:
@@ -52,7 +54,10 @@ def make_guest(settings, guest_settings=None, *, image=None, **options):
         port=settings["port"] or qemu.free_port(),
         smp=settings["smp"],
         memory=settings["memory"]
-        or memory.needed(model, n_ctx) + (memory.needed(draft, n_ctx) if draft else 0),
+        or sum(
+            memory.needed(file, n_ctx, repacked=kernels == "tcg")
+            for file in (model, draft) if file or file is model
+        ),
         accel=chosen,
         pcap=settings["pcap"],
         on_crash=settings["on_crash"],

@@ -1,10 +1,10 @@
 // The `_engine` module: argument conversion around native/engine.
 //
-//   Engine(path, *, n_ctx=2048, n_batch=64, n_seq=4, n_threads=1, pooling=0, progress=None,
-//          poll=None)
+//   Engine(path, *, n_ctx=2048, n_batch=64, n_seq=4, n_threads=1, pooling=0, kernels=0,
+//          progress=None, poll=None)
 //     n_ctx n_ctx_train n_batch n_seq n_vocab n_embd n_params size desc ftype vocab_type
 //     chat_template has_chat_template bos eos add_bos fim_pre fim_suf fim_mid fim_rep fim_sep
-//     generates divisible
+//     generates divisible kernels
 //     tokenize(text, add_special=True, parse_special=True) -> [token, ...]
 //     detokenize(tokens) -> bytes             control tokens included
 //     piece(token, special=False) -> bytes    control tokens only if special
@@ -38,7 +38,8 @@
 // What each does is told in engine.h. Wrong arguments raise ValueError, the rest Error.
 //
 // progress(fraction) runs while the constructor loads, poll() between the nodes of a graph in
-// decode(), together with whatever the scheduler has pending. Either may raise: the work stops and
+// decode(), and within long ones where the kernels can, together with whatever the scheduler has
+// pending. Either may raise: the work stops and
 // the constructor or decode() raises the same exception. They run with C++ frames below, which a
 // longjmp must not skip, so the exception is kept until the ABI has returned.
 #include <stdio.h>
@@ -195,8 +196,8 @@ static uint32_t get_count(mp_int_t value, qstr name) {
 static mp_obj_t engine_make_new(
     const mp_obj_type_t *type, size_t n_args, size_t n_kw, const mp_obj_t *args) {
     enum {
-        ARG_path, ARG_n_ctx, ARG_n_batch, ARG_n_seq, ARG_n_threads, ARG_pooling, ARG_progress,
-        ARG_poll
+        ARG_path, ARG_n_ctx, ARG_n_batch, ARG_n_seq, ARG_n_threads, ARG_pooling, ARG_kernels,
+        ARG_progress, ARG_poll
     };
     static const mp_arg_t allowed[] = {
         { MP_QSTR_path, MP_ARG_REQUIRED | MP_ARG_OBJ, { .u_obj = MP_OBJ_NULL } },
@@ -205,6 +206,7 @@ static mp_obj_t engine_make_new(
         { MP_QSTR_n_seq, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = 4 } },
         { MP_QSTR_n_threads, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = 1 } },
         { MP_QSTR_pooling, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = ENGINE_POOLING_MODEL } },
+        { MP_QSTR_kernels, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = ENGINE_KERNELS_AUTO } },
         { MP_QSTR_progress, MP_ARG_KW_ONLY | MP_ARG_OBJ, { .u_rom_obj = MP_ROM_NONE } },
         { MP_QSTR_poll, MP_ARG_KW_ONLY | MP_ARG_OBJ, { .u_rom_obj = MP_ROM_NONE } },
     };
@@ -222,6 +224,7 @@ static mp_obj_t engine_make_new(
         .n_seq = get_count(arg[ARG_n_seq].u_int, MP_QSTR_n_seq),
         .n_threads = get_count(arg[ARG_n_threads].u_int, MP_QSTR_n_threads),
         .pooling = get_count(arg[ARG_pooling].u_int, MP_QSTR_pooling),
+        .kernels = get_count(arg[ARG_kernels].u_int, MP_QSTR_kernels),
         .progress = on_progress,
         .poll = on_poll,
         .user = self,
@@ -314,6 +317,9 @@ static void engine_attr(mp_obj_t self_in, qstr name, mp_obj_t *dest) {
                 return;
             case MP_QSTR_ftype:
                 dest[0] = mp_obj_new_str_from_cstr(info->ftype);
+                return;
+            case MP_QSTR_kernels:
+                dest[0] = mp_obj_new_str_from_cstr(info->kernels);
                 return;
         }
     }

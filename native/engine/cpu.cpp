@@ -8,6 +8,10 @@
 
 #include "ggml-backend.h"
 
+#include "kernels.h"
+
+#include <cstring>
+
 #include <cpuid.h>
 
 namespace {
@@ -52,6 +56,7 @@ ggml_backend_reg_t reg_avx2() __asm__("ggml_backend_cpu_reg.avx2");
 ggml_backend_reg_t reg_avx512() __asm__("ggml_backend_cpu_reg.avx512");
 ggml_backend_reg_t reg_avx512_vnni() __asm__("ggml_backend_cpu_reg.avx512-vnni");
 ggml_backend_reg_t reg_avx512_bf16() __asm__("ggml_backend_cpu_reg.avx512-bf16");
+const kernels::interface *kernels_avx2() __asm__("cllm_kernels.avx2");
 #else
 ggml_backend_reg_t ggml_backend_cpu_reg();
 #endif
@@ -64,15 +69,16 @@ const struct {
     const char *name;
     unsigned needs;
     ggml_backend_reg_t (*reg)();
+    const kernels::interface *(*kernels)(); // native/kernels, in the build for what TCG emulates
 } variants[] = {
 #ifdef CLLM_CPU_VARIANTS
-    {"sse42", 0, reg_sse42}, // all that boots here has x86-64-v2's instructions
-    {"avx2", avx2, reg_avx2},
-    {"avx512", avx2 | avx512, reg_avx512},
-    {"avx512-vnni", avx2 | avx512 | vnni, reg_avx512_vnni},
-    {"avx512-bf16", avx2 | avx512 | vnni | bf16, reg_avx512_bf16},
+    {"sse42", 0, reg_sse42, nullptr}, // all that boots here has x86-64-v2's instructions
+    {"avx2", avx2, reg_avx2, kernels_avx2},
+    {"avx512", avx2 | avx512, reg_avx512, nullptr},
+    {"avx512-vnni", avx2 | avx512 | vnni, reg_avx512_vnni, nullptr},
+    {"avx512-bf16", avx2 | avx512 | vnni | bf16, reg_avx512_bf16, nullptr},
 #else
-    {"avx2", avx2, ggml_backend_cpu_reg},
+    {"avx2", avx2, ggml_backend_cpu_reg, cllm_kernels},
 #endif
 };
 constexpr int n_variants = sizeof variants / sizeof variants[0];
@@ -122,6 +128,22 @@ void choose_cpu(const char *name) {
     check(chosen < 0 || chosen == wanted,
         "'" + std::string(variants[chosen < 0 ? 0 : chosen].name) + "' is in use");
     chosen = wanted;
+}
+
+const kernels::interface *cpu_kernels() {
+    const auto get = variants[chosen].kernels;
+    return get ? get() : nullptr;
+}
+
+bool cpu_is_emulated() {
+    unsigned a, b, c, d;
+    __cpuid(1, a, b, c, d);
+    if (!(c & 1u << 31)) { // no hypervisor, so no leaf of one
+        return false;
+    }
+    unsigned name[3];
+    __cpuid(0x40000000, a, name[0], name[1], name[2]);
+    return memcmp(name, "TCGTCGTCGTCG", sizeof name) == 0;
 }
 
 int engine_use_cpu(const char *name) {

@@ -1,6 +1,8 @@
 // engine.cpp: the model, its context, tokens, decoding and the KV cache; see internal.h.
 #include "internal.h"
 
+#include "kernels.h"
+
 #include <algorithm>
 #include <cfloat>
 #include <climits>
@@ -20,6 +22,10 @@ constexpr int max_json_depth = 64;
 
 // llama_tokenize counts in int32_t and may need one token per byte and a few more.
 constexpr size_t max_text = INT_MAX / 8;
+
+// Under TCG, where native/kernels are several times as fast as ggml's own but do not give the very
+// same tokens.
+constexpr int auto_when_emulated = ENGINE_KERNELS_GGML;
 
 char last_error[1024];
 void (*abort_handler)(const char *message);
@@ -75,6 +81,9 @@ static void start_once() {
         ggml_set_abort_callback(on_ggml_abort);
         llama_log_set(engine_log, nullptr);
         llama_backend_init();
+        if (cpu_kernels()) {
+            cpu_kernels()->install();
+        }
         return true;
     }();
     (void)started;
@@ -122,15 +131,35 @@ common_json parse_json(const char *text, size_t len, const char *what) {
     }
 }
 
-llama_context_params context_params(const engine *e) {
+// Once it has said stop it is not asked again: ggml comes here after a product that has asked too.
+static bool poll(void *user) {
+    auto *e = static_cast<engine *>(user);
+    e->stopped = e->stopped || e->params.poll(e->params.user);
+    return e->stopped;
+}
+
+computing::computing(engine *e) {
+    e->stopped = false;
+    if (e->params.poll && cpu_kernels()) {
+        cpu_kernels()->set_poll([](void *user) { poll(user); }, e);
+    }
+}
+
+computing::~computing() {
+    if (cpu_kernels()) {
+        cpu_kernels()->set_poll(nullptr, nullptr);
+    }
+}
+
+llama_context_params context_params(engine *e) {
     llama_context_params cp = llama_context_default_params();
     cp.n_threads = static_cast<int32_t>(e->params.n_threads);
     cp.n_threads_batch = cp.n_threads;
     cp.offload_kqv = false;
     cp.op_offload = false;
     cp.no_perf = true;
-    cp.abort_callback = e->params.poll;
-    cp.abort_callback_data = e->params.user;
+    cp.abort_callback = e->params.poll ? poll : nullptr;
+    cp.abort_callback_data = e;
     return cp;
 }
 
@@ -166,7 +195,8 @@ void open_model(engine *e, const char *path, const engine_params &params, bool &
     llama_model_params mp = llama_model_default_params();
     mp.n_gpu_layers = 0;
     mp.load_mode = LLAMA_LOAD_MODE_MMAP;
-    mp.use_extra_bufts = false; // these repack, which is a copy
+    // These repack, which is a copy. Ours are the first of them.
+    mp.use_extra_bufts = params.kernels == ENGINE_KERNELS_TCG;
     mp.check_tensors = false;   // this starts threads
     mp.progress_callback_user_data = &progress;
     mp.progress_callback = [](float done, void *user) {
@@ -264,6 +294,7 @@ void fill_info(engine *e) {
     info.chat_template = source ? source : "";
     info.desc = e->desc.c_str();
     info.ftype = e->ftype.c_str();
+    info.kernels = e->params.kernels == ENGINE_KERNELS_TCG ? "tcg" : "ggml";
 
     e->ones.assign(info.n_batch, 1);
     e->seq_of.assign(info.n_batch + 1, nullptr);
@@ -339,6 +370,10 @@ int engine_open(const char *path, const struct engine_params *params, struct eng
             "n_seq is not in 1.." + std::to_string(llama_max_parallel_sequences()));
         check(params->pooling >= ENGINE_POOLING_MODEL && params->pooling <= ENGINE_POOLING_LAST,
             "there is no such pooling");
+        check(params->kernels >= ENGINE_KERNELS_AUTO && params->kernels <= ENGINE_KERNELS_TCG,
+            "there are no such kernels");
+        check(params->kernels != ENGINE_KERNELS_TCG || cpu_kernels(),
+            std::string("the kernels for TCG come with 'avx2', and '") + engine_cpu() + "' is in use");
         check(params->n_threads >= 1 && params->n_threads <= GGML_MAX_N_THREADS,
             "n_threads is not in 1.." + std::to_string(GGML_MAX_N_THREADS));
 
@@ -346,16 +381,20 @@ int engine_open(const char *path, const struct engine_params *params, struct eng
         static uint64_t serial = 0;
         e->serial = ++serial;
         e->params = *params;
+        if (params->kernels == ENGINE_KERNELS_AUTO) {
+            e->params.kernels = cpu_is_emulated() && cpu_kernels() ? auto_when_emulated
+                                                                   : ENGINE_KERNELS_GGML;
+        }
         bool stopped = false;
         try {
-            open_model(e.get(), path, *params, stopped);
+            open_model(e.get(), path, e->params, stopped);
         } catch (const std::exception &) {
             if (stopped) {
                 return fail(ENGINE_ABORTED, "loading was stopped");
             }
             throw;
         }
-        open_context(e.get(), *params);
+        open_context(e.get(), e->params);
         open_templates(e.get());
         fill_info(e.get());
         *out = e.release();
@@ -471,6 +510,7 @@ int engine_decode(struct engine *e, size_t n, const int32_t *tokens, const int32
         log_capture capture;
         // Other compute threads would wait for this one forever if it left by an exception.
         scoped_value<bool> catches(catching, !e->threads);
+        const computing polls(e);
         switch (llama_decode(e->context.get(), batch)) {
             case 0:
                 e->outputs.assign(outputs, outputs + n);

@@ -45,6 +45,15 @@ enum {
     ENGINE_POOLING_LAST = 3, // the last token's
 };
 
+// Whose code multiplies matrices.
+enum {
+    ENGINE_KERNELS_AUTO = 0, // the engine's choice for this processor
+    ENGINE_KERNELS_GGML = 1, // ggml's own, made for real processors; weights are not copied
+    // native/kernels, made for QEMU's TCG; weights are repacked into a copy, and results differ in
+    // the last digits. Needs AVX2.
+    ENGINE_KERNELS_TCG = 2,
+};
+
 struct engine;
 struct engine_sampler;
 struct engine_chat;
@@ -56,11 +65,12 @@ struct engine_params {
     uint32_t n_seq;     // sequences, numbered from 0; 1 to 256
     uint32_t n_threads; // compute threads, >= 1; MUST NOT exceed the cores owned: barriers spin
     int32_t pooling;    // of embeddings: ENGINE_POOLING_*
+    int32_t kernels;    // ENGINE_KERNELS_*
     // While loading, with the part done (0 to 1). Returning false stops it: ENGINE_ABORTED. May be
     // NULL.
     bool (*progress)(void *user, float done);
-    // In engine_decode(), between any two nodes of the graph. Returning true stops it:
-    // ENGINE_ABORTED. May be NULL.
+    // In engine_decode(), between any two nodes of the graph, and with ENGINE_KERNELS_TCG also
+    // within a long one. Returning true stops it: ENGINE_ABORTED. May be NULL.
     bool (*poll)(void *user);
     void *user;
 };
@@ -85,6 +95,7 @@ struct engine_info {
     const char *chat_template; // its source, or ""
     const char *desc;          // such as "llama 135M Q4_1"
     const char *ftype;         // such as "Q4_1"
+    const char *kernels;       // that were chosen: "ggml" or "tcg"
 };
 
 // Version of what is linked in, such as "llama.cpp 0.5.0-dev".

@@ -40,6 +40,14 @@ struct free_context {
 // chosen already. Throws bad_input.
 void choose_cpu(const char *name);
 
+namespace kernels { struct interface; }
+
+// native/kernels in the chosen build; NULL where it has none.
+const kernels::interface *cpu_kernels();
+
+// True if QEMU's TCG emulates this processor.
+bool cpu_is_emulated();
+
 // A function of the chosen build of ggml's CPU code, which is only reached through its registry.
 template <typename function> function *cpu_function(const char *name) {
     ggml_backend_reg_t cpu = ggml_backend_dev_backend_reg(
@@ -70,6 +78,7 @@ struct engine {
 
     const llama_vocab *vocab = nullptr;
     struct engine_params params{};
+    bool stopped = false; // poll() asked to stop the graph that is being computed
     struct engine_info info{};
     std::string desc, ftype;
     std::vector<llama_token> eog; // tokens that end a generation
@@ -200,8 +209,15 @@ std::vector<llama_token> tokens_of(const engine *e, const std::string &text);
 // Such logits come of a corrupted model.
 void check_logits(const engine *e, int32_t index);
 
+// While one exists, a graph of the engine's may be computed, and poll() runs.
+class computing {
+public:
+    explicit computing(engine *e);
+    ~computing();
+};
+
 // Context parameters that every context of the engine shares.
-llama_context_params context_params(const engine *e);
+llama_context_params context_params(engine *e);
 
 // Random bytes; throws if the machine has none.
 void random_bytes(void *out, size_t n);

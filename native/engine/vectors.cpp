@@ -136,6 +136,7 @@ void decode_embedding(engine *e, size_t n, const int32_t *tokens) {
     log_capture capture;
     scoped_value<bool> catches(catching, !e->threads);
     llama_context *context = e->embedder.get();
+    const computing polls(e);
     int code = is_causal(e) ? llama_decode(context, batch) : llama_encode(context, batch);
     if (code != 0) {
         throw std::runtime_error(

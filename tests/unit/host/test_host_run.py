@@ -283,7 +283,7 @@ def test_the_guests_modules_and_memory(fake_qemu, image, tmp_path):
     app.write_text("")
     settings = {
         "model": str(model), "port": 0, "smp": 3, "memory": None, "accel": "tcg",
-        "cpu_variant": "sse42",
+        "cpu_variant": "sse42", "kernels": "auto",
         "app": str(app), "serial": "stdio", "pcap": str(tmp_path / "a,b.pcap"),
         "on_crash": "exit",
     }

@@ -63,10 +63,11 @@ class FakeEngine:
     fim_rep = fim_sep = -1
     generates = True
     divisible = True
+    kernels = "ggml"
 
     def __init__(
-        self, path="", n_ctx=256, n_batch=16, n_seq=8, n_threads=1, pooling=0, progress=None,
-        poll=None
+        self, path="", n_ctx=256, n_batch=16, n_seq=8, n_threads=1, pooling=0, kernels=0,
+        progress=None, poll=None
     ):
         self.n_ctx = n_ctx
         self.n_batch = n_batch

@@ -1,0 +1,135 @@
+"""native/kernels: matrix products for TCG against float64, with ggml's own error as the measure."""
+
+import numpy as np
+import pytest
+from engine_library import Engine, EngineFailure
+from ggml_library import Ggml
+
+gguf = pytest.importorskip("gguf")
+
+Type = gguf.GGMLQuantizationType
+TYPES = [Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.Q4_K, Type.Q5_K, Type.Q6_K,
+         Type.F16, Type.BF16]
+GGML, TCG = 1, 2
+
+
+@pytest.fixture(scope="module", params=[1, 2, 3])
+def ggml(request, library, tiny):
+    """ggml with a number of threads."""
+    with Engine(library, tiny):  # the first engine registers the kernels
+        pass
+    ggml = Ggml(request.param)
+    if "CPU_TCG" not in ggml.buffer_types():
+        pytest.skip("this machine has no AVX2")
+    yield ggml
+    ggml.close()
+
+
+def columns_of(kind, least):
+    """The least number of columns >= least that the type's blocks divide."""
+    block = gguf.GGML_QUANT_SIZES[kind][0]
+    return -(-least // max(32, block)) * max(32, block)
+
+
+def errors(ggml, kind, weights, x):
+    """Root mean square of (ours, ggml's) error, relative to that of the product."""
+    data = ggml.quantize(kind, weights)
+    exact = gguf.quants.dequantize(np.frombuffer(data, np.uint8).reshape(len(weights), -1), kind)
+    expected = x.astype(np.float64) @ exact.astype(np.float64).T
+    size = np.sqrt(np.mean(expected ** 2)) or 1
+    types = ggml.buffer_types()
+    made = [ggml.mul_mat(types[name], kind, data, weights.shape, x) for name in ("CPU_TCG", "CPU")]
+    return [np.sqrt(np.mean((y - expected) ** 2)) / size for y in made]
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 7, 8])
+def test_error_is_no_larger_than_ggmls(ggml, kind, n):
+    random = np.random.default_rng(n)
+    weights = random.normal(0, 0.05, (72, columns_of(kind, 576)))
+    x = random.normal(0, 1, (n, weights.shape[1]))
+    ours, theirs = errors(ggml, kind, weights, x)
+    assert ours < 0.01
+    assert ours <= theirs * 1.1 + 2e-4
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("rows, least", [
+    (8, 32), (16, 64), (24, 96), (40, 160), (8, 256), (96, 320), (8, 1536), (16, 5120)])
+def test_shapes(ggml, kind, rows, least):
+    random = np.random.default_rng(rows)
+    weights = random.normal(0, 1, (rows, columns_of(kind, least)))
+    x = random.normal(0, 1, (3, weights.shape[1]))
+    ours, theirs = errors(ggml, kind, weights, x)
+    assert ours <= theirs * 1.2 + 2e-4
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
+def test_outliers(ggml, kind):
+    """A few activations a thousand times as large as the rest, rows and blocks of all sizes."""
+    random = np.random.default_rng(5)
+    weights = random.normal(0, 1, (64, columns_of(kind, 1024)))
+    weights *= np.exp(random.normal(0, 2, (64, 1)))
+    weights *= np.repeat(np.exp(random.normal(0, 1, (64, weights.shape[1] // 32))), 32, axis=1)
+    x = random.normal(0, 1, (4, weights.shape[1]))
+    x[:, ::300] *= 1000
+    ours, theirs = errors(ggml, kind, weights, x)
+    assert ours <= theirs * 1.1 + 2e-4
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
+def test_largest_values_do_not_overflow(ggml, kind):
+    """All weights and activations as large as they can be, of one sign or of alternating ones."""
+    n = columns_of(kind, 512)
+    signs = np.where(np.arange(n) % 2, 1.0, -1.0)
+    weights = np.stack([np.ones(n), -np.ones(n), signs, -signs] * 4)
+    weights[:, ::32] *= 1.01  # so that every block has a largest one
+    x = np.stack([np.ones(n), -np.ones(n), signs])
+    ours, theirs = errors(ggml, kind, weights, x)
+    assert ours <= theirs * 1.1 + 1e-3
+
+
+@pytest.mark.parametrize("kind", [Type.Q4_1, Type.Q8_0, Type.F16], ids=lambda kind: kind.name)
+def test_zeros_and_what_is_no_number(ggml, kind):
+    types = ggml.buffer_types()
+    weights = np.random.default_rng(0).normal(0, 1, (8, 512))
+    weights[3] = 0
+    data = ggml.quantize(kind, weights)
+    x = np.ones((5, 512), np.float32)
+    x[1] = 0
+    x[2, 300] = np.nan
+    x[3, 5] = np.inf
+    x[4] = 1e-38
+    y = ggml.mul_mat(types["CPU_TCG"], kind, data, weights.shape, x)
+    assert np.isfinite(y[0]).all() and y[0, 3] == 0 and y[0, 0] != 0
+    assert (y[1] == 0).all()
+    assert np.isnan(y[2]).all()
+    assert not np.isfinite(y[3]).any()
+    assert (np.abs(y[4]) < 1e-30).all()
+
+
+def test_columns_of_several_matrices(ggml):
+    """The right-hand side may be a stack of matrices."""
+    random = np.random.default_rng(1)
+    weights = random.normal(0, 1, (24, 128))
+    x = random.normal(0, 1, (2, 3, 5, 128))
+    ours, theirs = errors(ggml, Type.Q4_1, weights, x)
+    assert ours <= theirs * 1.1
+
+
+@pytest.mark.parametrize("kind, rows, columns", [
+    (Type.Q4_1, 12, 64), (Type.Q4_1, 1, 64), (Type.F16, 8, 40), (Type.Q2_K, 8, 256),
+    (Type.F32, 8, 64)])
+def test_others_are_left_to_ggml(ggml, kind, rows, columns):
+    weights = np.ones((rows, columns), np.float32)
+    data = weights.tobytes() if kind == Type.F32 else ggml.quantize(kind, weights)
+    buffer_type = ggml.buffer_types()["CPU_TCG"]
+    assert ggml.mul_mat(buffer_type, kind, data, weights.shape, weights[:1]) is None
+
+
+def test_an_engine_says_its_kernels(library, tiny):
+    for kernels, name in ((0, b"ggml"), (GGML, b"ggml"), (TCG, b"tcg")):
+        with Engine(library, tiny, kernels=kernels) as engine:
+            assert library.ffi.string(engine.info.kernels) == name
+    with pytest.raises(EngineFailure, match="no such kernels"):
+        Engine(library, tiny, kernels=3)
