@@ -95,25 +95,30 @@ class Guest:
         line = [
             "-nodefaults", "-no-user-config", "-machine", "pc", *accel.arguments(self.accel),
             "-smp", str(self.smp), "-m", f"{self.memory}M", "-display", "none",
-            "-kernel", str(self.image.resolve()),
+            *self.boot_arguments(),
             "-chardev", "stdio,id=serial0,signal=off", "-serial", "chardev:serial0",
             "-netdev", self._network(),
             "-device", "e1000,netdev=net0,romfile=" + (f",mac={self.mac}" if self.mac else ""),
             "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04",
         ]
-        if self.on_crash == "exit":
-            line += ["-append", "crash=exit", "-no-reboot"]
         if self.monitor:
             path = str(Path(self.monitor).resolve()).replace(",", ",,")
             line += ["-monitor", f"unix:{path},server=on,wait=off"]
             line += ["-vga", "std"]
-        if self.modules:
-            line += ["-initrd", ",".join(self.modules)]
         if self.pcap:
             path = str(Path(self.pcap).resolve()).replace(",", ",,")
             line += ["-object", f"filter-dump,id=pcap0,netdev=net0,file={path}"]
         if self.gdb:
             line += ["-S", "-gdb", f"tcp:127.0.0.1:{self.gdb}"]
+        return line
+
+    def boot_arguments(self):
+        """What is booted, and with what."""
+        line = ["-kernel", str(self.image.resolve())]
+        if self.on_crash == "exit":
+            line += ["-append", "crash=exit", "-no-reboot"]
+        if self.modules:
+            line += ["-initrd", ",".join(self.modules)]
         return line
 
     def _network(self):
@@ -191,6 +196,11 @@ class Guest:
                 data = data[self._process.stdin.write(data):]
         except (BrokenPipeError, ValueError):
             pass
+
+    @property
+    def pid(self):
+        """QEMU's process, while it runs."""
+        return self._process.pid
 
     def log(self):
         """The last 64 KiB that the guest wrote to its serial line."""
