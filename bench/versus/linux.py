@@ -50,6 +50,7 @@ class LinuxGuest(qemu.Guest):
     def boot_arguments(self):
         disk = str(self._model).replace(",", ",,")
         return [
+            "-machine", "pc", "-m", f"{self.memory}M",
             "-kernel", str(self.image), "-initrd", str(self._initramfs),
             "-append", f"{COMMAND_LINE} threads={self.smp}", "-no-reboot",
             "-drive", f"if=none,id=model,format=raw,readonly=on,file={disk}",
