@@ -7,13 +7,14 @@ ARGS ?=
 BOOTSTRAP = @$(PYTHON) host/bootstrap.py
 CLLM = @.venv/bin/cllm
 
-.PHONY: help run build test test-upstream repl debug clean
+.PHONY: help run build test test-upstream bench repl debug clean
 
 help:
 	@echo "make run     boot in QEMU with SmolLM2 and serve on http://127.0.0.1:8080"
 	@echo "make build   build/cllm.elf and .venv/bin/cllm"
 	@echo "make test    unit tests and guest tests"
 	@echo "make test-upstream   MicroPython's own tests in the guest; ARGS=\"--groups basics,io\""
+	@echo "make bench   compare with llama-server in a small Linux guest; ARGS=\"--rounds 5\""
 	@echo "make repl    like run, with every key for the guest's REPL; Ctrl-] ends it"
 	@echo "make debug   like run, waiting for gdb; prints the command to attach it"
 	@echo "make clean   remove what was built; downloads stay in the cache"
@@ -36,6 +37,9 @@ test:
 test-upstream:
 	$(BOOTSTRAP) test
 	$(CLLM) test-upstream $(ARGS)
+
+bench: build
+	$(CLLM) bench $(ARGS)
 
 debug:
 	$(BOOTSTRAP) debug

@@ -109,7 +109,7 @@ def jobs():
 
 def build_image():
     """Bring build/cllm.elf and build/cllm.debug.elf up to date; returns the path of the first."""
-    with _alone():
+    with alone():
         sources = {name: fetch.ensure(lock) for name, lock in locks().items() if not lock.model}
         steps = Steps()
         write_tools()
@@ -122,7 +122,7 @@ def build_image():
 
 def build_host_library():
     """Bring the shared library of native/ that unit tests load up to date."""
-    with _alone():
+    with alone():
         source = fetch.ensure(locks()["llama.cpp"])
         write_tools()
         _native(
@@ -136,14 +136,14 @@ def build_reference():
     tests/api compares with it. Not part of any other build, because it takes as long as all.
     """
     build_host_library()
-    with _alone():
+    with alone():
         command = [_program("cmake"), "--build", HOST_LIBRARY, "-j", str(jobs())]
         Steps().run("build llama-server", [*command, "--target", "llama-server"])
     return HOST_LIBRARY / "llama-server"
 
 
 @contextlib.contextmanager
-def _alone():
+def alone():
     """One build at a time in one tree."""
     BUILD.mkdir(exist_ok=True)
     with open(BUILD / ".lock", "w") as file:
@@ -218,11 +218,19 @@ def _mpy_cross(steps, source):
 
 
 def _native(steps, source, folder, toolchain, *options):
-    """Configure once for a given set of arguments, then let ninja decide."""
+    cmake(steps, TOP / "native", folder, toolchain, f"-DLLAMA_SRC={source}", *options)
+
+
+def cmake(steps, tree, folder, toolchain, *options, target=None):
+    """Configure once for a given set of arguments, then let ninja decide.
+
+    tree: folder with CMakeLists.txt. folder: for what is built. toolchain: CMake's, below TOP.
+    target: one to build, else the default.
+    """
     configure = [
-        "cmake", "-S", TOP / "native", "-B", folder, "-G", "Ninja",
+        "cmake", "-S", tree, "-B", folder, "-G", "Ninja",
         f"-DCMAKE_MAKE_PROGRAM={_program('ninja')}", f"-DCMAKE_TOOLCHAIN_FILE={TOP / toolchain}",
-        f"-DCLLM_TOOLS={TOOLS}", f"-DLLAMA_SRC={source}", *options,
+        f"-DCLLM_TOOLS={TOOLS}", *options,
     ]
     configure[0] = _program("cmake")
     wanted = shlex.join(str(word) for word in configure) + "\n" + zig().as_posix()
@@ -234,7 +242,8 @@ def _native(steps, source, folder, toolchain, *options):
         if stamp.exists():
             steps.run(f"clean {folder.name}", [configure[0], "--build", folder, "-t", "clean"])
         stamp.write_text(wanted)
-    steps.run(f"build {folder.name}", [configure[0], "--build", folder, "-j", str(jobs())])
+    command = [configure[0], "--build", folder, "-j", str(jobs())]
+    steps.run(f"build {folder.name}", [*command, *(["--target", target] if target else [])])
 
 
 def _program(name):

@@ -85,6 +85,9 @@ def make_parser():
     commands.add_parser(
         "reference", help="build llama.cpp's own server, which tests/api compares with"
     )
+    commands.add_parser(
+        "bench", add_help=False, help="compare with llama-server in a small Linux guest"
+    )
     commands.add_parser("licenses", help="licences of all that is linked in, and of the model")
     return parser
 
@@ -109,7 +112,11 @@ def test(arguments):
 
 
 def main(arguments=None):
-    arguments = make_parser().parse_args(arguments)
+    parser = make_parser()
+    # Flags of the benchmark are its own business.
+    arguments, rest = parser.parse_known_args(arguments)
+    if rest and arguments.command != "bench":
+        parser.error("unrecognized arguments: " + " ".join(rest))
     try:
         if arguments.command == "build":
             print(os.path.relpath(build.build_image()))
@@ -121,6 +128,10 @@ def main(arguments=None):
             return upstream.main(
                 arguments.groups and arguments.groups.split(","), arguments.tests
             )
+        elif arguments.command == "bench":
+            # In place of this process, so that Ctrl-C and the exit status are the benchmark's.
+            folder = str(TOP / "bench")
+            os.execv(sys.executable, [sys.executable, folder, *rest])
         elif arguments.command == "reference":
             print(os.path.relpath(build.build_reference()))
         elif arguments.command == "licenses":

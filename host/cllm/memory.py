@@ -1,8 +1,9 @@
 """How much memory a guest needs for a model, from the model file's own header.
 
-An estimate with room to spare, of the same terms that llama.cpp allocates: the file, the KV
-cache, the buffers of one batch and the vocabulary. A file that is no GGUF gets the base and its
-own size, so that the guest boots and says what is wrong with it.
+An estimate with room to spare, of the same terms that llama.cpp allocates: the KV cache, the
+buffers of one batch and the vocabulary. The file itself is mapped into the machine beside its
+memory (see qemu.Guest.mapped). A file that is no GGUF gets the base, so that the guest boots and
+says what is wrong with it.
 
 The layout read here is GGUF versions 2 and 3, little-endian (docs/gguf.md of ggml).
 """
@@ -54,13 +55,11 @@ def needed(path, n_ctx=N_CTX, repacked=False):
     """
     if path is None:
         return _rounded(BASE)
-    size = path.stat().st_size
-    if repacked:
-        size += int(REPACKED * size)
+    copy = int(REPACKED * path.stat().st_size) if repacked else 0
     try:
-        return _rounded(BASE + size + _work(read_metadata(path), n_ctx))
+        return _rounded(BASE + copy + _work(read_metadata(path), n_ctx))
     except ValueError:
-        return _rounded(BASE + size)
+        return _rounded(BASE + copy)
 
 
 def _rounded(size):

@@ -21,8 +21,11 @@ PROGRAM = "qemu-system-x86_64"
 GUEST_PORT = 80
 KEPT = 1 << 16  # bytes of the serial line kept for whoever asks what happened
 STOP_SECONDS = 5  # between asking QEMU to end and ending it
-# QEMU's Multiboot loader counts a module's bytes in a signed 32-bit integer.
-LARGEST_MODULE = (1 << 31) - 1
+# Files from this size on are not loaded but mapped into the machine; see Guest.mapped().
+LEAST_MAPPED = 1 << 20
+PAGE = 4096
+TAIL = ".tail"
+MIB, GIB = 1 << 20, 1 << 30
 
 # The first line of the guest's report (ports/cllm_x86/crash.c).
 DEATH = re.compile(rb"^cllm: ((?:fault|panic|watchdog): [^\r\n]*)", re.MULTILINE)
@@ -40,6 +43,10 @@ def find_qemu():
             "qemu-system-x86"
         )
     return program
+
+
+def _up(size, step):
+    return -(-size // step) * step
 
 
 def free_port():
@@ -96,28 +103,73 @@ class Guest:
     def arguments(self):
         """QEMU's command line without the program, relative to a folder holding the modules."""
         line = [
-            "-nodefaults", "-no-user-config", "-machine", "pc", *accel.arguments(self.accel, self.cpu),
-            "-smp", str(self.smp), "-m", f"{self.memory}M", "-display", "none",
-            "-kernel", str(self.image.resolve()),
+            "-nodefaults", "-no-user-config", *accel.arguments(self.accel, self.cpu),
+            "-smp", str(self.smp), "-display", "none", *self.boot_arguments(),
             "-chardev", "stdio,id=serial0,signal=off", "-serial", "chardev:serial0",
             "-netdev", self._network(),
             "-device", "e1000,netdev=net0,romfile=" + (f",mac={self.mac}" if self.mac else ""),
             "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04",
         ]
-        if self.on_crash == "exit":
-            line += ["-append", "crash=exit", "-no-reboot"]
         if self.monitor:
             path = str(Path(self.monitor).resolve()).replace(",", ",,")
             line += ["-monitor", f"unix:{path},server=on,wait=off"]
             line += ["-vga", "std"]
-        if self.modules:
-            line += ["-initrd", ",".join(self.modules)]
         if self.pcap:
             path = str(Path(self.pcap).resolve()).replace(",", ",,")
             line += ["-object", f"filter-dump,id=pcap0,netdev=net0,file={path}"]
         if self.gdb:
             line += ["-S", "-gdb", f"tcp:127.0.0.1:{self.gdb}"]
         return line
+
+    def boot_arguments(self):
+        """The machine's memory, what is booted, and with what."""
+        mapped = self.mapped()
+        line = ["-kernel", str(self.image.resolve())]
+        words = [f"pmem={name}@{start:x}+{size:x}" for name, start, size in mapped]
+        if self.on_crash == "exit":
+            words.append("crash=exit")
+            line.append("-no-reboot")
+        if words:
+            line += ["-append", " ".join(words)]
+        if not mapped:
+            line += ["-machine", "pc", "-m", f"{self.memory}M"]
+        else:
+            room = self.memory + sum(_up(size, GIB) + GIB for _, _, size in mapped) // MIB
+            line += ["-machine", "pc,nvdimm=on", "-m"]
+            line.append(f"{self.memory}M,slots={len(mapped)},maxmem={room}M")
+        for number, (name, start, size) in enumerate(mapped):
+            line += [
+                "-object", f"memory-backend-file,id=pmem{number},mem-path={name},"
+                f"size={size // PAGE * PAGE},readonly=on,share=on",
+                "-device", f"nvdimm,memdev=pmem{number},unarmed=on,addr={start:#x}",
+            ]
+        loaded = [name for name in self.modules if name not in {m[0] for m in mapped}]
+        loaded += [name + TAIL for name, _, size in mapped if size % PAGE]
+        if loaded:
+            line += ["-initrd", ",".join(loaded)]
+        return line
+
+    def mapped(self):
+        """[(name, physical address, size in bytes)] of the modules that are mapped, not loaded.
+
+        QEMU would read a module into memory of its own and have the firmware copy it to the
+        guest's, and can do so with 2 GiB at most. A large file is mapped into the machine instead,
+        as persistent memory, where its pages are the host's page cache. The guest is told where
+        (ports/cllm_x86/boot/pmem.c).
+        """
+        found = []
+        # pc_memory_init() of QEMU: RAM of 3.5 GiB or more is parted at 3 GiB, and what comes
+        # later lies on the GiB above it.
+        above = self.memory * MIB - 3 * GIB if self.memory * MIB >= 7 * GIB // 2 else 0
+        at = _up(4 * GIB + above, GIB)
+        for name, content in self.modules.items():
+            if isinstance(content, bytes):
+                continue
+            size = Path(content).stat().st_size
+            if size >= LEAST_MAPPED:
+                found.append((name, at, size))
+                at += _up(size, GIB)
+        return found
 
     def _network(self):
         if self.netdev:
@@ -167,9 +219,12 @@ class Guest:
                 raise CllmError(f"there is no file {content}")
             if not os.access(path, os.R_OK):
                 raise CllmError(f"{content} may not be read by this user")
-            if path.stat().st_size > LARGEST_MODULE:
-                raise CllmError(f"{content} is larger than the 2 GiB that QEMU can load")
             (folder / name).symlink_to(path)
+        for name, _, size in self.mapped():
+            if size % PAGE:
+                with open(self.modules[name], "rb") as file:
+                    file.seek(size // PAGE * PAGE)
+                    (folder / (name + TAIL)).write_bytes(file.read())
 
     def _read_serial(self):
         while data := self._process.stdout.read(4096):
@@ -194,6 +249,11 @@ class Guest:
                 data = data[self._process.stdin.write(data):]
         except (BrokenPipeError, ValueError):
             pass
+
+    @property
+    def pid(self):
+        """QEMU's process, while it runs."""
+        return self._process.pid
 
     def log(self):
         """The last 64 KiB that the guest wrote to its serial line."""

@@ -152,6 +152,7 @@ void kernel_start(uint32_t magic, uint32_t info) {
     console_init();
     cpu_init();
     multiboot_parse(magic, info);
+    pmem_parse();
     acpi_parse();
     boot_phase("kernel");
     clock_init();

@@ -3,6 +3,7 @@
 #ifndef CLLM_BOOT_BOOTINFO_H
 #define CLLM_BOOT_BOOTINFO_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -21,6 +22,7 @@ struct boot_module {
     char name[BOOT_NAME_MAX]; // last word of the module's string, without directories
     uint64_t start;           // physical address, page aligned
     uint64_t size;            // bytes
+    bool mapped;              // not in RAM; see pmem.c
 };
 
 struct bootinfo {
@@ -39,5 +41,9 @@ extern struct bootinfo bootinfo;
 
 // Fills `bootinfo` from a Multiboot 0.6.96 information structure.
 void multiboot_parse(uint32_t magic, uint32_t info);
+
+// Adds the modules that the command line names; then, once there are page tables, maps them.
+void pmem_parse(void);
+void pmem_map(void);
 
 #endif

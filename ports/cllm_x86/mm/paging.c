@@ -208,8 +208,11 @@ void paging_init(void) {
         PROT_R | PROT_X);
     paging_protect((uint64_t)__text_end, (uint64_t)(__rodata_end - __text_end), PROT_R);
     for (size_t i = 0; i < bootinfo.n_modules; i++) {
-        paging_protect(ALIGN_DOWN(bootinfo.modules[i].start, PAGE_SIZE),
-            ALIGN_UP(bootinfo.modules[i].size, PAGE_SIZE), PROT_R);
+        if (!bootinfo.modules[i].mapped) {
+            paging_protect(ALIGN_DOWN(bootinfo.modules[i].start, PAGE_SIZE),
+                ALIGN_UP(bootinfo.modules[i].size, PAGE_SIZE), PROT_R);
+        }
     }
+    pmem_map();
     __asm__ volatile ("movq %0, %%cr3" :: "r" (pml4) : "memory");
 }

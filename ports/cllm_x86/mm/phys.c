@@ -29,7 +29,7 @@ static uint64_t place_bitmap(uint64_t size) {
     uint64_t at = ALIGN_UP((uint64_t)__bss_end, PAGE_SIZE);
     for (size_t i = 0; i < bootinfo.n_modules; i++) {
         uint64_t end = bootinfo.modules[i].start + bootinfo.modules[i].size;
-        if (end > at) {
+        if (end > at && !bootinfo.modules[i].mapped) {
             at = ALIGN_UP(end, PAGE_SIZE);
         }
     }

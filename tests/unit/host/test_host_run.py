@@ -294,7 +294,7 @@ def test_the_guests_modules_and_memory(fake_qemu, image, tmp_path):
     line = guest.arguments()
     assert line[line.index("-initrd") + 1] == "model.gguf,config.json,app.py"
     assert line[line.index("-smp") + 1] == "3"
-    assert line[line.index("-m") + 1] == "160M"
+    assert line[line.index("-m") + 1] == "128M"
     assert f"filter-dump,id=pcap0,netdev=net0,file={tmp_path}/a,,b.pcap" in line
     guest.start()
     try:
@@ -307,11 +307,43 @@ def test_the_guests_modules_and_memory(fake_qemu, image, tmp_path):
     guest.stop()  # harmless
 
 
-def test_a_model_larger_than_qemu_can_load(image, tmp_path, fake_qemu):
+def test_a_large_model_is_mapped_and_its_last_bytes_are_loaded(image, tmp_path, fake_qemu):
     model = tmp_path / "large.gguf"
     with open(model, "wb") as file:
-        file.truncate(1 << 31)
-    guest = qemu.Guest(image, modules={"model.gguf": model}, port=qemu.free_port())
-    with pytest.raises(CllmError, match="larger than the 2 GiB"):
-        guest.start()
-    guest.stop()
+        file.truncate(5 << 30)
+        file.seek(0, 2)
+        file.write(b"end")
+    small = tmp_path / "small.gguf"
+    small.write_bytes(bytes(1 << 20))
+    guest = qemu.Guest(
+        image, modules={"model.gguf": model, "draft.gguf": small, "config.json": b"{}"},
+        port=qemu.free_port(), memory=4096,
+    )
+    # 4 GiB of RAM: 3 below the hole for devices, one above, then the first file.
+    first, second = 5 << 30, 11 << 30
+    assert guest.mapped() == [
+        ("model.gguf", first, (5 << 30) + 3), ("draft.gguf", second, 1 << 20)
+    ]
+    line = guest.arguments()
+    words = line[line.index("-append") + 1].split()
+    assert words[:2] == [
+        f"pmem=model.gguf@{first:x}+140000003", f"pmem=draft.gguf@{second:x}+100000"
+    ]
+    assert line[line.index("-initrd") + 1] == "config.json,model.gguf.tail"
+    assert f"memory-backend-file,id=pmem0,mem-path=model.gguf,size={5 << 30},readonly=on,share=on" \
+        in line
+    guest.start()
+    try:
+        assert Path(guest._folder.name, "model.gguf.tail").read_bytes() == b"end"
+    finally:
+        guest.stop()
+
+
+@pytest.mark.parametrize("memory, first", [
+    (32, 4 << 30), (3072, 4 << 30), (3583, 4 << 30), (3584, 5 << 30), (12288, 13 << 30),
+])
+def test_where_qemu_has_room_for_a_mapped_file(image, tmp_path, memory, first):
+    model = tmp_path / "model.gguf"
+    model.write_bytes(bytes(1 << 20))
+    guest = qemu.Guest(image, modules={"m": model}, port=1, memory=memory)
+    assert guest.mapped() == [("m", first, 1 << 20)]

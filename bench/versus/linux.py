@@ -1,0 +1,265 @@
+"""The other guest: Debian's kernel, busybox, and llama.cpp's own server, all static, in one
+initramfs; the model is its disk.
+
+Built from packages that this machine's apt fetches and verifies, and from the same llama.cpp
+tree and compiler as the image. Everything that could make it quicker without making it another
+thing is done: no udev, no DHCP, no warm-up, the drivers that it needs and no other.
+"""
+
+import gzip
+import json
+import lzma
+import os
+import shlex
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+
+from cllm import TOP, CllmError, build, fetch, qemu
+from cllm.lock import locks, sha256_of
+
+from . import cpio
+
+HERE = TOP / "bench" / "linux"
+FOLDER = build.BUILD / "linux"
+DRIVERS = ("virtio_pci", "virtio_blk", "e1000")
+# Warm-up would only delay the first token; fitting to a device's memory finds no device.
+SERVER = "--no-warmup -fit off --no-ui"
+# No messages, no mitigations (cllm has none), and QEMU ends when the server does.
+COMMAND_LINE = "console=ttyS0 quiet mitigations=off random.trust_cpu=on panic=-1"
+CPU = {
+    "x86-64-v3": ("SSE42", "AVX", "AVX2", "FMA", "F16C", "BMI2"),
+    "x86-64-v2": ("SSE42",),
+}
+EXTENSIONS = CPU["x86-64-v3"]
+
+
+class LinuxGuest(qemu.Guest):
+    """The guest that prepare() built, on the machine that a qemu.Guest is.
+
+    made: what prepare() returned. model: path, which becomes the disk. The rest is as for Guest.
+    """
+
+    def __init__(self, made, *, model, smp, **options):
+        super().__init__(made["kernel"], smp=smp, **options)
+        self._initramfs = made["initramfs"]
+        self._model = Path(model).resolve()
+
+    def boot_arguments(self):
+        disk = str(self._model).replace(",", ",,")
+        return [
+            "-machine", "pc", "-m", f"{self.memory}M",
+            "-kernel", str(self.image), "-initrd", str(self._initramfs),
+            "-append", f"{COMMAND_LINE} threads={self.smp}", "-no-reboot",
+            "-drive", f"if=none,id=model,format=raw,readonly=on,file={disk}",
+            "-device", "virtio-blk-pci,drive=model",
+        ]
+
+
+def prepare(arguments, cpu="x86-64-v3", kernel=None, busybox=None, say=print):
+    """Build what is not there; returns {"kernel", "initramfs": paths, "versions": {...}}.
+
+    arguments: for llama-server, beside SERVER. cpu: a key of CPU. kernel, busybox: paths of
+    Debian packages to use instead of those that apt finds.
+    """
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    packages = {"kernel": kernel, "busybox": busybox}
+    lock = json.loads((HERE / "lock.json").read_text())
+    for name, given in packages.items():
+        packages[name] = Path(given) if given else _package(lock[name], say)
+        if not packages[name].is_file():
+            raise CllmError(f"there is no package {packages[name]}")
+    server = _server(cpu)
+    stream = FOLDER / "stream"
+    build.Steps(FOLDER).run("stream", [
+        build.TOOLS / "zig-cc", "-Os", "-static", "-s", "-o", stream, HERE / "stream.c",
+    ])
+    kernel_image, modules = _kernel_parts(packages["kernel"])
+    (image,) = _members(packages["busybox"], lambda path: path.endswith("bin/busybox")).values()
+    initramfs = FOLDER / "initramfs.gz"
+    content = _root(image, modules, {
+        "bin/llama-server": server.read_bytes(), "bin/stream": stream.read_bytes(),
+        "init": (HERE / "init").read_bytes(),
+    }, f"{SERVER} {arguments}\n")
+    initramfs.write_bytes(gzip.compress(content, 9, mtime=0))
+    path = FOLDER / "vmlinuz"
+    path.write_bytes(kernel_image)
+    return {
+        "kernel": path, "initramfs": initramfs,
+        "versions": {name: package.name for name, package in packages.items()},
+    }
+
+
+def _root(busybox, modules, programs, arguments):
+    """The root file system as a cpio archive."""
+    entries = [cpio.folder(name) for name in ("bin", "dev", "proc", "sys", "modules")]
+    entries.append(cpio.character_device("dev/console", 5, 1))
+    entries.append(cpio.file("bin/busybox", busybox, 0o755))
+    for name in ("sh", "mount", "insmod", "ifconfig", "cat"):
+        entries.append(cpio.link(f"bin/{name}", "busybox"))
+    for name, content in modules.items():
+        entries.append(cpio.file(f"modules/{name}", content))
+    entries.append(cpio.file("modules/order", "".join(f"{name}\n" for name in modules).encode()))
+    for path, content in programs.items():
+        entries.append(cpio.file(path, content, 0o755))
+    entries.append(cpio.file("server-arguments", arguments.encode()))
+    return cpio.archive(entries)
+
+
+def _server(cpu):
+    """Build llama-server for musl with upstream's own CMake files; returns its path."""
+    folder = FOLDER / cpu
+    program = folder / "bin" / "llama-server"
+    with build.alone():
+        source = fetch.ensure(locks()["llama.cpp"])
+        build.write_tools()
+        wanted = CPU[cpu]
+        options = [f"-DGGML_{name}={'ON' if name in wanted else 'OFF'}" for name in EXTENSIONS]
+        off = (
+            "BUILD_SHARED_LIBS", "GGML_NATIVE", "GGML_OPENMP", "LLAMA_OPENSSL", "LLAMA_BUILD_UI",
+            "LLAMA_USE_PREBUILT_UI", "LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES",
+            "LLAMA_BUILD_APP", "LLAMA_ALL_WARNINGS",
+        )
+        build.cmake(
+            build.Steps(FOLDER), source, folder, "llama.cpp/zig-musl.cmake",
+            "-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_EXE_LINKER_FLAGS=-static -s", *options,
+            *(f"-D{name}=OFF" for name in off), target="llama-server",
+        )
+    return program
+
+
+# Packages.
+
+
+def _package(locked, say):
+    """The locked package from the cache or from apt; its newest version where that is gone."""
+    cache = fetch.cache_folder()
+    cache.mkdir(parents=True, exist_ok=True)
+    for path in cache.glob(f"{locked['package']}_*.deb"):
+        if sha256_of(path) == locked["sha256"]:
+            return path
+    with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as folder:
+        path = _download(locked, Path(folder), say)
+        kept = cache / path.name
+        os.replace(path, kept)
+    if sha256_of(kept) != locked["sha256"]:
+        say(f"bench: {kept.name} is another version than {HERE / 'lock.json'} names")
+    return kept
+
+
+def _download(locked, folder, say):
+    if shutil.which("apt-get") is None:
+        raise CllmError(
+            "the Linux guest is made of Debian packages, and this machine has no apt: fetch "
+            f"{locked['package']} elsewhere and name the file with --kernel or --busybox"
+        )
+    # First as the machine is, then with package lists of our own, which needs no root.
+    (folder / "lists" / "partial").mkdir(parents=True)
+    private = [
+        "-o", f"Dir::State::Lists={folder}/lists", "-o", "Dir::Cache::pkgcache=",
+        "-o", "Dir::Cache::srcpkgcache=", "-o", "APT::Sandbox::User=root",
+    ]
+    for options in (["-o", "APT::Sandbox::User=root"], private):
+        if options is private:
+            _apt("apt-get", ["update"], options, folder, say)
+        for name in (f"{locked['package']}={locked['version']}", None):
+            name = name or _newest(locked["newest"], options, folder, say)
+            if name and _apt("apt-get", ["download", name], options, folder, say) is not None:
+                (path,) = folder.glob("*.deb")
+                return path
+    raise CllmError(
+        f"apt on this machine finds neither {locked['package']} nor {locked['newest']} (its own "
+        "words are above): name package files with --kernel and --busybox"
+    )
+
+
+def _newest(package, options, folder, say):
+    """The kernel's package is named by one that has nothing but a dependency."""
+    if not package.startswith("linux-image"):
+        return package
+    shown = _apt("apt-cache", ["show", "--no-all-versions", package], options, folder, say)
+    for line in (shown or "").splitlines():
+        if line.startswith("Depends:"):
+            words = line.replace(",", " ").split()
+            return next((word for word in words if word.startswith("linux-image-")), None)
+    return None
+
+
+def _apt(program, arguments, options, folder, say):
+    """What the program printed, or None when it failed."""
+    say(f"bench: $ {program} {shlex.join(arguments)}")
+    ended = subprocess.run(
+        [program, *options, *arguments], cwd=folder, stdout=subprocess.PIPE, text=True
+    )
+    return ended.stdout if ended.returncode == 0 else None
+
+
+def _members(package, wanted):
+    """{path: content} of the files in a Debian package whose path the function `wanted` takes."""
+    found = {}
+    try:
+        with subprocess.Popen(
+            ["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE
+        ) as process:
+            with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+                for member in archive:
+                    path = member.name.removeprefix("./")
+                    if member.isfile() and wanted(path):
+                        found[path] = archive.extractfile(member).read()
+    except FileNotFoundError:
+        raise CllmError("dpkg-deb is missing: install the Debian package dpkg") from None
+    except tarfile.TarError as error:
+        raise CllmError(f"{package} is no Debian package: {error}") from None
+    return found
+
+
+def _kernel_parts(package):
+    """(the kernel, {file name: content} of the drivers in the order to load them)."""
+    def wanted(path):
+        return path.startswith("boot/vmlinuz-") or (
+            ".ko" in path and any(f"/{folder}/" in path for folder in (
+                "drivers/virtio", "drivers/block", "net/ethernet/intel/e1000"))
+        )
+
+    files = _members(package, wanted)
+    kernels = [content for path, content in files.items() if path.startswith("boot/vmlinuz-")]
+    if len(kernels) != 1:
+        raise CllmError(f"{package} holds no kernel (boot/vmlinuz-*)")
+    modules = {}
+    for path, content in files.items():
+        name = path.rsplit("/", 1)[-1]
+        if name.endswith(".ko.xz"):
+            name, content = name[:-3], lzma.decompress(content)
+        if name.endswith(".ko"):
+            modules[name] = content
+    return kernels[0], in_order(modules, DRIVERS)
+
+
+def in_order(modules, names):
+    """The modules that `names` need, each after those that it needs itself.
+
+    modules: {file name: content}. A name that is not among them is built into the kernel.
+    """
+    ordered = {}
+
+    def add(name):
+        file = f"{name}.ko"
+        if file in modules and file not in ordered:
+            for needed in depends(modules[file]):
+                add(needed)
+            ordered[file] = modules[file]
+
+    for name in names:
+        add(name)
+    return ordered
+
+
+def depends(module):
+    """Names of the modules that a module says (in its section .modinfo) it needs."""
+    start = module.find(b"\0depends=")
+    if start < 0:
+        return []
+    value = module[start + 9:module.index(b"\0", start + 9)].decode()
+    return [name.replace("-", "_") for name in value.split(",") if name]

@@ -1,0 +1,342 @@
+"""`cllm bench`: cllm and llama-server in a small Linux guest, in turn, in the same QEMU.
+
+Both guests get the same accelerator, CPU model, cores, memory, network card and model, and both
+servers as many slots and cells of KV cache. Each round boots one after the other and asks both the
+same; what differs between rounds is the machine's own noise, which the ranges show.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from cllm import TOP, CllmError, accel, build, config, qemu, run
+
+from . import linux, measure, plot
+from .results import CLLM, GUESTS, LINUX, Row, markdown, table
+
+SINK, SOURCE = 9000, 9001  # of the guests' programs that swallow and send bytes
+SPEED_APP = TOP / "tests" / "net" / "speed_app.py"
+MIB = 1 << 20
+STEP = 8  # MiB; how finely the smallest memory is looked for
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """How much is asked of a guest: words of a prompt, tokens of an answer, words of the prompt
+    that is read while another stream runs."""
+
+    prompt: int
+    decode: int
+    long_prompt: int
+
+
+LOADS = {"tcg": Load(24, 8, 48), "kvm": Load(256, 64, 1024)}
+
+
+def rows(streams):
+    """All rows in the order of the table."""
+    made = [
+        Row("http", "power-on to first HTTP answer", "s", less=True),
+        Row("ready", "power-on to model ready", "s", less=True),
+        Row("first-token", "power-on to first token", "s", less=True),
+    ]
+    for n in streams:
+        noun = "stream" if n == 1 else "streams"
+        made.append(Row(f"prompt-{n}", f"prompts, {n} {noun}", "tokens/s"))
+        made.append(Row(f"decode-{n}", f"decoding, {n} {noun}", "tokens/s"))
+    return made + [
+        Row("gap", "worst gap in a stream while a prompt is read", "s", less=True),
+        Row("health-kept", "/health, one connection", "requests/s"),
+        Row("health-new", "/health, new connections", "requests/s"),
+        Row("bytes-in", "one connection into the guest", "MiB/s"),
+        Row("bytes-out", "one connection out of the guest", "MiB/s"),
+        Row("smallest", "smallest -m that serves", "MiB", less=True),
+        Row("memory", "QEMU's resident memory at the first token", "MiB", less=True),
+        Row("image", "image without the model", "MiB", less=True, exact=True),
+    ]
+
+
+BOOT_ROWS = {"http", "ready", "first-token", "memory"}
+
+
+def count(text):
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+def counts(text):
+    return sorted({count(part) for part in text.split(",")})
+
+
+def names(text):
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def make_parser():
+    parser = argparse.ArgumentParser(
+        prog="cllm bench", description="Compare cllm with llama-server in a small Linux guest."
+    )
+    add = parser.add_argument
+    add("--model", default=config.DEFAULT_MODEL, metavar="FILE.gguf", help="default: %(default)s")
+    add("--rounds", type=count, default=3, metavar="N", help="of all rows (default %(default)s)")
+    add("--boots", type=count, default=5, metavar="N", help="of the rows of booting, at least")
+    add("--streams", type=counts, default=[1, 4, 8], metavar="N,N", help="default 1,4,8")
+    add("--smp", type=count, default=1, metavar="N", help="virtual CPUs (default 1)")
+    add("--memory", type=count, metavar="MiB", help="default: room for twice the model, and 384")
+    add("--accel", choices=config.ACCELS, default="auto", help="default auto: KVM where it works")
+    add("--only", type=names, metavar="ROW,ROW", help="rows, or beginnings of their names")
+    add("--skip", type=names, default=[], metavar="ROW,ROW")
+    add("--tokens", type=float, default=1, metavar="X", help="X times as many tokens in all rows")
+    add("--mib", type=count, default=64, metavar="N", help="bytes sent each way, in MiB")
+    add("--n-ctx", type=count, default=2048, metavar="N", help="cells of KV cache (default 2048)")
+    add("--config", metavar="FILE.json", help="for cllm, as of `cllm run`")
+    add("--linux-cpu", choices=linux.CPU, default="x86-64-v3", help="what llama-server is "
+        "compiled for (default %(default)s, as upstream's own packages choose for such a CPU)")
+    add("--server-args", default="", metavar="WORDS", help="further flags for llama-server")
+    add("--kernel", metavar="FILE.deb", help="Debian package to take the kernel from")
+    add("--busybox", metavar="FILE.deb", help="Debian package to take busybox from")
+    add("--json", metavar="FILE", help="all values, and what they were measured with")
+    add("--plot", metavar="FILE.svg", help="the ratios as a picture")
+    add("--markdown", action="store_true", help="print the table as docs/ has it")
+    return parser
+
+
+def chosen(made, only, skip):
+    """The keys of the rows that are wanted; CllmError for a name that no row has."""
+    keys = [row.key for row in made]
+
+    def named(name):
+        found = {key for key in keys if key == name or key.startswith(name)}
+        if not found:
+            raise CllmError(f"no row is called {name}; there are {', '.join(keys)}")
+        return found
+
+    wanted = set().union(*map(named, only)) if only else set(keys)
+    return wanted - set().union(*map(named, skip))
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+class Bench:
+    """One run of the command.
+
+    options: parsed arguments. rows: {key: Row}. wanted: keys of rows to fill.
+    """
+
+    def __init__(self, options, made, wanted):
+        self.options = options
+        self.rows = {row.key: row for row in made}
+        self.wanted = wanted
+        self.started = time.monotonic()
+        settings, self.guest_settings = config.settings(
+            {"model": options.model, "smp": options.smp, "port": 0}, options.config
+        )
+        self.settings = {**settings, "app": str(SPEED_APP)}
+        model = self.guest_settings.setdefault("model", {})
+        self.slots = max(options.streams)
+        model.update(n_ctx=options.n_ctx, slots=self.slots)
+        # Slots have to be fewer than the tokens of a batch.
+        model.setdefault("n_batch", max(64, 2 * self.slots))
+        self.model = Path(self.settings["model"])
+        if not self.model.is_file():
+            raise CllmError(f"there is no model file {self.model}")
+        self.accel, why = accel.choose(options.accel, qemu.find_qemu())
+        self.memory = options.memory or 64 * -(-(2 * self.model.stat().st_size // MIB + 384) // 64)
+        load, times = LOADS[self.accel], options.tokens
+        self.load = Load(*(max(4, round(times * n)) for n in dataclasses.astuple(load)))
+        self.limit = 240 if self.accel == "tcg" else 60
+        self.say(f"{self.accel} ({why}), {options.smp} cores, {self.memory} MiB, {self.model.name}")
+        self.say("building what is not there")
+        self.image = build.build_image()
+        flags = f"-c {options.n_ctx} -np {self.slots} --kv-unified {options.server_args}".strip()
+        self.linux = linux.prepare(
+            flags, options.linux_cpu, options.kernel, options.busybox, self.say
+        )
+        self.flags = f"{linux.SERVER} {flags}"
+
+    def say(self, text):
+        say(f"[{time.monotonic() - self.started:6.0f} s] {text}")
+
+    def note(self, key, guest, value):
+        row = self.rows[key]
+        if key in self.wanted:
+            row.add(guest, value)
+            self.say(f"    {guest}: {row.name}: {value:.3g} {row.unit}")
+
+    def make_guest(self, name, memory):
+        """(a guest that is not started, {guest's port: host's port})."""
+        ports = {port: qemu.free_port() for port in (qemu.GUEST_PORT, SINK, SOURCE)}
+        netdev = "user" + "".join(
+            f",hostfwd=tcp:127.0.0.1:{ours}-:{theirs}" for theirs, ours in ports.items()
+        )
+        port = ports[qemu.GUEST_PORT]
+        if name == LINUX:
+            return linux.LinuxGuest(
+                self.linux, model=self.model, smp=self.options.smp, port=port, memory=memory,
+                accel=self.accel, netdev=netdev,
+            ), ports
+        settings = {**self.settings, "port": port, "memory": memory, "accel": self.accel}
+        return run.make_guest(settings, self.guest_settings, netdev=netdev), ports
+
+    @contextlib.contextmanager
+    def booted(self, name, memory):
+        """Boot a guest; yields (guest, ports, time of power-on). What fails tells the guest's
+        last words."""
+        guest, ports = self.make_guest(name, memory)
+        started = time.monotonic()
+        guest.start()
+        try:
+            yield guest, ports, started
+        except (CllmError, OSError) as error:
+            end = guest.log()[-1500:].decode("utf-8", "replace").replace("\r\n", "\n")
+            raise CllmError(
+                f"{name}: {error}; the end of its serial line:\n{end}\n"
+                "If it ran out of memory, give it more with --memory; rows can be left out with "
+                "--skip"
+            ) from error
+        finally:
+            guest.stop()
+
+    def round(self, name, number, with_load):
+        """Boot the guest and fill its rows."""
+        with self.booted(name, self.memory) as (guest, ports, started):
+            port = ports[qemu.GUEST_PORT]
+            http = measure.first_answer(port, started, guest.ended, self.limit)
+            ready = measure.ready(port, started, guest.ended, self.limit)
+            token = measure.first_token(port, started)
+            self.note("http", name, http)
+            self.note("ready", name, ready)
+            self.note("first-token", name, token)
+            self.note("memory", name, measure.resident(guest.pid) / MIB)
+            if with_load:
+                self.under_load(name, number, ports)
+
+    def under_load(self, name, number, ports):
+        port, load = ports[qemu.GUEST_PORT], self.load
+        for row, kept in (("health-kept", True), ("health-new", False)):
+            if row in self.wanted:
+                self.note(row, name, measure.request_rate(port, kept, 3))
+        for row, function, there in (
+            ("bytes-in", measure.bytes_in, SINK), ("bytes-out", measure.bytes_out, SOURCE),
+        ):
+            if row in self.wanted:
+                self.note(row, name, function(ports[there], self.options.mib * MIB) / MIB)
+        for n in self.options.streams:
+            if {f"prompt-{n}", f"decode-{n}"} & self.wanted:
+                # The more streams, the fewer tokens each: the whole is to take as long.
+                words, tokens = max(4, load.prompt // n), max(4, 2 * load.decode // (n + 1))
+                prompt, decode = measure.tokens(port, n, words, tokens, 10 * number + n)
+                self.note(f"prompt-{n}", name, prompt)
+                self.note(f"decode-{n}", name, decode)
+        if "gap" in self.wanted:
+            self.note("gap", name, measure.worst_gap(port, load.long_prompt, number))
+
+    def serves(self, name, memory):
+        """Whether the guest loads the model and gives a token in `memory` MiB."""
+        self.say(f"  {name} in {memory} MiB")
+        guest, ports = self.make_guest(name, memory)
+        started = time.monotonic()
+        guest.start()
+        try:
+            port = ports[qemu.GUEST_PORT]
+            measure.first_answer(port, started, guest.ended, self.limit)
+            measure.ready(port, started, guest.ended, self.limit)
+            measure.first_token(port, started)
+            return True
+        except (CllmError, OSError):
+            return False
+        finally:
+            guest.stop()
+
+    def smallest(self, name, known=None):
+        """The least memory, in steps of STEP MiB, that serves; `known`: what it was last time."""
+        low = known - STEP if known else 32
+        high = known or self.memory
+        if not self.serves(name, high):
+            if known is None:
+                raise CllmError(f"{name} does not serve in {high} MiB: give more with --memory")
+            low, high = high, self.memory
+        if known and self.serves(name, low):
+            low, high = 32, low
+        while high - low > STEP:
+            middle = low + (high - low) // (2 * STEP) * STEP
+            if self.serves(name, middle):
+                high = middle
+            else:
+                low = middle
+        return high
+
+    def run(self):
+        self.note("image", LINUX, sum(
+            os.path.getsize(self.linux[part]) for part in ("kernel", "initramfs")) / MIB)
+        self.note("image", CLLM, os.path.getsize(self.image) / MIB)
+        loaded = self.wanted - BOOT_ROWS - {"smallest", "image"}
+        boots = max(self.options.rounds, self.options.boots) if self.wanted & BOOT_ROWS else 0
+        rounds = self.options.rounds if loaded else 0
+        for number in range(max(boots, rounds)):
+            for name in GUESTS:
+                self.say(f"round {number + 1} of {max(boots, rounds)}: {name}")
+                self.round(name, number, number < rounds)
+        if "smallest" in self.wanted:
+            known = dict.fromkeys(GUESTS)
+            for number in range(min(2, self.options.rounds)):
+                for name in GUESTS:
+                    self.say(f"smallest memory of {name}, run {number + 1}")
+                    known[name] = self.smallest(name, known[name])
+                    self.note("smallest", name, known[name])
+
+    def as_json(self):
+        return {
+            "accel": self.accel, "smp": self.options.smp, "memory_mib": self.memory,
+            "model": self.model.name, "model_bytes": self.model.stat().st_size,
+            "n_ctx": self.options.n_ctx, "slots": self.slots,
+            "load": dataclasses.asdict(self.load), "llama_server": self.flags,
+            "llama_server_cpu": self.options.linux_cpu, "packages": self.linux["versions"],
+            "cllm_config": self.guest_settings, "qemu": qemu_version(),
+            "host_cpus": len(os.sched_getaffinity(0)),
+            "seconds": round(time.monotonic() - self.started),
+            "rows": [row.as_json() for row in self.rows.values() if any(row.values.values())],
+        }
+
+
+def qemu_version():
+    said = subprocess.run([qemu.find_qemu(), "--version"], capture_output=True, text=True).stdout
+    return said.splitlines()[0] if said else ""
+
+
+def main(arguments=None):
+    options = make_parser().parse_args(arguments)
+    try:
+        made = rows(options.streams)
+        wanted = chosen(made, options.only, options.skip)
+        for file in filter(None, (options.json, options.plot)):
+            if not Path(file).resolve().parent.is_dir():
+                raise CllmError(f"cannot write {file}: there is no such folder")
+        bench = Bench(options, made, wanted)
+        try:
+            bench.run()
+        except (CllmError, KeyboardInterrupt):
+            # What there is took long to measure.
+            print(table(made))
+            raise
+        print(markdown(made) if options.markdown else table(made))
+        if options.json:
+            Path(options.json).write_text(json.dumps(bench.as_json(), indent=1) + "\n")
+        if options.plot:
+            Path(options.plot).write_text(plot.ratios(made, bench.as_json()))
+    except CllmError as error:
+        print(f"cllm bench: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0

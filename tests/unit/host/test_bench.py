@@ -1,0 +1,184 @@
+"""The parts of bench/ that run no guest: statistics, the table, options, the archive, the plot."""
+
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+from cllm import CllmError
+
+BENCH = Path(__file__).resolve().parents[3] / "bench"
+sys.path.append(str(BENCH))
+
+from versus import cpio, linux, main, measure, plot, results  # noqa: E402
+
+
+def row(linux_values, cllm_values, **options):
+    made = results.Row("key", "name", "s", **options)
+    made.values = {"linux": linux_values, "cllm": cllm_values}
+    return made
+
+
+def test_a_ratio_is_that_of_the_medians_and_says_how_many_times_better():
+    assert row([10, 30, 20], [2, 1, 90], less=True).ratio() == 10
+    assert row([10, 20], [30, 30]).ratio() == 2
+
+
+def test_the_range_of_a_ratio_is_that_of_the_rounds():
+    assert row([10, 20], [1, 4], less=True).ratio_spread() == (5, 10)
+
+
+@pytest.mark.parametrize("values", [([1], [2, 3]), ([1, 2], [3]), ([1], [2]), ([], [])])
+def test_one_run_gives_no_ratio(values):
+    made = row(*values)
+    assert made.ratio() is None and made.ratio_spread() is None
+    assert made.as_json()["ratio"] is None
+
+
+def test_the_table_says_that_one_run_was_one_run():
+    line = results.table([row([1], [2])]).splitlines()[1]
+    assert line.split()[-2:] == ["one", "run"]
+
+
+def test_a_property_of_files_needs_no_second_run():
+    assert row([20], [5], less=True, exact=True).ratio() == 4
+
+
+def test_a_median_of_nothing_gives_no_ratio():
+    assert row([0, 0], [1, 1], less=True).ratio() is None
+
+
+def test_a_row_without_values_is_not_in_the_table():
+    empty = row([], [])
+    empty.name = "nobody asked"
+    text = results.table([empty, row([1, 2], [3, 4])])
+    assert "nobody asked" not in text and len(text.splitlines()) == 2
+
+
+def test_columns_of_the_table_line_up():
+    long = row([1, 2], [3, 4])
+    long.name = "a name that is longer"
+    widths = {len(line) for line in results.table([long, row([1000, 2000], [3, 4])]).splitlines()}
+    assert len(widths) == 1
+
+
+@pytest.mark.parametrize("value, text", [
+    (0.01234, "0.0123"), (1.234, "1.23"), (12.34, "12.3"), (123.4, "123"), (0, "0"), (None, "-"),
+    (5678.9, "5679"),
+])
+def test_numbers_have_three_digits(value, text):
+    assert results.number(value) == text
+
+
+def test_rows_are_chosen_by_name_or_by_how_it_begins():
+    made = main.rows([1, 4])
+    assert main.chosen(made, ["decode"], []) == {"decode-1", "decode-4"}
+    assert main.chosen(made, ["health-new", "http"], ["http"]) == {"health-new"}
+    assert "gap" not in main.chosen(made, None, ["gap"])
+
+
+def test_a_row_that_does_not_exist_is_named():
+    with pytest.raises(CllmError, match="speed.*health-kept"):
+        main.chosen(main.rows([1]), ["speed"], [])
+
+
+@pytest.mark.parametrize("words", [
+    ["--rounds", "0"], ["--streams", "1,x"], ["--accel", "hyper"], ["--mib", "-1"],
+])
+def test_options_that_make_no_sense_are_refused(words, capsys):
+    with pytest.raises(SystemExit):
+        main.make_parser().parse_args(words)
+    assert words[0] in capsys.readouterr().err
+
+
+def test_streams_are_sorted_and_different():
+    assert main.make_parser().parse_args(["--streams", "8,1,8"]).streams == [1, 8]
+
+
+def test_a_file_that_cannot_be_written_is_said_before_anything_is_measured(capsys):
+    assert main.main(["--json", "/nowhere/at/all.json"]) == 1
+    assert "/nowhere/at/all.json" in capsys.readouterr().err
+
+
+def test_tokens_count_only_while_all_streams_run():
+    # The first ends at 4, the second begins at 2: three tokens of one and two of the other.
+    count, seconds = measure.window([[1, 2, 3, 4], [2, 3.5, 9]])
+    assert (count, seconds) == (3, 2)
+
+
+def test_streams_that_never_ran_together_are_an_error():
+    with pytest.raises(CllmError, match="--tokens"):
+        measure.window([[1, 2], [3, 4]])
+
+
+def test_prompts_of_different_requests_begin_differently():
+    firsts = {measure.prompt(label, 5).split()[0] for label in range(100)}
+    assert len(firsts) == 100
+
+
+def test_the_archive_is_what_cpio_reads(tmp_path):
+    data = cpio.archive([
+        cpio.folder("bin"), cpio.file("bin/program", b"\x7fELF!", 0o755), cpio.file("odd", b"x" * 7),
+        cpio.link("bin/sh", "program"),
+    ])
+    # Read back field by field: the header's layout is the kernel's documentation's.
+    found, at = {}, 0
+    while True:
+        assert data[at:at + 6] == b"070701"
+        fields = [int(data[at + 6 + 8 * i:at + 14 + 8 * i], 16) for i in range(13)]
+        mode, size, name_size = fields[1], fields[6], fields[11]
+        name = data[at + 110:at + 110 + name_size - 1].decode()
+        start = (at + 110 + name_size + 3) // 4 * 4
+        at = (start + size + 3) // 4 * 4
+        if name == "TRAILER!!!":
+            break
+        found[name] = (mode, data[start:start + size])
+    assert found == {
+        "bin": (0o040755, b""), "bin/program": (0o100755, b"\x7fELF!"),
+        "odd": (0o100644, b"x" * 7), "bin/sh": (0o120777, b"program"),
+    }
+    assert at == len(data)
+
+
+def module(*needed):
+    return b"\x7fELF\0license=GPL\0depends=" + ",".join(needed).encode() + b"\0name=x\0"
+
+
+def test_drivers_come_after_what_they_need():
+    modules = {
+        "a.ko": module("b-part", "c"), "b_part.ko": module("c"), "c.ko": module(),
+        "other.ko": module(),
+    }
+    assert list(linux.in_order(modules, ["a", "built_into_the_kernel"])) == [
+        "c.ko", "b_part.ko", "a.ko"
+    ]
+
+
+def test_the_locked_packages_are_named_to_the_bit():
+    lock = json.loads((BENCH / "linux" / "lock.json").read_text())
+    for entry in (lock["kernel"], lock["busybox"]):
+        assert len(bytes.fromhex(entry["sha256"])) == 32 and entry["version"] and entry["newest"]
+
+
+def test_a_package_that_is_none_is_said_so(tmp_path):
+    path = tmp_path / "kernel.deb"
+    path.write_bytes(b"no package")
+    with pytest.raises(CllmError, match="no Debian package"):
+        linux._kernel_parts(path)
+
+
+def test_the_plot_has_a_bar_for_every_ratio():
+    about = {"model": "a<b.gguf", "accel": "tcg", "smp": 1, "memory_mib": 512}
+    rows = [row([10, 20], [1, 1], less=True), row([1], [1]), row([1, 1], [0.5, 0.5])]
+    text = plot.ratios(rows, about)
+    root = ElementTree.fromstring(text)
+    bars = [e for e in root.iter("{http://www.w3.org/2000/svg}rect") if e.get("height") == "16"]
+    assert len(bars) == 2 and "a<b.gguf" in "".join(root.itertext())
+
+
+def test_help_works_through_the_command():
+    command = [sys.executable, str(BENCH.parent / "host"), "bench", "--help"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0 and "--linux-cpu" in ended.stdout
