@@ -9,9 +9,18 @@ import sys
 
 import _x86
 import network
+
+# The card wants time until it takes frames (QEMU's a second from when it is switched on), and the rest
+# of the imports a moment too.
+lan = network.LAN(0)
+lan.active(True)
+_x86.boot_phase("network card")
+
 import report
 from serve.main import ConfigError, read_config, serve
 from serve.service import service
+
+_x86.boot_phase("server")
 
 WATCHDOG_S = 60  # nothing in the loop blocks for nearly as long; decoding and loading report progress
 
@@ -37,12 +46,9 @@ async def main():
     if isinstance(patience, bool) or not isinstance(patience, int) or not 0 <= patience <= 86400:
         raise ConfigError("'watchdog' must be a number of seconds, or 0 for none")
     service.last_crash = report.crash_summary()
-    lan = network.LAN(0)
     addresses = config.get("network", {})
     if addresses.get("address"):
         lan.ipconfig(dhcp4=False, addr4=addresses["address"], gw4=addresses.get("gateway"))
-    lan.active(True)
-    _x86.boot_phase("network card")
     # An error in these two is printed and costs nobody else anything.
     asyncio.create_task(report.boot_phases(lan))
     asyncio.create_task(report.screen(lan))

@@ -9,6 +9,7 @@
 A failed test's report holds the end of the serial line of every guest it used.
 """
 
+import os
 import re
 import socket
 import time
@@ -18,6 +19,7 @@ import tiny_model as tiny
 from cllm import config, health, run
 from cllm.build import IMAGE
 
+SMP = int(os.environ.get("CLLM_SMP", 1))  # virtual CPUs where a test does not say how many
 # Emulated, on a machine that is busy with other things; what works takes a fraction of this.
 PATIENCE = 120
 
@@ -98,7 +100,7 @@ def start(*, config_json=None, wait=True, **options):
     """Boot the image; see the fixture `boot`."""
     if not IMAGE.exists():
         pytest.fail(f"there is no {IMAGE}: run `make build`", pytrace=False)
-    settings = {**config.DEFAULTS, "port": 0, "accel": "tcg"}
+    settings = {**config.DEFAULTS, "port": 0, "accel": "tcg", "smp": SMP}
     settings.update((key, options.pop(key)) for key in config.DEFAULTS if key in options)
     guest = run.make_guest(settings, config_json, **options)
     guest.serial = Serial(guest)

@@ -113,8 +113,8 @@ def test_boot_prints_what_it_spent_its_time_on(boot, tiny_model):
     table = guest.serial.expect(rb"(?s)cllm: booted\r\n(.*?) ms  in all").group(1).decode()
     names = re.findall(r"^ *[0-9.]+ ms  (.+?)\r$", table, re.MULTILINE)
     assert names[:4] == ["firmware and loader", "kernel", "clock calibration", "memory"]
-    assert names[4:8] == ["cores", "libc", "python", "network card"]
-    assert set(names[8:]) == {"address", "model"}
+    assert names[4:9] == ["cores", "libc", "python", "network card", "server"]
+    assert set(names[9:]) == {"address", "model"}
 
 
 def test_a_missing_system_call_is_named_once(boot):
