@@ -27,13 +27,15 @@ PATIENCE = 120
 class Serial:
     """The serial line of a guest: send text, expect patterns in what comes back.
 
-    expect() looks at what came since the last match. Times are in seconds.
+    expect() looks at what came since the last match and keeps what it skipped in `before`: a pattern
+    that begins with what it collects would be tried at every byte. Times are in seconds.
     """
 
     def __init__(self, guest):
         self._guest = guest
         self._seen = bytearray()
         self._from = 0
+        self.before = b""
         guest.listeners.append(self._seen.extend)
 
     def send(self, text):
@@ -49,6 +51,7 @@ class Serial:
         while True:
             last = self._guest.ended.is_set() or time.monotonic() > until
             if match := wanted.search(bytes(self._seen), self._from):
+                self.before = bytes(self._seen[self._from:match.start()])
                 self._from = match.end()
                 return match
             if last:
@@ -63,10 +66,8 @@ class Serial:
         """Run one line at the REPL's prompt; returns what it printed, as str."""
         self.sendline(line)
         self.expect(re.escape(line) + r"\r\n", timeout)
-        start = self._from
-        # A pattern that begins with what it collects would be tried at every byte of the output.
-        end = self.expect(">>> ", timeout).start()
-        return self._seen[start:end].decode().removesuffix("\r\n")
+        self.expect(">>> ", timeout)
+        return self.before.decode().removesuffix("\r\n")
 
 
 class Wire:
