@@ -358,6 +358,7 @@ int engine_open(const char *path, const struct engine_params *params, struct eng
             check_processor();
         }
         start_once();
+        set_log_thread();
         check(*path != '\0', "the path of the model is empty");
         check(params->n_ctx <= INT_MAX, "n_ctx is out of range");
         check(params->n_batch >= 1 && params->n_batch <= INT_MAX / 8, "n_batch is out of range");
@@ -365,6 +366,7 @@ int engine_open(const char *path, const struct engine_params *params, struct eng
             "n_seq is not in 1.." + std::to_string(llama_max_parallel_sequences()));
         check(params->pooling >= ENGINE_POOLING_MODEL && params->pooling <= ENGINE_POOLING_LAST,
             "there is no such pooling");
+        check(!params->wait == !params->wake, "wait and wake belong together");
         check(params->n_threads >= 1 && params->n_threads <= GGML_MAX_N_THREADS,
             "n_threads is not in 1.." + std::to_string(GGML_MAX_N_THREADS));
 
@@ -384,6 +386,9 @@ int engine_open(const char *path, const struct engine_params *params, struct eng
         open_context(e.get(), *params);
         open_templates(e.get());
         fill_info(e.get());
+        if (params->wait) {
+            e->computer = std::make_unique<compute_thread>(*params);
+        }
         *out = e.release();
         return static_cast<int>(ENGINE_OK);
     });
@@ -495,9 +500,7 @@ int engine_decode(struct engine *e, size_t n, const int32_t *tokens, const int32
 
         e->outputs.clear();
         log_capture capture;
-        // Other compute threads would wait for this one forever if it left by an exception.
-        scoped_value<bool> catches(catching, !e->threads);
-        switch (llama_decode(e->context.get(), batch)) {
+        switch (computed(e, [&] { return llama_decode(e->context.get(), batch); })) {
             case 0:
                 e->outputs.assign(outputs, outputs + n);
                 return static_cast<int>(ENGINE_OK);

@@ -1,6 +1,7 @@
 // internal.h: what the parts of the engine share behind engine.h.
 //
 // engine.cpp   model, context, tokens, decode, KV cache
+// compute.cpp  the thread that computes
 // sampler.cpp  choosing tokens, grammars, probabilities
 // chat.cpp     chat templates and parsing what the model replies
 // vectors.cpp  embeddings, LoRA adapters, saved states
@@ -16,6 +17,7 @@
 
 #include "engine.h"
 
+#include "compute.h"
 #include "log.h"
 
 #include "chat.h"
@@ -47,6 +49,7 @@ struct engine {
     std::unique_ptr<llama_model, free_model> model;
     std::vector<llama_adapter_lora *> adapters; // the model frees them
     std::unique_ptr<ggml_threadpool, free_threads> threads; // none for a single thread
+    std::unique_ptr<compute_thread> computer; // none where the calling thread computes
     context_ptr context;
     context_ptr embedder; // made when the first embedding is asked for
     common_chat_templates_ptr templates;
@@ -153,6 +156,23 @@ template <class Body> int call(engine *e, effect effect, Body &&body) noexcept {
     scoped_value<bool> busy(e->busy, true);
     scoped_value<bool> catches(catching, true);
     return translated(effect == CHANGES ? &e->broken : nullptr, body);
+}
+
+// Runs body, which computes a graph, on the thread that is for it.
+template <class Body> int computed(engine *e, Body &&body) {
+    int result = 0;
+    const auto guarded = [&] {
+        // Other compute threads would wait for this one forever if it left by an exception.
+        scoped_value<bool> catches(catching, !e->threads);
+        result = body();
+    };
+    if (e->computer) {
+        e->computer->run(guarded);
+        deliver_log();
+    } else {
+        guarded();
+    }
+    return result;
 }
 
 // Runs body, whose failures all stem from what the caller passed.
