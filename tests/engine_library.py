@@ -55,7 +55,7 @@ class Engine:
     """One loaded model. Methods follow engine.h; lists and bytes instead of pointers."""
 
     def __init__(self, library, path, n_ctx=256, n_batch=64, n_seq=4, n_threads=1, pooling=0,
-                 progress=None, poll=None, kernels=0):
+                 progress=None, poll=None, kernels=0, wait=None, wake=None):
         self.library, self.ffi = library, library.ffi
         params = self.ffi.new("struct engine_params *", dict(
             n_ctx=n_ctx, n_batch=n_batch, n_seq=n_seq, n_threads=n_threads,
@@ -65,6 +65,10 @@ class Engine:
             params.progress = self._keep("bool(void *, float)", lambda _, done: progress(done))
         if poll:
             params.poll = self._keep("bool(void *)", lambda _: poll())
+        if wait:
+            params.wait = self._keep("void(void *)", lambda _: wait())
+        if wake:
+            params.wake = self._keep("void(void *)", lambda _: wake())
         out = self.ffi.new("struct engine **")
         self.handle = self.ffi.NULL
         library.call("engine_open", os.fsencode(path), params, out)

@@ -37,11 +37,13 @@
 //
 // What each does is told in engine.h. Wrong arguments raise ValueError, the rest Error.
 //
-// progress(fraction) runs while the constructor loads, poll() between the nodes of a graph in
-// decode(), and within long ones where the kernels can, together with whatever the scheduler has
-// pending. Either may raise: the work stops and
-// the constructor or decode() raises the same exception. They run with C++ frames below, which a
-// longjmp must not skip, so the exception is kept until the ABI has returned.
+// progress(fraction) runs while the constructor loads. decode() and embed() let a thread of the engine
+// compute; meanwhile Python's thread sleeps, and runs whatever MicroPython's scheduler has pending
+// when an interrupt wakes it, and poll(), which also runs once before. The asyncio loop stands still:
+// a handler that it ran could need the engine. Either callback may raise: the work stops at the
+// graph's next node, and the constructor, decode() or embed() raises the same exception. They run
+// with C++ frames below, which a longjmp must not skip, so the exception is kept until the ABI has
+// returned.
 #include <stdio.h>
 #include <string.h>
 
@@ -58,6 +60,9 @@ typedef struct {
     struct engine *engine; // NULL when closed
     mp_obj_t progress, poll;
     mp_obj_t raised; // by a callback, MP_OBJ_NULL if none did
+    bool computing; // in decode() or embed()
+    volatile bool stop; // for the thread that computes
+    volatile bool ended; // said by it
     // One batch, converted; n_batch entries each. Allocated once, so that decode() does not grow
     // the heap.
     int32_t *tokens, *positions, *seqs;
@@ -162,6 +167,7 @@ static bool call_from_engine(engine_obj_t *self, mp_obj_t function, size_t n, co
         return true;
     }
     self->raised = MP_OBJ_FROM_PTR(nlr.ret_val);
+    self->stop = true;
     return false;
 }
 
@@ -180,10 +186,43 @@ static bool on_progress(void *self_in, float done) {
     return call_from_engine(self, self->progress, 1, &fraction);
 }
 
+// Between two nodes of a graph, on the thread that computes: nothing of Python may be touched.
 static bool on_poll(void *self_in) {
     watchdog_feed(WATCHDOG_LOOP); // a long decode is work, not a hang
+    return ((engine_obj_t *)self_in)->stop;
+}
+
+// On Python's thread, until the other one has ended its work.
+static void on_wait(void *self_in) {
     engine_obj_t *self = self_in;
-    return !call_from_engine(self, self->poll, 0, NULL);
+    call_from_engine(self, self->stop ? mp_const_none : self->poll, 0, NULL);
+    // A callback that slept may have used up the wake-up of on_wake().
+    if (MP_STATE_VM(sched_state) != MP_SCHED_PENDING && !self->ended) {
+        clock_wait(UINT64_MAX);
+    }
+}
+
+static void on_wake(void *self_in) {
+    ((engine_obj_t *)self_in)->ended = true;
+    clock_interrupted();
+}
+
+// After the engine has computed.
+static void end(engine_obj_t *self, int code) {
+    self->computing = false;
+    check_raised(self, code);
+}
+
+// Before the arguments of what the engine is to compute are converted: a callback may come here in the
+// middle of a computation, and must leave its batch alone.
+static void begin(engine_obj_t *self) {
+    if (self->computing) {
+        mp_raise_ValueError(MP_ERROR_TEXT("the engine is busy: this is a call from its own callback"));
+    }
+    self->stop = self->ended = false;
+    self->computing = true;
+    call_from_engine(self, self->poll, 0, NULL);
+    end(self, ENGINE_OK);
 }
 
 static uint32_t get_count(mp_int_t value, qstr name) {
@@ -218,6 +257,7 @@ static mp_obj_t engine_make_new(
     self->progress = arg[ARG_progress].u_obj;
     self->poll = arg[ARG_poll].u_obj;
     self->raised = MP_OBJ_NULL;
+    self->computing = self->stop = self->ended = false;
     struct engine_params params = {
         .n_ctx = get_count(arg[ARG_n_ctx].u_int, MP_QSTR_n_ctx),
         .n_batch = get_count(arg[ARG_n_batch].u_int, MP_QSTR_n_batch),
@@ -227,6 +267,8 @@ static mp_obj_t engine_make_new(
         .kernels = get_count(arg[ARG_kernels].u_int, MP_QSTR_kernels),
         .progress = on_progress,
         .poll = on_poll,
+        .wait = on_wait,
+        .wake = on_wake,
         .user = self,
     };
     const char *path = mp_obj_str_get_str(arg[ARG_path].u_obj);
@@ -399,15 +441,17 @@ static mp_obj_t engine_decode_py(size_t n_args, const mp_obj_t *args) {
     if (n > engine_info(self->engine)->n_batch) {
         mp_raise_ValueError(MP_ERROR_TEXT("the batch is larger than n_batch"));
     }
+    begin(self);
     for (size_t i = 0; i < n; i++) {
         self->tokens[i] = get_int32(columns[0][i]);
         self->positions[i] = get_int32(columns[1][i]);
         self->seqs[i] = get_int32(columns[2][i]);
         self->outputs[i] = mp_obj_is_true(columns[3][i]);
     }
+    self->computing = true;
     int code = engine_decode(
         self->engine, n, self->tokens, self->positions, self->seqs, self->outputs);
-    check_raised(self, code);
+    end(self, code);
     return mp_const_none;
 }
 static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_decode_obj, 5, 5, engine_decode_py);
@@ -534,10 +578,12 @@ static mp_obj_t engine_embed_py(size_t n_args, const mp_obj_t *args) {
     }
     const float *vector;
     size_t width;
+    begin(self);
+    self->computing = true;
     int code = engine_embed(self->engine, n, tokens, mp_obj_is_true(args[2]),
         mp_obj_is_true(args[3]), n_args > 4 ? get_int32(args[4]) : 2, &vector, &width);
     m_del(int32_t, tokens, n);
-    check_raised(self, code);
+    end(self, code);
     if (vector == NULL) {
         return mp_const_none;
     }
@@ -818,12 +864,21 @@ static void on_abort(const char *message) {
     fprintf(stderr, "%s\n", message);
 }
 
-// crash(kind): dies in C++, for tests: "assert" (GGML_ASSERT), "throw" (an exception nobody catches).
-static mp_obj_t engine_crash_py(mp_obj_t kind) {
-    engine_crash(mp_obj_str_get_str(kind));
+// crash(kind, engine=None): dies in C++, for tests: "assert" (GGML_ASSERT), "throw" (an exception nobody
+// catches). With an Engine, on the thread that computes for it.
+static mp_obj_t engine_crash_py(size_t n_args, const mp_obj_t *args) {
+    struct engine *engine = NULL;
+    if (n_args > 1) {
+        if (!mp_obj_is_type(args[1], &engine_type_engine)) {
+            mp_raise_TypeError(MP_ERROR_TEXT("not an Engine"));
+        }
+        engine = get_engine(args[1]);
+        begin(MP_OBJ_TO_PTR(args[1]));
+    }
+    engine_crash(engine, mp_obj_str_get_str(args[0]));
     mp_raise_ValueError(MP_ERROR_TEXT("no such way to die"));
 }
-static MP_DEFINE_CONST_FUN_OBJ_1(engine_crash_obj, engine_crash_py);
+static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_crash_obj, 1, 2, engine_crash_py);
 
 // The first import after a reset: the heap that an earlier callback lived in is gone.
 static mp_obj_t engine_init_py(void) {

@@ -1,5 +1,5 @@
 // crash.cpp: ways to die in C++ on purpose, so that tests can see what the machine says of them.
-#include "engine.h"
+#include "internal.h"
 
 #include "ggml.h"
 
@@ -17,12 +17,20 @@ namespace death {
     throw std::runtime_error(what);
 }
 
+void by(const char *kind) {
+    if (strcmp(kind, "assert") == 0) {
+        fail_assertion(static_cast<int>(strlen(kind)));
+    } else if (strcmp(kind, "throw") == 0) {
+        throw_uncaught("thrown on purpose");
+    }
+}
+
 } // namespace death
 
-void engine_crash(const char *kind) {
-    if (strcmp(kind, "assert") == 0) {
-        death::fail_assertion(static_cast<int>(strlen(kind)));
-    } else if (strcmp(kind, "throw") == 0) {
-        death::throw_uncaught("thrown on purpose");
+void engine_crash(struct engine *e, const char *kind) {
+    if (e && e->computer) {
+        e->computer->run([&]() noexcept { death::by(kind); });
+    } else {
+        death::by(kind);
     }
 }

@@ -81,9 +81,7 @@ static void start_once() {
         ggml_set_abort_callback(on_ggml_abort);
         llama_log_set(engine_log, nullptr);
         llama_backend_init();
-        if (cpu_kernels()) {
-            cpu_kernels()->install();
-        }
+        install_kernels();
         return true;
     }();
     (void)started;
@@ -131,35 +129,15 @@ common_json parse_json(const char *text, size_t len, const char *what) {
     }
 }
 
-// Once it has said stop it is not asked again: ggml comes here after a product that has asked too.
-static bool poll(void *user) {
-    auto *e = static_cast<engine *>(user);
-    e->stopped = e->stopped || e->params.poll(e->params.user);
-    return e->stopped;
-}
-
-computing::computing(engine *e) {
-    e->stopped = false;
-    if (e->params.poll && cpu_kernels()) {
-        cpu_kernels()->set_poll([](void *user) { poll(user); }, e);
-    }
-}
-
-computing::~computing() {
-    if (cpu_kernels()) {
-        cpu_kernels()->set_poll(nullptr, nullptr);
-    }
-}
-
-llama_context_params context_params(engine *e) {
+llama_context_params context_params(const engine *e) {
     llama_context_params cp = llama_context_default_params();
     cp.n_threads = static_cast<int32_t>(e->params.n_threads);
     cp.n_threads_batch = cp.n_threads;
     cp.offload_kqv = false;
     cp.op_offload = false;
     cp.no_perf = true;
-    cp.abort_callback = e->params.poll ? poll : nullptr;
-    cp.abort_callback_data = e;
+    cp.abort_callback = e->params.poll;
+    cp.abort_callback_data = e->params.user;
     return cp;
 }
 
@@ -363,6 +341,7 @@ int engine_open(const char *path, const struct engine_params *params, struct eng
     return translated(nullptr, [&] {
         choose_cpu("");
         start_once();
+        set_log_thread();
         check(*path != '\0', "the path of the model is empty");
         check(params->n_ctx <= INT_MAX, "n_ctx is out of range");
         check(params->n_batch >= 1 && params->n_batch <= INT_MAX / 8, "n_batch is out of range");
@@ -372,8 +351,9 @@ int engine_open(const char *path, const struct engine_params *params, struct eng
             "there is no such pooling");
         check(params->kernels >= ENGINE_KERNELS_AUTO && params->kernels <= ENGINE_KERNELS_TCG,
             "there are no such kernels");
-        check(params->kernels != ENGINE_KERNELS_TCG || cpu_kernels(),
+        check(params->kernels != ENGINE_KERNELS_TCG || cpu_has_kernels(),
             std::string("the kernels for TCG come with 'avx2', and '") + engine_cpu() + "' is in use");
+        check(!params->wait == !params->wake, "wait and wake belong together");
         check(params->n_threads >= 1 && params->n_threads <= GGML_MAX_N_THREADS,
             "n_threads is not in 1.." + std::to_string(GGML_MAX_N_THREADS));
 
@@ -382,7 +362,7 @@ int engine_open(const char *path, const struct engine_params *params, struct eng
         e->serial = ++serial;
         e->params = *params;
         if (params->kernels == ENGINE_KERNELS_AUTO) {
-            e->params.kernels = cpu_is_emulated() && cpu_kernels() ? auto_when_emulated
+            e->params.kernels = cpu_is_emulated() && cpu_has_kernels() ? auto_when_emulated
                                                                    : ENGINE_KERNELS_GGML;
         }
         bool stopped = false;
@@ -397,6 +377,9 @@ int engine_open(const char *path, const struct engine_params *params, struct eng
         open_context(e.get(), e->params);
         open_templates(e.get());
         fill_info(e.get());
+        if (params->wait) {
+            e->computer = std::make_unique<compute_thread>(*params);
+        }
         *out = e.release();
         return static_cast<int>(ENGINE_OK);
     });
@@ -508,10 +491,7 @@ int engine_decode(struct engine *e, size_t n, const int32_t *tokens, const int32
 
         e->outputs.clear();
         log_capture capture;
-        // Other compute threads would wait for this one forever if it left by an exception.
-        scoped_value<bool> catches(catching, !e->threads);
-        const computing polls(e);
-        switch (llama_decode(e->context.get(), batch)) {
+        switch (computed(e, [&] { return llama_decode(e->context.get(), batch); })) {
             case 0:
                 e->outputs.assign(outputs, outputs + n);
                 return static_cast<int>(ENGINE_OK);

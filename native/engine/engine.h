@@ -13,10 +13,12 @@
 //   belong to the engine and hold until the next call with the same engine; copy them first.
 // * Text is UTF-8 with an explicit length in bytes; it may hold NUL.
 // * Threads. One thread makes all calls. engine_open() starts n_threads - 1 compute threads once
-//   the model is loaded, which engine_close() ends; a single thread means no threads at all.
-// * Callbacks run on the calling thread with C++ frames below them: they MUST NOT longjmp or throw
-//   out, and MUST NOT call the engine that is calling them (ENGINE_EINVAL). Closing a sampler in a
-//   callback is allowed, because a garbage collector may do so, unless that sampler is in use.
+//   the model is loaded, which engine_close() ends, and with engine_params.wait one more, which
+//   computes in place of the calling thread.
+// * Callbacks run on the calling thread, but for the two that say otherwise, with C++ frames below
+//   them: they MUST NOT longjmp or throw out, and MUST NOT call the engine that is calling them
+//   (ENGINE_EINVAL). Closing a sampler in a callback is allowed, because a garbage collector may do
+//   so, unless that sampler is in use.
 #ifndef CLLM_ENGINE_H
 #define CLLM_ENGINE_H
 
@@ -69,9 +71,17 @@ struct engine_params {
     // While loading, with the part done (0 to 1). Returning false stops it: ENGINE_ABORTED. May be
     // NULL.
     bool (*progress)(void *user, float done);
-    // In engine_decode(), between any two nodes of the graph, and with ENGINE_KERNELS_TCG also
-    // within a long one. Returning true stops it: ENGINE_ABORTED. May be NULL.
+    // In engine_decode() and engine_embed(), between any two nodes of the graph, on the thread that
+    // computes. Returning true stops it: ENGINE_ABORTED or, in engine_embed(), ENGINE_EFAIL. May be
+    // NULL.
     bool (*poll)(void *user);
+    // With these, a thread of the engine computes, and the calling thread runs wait() again and again
+    // until that has ended: a node of a graph may take seconds, and whoever calls may have interrupts
+    // to see to. wait() should sleep until there is such work; wake(), from the thread that computes,
+    // MUST make it return, or its next call if none is in progress. Both NULL: the calling thread
+    // computes.
+    void (*wait)(void *user);
+    void (*wake)(void *user);
     void *user;
 };
 
@@ -123,8 +133,9 @@ void engine_set_log(void (*fn)(void *user, int level, const char *text), void *u
 void engine_set_abort_handler(void (*fn)(const char *message));
 
 // Dies outside every guard, for tests of what the machine reports then: "assert" fails a GGML_ASSERT,
-// "throw" throws an exception that nobody catches. Returns for any other kind.
-void engine_crash(const char *kind);
+// "throw" throws an exception that nobody catches. With an engine that has engine_params.wait, on the
+// thread that computes. Returns for any other kind.
+void engine_crash(struct engine *e, const char *kind);
 
 // Loads the GGUF file `path` by mmap, without a copy, and makes a context for it.
 // ENGINE_EINVAL: params. ENGINE_EFAIL: the file; the reason is llama.cpp's own. On any error *out

@@ -1,6 +1,7 @@
 // internal.h: what the parts of the engine share behind engine.h.
 //
 // engine.cpp   model, context, tokens, decode, KV cache
+// compute.cpp  the thread that computes
 // sampler.cpp  choosing tokens, grammars, probabilities
 // chat.cpp     chat templates and parsing what the model replies
 // vectors.cpp  embeddings, LoRA adapters, saved states
@@ -17,6 +18,7 @@
 
 #include "engine.h"
 
+#include "compute.h"
 #include "log.h"
 
 #include "chat.h"
@@ -40,10 +42,9 @@ struct free_context {
 // chosen already. Throws bad_input.
 void choose_cpu(const char *name);
 
-namespace kernels { struct interface; }
-
-// native/kernels in the chosen build; NULL where it has none.
-const kernels::interface *cpu_kernels();
+// Whether the chosen build has native/kernels; and makes it use them for models that ask.
+bool cpu_has_kernels();
+void install_kernels();
 
 // True if QEMU's TCG emulates this processor.
 bool cpu_is_emulated();
@@ -70,6 +71,7 @@ struct engine {
     std::unique_ptr<llama_model, free_model> model;
     std::vector<llama_adapter_lora *> adapters; // the model frees them
     std::unique_ptr<ggml_threadpool, free_threads> threads; // none for a single thread
+    std::unique_ptr<compute_thread> computer; // none where the calling thread computes
     context_ptr context;
     context_ptr embedder; // made when the first embedding is asked for
     common_chat_templates_ptr templates;
@@ -78,7 +80,6 @@ struct engine {
 
     const llama_vocab *vocab = nullptr;
     struct engine_params params{};
-    bool stopped = false; // poll() asked to stop the graph that is being computed
     struct engine_info info{};
     std::string desc, ftype;
     std::vector<llama_token> eog; // tokens that end a generation
@@ -179,6 +180,23 @@ template <class Body> int call(engine *e, effect effect, Body &&body) noexcept {
     return translated(effect == CHANGES ? &e->broken : nullptr, body);
 }
 
+// Runs body, which computes a graph, on the thread that is for it.
+template <class Body> int computed(engine *e, Body &&body) {
+    int result = 0;
+    const auto guarded = [&] {
+        // Other compute threads would wait for this one forever if it left by an exception.
+        scoped_value<bool> catches(catching, !e->threads);
+        result = body();
+    };
+    if (e->computer) {
+        e->computer->run(guarded);
+        deliver_log();
+    } else {
+        guarded();
+    }
+    return result;
+}
+
 // Runs body, whose failures all stem from what the caller passed.
 template <class Body> void with_input(Body &&body) {
     try {
@@ -209,15 +227,8 @@ std::vector<llama_token> tokens_of(const engine *e, const std::string &text);
 // Such logits come of a corrupted model.
 void check_logits(const engine *e, int32_t index);
 
-// While one exists, a graph of the engine's may be computed, and poll() runs.
-class computing {
-public:
-    explicit computing(engine *e);
-    ~computing();
-};
-
 // Context parameters that every context of the engine shares.
-llama_context_params context_params(engine *e);
+llama_context_params context_params(const engine *e);
 
 // Random bytes; throws if the machine has none.
 void random_bytes(void *out, size_t n);

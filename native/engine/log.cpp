@@ -10,13 +10,23 @@
 
 #include <cstdarg>
 #include <cstdio>
+#include <mutex>
+#include <utility>
 #include <vector>
+
+#include <pthread.h>
 
 namespace {
 
 void (*sink)(void *user, int level, const char *text);
 void *sink_user;
 log_capture *innermost;
+
+// Neither the sink, which may be Python, nor a capture is for other threads than the one that calls.
+pthread_t log_thread;
+std::mutex kept_mutex; // guards what other threads wrote meanwhile
+std::vector<std::pair<enum ggml_log_level, std::string>> kept;
+constexpr size_t kept_most = 256;
 
 // "llama_model_load: error loading model: x" is about x, not about the function that noticed.
 std::string without_prefix(const std::string &line) {
@@ -38,7 +48,29 @@ std::string without_prefix(const std::string &line) {
 
 } // namespace
 
+void set_log_thread() {
+    log_thread = pthread_self();
+}
+
+void deliver_log() {
+    std::vector<std::pair<enum ggml_log_level, std::string>> messages;
+    {
+        std::lock_guard<std::mutex> lock(kept_mutex);
+        messages.swap(kept);
+    }
+    for (const auto &[level, text] : messages) {
+        engine_log(level, text.c_str(), nullptr);
+    }
+}
+
 void engine_log(enum ggml_log_level level, const char *text, void *) {
+    if (!pthread_equal(log_thread, pthread_self())) {
+        std::lock_guard<std::mutex> lock(kept_mutex);
+        if (kept.size() < kept_most) {
+            kept.emplace_back(level, text);
+        }
+        return;
+    }
     if (innermost && level == GGML_LOG_LEVEL_ERROR) {
         innermost->lines += text;
     }

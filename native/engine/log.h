@@ -10,6 +10,10 @@
 // It has the type of ggml_log_callback.
 void engine_log(enum ggml_log_level level, const char *text, void *unused);
 
+// The calling thread gets all messages: those that others write wait for deliver_log().
+void set_log_thread();
+void deliver_log();
+
 // Collects the error lines that are logged during its life. Captures nest.
 class log_capture {
 public:

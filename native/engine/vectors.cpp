@@ -134,10 +134,10 @@ void decode_embedding(engine *e, size_t n, const int32_t *tokens) {
     batch.logits = outputs.data();
 
     log_capture capture;
-    scoped_value<bool> catches(catching, !e->threads);
     llama_context *context = e->embedder.get();
-    const computing polls(e);
-    int code = is_causal(e) ? llama_decode(context, batch) : llama_encode(context, batch);
+    int code = computed(e, [&] {
+        return is_causal(e) ? llama_decode(context, batch) : llama_encode(context, batch);
+    });
     if (code != 0) {
         throw std::runtime_error(
             code == 2 ? "computing an embedding was stopped"

@@ -13,12 +13,6 @@
 namespace kernels {
 namespace {
 
-// Multiply-adds between two calls of the poll hook, about half a millisecond under TCG.
-constexpr size_t poll_every = 1 << 20;
-
-void (*poll_hook)(void *user);
-void *poll_user;
-
 size_t packed_size(const format &f, const ggml_tensor *t) {
     return static_cast<size_t>(t->ne[1]) / stripe_rows * f.stripe_size(static_cast<size_t>(t->ne[0]));
 }
@@ -69,24 +63,14 @@ public:
         }
         ggml_barrier(params->threadpool);
 
-        // Then all columns times its part of the rows, in pieces between which the hook may run.
-        size_t stripe = n_stripes * ith / nth;
-        const size_t last_stripe = n_stripes * (ith + 1) / nth;
-        const size_t work = stripe_rows * n * columns;
-        size_t piece = poll_every / work / 12 * 12; // tiles are 3 or 4 stripes high
-        piece = piece > 12 ? piece : 12;
-        for (; stripe < last_stripe; stripe += piece) {
-            const size_t left = last_stripe - stripe, now = left < piece ? left : piece;
-            const uint8_t *stripes = static_cast<uint8_t *>(weights->data) + stripe * stripe_size;
-            // The columns of one matrix of the result lie evenly.
-            const auto per_matrix = static_cast<size_t>(op->ne[1]);
-            for (size_t c = 0; c < columns; c += per_matrix) {
-                f.multiply(stripes, now, n, packed + c * column_size, per_matrix,
-                    row(op, c) + stripe * stripe_rows, op->nb[1] / sizeof(float));
-            }
-            if (ith == 0 && poll_hook && now < left) {
-                poll_hook(poll_user);
-            }
+        // Then all columns times its part of the rows; the columns of one matrix of the result lie
+        // evenly.
+        const size_t first = n_stripes * ith / nth, count = n_stripes * (ith + 1) / nth - first;
+        const uint8_t *stripes = static_cast<uint8_t *>(weights->data) + first * stripe_size;
+        const auto per_matrix = static_cast<size_t>(op->ne[1]);
+        for (size_t c = 0; c < columns; c += per_matrix) {
+            f.multiply(stripes, count, n, packed + c * column_size, per_matrix,
+                row(op, c) + first * stripe_rows, op->nb[1] / sizeof(float));
         }
         return true;
     }
@@ -171,22 +155,9 @@ ggml_backend_buffer_type_t buffer_type() {
     return &type;
 }
 
-namespace {
-
-void install() {
-    auto &types = ggml_backend_cpu_get_extra_buffer_types();
-    types.insert(types.begin(), buffer_type());
-}
-
-void set_poll(void (*hook)(void *user), void *user) {
-    poll_hook = hook;
-    poll_user = user;
-}
-
-} // namespace
 } // namespace kernels
 
-const kernels::interface *cllm_kernels() {
-    static const kernels::interface functions = {kernels::install, kernels::set_poll};
-    return &functions;
+void cllm_kernels_install() {
+    auto &types = ggml_backend_cpu_get_extra_buffer_types();
+    types.insert(types.begin(), kernels::buffer_type());
 }

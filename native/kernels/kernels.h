@@ -19,20 +19,11 @@ namespace kernels {
 
 ggml_backend_buffer_type_t buffer_type();
 
-// What the engine may ask for. They are part of one of the builds of ggml's CPU code in the image
-// (engine/cpu.cpp), which is reached through nothing but C functions.
-struct interface {
-    // Puts buffer_type() before the other extra buffer types of ggml's CPU backend, for every model
-    // loaded from now on with use_extra_bufts. Call it once, before the first model is loaded.
-    void (*install)();
-
-    // hook(user) runs on the thread that computes the graph, as often as every millisecond or so of
-    // a long product. NULL: none.
-    void (*set_poll)(void (*hook)(void *user), void *user);
-};
-
 } // namespace kernels
 
-extern "C" const kernels::interface *cllm_kernels();
+// Puts buffer_type() before the other extra buffer types of ggml's CPU backend, for every model loaded
+// from now on with use_extra_bufts. Call it once, before the first model is loaded. It is all that the
+// engine knows of the kernels, which are part of one of the builds of ggml's CPU code (engine/cpu.cpp).
+extern "C" void cllm_kernels_install();
 
 #endif // CLLM_KERNELS_KERNELS_H

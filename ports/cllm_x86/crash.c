@@ -10,6 +10,7 @@
 #include "kernel.h"
 #include "boot/bootinfo.h"
 #include "cpu/io.h"
+#include "cpu/sched.h"
 #include "cpu/smp.h"
 #include "cpu/trap.h"
 
@@ -169,21 +170,18 @@ static bool walk_up(struct walk *w) {
     return true;
 }
 
-static void walk_start(struct walk *w) {
-    walk_from(w, frame.rip, frame.rbp);
-}
 
 // A jump to nowhere, or into a function that has not made its frame yet, leaves the caller on top of
 // the stack.
-static bool caller_on_top(struct walk *w) {
-    if (is_code(frame.rip) || !readable(frame.rsp)) {
+static bool caller_on_top(struct walk *w, const struct trap_frame *f) {
+    if (is_code(f->rip) || !readable(f->rsp)) {
         return false;
     }
-    uint64_t pc = *(const uint64_t *)frame.rsp;
+    uint64_t pc = *(const uint64_t *)f->rsp;
     if (!is_code(pc)) {
         return false;
     }
-    walk_from(w, pc - 1, frame.rbp);
+    walk_from(w, pc - 1, f->rbp);
     return true;
 }
 
@@ -203,17 +201,16 @@ static void say_frame(const struct walk *w) {
     }
 }
 
-static void say_backtrace(void) {
+static void say_frames(const struct trap_frame *f) {
     struct walk w, last;
     unsigned n = 0, i = 0, repeated = 0;
-    walk_start(&w);
+    walk_from(&w, f->rip, f->rbp);
     do {
         n++;
     } while (n < FRAMES_MAX && walk_up(&w));
-    kprintf("backtrace:\n");
-    walk_start(&w);
+    walk_from(&w, f->rip, f->rbp);
     say_frame(&w);
-    if (caller_on_top(&w)) {
+    if (caller_on_top(&w, f)) {
         say_frame(&w);
     }
     last = w;
@@ -240,6 +237,20 @@ static void say_backtrace(void) {
     }
 }
 
+static void say_backtrace(void) {
+    kprintf("backtrace:\n");
+    say_frames(&frame);
+}
+
+// Python waits for the thread that died, or does not know of it.
+static void say_main_thread(void) {
+    const struct trap_frame *f = thread_main_frame();
+    if (f) {
+        SAY(backtrace, "the main thread meanwhile:\n");
+        say_frames(f);
+    }
+}
+
 static void say_log(void) {
     // record.log was filled when the death began, before the report itself went to the console.
     const char *s = record.log, *from = s + kstrlen(s);
@@ -261,7 +272,7 @@ static void say_log(void) {
     }
 }
 
-static void (*const parts[])(void) = {say_registers, say_backtrace, say_log};
+static void (*const parts[])(void) = {say_registers, say_backtrace, say_main_thread, say_log};
 
 // --- The end -----------------------------------------------------------------------------------
 

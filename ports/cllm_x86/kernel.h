@@ -187,6 +187,8 @@ void clock_alarm(uint64_t deadline_ns);
 // passed. Returns at once when one came since the last call, so a wake-up between check and sleep
 // is not lost.
 void clock_wait(uint64_t deadline_ns);
+// Makes the current clock_wait() return, or the next one. From any thread or interrupt handler.
+void clock_interrupted(void);
 // For the scheduler, which owns the timers: sets the calling core's; the alarm's deadline.
 void clock_start_timer(uint64_t deadline_ns);
 uint64_t clock_alarm_deadline(void);

@@ -91,8 +91,25 @@ def test_a_death_on_another_core_ends_the_machine(boot):
     assert " null_write+0x" in backtrace and " die_elsewhere+0x" in backtrace
     guest.serial.expect("crash: the last run died after ")
     guest.serial.expect(">>> ")
-    assert last_crash(guest.serial)["python"] == []
+    # What Python waited in meanwhile.
+    assert last_crash(guest.serial)["python"][0] == "<stdin>:1 in <module>"
     assert guest.serial.run("import _x86; _x86.cpu_count()") == "3"
+
+
+@pytest.mark.parametrize("smp", [1, 2])
+def test_a_death_of_the_thread_that_computes_tells_the_line_of_python(boot, tiny_model, smp):
+    guest = boot(model=str(tiny_model), on_crash="reboot", smp=smp)
+    guest.serial.send("\r")
+    guest.serial.expect(">>> ")
+    guest.serial.sendline(
+        "import _engine; _engine.crash('assert', _engine.Engine('/boot/model.gguf'))"
+    )
+    _, _, backtrace, _ = report(guest.serial, CPP_DEATHS["assert"][0])
+    died, waited = backtrace.split("the main thread meanwhile:\r\n")
+    assert " death::fail_assertion+0x" in died and "python" not in died
+    assert " on_wait+0x" in waited and "\npython <stdin>:1 in <module>\r\n" in waited
+    guest.serial.expect("crash: the last run died after ")
+    guest.serial.expect("is ready")
 
 
 APP = """\

@@ -147,13 +147,25 @@ static struct cpu *place(const struct thread *t) {
     return t->cpu;
 }
 
+// Ends the turn of core c's thread for t, but not before it has been as long as t's last one: so
+// whoever answers interrupts takes half of a core at most, however many there are.
+static void preempt(struct cpu *c, const struct thread *t) {
+    uint64_t end = c->turn_start + t->turn_ns;
+    if (c->current == c->idle || clock_ns() >= end) {
+        c->need_resched = true;
+    } else if (end < c->slice_end) {
+        c->slice_end = end;
+    }
+}
+
 static void make_ready(struct thread *t, bool soon) {
     struct cpu *c = place(t);
     push(c, t, soon);
+    if (soon || c->current == c->idle) {
+        preempt(c, t);
+    }
     if (c != this_cpu()) {
         apic_send(c->apic_id, VECTOR_KICK);
-    } else if (soon || c->current == c->idle) {
-        c->need_resched = true;
     } else {
         sched_set_timer();
     }
@@ -189,9 +201,17 @@ static void copy_frame(struct trap_frame *to, const struct trap_frame *from) {
 static void exchange(struct trap_frame *f) {
     struct cpu *c = this_cpu();
     struct thread *old = c->current;
+    uint64_t now = clock_ns();
     c->need_resched = false;
+    old->turn_ns = now - c->turn_start;
+    c->turn_start = now;
+    c->slice_end = now + SLICE_NS;
     if (old->state == THREAD_RUNNING && old != c->idle) {
-        push(c, old, false);
+        if (old->pinned >= 0 && old->pinned != (int)c->id) { // since its turn began
+            make_ready(old, false);
+        } else {
+            push(c, old, false);
+        }
     }
     struct thread *t = pick(c);
     if (t != old) {
@@ -221,7 +241,6 @@ static void exchange(struct trap_frame *f) {
     }
     t->cpu = c;
     t->state = THREAD_RUNNING;
-    c->slice_end = clock_ns() + SLICE_NS;
     sched_set_timer();
 }
 
@@ -286,11 +305,7 @@ void sched_timer_interrupt(void) {
 }
 
 void sched_kick_interrupt(void) {
-    struct cpu *c = this_cpu();
     spin_lock(&lock);
-    if (c->current == c->idle) {
-        c->need_resched = true;
-    }
     sched_set_timer();
     spin_unlock(&lock);
 }
@@ -377,6 +392,10 @@ void sched_exit(void) {
 
 void *thread_stack_top(const struct thread *t) {
     return t->stack_top;
+}
+
+const struct trap_frame *thread_main_frame(void) {
+    return main_thread.state == THREAD_RUNNING ? NULL : &main_thread.frame;
 }
 
 unsigned thread_count(void) {

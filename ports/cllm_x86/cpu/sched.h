@@ -21,6 +21,7 @@ struct thread {
     enum thread_state state;
     struct thread *next;     // in a run queue or the list of the dead
     struct thread *next_thread; // of all
+    uint64_t turn_ns;        // how long it ran last
     uint64_t deadline;       // clock_ns() at which it wakes by itself; UINT64_MAX never
     struct thread *next_sleeper;
     bool timed_out;          // how the last sched_block() ended
@@ -46,6 +47,8 @@ int thread_start(struct thread *t, int *tid_out);
 void thread_free(struct thread *t);
 void *thread_stack_top(const struct thread *t);
 unsigned thread_count(void);
+// Where the main thread goes on, NULL while it runs.
+const struct trap_frame *thread_main_frame(void);
 
 // The scheduler's lock guards all queues and states.
 uint64_t sched_lock_irq(void);
@@ -53,7 +56,8 @@ void sched_unlock_irq(uint64_t flags);
 // Gives the core away until sched_wake() or the deadline; true if woken. Called with the lock held,
 // returns with it released and interrupts as they were for the thread, that is: off.
 bool sched_block(uint64_t deadline);
-// Makes a blocked thread ready; `soon` puts it before the others. Called with the lock held.
+// Makes a blocked thread ready; `soon` puts it before the others of its core and ends the turn of the
+// one that runs. Called with the lock held.
 void sched_wake(struct thread *t, bool soon);
 // Ends the calling thread.
 void sched_exit(void) __attribute__((noreturn));

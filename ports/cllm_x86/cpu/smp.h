@@ -38,7 +38,8 @@ struct cpu {
     struct thread *queue, *queue_tail; // threads that could run here, without the current one
     struct thread *sleepers;           // by deadline
     struct thread *fpu_owner;          // whose vector state the registers hold
-    uint64_t slice_end, timer;         // ns: end of the current thread's turn; what the timer is set to
+    uint64_t turn_start, slice_end;    // ns: the current thread's turn, and when it ends
+    uint64_t timer;                    // ns: what the timer is set to
     bool need_resched;
 
     struct tss tss;

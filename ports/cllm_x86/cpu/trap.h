@@ -46,7 +46,5 @@ void watchdog_check(const struct trap_frame *f);
 // crash.c: reports what happened at `f` and ends the machine; `code` is QEMU's under crash=exit.
 void crash(const struct trap_frame *f, int code, const char *fmt, ...)
 __attribute__((noreturn, format(printf, 3, 4)));
-// Makes the next or current clock_wait() return.
-void clock_interrupted(void);
 
 #endif

@@ -1,6 +1,7 @@
 """The engine does what engine.h says, on a tiny model."""
 
 import json
+import threading
 
 import pytest
 from engine_library import Engine, EngineFailure
@@ -230,6 +231,53 @@ def test_threads_give_the_same_tokens(library, tiny, engine):
     prompt = engine.tokenize(TEXT)
     with Engine(library, tiny, n_threads=2) as two:
         assert two.generate(prompt, 8) == engine.generate(prompt, 8)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_a_thread_computes_while_the_caller_waits(library, tiny, engine, n_threads):
+    here, waits, polls = threading.get_ident(), [], []
+    event, waiting, stop = threading.Event(), threading.Event(), []
+
+    def wait():
+        waits.append(threading.get_ident())
+        waiting.set()
+        assert event.wait(60)
+        event.clear()
+
+    def poll():
+        polls.append(threading.get_ident())
+        assert waiting.wait(60), "the caller never came to wait"
+        return bool(stop)
+
+    prompt = engine.tokenize(TEXT)
+    with Engine(library, tiny, n_threads=n_threads, poll=poll, wait=wait, wake=event.set) as other:
+        assert other.generate(prompt, 8) == engine.generate(prompt, 8)
+        assert other.embed(prompt) == engine.embed(prompt)
+        assert set(waits) == {here} and here not in polls and len(set(polls)) == 1
+        # Wrong input is found, and a stop obeyed, as without the thread.
+        with pytest.raises(EngineFailure, match="continues at position"):
+            other.decode([5], [0], [0], [1])
+        stop.append(1)
+        with pytest.raises(EngineFailure) as failure:
+            other.prompt(prompt, seq=1)
+        assert failure.value.code == ABORTED
+        stop.clear()
+        other.prompt(prompt, seq=1)
+
+
+def test_the_caller_may_come_back_in_while_a_thread_computes(library, tiny):
+    event, codes = threading.Event(), set()
+
+    def wait():
+        codes.add(library.so.engine_clear(engine.handle))
+        codes.add(library.so.engine_close(engine.handle))
+        event.wait(60)
+
+    with Engine(library, tiny, wait=wait, wake=event.set) as engine:
+        engine.prompt([5])
+    assert codes == {EINVAL}
+    with pytest.raises(EngineFailure, match="belong together"):
+        Engine(library, tiny, wait=wait)
 
 
 def test_sampler_outlives_its_engine(library, tiny):

@@ -1,0 +1,76 @@
+// compute.cpp: the thread that computes; see compute.h.
+#include "compute.h"
+
+#include <system_error>
+#include <utility>
+
+namespace {
+
+// musl gives a thread 128 KiB, which is little for C++ that was written for 8 MiB. Pages of a stack are
+// real memory in the image.
+constexpr size_t stack_size = 1024 * 1024;
+
+} // namespace
+
+compute_thread::compute_thread(const engine_params &params)
+    : wait(params.wait), wake(params.wake), user(params.user) {
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, stack_size);
+    int error = pthread_create(
+        &thread, &attributes,
+        [](void *self) -> void * {
+            static_cast<compute_thread *>(self)->loop();
+            return nullptr;
+        },
+        this);
+    pthread_attr_destroy(&attributes);
+    if (error) {
+        throw std::system_error(error, std::generic_category(), "the thread that computes");
+    }
+}
+
+compute_thread::~compute_thread() {
+    {
+        std::lock_guard<std::mutex> lock(mutex);
+        ending = true;
+    }
+    given.notify_one();
+    pthread_join(thread, nullptr);
+}
+
+void compute_thread::run(const std::function<void()> &body) {
+    {
+        std::lock_guard<std::mutex> lock(mutex);
+        work = &body;
+        done = false;
+    }
+    given.notify_one();
+    while (!done) {
+        wait(user);
+    }
+    if (thrown) {
+        std::rethrow_exception(std::exchange(thrown, nullptr));
+    }
+}
+
+void compute_thread::loop() {
+    std::unique_lock<std::mutex> lock(mutex);
+    for (;;) {
+        given.wait(lock, [this] { return work || ending; });
+        if (ending) {
+            return;
+        }
+        const std::function<void()> &body = *std::exchange(work, nullptr);
+        lock.unlock();
+        try {
+            body();
+        } catch (...) {
+            thrown = std::current_exception();
+        }
+        // From here on the caller may be gone; what is called next must be of the engine's life.
+        done = true;
+        wake(user);
+        lock.lock();
+    }
+}
