@@ -124,6 +124,9 @@ class Engine:
         self.call("engine_decode", len(tokens), new("int32_t[]", tokens),
                   new("int32_t[]", positions), new("int32_t[]", seqs), new("int8_t[]", outputs))
 
+    def abort(self):
+        self.library.so.engine_abort(self.handle)
+
     def prompt(self, tokens, seq=0, start=0):
         """Decodes a whole prompt in one batch; the last entry has logits."""
         n = len(tokens)

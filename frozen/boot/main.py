@@ -10,6 +10,7 @@ import sys
 import _x86
 import network
 import report
+from net import host
 from serve.main import ConfigError, read_config, serve
 from serve.service import service
 
@@ -37,6 +38,7 @@ async def main():
     if isinstance(patience, bool) or not isinstance(patience, int) or not 0 <= patience <= 86400:
         raise ConfigError("'watchdog' must be a number of seconds, or 0 for none")
     service.last_crash = report.crash_summary()
+    host.watch(service.look)
     lan = network.LAN(0)
     addresses = config.get("network", {})
     if addresses.get("address"):

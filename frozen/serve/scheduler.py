@@ -8,13 +8,15 @@
 #
 # Policy decides who gets how many tokens of a step, FairQueue who is next, PrefixCache who holds
 # which cells; Scheduler owns the engine and the loop. A step never awaits, so a sequence can be
-# cancelled between any two steps and its cache is free at once.
+# cancelled between any two steps and its cache is free at once. A client that leaves is noticed
+# before each step, wherever its request is; if nobody is left for whom the engine computes, look()
+# stops it in the middle of a decode.
 # MIT license; Copyright (c) 2026 cllm contributors
 
 import asyncio
 import time
 
-from .errors import RequestError, context_error, invalid, too_many, unavailable
+from .errors import RequestError, context_error, invalid, left, too_many, unavailable
 from .metrics import Metrics
 from .policy import FairQueue, Policy
 from .prefix_cache import PrefixCache
@@ -86,6 +88,7 @@ class Scheduler:
         self.clock = clock
         self._on_broken = on_broken
         self._broken = None
+        self._waiting = ()  # for what the engine computes now: Options.gone of each
         self._work = asyncio.Event()
         self._jobs = []
         self._number = 0
@@ -144,13 +147,15 @@ class Scheduler:
         if bounds.per_client and self.queue.count(options.client) >= bounds.per_client:
             raise too_many("you have %d requests already" % bounds.per_client)
 
-    async def embed(self, tokens, normalize=2):
-        """The embedding of a text: a list of float. RequestError if it is too long."""
+    async def embed(self, tokens, normalize=2, gone=None):
+        """The embedding of a text: a list of float. gone: as in Options. RequestError if it is too
+        long.
+        """
         if self._broken:
             raise unavailable(self._broken)
         if len(self._jobs) >= self.bounds.queue:
             raise unavailable("the queue is full", headers={"Retry-After": "1"})
-        job = _Embedding(tokens, normalize)
+        job = _Embedding(tokens, normalize, gone)
         self._jobs.append(job)
         self._work.set()
         try:
@@ -172,12 +177,24 @@ class Scheduler:
             for _ in range(_TURNS):
                 await asyncio.sleep(0)
 
+    def look(self):
+        """Stops the engine if all have left for whom it computes; may be called during a decode."""
+        waiting = self._waiting
+        if not waiting:
+            return
+        for gone in waiting:
+            if gone is None or not gone():
+                return
+        self._waiting = ()
+        self.engine.abort()
+
     def step(self):
         """Decodes one batch and samples. An error ends the request it belongs to, not the loop."""
         if self._broken:
             self._end_all()
             return
         now = self.clock()
+        self._dismiss()
         self._expire(now)
         self._admit(now)
         work = self._plan()
@@ -223,6 +240,19 @@ class Scheduler:
         self._release(sequence)
         self.queue.push(sequence)
         self.metrics.preemptions += 1
+
+    def _dismiss(self):
+        # Whose client has left.
+        for sequence in self.running + self.queue.items:
+            gone = sequence.options.gone
+            if gone is not None and gone():
+                self.drop(sequence)
+                self.metrics.finish("abort")
+                sequence.fail(left())
+        for job in list(self._jobs):
+            if job.gone is not None and job.gone():
+                self._jobs.remove(job)
+                job.fail(left())
 
     def _expire(self, now):
         bounds = self.bounds
@@ -308,12 +338,15 @@ class Scheduler:
             outputs.extend([False] * (item.count - 1))
             outputs.extend([item.last] * (n - item.count + 1))
         began = self.clock()
+        self._waiting = [item.sequence.options.gone for item in work]
         try:
             self.cache.make_room(len(tokens))
             self.engine.decode(tokens, positions, slots, outputs)
         except (RuntimeError, ValueError, MemoryError) as exc:
+            self._waiting = ()
             self._recover(work, exc)
             return
+        self._waiting = ()
         now = self.clock()
         self._account(work, len(tokens), now - began)
         self.last_step = now
@@ -327,7 +360,7 @@ class Scheduler:
         # Nothing was decoded.
         name = type(exc).__name__  # the classes are in the engine's module, which a test lacks
         if name == "Aborted":
-            return
+            return  # by look(): the next step dismisses them
         if name == "NoSlot" and self.cache.idle:
             self.cache.flush()
         elif name == "NoSlot" and len(self.running) > 1:
@@ -448,18 +481,19 @@ class Scheduler:
         n = len(job.tokens)
         size = min(n - job.done_n, self.policy.budget(0)) if engine.generates else n
         part = job.tokens[job.done_n : job.done_n + size]
+        self._waiting = (job.gone,)
         try:
             vector = engine.embed(part, not job.done_n, job.done_n + size == n, job.normalize)
         except ValueError as exc:
             job.fail(invalid(str(exc)))
         except (RuntimeError, MemoryError) as exc:
-            if type(exc).__name__ != "Aborted":
-                job.fail(RequestError(500, "server_error", str(exc) or "out of memory"))
+            job.fail(RequestError(500, "server_error", str(exc) or "out of memory"))
         else:
             job.done_n += size
             if vector is not None:
                 job.vector = vector
                 job.done.set()
+        self._waiting = ()
         if job.done.is_set() and job in self._jobs:
             self._jobs.remove(job)
 
@@ -519,9 +553,10 @@ class Scheduler:
 
 class _Embedding:
     # A text whose embedding is being computed, piece by piece.
-    def __init__(self, tokens, normalize):
+    def __init__(self, tokens, normalize, gone):
         self.tokens = tokens
         self.normalize = normalize
+        self.gone = gone
         self.done_n = 0
         self.vector = None
         self.error = None

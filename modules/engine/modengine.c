@@ -10,6 +10,7 @@
 //     piece(token, special=False) -> bytes    control tokens only if special
 //     is_eog(token) -> bool
 //     decode(tokens, positions, seq_ids, outputs)
+//     abort()                                 from a callback: stops the decode in progress
 //     seq_rm(seq, p0, p1) -> bool    seq_cp(src, dst, p0, p1)    seq_add(seq, p0, p1, delta)
 //     seq_pos_max(seq) -> int        clear()
 //     sampler(params, chat=None) -> Sampler   params: a dict
@@ -406,6 +407,12 @@ static mp_obj_t engine_decode_py(size_t n_args, const mp_obj_t *args) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_decode_obj, 5, 5, engine_decode_py);
 
+static mp_obj_t engine_abort_py(mp_obj_t self_in) {
+    engine_abort(get_engine(self_in));
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(engine_abort_obj, engine_abort_py);
+
 static mp_obj_t engine_seq_rm_py(size_t n_args, const mp_obj_t *args) {
     (void)n_args;
     return get_bool(engine_seq_rm(
@@ -611,6 +618,7 @@ static const mp_rom_map_elem_t engine_locals_table[] = {
     { MP_ROM_QSTR(MP_QSTR_piece), MP_ROM_PTR(&engine_piece_obj) },
     { MP_ROM_QSTR(MP_QSTR_is_eog), MP_ROM_PTR(&engine_is_eog_obj) },
     { MP_ROM_QSTR(MP_QSTR_decode), MP_ROM_PTR(&engine_decode_obj) },
+    { MP_ROM_QSTR(MP_QSTR_abort), MP_ROM_PTR(&engine_abort_obj) },
     { MP_ROM_QSTR(MP_QSTR_seq_rm), MP_ROM_PTR(&engine_seq_rm_obj) },
     { MP_ROM_QSTR(MP_QSTR_seq_cp), MP_ROM_PTR(&engine_seq_cp_obj) },
     { MP_ROM_QSTR(MP_QSTR_seq_add), MP_ROM_PTR(&engine_seq_add_obj) },

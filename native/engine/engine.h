@@ -12,7 +12,7 @@
 // * Ownership. Strings and arrays passed in are read during the call and not kept. Those handed out
 //   belong to the engine and hold until the next call with the same engine; copy them first.
 // * Text is UTF-8 with an explicit length in bytes; it may hold NUL.
-// * Threads. One thread makes all calls. engine_open() starts n_threads - 1 compute threads once
+// * Threads. One thread makes all calls but engine_abort(). engine_open() starts n_threads - 1 compute threads once
 //   the model is loaded, which engine_close() ends; a single thread means no threads at all.
 // * Callbacks run on the calling thread with C++ frames below them: they MUST NOT longjmp or throw
 //   out, and MUST NOT call the engine that is calling them (ENGINE_EINVAL). Closing a sampler in a
@@ -140,6 +140,10 @@ int engine_is_eog(struct engine *e, int32_t token);
 // Runs for as long as the graph takes; poll is called throughout.
 int engine_decode(struct engine *e, size_t n, const int32_t *tokens, const int32_t *positions,
     const int32_t *seqs, const int8_t *outputs);
+
+// Stops the engine_decode() or engine_embed() in progress after the node that it computes; without
+// one it does nothing. May be called by any thread and from callbacks, and cannot fail.
+void engine_abort(struct engine *e);
 
 // Removes the tokens of a sequence at positions p0 <= p < p1; a negative p0 or p1 leaves that end
 // open. 1 if done, 0 if this kind of model cannot remove a part (all of a sequence always works).

@@ -23,6 +23,7 @@
 #include "llama.h"
 #include "sampling.h"
 
+#include <atomic>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -74,6 +75,7 @@ struct engine {
     std::vector<float> pooled; // of the embedding in progress: the sum, or the last token's
     size_t pooled_tokens = 0;
 
+    std::atomic<bool> stop{false}; // what is being computed is wanted by nobody: engine_abort()
     bool busy = false;   // a call is in progress, so a callback must not come back in
     bool broken = false; // an assertion failed in the middle of a change
 };
@@ -186,7 +188,7 @@ std::vector<llama_token> tokens_of(const engine *e, const std::string &text);
 void check_logits(const engine *e, int32_t index);
 
 // Context parameters that every context of the engine shares.
-llama_context_params context_params(const engine *e);
+llama_context_params context_params(engine *e);
 
 // Random bytes; throws if the machine has none.
 void random_bytes(void *out, size_t n);

@@ -20,6 +20,10 @@ class NoSlot(Error):
     pass
 
 
+class Aborted(Error):
+    pass
+
+
 class Sampler:
     open = 0
 
@@ -78,6 +82,7 @@ class FakeEngine:
         self.dead = False
         self.cells = n_ctx
         self.on_decode = None  # called with the number of tokens
+        self.stop = False
         if progress:
             for i in range(101):
                 progress(i / 100)
@@ -106,8 +111,11 @@ class FakeEngine:
             raise Error("poisoned")
         if self.used() + n > self.cells:
             raise NoSlot("no slot")
+        self.stop = False
         if self.on_decode:
             self.on_decode(n)
+        if self.stop:
+            raise Aborted("stopped")
         self.logits = {}
         counts = {}
         for i in range(n):
@@ -118,6 +126,9 @@ class FakeEngine:
             if outputs[i]:
                 self.logits[i] = self.next([cell.token for cell in cells])
         self.batches.append(sorted(counts.items()))
+
+    def abort(self):
+        self.stop = True
 
     def next(self, cells):
         if cells[0] == 42:  # *
