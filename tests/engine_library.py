@@ -55,11 +55,11 @@ class Engine:
     """One loaded model. Methods follow engine.h; lists and bytes instead of pointers."""
 
     def __init__(self, library, path, n_ctx=256, n_batch=64, n_seq=4, n_threads=1, pooling=0,
-                 progress=None, poll=None):
+                 progress=None, poll=None, sample_ms=0):
         self.library, self.ffi = library, library.ffi
         params = self.ffi.new("struct engine_params *", dict(
             n_ctx=n_ctx, n_batch=n_batch, n_seq=n_seq, n_threads=n_threads,
-            pooling=pooling))
+            sample_ms=sample_ms, pooling=pooling))
         self._callbacks = []
         if progress:
             params.progress = self._keep("bool(void *, float)", lambda _, done: progress(done))

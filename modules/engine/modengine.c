@@ -1,7 +1,7 @@
 // The `_engine` module: argument conversion around native/engine.
 //
-//   Engine(path, *, n_ctx=2048, n_batch=64, n_seq=4, n_threads=1, pooling=0, progress=None,
-//          poll=None)
+//   Engine(path, *, n_ctx=2048, n_batch=64, n_seq=4, n_threads=1, sample_ms=0, pooling=0,
+//          progress=None, poll=None)
 //     n_ctx n_ctx_train n_batch n_seq n_vocab n_embd n_params size desc ftype vocab_type
 //     chat_template has_chat_template bos eos add_bos fim_pre fim_suf fim_mid fim_rep fim_sep
 //     generates divisible
@@ -34,7 +34,7 @@
 //     close()
 //   version() -> str
 //   log(callback)                             callback(level, text), or None for silence
-//   Error(RuntimeError), NoSlot(Error), Aborted(Error)
+//   Error(RuntimeError), NoSlot(Error), Aborted(Error), Limit(Error)
 //
 // What each does is told in engine.h. Wrong arguments raise ValueError, the rest Error.
 //
@@ -94,6 +94,7 @@ static const mp_obj_type_t engine_type_reply;
 ENGINE_EXCEPTION(Error, mp_type_RuntimeError);
 ENGINE_EXCEPTION(NoSlot, engine_type_Error);
 ENGINE_EXCEPTION(Aborted, engine_type_Error);
+ENGINE_EXCEPTION(Limit, engine_type_Error);
 
 static void check(int code) {
     if (code == ENGINE_OK) {
@@ -104,6 +105,8 @@ static void check(int code) {
         type = &engine_type_NoSlot;
     } else if (code == ENGINE_ABORTED) {
         type = &engine_type_Aborted;
+    } else if (code == ENGINE_LIMIT) {
+        type = &engine_type_Limit;
     } else if (code == ENGINE_EINVAL) {
         type = &mp_type_ValueError;
     }
@@ -196,8 +199,8 @@ static uint32_t get_count(mp_int_t value, qstr name) {
 static mp_obj_t engine_make_new(
     const mp_obj_type_t *type, size_t n_args, size_t n_kw, const mp_obj_t *args) {
     enum {
-        ARG_path, ARG_n_ctx, ARG_n_batch, ARG_n_seq, ARG_n_threads, ARG_pooling, ARG_progress,
-        ARG_poll
+        ARG_path, ARG_n_ctx, ARG_n_batch, ARG_n_seq, ARG_n_threads, ARG_sample_ms, ARG_pooling,
+        ARG_progress, ARG_poll
     };
     static const mp_arg_t allowed[] = {
         { MP_QSTR_path, MP_ARG_REQUIRED | MP_ARG_OBJ, { .u_obj = MP_OBJ_NULL } },
@@ -205,6 +208,7 @@ static mp_obj_t engine_make_new(
         { MP_QSTR_n_batch, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = 64 } },
         { MP_QSTR_n_seq, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = 4 } },
         { MP_QSTR_n_threads, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = 1 } },
+        { MP_QSTR_sample_ms, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = 0 } },
         { MP_QSTR_pooling, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = ENGINE_POOLING_MODEL } },
         { MP_QSTR_progress, MP_ARG_KW_ONLY | MP_ARG_OBJ, { .u_rom_obj = MP_ROM_NONE } },
         { MP_QSTR_poll, MP_ARG_KW_ONLY | MP_ARG_OBJ, { .u_rom_obj = MP_ROM_NONE } },
@@ -222,6 +226,7 @@ static mp_obj_t engine_make_new(
         .n_batch = get_count(arg[ARG_n_batch].u_int, MP_QSTR_n_batch),
         .n_seq = get_count(arg[ARG_n_seq].u_int, MP_QSTR_n_seq),
         .n_threads = get_count(arg[ARG_n_threads].u_int, MP_QSTR_n_threads),
+        .sample_ms = get_count(arg[ARG_sample_ms].u_int, MP_QSTR_sample_ms),
         .pooling = get_count(arg[ARG_pooling].u_int, MP_QSTR_pooling),
         .progress = on_progress,
         .poll = on_poll,
@@ -832,6 +837,7 @@ static const mp_rom_map_elem_t engine_globals_table[] = {
     { MP_ROM_QSTR(MP_QSTR_Error), MP_ROM_PTR(&engine_type_Error) },
     { MP_ROM_QSTR(MP_QSTR_NoSlot), MP_ROM_PTR(&engine_type_NoSlot) },
     { MP_ROM_QSTR(MP_QSTR_Aborted), MP_ROM_PTR(&engine_type_Aborted) },
+    { MP_ROM_QSTR(MP_QSTR_Limit), MP_ROM_PTR(&engine_type_Limit) },
     { MP_ROM_QSTR(MP_QSTR_version), MP_ROM_PTR(&engine_version_obj) },
     { MP_ROM_QSTR(MP_QSTR_log), MP_ROM_PTR(&engine_log_obj) },
     { MP_ROM_QSTR(MP_QSTR_crash), MP_ROM_PTR(&engine_crash_obj) },

@@ -4,6 +4,7 @@
 // sampler.cpp  choosing tokens, grammars, probabilities
 // chat.cpp     chat templates and parsing what the model replies
 // vectors.cpp  embeddings, LoRA adapters, saved states
+// limit.cpp    a time limit for what a grammar may take
 // log.cpp      where llama.cpp's messages go
 //
 // Two ideas carry the error handling. First, every argument that a request can influence is checked
@@ -96,6 +97,29 @@ struct assertion : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
+// Thrown by operator new; see time_limit.
+struct too_long : std::bad_alloc {
+    const char *what() const noexcept override;
+};
+
+// During its life, allocating on this thread throws too_long once `ms` milliseconds have passed; 0:
+// never. Limits nest: the inner one holds.
+class time_limit {
+public:
+    explicit time_limit(uint32_t ms);
+    ~time_limit();
+    time_limit(const time_limit &) = delete;
+    time_limit &operator=(const time_limit &) = delete;
+
+    void look(); // at the clock
+
+    unsigned count = 0; // allocations
+
+private:
+    time_limit *outer;
+    uint64_t until;
+};
+
 // True while an assertion on this thread can be turned into an exception. Compute threads have
 // their own, which stays false.
 extern thread_local bool catching;
@@ -131,6 +155,8 @@ template <class Body> int translated(bool *broken, Body &&body) noexcept {
             return fail(ENGINE_EBROKEN, x.what());
         }
         return fail(ENGINE_EFAIL, x.what());
+    } catch (const too_long &x) {
+        return fail(ENGINE_LIMIT, x.what());
     } catch (const std::bad_alloc &) {
         return fail(ENGINE_EFAIL, "out of memory");
     } catch (const std::exception &x) {
@@ -177,6 +203,9 @@ void check_seq(const engine *e, int32_t seq);
 
 // JSON of a request, nested no deeper than a stack can take; bad_input names `what`.
 common_json parse_json(const char *text, size_t len, const char *what);
+
+// Throws bad_input if llama.cpp would take too long to check the rules of a grammar.
+void check_rules(const engine *e, const std::string &grammar);
 
 void append_piece(const engine *e, int32_t token, bool special, std::string &text);
 

@@ -69,8 +69,8 @@ class FakeEngine:
     divisible = True
 
     def __init__(
-        self, path="", n_ctx=256, n_batch=16, n_seq=8, n_threads=1, pooling=0, progress=None,
-        poll=None
+        self, path="", n_ctx=256, n_batch=16, n_seq=8, n_threads=1, sample_ms=0, pooling=0,
+        progress=None, poll=None
     ):
         self.n_ctx = n_ctx
         self.n_batch = n_batch
