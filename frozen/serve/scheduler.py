@@ -43,6 +43,7 @@ class Work:
         self.sequence = sequence
         self.count = count
         self.draft = draft
+        self.others = 0  # sequences in the same step
 
 
 class Bounds:
@@ -55,6 +56,7 @@ class Bounds:
         self.queue_s = 0  # seconds in the queue
         self.request_s = 0  # seconds from arrival to the last token
         self.step_ms = 500  # a step should take at most
+        self.sample_ms = 500  # a grammar may take for each token, and to be made
         self.speculate = True
         self.kept_cells = None  # of the KV cache, for prefixes; None: half
         for name in values:
@@ -173,9 +175,11 @@ class Scheduler:
             if not self.busy:
                 self._work.clear()
                 await self._work.wait()
+            began = self.clock()
             self.step()
             for _ in range(_TURNS):
                 await asyncio.sleep(0)
+            self.metrics.step_ms += self.clock() - began
 
     def look(self):
         """Stops the engine if all have left for whom it computes; may be called during a decode."""
@@ -302,10 +306,11 @@ class Scheduler:
                 room -= shares[i]
         if self.drafter and not prompts and not self.queue.items and len(work) <= 2:
             for item in work:
-                self._draft(item, min(room, self.policy.n_batch - len(work)) // len(work))
+                most = min(room, self.policy.n_batch - len(work)) // len(work)
+                self._draft(item, most, len(work) - 1)
         return work
 
-    def _draft(self, item, room):
+    def _draft(self, item, room, others):
         sequence = item.sequence
         options = sequence.options
         if not options.speculate:
@@ -314,7 +319,7 @@ class Scheduler:
         if options.max_tokens is not None:
             room = min(room, options.max_tokens - sequence.n_generated - 1)
         if room > 0:
-            item.draft = self.drafter.draft(sequence, room)
+            item.draft = self.drafter.draft(sequence, room, others)
 
     # The engine.
 
@@ -351,6 +356,7 @@ class Scheduler:
         self._account(work, len(tokens), now - began)
         self.last_step = now
         for item in work:
+            item.others = len(work) - 1
             try:
                 self._advance(item, now)
             except (RuntimeError, ValueError, MemoryError) as exc:
@@ -360,6 +366,7 @@ class Scheduler:
         # Nothing was decoded.
         name = type(exc).__name__  # the classes are in the engine's module, which a test lacks
         if name == "Aborted":
+            self.metrics.stopped += 1
             return  # by look(): the next step dismisses them
         if name == "NoSlot" and self.cache.idle:
             self.cache.flush()
@@ -382,7 +389,7 @@ class Scheduler:
 
     def _account(self, work, n, ms):
         metrics = self.metrics
-        self.policy.cost.observe(n, ms)
+        metrics.engine_ms += ms
         metrics.n_decode += 1
         metrics.n_busy += len(work)
         prompt = 0
@@ -391,6 +398,7 @@ class Scheduler:
             metrics.n_tokens_max = max(metrics.n_tokens_max, len(item.sequence.tokens))
             if item.sequence.t_prompt is None:
                 prompt += item.count
+        self.policy.observe(n, prompt, ms)
         metrics.prompt_tokens += prompt
         metrics.prompt_ms += ms * prompt / n
         metrics.predicted_ms += ms * (n - prompt) / n
@@ -416,21 +424,25 @@ class Scheduler:
             right += 1
             self.cache.extend(sequence.holder, [token])
         if draft:
-            self._judge(sequence, len(draft), right)
+            self._judge(item, right)
 
-    def _judge(self, sequence, drafted, right):
+    def _judge(self, item, right):
+        sequence = item.sequence
+        drafted = len(item.draft)
         self.metrics.draft(drafted, right)
         sequence.n_drafted += drafted
         sequence.n_accepted += right
         if sequence.finished:
             return
-        self.drafter.learn(sequence, drafted, right)
+        self.drafter.learn(sequence, drafted, right, item.others)
         if right < drafted:
             self.engine.seq_rm(sequence.holder.seq, sequence.computed, -1)
 
     def _sample(self, sequence, index, now):
         metrics = self.metrics
+        began = self.clock()
         token = sequence.sampler.sample(index)
+        metrics.engine_ms += self.clock() - began
         probs = self._probs(sequence, index, token)
         sequence.tokens.append(token)
         metrics.predicted_tokens += 1
@@ -509,7 +521,12 @@ class Scheduler:
     def _fail(self, sequence, exc):
         self.drop(sequence)
         self.metrics.finish("error")
-        if type(exc).__name__ == "NoSlot":
+        name = type(exc).__name__
+        if name == "Limit":
+            # Its grammar is to blame, and nobody but who sent it.
+            sequence.fail(invalid(str(exc)))
+            return
+        if name == "NoSlot":
             message = "Context size has been exceeded."
         else:
             message = str(exc) or "out of memory"
