@@ -1,13 +1,14 @@
 """How well frozen/serve schedules, beside llama.cpp's own server: the same host, model, kernels
-and threads, the same client over loopback.
+and threads, the same client over loopback. Prints a table with what must hold.
 
-    .venv/bin/python bench/serving.py [--model FILE.gguf] [--threads 1] [--runs 3]
+    .venv/bin/python bench/serving.py [--only streams,gap,prefix,ngram,batch] [--runs 3]
 
 Needs `cllm reference` once. frozen/serve runs on CPython here; on a busy machine the numbers are
-worth little.
+worth little. Compared runs take turns, so that what the machine does meanwhile hits all alike.
 """
 
 import argparse
+import contextlib
 import json
 import statistics
 import sys
@@ -19,14 +20,19 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / folder) for folder in ("host", "tests", "tests/api")]
 
 import conftest  # noqa: E402
+import host_engine  # noqa: E402
 import requests  # noqa: E402
 from api_server import ApiServer  # noqa: E402
 from cllm import fetch  # noqa: E402
 
 LONG = "The quick brown fox jumps over the lazy dog near the river bank. "
-COPY = "Repeat this list exactly, twice:\n" + "\n".join(
-    f"{i}. item number {i * 37 % 101} in the long list" for i in range(12)) + "\nAnswer:\n"
-STORY = "Write a long story about a lighthouse keeper who finds a strange letter."
+LIST = "\n".join(f"{i}. item number {i * 37 % 101} in the long list" for i in range(12))
+COPY = f"Repeat this list exactly, twice:\n{LIST}\nAnswer:\n{LIST}\n\n"
+STORIES = [
+    "Write a long story about a lighthouse keeper who finds a strange letter.",
+    "My grandmother's kitchen smelled of",
+    "The history of the bicycle begins",
+]
 
 
 class Stream:
@@ -34,6 +40,7 @@ class Stream:
 
     def __init__(self, url, prompt, n, **fields):
         self.times = []
+        self.end = None
         self.began = time.monotonic()
         body = {"prompt": prompt, "n_predict": n, "stream": True, "temperature": 0,
                 "ignore_eos": True, **fields}
@@ -43,8 +50,12 @@ class Stream:
     def _run(self, url, body):
         with requests.post(url + "/completion", json=body, stream=True, timeout=600) as answer:
             for line in answer.iter_lines():
-                if line.startswith(b"data: {") and not json.loads(line[6:]).get("stop"):
-                    self.times.append(time.monotonic())
+                if line.startswith(b"data: {"):
+                    event = json.loads(line[6:])
+                    if event.get("stop"):
+                        self.end = event
+                    else:
+                        self.times.append(time.monotonic())
 
     def join(self):
         self.thread.join()
@@ -57,12 +68,20 @@ class Stream:
         return self.times[0] - self.began
 
 
-def single(url):
-    return Stream(url, "Tell me about the sea.", 64, cache_prompt=False).join().rate()
+class Table:
+    """Lines of (what, values by column, what must hold, whether it does)."""
+
+    def __init__(self, *columns):
+        print(f"{'':44}" + "".join(f"{name:>14}" for name in columns))
+
+    def line(self, what, *values, goal=None, holds=None):
+        cells = "".join(f"{'':>14}" if v is None else f"{v:14.3g}" for v in values)
+        verdict = "" if goal is None else f"   {goal}: {'yes' if holds else 'NO'}"
+        print(f"{what:44}{cells}{verdict}", flush=True)
 
 
 def eight(url):
-    """(tokens a second of all, the slowest stream's part of the mean)"""
+    """(tokens a second of 8 streams in all, the slowest one's part of the mean)"""
     streams = [Stream(url, f"{i} things about the sea:", 48, cache_prompt=False)
                for i in range(8)]
     began = time.monotonic()
@@ -73,52 +92,142 @@ def eight(url):
     return 8 * 48 / seconds, min(rates) / statistics.mean(rates)
 
 
-def gap(url):
-    """Longest time between two tokens of a stream while a long prompt arrives."""
-    stream = Stream(url, "Count:", 160, cache_prompt=False)
+def single(url):
+    return Stream(url, "Tell me about the sea.", 64, cache_prompt=False).join().rate()
+
+
+def streams(servers, runs):
+    """8 streams at once against one."""
+    one, all_, slowest = {}, {}, {}
+    for _ in range(runs):
+        for name, url in servers.items():
+            one.setdefault(name, []).append(single(url))
+            rate, least = eight(url)
+            all_.setdefault(name, []).append(rate)
+            slowest.setdefault(name, []).append(least)
+    table = Table(*servers)
+    median = statistics.median
+    table.line("single stream, tokens/s", *[median(one[n]) for n in servers])
+    table.line("8 streams, tokens/s in all", *[median(all_[n]) for n in servers])
+    ratios = [median(all_[n]) / median(one[n]) for n in servers]
+    table.line("8 streams / single", *ratios, goal=">= 1.5", holds=ratios[0] >= 1.5)
+    least = [median(slowest[n]) for n in servers]
+    table.line("slowest of 8 / mean", *least, goal=">= 0.5", holds=least[0] >= 0.5)
+
+
+def worst_gap(url):
+    """Longest time between two tokens of a stream while a 2,000-token prompt arrives."""
+    stream = Stream(url, "Count:", 120, cache_prompt=False)
     while len(stream.times) < 10:
         time.sleep(0.01)
-    Stream(url, LONG * 140, 1, cache_prompt=False).join()
+    prompt = Stream(url, LONG * 140, 1, cache_prompt=False).join()
     stream.join()
-    return max(b - a for a, b in zip(stream.times, stream.times[1:]))
+    return max(b - a for a, b in zip(stream.times, stream.times[1:])), prompt.first()
 
 
-def shared(url, number):
-    """(time to the first token of a 1,000-token prompt, and with another end)"""
-    prompt = f"{number}. " + LONG * 70
-    cold = Stream(url, prompt + "A", 2).join().first()
-    return cold, Stream(url, prompt + "B", 2).join().first()
+def gap(servers, runs):
+    """What a running stream feels of a long prompt."""
+    found = {name: [] for name in servers}
+    for _ in range(runs):
+        for name, url in servers.items():
+            found[name].append(worst_gap(url))
+    gaps = [statistics.median(g for g, _ in found[n]) for n in servers]
+    table = Table(*servers)
+    table.line("worst gap while a prompt arrives, s", *gaps, goal="<= 0.2 of llama-server's",
+               holds=gaps[0] <= 0.2 * gaps[1])
+    table.line("that prompt's first token, s",
+               *[statistics.median(t for _, t in found[n]) for n in servers])
 
 
-def speed(url, prompt, n):
-    return Stream(url, prompt, n, cache_prompt=False).join().rate()
+def prefix(servers, runs):
+    """Time to the first token of a 1,000-token prompt, and of one with another end."""
+    cold, warm = {n: [] for n in servers}, {n: [] for n in servers}
+    for number in range(runs):
+        for name, url in servers.items():
+            prompt = f"{number}. " + LONG * 70
+            cold[name].append(Stream(url, prompt + "A", 2).join().first())
+            warm[name].append(Stream(url, prompt + "B", 2).join().first())
+    table = Table(*servers)
+    median = statistics.median
+    table.line("first token of 1,000, s", *[median(cold[n]) for n in servers])
+    table.line("with a shared prefix, s", *[median(warm[n]) for n in servers])
+    ratios = [median(warm[n]) / median(cold[n]) for n in servers]
+    table.line("shared / cold", *ratios, goal="<= 0.15", holds=ratios[0] <= 0.15)
 
 
-def median(function, runs, *arguments):
-    return statistics.median(function(*arguments) for _ in range(runs))
+def ngram(servers, runs):
+    """Drafts by n-grams against none, in the same server but for that."""
+    table = Table(*servers, "ratio")
+
+    def compare(what, prompt, n):
+        rates = {name: [] for name in servers}
+        for _ in range(runs):
+            for name, url in servers.items():
+                stream = Stream(url, prompt, n, cache_prompt=False).join()
+                rates[name].append(stream.rate())
+                if name == "drafts":
+                    timings = stream.end["timings"]
+        middle = [statistics.median(rates[n]) for n in servers]
+        # Of pairs that ran one after the other, so that slow drift of the machine cancels out.
+        ratio = statistics.median(a / b for a, b in zip(*rates.values()))
+        drafted = timings.get("draft_n", 0)
+        print(f"    {what}: drafted {drafted}, right {timings.get('draft_n_accepted', 0)}")
+        return [*middle, ratio]
+
+    values = compare("copying", COPY, 200)
+    table.line("copying, tokens/s", *values, goal=">= 1.6", holds=values[-1] >= 1.6)
+    for story in STORIES:
+        values = compare(story[:30], story, 120)
+        table.line("free text, tokens/s", *values, goal=">= 0.97", holds=values[-1] >= 0.97)
 
 
-def measure(url, runs):
-    one = median(single, runs, url)
-    all_, slowest = max(eight(url) for _ in range(runs))
-    cold, warm = zip(*[shared(url, number) for number in range(runs)])
-    return {
-        "single stream, tokens/s": one,
-        "8 streams, tokens/s": all_,
-        "8 streams / single": all_ / one,
-        "slowest of 8 / mean": slowest,
-        "worst gap while a prompt arrives, s": min(gap(url) for _ in range(runs)),
-        "first token, 1,000-token prompt, s": statistics.median(cold),
-        "the same with a shared prefix, s": statistics.median(warm),
-        "copying, tokens/s": median(speed, runs, url, COPY, 150),
-        "free text, tokens/s": median(speed, runs, url, STORY, 100),
-    }
+def batch(model, threads, runs):
+    """What a decode of n tokens of one sequence costs, all of them with logits: the ceiling of what
+    drafts can gain.
+    """
+    engine = host_engine.Engine(model, n_ctx=1024, n_batch=128, n_threads=threads)
+    tokens = engine.tokenize(LONG * 30)[:128]
+    engine.prompt(tokens)
+    sampler = engine.sampler({"temperature": 0})
+    sizes = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
+    times = {n: [] for n in sizes}
+    sampling = []
+    for _ in range(5 * runs):
+        for n in sizes:
+            began = time.monotonic()
+            engine.decode(tokens[:n], list(range(128, 128 + n)), [0] * n, [1] * n)
+            times[n].append(time.monotonic() - began)
+            engine.seq_rm(0, 128, -1)
+            began = time.monotonic()
+            sampler.sample(n - 1)
+            sampling.append(time.monotonic() - began)
+    engine.close()
+    one = statistics.median(times[1])
+    sample = statistics.median(sampling)
+    print(f"sampling a token greedily: {sample * 1000:.2f} ms")
+    table = Table("ms", "ms a token", "of one", "gain if right")
+    for n in sizes:
+        ms = statistics.median(times[n])
+        table.line(f"decode of {n}", ms * 1000, ms * 1000 / n, ms / one,
+                   n * (one + sample) / (ms + n * sample))
 
 
-def ours(model, threads, runs, **options):
+@contextlib.contextmanager
+def ours(model, threads, **options):
     config = {"model": {"n_ctx": 8192, "slots": 8, "n_batch": 512, "threads": threads, **options}}
     with ApiServer(model, config) as server:
-        return measure(server.url, runs)
+        yield server.url
+
+
+@contextlib.contextmanager
+def theirs(model, threads):
+    reference = conftest.Reference(
+        model, "-c", "8192", "-np", "8", "-b", "2048", "-ub", "512", "--kv-unified",
+        "-t", str(threads), "-tb", str(threads))
+    try:
+        yield reference.url
+    finally:
+        reference.stop()
 
 
 def main():
@@ -126,20 +235,21 @@ def main():
     parser.add_argument("--model", default=None)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--only", default="batch,ngram,streams,gap,prefix")
     arguments = parser.parse_args()
-    model = arguments.model or fetch.default_model()
-    drafts = ours(model, arguments.threads, arguments.runs)
-    plain = ours(model, arguments.threads, arguments.runs, speculate=False)
-    reference = conftest.Reference(
-        model, "-c", "8192", "-np", "8", "-b", "2048", "-ub", "512", "--kv-unified",
-        "-t", str(arguments.threads), "-tb", str(arguments.threads))
-    try:
-        theirs = measure(reference.url, arguments.runs)
-    finally:
-        reference.stop()
-    print(f"{'':40}{'cllm':>10}{'no drafts':>12}{'llama-server':>14}")
-    for name in theirs:
-        print(f"{name:40}{drafts[name]:10.2f}{plain[name]:12.2f}{theirs[name]:14.2f}")
+    model = str(arguments.model or fetch.default_model())
+    threads, runs = arguments.threads, arguments.runs
+    wanted = arguments.only.split(",")
+    if "batch" in wanted:
+        batch(model, threads, runs)
+    if "ngram" in wanted:
+        with ours(model, threads) as drafts, ours(model, threads, speculate=False) as plain:
+            ngram({"drafts": drafts, "none": plain}, runs)
+    beside = [f for f in (streams, gap, prefix) if f.__name__ in wanted]
+    if beside:
+        with ours(model, threads) as cllm, theirs(model, threads) as server:
+            for function in beside:
+                function({"cllm": cllm, "llama-server": server}, runs)
 
 
 if __name__ == "__main__":

@@ -55,11 +55,11 @@ class Engine:
     """One loaded model. Methods follow engine.h; lists and bytes instead of pointers."""
 
     def __init__(self, library, path, n_ctx=256, n_batch=64, n_seq=4, n_threads=1, pooling=0,
-                 progress=None, poll=None, kernels=0, wait=None, wake=None):
+                 progress=None, poll=None, kernels=0, wait=None, wake=None, sample_ms=0):
         self.library, self.ffi = library, library.ffi
         params = self.ffi.new("struct engine_params *", dict(
             n_ctx=n_ctx, n_batch=n_batch, n_seq=n_seq, n_threads=n_threads,
-            pooling=pooling, kernels=kernels))
+            sample_ms=sample_ms, pooling=pooling, kernels=kernels))
         self._callbacks = []
         if progress:
             params.progress = self._keep("bool(void *, float)", lambda _, done: progress(done))
@@ -127,6 +127,9 @@ class Engine:
         new = self.ffi.new
         self.call("engine_decode", len(tokens), new("int32_t[]", tokens),
                   new("int32_t[]", positions), new("int32_t[]", seqs), new("int8_t[]", outputs))
+
+    def abort(self):
+        self.library.so.engine_abort(self.handle)
 
     def prompt(self, tokens, seq=0, start=0):
         """Decodes a whole prompt in one batch; the last entry has logits."""

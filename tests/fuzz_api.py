@@ -1,24 +1,29 @@
-"""Broken HTTP and JSON into frozen/httpd and frozen/serve on CPython, with a fake engine.
+"""Broken HTTP and JSON into frozen/httpd and frozen/serve.
 
-    python tests/fuzz_api.py [COUNT] [SEED]
+    python tests/fuzz_api.py [--count 100000] [--seed 1]     on CPython, with a fake engine
+    python tests/fuzz_api.py --guest [--count 5000]          into a booted guest
 
 Half of the cases are bytes for the HTTP parser, in pieces of any size; half are JSON bodies for
 every route. Only errors of the client may come of them (and 501, 503, 505), never an exception,
-and a well-behaved request is answered in between.
+and a well-behaved request is answered in between; in a guest all the time.
 """
 
+import argparse
 import asyncio
+import http.client
 import json
 import random
+import socket
 import sys
+import tempfile
+import threading
+import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 if __name__ == "__main__":
     for folder in (HERE, HERE / "unit/shim", HERE.parent / "frozen"):
         sys.path.insert(0, str(folder))
-    import time
-
     time.ticks_ms = lambda: time.monotonic_ns() // 1_000_000
     time.ticks_us = lambda: time.monotonic_ns() // 1_000
 if str(HERE / "unit/serve") not in sys.path:
@@ -240,11 +245,173 @@ def fuzz_http(count, seed):
     return failed
 
 
-def main(count=100_000, seed=1):
-    half = int(count) // 2
+def is_fine(status):
+    """Whether an answer to a broken request may have this status."""
+    return status in (100, 200, 204, 501, 503, 505) or 400 <= status < 500
+
+
+class WellBehaved(threading.Thread):
+    """A client that asks the same again and again while others misbehave. answers: how many it
+    got; failure: what went wrong, or None.
+    """
+
+    BODY = json.dumps({"prompt": "Hello there", "max_tokens": 8, "temperature": 0, "priority": -5})
+
+    def __init__(self, port):
+        super().__init__()
+        self.port = port
+        self.answers = 0
+        self.failure = None
+        self.slowest = 0
+        self.text = self.ask()
+        self._over = threading.Event()
+
+    def ask(self):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        began = time.monotonic()
+        connection.request("POST", "/v1/completions", self.BODY)
+        answer = connection.getresponse()
+        text = answer.read()
+        connection.close()
+        assert answer.status == 200, f"the well-behaved client got {answer.status} {text[:300]}"
+        self.slowest = max(self.slowest, time.monotonic() - began)
+        return json.loads(text)["choices"][0]["text"]
+
+    def run(self):
+        try:
+            while not self._over.is_set():
+                text = self.ask()
+                assert text == self.text, f"it got {text!r}, alone {self.text!r}"
+                self.answers += 1
+        except Exception as exc:
+            self.failure = exc
+
+    def stop(self):
+        self._over.set()
+        self.join()
+        if self.failure:
+            raise AssertionError(f"the well-behaved client: {self.failure!r}")
+
+
+def send_damaged(port, data):
+    """Statuses of the answers to bytes in one connection, whose sending side is then closed."""
+    with socket.create_connection(("127.0.0.1", port), timeout=120) as connection:
+        answer = b""
+        try:
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+            while part := connection.recv(65536):
+                answer += part
+        except ConnectionError:
+            pass  # it was closed with some of ours unread
+    found = []
+    for at in range(len(answer)):
+        if answer.startswith(b"HTTP/1.1 ", at):
+            found.append(int(answer[at + 9 : at + 12]))
+    return found
+
+
+def send_body(port, path, body):
+    """Status of the answer to a JSON body."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    connection.request("POST", path, body)
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    return answer.status
+
+
+def fuzz_port(port, count, seed, clients=4):
+    """`count` cases to a server, `clients` at a time, and a well-behaved client beside them.
+    Returns {status: number} and the WellBehaved. AssertionError with the case that went wrong.
+    """
+    seen, failures = {}, []
+    numbers = iter(range(count))
+    lock = threading.Lock()
+    good = WellBehaved(port)
+    good.start()
+
+    def case(number):
+        rng = random.Random(f"{seed}/guest/{number}")
+        if rng.random() < 0.5:
+            data = mutated(rng)
+            statuses = send_damaged(port, data)
+        else:
+            path, data = rng.choice(ROUTES), body_of(rng)
+            statuses = [send_body(port, path, data)]
+        for status in statuses:
+            assert is_fine(status), f"{data[:500]!r} gave {status}"
+            seen[status] = seen.get(status, 0) + 1
+
+    def client():
+        while not failures and not good.failure:
+            with lock:
+                number = next(numbers, None)
+            if number is None:
+                return
+            try:
+                case(number)
+            except Exception as exc:
+                failures.append(f"case {number}: {exc!r}")
+
+    threads = [threading.Thread(target=client) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    good.stop()
+    assert not failures, failures
+    return seen, good
+
+
+# Some of the cases generate until the context is full.
+GUEST = {"model": {"n_ctx": 256}, "limits": {"request_s": 20}}
+
+
+def fuzz_guest(count, seed):
+    """Boots the image with the tiny model and sends it `count` cases."""
+    sys.path.insert(0, str(HERE.parent / "host"))
+    import tiny_model
+    from cllm import config, health, run
+
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "tiny.gguf"
+        tiny_model.make(model, ascii_only=True, exact=True)
+        settings = {**config.DEFAULTS, "port": 0, "accel": "tcg", "model": str(model)}
+        guest = run.make_guest(settings, GUEST)
+        guest.start()
+        try:
+            verdict = health.wait_until_decided(guest.port, guest.ended, 120)
+            assert verdict is None, f"the guest is not ready: {verdict}"
+            seen, good = fuzz_port(guest.port, count, seed)
+            status, message = health.ask(guest.port, 60)
+            assert status == 200, f"afterwards /health is {status} {message}"
+            lines = [line for line in guest.log().decode("utf-8", "replace").splitlines()
+                     if "Traceback" in line or "error in" in line]
+            assert not lines, lines
+        finally:
+            guest.stop()
+    return seen, good
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--guest", action="store_true")
+    parser.add_argument("--count", type=int)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    seed = arguments.seed
+    if arguments.guest:
+        seen, good = fuzz_guest(arguments.count or 5000, seed)
+        print("answers by status:", dict(sorted(seen.items())))
+        print(f"the well-behaved client got {good.answers} answers, the slowest in "
+              f"{good.slowest:.1f} s")
+        return
+    count = arguments.count or 100_000
+    half = count // 2
     print(f"{fuzz_http(half, seed)} of {half} damaged requests refused")
-    print("answers by status:", asyncio.run(fuzz_json(int(count) - half, seed)))
+    print("answers by status:", asyncio.run(fuzz_json(count - half, seed)))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

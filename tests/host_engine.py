@@ -24,9 +24,13 @@ class Aborted(Error):
     pass
 
 
+class Limit(Error):
+    pass
+
+
 class _Library(engine_library.Library):
     def failure(self, code, reason):
-        return {1: NoSlot, 2: Aborted, -1: ValueError}.get(code, Error)(reason)
+        return {1: NoSlot, 2: Aborted, 3: Limit, -1: ValueError}.get(code, Error)(reason)
 
 
 _library = None
@@ -52,15 +56,14 @@ def cpu(name=None):
 
 
 class Engine(engine_library.Engine):
-    def __init__(self, path, *, n_ctx=2048, n_batch=64, n_seq=4, n_threads=1, pooling=0,
-                 kernels=0, progress=None, poll=None):
-        options = {}
+    def __init__(self, path, *, n_ctx=2048, n_batch=64, n_seq=4, n_threads=1, sample_ms=0,
+                 pooling=0, kernels=0, progress=None, poll=None):
+        options = {"sample_ms": sample_ms, "kernels": kernels}
         if progress:
             options["progress"] = lambda done: progress(done) or True
         if poll:
             options["poll"] = lambda: bool(poll())
-        super().__init__(
-            library(), path, n_ctx, n_batch, n_seq, n_threads, pooling, kernels=kernels, **options)
+        super().__init__(library(), path, n_ctx, n_batch, n_seq, n_threads, pooling, **options)
 
     def __getattr__(self, name):
         if name == "info":

@@ -28,7 +28,7 @@ class Llm:
 
     async def generate(self, prompt, **params):
         """Completes `prompt` (str or list of token ids); returns the new text."""
-        replies = service.generate([prompt_of({"prompt": prompt})], Params(params), "app")
+        replies = service.generate([prompt_of({"prompt": prompt})], Params(params))
         await replies.collect()
         return replies.replies[0].text
 
@@ -42,7 +42,7 @@ class Llm:
             messages = [{"role": "user", "content": messages}]
         body = dict(params)
         body["messages"] = messages
-        replies = service.chat(body, Params(params), "app")
+        replies = service.chat(body, Params(params))
         await replies.collect()
         return replies.replies[0].message
 
@@ -50,7 +50,7 @@ class Llm:
         """Like generate(), piece by piece: `async for piece in llm.stream(...)`, where piece.text
         is new text. Call cancel() on it to stop early.
         """
-        replies = service.generate([prompt_of({"prompt": prompt})], Params(params), "app")
+        replies = service.generate([prompt_of({"prompt": prompt})], Params(params))
         return replies.replies[0].sequence
 
     async def tokenize(self, text, add_special=False):

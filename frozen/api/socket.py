@@ -45,6 +45,7 @@ _POLL_WR = const(0x04)
 _POLL_ERR = const(0x08)
 _POLL_HUP = const(0x10)
 _POLL_NVAL = const(0x20)
+_POLL_RDHUP = const(0x2000)  # Linux's: the peer has ended its side
 
 # errno.h
 _EBADF = const(9)
@@ -417,6 +418,8 @@ class socket(io.IOBase):
             events = 0
             if connection.available() > 0 or connection.at_end():
                 events = _POLL_RD
+            if connection.at_end():
+                events |= _POLL_RDHUP
             if connection.can_send():
                 events |= _POLL_WR
             if connection.error:

@@ -17,6 +17,7 @@ lan.active(True)
 _x86.boot_phase("network card")
 
 import report
+from net import host
 from serve.main import ConfigError, read_config, serve
 from serve.service import service
 
@@ -46,6 +47,7 @@ async def main():
     if isinstance(patience, bool) or not isinstance(patience, int) or not 0 <= patience <= 86400:
         raise ConfigError("'watchdog' must be a number of seconds, or 0 for none")
     service.last_crash = report.crash_summary()
+    host.watch(service.look)
     addresses = config.get("network", {})
     if addresses.get("address"):
         lan.ipconfig(dhcp4=False, addr4=addresses["address"], gw4=addresses.get("gateway"))

@@ -42,6 +42,7 @@ REASONS = {
     422: "Unprocessable Content",
     429: "Too Many Requests",
     431: "Request Header Fields Too Large",
+    499: "Client Closed Request",  # nginx's, for the log: nobody is there to read it
     500: "Internal Server Error",
     501: "Not Implemented",
     503: "Service Unavailable",
@@ -108,13 +109,18 @@ def unquote(text):
     return text
 
 
+def _never():
+    return False
+
+
 class Request:
     """One request.
 
     method, target: as sent. segments: the decoded path split at "/" (so an encoded slash stays
     inside its segment). headers: lower-case name -> value, repeated ones joined by ", ". minor: 0
     or 1 of HTTP/1.x. length: declared body bytes or None when chunked. body: bytes, once
-    collected. keep_alive: what the client asked for. peer: the client's address or None.
+    collected. keep_alive: what the client asked for. peer: the client's address or None. gone():
+    whether the client has ended its side of the connection.
     """
 
     def __init__(self, method, target, minor, headers):
@@ -129,6 +135,7 @@ class Request:
         self.expects_continue = False
         self.body = b""
         self.peer = None
+        self.gone = _never
         self.read = None
         self._query = None
 

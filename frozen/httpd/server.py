@@ -20,6 +20,10 @@ _PIECE = 16384  # bytes per write, so that a stalled client is noticed in a larg
 _AHEAD = 65536  # unparsed bytes of one connection at which its pump stops reading
 _EXTRA = 8  # connections above the limit that are told so instead of being dropped
 
+# A stream's ioctl request and Linux's event for "the peer has ended its side".
+_IOCTL_POLL = 3
+_POLLRDHUP = 0x2000
+
 
 class Server:
     """HTTP server for `app` on host:port. tick_s: seconds per tick of the time limits."""
@@ -132,6 +136,14 @@ class Connection:
             print_exception(exc)
         pump.cancel()
         await self.shut(not clean)
+
+    def gone(self):
+        """Whether the client has ended its side, as far as the network knows: the pump may not have
+        had its turn. (CPython's loop reads ahead of it anyway.)
+        """
+        if self.eof or not hasattr(self.writer, "s"):
+            return self.eof
+        return self.writer.s.ioctl(_IOCTL_POLL, _POLLRDHUP) != 0
 
     def cancel(self):
         """Ends the connection and what runs for it."""
@@ -249,6 +261,7 @@ class Connection:
                 self.idle = False
                 self._allow(0)
                 request.peer = self.peer
+                request.gone = self.gone
                 self._since = time.ticks_ms()
                 return request
             if self.parser.buffered():

@@ -30,6 +30,7 @@ _card = None
 _entered = False
 _again = False
 _armed = None
+_watcher = None
 
 
 def attach(card):
@@ -45,6 +46,14 @@ def attach(card):
     stack.attach(card)
     if card is not None:
         _x86.irq(card.irq, _on_interrupt)
+
+
+def watch(function):
+    """Call function() after every round of received frames and timers, None for no more. It may run
+    between any two bytecodes, and must not raise.
+    """
+    global _watcher
+    _watcher = function
 
 
 def enter():
@@ -104,6 +113,8 @@ def pump():
         # A callback that came while the stack was entered left its work to this round. One that
         # comes from here on finds the stack free.
         again = _again
+    if _watcher is not None:
+        _watcher()
 
 
 def wait(timeout):

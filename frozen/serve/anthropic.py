@@ -7,7 +7,6 @@ import json
 from httpd import HttpError
 from httpd.jsonio import dumps
 
-from .access import client_of
 from .errors import error_object, invalid
 from .openai import identity, object_of
 from .params import Params, typed
@@ -292,7 +291,7 @@ def install(service):
         service.generator()
         chat = chat_of(body)
         params = Params(chat)
-        replies = service.chat(chat, params, client_of(request))
+        replies = service.chat(chat, params, request)
         if params.stream:
             return stream(replies, MessageWriter(service, params.stop))
         await replies.collect()

@@ -27,15 +27,16 @@ def install(service):
     """Adds the routes to the service's application."""
     app = service.app
 
-    async def vectors(body, prompts):
+    async def vectors(request, body, prompts):
         normalize = integer(body, "embd_normalize", -1, 32)
+        normalize = 2 if normalize is None else normalize
         size = typed(body, "dimensions", "number")
         if size is not None and size != service.engine().n_embd:
             raise invalid("This model's embeddings have %d dimensions" % service.engine().n_embd)
         all_tokens = [service.tokens(prompt) for prompt in prompts]
         found = []
         for tokens in all_tokens:
-            found.append(await service.embed(tokens, 2 if normalize is None else normalize))
+            found.append(await service.embed(tokens, normalize, request))
         return found, sum([len(tokens) for tokens in all_tokens])
 
     @app.post("/v1/embeddings")
@@ -48,7 +49,7 @@ def install(service):
             raise invalid(
                 "The format to return the embeddings in. Can be either float or base64"
             )
-        found, n = await vectors(body, prompts)
+        found, n = await vectors(request, body, prompts)
         if native:
             return _native(found)
         data = []
@@ -67,7 +68,7 @@ def install(service):
     async def native_embeddings(request):
         body = object_of(request)
         service.engine()
-        found, _ = await vectors(body, _inputs(body)[0])
+        found, _ = await vectors(request, body, _inputs(body)[0])
         return _native(found)
 
 

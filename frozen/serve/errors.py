@@ -53,6 +53,11 @@ def too_many(message):
     return RequestError(429, "rate_limit_error", message, headers={"Retry-After": "1"})
 
 
+def left():
+    """What becomes of a request whose client has ended its side of the connection."""
+    return RequestError(499, "client_closed_request", "the client closed the connection")
+
+
 def context_error(n_prompt, n_ctx):
     """The 400 for a prompt of n_prompt tokens that does not fit a context of n_ctx."""
     return RequestError(

@@ -114,6 +114,7 @@ class Settings:
             # As many again for the prefixes of requests that have ended.
             "n_seq": min(256, slots + max(4, slots)),
             "n_threads": _count(model, "threads", _x86.cpu_count(), 256),
+            "sample_ms": self.bounds.sample_ms,
             "pooling": _POOLING[pooling],
             "kernels": _KERNELS[kernels],
         }
@@ -132,9 +133,10 @@ class Settings:
             queue_s=_count(limits, "queue_s", 0, 86400, 0),
             request_s=_count(limits, "request_s", 0, 86400, 0),
             step_ms=_count(limits, "step_ms", 500, 60000),
+            sample_ms=_count(limits, "sample_ms", 500, 60000),
             speculate=_flag(model, "speculate", True),
         )
-        for name in ("queue", "per_client", "queue_s", "request_s", "step_ms"):
+        for name in ("queue", "per_client", "queue_s", "request_s", "step_ms", "sample_ms"):
             limits.pop(name, None)
         return bounds
 

@@ -48,7 +48,10 @@ class Metrics:
         self.predicted_tokens = 0
         self.predicted_ms = 0
         self.n_decode = 0
+        self.stopped = 0
         self.n_busy = 0
+        self.step_ms = 0  # while there is work: everything, and of that decoding and sampling
+        self.engine_ms = 0
         self.n_tokens_max = 0
         self.preemptions = 0
         self.drafts = 0
@@ -115,6 +118,12 @@ class Metrics:
             ("counter", "tokens_predicted_seconds_total", "Predict process time",
              self.predicted_ms / 1000),
             ("counter", "n_decode_total", "Total number of llama_decode() calls", self.n_decode),
+            ("counter", "decodes_stopped_total", "Decode calls stopped: their clients had left.",
+             self.stopped),
+            ("counter", "step_seconds_total", "Time with requests running, all of it.",
+             self.step_ms / 1000),
+            ("counter", "engine_seconds_total", "Of that, time in decoding and sampling.",
+             self.engine_ms / 1000),
             ("counter", "n_tokens_max", "Largest observed n_tokens.", self.n_tokens_max),
             ("gauge", "n_busy_slots_per_decode",
              "Average number of busy slots per llama_decode() call",

@@ -3,7 +3,6 @@
 
 from httpd.jsonio import dumps
 
-from .access import client_of
 from .detok import Utf8
 from .errors import RequestError, invalid
 from .openai import object_of
@@ -240,7 +239,7 @@ def install(service):
     app = service.app
 
     async def complete(request, body, params, prompts):
-        replies = service.generate(prompts, params, client_of(request))
+        replies = service.generate(prompts, params, request)
         completion = Completion(service, params, body, prompts)
         if params.stream:
             return stream(replies, NativeWriter(completion))

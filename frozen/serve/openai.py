@@ -7,7 +7,6 @@ import time
 from httpd import HttpError
 from httpd.jsonio import dumps
 
-from .access import client_of
 from .engine import version
 from .errors import invalid
 from .params import Params, prompts_of
@@ -283,7 +282,7 @@ def install(service):
                 raise invalid("Unsupported param: " + name)
         if body.get("echo"):
             raise invalid("Only no echo is supported")
-        replies = service.generate(prompts_of(body.get("prompt")), params, client_of(request))
+        replies = service.generate(prompts_of(body.get("prompt")), params, request)
         if params.stream:
             return stream(replies, TextWriter(service, params))
         await replies.collect()
@@ -296,7 +295,7 @@ def install(service):
         body = object_of(request)
         engine = service.generator()
         params = Params(body, service.bounds.slots)
-        replies = service.chat(body, params, client_of(request))
+        replies = service.chat(body, params, request)
         if params.stream:
             return stream(replies, ChatWriter(service, params))
         await replies.collect()

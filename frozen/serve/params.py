@@ -122,7 +122,7 @@ class Params:
         self.cache = True if cache is None else cache
         self.t_max_predict_ms = integer(body, "t_max_predict_ms", -1, 1 << 53) or 0
 
-    def options(self, client=None, stops=()):
+    def options(self, stops=()):
         """Options for the scheduler. stops: stop strings beside the request's own."""
         return Options(
             max_tokens=self.max_tokens,
@@ -131,7 +131,6 @@ class Params:
             n_probs=self.n_probs,
             post_probs=self.post_probs,
             priority=self.priority,
-            client=client,
             salt=self.salt,
             cache=self.cache,
             t_max_predict_ms=max(0, self.t_max_predict_ms),

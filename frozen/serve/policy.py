@@ -4,6 +4,11 @@
 
 _PAST = 64  # clients remembered after they left
 
+# Lengths of drafts that are considered. Kernels work in blocks: of two neighbours one costs more by
+# the token, and with few lengths each is soon measured.
+_DRAFTS = (1, 2, 3, 5, 7, 11, 15, 23, 31)
+_WORTH = 1.03  # what a draft must promise to gain: measurements err
+
 
 class StepCost:
     """Predicts how long a step of n tokens takes: a + b * n milliseconds.
@@ -45,6 +50,60 @@ class StepCost:
         """Milliseconds of a step of n tokens."""
         a, b = self.line()
         return a + b * n
+
+
+class BatchCost:
+    """What small steps without prompts cost, by their size: a token more may cost next to nothing or
+    as much as the first, and not in a straight line, as the kernels have it.
+
+    A size that was not tried lately is taken to cost what it may at best, so that it is tried: its
+    further tokens as little as those of prompts, or of another size.
+    """
+
+    _WEIGHT = 0.3  # of the newest step of a size
+    _FADE = 0.995  # of what is known, with every step
+
+    def __init__(self):
+        self._seen = {}  # size -> (milliseconds, step)
+        self._steps = 0
+        self._least = 0.0  # milliseconds of a further token, at best; 0: not known
+
+    def observe(self, n, n_prompt, ms):
+        """A step of n tokens, n_prompt of them of prompts, took ms milliseconds."""
+        self._steps += 1
+        if n_prompt:
+            if n >= 16:
+                self._further(ms / n)
+            return
+        before = self._seen.get(n)
+        if before:
+            # A pause of the machine is not the size's doing.
+            ms = before[0] + self._WEIGHT * (min(ms, 3 * before[0]) - before[0])
+        self._seen[n] = ms, self._steps
+        if n > 1 and 1 in self._seen:
+            self._further((ms - self._seen[1][0]) / (n - 1))
+
+    def _further(self, ms):
+        # The least, unless that was long ago.
+        if not self._least or ms < self._least:
+            self._least = max(ms, 1e-3)
+        else:
+            self._least += 0.02 * (ms - self._least)
+
+    def predict(self, n, base):
+        """Milliseconds of a step of n tokens, from one of `base` tokens; 0 if that was never seen."""
+        known = self._seen.get(base)
+        if not known:
+            return 0.0
+        step = known[0]
+        least = step / base / 2
+        if self._least:
+            least = min(least, self._least)
+        ms = step + (n - base) * least
+        known = self._seen.get(n)
+        if known:
+            ms += (known[0] - ms) * self._FADE ** (self._steps - known[1])
+        return ms
 
 
 class FairQueue:
@@ -144,6 +203,7 @@ class Policy:
         self.step_ms = step_ms
         self.min_chunk = min_chunk
         self.cost = StepCost()
+        self.batch = BatchCost()
 
     def budget(self, n_decoding):
         """Tokens of a step in which n_decoding sequences need one each."""
@@ -194,23 +254,32 @@ class Policy:
         promised = sum([s.missing for s in running])
         return not running or need + promised + len(running) + 1 <= available
 
-    def draft_size(self, p, most, each=0.0):
+    def observe(self, n, n_prompt, ms):
+        """A step of n tokens, n_prompt of them of prompts, took ms milliseconds."""
+        self.cost.observe(n, ms)
+        self.batch.observe(n, n_prompt, ms)
+
+    def draft_size(self, p, most, each=0.0, others=0, left=1e9):
         """How many tokens to draft when each is right with probability p and takes `each`
         milliseconds to guess: what makes the most tokens per millisecond. Expected tokens are
-        1 + p + ... + p^k (Leviathan, arXiv 2211.17192).
+        1 + p + ... + p^k (Leviathan, arXiv 2211.17192). others: tokens in the step besides. left:
+        milliseconds that the draft may cost.
         """
-        a, b = self.cost.line()
-        if not b:
+        base = 1 + others
+        step = self.batch.predict(base, base)
+        if not step or most < 1:
             return 0
         best = 0
-        rate = 1 / (a + b)
-        expected = 1.0
-        power = 1.0
-        for k in range(1, most + 1):
-            power *= p
-            expected += power
-            now = expected / (a + b * (1 + k) + each * k)
-            if now > rate:
-                rate = now
+        rate = base / step * _WORTH
+        for k in _DRAFTS:
+            k = min(k, most)
+            right = k if p == 1 else p * (1 - p**k) / (1 - p)
+            cost = self.batch.predict(base + k, base) + each * k
+            if cost - step > left:
+                break
+            if (base + right) / cost > rate:
+                rate = (base + right) / cost
                 best = k
+            if k == most:
+                break
         return best

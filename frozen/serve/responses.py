@@ -4,7 +4,6 @@
 
 import time
 
-from .access import client_of
 from .errors import error_object, invalid
 from .openai import identity, object_of
 from .params import Params, typed
@@ -340,7 +339,7 @@ def install(service):
         service.generator()
         chat = chat_of(body)
         params = Params(chat)
-        replies = service.chat(chat, params, client_of(request))
+        replies = service.chat(chat, params, request)
         response = Response(service, body)
         if params.stream:
             return stream(replies, ResponseWriter(response))

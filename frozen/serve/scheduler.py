@@ -8,13 +8,15 @@
 #
 # Policy decides who gets how many tokens of a step, FairQueue who is next, PrefixCache who holds
 # which cells; Scheduler owns the engine and the loop. A step never awaits, so a sequence can be
-# cancelled between any two steps and its cache is free at once.
+# cancelled between any two steps and its cache is free at once. A client that leaves is noticed
+# before each step, wherever its request is; if nobody is left for whom the engine computes, look()
+# stops it in the middle of a decode.
 # MIT license; Copyright (c) 2026 cllm contributors
 
 import asyncio
 import time
 
-from .errors import RequestError, context_error, invalid, too_many, unavailable
+from .errors import RequestError, context_error, invalid, left, too_many, unavailable
 from .metrics import Metrics
 from .policy import FairQueue, Policy
 from .prefix_cache import PrefixCache
@@ -41,6 +43,7 @@ class Work:
         self.sequence = sequence
         self.count = count
         self.draft = draft
+        self.others = 0  # sequences in the same step
 
 
 class Bounds:
@@ -53,6 +56,7 @@ class Bounds:
         self.queue_s = 0  # seconds in the queue
         self.request_s = 0  # seconds from arrival to the last token
         self.step_ms = 500  # a step should take at most
+        self.sample_ms = 500  # a grammar may take for each token, and to be made
         self.speculate = True
         self.kept_cells = None  # of the KV cache, for prefixes; None: half
         for name in values:
@@ -86,6 +90,7 @@ class Scheduler:
         self.clock = clock
         self._on_broken = on_broken
         self._broken = None
+        self._waiting = ()  # for what the engine computes now: Options.gone of each
         self._work = asyncio.Event()
         self._jobs = []
         self._number = 0
@@ -144,13 +149,15 @@ class Scheduler:
         if bounds.per_client and self.queue.count(options.client) >= bounds.per_client:
             raise too_many("you have %d requests already" % bounds.per_client)
 
-    async def embed(self, tokens, normalize=2):
-        """The embedding of a text: a list of float. RequestError if it is too long."""
+    async def embed(self, tokens, normalize=2, gone=None):
+        """The embedding of a text: a list of float. gone: as in Options. RequestError if it is too
+        long.
+        """
         if self._broken:
             raise unavailable(self._broken)
         if len(self._jobs) >= self.bounds.queue:
             raise unavailable("the queue is full", headers={"Retry-After": "1"})
-        job = _Embedding(tokens, normalize)
+        job = _Embedding(tokens, normalize, gone)
         self._jobs.append(job)
         self._work.set()
         try:
@@ -168,9 +175,22 @@ class Scheduler:
             if not self.busy:
                 self._work.clear()
                 await self._work.wait()
+            began = self.clock()
             self.step()
             for _ in range(_TURNS):
                 await asyncio.sleep(0)
+            self.metrics.step_ms += self.clock() - began
+
+    def look(self):
+        """Stops the engine if all have left for whom it computes; may be called during a decode."""
+        waiting = self._waiting
+        if not waiting:
+            return
+        for gone in waiting:
+            if gone is None or not gone():
+                return
+        self._waiting = ()
+        self.engine.abort()
 
     def step(self):
         """Decodes one batch and samples. An error ends the request it belongs to, not the loop."""
@@ -178,6 +198,7 @@ class Scheduler:
             self._end_all()
             return
         now = self.clock()
+        self._dismiss()
         self._expire(now)
         self._admit(now)
         work = self._plan()
@@ -223,6 +244,19 @@ class Scheduler:
         self._release(sequence)
         self.queue.push(sequence)
         self.metrics.preemptions += 1
+
+    def _dismiss(self):
+        # Whose client has left.
+        for sequence in self.running + self.queue.items:
+            gone = sequence.options.gone
+            if gone is not None and gone():
+                self.drop(sequence)
+                self.metrics.finish("abort")
+                sequence.fail(left())
+        for job in list(self._jobs):
+            if job.gone is not None and job.gone():
+                self._jobs.remove(job)
+                job.fail(left())
 
     def _expire(self, now):
         bounds = self.bounds
@@ -272,10 +306,11 @@ class Scheduler:
                 room -= shares[i]
         if self.drafter and not prompts and not self.queue.items and len(work) <= 2:
             for item in work:
-                self._draft(item, min(room, self.policy.n_batch - len(work)) // len(work))
+                most = min(room, self.policy.n_batch - len(work)) // len(work)
+                self._draft(item, most, len(work) - 1)
         return work
 
-    def _draft(self, item, room):
+    def _draft(self, item, room, others):
         sequence = item.sequence
         options = sequence.options
         if not options.speculate:
@@ -284,7 +319,7 @@ class Scheduler:
         if options.max_tokens is not None:
             room = min(room, options.max_tokens - sequence.n_generated - 1)
         if room > 0:
-            item.draft = self.drafter.draft(sequence, room)
+            item.draft = self.drafter.draft(sequence, room, others)
 
     # The engine.
 
@@ -308,16 +343,20 @@ class Scheduler:
             outputs.extend([False] * (item.count - 1))
             outputs.extend([item.last] * (n - item.count + 1))
         began = self.clock()
+        self._waiting = [item.sequence.options.gone for item in work]
         try:
             self.cache.make_room(len(tokens))
             self.engine.decode(tokens, positions, slots, outputs)
         except (RuntimeError, ValueError, MemoryError) as exc:
+            self._waiting = ()
             self._recover(work, exc)
             return
+        self._waiting = ()
         now = self.clock()
         self._account(work, len(tokens), now - began)
         self.last_step = now
         for item in work:
+            item.others = len(work) - 1
             try:
                 self._advance(item, now)
             except (RuntimeError, ValueError, MemoryError) as exc:
@@ -327,7 +366,8 @@ class Scheduler:
         # Nothing was decoded.
         name = type(exc).__name__  # the classes are in the engine's module, which a test lacks
         if name == "Aborted":
-            return
+            self.metrics.stopped += 1
+            return  # by look(): the next step dismisses them
         if name == "NoSlot" and self.cache.idle:
             self.cache.flush()
         elif name == "NoSlot" and len(self.running) > 1:
@@ -349,7 +389,7 @@ class Scheduler:
 
     def _account(self, work, n, ms):
         metrics = self.metrics
-        self.policy.cost.observe(n, ms)
+        metrics.engine_ms += ms
         metrics.n_decode += 1
         metrics.n_busy += len(work)
         prompt = 0
@@ -358,6 +398,7 @@ class Scheduler:
             metrics.n_tokens_max = max(metrics.n_tokens_max, len(item.sequence.tokens))
             if item.sequence.t_prompt is None:
                 prompt += item.count
+        self.policy.observe(n, prompt, ms)
         metrics.prompt_tokens += prompt
         metrics.prompt_ms += ms * prompt / n
         metrics.predicted_ms += ms * (n - prompt) / n
@@ -383,21 +424,25 @@ class Scheduler:
             right += 1
             self.cache.extend(sequence.holder, [token])
         if draft:
-            self._judge(sequence, len(draft), right)
+            self._judge(item, right)
 
-    def _judge(self, sequence, drafted, right):
+    def _judge(self, item, right):
+        sequence = item.sequence
+        drafted = len(item.draft)
         self.metrics.draft(drafted, right)
         sequence.n_drafted += drafted
         sequence.n_accepted += right
         if sequence.finished:
             return
-        self.drafter.learn(sequence, drafted, right)
+        self.drafter.learn(sequence, drafted, right, item.others)
         if right < drafted:
             self.engine.seq_rm(sequence.holder.seq, sequence.computed, -1)
 
     def _sample(self, sequence, index, now):
         metrics = self.metrics
+        began = self.clock()
         token = sequence.sampler.sample(index)
+        metrics.engine_ms += self.clock() - began
         probs = self._probs(sequence, index, token)
         sequence.tokens.append(token)
         metrics.predicted_tokens += 1
@@ -448,18 +493,19 @@ class Scheduler:
         n = len(job.tokens)
         size = min(n - job.done_n, self.policy.budget(0)) if engine.generates else n
         part = job.tokens[job.done_n : job.done_n + size]
+        self._waiting = (job.gone,)
         try:
             vector = engine.embed(part, not job.done_n, job.done_n + size == n, job.normalize)
         except ValueError as exc:
             job.fail(invalid(str(exc)))
         except (RuntimeError, MemoryError) as exc:
-            if type(exc).__name__ != "Aborted":
-                job.fail(RequestError(500, "server_error", str(exc) or "out of memory"))
+            job.fail(RequestError(500, "server_error", str(exc) or "out of memory"))
         else:
             job.done_n += size
             if vector is not None:
                 job.vector = vector
                 job.done.set()
+        self._waiting = ()
         if job.done.is_set() and job in self._jobs:
             self._jobs.remove(job)
 
@@ -475,7 +521,12 @@ class Scheduler:
     def _fail(self, sequence, exc):
         self.drop(sequence)
         self.metrics.finish("error")
-        if type(exc).__name__ == "NoSlot":
+        name = type(exc).__name__
+        if name == "Limit":
+            # Its grammar is to blame, and nobody but who sent it.
+            sequence.fail(invalid(str(exc)))
+            return
+        if name == "NoSlot":
             message = "Context size has been exceeded."
         else:
             message = str(exc) or "out of memory"
@@ -519,9 +570,10 @@ class Scheduler:
 
 class _Embedding:
     # A text whose embedding is being computed, piece by piece.
-    def __init__(self, tokens, normalize):
+    def __init__(self, tokens, normalize, gone):
         self.tokens = tokens
         self.normalize = normalize
+        self.gone = gone
         self.done_n = 0
         self.vector = None
         self.error = None

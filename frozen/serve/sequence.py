@@ -12,7 +12,8 @@ class Options:
     max_tokens: int, or None until the context is full. stop: stop strings. min_tokens: no stop
     string counts before so many. n_probs: how many alternatives of each token to tell, None for no
     probabilities at all; post_probs: those after the samplers instead of the model's own.
-    priority: smaller runs earlier. client: whom to be fair to. salt: prefixes are shared only
+    priority: smaller runs earlier. client: whom to be fair to. gone: tells whether the client has
+    left; None: it cannot leave. salt: prefixes are shared only
     among requests with the same one. cache: whether to use prefixes of others. t_max_predict_ms:
     of generating, 0 for no limit. speculate: whether drafts may be tried.
     """
@@ -24,7 +25,8 @@ class Options:
         self.n_probs = None
         self.post_probs = False
         self.priority = 0
-        self.client = None
+        self.client = "app"
+        self.gone = None
         self.salt = ""
         self.cache = True
         self.t_max_predict_ms = 0
@@ -148,6 +150,7 @@ class Sequence:
         """Ends the request; its slot and cache are free on return. Does nothing if it finished."""
         if not self.finished:
             self._scheduler.drop(self)
+            self._scheduler.metrics.finish("abort")
             self.finish("cancelled")
 
     close = cancel

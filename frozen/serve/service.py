@@ -6,6 +6,7 @@ import asyncio
 
 from httpd import App
 
+from .access import client_of
 from .chat import Conversation, conversation_of
 from .engine import LOADING, READY, EngineHost
 from .errors import RequestError, context_error, error_response, invalid, unavailable
@@ -45,6 +46,13 @@ class Service:
                 self.host.engine, self.bounds, on_broken=self.host.fail, draft_engine=drafter
             )
             self._task = asyncio.create_task(self.scheduler.run())
+
+    def look(self):
+        """To be called when the network has news: a client may have left, and the engine compute
+        for nobody. May be called at any time, also during a decode.
+        """
+        if self.scheduler:
+            self.scheduler.look()
 
     def stop(self):
         """Ends the scheduler's task."""
@@ -95,9 +103,9 @@ class Service:
         engine = self.generator()
         return Conversation(engine, conversation_of(body))
 
-    def generate(self, prompts, params, client=None, conversation=None):
-        """Submits `params.n` answers to each of `prompts` (str, or lists of token ids and str).
-        Returns Replies.
+    def generate(self, prompts, params, request=None, conversation=None):
+        """Submits `params.n` answers to each of `prompts` (str, or lists of token ids and str) for
+        the client of `request`, None for user code. Returns Replies.
         """
         self.generator()
         chat = None
@@ -114,7 +122,10 @@ class Service:
             for tokens in all_tokens:
                 first = None
                 for i in range(params.n):
-                    options = params.options(client, stops)
+                    options = params.options(stops)
+                    if request is not None:
+                        options.client = client_of(request)
+                        options.gone = request.gone
                     own = _reseeded(sampling, i)
                     sequence = self.scheduler.submit(tokens, own, options, chat, first)
                     first = first or sequence
@@ -125,13 +136,13 @@ class Service:
             raise
         return Replies(replies)
 
-    def chat(self, body, params, client=None):
-        """Submits the answers to a chat request. Returns Replies."""
+    def chat(self, body, params, request=None):
+        """Submits the answers to a chat request's JSON object; `request` as in generate()."""
         conversation = self.converse(body)
-        return self.generate([conversation.prompt], params, client, conversation)
+        return self.generate([conversation.prompt], params, request, conversation)
 
-    async def embed(self, tokens, normalize=2):
-        """The embedding of token ids: a list of float."""
+    async def embed(self, tokens, normalize=2, request=None):
+        """The embedding of token ids: a list of float; `request` as in generate()."""
         engine = self.engine()
         if not tokens:
             raise invalid("Input content cannot be empty")
@@ -139,7 +150,7 @@ class Service:
             raise invalid("Prompt contains invalid tokens")
         if len(tokens) > engine.n_ctx:
             raise context_error(len(tokens), engine.n_ctx)
-        return await self.scheduler.embed(tokens, normalize)
+        return await self.scheduler.embed(tokens, normalize, request and request.gone)
 
 
 def _reseeded(sampling, i):

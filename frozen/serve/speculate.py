@@ -1,58 +1,133 @@
 # Drafts: guesses of the next tokens that one decode call verifies together. Those that the sampler
 # chooses itself are kept, so the text is what it would be without drafts; a wrong guess costs its
 # share of the step. How many are worth it follows from how often guesses were right and what a
-# token costs (Policy.draft_size).
+# token costs (Policy.draft_size), both measured all along; and no text may lose by it.
 # MIT license; Copyright (c) 2026 cllm contributors
 
-_START = 0.75  # how often a guess is right, before anything is known: worth a try
-_LEARN = 0.2  # weight of the newest draft
-_FORGET = 0.01  # of what was learned, at each step without a draft
+# What a text may lose: each step earns this part of its time, right guesses what they save, and wrong
+# ones pay. Beyond that a draft is trusted with the time of so many steps, by its kind.
+_EARN = 0.015
+_MOST = 4  # steps whose time can be saved up
+_TRUST = (0.5, 1, 2, 4)
+
+# The tokens before, up to so many, are compared with those before the earlier place. What is learned
+# is kept by how many agree: 3, 4 to 7, 8 to 15, 16. The more do, the surer is what follows.
+_SAME = 16
+_RIGHT = (0.4, 0.6, 0.8, 0.95)  # how often a guess is right, before anything is known
+_LEARN = 0.1  # weight of the newest guess
+_FORGET = 0.01  # of what was learned of a model's guesses, at each step without any
 
 
 class _State:
     # What is known of one sequence.
-    def __init__(self):
-        self.right = _START
+    def __init__(self, right):
+        self.right = list(right)
+        self.kind = 0  # of the newest guess, in `right`
+        self.drafted = 0  # tokens in it
+        self.credit = 0.0  # milliseconds
         self.seen = 0  # tokens in `after`
         self.after = {}  # the last tokens -> where they were followed by others
+        self.place = None  # where the text went on that is being repeated,
+        self.end = 0  # when it had so many tokens
 
 
-class NgramDraft:
+class _Draft:
+    # How long a draft is, and what comes of it.
+    def __init__(self, policy, most, right, trust):
+        self.policy = policy
+        self.most = most
+        self.each = 0.0  # milliseconds that a guess takes
+        self.right = right
+        self.trust = trust
+
+    def state(self, sequence):
+        if sequence.drafts is None:
+            sequence.drafts = _State(self.right)
+        return sequence.drafts
+
+    def size(self, state, room, others):
+        # Number of tokens to guess, of the kind in `state`.
+        policy = self.policy
+        most = min(room, self.most)
+        step = policy.batch.predict(1 + others, 1 + others)
+        left = state.credit + step * self.trust[state.kind]
+        k = policy.draft_size(state.right[state.kind], most, self.each, others, left)
+        if state.credit < _MOST * step:
+            state.credit += _EARN * step
+        return k
+
+    def learn(self, sequence, drafted, accepted, others):
+        """Of `drafted` tokens `accepted` were right; `others`: tokens in the step for others."""
+        state = sequence.drafts
+        for _ in range(accepted):
+            self._learn(state, 1)
+        if accepted < drafted:
+            self._learn(state, 0)  # what follows the first wrong one says nothing
+        base = 1 + others
+        batch = self.policy.batch
+        step = batch.predict(base, base)
+        cost = batch.predict(base + drafted, base) - step + self.each * drafted
+        # Without it, each token would have had its part of a step.
+        state.credit = min(_MOST * step, state.credit + accepted * step / base - cost)
+
+    def _learn(self, state, right):
+        kind = state.kind
+        state.right[kind] += _LEARN * (right - state.right[kind])
+
+
+class NgramDraft(_Draft):
     """Guesses that what followed the last n tokens before will follow them again, as in copying,
     editing and quoting. Needs no second model.
     """
 
-    def __init__(self, policy, n=3, most=16):
-        self.policy = policy
+    def __init__(self, policy, n=3, most=32):
+        _Draft.__init__(self, policy, most, _RIGHT, _TRUST)
         self.n = n
-        self.most = most
 
-    def draft(self, sequence, room):
-        """Tokens that may come next; at most `room`. An empty list if nothing is known."""
-        state = sequence.drafts
-        if state is None:
-            state = sequence.drafts = _State()
+    def draft(self, sequence, room, others=0):
+        """Tokens that may come next; at most `room`. An empty list if nothing is known. others:
+        tokens that the step has for other sequences.
+        """
+        state = self.state(sequence)
         tokens = sequence.tokens
         end = len(tokens)
-        n = self.n
-        for i in range(max(n, state.seen), end):
-            state.after[tuple(tokens[i - n : i])] = i
-        state.seen = end
-        at = state.after.get(tuple(tokens[end - n :]))
-        if at is None:
+        if state.place and not state.drafted:
+            # Of a step without a draft: what would have been guessed?
+            self._learn(state, tokens[state.place] == tokens[state.end])
+        state.drafted = 0
+        same, at = self._find(state, tokens)
+        if not same:
             return []
-        state.right += _FORGET * (_START - state.right)
-        k = min(room, self.policy.draft_size(state.right, self.most))
-        return tokens[at : at + k]
+        state.kind = 0 if same < 4 else 1 if same < 8 else 2 if same < _SAME else 3
+        state.drafted = k = self.size(state, room, others)
+        period = end - at  # where that ends, it goes round
+        return [tokens[at + i % period] for i in range(k)]
 
-    def learn(self, sequence, drafted, accepted):
-        """Of `drafted` tokens `accepted` were right."""
-        state = sequence.drafts
-        tried = min(drafted, accepted + 1)  # what follows the first wrong one says nothing
-        state.right += _LEARN * (accepted / tried - state.right)
+    def _find(self, state, tokens):
+        # (how many of the last tokens stand before a place earlier in the text, that place): the
+        # one from which it was repeating lately, or else the last where n tokens agree.
+        n = self.n
+        end = len(tokens)
+        after = state.after
+        for i in range(max(n, state.seen), end):
+            after[tuple(tokens[i - n : i])] = i
+        state.seen = end
+        best = n - 1
+        place = None
+        going = state.place + end - state.end if state.place else 0
+        for at in (going, after.get(tuple(tokens[end - n :]), 0)):
+            same = 0
+            while same < min(_SAME, at) and tokens[at - same - 1] == tokens[end - same - 1]:
+                same += 1
+            if same > best:
+                best = same
+                place = at
+        state.place = place
+        state.end = end
+        return (best, place) if place else (0, 0)
 
 
-class ModelDraft:
+class ModelDraft(_Draft):
     """Guesses by a small model with the same vocabulary.
 
     engine: an _engine.Engine of it, with as many sequences as the large one's; clock:
@@ -60,22 +135,19 @@ class ModelDraft:
     """
 
     def __init__(self, policy, engine, clock, most=4):
-        self.policy = policy
+        _Draft.__init__(self, policy, most, (0.75,), (2,))
         self.engine = engine
         self.clock = clock
-        self.each = 0.0  # milliseconds that a guess takes
-        self.most = most
         self._held = {}  # sequence number of the engine -> tokens in its cache
         self._sampler = engine.sampler({"temperature": 0})
 
-    def draft(self, sequence, room):
-        """Tokens that may come next; at most `room`."""
-        state = sequence.drafts
-        if state is None:
-            state = sequence.drafts = _State()
-        state.right += _FORGET * (_START - state.right)
-        k = min(room, self.policy.draft_size(state.right, self.most, self.each))
-        if not k or len(sequence.tokens) + k > self.engine.n_ctx // 2:
+    def draft(self, sequence, room, others=0):
+        """Tokens that may come next, as NgramDraft's."""
+        state = self.state(sequence)
+        fits = len(sequence.tokens) + self.most <= self.engine.n_ctx // 2
+        k = self.size(state, room, others) if fits else 0
+        if not k:
+            state.right[0] += _FORGET * (self.right[0] - state.right[0])
             return []
         seq = sequence.holder.seq
         try:
@@ -114,9 +186,3 @@ class ModelDraft:
         )
         held.extend(part)
         return n - 1
-
-    def learn(self, sequence, drafted, accepted):
-        """Of `drafted` tokens `accepted` were right."""
-        state = sequence.drafts
-        tried = min(drafted, accepted + 1)
-        state.right += _LEARN * (accepted / tried - state.right)

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from . import TOP, CllmError, build, config, fetch, licenses, run, upstream
+from . import TOP, CllmError, build, clients, config, fetch, licenses, run, upstream
 
 
 def number(key):
@@ -106,6 +106,10 @@ def boot(arguments):
 def test(arguments):
     build.build_host_library()
     build.build_image()
+    try:
+        clients.ensure()
+    except CllmError as error:
+        print(f"cllm: {error}; the tests with them are skipped", file=sys.stderr)
     environment = {**os.environ, "CLLM_MODEL": str(fetch.default_model())}
     command = [sys.executable, "-m", "pytest", *arguments]
     return subprocess.run(command, cwd=TOP, env=environment).returncode

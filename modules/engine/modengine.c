@@ -1,6 +1,6 @@
 // The `_engine` module: argument conversion around native/engine.
 //
-//   Engine(path, *, n_ctx=2048, n_batch=64, n_seq=4, n_threads=1, pooling=0, kernels=0,
+//   Engine(path, *, n_ctx=2048, n_batch=64, n_seq=4, n_threads=1, sample_ms=0, pooling=0, kernels=0,
 //          progress=None, poll=None)
 //     n_ctx n_ctx_train n_batch n_seq n_vocab n_embd n_params size desc ftype vocab_type
 //     chat_template has_chat_template bos eos add_bos fim_pre fim_suf fim_mid fim_rep fim_sep
@@ -10,6 +10,7 @@
 //     piece(token, special=False) -> bytes    control tokens only if special
 //     is_eog(token) -> bool
 //     decode(tokens, positions, seq_ids, outputs)
+//     abort()                                 from a callback: stops the decode in progress
 //     seq_rm(seq, p0, p1) -> bool    seq_cp(src, dst, p0, p1)    seq_add(seq, p0, p1, delta)
 //     seq_pos_max(seq) -> int        clear()
 //     sampler(params, chat=None) -> Sampler   params: a dict
@@ -33,7 +34,7 @@
 //     close()
 //   version() -> str
 //   log(callback)                             callback(level, text), or None for silence
-//   Error(RuntimeError), NoSlot(Error), Aborted(Error)
+//   Error(RuntimeError), NoSlot(Error), Aborted(Error), Limit(Error)
 //
 // What each does is told in engine.h. Wrong arguments raise ValueError, the rest Error.
 //
@@ -99,6 +100,7 @@ static const mp_obj_type_t engine_type_reply;
 ENGINE_EXCEPTION(Error, mp_type_RuntimeError);
 ENGINE_EXCEPTION(NoSlot, engine_type_Error);
 ENGINE_EXCEPTION(Aborted, engine_type_Error);
+ENGINE_EXCEPTION(Limit, engine_type_Error);
 
 static void check(int code) {
     if (code == ENGINE_OK) {
@@ -109,6 +111,8 @@ static void check(int code) {
         type = &engine_type_NoSlot;
     } else if (code == ENGINE_ABORTED) {
         type = &engine_type_Aborted;
+    } else if (code == ENGINE_LIMIT) {
+        type = &engine_type_Limit;
     } else if (code == ENGINE_EINVAL) {
         type = &mp_type_ValueError;
     }
@@ -235,8 +239,8 @@ static uint32_t get_count(mp_int_t value, qstr name) {
 static mp_obj_t engine_make_new(
     const mp_obj_type_t *type, size_t n_args, size_t n_kw, const mp_obj_t *args) {
     enum {
-        ARG_path, ARG_n_ctx, ARG_n_batch, ARG_n_seq, ARG_n_threads, ARG_pooling, ARG_kernels,
-        ARG_progress, ARG_poll
+        ARG_path, ARG_n_ctx, ARG_n_batch, ARG_n_seq, ARG_n_threads, ARG_sample_ms, ARG_pooling,
+        ARG_kernels, ARG_progress, ARG_poll
     };
     static const mp_arg_t allowed[] = {
         { MP_QSTR_path, MP_ARG_REQUIRED | MP_ARG_OBJ, { .u_obj = MP_OBJ_NULL } },
@@ -244,6 +248,7 @@ static mp_obj_t engine_make_new(
         { MP_QSTR_n_batch, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = 64 } },
         { MP_QSTR_n_seq, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = 4 } },
         { MP_QSTR_n_threads, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = 1 } },
+        { MP_QSTR_sample_ms, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = 0 } },
         { MP_QSTR_pooling, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = ENGINE_POOLING_MODEL } },
         { MP_QSTR_kernels, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = ENGINE_KERNELS_AUTO } },
         { MP_QSTR_progress, MP_ARG_KW_ONLY | MP_ARG_OBJ, { .u_rom_obj = MP_ROM_NONE } },
@@ -263,6 +268,7 @@ static mp_obj_t engine_make_new(
         .n_batch = get_count(arg[ARG_n_batch].u_int, MP_QSTR_n_batch),
         .n_seq = get_count(arg[ARG_n_seq].u_int, MP_QSTR_n_seq),
         .n_threads = get_count(arg[ARG_n_threads].u_int, MP_QSTR_n_threads),
+        .sample_ms = get_count(arg[ARG_sample_ms].u_int, MP_QSTR_sample_ms),
         .pooling = get_count(arg[ARG_pooling].u_int, MP_QSTR_pooling),
         .kernels = get_count(arg[ARG_kernels].u_int, MP_QSTR_kernels),
         .progress = on_progress,
@@ -455,6 +461,12 @@ static mp_obj_t engine_decode_py(size_t n_args, const mp_obj_t *args) {
     return mp_const_none;
 }
 static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_decode_obj, 5, 5, engine_decode_py);
+
+static mp_obj_t engine_abort_py(mp_obj_t self_in) {
+    engine_abort(get_engine(self_in));
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(engine_abort_obj, engine_abort_py);
 
 static mp_obj_t engine_seq_rm_py(size_t n_args, const mp_obj_t *args) {
     (void)n_args;
@@ -663,6 +675,7 @@ static const mp_rom_map_elem_t engine_locals_table[] = {
     { MP_ROM_QSTR(MP_QSTR_piece), MP_ROM_PTR(&engine_piece_obj) },
     { MP_ROM_QSTR(MP_QSTR_is_eog), MP_ROM_PTR(&engine_is_eog_obj) },
     { MP_ROM_QSTR(MP_QSTR_decode), MP_ROM_PTR(&engine_decode_obj) },
+    { MP_ROM_QSTR(MP_QSTR_abort), MP_ROM_PTR(&engine_abort_obj) },
     { MP_ROM_QSTR(MP_QSTR_seq_rm), MP_ROM_PTR(&engine_seq_rm_obj) },
     { MP_ROM_QSTR(MP_QSTR_seq_cp), MP_ROM_PTR(&engine_seq_cp_obj) },
     { MP_ROM_QSTR(MP_QSTR_seq_add), MP_ROM_PTR(&engine_seq_add_obj) },
@@ -895,6 +908,7 @@ static const mp_rom_map_elem_t engine_globals_table[] = {
     { MP_ROM_QSTR(MP_QSTR_Error), MP_ROM_PTR(&engine_type_Error) },
     { MP_ROM_QSTR(MP_QSTR_NoSlot), MP_ROM_PTR(&engine_type_NoSlot) },
     { MP_ROM_QSTR(MP_QSTR_Aborted), MP_ROM_PTR(&engine_type_Aborted) },
+    { MP_ROM_QSTR(MP_QSTR_Limit), MP_ROM_PTR(&engine_type_Limit) },
     { MP_ROM_QSTR(MP_QSTR_version), MP_ROM_PTR(&engine_version_obj) },
     { MP_ROM_QSTR(MP_QSTR_cpu), MP_ROM_PTR(&engine_cpu_obj) },
     { MP_ROM_QSTR(MP_QSTR_log), MP_ROM_PTR(&engine_log_obj) },

@@ -129,15 +129,22 @@ common_json parse_json(const char *text, size_t len, const char *what) {
     }
 }
 
-llama_context_params context_params(const engine *e) {
+// ggml asks after every node, on the thread that called.
+static bool wants_stop(void *user) {
+    const auto *e = static_cast<const engine *>(user);
+    return e->stop.load(std::memory_order_relaxed)
+        || (e->params.poll && e->params.poll(e->params.user));
+}
+
+llama_context_params context_params(engine *e) {
     llama_context_params cp = llama_context_default_params();
     cp.n_threads = static_cast<int32_t>(e->params.n_threads);
     cp.n_threads_batch = cp.n_threads;
     cp.offload_kqv = false;
     cp.op_offload = false;
     cp.no_perf = true;
-    cp.abort_callback = e->params.poll;
-    cp.abort_callback_data = e->params.user;
+    cp.abort_callback = wants_stop;
+    cp.abort_callback_data = e;
     return cp;
 }
 
@@ -490,6 +497,7 @@ int engine_decode(struct engine *e, size_t n, const int32_t *tokens, const int32
         batch.logits = const_cast<int8_t *>(outputs);
 
         e->outputs.clear();
+        e->stop = false;
         log_capture capture;
         switch (computed(e, [&] { return llama_decode(e->context.get(), batch); })) {
             case 0:
@@ -505,6 +513,10 @@ int engine_decode(struct engine *e, size_t n, const int32_t *tokens, const int32
                 return fail(ENGINE_EFAIL, capture.reason("llama.cpp failed to decode").c_str());
         }
     });
+}
+
+void engine_abort(struct engine *e) {
+    e->stop.store(true, std::memory_order_relaxed);
 }
 
 int engine_seq_rm(struct engine *e, int32_t seq, int32_t p0, int32_t p1) {

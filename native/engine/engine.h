@@ -12,9 +12,9 @@
 // * Ownership. Strings and arrays passed in are read during the call and not kept. Those handed out
 //   belong to the engine and hold until the next call with the same engine; copy them first.
 // * Text is UTF-8 with an explicit length in bytes; it may hold NUL.
-// * Threads. One thread makes all calls. engine_open() starts n_threads - 1 compute threads once
-//   the model is loaded, which engine_close() ends, and with engine_params.wait one more, which
-//   computes in place of the calling thread.
+// * Threads. One thread makes all calls but engine_abort(). engine_open() starts n_threads - 1
+//   compute threads once the model is loaded, which engine_close() ends, and with
+//   engine_params.wait one more, which computes in place of the calling thread.
 // * Callbacks run on the calling thread, but for the two that say otherwise, with C++ frames below
 //   them: they MUST NOT longjmp or throw out, and MUST NOT call the engine that is calling them
 //   (ENGINE_EINVAL). Closing a sampler in a callback is allowed, because a garbage collector may do
@@ -34,6 +34,7 @@ enum {
     ENGINE_OK = 0,
     ENGINE_NO_SLOT = 1,  // no room for the batch in the KV cache; nothing was decoded
     ENGINE_ABORTED = 2,  // a callback asked to stop; nothing was decoded
+    ENGINE_LIMIT = 3,    // it would take longer than engine_params.sample_ms
     ENGINE_EINVAL = -1,  // an argument is wrong
     ENGINE_EFAIL = -2,   // llama.cpp could not do it, or memory ran out
     ENGINE_EBROKEN = -3, // an assertion failed and the state is unknown: close the engine
@@ -66,6 +67,7 @@ struct engine_params {
     uint32_t n_batch;   // most tokens in one engine_decode(), >= 1
     uint32_t n_seq;     // sequences, numbered from 0; 1 to 256
     uint32_t n_threads; // compute threads, >= 1; MUST NOT exceed the cores owned: barriers spin
+    uint32_t sample_ms; // what a grammar may cost: ms to make it, and for each token; 0: no limit
     int32_t pooling;    // of embeddings: ENGINE_POOLING_*
     int32_t kernels;    // ENGINE_KERNELS_*
     // While loading, with the part done (0 to 1). Returning false stops it: ENGINE_ABORTED. May be
@@ -172,6 +174,10 @@ int engine_is_eog(struct engine *e, int32_t token);
 int engine_decode(struct engine *e, size_t n, const int32_t *tokens, const int32_t *positions,
     const int32_t *seqs, const int8_t *outputs);
 
+// Stops the engine_decode() or engine_embed() in progress after the node that it computes; without
+// one it does nothing. May be called by any thread and from callbacks, and cannot fail.
+void engine_abort(struct engine *e);
+
 // Removes the tokens of a sequence at positions p0 <= p < p1; a negative p0 or p1 leaves that end
 // open. 1 if done, 0 if this kind of model cannot remove a part (all of a sequence always works).
 int engine_seq_rm(struct engine *e, int32_t seq, int32_t p0, int32_t p1);
@@ -201,7 +207,8 @@ int engine_clear(struct engine *e);
 //   min_keep (0), samplers (their order), seed (-1: random), logit_bias, ignore_eos (false),
 //   min_tokens (0: no end of generation before so many), grammar (GBNF), json_schema.
 // An unknown key, a wrong type or a value out of range is ENGINE_EINVAL. chat: a conversation whose
-// tools or response format constrain the reply, or NULL.
+// tools or response format constrain the reply, or NULL. ENGINE_LIMIT: the grammar is too ambiguous,
+// here or in one of the next two functions; then the sampler is of no more use.
 int engine_sampler_open(struct engine *e, const char *params, size_t len,
     const struct engine_chat *chat, struct engine_sampler **out);
 
@@ -230,7 +237,8 @@ int engine_logprobs(struct engine *e, size_t index, int32_t token, size_t n, flo
 // reply), add_generation_prompt (true), continue_final_message, enable_thinking (true),
 // reasoning_format, reasoning_budget_tokens (-1: no limit), reasoning_budget_message,
 // chat_template_kwargs (an object of variables for the template).
-// ENGINE_EINVAL carries the reason, which may be the template's own.
+// ENGINE_EINVAL carries the reason, which may be the template's own. ENGINE_LIMIT: making the grammar
+// of tools or schema takes too long.
 int engine_chat_open(struct engine *e, const char *request, size_t len, struct engine_chat **out);
 
 // A JSON object: prompt (tokenize it with add_special and parse_special), stops, plain (a reply

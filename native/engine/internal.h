@@ -6,6 +6,7 @@
 // chat.cpp     chat templates and parsing what the model replies
 // vectors.cpp  embeddings, LoRA adapters, saved states
 // cpu.cpp      which build of ggml's CPU code computes
+// limit.cpp    a time limit for what a grammar may take
 // log.cpp      where llama.cpp's messages go
 //
 // Two ideas carry the error handling. First, every argument that a request can influence is checked
@@ -26,6 +27,7 @@
 #include "llama.h"
 #include "sampling.h"
 
+#include <atomic>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -99,6 +101,7 @@ struct engine {
     std::vector<float> pooled; // of the embedding in progress: the sum, or the last token's
     size_t pooled_tokens = 0;
 
+    std::atomic<bool> stop{false}; // what is being computed is wanted by nobody: engine_abort()
     bool busy = false;   // a call is in progress, so a callback must not come back in
     bool broken = false; // an assertion failed in the middle of a change
 };
@@ -117,6 +120,29 @@ struct bad_input : std::runtime_error {
 
 struct assertion : std::runtime_error {
     using std::runtime_error::runtime_error;
+};
+
+// Thrown by operator new; see time_limit.
+struct too_long : std::bad_alloc {
+    const char *what() const noexcept override;
+};
+
+// During its life, allocating on this thread throws too_long once `ms` milliseconds have passed; 0:
+// never. Limits nest: the inner one holds.
+class time_limit {
+public:
+    explicit time_limit(uint32_t ms);
+    ~time_limit();
+    time_limit(const time_limit &) = delete;
+    time_limit &operator=(const time_limit &) = delete;
+
+    void look(); // at the clock
+
+    unsigned count = 0; // allocations
+
+private:
+    time_limit *outer;
+    uint64_t until;
 };
 
 // True while an assertion on this thread can be turned into an exception. Compute threads have
@@ -154,6 +180,8 @@ template <class Body> int translated(bool *broken, Body &&body) noexcept {
             return fail(ENGINE_EBROKEN, x.what());
         }
         return fail(ENGINE_EFAIL, x.what());
+    } catch (const too_long &x) {
+        return fail(ENGINE_LIMIT, x.what());
     } catch (const std::bad_alloc &) {
         return fail(ENGINE_EFAIL, "out of memory");
     } catch (const std::exception &x) {
@@ -218,6 +246,9 @@ void check_seq(const engine *e, int32_t seq);
 // JSON of a request, nested no deeper than a stack can take; bad_input names `what`.
 common_json parse_json(const char *text, size_t len, const char *what);
 
+// Throws bad_input if llama.cpp would take too long to check the rules of a grammar.
+void check_rules(const engine *e, const std::string &grammar);
+
 void append_piece(const engine *e, int32_t token, bool special, std::string &text);
 
 // Token ids of a text, control tokens parsed, nothing added.
@@ -228,7 +259,7 @@ std::vector<llama_token> tokens_of(const engine *e, const std::string &text);
 void check_logits(const engine *e, int32_t index);
 
 // Context parameters that every context of the engine shares.
-llama_context_params context_params(const engine *e);
+llama_context_params context_params(engine *e);
 
 // Random bytes; throws if the machine has none.
 void random_bytes(void *out, size_t n);

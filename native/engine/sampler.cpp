@@ -144,12 +144,13 @@ void set_grammar(common_params_sampling &params, const std::string &grammar) {
     }
 }
 
-void set_schema(common_params_sampling &params, common_json schema) {
+void set_schema(const engine *e, common_params_sampling &params, common_json schema) {
     check(schema.is_object(), "json_schema: not a JSON object");
     if (schema.empty()) {
         schema["type"] = "object"; // an empty schema means any object
     }
     with_input([&] {
+        time_limit limit(e->params.sample_ms);
         std::string grammar = json_schema_to_grammar(schema);
         check(grammar.size() <= max_grammar, "json_schema: makes too large a grammar");
         params.grammar = {COMMON_GRAMMAR_TYPE_OUTPUT_FORMAT, std::move(grammar)};
@@ -258,7 +259,7 @@ bool set_special(engine_sampler *s, common_params_sampling &params, const std::s
         check(value.is_string(), "grammar: not a string");
         set_grammar(params, value.get<std::string>());
     } else if (name == "json_schema") {
-        set_schema(params, value);
+        set_schema(e, params, value);
     } else if (name == "logit_bias") {
         set_biases(e, params, value);
     } else if (name == "samplers") {
@@ -302,6 +303,9 @@ template <class Body> int sampler_call(engine_sampler *s, Body &&body) noexcept 
         } catch (const assertion &) {
             s->sampler.reset(); // its state is unknown; the engine's is only read
             throw;
+        } catch (const std::bad_alloc &) {
+            s->sampler.reset(); // as much
+            throw;
         }
     });
 }
@@ -329,14 +333,18 @@ int engine_sampler_open(struct engine *e, const char *params, size_t len,
         if (chat) {
             sampling_from_chat(e, sampling, *chat);
         }
+        check_rules(e, sampling.grammar.grammar);
         if (sampling.seed == LLAMA_DEFAULT_SEED) {
             random_bytes(&sampling.seed, sizeof sampling.seed);
         }
         const bool constrained = !sampling.grammar.empty();
         log_capture capture;
         try {
+            time_limit limit(e->params.sample_ms);
             s->sampler.reset(common_sampler_init(e->model.get(), sampling));
         } catch (const assertion &) {
+            throw;
+        } catch (const std::bad_alloc &) {
             throw;
         } catch (const std::exception &x) {
             if (!constrained) {
@@ -362,6 +370,7 @@ int engine_sampler_sample(struct engine_sampler *s, size_t index, int32_t *token
             }
         }
         check_logits(e, i);
+        time_limit limit(e->params.sample_ms);
         *token = common_sampler_sample(s->sampler.get(), e->context.get(), i);
         common_sampler_accept(s->sampler.get(), *token, true);
         ++s->sampled;
@@ -372,6 +381,7 @@ int engine_sampler_sample(struct engine_sampler *s, size_t index, int32_t *token
 int engine_sampler_accept(struct engine_sampler *s, int32_t token, bool is_prompt) {
     return sampler_call(s, [&](engine *e) {
         check_token(e, token);
+        time_limit limit(e->params.sample_ms);
         common_sampler_accept(s->sampler.get(), token, !is_prompt);
         return static_cast<int>(ENGINE_OK);
     });

@@ -133,6 +133,7 @@ void decode_embedding(engine *e, size_t n, const int32_t *tokens) {
     batch.seq_id = seqs.data();
     batch.logits = outputs.data();
 
+    e->stop = false;
     log_capture capture;
     llama_context *context = e->embedder.get();
     int code = computed(e, [&] {

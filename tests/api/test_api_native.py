@@ -246,7 +246,7 @@ def test_a_draft_model(tiny):
         plain = post(server, "/completion", prompt="Hello", n_predict=30, temperature=0).json()
     with ApiServer(tiny, {"model": {"draft": str(tiny)}}) as server:
         # It is no faster than what it drafts for, so no policy would use it.
-        server.scheduler.policy.draft_size = lambda right, most, each=0: most
+        server.scheduler.policy.draft_size = lambda right, most, *_: most
         drafted = post(server, "/completion", prompt="Hello", n_predict=30, temperature=0).json()
         assert server.scheduler.metrics.accepted > 0
     assert drafted["content"] == plain["content"]
@@ -269,3 +269,31 @@ def test_a_client_that_leaves_frees_its_cells(tiny):
             while scheduler.busy and time.monotonic() < until:
                 time.sleep(0.01)
             assert not scheduler.busy and not scheduler.cache.pinned
+
+
+# Twice as many readings with every character.
+DOUBLING = 'root ::= "a" root t | "a" root u\nt ::= "b"\nu ::= "b"'
+
+
+def test_an_ambiguous_grammar_is_its_own_requests_error(ascii_model):
+    """In the shape of its protocol, also in the middle of a stream; others get their answers."""
+    with ApiServer(ascii_model, {"limits": {"sample_ms": 100}}) as server:
+        alone = post(server, "/completion", prompt="Hello", n_predict=40, temperature=0).json()
+        answers = []
+        others = threading.Thread(target=lambda: answers.append(post(
+            server, "/completion", prompt="Hello", n_predict=40, temperature=0).json()))
+        others.start()
+        whole = post(server, "/completion", prompt="x", n_predict=200, grammar=DOUBLING)
+        assert whole.status_code == 400
+        assert whole.json()["error"]["type"] == "invalid_request_error"
+        assert "too ambiguous" in whole.json()["error"]["message"]
+        messages = [{"role": "user", "content": "Hello"}]
+        chat = post(server, "/v1/chat/completions", messages=messages, grammar=DOUBLING,
+                    max_tokens=200, stream=True)
+        events = [line[6:] for line in chat.text.split("\n") if line.startswith("data: ")]
+        assert chat.status_code == 200 and len(events) > 2
+        error = json.loads(events[-1])["error"]
+        assert error["code"] == 400 and "too ambiguous" in error["message"]
+        others.join()
+        assert answers[0]["content"] == alone["content"]
+        assert not server.scheduler.busy and not server.scheduler.cache.pinned

@@ -7,6 +7,9 @@ the environment variable CLLM_FULL is set.
 
 import json
 import os
+import re
+import socket
+import time
 
 import llama_reference
 import openai
@@ -121,3 +124,32 @@ def test_chat_is_the_template_and_a_completion(served, llama):
         ],
     )
     assert answer.choices[0].message.content == llama.detokenize(expected)
+
+
+def metric(guest, name):
+    text = requests.get(guest.url + "/metrics", timeout=TIMEOUT).text
+    return float(re.search(rf"^llamacpp:{name} (.*)$", text, re.MULTILINE)[1])
+
+
+def test_a_decode_stops_when_its_client_leaves(served, llama):
+    """In the middle of one: its prompt is not counted, its cells are free, and the next answer is
+    what it would be.
+    """
+    prompt = "The lighthouse keeper found a strange letter in a bottle on the beach. He"
+    computed = metric(served, "prompt_tokens_total")
+    data = json.dumps(body(prompt, max_tokens=200, cache_prompt=False)).encode()
+    attempts = 3
+    for _ in range(attempts):
+        host, port = served.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), TIMEOUT) as connection:
+            head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+            connection.sendall(head.encode() + data)
+            time.sleep(1.5)  # of the seconds that 8 tokens take
+        assert metric(served, "requests_processing") == 0
+        assert metric(served, "kv_cache_usage_perc") == 0
+    assert metric(served, "decodes_stopped_total") > 0
+    assert metric(served, "prompt_tokens_total") <= computed + 8 * attempts
+    _, expected = llama.generate(prompt, 3)
+    answer = requests.post(
+        served.url + "/v1/completions", json=body(prompt, max_tokens=3), timeout=TIMEOUT).json()
+    assert answer["choices"][0]["text"] == llama.detokenize(expected)

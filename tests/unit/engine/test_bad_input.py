@@ -287,3 +287,37 @@ def test_flipped_bits(library, tiny):
     result = subprocess.run([sys.executable, str(FUZZ), str(LIBRARY), str(tiny), "1", "400"],
                             capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout[-500:] + result.stderr[-2000:]
+
+
+# Each is small and legal, and takes for ever to follow.
+DOUBLING = 'root ::= "a" root t | "a" root u\nt ::= "b"\nu ::= "b"'  # ways, with every character
+SPREADING = "\n".join(["root ::= r0"] + [f"r{i} ::= r{i + 1} r{i + 1} | r{i + 1}" for i in range(40)]
+                      + ['r40 ::= "a"'])
+BRANCHING = "\n".join(["root ::= r0"] + [f"r{i} ::= r{i + 1} | r{i + 1}" for i in range(60)]
+                      + ['r60 ::= "a"'])
+
+
+@pytest.mark.parametrize("grammar", [BRANCHING, SPREADING])
+def test_grammars_that_take_for_ever_to_prepare(library, tiny, grammar):
+    with Engine(library, tiny) as engine:
+        with pytest.raises(EngineFailure, match="too many ways through its rules") as failure:
+            engine.sampler(json.dumps({"grammar": grammar}))
+        assert failure.value.code == EINVAL
+        assert len(engine.generate([5, 6, 7], 4)) == 4
+
+
+def test_a_grammar_that_takes_ever_longer(library, tiny):
+    """It ends with an error, long before memory does, and the engine goes on."""
+    with Engine(library, tiny, sample_ms=100) as engine:
+        sampler = engine.sampler(json.dumps({"grammar": DOUBLING, "temperature": 0}))
+        engine.prompt([5, 6, 7])
+        with pytest.raises(EngineFailure, match="too ambiguous") as failure:
+            for _ in range(60):
+                sampler.sample(2)
+        assert failure.value.code == 3
+        with pytest.raises(EngineFailure, match="failed before"):
+            sampler.sample(2)
+        sampler.close()
+        engine.clear()
+        assert len(engine.generate([5, 6, 7], 4, json.dumps(
+            {"temperature": 0, "grammar": 'root ::= ("a" | "b")*'}))) == 4

@@ -235,6 +235,47 @@ def test_conversation_outlives_its_engine(library, tiny):
     chat.close()
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_engine_abort(library, tiny, threads):
+    """Stopped at any node, a decode of several sequences leaves nothing, and what follows is the
+    same as if it had not been tried.
+    """
+    nodes = []
+    stop_at = [0]
+
+    def poll():
+        nodes.append(1)
+        if len(nodes) == stop_at[0]:
+            engine.abort()
+        return False
+
+    with Engine(library, tiny, poll=poll, n_threads=threads) as engine:
+        engine.abort()  # nothing to stop
+        engine.prompt(PROMPT)
+        engine.seq_cp(0, 1, 0, len(PROMPT))
+        batch = [7, 8, 9, 20], [5, 6, 7, 5], [0, 0, 0, 1], [0, 0, 1, 1]
+
+        def computed():
+            nodes.clear()
+            engine.decode(*batch)
+            return engine.logprobs(2, 5, 5), engine.logprobs(3, 5, 5)
+
+        expected = computed()
+        whole = len(nodes)
+        for at in sorted({1, 2, whole // 2, whole - 1, *range(3, whole, 7)}):
+            for seq in (0, 1):
+                assert engine.seq_rm(seq, 5, -1)
+            stop_at[0] = at
+            with pytest.raises(EngineFailure, match="stopped") as failure:
+                computed()
+            assert failure.value.code == 2 and len(nodes) == at
+            with pytest.raises(EngineFailure, match="no logits"):
+                engine.logprobs(3, 5, 5)
+            assert [engine.seq_pos_max(seq) for seq in (0, 1)] == [4, 4]
+            stop_at[0] = 0
+            assert computed() == expected
+
+
 def test_abort_in_a_decode(library, tiny):
     stop = []
     with Engine(library, tiny, poll=lambda: bool(stop)) as engine:

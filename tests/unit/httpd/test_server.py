@@ -58,6 +58,11 @@ def make_app(log):
         finally:
             log.append("flood closed")
 
+    @app.get("/present")
+    async def present(request):
+        await asyncio.sleep(0.2)
+        return str(request.gone())
+
     @app.get("/wait")
     async def wait(request):
         try:
@@ -393,6 +398,47 @@ def test_client_leaves():
             await gone(text)
 
     serve(scenario)
+
+
+def test_a_request_knows_that_its_client_is_gone():
+    async def scenario(connect, gone, server):
+        client = await connect()
+        client.send(GET % b"/present")
+        assert (await client.response())[2] == b"False"
+        client.send(GET % b"/present")
+        client.writer.write_eof()
+        assert (await client.response())[2] == b"True"
+
+    serve(scenario)
+
+
+def test_gone_asks_the_socket_before_the_pump_has_read():
+    """MicroPython's streams have their socket as `s`."""
+
+    class Stream:
+        events = 0
+
+        def __init__(self):
+            self.s = self
+
+        def ioctl(self, request, argument):
+            assert request == 3
+            return self.events & argument
+
+        def get_extra_info(self, name):
+            return None
+
+    class Anything:
+        limits = Limits()
+
+    stream = Stream()
+    connection = Connection(Anything(), None, stream)
+    assert connection.gone() is False
+    stream.events = 0x2000
+    assert connection.gone() is True
+    stream.events = 0
+    connection.eof = True
+    assert connection.gone() is True
 
 
 def test_never_reading_client():

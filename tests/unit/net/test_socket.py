@@ -12,7 +12,7 @@ from net import tcp_connection as state
 API = Path(__file__).resolve().parents[3] / "frozen" / "api"
 
 POLL, CLOSE = 3, 4
-RD, WR, ERR, HUP, NVAL = 1, 4, 8, 16, 32
+RD, WR, ERR, HUP, NVAL, RDHUP = 1, 4, 8, 16, 32, 0x2000
 EAGAIN, EINPROGRESS, ETIMEDOUT = 11, 115, 110
 
 
@@ -199,6 +199,35 @@ def test_write_after_shutdown(joined):
     client.shutdown(socket.SHUT_WR)
     assert errno_of(client.send, b"x") == state.EPIPE
     assert poll(server) == RD | WR
+
+
+def test_poll_tells_that_the_peer_is_done_before_its_data_is_read(joined):
+    client, server = joined
+    client.send(b"x")
+    assert poll(server, RDHUP) == 0
+    client.shutdown(socket.SHUT_WR)
+    assert poll(server, RDHUP) == RDHUP and poll(server) == RD | WR
+    assert poll(client, RDHUP) == 0
+    server.close()
+    assert poll(client, RDHUP) == RDHUP
+
+
+def test_a_watcher_hears_of_frames_and_may_look_at_sockets(joined):
+    client, server = joined
+    heard = []
+    host.watch(lambda: heard.append(poll(server, RDHUP)))
+    try:
+        client.shutdown(socket.SHUT_WR)
+        host.pump()
+        assert heard[-1] == RDHUP
+        host.enter()
+        heard.clear()
+        host.pump()  # a callback in the middle of a call
+        assert not heard
+        host.leave()
+        assert heard
+    finally:
+        host.watch(None)
 
 
 def test_poll_of_each_state(joined):

@@ -20,6 +20,10 @@ class NoSlot(Error):
     pass
 
 
+class Aborted(Error):
+    pass
+
+
 class Sampler:
     open = 0
 
@@ -66,7 +70,8 @@ class FakeEngine:
     kernels = "ggml"
 
     def __init__(
-        self, path="", n_ctx=256, n_batch=16, n_seq=8, n_threads=1, pooling=0, kernels=0,
+        self, path="", n_ctx=256, n_batch=16, n_seq=8, n_threads=1, sample_ms=0, pooling=0,
+        kernels=0,
         progress=None, poll=None
     ):
         self.n_ctx = n_ctx
@@ -79,6 +84,7 @@ class FakeEngine:
         self.dead = False
         self.cells = n_ctx
         self.on_decode = None  # called with the number of tokens
+        self.stop = False
         if progress:
             for i in range(101):
                 progress(i / 100)
@@ -107,8 +113,11 @@ class FakeEngine:
             raise Error("poisoned")
         if self.used() + n > self.cells:
             raise NoSlot("no slot")
+        self.stop = False
         if self.on_decode:
             self.on_decode(n)
+        if self.stop:
+            raise Aborted("stopped")
         self.logits = {}
         counts = {}
         for i in range(n):
@@ -119,6 +128,9 @@ class FakeEngine:
             if outputs[i]:
                 self.logits[i] = self.next([cell.token for cell in cells])
         self.batches.append(sorted(counts.items()))
+
+    def abort(self):
+        self.stop = True
 
     def next(self, cells):
         if cells[0] == 42:  # *

@@ -90,16 +90,41 @@ def test_share_is_never_more_than_there_is():
 
 def test_draft_size():
     policy = Policy(64, 4)
-    for n in (1, 8, 16):
-        policy.cost.observe(n, 10 + n)  # eleven tokens for the price of two
-    assert policy.draft_size(0.0, 16) == 0
-    assert policy.draft_size(1.0, 16) == 16
-    assert 0 < policy.draft_size(0.6, 16) < 16
-    assert policy.draft_size(0.9, 16, each=20) == 0  # guessing takes longer than computing
+    assert policy.draft_size(1.0, 31) == 0  # nothing is known of what it costs
+    policy.observe(64, 64, 128)
+    policy.observe(1, 0, 10)  # at best, five tokens of a batch for the price of one alone
+    assert policy.draft_size(0.0, 31) == 0
+    assert policy.draft_size(1.0, 31) == 31
+    assert policy.draft_size(1.0, 9) == 9
+    assert policy.draft_size(1.0, 31, left=7) == 3
+    assert 0 < policy.draft_size(0.6, 31) < 15
+    assert policy.draft_size(0.9, 31, each=20) == 0  # guessing takes longer than computing
     dear = Policy(64, 4)
-    for n in (1, 8, 16):
-        dear.cost.observe(n, 10 * n)
-    assert dear.draft_size(0.9, 16) == 0  # a token costs what it costs
+    for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32):
+        dear.observe(n, 0, 10 * n)
+    assert dear.draft_size(0.99, 31) == 0  # a token costs what it costs
+
+
+def test_what_a_batch_costs_is_learned_size_by_size():
+    """As on a CPU: two and three tokens gain nothing, four do."""
+    policy = Policy(64, 4)
+    cost = {1: 17, 2: 32, 3: 47, 4: 49, 6: 65, 8: 81}
+    policy.observe(64, 64, 64 * 9)
+    policy.observe(1, 0, cost[1])
+    tried = []
+    for _ in range(12):
+        k = policy.draft_size(0.95, 7)
+        tried.append(k)
+        policy.observe(1 + k, 0, cost[1 + k])
+    assert tried[-1] in (5, 7)  # 3.7 and 4.7 times the price of one
+    assert policy.draft_size(0.5, 7) == 0
+    assert policy.draft_size(0.95, 2) in (1, 2)
+    # A size that looked bad once, long ago, is tried again.
+    policy.observe(2, 0, 300)
+    assert policy.draft_size(0.95, 1) == 0
+    for _ in range(1000):
+        policy.observe(1, 0, cost[1])
+    assert policy.draft_size(0.95, 1) == 1
 
 
 class Request:
@@ -322,7 +347,8 @@ def test_drafts_of_repetition():
 
 def test_drafts_that_are_wrong():
     engine, scheduler = make(a=10, b=0.1, n_ctx=2000, n_batch=32, speculate=True)
-    letters = "".join(random.Random(3).choice("ab") for _ in range(300))
+    rng = random.Random(3)
+    letters = "".join(rng.choice("ab") for _ in range(300))
     sequence = submit(scheduler, letters + "|")
     drain(scheduler)
     assert text(sequence) == letters

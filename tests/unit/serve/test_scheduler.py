@@ -260,6 +260,91 @@ def test_cancel_at_every_point():
         idle(engine, scheduler)
 
 
+class Clients:
+    """Clients by number, and who of them has left."""
+
+    def __init__(self):
+        self.left = set()
+
+    def gone(self, number):
+        return lambda: number in self.left
+
+
+def test_clients_that_leave_are_dismissed_wherever_they_are():
+    for when in range(12):
+        engine, scheduler = make(n_ctx=64, n_batch=4, slots=2)
+        clients = Clients()
+        texts = ["abcdefg", "hijklmnop", "qrstuvw"]
+        sequences = [submit(scheduler, t + "|", gone=clients.gone(i))
+                     for i, t in enumerate(texts)]
+        for _ in range(when):
+            scheduler.step()
+        assert not sequences[when % 3].finished
+        clients.left.add(when % 3)
+        scheduler.step()
+        with pytest.raises(RequestError) as info:
+            text(sequences[when % 3])
+        assert info.value.status == 499
+        drain(scheduler)
+        for i, t in enumerate(texts):
+            if i != when % 3:
+                assert text(sequences[i]) == t
+        assert scheduler.metrics.finished == {"abort": 1, "stop": 2}
+        idle(engine, scheduler)
+
+
+def leave_in_a_decode(engine, scheduler, clients, numbers):
+    """In the next decode these clients leave, and the network tells."""
+    spend = engine.on_decode
+
+    def leave(n):
+        spend(n)
+        clients.left.update(numbers)
+        engine.on_decode = spend
+        scheduler.look()
+
+    engine.on_decode = leave
+
+
+@pytest.mark.parametrize("steps", [0, 1, 6])
+def test_a_decode_for_nobody_is_stopped(steps):
+    """In the first chunk of the prompt, in a later one, and while generating."""
+    engine, scheduler = make(n_batch=8)
+    clients = Clients()
+    sequence = submit(scheduler, "*abcdefghijklmnopqrstuvwxyz|", gone=clients.gone(0))
+    for _ in range(steps):
+        scheduler.step()
+    leave_in_a_decode(engine, scheduler, clients, [0])
+    scheduler.step()
+    assert len(engine.batches) == steps and not sequence.finished
+    scheduler.step()
+    with pytest.raises(RequestError, match="closed the connection"):
+        text(sequence)
+    same = submit(scheduler, "abcdefghijklmnopqrstuvwxyz|")
+    drain(scheduler)
+    assert text(same) == "abcdefghijklmnopqrstuvwxyz"
+    idle(engine, scheduler)
+
+
+def test_a_decode_that_somebody_waits_for_goes_on():
+    engine, scheduler = make(n_batch=8)
+    clients = Clients()
+    gone = [submit(scheduler, c * 5 + "|", gone=clients.gone(i)) for i, c in enumerate("ab")]
+    stays = submit(scheduler, "ccccc|", gone=clients.gone(2))
+    by_hand = submit(scheduler, "ddddd|")  # of user code, which never leaves
+    for first in (stays, by_hand):
+        leave_in_a_decode(engine, scheduler, clients, [0, 1])
+        before = len(engine.batches)
+        scheduler.step()
+        assert len(engine.batches) == before + 1
+        assert first.computed
+    drain(scheduler)
+    assert text(stays) == "ccccc" and text(by_hand) == "ddddd"
+    assert all(s.finished for s in gone)
+    scheduler.look()  # nothing is computed: nothing to stop
+    idle(engine, scheduler)
+
+
 def test_an_error_costs_only_its_own_request():
     engine, scheduler = make()
     engine.poison = ord("!")
