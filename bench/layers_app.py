@@ -1,0 +1,74 @@
+# Handlers of the guest that bench/layers.py profiles: clocks around the functions in which one layer
+# calls the next, and GET /layers, which tells what each took by itself since the last time it was
+# asked. Coroutines have no such place: their time is what is left.
+import asyncio
+import time
+
+from cllm import app
+from drivers import e1000
+from httpd import parser, router
+from net import host, stack
+from serve import reply, scheduler, sse
+from serve.service import service
+
+took = {}  # layer -> [calls, microseconds in it and not in what it called]
+inner = [0]  # microseconds of what the running function has called, one number a depth
+since = [time.ticks_us(), 0]
+
+
+def clocked(layer, function):
+    entry = took.setdefault(layer, [0, 0])
+    ticks, diff = time.ticks_us, time.ticks_diff
+
+    def wrapper(*args, **kwargs):
+        inner.append(0)
+        began = ticks()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            spent = diff(ticks(), began)
+            entry[0] += 1
+            entry[1] += spent - inner.pop()
+            inner[-1] += spent
+
+    return wrapper
+
+
+def clock(layer, owner, *names):
+    for name in names:
+        setattr(owner, name, clocked(layer, getattr(owner, name)))
+
+
+clock("driver", e1000.Card, "receive", "tx_alloc", "tx_commit", "tx_alloc_large", "tx_commit_large",
+      "interrupt")
+clock("TCP/IP", stack.Stack, "input", "input_segment", "poll")
+clock("between interrupt and stack", host, "pump", "enter", "leave", "leave_unchanged")
+clock("HTTP", parser.Parser, "feed", "head", "begin_body", "body")
+clock("HTTP", router.App, "find", "finish", "report")
+clock("HTTP", router.Response, "head")
+clock("scheduler", scheduler.Scheduler, "step", "submit")
+clock("text and events", reply.Reply, "take")
+clock("text and events", sse.Writer, "start", "finish")
+
+
+class Engine:
+    """The engine with a clock around what computes."""
+
+    def __init__(self, engine):
+        self._engine = engine
+        self.decode = clocked("engine", engine.decode)
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+
+@app.get("/layers")
+async def layers(request):
+    if service.scheduler and not isinstance(service.scheduler.engine, Engine):
+        service.scheduler.engine = Engine(service.scheduler.engine)
+    now = time.ticks_us()
+    answer = {"us": time.ticks_diff(now, since[0]), "layers": {k: list(v) for k, v in took.items()}}
+    for entry in took.values():
+        entry[0] = entry[1] = 0
+    since[0] = now
+    return answer

@@ -1,0 +1,159 @@
+"""Where the guest's processor is, by function and by layer: while it boots, answers, or computes.
+
+    .venv/bin/python bench/profile.py boot|health|tokens [--model FILE.gguf] [--seconds 10]
+
+Stops the guest through QEMU's monitor again and again and notes the instruction it is at, so
+nothing in the image is changed for it; what waits in `hlt` is shown as idle. Shares are of the
+samples, which are taken at even times of the host: on a busy machine fewer, but of the same mix.
+"""
+
+import argparse
+import bisect
+import collections
+import re
+import socket
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TOP / "host"), str(TOP / "bench")]
+
+from cllm import build, config, qemu, run, symbols  # noqa: E402
+from versus import measure  # noqa: E402
+
+REGISTERS = re.compile(rb"[RE]IP=([0-9a-f]+).*?HLT=([01])", re.DOTALL)
+PERIOD = 0.004  # seconds between samples
+# A function belongs to the first layer whose pattern its name matches.
+LAYERS = (
+    ("idle", r"cpu_idle|clock_wait|sched_idle|idle"),
+    ("kernels of ggml", r"ggml_(vec|compute|gemm|gemv|quantize|cpu)|quantize_row|dequantize|"
+     r"tinyBLAS|llamafile|cllm_k|matmul|ggml_.*\.(avx|sse)"),
+    ("graph and backends of ggml", r"ggml|gguf"),
+    ("llama.cpp", r"llama|llm_|unicode|common_|jinja|nlohmann|minja"),
+    ("C++ library", r"std::|operator (new|delete)|__cxa|_Z"),
+    ("C library", r"^(mem|str|mal|free|calloc|realloc|alloc|__libc|__mal|fread|fwrite|printf|vfprintf|"
+     r"get_|qsort|expf?|logf?|powf?|sin|cos|tanh)"),
+    ("checksums and copies of the network", r"netbuf"),
+    ("Python: garbage collector", r"^gc_"),
+    ("Python: interpreter", r"^(mp_|vm_|py|str_|list_|dict_|fun_|obj_|int_|qstr|bound_|gen_|map_|"
+     r"tuple_|array_|bytearray|json|struct|unpack|pack|poll|stream|m_|nlr|method|closure|slice|set_|"
+     r"task|frozen)"),
+    ("kernel", r"."),
+)
+
+
+class Monitor:
+    """QEMU's monitor over its Unix socket."""
+
+    def __init__(self, path):
+        self._socket = socket.socket(socket.AF_UNIX)
+        until = time.monotonic() + 10
+        while True:
+            try:
+                self._socket.connect(str(path))
+                break
+            except OSError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.001)
+        self._kept = b""
+
+    def where(self):
+        """Instruction pointer and whether the processor waits."""
+        # Stopping makes the processor leave its translated code, so that the registers are true.
+        self._socket.sendall(b"stop\ninfo registers\ncont\n")
+        while not (found := REGISTERS.search(self._kept)):
+            data = self._socket.recv(1 << 16)
+            if not data:
+                raise EOFError("QEMU has ended")
+            self._kept += data
+        self._kept = self._kept[found.end():]
+        return int(found[1], 16), found[2] == b"1"
+
+
+class Names:
+    """Functions of build/cllm.debug.elf by address."""
+
+    def __init__(self):
+        elf = symbols.Elf(build.DEBUG_IMAGE.read_bytes())
+        found, self._end = symbols.functions(elf)
+        demangle = symbols.demangler()
+        self._addresses = [address for address, _ in found]
+        self._names = [demangle(name) for _, name in found]
+
+    def at(self, address):
+        if not self._addresses[0] <= address < self._end:
+            return "(firmware, or native code of Python)"
+        return self._names[bisect.bisect_right(self._addresses, address) - 1]
+
+
+def layer(name):
+    return next(title for title, pattern in LAYERS if re.search(pattern, name))
+
+
+def work(what, guest, started, ended):
+    """What is profiled; sets `ended` afterwards."""
+    try:
+        if what == "boot":
+            measure.first_answer(guest.port, started, guest.ended, 600)
+            measure.ready(guest.port, started, guest.ended, 600)
+        elif what == "tokens":
+            measure.Stream(guest.port, measure.prompt(1, 8), 10_000)
+            ended.wait()
+        else:
+            while not ended.is_set():
+                measure.request_rate(guest.port, True, 1)
+    finally:
+        ended.set()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("boot", "health", "tokens"))
+    parser.add_argument("--model", default=config.DEFAULT_MODEL)
+    parser.add_argument("--seconds", type=float, default=10, help="of health and tokens")
+    parser.add_argument("--functions", type=int, default=25)
+    parser.add_argument("--config", metavar="FILE.json")
+    arguments = parser.parse_args()
+    flags = {"model": arguments.model, "port": qemu.free_port(), "accel": "tcg"}
+    settings, guest_settings = config.settings(flags, arguments.config)
+    names, counts, ended = Names(), collections.Counter(), threading.Event()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "monitor"
+        guest = run.make_guest(settings, guest_settings, monitor=path)
+        started = time.monotonic()
+        guest.start()
+        try:
+            if arguments.what != "boot":
+                measure.first_answer(guest.port, started, guest.ended, 600)
+                measure.ready(guest.port, started, guest.ended, 600)
+            monitor = Monitor(path)
+            threading.Thread(
+                target=work, args=(arguments.what, guest, started, ended), daemon=True
+            ).start()
+            begin = time.monotonic()
+            while not ended.is_set() and not guest.ended.is_set():
+                if arguments.what != "boot" and time.monotonic() - begin > arguments.seconds:
+                    ended.set()
+                address, waits = monitor.where()
+                counts["(idle)" if waits else names.at(address)] += 1
+                time.sleep(PERIOD)
+        finally:
+            guest.stop()
+    total = counts.total()
+    layers = collections.Counter()
+    for name, count in counts.items():
+        layers[layer(name)] += count
+    print(f"{total} samples in {time.monotonic() - begin:.1f} s")
+    for title, count in layers.most_common():
+        print(f"{100 * count / total:6.1f} %  {title}")
+    print()
+    for name, count in counts.most_common(arguments.functions):
+        print(f"{100 * count / total:6.1f} %  {name[:110]}")
+
+
+if __name__ == "__main__":
+    main()
