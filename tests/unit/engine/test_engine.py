@@ -266,14 +266,18 @@ def test_a_thread_computes_while_the_caller_waits(library, tiny, engine, n_threa
 
 
 def test_the_caller_may_come_back_in_while_a_thread_computes(library, tiny):
-    event, codes = threading.Event(), set()
+    event, tried, codes = threading.Event(), threading.Event(), set()
 
     def wait():
         codes.add(library.so.engine_clear(engine.handle))
         codes.add(library.so.engine_close(engine.handle))
+        tried.set()
         event.wait(60)
 
-    with Engine(library, tiny, wait=wait, wake=event.set) as engine:
+    def poll():
+        return not tried.wait(60)
+
+    with Engine(library, tiny, poll=poll, wait=wait, wake=event.set) as engine:
         engine.prompt([5])
     assert codes == {EINVAL}
     with pytest.raises(EngineFailure, match="belong together"):
