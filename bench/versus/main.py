@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -322,18 +323,17 @@ def main(arguments=None):
         for file in filter(None, (options.json, options.plot)):
             if not Path(file).resolve().parent.is_dir():
                 raise CllmError(f"cannot write {file}: there is no such folder")
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         bench = Bench(options, made, wanted)
         try:
             bench.run()
-        except (CllmError, KeyboardInterrupt):
-            # What there is took long to measure.
-            print(table(made))
-            raise
-        print(markdown(made) if options.markdown else table(made))
-        if options.json:
-            Path(options.json).write_text(json.dumps(bench.as_json(), indent=1) + "\n")
-        if options.plot:
-            Path(options.plot).write_text(plot.ratios(made, bench.as_json()))
+        finally:
+            # Also when something went wrong: what there is took long to measure.
+            print(markdown(made) if options.markdown else table(made), flush=True)
+            if options.json:
+                Path(options.json).write_text(json.dumps(bench.as_json(), indent=1) + "\n")
+            if options.plot:
+                Path(options.plot).write_text(plot.ratios(made, bench.as_json()))
     except CllmError as error:
         print(f"cllm bench: {error}", file=sys.stderr)
         return 1

@@ -214,15 +214,17 @@ def request_rate(port, kept, seconds):
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 stack.callback(connection.close)
             connection.sendall(question)
-            _read_answer(connection)
+            # A server may end a connection after so many requests, and says so.
+            last = _read_answer(connection)
             count += 1
-            if not kept:
+            if last:
                 connection.close()
                 connection = None
     return count / (time.monotonic() - started)
 
 
 def _read_answer(connection):
+    """Whether the server will close the connection."""
     answer = b""
     while b"\r\n\r\n" not in answer:
         answer += _receive(connection, 4096)
@@ -232,6 +234,7 @@ def _read_answer(connection):
     left = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]) - len(body)
     while left > 0:
         left -= len(_receive(connection, 4096))
+    return b"\r\nconnection: close" in head.lower()
 
 
 def _receive(connection, size):

@@ -1,6 +1,8 @@
 """Memory: small and large machines, running out of it, and getting it back."""
 
 import ast
+import hashlib
+import random
 
 import pytest
 import requests
@@ -31,6 +33,20 @@ def test_a_machine_of_any_size_serves(boot, tiny_model, size):
         json={"prompt": "Hello", "max_tokens": 4, "temperature": 0},
     )
     assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("size", [(1 << 20) + 5, 3 << 20])
+def test_a_large_file_is_mapped_to_its_last_byte(boot, tmp_path, size):
+    content = random.Random(size).randbytes(size)
+    path = tmp_path / "model.gguf"
+    path.write_bytes(content)
+    guest = boot(model=str(path))
+    assert guest.mapped() and guest.verdict  # it is no model
+    guest.serial.run("import os, hashlib")
+    assert guest.serial.run("os.stat('/boot/model.gguf')[6]") == str(size)
+    assert "tail" not in guest.serial.run("os.listdir('/boot')")
+    guest.serial.run("h = hashlib.sha256(open('/boot/model.gguf', 'rb').read())")
+    assert guest.serial.run("h.digest().hex()") == f"'{hashlib.sha256(content).hexdigest()}'"
 
 
 def test_six_gib_in_one_piece_of_twelve(boot):
