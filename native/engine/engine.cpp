@@ -141,6 +141,7 @@ static bool poll(void *user) {
 
 computing::computing(engine *e) {
     e->stopped = false;
+    kernels::set_other_nodes(e->params.kernels == ENGINE_KERNELS_TCG);
     if (e->params.poll) {
         kernels::set_poll([](void *user) { poll(user); }, e);
     }

@@ -3,6 +3,7 @@
 // the traits that compute with it.
 #include "kernels.h"
 
+#include "nodes.h"
 #include "pack.h"
 
 #include "ggml-backend-impl.h"
@@ -21,6 +22,7 @@ constexpr size_t poll_every = 1 << 20;
 
 void (*poll_hook)(void *user);
 void *poll_user;
+bool other_nodes;
 
 size_t packed_size(const format &f, const ggml_tensor *t) {
     return static_cast<size_t>(t->ne[1]) / stripe_rows * f.stripe_size(static_cast<size_t>(t->ne[0]));
@@ -87,8 +89,8 @@ public:
                 f.multiply(stripes, now, n, packed + c * column_size, per_matrix,
                     row(op, c) + stripe * stripe_rows, op->nb[1] / sizeof(float));
             }
-            if (ith == 0 && poll_hook && now < left) {
-                poll_hook(poll_user);
+            if (now < left) {
+                poll(params);
             }
         }
         return true;
@@ -120,7 +122,10 @@ class extra : public ggml::cpu::extra_buffer_type {
     ggml::cpu::tensor_traits *get_tensor_traits(const ggml_tensor *op) override {
         const bool ours = op->op == GGML_OP_MUL_MAT && op->src[0]->buffer
             && op->src[0]->buffer->buft == buffer_type();
-        return ours ? product::instance() : nullptr;
+        if (ours) {
+            return product::instance();
+        }
+        return other_nodes ? node_traits(op) : nullptr;
     }
 };
 
@@ -201,9 +206,19 @@ void install() {
     types.insert(types.begin(), buffer_type());
 }
 
+void set_other_nodes(bool ours) {
+    other_nodes = ours;
+}
+
 void set_poll(void (*hook)(void *user), void *user) {
     poll_hook = hook;
     poll_user = user;
+}
+
+void poll(const ggml_compute_params *params) {
+    if (params->ith == 0 && poll_hook) {
+        poll_hook(poll_user);
+    }
 }
 
 } // namespace kernels

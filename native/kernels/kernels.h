@@ -6,10 +6,11 @@
 // that ggml repacks weights into for a real CPU: weights put there become what matmul.cpp
 // multiplies, and ggml calls us for the products with them.
 //
-//   layout.h    the idea, and how weights and activations lie in memory
-//   matmul.cpp  columns packed and multiplied
-//   pack.cpp    GGUF's types to that layout
-//   buffer.cpp  what ggml sees
+//   layout.h       the idea, and how weights and activations lie in memory
+//   matmul.cpp     columns packed and multiplied
+//   pack.cpp       GGUF's types to that layout
+//   attention.cpp  attention over a KV cache of halves
+//   buffer.cpp, nodes.cpp  what ggml sees
 #ifndef CLLM_KERNELS_KERNELS_H
 #define CLLM_KERNELS_KERNELS_H
 
@@ -28,6 +29,9 @@ bool emulated();
 void install();
 
 ggml_backend_buffer_type_t buffer_type();
+
+// Whether graphs computed from now on have their other nodes (nodes.h) computed by us, too.
+void set_other_nodes(bool ours);
 
 // hook(user) runs on the thread that computes the graph, as often as every millisecond or so of a
 // long product. NULL: none.

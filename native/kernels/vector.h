@@ -52,6 +52,12 @@ inline i32x8 multiply_pairs(i32x8 a, i32x8 b) {
     return v;
 }
 
+// The larger of signed 16-bit lanes.
+inline u32x8 max16(u32x8 a, u32x8 b) {
+    __asm__("vpmaxsw %1, %0, %0" : "+x"(a) : "x"(b));
+    return a;
+}
+
 template <int bits> inline u16x16 shift_right(u16x16 v) {
     __asm__("vpsrlw %1, %0, %0" : "+x"(v) : "i"(bits));
     return v;
