@@ -107,8 +107,6 @@ void dots(const int16_t *rows, int n, const int16_t *const *q, int32_t *const *t
 
 // Scores, as powers of 2, to weights in units of 2^-15 of the heaviest; returns their sum.
 float weigh(float *scores, size_t n, float most) {
-    // 2^-f for f in 0..1 by f^0 to f^4, least error, in 2^-15.
-    constexpr int32_t c[] = {32768, 22713, 7864, 1786, 268};
     const float limit = 40.0f * 32768;
     int32_t limit_bits;
     memcpy(&limit_bits, &limit, sizeof limit_bits);
@@ -118,13 +116,8 @@ float weigh(float *scores, size_t n, float most) {
         i32x8 bits = reinterpret_cast<i32x8>(below); // not negative: compares as it stands
         bits = bits < limit_bits ? bits : limit_bits;
         const i32x8 steps = to_integer(reinterpret_cast<f32x8>(bits));
-        const i32x8 f = steps & 32767;
-        i32x8 y = c[3] - (f * c[4] >> 15);
-        y = c[2] - (f * y >> 15);
-        y = c[1] - (f * y >> 15);
-        y = c[0] - (f * y >> 15);
-        // 8 more bits, so that the shift rounds; 32767 at most
-        i32x8 w = y << 8, shift = steps >> 15;
+        // 8 more bits than a weight has, so that the shift rounds; 32767 at most
+        i32x8 w = power_of_minus(steps & 32767) << 7, shift = steps >> 15;
         __asm__("vpsrlvd %1, %0, %0" : "+x"(w) : "x"(shift));
         w = (w + 127 - (w >> 15)) >> 8;
         sums += w;

@@ -10,6 +10,7 @@
 //   matmul.cpp     columns packed and multiplied
 //   pack.cpp       GGUF's types to that layout
 //   attention.cpp  attention over a KV cache of halves
+//   gate.cpp       the gated activation of a feed-forward network
 //   buffer.cpp, nodes.cpp  what ggml sees
 #ifndef CLLM_KERNELS_KERNELS_H
 #define CLLM_KERNELS_KERNELS_H

@@ -1,7 +1,8 @@
-// nodes.cpp: see nodes.h. Here the arguments are taken apart; attention.cpp computes.
+// nodes.cpp: see nodes.h. Here the arguments are taken apart; attention.cpp and gate.cpp compute.
 #include "nodes.h"
 
 #include "attention.h"
+#include "gate.h"
 
 #include <string.h>
 
@@ -175,9 +176,50 @@ private:
     };
 };
 
+class gate_node : public ggml::cpu::tensor_traits {
+public:
+    static bool takes(const ggml_tensor *op) {
+        const ggml_tensor *x = op->src[0], *gate = op->src[1];
+        return ggml_get_glu_op(op) == GGML_GLU_OP_SWIGLU && op->ne[0] % 8 == 0
+            && x->type == GGML_TYPE_F32 && ggml_is_contiguous_1(x) && ggml_is_contiguous_1(op)
+            && (!gate || (gate->type == GGML_TYPE_F32 && ggml_is_contiguous_1(gate)));
+    }
+
+    bool work_size(int, const ggml_tensor *, size_t &bytes) override {
+        bytes = 0;
+        return true;
+    }
+
+    bool compute_forward(ggml_compute_params *params, ggml_tensor *op) override {
+        // Two matrices, or one whose rows have both halves, in this order unless swapped.
+        const ggml_tensor *x = op->src[0], *gate = op->src[1] ? op->src[1] : op->src[0];
+        const bool swapped = ggml_get_op_params_i32(op, 1) != 0;
+        const int64_t n = op->ne[0], rows = ggml_nrows(op);
+        const int64_t x_at = op->src[1] || !swapped ? 0 : n;
+        const int64_t gate_at = op->src[1] || swapped ? 0 : n;
+        for (int64_t i = params->ith; i < rows; i += params->nth) {
+            swiglu(row(x, i) + x_at, row(gate, i) + gate_at, row(op, i), size(n));
+        }
+        return true;
+    }
+
+    static gate_node *instance() {
+        static gate_node node;
+        return &node;
+    }
+
+private:
+    static float *row(const ggml_tensor *t, int64_t i) {
+        return reinterpret_cast<float *>(static_cast<char *>(t->data) + size(i) * t->nb[1]);
+    }
+};
+
 } // namespace
 
 ggml::cpu::tensor_traits *node_traits(const ggml_tensor *op) {
+    if (op->op == GGML_OP_GLU && gate_node::takes(op)) {
+        return gate_node::instance();
+    }
     if (op->op == GGML_OP_FLASH_ATTN_EXT && attention_node::takes(op)) {
         return attention_node::instance();
     }

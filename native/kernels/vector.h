@@ -81,6 +81,17 @@ inline f32x8 to_float(i32x8 v) {
     return reinterpret_cast<f32x8>(v + magic_bits) - magic;
 }
 
+// 2^-f for f in units of 2^-15, 0..32767; in units of 2^-16, 32768 to 65536. The relative error is
+// below 1e-4.
+inline i32x8 power_of_minus(i32x8 f) {
+    // A polynomial fitted to the least relative error, by f^4 to f^0; every step is rounded.
+    const i32x8 half = i32x8{} + (1 << 14);
+    i32x8 y = 3488 - ((f * 448 + half) >> 15);
+    y = 15693 - ((f * y + half) >> 15);
+    y = 45421 - ((f * y + half) >> 15);
+    return 65536 - ((f * y + half) >> 15);
+}
+
 } // namespace
 } // namespace kernels
 

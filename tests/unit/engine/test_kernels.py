@@ -187,6 +187,20 @@ def test_attention_behind_masks(ggml, ours):
     assert errors[0] <= errors[1] + 5e-4
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_swiglu(ggml, ours, parts):
+    random = np.random.default_rng(parts)
+    x, gate = random.normal(0, 5, (2, 7, 96)).astype(np.float32)
+    x[0, :6] = 0, -0.0, 1e-30, -100, 100, 1e30
+    inputs = (x, gate) if parts == 2 else (np.concatenate([x, gate], axis=1),)
+    expected = x / (1 + np.exp(-x.astype(np.float64))) * gate
+    ours(TCG)
+    made = ggml.swiglu(*inputs)
+    ours(GGML)
+    assert not np.array_equal(made, ggml.swiglu(*inputs))
+    assert np.allclose(made, expected, rtol=1e-4, atol=1e-20)
+
+
 def test_an_engine_says_its_kernels(library, tiny):
     for kernels, name in ((0, b"ggml"), (GGML, b"ggml"), (TCG, b"tcg")):
         with Engine(library, tiny, kernels=kernels) as engine:
