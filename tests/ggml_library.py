@@ -9,6 +9,10 @@ void *ggml_init(struct ggml_init_params params);
 void ggml_free(void *ctx);
 void *ggml_new_tensor(void *ctx, int type, int n_dims, const int64_t *ne);
 void *ggml_mul_mat(void *ctx, void *a, void *b);
+void *ggml_flash_attn_ext(void *ctx, void *q, void *k, void *v, void *mask, float scale,
+    float max_bias, float logit_softcap);
+void *ggml_swiglu(void *ctx, void *a);
+void *ggml_swiglu_split(void *ctx, void *a, void *b);
 void *ggml_new_graph(void *ctx);
 void ggml_build_forward_expand(void *graph, void *tensor);
 size_t ggml_nbytes(const void *tensor);
@@ -31,7 +35,7 @@ void *ggml_backend_reg_dev_get(void *reg, size_t index);
 void *ggml_backend_reg_get_proc_address(void *reg, const char *name);
 bool ggml_backend_dev_supports_op(void *device, const void *op);
 """
-F32 = 0
+F32, F16 = 0, 1
 
 
 class Ggml:
@@ -104,6 +108,47 @@ class Ggml:
                 so.ggml_backend_buffer_free(buffer)
             so.ggml_free(ctx)
             so.ggml_free(weights_ctx)
+
+    def attention(self, q, k, v, mask, scale):
+        """ggml_flash_attn_ext() of q (heads, n, width), k, v (kv heads, keys, width), mask (n, keys).
+
+        k, v and mask go there as halves; mask may be None. Returns float32 (n, heads, width).
+        """
+        def make(ctx, q, k, v, mask=self.ffi.NULL):
+            return self.so.ggml_flash_attn_ext(ctx, q, k, v, mask, scale, 0, 0)
+
+        inputs = [(q, F32), (k, F16), (v, F16), *([(mask, F16)] if mask is not None else [])]
+        return self._compute(make, inputs, (q.shape[1], q.shape[0], v.shape[2]))
+
+    def swiglu(self, *inputs):
+        """ggml_swiglu() of one float32 matrix, or ggml_swiglu_split() of two."""
+        make = self.so.ggml_swiglu if len(inputs) == 1 else self.so.ggml_swiglu_split
+        rows, columns = inputs[0].shape
+        return self._compute(
+            make, [(array, F32) for array in inputs], (rows, columns * len(inputs) // 2))
+
+    def _compute(self, make, inputs, shape):
+        """make(context, tensor, ...) of (array, type) as float32 of `shape`."""
+        so = self.so
+        ctx = self._context()
+        tensors = [self._tensor(ctx, kind, array.shape) for array, kind in inputs]
+        y = make(ctx, *tensors)
+        graph = so.ggml_new_graph(ctx)
+        so.ggml_build_forward_expand(graph, y)
+        buffer = so.ggml_backend_alloc_ctx_tensors_from_buft(ctx, so.ggml_backend_cpu_buffer_type())
+        try:
+            for tensor, (array, kind) in zip(tensors, inputs, strict=True):
+                kind = np.float32 if kind == F32 else np.float16
+                array = np.ascontiguousarray(array, kind)
+                so.ggml_backend_tensor_set(
+                    tensor, self.ffi.cast("void *", array.ctypes.data), 0, array.nbytes)
+            assert so.ggml_backend_graph_compute(self.backend, graph) == 0
+            out = np.empty(shape, np.float32)
+            so.ggml_backend_tensor_get(y, self._floats(out), 0, out.nbytes)
+            return out
+        finally:
+            so.ggml_backend_buffer_free(buffer)
+            so.ggml_free(ctx)
 
     def _context(self):
         return self.so.ggml_init(dict(mem_size=1 << 20, mem_buffer=self.ffi.NULL, no_alloc=True))

@@ -56,7 +56,7 @@ ggml_backend_reg_t reg_avx2() __asm__("ggml_backend_cpu_reg.avx2");
 ggml_backend_reg_t reg_avx512() __asm__("ggml_backend_cpu_reg.avx512");
 ggml_backend_reg_t reg_avx512_vnni() __asm__("ggml_backend_cpu_reg.avx512-vnni");
 ggml_backend_reg_t reg_avx512_bf16() __asm__("ggml_backend_cpu_reg.avx512-bf16");
-void install_avx2() __asm__("cllm_kernels_install.avx2");
+const kernels::functions *kernels_avx2() __asm__("cllm_kernels.avx2");
 #else
 ggml_backend_reg_t ggml_backend_cpu_reg();
 #endif
@@ -69,16 +69,16 @@ const struct {
     const char *name;
     unsigned needs;
     ggml_backend_reg_t (*reg)();
-    void (*install)(); // native/kernels, which are in the build for what TCG emulates
+    const kernels::functions *(*kernels)(); // native/kernels, in the build for what TCG emulates
 } variants[] = {
 #ifdef CLLM_CPU_VARIANTS
     {"sse42", 0, reg_sse42, nullptr}, // all that boots here has x86-64-v2's instructions
-    {"avx2", avx2, reg_avx2, install_avx2},
+    {"avx2", avx2, reg_avx2, kernels_avx2},
     {"avx512", avx2 | avx512, reg_avx512, nullptr},
     {"avx512-vnni", avx2 | avx512 | vnni, reg_avx512_vnni, nullptr},
     {"avx512-bf16", avx2 | avx512 | vnni | bf16, reg_avx512_bf16, nullptr},
 #else
-    {"avx2", avx2, ggml_backend_cpu_reg, cllm_kernels_install},
+    {"avx2", avx2, ggml_backend_cpu_reg, cllm_kernels},
 #endif
 };
 constexpr int n_variants = sizeof variants / sizeof variants[0];
@@ -130,14 +130,9 @@ void choose_cpu(const char *name) {
     chosen = wanted;
 }
 
-bool cpu_has_kernels() {
-    return variants[chosen].install != nullptr;
-}
-
-void install_kernels() {
-    if (cpu_has_kernels()) {
-        variants[chosen].install();
-    }
+const kernels::functions *cpu_kernels() {
+    const auto get = variants[chosen].kernels;
+    return get ? get() : nullptr;
 }
 
 bool cpu_is_emulated() {

@@ -81,7 +81,9 @@ static void start_once() {
         ggml_set_abort_callback(on_ggml_abort);
         llama_log_set(engine_log, nullptr);
         llama_backend_init();
-        install_kernels();
+        if (cpu_kernels()) {
+            cpu_kernels()->install();
+        }
         return true;
     }();
     (void)started;
@@ -126,6 +128,12 @@ common_json parse_json(const char *text, size_t len, const char *what) {
         return common_json::parse(std::string(text, len));
     } catch (const std::exception &x) {
         throw bad_input(std::string(what) + ": " + x.what());
+    }
+}
+
+void choose_kernels(const engine *e) {
+    if (cpu_kernels()) {
+        cpu_kernels()->set_other_nodes(e->params.kernels == ENGINE_KERNELS_TCG);
     }
 }
 
@@ -358,7 +366,7 @@ int engine_open(const char *path, const struct engine_params *params, struct eng
             "there is no such pooling");
         check(params->kernels >= ENGINE_KERNELS_AUTO && params->kernels <= ENGINE_KERNELS_TCG,
             "there are no such kernels");
-        check(params->kernels != ENGINE_KERNELS_TCG || cpu_has_kernels(),
+        check(params->kernels != ENGINE_KERNELS_TCG || cpu_kernels(),
             std::string("the kernels for TCG come with 'avx2', and '") + engine_cpu() + "' is in use");
         check(!params->wait == !params->wake, "wait and wake belong together");
         check(params->n_threads >= 1 && params->n_threads <= GGML_MAX_N_THREADS,
@@ -369,7 +377,7 @@ int engine_open(const char *path, const struct engine_params *params, struct eng
         e->serial = ++serial;
         e->params = *params;
         if (params->kernels == ENGINE_KERNELS_AUTO) {
-            e->params.kernels = cpu_is_emulated() && cpu_has_kernels() ? auto_when_emulated
+            e->params.kernels = cpu_is_emulated() && cpu_kernels() ? auto_when_emulated
                                                                    : ENGINE_KERNELS_GGML;
         }
         bool stopped = false;

@@ -44,9 +44,9 @@ struct free_context {
 // chosen already. Throws bad_input.
 void choose_cpu(const char *name);
 
-// Whether the chosen build has native/kernels; and makes it use them for models that ask.
-bool cpu_has_kernels();
-void install_kernels();
+// native/kernels in the chosen build; NULL where it has none.
+namespace kernels { struct functions; }
+const kernels::functions *cpu_kernels();
 
 // True if QEMU's TCG emulates this processor.
 bool cpu_is_emulated();
@@ -208,9 +208,13 @@ template <class Body> int call(engine *e, effect effect, Body &&body) noexcept {
     return translated(effect == CHANGES ? &e->broken : nullptr, body);
 }
 
+// Has the graph that is computed next use native/kernels, or not, as the engine wants it.
+void choose_kernels(const engine *e);
+
 // Runs body, which computes a graph, on the thread that is for it.
 template <class Body> int computed(engine *e, Body &&body) {
     int result = 0;
+    choose_kernels(e);
     const auto guarded = [&] {
         // Other compute threads would wait for this one forever if it left by an exception.
         scoped_value<bool> catches(catching, !e->threads);

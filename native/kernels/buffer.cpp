@@ -3,6 +3,7 @@
 // the traits that compute with it.
 #include "kernels.h"
 
+#include "nodes.h"
 #include "pack.h"
 
 #include "ggml-backend-impl.h"
@@ -12,6 +13,8 @@
 
 namespace kernels {
 namespace {
+
+bool other_nodes;
 
 size_t packed_size(const format &f, const ggml_tensor *t) {
     return static_cast<size_t>(t->ne[1]) / stripe_rows * f.stripe_size(static_cast<size_t>(t->ne[0]));
@@ -101,7 +104,10 @@ class extra : public ggml::cpu::extra_buffer_type {
     ggml::cpu::tensor_traits *get_tensor_traits(const ggml_tensor *op) override {
         const bool ours = op->op == GGML_OP_MUL_MAT && op->src[0]->buffer
             && op->src[0]->buffer->buft == buffer_type();
-        return ours ? product::instance() : nullptr;
+        if (ours) {
+            return product::instance();
+        }
+        return other_nodes ? node_traits(op) : nullptr;
     }
 };
 
@@ -157,7 +163,13 @@ ggml_backend_buffer_type_t buffer_type() {
 
 } // namespace kernels
 
-void cllm_kernels_install() {
-    auto &types = ggml_backend_cpu_get_extra_buffer_types();
-    types.insert(types.begin(), kernels::buffer_type());
+const kernels::functions *cllm_kernels() {
+    static const kernels::functions functions = {
+        [] {
+            auto &types = ggml_backend_cpu_get_extra_buffer_types();
+            types.insert(types.begin(), kernels::buffer_type());
+        },
+        [](bool ours) { kernels::other_nodes = ours; },
+    };
+    return &functions;
 }

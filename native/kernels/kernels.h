@@ -6,10 +6,12 @@
 // that ggml repacks weights into for a real CPU: weights put there become what matmul.cpp
 // multiplies, and ggml calls us for the products with them.
 //
-//   layout.h    the idea, and how weights and activations lie in memory
-//   matmul.cpp  columns packed and multiplied
-//   pack.cpp    GGUF's types to that layout
-//   buffer.cpp  what ggml sees
+//   layout.h       the idea, and how weights and activations lie in memory
+//   matmul.cpp     columns packed and multiplied
+//   pack.cpp       GGUF's types to that layout
+//   attention.cpp  attention over a KV cache of halves
+//   gate.cpp       the gated activation of a feed-forward network
+//   buffer.cpp, nodes.cpp  what ggml sees
 #ifndef CLLM_KERNELS_KERNELS_H
 #define CLLM_KERNELS_KERNELS_H
 
@@ -19,11 +21,19 @@ namespace kernels {
 
 ggml_backend_buffer_type_t buffer_type();
 
+// All that the engine knows of the kernels, which are part of one of the builds of ggml's CPU code
+// (engine/cpu.cpp).
+struct functions {
+    // Puts buffer_type() before the other extra buffer types of ggml's CPU backend, for every model
+    // loaded from now on with use_extra_bufts. Call it once, before the first model is loaded.
+    void (*install)();
+
+    // Whether graphs computed from now on have their other nodes (nodes.h) computed by us, too.
+    void (*set_other_nodes)(bool ours);
+};
+
 } // namespace kernels
 
-// Puts buffer_type() before the other extra buffer types of ggml's CPU backend, for every model loaded
-// from now on with use_extra_bufts. Call it once, before the first model is loaded. It is all that the
-// engine knows of the kernels, which are part of one of the builds of ggml's CPU code (engine/cpu.cpp).
-extern "C" void cllm_kernels_install();
+extern "C" const kernels::functions *cllm_kernels();
 
 #endif // CLLM_KERNELS_KERNELS_H

@@ -52,6 +52,12 @@ inline i32x8 multiply_pairs(i32x8 a, i32x8 b) {
     return v;
 }
 
+// The larger of signed 16-bit lanes.
+inline u32x8 max16(u32x8 a, u32x8 b) {
+    __asm__("vpmaxsw %1, %0, %0" : "+x"(a) : "x"(b));
+    return a;
+}
+
 template <int bits> inline u16x16 shift_right(u16x16 v) {
     __asm__("vpsrlw %1, %0, %0" : "+x"(v) : "i"(bits));
     return v;
@@ -73,6 +79,17 @@ inline i32x8 to_integer(f32x8 v) {
 
 inline f32x8 to_float(i32x8 v) {
     return reinterpret_cast<f32x8>(v + magic_bits) - magic;
+}
+
+// 2^-f for f in units of 2^-15, 0..32767; in units of 2^-16, 32768 to 65536. The relative error is
+// below 1e-4.
+inline i32x8 power_of_minus(i32x8 f) {
+    // A polynomial fitted to the least relative error, by f^4 to f^0; every step is rounded.
+    const i32x8 half = i32x8{} + (1 << 14);
+    i32x8 y = 3488 - ((f * 448 + half) >> 15);
+    y = 15693 - ((f * y + half) >> 15);
+    y = 45421 - ((f * y + half) >> 15);
+    return 65536 - ((f * y + half) >> 15);
 }
 
 } // namespace

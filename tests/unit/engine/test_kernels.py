@@ -127,6 +127,80 @@ def test_others_are_left_to_ggml(ggml, kind, rows, columns):
     assert ggml.mul_mat(buffer_type, kind, data, weights.shape, weights[:1]) is None
 
 
+@pytest.fixture
+def ours(library, tiny):
+    """From the last decode on, ggml leaves the nodes to us that we take, or not: call it."""
+    def choose(kernels):
+        with Engine(library, tiny, kernels=kernels) as engine:
+            engine.decode([1], [0], [0], [1])
+    yield choose
+    choose(GGML)
+
+
+def attention(q, k, v, mask, scale):
+    """In float64, of what is left of k and v as halves."""
+    group = len(q) // len(k)
+    k, v = (np.repeat(a.astype(np.float16).astype(np.float64), group, axis=0) for a in (k, v))
+    scores = scale * q @ k.transpose(0, 2, 1)
+    if mask is not None:
+        scores = scores + mask
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return ((weights / weights.sum(axis=-1, keepdims=True)) @ v).transpose(1, 0, 2)
+
+
+def attention_errors(ggml, ours, *inputs):
+    expected = attention(*inputs)
+    made = []
+    for kernels in (TCG, GGML):
+        ours(kernels)
+        made.append(ggml.attention(*inputs))
+    assert not np.array_equal(*made)
+    size = np.sqrt(np.mean(expected ** 2))
+    return [np.sqrt(np.mean((y - expected) ** 2)) / size for y in made]
+
+
+@pytest.mark.parametrize("heads, kv_heads, width", [(9, 3, 64), (4, 4, 32), (15, 1, 96)])
+@pytest.mark.parametrize("n, keys", [(1, 1), (1, 13), (1, 256), (5, 77), (17, 300)])
+@pytest.mark.parametrize("spread", [0.1, 1, 3])
+def test_attention(ggml, ours, heads, kv_heads, width, n, keys, spread):
+    random = np.random.default_rng(keys)
+    q = random.normal(0, spread, (heads, n, width))
+    k = random.normal(0, 1, (kv_heads, keys, width)) * np.exp(random.normal(0, 1, (1, keys, 1)))
+    v = random.normal(0, 0.3, (kv_heads, keys, width))
+    errors = attention_errors(ggml, ours, q, k, v, None, width ** -0.5)
+    assert errors[0] <= errors[1] + 5e-4
+
+
+def test_attention_behind_masks(ggml, ours):
+    """A causal prompt, then queries of sequences that share nothing, in one batch."""
+    random = np.random.default_rng(0)
+    keys, n = 200, 24
+    q = random.normal(0, 1, (6, n, 64))
+    k, v = random.normal(0, 1, (2, 2, keys, 64))
+    mask = np.full((n, keys), -np.inf)
+    for i in range(16):
+        mask[i, :50 + i] = 0
+    for i in range(16, n):
+        mask[i, 66 + 10 * (i - 16):76 + 10 * (i - 16)] = 0
+    mask[3, 7] = -1.5
+    errors = attention_errors(ggml, ours, q, k, v, mask, 0.125)
+    assert errors[0] <= errors[1] + 5e-4
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_swiglu(ggml, ours, parts):
+    random = np.random.default_rng(parts)
+    x, gate = random.normal(0, 5, (2, 7, 96)).astype(np.float32)
+    x[0, :6] = 0, -0.0, 1e-30, -100, 100, 1e30
+    inputs = (x, gate) if parts == 2 else (np.concatenate([x, gate], axis=1),)
+    expected = x / (1 + np.exp(-x.astype(np.float64))) * gate
+    ours(TCG)
+    made = ggml.swiglu(*inputs)
+    ours(GGML)
+    assert not np.array_equal(made, ggml.swiglu(*inputs))
+    assert np.allclose(made, expected, rtol=1e-4, atol=1e-20)
+
+
 def test_an_engine_says_its_kernels(library, tiny):
     for kernels, name in ((0, b"ggml"), (GGML, b"ggml"), (TCG, b"tcg")):
         with Engine(library, tiny, kernels=kernels) as engine:
