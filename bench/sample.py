@@ -1,6 +1,6 @@
 """Where the guest's processor is, by function and by layer: while it boots, answers, or computes.
 
-    .venv/bin/python bench/profile.py boot|health|tokens [--model FILE.gguf] [--seconds 10]
+    .venv/bin/python bench/sample.py boot|health|tokens [--model FILE.gguf] [--seconds 10]
 
 Stops the guest through QEMU's monitor again and again and notes the instruction it is at, so
 nothing in the image is changed for it; what waits in `hlt` is shown as idle. Shares are of the
