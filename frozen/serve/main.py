@@ -14,8 +14,6 @@ from .scheduler import Bounds
 from .service import service
 
 _BOOT = "/boot/"
-# For an address and the first answers, before the model is loaded.
-_KNOCKING_S = 0.06
 
 
 class ConfigError(Exception):
@@ -196,9 +194,8 @@ async def serve(config, poll=None, make=None):
     await server.start()
     print("cllm: listening on port %d" % settings.port)
     try:
-        # Loading blocks. Who has been knocking since the machine was switched on is told so; the
-        # rest is answered afterwards.
-        await asyncio.sleep(_KNOCKING_S)
+        # Loading blocks. What connects before is told so; the rest is answered afterwards.
+        await asyncio.sleep(0)
         service.start()
         while True:
             await asyncio.sleep(3600)

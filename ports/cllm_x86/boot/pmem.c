@@ -1,10 +1,10 @@
 // Boot modules that nobody loaded: files that QEMU maps into the machine as persistent memory
-// (-device nvdimm), so that neither the host nor the firmware copies a model, and 2 GiB are no limit.
+// (-device nvdimm), so that neither host nor firmware copies a model, and 2 GiB are no limit.
 //
 // The command line says where they are: "pmem=NAME@START+SIZE", both in hexadecimal. START is on a
-// page boundary. Such memory comes in whole pages of the file, so what is behind the last whole page
-// comes as a module of the usual kind, NAME.tail, and is copied to a page that is mapped behind the
-// others.
+// page boundary. Such memory comes in whole pages of the file, so what is behind the last whole
+// page comes as a module of the usual kind, NAME.tail, and is copied to a page that is mapped
+// behind the others.
 #include "boot/bootinfo.h"
 #include "kernel.h"
 

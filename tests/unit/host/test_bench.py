@@ -120,8 +120,8 @@ def test_prompts_of_different_requests_begin_differently():
 
 def test_the_archive_is_what_cpio_reads(tmp_path):
     data = cpio.archive([
-        cpio.folder("bin"), cpio.file("bin/program", b"\x7fELF!", 0o755), cpio.file("odd", b"x" * 7),
-        cpio.link("bin/sh", "program"),
+        cpio.folder("bin"), cpio.file("bin/program", b"\x7fELF!", 0o755),
+        cpio.file("odd", b"x" * 7), cpio.link("bin/sh", "program"),
     ])
     # Read back field by field: the header's layout is the kernel's documentation's.
     found, at = {}, 0

@@ -1,6 +1,6 @@
 """Where the guest's processor is, by function and by layer: while it boots, answers, or computes.
 
-    .venv/bin/python bench/profile.py boot|health|tokens [--model FILE.gguf] [--seconds 10]
+    .venv/bin/python bench/sample.py boot|health|tokens [--model FILE.gguf] [--seconds 10]
 
 Stops the guest through QEMU's monitor again and again and notes the instruction it is at, so
 nothing in the image is changed for it; what waits in `hlt` is shown as idle. Shares are of the
@@ -34,12 +34,12 @@ LAYERS = (
     ("graph and backends of ggml", r"ggml|gguf"),
     ("llama.cpp", r"llama|llm_|unicode|common_|jinja|nlohmann|minja"),
     ("C++ library", r"std::|operator (new|delete)|__cxa|_Z"),
-    ("C library", r"^(mem|str|mal|free|calloc|realloc|alloc|__libc|__mal|fread|fwrite|printf|vfprintf|"
-     r"get_|qsort|expf?|logf?|powf?|sin|cos|tanh)"),
+    ("C library", r"^(mem|str|mal|free|calloc|realloc|alloc|__libc|__mal|fread|fwrite|printf|"
+     r"vfprintf|vfscanf|vsscanf|get_|qsort|expf?|logf?|powf?|sin|cos|tanh)"),
     ("checksums and copies of the network", r"netbuf"),
     ("Python: garbage collector", r"^gc_"),
-    ("Python: interpreter", r"^(mp_|vm_|py|str_|list_|dict_|fun_|obj_|int_|qstr|bound_|gen_|map_|"
-     r"tuple_|array_|bytearray|json|struct|unpack|pack|poll|stream|m_|nlr|method|closure|slice|set_|"
+    ("Python: interpreter", r"^(mp_|vm_execute|py|str_|list_|dict_|fun_|obj_|int_|qstr|"
+     r"bound_|gen_|map_|tuple_|array_|bytearray|json|struct|unpack|pack|poll|stream|m_|nlr|method|closure|slice|set_|"
      r"task|frozen)"),
     ("kernel", r"."),
 )
