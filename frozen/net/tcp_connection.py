@@ -58,6 +58,9 @@ RTO_AFTER_LOST_SYN = const(3000)  # RFC 6298 (5.7)
 DELAYED_ACK = const(40)  # 3.8.6.3: below 500
 TIME_WAIT_TIME = const(60000)  # 3.6.1: twice the MSL, which is 30 s here
 USER_TIMEOUT = const(120000)  # 3.8.3 (R2): at least 100 s
+# 3.8.3: R1 is at least so many retransmissions at the current timeout, and R2 is more than R1. After
+# Karn's backoff, which a path without timestamps keeps, 120 s would be two.
+RETRANSMISSIONS = const(3)
 SYN_TIMEOUT = const(180000)  # 3.8.3 (R2 of a SYN): at least 3 minutes
 HALF_OPEN_TIMEOUT = const(60000)
 ORPHAN_TIMEOUT = const(60000)  # how long a closed socket's connection may wait for its peer
@@ -1252,15 +1255,15 @@ class Connection(Timed):
         if self.state != CLOSED:
             self._schedule()
 
-    def _gave_up(self, now):
-        """End the connection where its peer was silent for too long (3.8.3)."""
+    def _gave_up(self, now, waits=False):
+        """End the connection where its peer was silent for too long (3.8.3) and nothing `waits`."""
         if self.state == SYN_SENT:
             limit = SYN_TIMEOUT
         elif self.state == SYN_RECEIVED:
             limit = HALF_OPEN_TIMEOUT
         else:
             limit = self.user_timeout
-        if now - self._progress < limit:
+        if now - self._progress < limit or waits:
             return False
         if self.state > SYN_RECEIVED:
             self._transmit(self.snd_max, tcp.RST | tcp.ACK, 0)
@@ -1281,7 +1284,9 @@ class Connection(Timed):
         self._timer_at = now + self.rto
 
     def _on_retransmit(self, now):
-        if self._gave_up(now):
+        # Who set a limit of their own means that one (RFC 5482).
+        few = self.state > SYN_RECEIVED and self.user_timeout == USER_TIMEOUT
+        if self._gave_up(now, few and self._timeouts < RETRANSMISSIONS):
             return
         # RFC 6298 (5.5) and (5.6)
         self.rto = min(self.rto * 2, RTO_MAXIMUM)

@@ -851,3 +851,28 @@ def test_address_change_ends_connections(peer):
     peer.stack.configure(0x0A000063, 0xFFFFFF00, 0, [])
     assert connection.state == state.CLOSED and connection.error == 103
     assert not peer.stack.connections()
+
+
+def test_a_lossy_path_is_not_given_up_after_two_long_timeouts(peer):
+    # Karn's algorithm keeps the timeout that losses have backed off to, without timestamps: 60 s.
+    connection = peer.establish()
+    connection.rto = 60000
+    write(connection, b"hello")
+    assert peer.segment().payload == b"hello"
+    sent, start = 1, peer.now
+    while connection.state != state.CLOSED:
+        peer.now = peer.poll()
+        sent += sum(1 for s in peer.segments() if s.payload)
+    assert connection.error == state.ETIMEDOUT
+    # RFC 9293 3.8.3: R2 is more than R1, which is three retransmissions at least.
+    assert sent == 4 and peer.now - start == 240000
+
+
+def test_a_limit_that_the_user_set_holds_for_long_timeouts_too(peer):
+    connection = peer.establish()
+    connection.rto, connection.user_timeout = 60000, 100000
+    write(connection, b"hello")
+    start = peer.now
+    while connection.state != state.CLOSED:
+        peer.now = peer.poll()
+    assert connection.error == state.ETIMEDOUT and 100000 <= peer.now - start <= 130000
