@@ -367,7 +367,8 @@ class Scheduler:
         name = type(exc).__name__  # the classes are in the engine's module, which a test lacks
         if name == "Aborted":
             self.metrics.stopped += 1
-            return  # by look(): the next step dismisses them
+            self._dismiss()
+            return
         if name == "NoSlot" and self.cache.idle:
             self.cache.flush()
         elif name == "NoSlot" and len(self.running) > 1:

@@ -23,20 +23,31 @@ OURS = {
     "output_tokens_details": "OpenAI's schema requires it in a response's usage",
     "cache_creation_input_tokens": "Anthropic's usage has it",
     "error": "an Anthropic error is {type, error} as Anthropic's clients read it",
-    "incomplete_details": "OpenAI's response object", "instructions": "", "metadata": "",
-    "parallel_tool_calls": "", "temperature": "", "top_p": "", "tool_choice": "", "tools": "",
-    "max_output_tokens": "",
-    "draft_n": "cllm drafts by n-grams unless told not to", "draft_n_accepted": "",
+    **dict.fromkeys(
+        ["incomplete_details", "instructions", "metadata", "parallel_tool_calls", "temperature",
+         "top_p", "tool_choice", "tools", "max_output_tokens"],
+        "OpenAI's response object requires it, and its typed client reads it"),
+    **dict.fromkeys(
+        ["draft_n", "draft_n_accepted"],
+        "llama-server's names in `timings` where it drafts; cllm drafts unless told not to"),
 }
 # Members that only llama-server's answers have.
 THEIRS = {
     "media_marker": "there are no media",
-    "chat_template_caps": "cllm does not tell",
-    "generation_prompt": "internals of its chat parser", "chat_format": "", "reasoning_format": "",
-    "reasoning_in_content": "", "grammar_lazy": "", "grammar_triggers": "",
-    "preserved_tokens": "", "backend_sampling": "", "speculative.types": "",
-    "logit_bias": "", "dry_sequence_breakers": "",
-    "code": "", "message": "", "n_prompt_tokens": "", "n_ctx": "",
+    "chat_template_caps": "in /props, for llama-server's web page, which is not here",
+    **dict.fromkeys(
+        ["generation_prompt", "chat_format", "reasoning_format", "reasoning_in_content",
+         "grammar_lazy", "grammar_triggers", "preserved_tokens"],
+        "the state of its chat parser in generation_settings; no client can use it"),
+    **dict.fromkeys(
+        ["backend_sampling", "speculative.types"],
+        "settings of parts that cllm does not have: sampling on a GPU, kinds of drafts by request"),
+    **dict.fromkeys(
+        ["logit_bias", "dry_sequence_breakers"],
+        "echoes of the request in generation_settings, which may be long"),
+    **dict.fromkeys(
+        ["code", "message", "n_prompt_tokens", "n_ctx"],
+        "beside Anthropic's {type, error} llama-server has its own error; ours is inside"),
 }
 # Where llama-server says 200 or 500 and cllm 400: its words, and why.
 STRICTER = {
@@ -53,7 +64,8 @@ STRICTER = {
     "logit_bias: neither": "llama-server ignores it",
     "input is not supported": "a client's mistake is a 400, not a 500",
     "must not be empty": "llama-server takes an empty list for an answer of no choices",
-    "must be a boolean": "", "integer outside": "",
+    "must be a boolean": "llama-server takes 1 and null for a flag; OpenAI's schema does not",
+    "integer outside": "a token that no vocabulary has: the client's mistake, not a 500",
 }
 SKIPPED = {"/slots": "what a slot shows depends on what it did"}
 

@@ -145,6 +145,9 @@ def test_a_decode_stops_when_its_client_leaves(served, llama):
             head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
             connection.sendall(head.encode() + data)
             time.sleep(1.5)  # of the seconds that 8 tokens take
+        until = time.monotonic() + 60
+        while metric(served, "requests_processing") and time.monotonic() < until:
+            time.sleep(0.1)
         assert metric(served, "requests_processing") == 0
         assert metric(served, "kv_cache_usage_perc") == 0
     assert metric(served, "decodes_stopped_total") > 0
