@@ -233,7 +233,6 @@ int engine_chat_open(struct engine *e, const char *request, size_t len, struct e
         auto chat = std::make_unique<engine_chat>();
         chat->owner = e->serial;
         log_capture capture;
-        time_limit limit(e->params.sample_ms); // for the grammars of tools and schemas
         with_input([&] {
             common_chat_templates_inputs inputs;
             inputs.reasoning_format = COMMON_REASONING_FORMAT_AUTO;

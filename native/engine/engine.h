@@ -67,7 +67,7 @@ struct engine_params {
     uint32_t n_batch;   // most tokens in one engine_decode(), >= 1
     uint32_t n_seq;     // sequences, numbered from 0; 1 to 256
     uint32_t n_threads; // compute threads, >= 1; MUST NOT exceed the cores owned: barriers spin
-    uint32_t sample_ms; // what a grammar may cost: ms to make it, and for each token; 0: no limit
+    uint32_t sample_ms; // what following a grammar may cost, in ms for each token; 0: no limit
     int32_t pooling;    // of embeddings: ENGINE_POOLING_*
     int32_t kernels;    // ENGINE_KERNELS_*
     // While loading, with the part done (0 to 1). Returning false stops it: ENGINE_ABORTED. May be
@@ -207,8 +207,8 @@ int engine_clear(struct engine *e);
 //   min_keep (0), samplers (their order), seed (-1: random), logit_bias, ignore_eos (false),
 //   min_tokens (0: no end of generation before so many), grammar (GBNF), json_schema.
 // An unknown key, a wrong type or a value out of range is ENGINE_EINVAL. chat: a conversation whose
-// tools or response format constrain the reply, or NULL. ENGINE_LIMIT: the grammar is too ambiguous,
-// here or in one of the next two functions; then the sampler is of no more use.
+// tools or response format constrain the reply, or NULL. One of the next two functions may give
+// ENGINE_LIMIT, if the grammar is too ambiguous; then the sampler is of no more use.
 int engine_sampler_open(struct engine *e, const char *params, size_t len,
     const struct engine_chat *chat, struct engine_sampler **out);
 
@@ -237,8 +237,7 @@ int engine_logprobs(struct engine *e, size_t index, int32_t token, size_t n, flo
 // reply), add_generation_prompt (true), continue_final_message, enable_thinking (true),
 // reasoning_format, reasoning_budget_tokens (-1: no limit), reasoning_budget_message,
 // chat_template_kwargs (an object of variables for the template).
-// ENGINE_EINVAL carries the reason, which may be the template's own. ENGINE_LIMIT: making the grammar
-// of tools or schema takes too long.
+// ENGINE_EINVAL carries the reason, which may be the template's own.
 int engine_chat_open(struct engine *e, const char *request, size_t len, struct engine_chat **out);
 
 // A JSON object: prompt (tokenize it with add_special and parse_special), stops, plain (a reply

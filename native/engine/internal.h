@@ -128,7 +128,8 @@ struct too_long : std::bad_alloc {
 };
 
 // During its life, allocating on this thread throws too_long once `ms` milliseconds have passed; 0:
-// never. Limits nest: the inner one holds.
+// never. Limits nest: the inner one holds. Only around code whose destructors allocate nothing:
+// that of JSON does, and an exception from it would end the machine.
 class time_limit {
 public:
     explicit time_limit(uint32_t ms);

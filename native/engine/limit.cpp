@@ -9,6 +9,7 @@
 #include <climits>
 #include <cstdlib>
 #include <ctime>
+#include <exception>
 #include <new>
 
 #include "../src/llama-grammar.h"
@@ -110,7 +111,8 @@ time_limit::~time_limit() {
 
 void time_limit::look() {
     const uint64_t now = now_ns();
-    if (now > until) {
+    // While an exception unwinds the stack another one would end the machine.
+    if (now > until && !std::uncaught_exceptions()) {
         until = now + grace_ns;
         throw too_long();
     }

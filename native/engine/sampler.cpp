@@ -144,13 +144,12 @@ void set_grammar(common_params_sampling &params, const std::string &grammar) {
     }
 }
 
-void set_schema(const engine *e, common_params_sampling &params, common_json schema) {
+void set_schema(common_params_sampling &params, common_json schema) {
     check(schema.is_object(), "json_schema: not a JSON object");
     if (schema.empty()) {
         schema["type"] = "object"; // an empty schema means any object
     }
     with_input([&] {
-        time_limit limit(e->params.sample_ms);
         std::string grammar = json_schema_to_grammar(schema);
         check(grammar.size() <= max_grammar, "json_schema: makes too large a grammar");
         params.grammar = {COMMON_GRAMMAR_TYPE_OUTPUT_FORMAT, std::move(grammar)};
@@ -259,7 +258,7 @@ bool set_special(engine_sampler *s, common_params_sampling &params, const std::s
         check(value.is_string(), "grammar: not a string");
         set_grammar(params, value.get<std::string>());
     } else if (name == "json_schema") {
-        set_schema(e, params, value);
+        set_schema(params, value);
     } else if (name == "logit_bias") {
         set_biases(e, params, value);
     } else if (name == "samplers") {
@@ -340,7 +339,6 @@ int engine_sampler_open(struct engine *e, const char *params, size_t len,
         const bool constrained = !sampling.grammar.empty();
         log_capture capture;
         try {
-            time_limit limit(e->params.sample_ms);
             s->sampler.reset(common_sampler_init(e->model.get(), sampling));
         } catch (const assertion &) {
             throw;

@@ -306,6 +306,18 @@ def test_grammars_that_take_for_ever_to_prepare(library, tiny, grammar):
         assert len(engine.generate([5, 6, 7], 4)) == 4
 
 
+def test_a_short_limit_does_no_harm_while_grammars_are_made(library, tiny):
+    """An exception from the destructor of JSON would end the process."""
+    tools = [{"type": "function", "function": {"name": f"f{i}", "parameters": {
+        "type": "object", "properties": {"a": {"type": "array", "items": {"type": "number"}}}}}}
+        for i in range(6)]
+    request = {"messages": [{"role": "user", "content": "Hi"}], "tools": tools}
+    with Engine(library, tiny, sample_ms=1) as engine:
+        for _ in range(10):
+            engine.sampler("{}", engine.chat(json.dumps(request))).close()
+            engine.sampler(json.dumps({"json_schema": {"type": "array", "maxItems": 40}})).close()
+
+
 def test_a_grammar_that_takes_ever_longer(library, tiny):
     """It ends with an error, long before memory does, and the engine goes on."""
     with Engine(library, tiny, sample_ms=100) as engine:
