@@ -92,10 +92,12 @@ def main():
     parser.add_argument("--tokens", type=int, default=1000)
     parser.add_argument("--generate", type=int, default=16)
     parser.add_argument("--smp", type=int, default=1)
+    parser.add_argument("--kernels", choices=config.KERNELS, default="auto")
     parser.add_argument("--image", type=Path)
     arguments = parser.parse_args()
     settings = {**config.DEFAULTS, "accel": "auto", "port": 0, "smp": arguments.smp}
     settings["model"] = str(fetch.default_model())
+    settings["kernels"] = arguments.kernels
     with tap() as name:
         guest = run.make_guest(
             settings,
