@@ -13,15 +13,14 @@ import os
 import select
 import socket
 import struct
-import sys
 import threading
 import time
 import urllib.request
 from pathlib import Path
 
-from speed import GUEST, SETTINGS, connect, tap
+from speed import GUEST, booted
 
-from cllm import config, fetch, run  # speed has made it findable
+from cllm import config, fetch  # speed has made it findable
 
 WORDS = "the quick brown fox jumps over a lazy dog while two cats watch from an old stone wall ".split()
 PERIOD = 0.1
@@ -98,46 +97,32 @@ def main():
     settings = {**config.DEFAULTS, "accel": "auto", "port": 0, "smp": arguments.smp}
     settings["model"] = str(fetch.default_model())
     settings["kernels"] = arguments.kernels
-    with tap() as name:
-        guest = run.make_guest(
-            settings,
-            SETTINGS,
-            image=arguments.image,
-            netdev=f"tap,ifname={name},script=no,downscript=no",
-        )
-        guest.start()
-        try:
-            connect(80).close()
-            while True:
-                try:
-                    if post("/tokenize", {"content": "a"})["tokens"]:
-                        break
-                except OSError:
-                    time.sleep(0.5)
-            tokens = post("/tokenize", {"content": " ".join(WORDS * 80)})["tokens"]
-            pings = Pings()
-            time.sleep(3)
-            print("idle      ", pings.end(), flush=True)
-            pings = Pings()
-            told = post("/completion", {"prompt": tokens[: arguments.tokens], "n_predict": 1})
-            line = pings.end()
-            told = told["timings"]
-            print("prompt    ", line)
-            print("           %d tokens, %.2f/s" % (told["prompt_n"], told["prompt_per_second"]), flush=True)
-            pings = Pings()
-            told = post("/completion", {
-                "prompt": tokens[:4], "n_predict": arguments.generate, "temperature": 0,
-                "ignore_eos": True,
-            })
-            line = pings.end()
-            print("generation", line)
-            print("           %.2f tokens/s" % told["timings"]["predicted_per_second"], flush=True)
-            print("          ", repr(told["content"]))
-        except BaseException:
-            sys.stderr.write(guest.log()[-4000:].decode("utf-8", "replace"))
-            raise
-        finally:
-            guest.stop()
+    with booted(settings, arguments.image):
+        while True:
+            try:
+                if post("/tokenize", {"content": "a"})["tokens"]:
+                    break
+            except OSError:
+                time.sleep(0.5)
+        tokens = post("/tokenize", {"content": " ".join(WORDS * 80)})["tokens"]
+        pings = Pings()
+        time.sleep(3)
+        print("idle      ", pings.end(), flush=True)
+        pings = Pings()
+        told = post("/completion", {"prompt": tokens[: arguments.tokens], "n_predict": 1})
+        line = pings.end()
+        told = told["timings"]
+        print("prompt    ", line)
+        print("           %d tokens, %.2f/s" % (told["prompt_n"], told["prompt_per_second"]), flush=True)
+        pings = Pings()
+        told = post("/completion", {
+            "prompt": tokens[:4], "n_predict": arguments.generate, "temperature": 0,
+            "ignore_eos": True,
+        })
+        line = pings.end()
+        print("generation", line)
+        print("           %.2f tokens/s" % told["timings"]["predicted_per_second"], flush=True)
+        print("          ", repr(told["content"]))
 
 
 if __name__ == "__main__":

@@ -39,6 +39,24 @@ def tap():
         subprocess.run(["ip", "link", "del", name], check=True)
 
 
+@contextlib.contextmanager
+def booted(settings, image=None):
+    """A guest on a tap, from when it takes connections on; its log is shown if something fails."""
+    with tap() as name:
+        guest = run.make_guest(
+            settings, SETTINGS, image=image, netdev=f"tap,ifname={name},script=no,downscript=no"
+        )
+        guest.start()
+        try:
+            connect(80).close()
+            yield guest
+        except BaseException:
+            sys.stderr.write(guest.log()[-4000:].decode("utf-8", "replace"))
+            raise
+        finally:
+            guest.stop()
+
+
 def connect(port, patience=60):
     """A connection to the guest, as soon as it takes one."""
     until = time.monotonic() + patience
@@ -114,37 +132,23 @@ def main():
     arguments = parser.parse_args()
     settings = {**config.DEFAULTS, "accel": "auto", "port": 0, "pcap": arguments.pcap}
     settings["app"] = str(Path(__file__).with_name("speed_app.py"))
-    with tap() as name:
-        guest = run.make_guest(
-            settings,
-            SETTINGS,
-            image=arguments.image,
-            netdev=f"tap,ifname={name},script=no,downscript=no",
-        )
-        guest.start()
-        try:
-            size = arguments.mib << 20
-            connect(80).close()
-            print("receive %7.2f MiB/s" % receive_rate(size), flush=True)
-            print("send    %7.2f MiB/s" % send_rate(size), flush=True)
-            for keep_alive in (True, False):
-                rate, times = request_rate(arguments.requests, keep_alive)
-                times.sort()
-                print(
-                    "/health, %-14s %6.0f/s   p50 %.2f ms, p99 %.2f ms"
-                    % (
-                        "kept alive:" if keep_alive else "new connection:",
-                        rate,
-                        1000 * times[len(times) // 2],
-                        1000 * times[len(times) * 99 // 100],
-                    ),
-                    flush=True,
-                )
-        except BaseException:
-            sys.stderr.write(guest.log()[-4000:].decode("utf-8", "replace"))
-            raise
-        finally:
-            guest.stop()
+    with booted(settings, arguments.image):
+        size = arguments.mib << 20
+        print("receive %7.2f MiB/s" % receive_rate(size), flush=True)
+        print("send    %7.2f MiB/s" % send_rate(size), flush=True)
+        for keep_alive in (True, False):
+            rate, times = request_rate(arguments.requests, keep_alive)
+            times.sort()
+            print(
+                "/health, %-14s %6.0f/s   p50 %.2f ms, p99 %.2f ms"
+                % (
+                    "kept alive:" if keep_alive else "new connection:",
+                    rate,
+                    1000 * times[len(times) // 2],
+                    1000 * times[len(times) * 99 // 100],
+                ),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
