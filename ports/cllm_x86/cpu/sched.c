@@ -18,6 +18,7 @@
 
 static struct spinlock lock;
 static struct thread main_thread;
+static volatile bool main_stopped;
 static struct thread *threads; // all but the idle ones
 static struct thread *dead;
 static unsigned n_threads;
@@ -395,7 +396,14 @@ void *thread_stack_top(const struct thread *t) {
 }
 
 const struct trap_frame *thread_main_frame(void) {
-    return main_thread.state == THREAD_RUNNING ? NULL : &main_thread.frame;
+    return main_thread.state == THREAD_RUNNING && !main_stopped ? NULL : &main_thread.frame;
+}
+
+void sched_keep_main_frame(const struct trap_frame *f) {
+    if (current_thread() == &main_thread && main_thread.state == THREAD_RUNNING) {
+        copy_frame(&main_thread.frame, f);
+        main_stopped = true;
+    }
 }
 
 unsigned thread_count(void) {

@@ -47,7 +47,7 @@ int thread_start(struct thread *t, int *tid_out);
 void thread_free(struct thread *t);
 void *thread_stack_top(const struct thread *t);
 unsigned thread_count(void);
-// Where the main thread goes on, NULL while it runs.
+// Where the main thread goes on or was stopped, NULL while it runs.
 const struct trap_frame *thread_main_frame(void);
 
 // The scheduler's lock guards all queues and states.
@@ -75,6 +75,8 @@ void sched_kick_interrupt(void);
 // At the end of every interrupt: exchanges `f` for another thread's registers if one should run.
 void sched_leave_interrupt(struct trap_frame *f);
 void sched_switch_interrupt(struct trap_frame *f);
+// For the end of the machine: if the main thread runs on this core, it was at `f`.
+void sched_keep_main_frame(const struct trap_frame *f);
 // The alarm's deadline changed.
 void sched_set_timer(void);
 

@@ -10,6 +10,7 @@
 #define TRAMPOLINE 0x8000ul // page below 1 MiB that a start-up interrupt can name; phys.c keeps it
 #define ANSWER_NS 200000000u
 #define RETRY_NS 1000000u
+#define STOP_NS 200000000u
 
 extern char ap_trampoline[], ap_trampoline_end[];
 
@@ -23,6 +24,7 @@ unsigned n_cpus = 1;
 
 static volatile uint64_t flushes;
 static volatile bool stopping;
+static volatile unsigned n_stopped;
 
 static void pause_until(uint64_t deadline) {
     while (clock_ns() < deadline) {
@@ -115,8 +117,21 @@ void smp_flush_interrupt(void) {
 void smp_stop_others(void) {
     stopping = true;
     if (n_cpus > 1) {
+        // Until they are where they cannot write over the report, and have told what they ran. One
+        // that does not answer is dead itself, or a virtual one that its host does not run.
         apic_send_nmi_others();
-        pause_until(clock_ns() + 1000000); // until they are where they cannot write over the report
+        uint64_t deadline = clock_ns() + STOP_NS;
+        while (n_stopped < n_cpus - 1 && clock_ns() < deadline) {
+            __builtin_ia32_pause();
+        }
+    }
+}
+
+void smp_stop(const struct trap_frame *f) {
+    sched_keep_main_frame(f);
+    __atomic_fetch_add(&n_stopped, 1, __ATOMIC_SEQ_CST);
+    for (;;) {
+        __asm__ volatile ("cli; hlt");
     }
 }
 

@@ -9,6 +9,8 @@
 #define IST_STACKS 4
 #define IST_SIZE (16 * KiB)
 
+struct trap_frame;
+
 // SDM vol. 3A, figure 9-11 "64-Bit TSS Format".
 struct tss {
     uint32_t reserved0;
@@ -75,7 +77,8 @@ void smp_flush_others(void);
 void smp_flush_interrupt(void);
 // Stops every other core for good, wherever it is: for the end of the machine.
 void smp_stop_others(void);
-// True in the NMI handler of a core that was stopped.
+// True in the NMI handler of a core that is to stop, which it does by calling smp_stop().
 bool smp_stopping(void);
+void smp_stop(const struct trap_frame *f) __attribute__((noreturn));
 
 #endif

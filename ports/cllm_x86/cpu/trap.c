@@ -62,9 +62,7 @@ void trap_dispatch(struct trap_frame *f) {
             break;
         case VECTOR_NMI:
             if (smp_stopping()) {
-                for (;;) {
-                    __asm__ volatile ("cli; hlt");
-                }
+                smp_stop(f);
             }
             fault(f);
             break;
