@@ -61,6 +61,7 @@ class Engine:
             n_ctx=n_ctx, n_batch=n_batch, n_seq=n_seq, n_threads=n_threads,
             sample_ms=sample_ms, pooling=pooling, kernels=kernels))
         self._callbacks = []
+        self._finish = "engine_decode_finish"
         if progress:
             params.progress = self._keep("bool(void *, float)", lambda _, done: progress(done))
         if poll:
@@ -127,6 +128,29 @@ class Engine:
         new = self.ffi.new
         self.call("engine_decode", len(tokens), new("int32_t[]", tokens),
                   new("int32_t[]", positions), new("int32_t[]", seqs), new("int8_t[]", outputs))
+
+    def start(self, tokens, positions, seqs, outputs):
+        new = self.ffi.new
+        self.call("engine_decode_start", len(tokens), new("int32_t[]", tokens),
+                  new("int32_t[]", positions), new("int32_t[]", seqs), new("int8_t[]", outputs))
+        self._finish = "engine_decode_finish"
+
+    def ended(self):
+        return bool(self.library.so.engine_ended(self.handle))
+
+    def start_embed(self, tokens, first=True, last=True, normalize=2):
+        self.call("engine_embed_start", len(tokens), self.ffi.new("int32_t[]", tokens), first,
+                  last, normalize)
+        self._finish = "engine_embed_finish"
+
+    def finish(self):
+        """Of start_embed(): the vector, or None if that was not the last piece."""
+        if self._finish == "engine_decode_finish":
+            self.call(self._finish)
+            return None
+        vector, n = self.ffi.new("const float **"), self.ffi.new("size_t *")
+        self.call(self._finish, vector, n)
+        return self.ffi.unpack(vector[0], n[0]) if n[0] else None
 
     def abort(self):
         self.library.so.engine_abort(self.handle)

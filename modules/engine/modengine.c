@@ -10,13 +10,16 @@
 //     piece(token, special=False) -> bytes    control tokens only if special
 //     is_eog(token) -> bool
 //     decode(tokens, positions, seq_ids, outputs)
-//     abort()                                 from a callback: stops the decode in progress
+//     start(the same)                         begins what decode() does, and finish() ends it; in
+//     finish()                                between, select and asyncio tell when it will not wait
+//     abort()                                 stops the decode in progress
 //     seq_rm(seq, p0, p1) -> bool    seq_cp(src, dst, p0, p1)    seq_add(seq, p0, p1, delta)
 //     seq_pos_max(seq) -> int        clear()
 //     sampler(params, chat=None) -> Sampler   params: a dict
 //     logprobs(batch_index, token, n) -> (logprob, [(token, logprob), ...])
 //     chat(request_json) -> Chat
 //     embed(tokens, first, last, normalize=2) -> [float, ...] at the last piece, else None
+//     start_embed(the same)                   begins it, as start(); finish() returns it
 //     lora_open(path) -> id                   lora_set(ids, scales)
 //     state_get(seq) -> bytes                 state_set(seq, data)
 //     close()
@@ -38,13 +41,13 @@
 //
 // What each does is told in engine.h. Wrong arguments raise ValueError, the rest Error.
 //
-// progress(fraction) runs while the constructor loads. decode() and embed() let a thread of the engine
-// compute; meanwhile Python's thread sleeps, and runs whatever MicroPython's scheduler has pending
-// when an interrupt wakes it, and poll(), which also runs once before. The asyncio loop stands still:
-// a handler that it ran could need the engine. Either callback may raise: the work stops at the
-// graph's next node, and the constructor, decode() or embed() raises the same exception. They run
-// with C++ frames below, which a longjmp must not skip, so the exception is kept until the ABI has
-// returned.
+// A thread of the engine computes. Between start() and finish() Python goes on, and may do with the
+// engine what needs only the vocabulary and templates; the rest raises ValueError. In decode() and
+// embed() Python's thread sleeps, and runs whatever MicroPython's scheduler has pending when an
+// interrupt wakes it, and poll(), which also runs once before. progress(fraction) runs while the
+// constructor loads. Either callback may raise: the work stops at the graph's next node, and the
+// constructor, decode() or embed() raises the same exception. They run with C++ frames below, which
+// a longjmp must not skip, so the exception is kept until the ABI has returned.
 #include <stdio.h>
 #include <string.h>
 
@@ -53,6 +56,7 @@
 #include "py/objexcept.h"
 #include "py/objstr.h"
 #include "py/runtime.h"
+#include "py/stream.h"
 
 #include "engine.h"
 
@@ -61,7 +65,8 @@ typedef struct {
     struct engine *engine; // NULL when closed
     mp_obj_t progress, poll;
     mp_obj_t raised; // by a callback, MP_OBJ_NULL if none did
-    bool computing; // in decode() or embed()
+    bool computing; // in decode() or embed(), or between start() and the end of finish()
+    enum { NOTHING, BATCH, EMBEDDING } started; // what finish() is to finish
     volatile bool stop; // for the thread that computes
     volatile bool ended; // said by it
     // One batch, converted; n_batch entries each. Allocated once, so that decode() does not grow
@@ -221,7 +226,7 @@ static void end(engine_obj_t *self, int code) {
 // middle of a computation, and must leave its batch alone.
 static void begin(engine_obj_t *self) {
     if (self->computing) {
-        mp_raise_ValueError(MP_ERROR_TEXT("the engine is busy: this is a call from its own callback"));
+        mp_raise_ValueError(MP_ERROR_TEXT("the engine is busy"));
     }
     self->stop = self->ended = false;
     self->computing = true;
@@ -263,6 +268,7 @@ static mp_obj_t engine_make_new(
     self->poll = arg[ARG_poll].u_obj;
     self->raised = MP_OBJ_NULL;
     self->computing = self->stop = self->ended = false;
+    self->started = NOTHING;
     struct engine_params params = {
         .n_ctx = get_count(arg[ARG_n_ctx].u_int, MP_QSTR_n_ctx),
         .n_batch = get_count(arg[ARG_n_batch].u_int, MP_QSTR_n_batch),
@@ -430,7 +436,7 @@ static mp_obj_t engine_is_eog_py(mp_obj_t self_in, mp_obj_t token) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_2(engine_is_eog_obj, engine_is_eog_py);
 
-static mp_obj_t engine_decode_py(size_t n_args, const mp_obj_t *args) {
+static mp_obj_t engine_start_py(size_t n_args, const mp_obj_t *args) {
     (void)n_args;
     engine_obj_t *self = get_self(args[0]);
     size_t n;
@@ -454,13 +460,59 @@ static mp_obj_t engine_decode_py(size_t n_args, const mp_obj_t *args) {
         self->seqs[i] = get_int32(columns[2][i]);
         self->outputs[i] = mp_obj_is_true(columns[3][i]);
     }
+    check(engine_decode_start(
+        self->engine, n, self->tokens, self->positions, self->seqs, self->outputs));
     self->computing = true;
-    int code = engine_decode(
-        self->engine, n, self->tokens, self->positions, self->seqs, self->outputs);
-    end(self, code);
+    self->started = BATCH;
     return mp_const_none;
 }
+static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_start_obj, 5, 5, engine_start_py);
+
+static mp_obj_t engine_finish_py(mp_obj_t self_in) {
+    engine_obj_t *self = get_self(self_in);
+    if (self->started == NOTHING) {
+        mp_raise_ValueError(MP_ERROR_TEXT("no batch was started"));
+    }
+    bool embedding = self->started == EMBEDDING;
+    self->started = NOTHING;
+    const float *vector = NULL;
+    size_t width;
+    end(self, embedding ? engine_embed_finish(self->engine, &vector, &width)
+                        : engine_decode_finish(self->engine));
+    if (vector == NULL) {
+        return mp_const_none;
+    }
+    mp_obj_list_t *list = MP_OBJ_TO_PTR(mp_obj_new_list(width, NULL));
+    for (size_t i = 0; i < width; i++) {
+        list->items[i] = mp_const_none;
+    }
+    for (size_t i = 0; i < width; i++) {
+        list->items[i] = mp_obj_new_float((mp_float_t)vector[i]);
+    }
+    return MP_OBJ_FROM_PTR(list);
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(engine_finish_obj, engine_finish_py);
+
+static mp_obj_t engine_decode_py(size_t n_args, const mp_obj_t *args) {
+    engine_start_py(n_args, args);
+    return engine_finish_py(args[0]);
+}
 static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_decode_obj, 5, 5, engine_decode_py);
+
+// Readable for select and asyncio when finish() will not have to wait.
+static mp_uint_t engine_ioctl(mp_obj_t self_in, mp_uint_t request, uintptr_t arg, int *error) {
+    engine_obj_t *self = MP_OBJ_TO_PTR(self_in);
+    if (request != MP_STREAM_POLL) {
+        *error = MP_EINVAL;
+        return MP_STREAM_ERROR;
+    }
+    if (self->engine == NULL) {
+        return MP_STREAM_POLL_NVAL;
+    }
+    return self->ended ? arg & MP_STREAM_POLL_RD : 0;
+}
+
+static const mp_stream_p_t engine_stream = { .ioctl = engine_ioctl };
 
 static mp_obj_t engine_abort_py(mp_obj_t self_in) {
     engine_abort(get_engine(self_in));
@@ -579,34 +631,30 @@ static mp_obj_t engine_sampler_py(size_t n_args, const mp_obj_t *args) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_sampler_obj, 2, 3, engine_sampler_py);
 
-static mp_obj_t engine_embed_py(size_t n_args, const mp_obj_t *args) {
+static mp_obj_t engine_start_embed_py(size_t n_args, const mp_obj_t *args) {
     engine_obj_t *self = get_self(args[0]);
     size_t n;
     mp_obj_t *items;
     mp_obj_get_array(args[1], &n, &items);
+    int32_t normalize = n_args > 4 ? get_int32(args[4]) : 2;
     int32_t *tokens = m_new(int32_t, n);
     for (size_t i = 0; i < n; i++) {
         tokens[i] = get_int32(items[i]);
     }
-    const float *vector;
-    size_t width;
     begin(self);
-    self->computing = true;
-    int code = engine_embed(self->engine, n, tokens, mp_obj_is_true(args[2]),
-        mp_obj_is_true(args[3]), n_args > 4 ? get_int32(args[4]) : 2, &vector, &width);
+    int code = engine_embed_start(
+        self->engine, n, tokens, mp_obj_is_true(args[2]), mp_obj_is_true(args[3]), normalize);
     m_del(int32_t, tokens, n);
-    end(self, code);
-    if (vector == NULL) {
-        return mp_const_none;
-    }
-    mp_obj_list_t *list = MP_OBJ_TO_PTR(mp_obj_new_list(width, NULL));
-    for (size_t i = 0; i < width; i++) {
-        list->items[i] = mp_const_none;
-    }
-    for (size_t i = 0; i < width; i++) {
-        list->items[i] = mp_obj_new_float((mp_float_t)vector[i]);
-    }
-    return MP_OBJ_FROM_PTR(list);
+    check(code);
+    self->computing = true;
+    self->started = EMBEDDING;
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_start_embed_obj, 4, 5, engine_start_embed_py);
+
+static mp_obj_t engine_embed_py(size_t n_args, const mp_obj_t *args) {
+    engine_start_embed_py(n_args, args);
+    return engine_finish_py(args[0]);
 }
 static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_embed_obj, 4, 5, engine_embed_py);
 
@@ -675,6 +723,9 @@ static const mp_rom_map_elem_t engine_locals_table[] = {
     { MP_ROM_QSTR(MP_QSTR_piece), MP_ROM_PTR(&engine_piece_obj) },
     { MP_ROM_QSTR(MP_QSTR_is_eog), MP_ROM_PTR(&engine_is_eog_obj) },
     { MP_ROM_QSTR(MP_QSTR_decode), MP_ROM_PTR(&engine_decode_obj) },
+    { MP_ROM_QSTR(MP_QSTR_start), MP_ROM_PTR(&engine_start_obj) },
+    { MP_ROM_QSTR(MP_QSTR_start_embed), MP_ROM_PTR(&engine_start_embed_obj) },
+    { MP_ROM_QSTR(MP_QSTR_finish), MP_ROM_PTR(&engine_finish_obj) },
     { MP_ROM_QSTR(MP_QSTR_abort), MP_ROM_PTR(&engine_abort_obj) },
     { MP_ROM_QSTR(MP_QSTR_seq_rm), MP_ROM_PTR(&engine_seq_rm_obj) },
     { MP_ROM_QSTR(MP_QSTR_seq_cp), MP_ROM_PTR(&engine_seq_cp_obj) },
@@ -697,6 +748,7 @@ static MP_DEFINE_CONST_OBJ_TYPE(
     engine_type_engine, MP_QSTR_Engine, MP_TYPE_FLAG_NONE,
     make_new, engine_make_new,
     attr, engine_attr,
+    protocol, &engine_stream,
     locals_dict, &engine_locals);
 
 static struct engine_sampler *get_sampler(mp_obj_t self_in) {

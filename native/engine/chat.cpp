@@ -224,7 +224,7 @@ void sampling_from_chat(
 
 int engine_chat_open(struct engine *e, const char *request, size_t len, struct engine_chat **out) {
     *out = nullptr;
-    return call(e, READS, [&] {
+    return call(e, KNOWS, [&] {
         if (!e->templates) {
             throw std::runtime_error(e->template_error);
         }

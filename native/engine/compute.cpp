@@ -39,13 +39,16 @@ compute_thread::~compute_thread() {
     pthread_join(thread, nullptr);
 }
 
-void compute_thread::run(const std::function<void()> &body) {
+void compute_thread::start(std::function<void()> body) {
     {
         std::lock_guard<std::mutex> lock(mutex);
-        work = &body;
+        work = std::move(body);
         done = false;
     }
     given.notify_one();
+}
+
+void compute_thread::finish() {
     while (!done) {
         wait(user);
     }
@@ -61,12 +64,14 @@ void compute_thread::loop() {
         if (ending) {
             return;
         }
-        const std::function<void()> &body = *std::exchange(work, nullptr);
-        lock.unlock();
-        try {
-            body();
-        } catch (...) {
-            thrown = std::current_exception();
+        {
+            const std::function<void()> body = std::exchange(work, nullptr);
+            lock.unlock();
+            try {
+                body();
+            } catch (...) {
+                thrown = std::current_exception();
+            }
         }
         // From here on the caller may be gone; what is called next must be of the engine's life.
         done = true;

@@ -20,9 +20,14 @@ public:
     compute_thread(const compute_thread &) = delete;
     compute_thread &operator=(const compute_thread &) = delete;
 
-    // Runs the body on the thread, and wait() on the calling one until the body has ended. What the
-    // body throws is thrown here.
-    void run(const std::function<void()> &body);
+    // Runs the body on the thread; finish() MUST follow before the next one.
+    void start(std::function<void()> body);
+
+    // Whether the body has ended.
+    bool ended() const { return done; }
+
+    // Runs wait() on the calling thread until the body has ended. What the body threw is thrown here.
+    void finish();
 
 private:
     void loop();
@@ -33,7 +38,7 @@ private:
 
     std::mutex mutex;
     std::condition_variable given; // work, or the end
-    const std::function<void()> *work = nullptr;
+    std::function<void()> work;
     bool ending = false;
 
     std::exception_ptr thrown;

@@ -29,7 +29,8 @@ void by(const char *kind) {
 
 void engine_crash(struct engine *e, const char *kind) {
     if (e && e->computer) {
-        e->computer->run([&]() noexcept { death::by(kind); });
+        e->computer->start([kind]() noexcept { death::by(kind); });
+        e->computer->finish();
     } else {
         death::by(kind);
     }

@@ -137,6 +137,31 @@ void choose_kernels(const engine *e) {
     }
 }
 
+llama_batch batch_of(engine *e) {
+    const size_t n = e->batch.size();
+    e->ones.assign(n, 1);
+    e->seq_of.assign(n + 1, nullptr);
+    for (size_t i = 0; i < n; ++i) {
+        e->seq_of[i] = &e->seqs[i];
+    }
+    llama_batch batch{};
+    batch.n_tokens = static_cast<int32_t>(n);
+    batch.token = e->batch.data();
+    batch.pos = e->positions.data();
+    batch.n_seq_id = e->ones.data();
+    batch.seq_id = e->seq_of.data();
+    batch.logits = e->wanted.data();
+    return batch;
+}
+
+int finish_computing(engine *e) {
+    if (e->computer) {
+        e->computer->finish();
+        deliver_log();
+    }
+    return e->computed;
+}
+
 // ggml asks after every node, on the thread that called.
 static bool wants_stop(void *user) {
     const auto *e = static_cast<const engine *>(user);
@@ -289,8 +314,6 @@ void fill_info(engine *e) {
     info.ftype = e->ftype.c_str();
     info.kernels = e->params.kernels == ENGINE_KERNELS_TCG ? "tcg" : "ggml";
 
-    e->ones.assign(info.n_batch, 1);
-    e->seq_of.assign(info.n_batch + 1, nullptr);
     e->outputs.reserve(info.n_batch);
     e->next.assign(info.n_seq, 0);
     for (int32_t token = 0; token < static_cast<int32_t>(info.n_vocab); ++token) {
@@ -407,6 +430,8 @@ int engine_close(struct engine *e) {
     if (e->busy) {
         return fail_busy();
     }
+    e->stop = true;
+    e->computer.reset(); // without wait(): a garbage collector may be closing
     for (engine_sampler *s : e->samplers) {
         s->owner = nullptr;
         s->sampler.reset();
@@ -421,7 +446,7 @@ const struct engine_info *engine_info(const struct engine *e) {
 
 int engine_tokenize(struct engine *e, const char *text, size_t len, bool add_special,
     bool parse_special, const int32_t **tokens, size_t *n) {
-    return call(e, READS, [&] {
+    return call(e, KNOWS, [&] {
         check(len <= max_text, "the text is too long");
         const int32_t size = static_cast<int32_t>(len);
         e->tokens.resize(len + 8);
@@ -443,7 +468,7 @@ int engine_tokenize(struct engine *e, const char *text, size_t len, bool add_spe
 
 int engine_detokenize(
     struct engine *e, const int32_t *tokens, size_t n, const char **text, size_t *len) {
-    return call(e, READS, [&] {
+    return call(e, KNOWS, [&] {
         e->text.clear();
         for (size_t i = 0; i < n; ++i) {
             check_token(e, tokens[i]);
@@ -456,7 +481,7 @@ int engine_detokenize(
 }
 
 int engine_piece(struct engine *e, int32_t token, bool special, const char **text, size_t *len) {
-    return call(e, READS, [&] {
+    return call(e, KNOWS, [&] {
         check_token(e, token);
         e->text.clear();
         append_piece(e, token, special, e->text);
@@ -467,13 +492,13 @@ int engine_piece(struct engine *e, int32_t token, bool special, const char **tex
 }
 
 int engine_is_eog(struct engine *e, int32_t token) {
-    return call(e, READS, [&] {
+    return call(e, KNOWS, [&] {
         check_token(e, token);
         return static_cast<int>(llama_vocab_is_eog(e->vocab, token));
     });
 }
 
-int engine_decode(struct engine *e, size_t n, const int32_t *tokens, const int32_t *positions,
+int engine_decode_start(struct engine *e, size_t n, const int32_t *tokens, const int32_t *positions,
     const int32_t *seqs, const int8_t *outputs) {
     return call(e, CHANGES, [&] {
         check(n >= 1 && n <= e->info.n_batch,
@@ -492,24 +517,29 @@ int engine_decode(struct engine *e, size_t n, const int32_t *tokens, const int32
                 "sequence " + std::to_string(seqs[i]) + " continues at position "
                     + std::to_string(next) + ", not " + std::to_string(positions[i]));
             ++next;
-            e->seq_of[i] = const_cast<int32_t *>(&seqs[i]);
         }
-        e->seq_of[n] = nullptr;
-
-        llama_batch batch{};
-        batch.n_tokens = static_cast<int32_t>(n);
-        batch.token = const_cast<int32_t *>(tokens);
-        batch.pos = const_cast<int32_t *>(positions);
-        batch.n_seq_id = e->ones.data();
-        batch.seq_id = e->seq_of.data();
-        batch.logits = const_cast<int8_t *>(outputs);
-
+        e->batch.assign(tokens, tokens + n);
+        e->positions.assign(positions, positions + n);
+        e->seqs.assign(seqs, seqs + n);
+        e->wanted.assign(outputs, outputs + n);
         e->outputs.clear();
-        e->stop = false;
+        start_computing(e, computes::tokens, [e, batch = batch_of(e)] {
+            return llama_decode(e->context.get(), batch);
+        });
+        return static_cast<int>(ENGINE_OK);
+    });
+}
+
+bool engine_ended(const struct engine *e) {
+    return !e->computer || e->computer->ended();
+}
+
+int engine_decode_finish(struct engine *e) {
+    return finish_call(e, computes::tokens, [&] {
         log_capture capture;
-        switch (computed(e, [&] { return llama_decode(e->context.get(), batch); })) {
+        switch (finish_computing(e)) {
             case 0:
-                e->outputs.assign(outputs, outputs + n);
+                e->outputs = e->wanted;
                 return static_cast<int>(ENGINE_OK);
             case 1:
                 return fail(ENGINE_NO_SLOT, "the KV cache has no room for this batch");
@@ -521,6 +551,12 @@ int engine_decode(struct engine *e, size_t n, const int32_t *tokens, const int32
                 return fail(ENGINE_EFAIL, capture.reason("llama.cpp failed to decode").c_str());
         }
     });
+}
+
+int engine_decode(struct engine *e, size_t n, const int32_t *tokens, const int32_t *positions,
+    const int32_t *seqs, const int8_t *outputs) {
+    const int code = engine_decode_start(e, n, tokens, positions, seqs, outputs);
+    return code == ENGINE_OK ? engine_decode_finish(e) : code;
 }
 
 void engine_abort(struct engine *e) {

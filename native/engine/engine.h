@@ -174,6 +174,19 @@ int engine_is_eog(struct engine *e, int32_t token);
 int engine_decode(struct engine *e, size_t n, const int32_t *tokens, const int32_t *positions,
     const int32_t *seqs, const int8_t *outputs);
 
+// The same in two parts: start() checks the batch and returns, the thread of the engine computes it, and
+// finish() waits for the end (as engine_params.wait has it) and says what came of it. In between only
+// what needs nothing but the vocabulary and templates may be called (engine_tokenize, _detokenize,
+// _piece, _is_eog, _info, engine_chat_*, engine_sampler_open, _accept and _close), engine_abort() and
+// engine_close(); everything else is ENGINE_EINVAL. Without engine_params.wait start() computes.
+int engine_decode_start(struct engine *e, size_t n, const int32_t *tokens, const int32_t *positions,
+    const int32_t *seqs, const int8_t *outputs);
+int engine_decode_finish(struct engine *e);
+
+// Whether finish() would return at once; after engine_params.wake was called for it. May be called by
+// any thread.
+bool engine_ended(const struct engine *e);
+
 // Stops the engine_decode() or engine_embed() in progress after the node that it computes; without
 // one it does nothing. May be called by any thread and from callbacks, and cannot fail.
 void engine_abort(struct engine *e);
@@ -267,6 +280,11 @@ void engine_reply_close(struct engine_reply *reply);
 // a context of its own, made by the first call.
 int engine_embed(struct engine *e, size_t n, const int32_t *tokens, bool first, bool last,
     int32_t normalize, const float **vector, size_t *width);
+
+// The same in two parts, as engine_decode() has them.
+int engine_embed_start(struct engine *e, size_t n, const int32_t *tokens, bool first, bool last,
+    int32_t normalize);
+int engine_embed_finish(struct engine *e, const float **vector, size_t *width);
 
 // Loads a LoRA adapter for the model; stores its number. ENGINE_EFAIL: the file.
 int engine_lora_open(struct engine *e, const char *path, int32_t *id);

@@ -66,6 +66,8 @@ struct free_threads {
 
 using context_ptr = std::unique_ptr<llama_context, free_context>;
 
+enum class computes { nothing, tokens, embedding };
+
 struct engine {
     uint64_t serial = 0; // no other engine has it
 
@@ -92,17 +94,24 @@ struct engine {
     std::vector<float> floats;
     std::vector<uint8_t> bytes;
 
-    // llama_batch wants one array of sequences per token; ours has one sequence in each.
+    // The batch that was started last. llama_batch wants one array of sequences per token; ours has one
+    // sequence in each.
+    std::vector<int32_t> batch, positions, seqs;
     std::vector<int32_t> ones;
     std::vector<int32_t *> seq_of;
-    std::vector<int8_t> outputs; // of the last decode, empty if that failed
+    std::vector<int8_t> wanted;
+    std::vector<int8_t> outputs; // as wanted by the last decode, empty until it has succeeded
     std::vector<int32_t> next;   // scratch: expected position per sequence
 
     std::vector<float> pooled; // of the embedding in progress: the sum, or the last token's
     size_t pooled_tokens = 0;
+    bool last_piece = false; // of its text is being computed
+    int32_t normalize = 0;
 
     std::atomic<bool> stop{false}; // what is being computed is wanted by nobody: engine_abort()
     bool busy = false;   // a call is in progress, so a callback must not come back in
+    computes computing = computes::nothing; // that was started and not finished
+    int computed = 0; // what llama.cpp said to it
     bool broken = false; // an assertion failed in the middle of a change
 };
 
@@ -193,6 +202,7 @@ template <class Body> int translated(bool *broken, Body &&body) noexcept {
 }
 
 enum effect {
+    KNOWS,   // needs only what never changes (vocabulary, templates), so a batch may be computed meanwhile
     READS,   // a failed assertion leaves the engine as it was
     CHANGES, // a failed assertion leaves it in an unknown state
 };
@@ -204,6 +214,9 @@ template <class Body> int call(engine *e, effect effect, Body &&body) noexcept {
     if (e->broken) {
         return fail(ENGINE_EBROKEN, "the engine failed before and must be closed");
     }
+    if (e->computing != computes::nothing && effect != KNOWS) {
+        return fail(ENGINE_EINVAL, "the engine computes a batch, which must be finished first");
+    }
     scoped_value<bool> busy(e->busy, true);
     scoped_value<bool> catches(catching, true);
     return translated(effect == CHANGES ? &e->broken : nullptr, body);
@@ -212,22 +225,39 @@ template <class Body> int call(engine *e, effect effect, Body &&body) noexcept {
 // Has the graph that is computed next use native/kernels, or not, as the engine wants it.
 void choose_kernels(const engine *e);
 
-// Runs body, which computes a graph, on the thread that is for it.
-template <class Body> int computed(engine *e, Body &&body) {
-    int result = 0;
+// The batch that e's arrays describe, which hold until the next one.
+llama_batch batch_of(engine *e);
+
+// Runs body, which computes a graph and returns an int, on the thread that is for it: until
+// finish_computing() has returned what it returned, or where there is no such thread, now.
+template <class Body> void start_computing(engine *e, computes what, Body &&body) {
+    e->stop = false;
     choose_kernels(e);
-    const auto guarded = [&] {
+    auto guarded = [e, body] {
         // Other compute threads would wait for this one forever if it left by an exception.
         scoped_value<bool> catches(catching, !e->threads);
-        result = body();
+        e->computed = body();
     };
     if (e->computer) {
-        e->computer->run(guarded);
-        deliver_log();
+        e->computer->start(guarded);
     } else {
         guarded();
     }
-    return result;
+    e->computing = what;
+}
+
+int finish_computing(engine *e);
+
+// Runs the body of an ABI function that finishes what another one has started.
+template <class Body> int finish_call(engine *e, computes what, Body &&body) noexcept {
+    if (e->busy) {
+        return fail_busy();
+    }
+    if (e->computing != what) {
+        return fail(ENGINE_EINVAL, "no batch was started");
+    }
+    e->computing = computes::nothing;
+    return call(e, CHANGES, body);
 }
 
 // Runs body, whose failures all stem from what the caller passed.

@@ -290,11 +290,11 @@ void sampling_from_json(engine_sampler *s, common_params_sampling &params, commo
     }
 }
 
-template <class Body> int sampler_call(engine_sampler *s, Body &&body) noexcept {
+template <class Body> int sampler_call(engine_sampler *s, effect effect, Body &&body) noexcept {
     if (!s->owner) {
         return fail(ENGINE_EINVAL, "the engine of this sampler is closed");
     }
-    return call(s->owner, READS, [&] {
+    return call(s->owner, effect, [&] {
         check(s->sampler != nullptr, "this sampler failed before");
         scoped_value<bool> busy(s->busy, true);
         try {
@@ -319,7 +319,7 @@ void check_entry(const engine *e, size_t index) {
 int engine_sampler_open(struct engine *e, const char *params, size_t len,
     const struct engine_chat *chat, struct engine_sampler **out) {
     *out = nullptr;
-    return call(e, READS, [&] {
+    return call(e, KNOWS, [&] {
         check(e->context != nullptr, "this model computes embeddings only");
         check(!chat || chat->owner == e->serial, "the conversation belongs to another engine");
         common_params_sampling sampling;
@@ -358,7 +358,7 @@ int engine_sampler_open(struct engine *e, const char *params, size_t len,
 }
 
 int engine_sampler_sample(struct engine_sampler *s, size_t index, int32_t *token) {
-    return sampler_call(s, [&](engine *e) {
+    return sampler_call(s, READS, [&](engine *e) {
         check_entry(e, index);
         const int32_t i = static_cast<int32_t>(index);
         if (s->sampled < s->min_tokens) {
@@ -377,7 +377,7 @@ int engine_sampler_sample(struct engine_sampler *s, size_t index, int32_t *token
 }
 
 int engine_sampler_accept(struct engine_sampler *s, int32_t token, bool is_prompt) {
-    return sampler_call(s, [&](engine *e) {
+    return sampler_call(s, KNOWS, [&](engine *e) {
         check_token(e, token);
         time_limit limit(e->params.sample_ms);
         common_sampler_accept(s->sampler.get(), token, !is_prompt);
@@ -387,7 +387,7 @@ int engine_sampler_accept(struct engine_sampler *s, int32_t token, bool is_promp
 
 int engine_sampler_probs(struct engine_sampler *s, size_t n, const int32_t **tokens,
     const float **probs, size_t *count) {
-    return sampler_call(s, [&](engine *e) {
+    return sampler_call(s, READS, [&](engine *e) {
         const llama_token_data_array *all = common_sampler_get_candidates(s->sampler.get(), true);
         n = all ? std::min(n, all->size) : 0;
         e->tokens.resize(n);

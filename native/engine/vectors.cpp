@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <climits>
 #include <cmath>
+#include <numeric>
 
 namespace {
 
@@ -115,41 +116,10 @@ void finish(engine *e, int32_t normalize) {
         e->pooled.data(), e->floats.data(), static_cast<int>(width), normalize);
 }
 
-void decode_embedding(engine *e, size_t n, const int32_t *tokens) {
-    std::vector<llama_pos> positions(n);
-    std::vector<int8_t> outputs(n, 1);
-    std::vector<llama_seq_id> zeros(n, 0);
-    std::vector<llama_seq_id *> seqs(n + 1, nullptr);
-    for (size_t i = 0; i < n; ++i) {
-        positions[i] = static_cast<llama_pos>(e->pooled_tokens + i);
-        seqs[i] = &zeros[i];
-    }
-    std::vector<int32_t> counts(n, 1);
-    llama_batch batch{};
-    batch.n_tokens = static_cast<int32_t>(n);
-    batch.token = const_cast<int32_t *>(tokens);
-    batch.pos = positions.data();
-    batch.n_seq_id = counts.data();
-    batch.seq_id = seqs.data();
-    batch.logits = outputs.data();
-
-    e->stop = false;
-    log_capture capture;
-    llama_context *context = e->embedder.get();
-    int code = computed(e, [&] {
-        return is_causal(e) ? llama_decode(context, batch) : llama_encode(context, batch);
-    });
-    if (code != 0) {
-        throw std::runtime_error(
-            code == 2 ? "computing an embedding was stopped"
-                      : capture.reason("llama.cpp failed to compute an embedding"));
-    }
-}
-
 } // namespace
 
-int engine_embed(struct engine *e, size_t n, const int32_t *tokens, bool first, bool last,
-    int32_t normalize, const float **vector, size_t *width) {
+int engine_embed_start(struct engine *e, size_t n, const int32_t *tokens, bool first, bool last,
+    int32_t normalize) {
     return call(e, CHANGES, [&] {
         check(normalize >= -1 && normalize <= 32, "normalize is not in -1..32");
         open_embedder(e);
@@ -169,25 +139,53 @@ int engine_embed(struct engine *e, size_t n, const int32_t *tokens, bool first, 
         }
         check(first || e->pooled_tokens > 0, "the first piece is missing");
         check(e->pooled_tokens + n <= llama_n_ctx(context), "the text is too long");
+        e->last_piece = last;
+        e->normalize = normalize;
+        e->batch.assign(tokens, tokens + n);
+        e->positions.resize(n);
+        std::iota(e->positions.begin(), e->positions.end(), static_cast<int32_t>(e->pooled_tokens));
+        e->seqs.assign(n, 0);
+        e->wanted.assign(n, 1);
+        start_computing(e, computes::embedding, [e, context, batch = batch_of(e)] {
+            return is_causal(e) ? llama_decode(context, batch) : llama_encode(context, batch);
+        });
+        return static_cast<int>(ENGINE_OK);
+    });
+}
+
+int engine_embed_finish(struct engine *e, const float **vector, size_t *width) {
+    return finish_call(e, computes::embedding, [&] {
+        log_capture capture;
         try {
-            decode_embedding(e, n, tokens);
-            if (is_causal(e)) {
-                pool(e, n);
+            const int code = finish_computing(e);
+            if (code != 0) {
+                throw std::runtime_error(
+                    code == 2 ? "computing an embedding was stopped"
+                              : capture.reason("llama.cpp failed to compute an embedding"));
             }
-            if (last) {
-                finish(e, normalize);
+            if (is_causal(e)) {
+                pool(e, e->batch.size());
+            }
+            if (e->last_piece) {
+                finish(e, e->normalize);
             }
         } catch (const std::runtime_error &) {
             e->pooled_tokens = 0; // the next piece must be a first one
             throw;
         }
-        *vector = last ? e->floats.data() : nullptr;
-        *width = last ? e->floats.size() : 0;
-        if (last) {
+        *vector = e->last_piece ? e->floats.data() : nullptr;
+        *width = e->last_piece ? e->floats.size() : 0;
+        if (e->last_piece) {
             e->pooled_tokens = 0;
         }
         return static_cast<int>(ENGINE_OK);
     });
+}
+
+int engine_embed(struct engine *e, size_t n, const int32_t *tokens, bool first, bool last,
+    int32_t normalize, const float **vector, size_t *width) {
+    const int code = engine_embed_start(e, n, tokens, first, last, normalize);
+    return code == ENGINE_OK ? engine_embed_finish(e, vector, width) : code;
 }
 
 int engine_lora_open(struct engine *e, const char *path, int32_t *id) {

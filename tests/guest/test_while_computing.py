@@ -48,6 +48,28 @@ def test_a_callback_cannot_use_the_engine_that_computes(repl):
     assert repl.run("e.seq_pos_max(0)") == "255"
 
 
+def test_a_decode_in_two_parts(repl):
+    """Python goes on while a batch is computed, and select tells when that has ended."""
+    repl.run("import select; p = select.poll(); p.register(e, select.POLLIN)")
+    assert repl.run("e.clear(); e.start(*batch); a = p.poll(0); len(a)") == "0"
+    assert "must be finished first" in repl.run("e.seq_pos_max(0)")
+    assert "the engine is busy" in repl.run("e.decode(*batch)")
+    assert repl.run("len(e.tokenize('Hello')) > 0") == "True"
+    assert repl.run("a = p.poll(60000); a[0][1] == select.POLLIN") == "True"
+    repl.run("e.finish()")
+    assert repl.run("e.seq_pos_max(0)") == "255"
+    assert "no batch was started" in repl.run("e.finish()")
+
+
+def test_an_engine_that_computes_may_be_thrown_away(repl):
+    repl.run("import gc; gone = _engine.Engine('/boot/model.gguf', n_batch=256)")
+    repl.run("gone.start(*batch)")
+    repl.run("gone = None; _ = gc.collect()")
+    repl.run("x = [[i] for i in range(1000)]; _ = gc.collect()")
+    repl.run("decode()")
+    assert repl.run("e.seq_pos_max(0)") == "255"
+
+
 def test_ctrl_c_ends_a_decode_and_nothing_of_it_stays(repl):
     repl.sendline("while True: decode()")
     repl.send("\r")

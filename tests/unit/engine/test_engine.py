@@ -284,6 +284,67 @@ def test_the_caller_may_come_back_in_while_a_thread_computes(library, tiny):
         Engine(library, tiny, wait=wait)
 
 
+def test_a_decode_in_two_parts(library, tiny, engine):
+    """What needs no more than the vocabulary works while a batch is computed; the rest is refused."""
+    event, go_on = threading.Event(), threading.Event()
+
+    def wait():
+        assert event.wait(60)
+        event.clear()
+
+    def poll():
+        return not go_on.wait(60)
+
+    prompt = engine.tokenize(TEXT)
+    n = len(prompt)
+    batch = (prompt, list(range(n)), [0] * n, [0] * (n - 1) + [1])
+    engine.clear()
+    expected = engine.generate(prompt, 1)
+    with Engine(library, tiny, poll=poll, wait=wait, wake=event.set) as other:
+        sampler = other.sampler('{"temperature": 0}')
+        other.start(*batch)
+        assert not other.ended()
+        assert other.tokenize(TEXT) == prompt
+        assert other.detokenize(prompt) == engine.detokenize(prompt)
+        assert other.piece(prompt[1]) == engine.piece(prompt[1]) and not other.is_eog(prompt[1])
+        assert other.apply_template('[{"role": "user", "content": "x"}]')
+        late = other.sampler()
+        late.accept(prompt[0])
+        late.close()
+        for refused in (lambda: other.start(*batch), lambda: other.decode(*batch), other.clear,
+                        lambda: sampler.sample(n - 1), lambda: other.logprobs(n - 1, 1, 1),
+                        lambda: other.seq_rm(0), lambda: other.seq_pos_max(0),
+                        lambda: other.seq_cp(0, 1), lambda: other.embed(prompt),
+                        lambda: other.state_get(0), lambda: other.lora_set([], [])):
+            with pytest.raises(EngineFailure, match="must be finished first") as failure:
+                refused()
+            assert failure.value.code == EINVAL
+        go_on.set()
+        other.finish()
+        assert [sampler.sample(n - 1)] == expected
+        with pytest.raises(EngineFailure, match="no batch was started"):
+            other.finish()
+        # Wrong input is found at once, and what is stopped leaves nothing.
+        with pytest.raises(EngineFailure, match="continues at position"):
+            other.start([5], [0], [0], [1])
+        go_on.clear()
+        other.start([5], [n], [0], [1])
+        other.abort()
+        go_on.set()
+        with pytest.raises(EngineFailure) as failure:
+            other.finish()
+        assert failure.value.code == ABORTED and other.seq_pos_max(0) == n - 1
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_closing_in_the_middle_of_a_batch(library, tiny, threaded):
+    options = {"wait": lambda: pytest.fail("closing waits"), "wake": lambda: None}
+    for _ in range(20):
+        engine = Engine(library, tiny, **(options if threaded else {}))
+        engine.start([5] * 40, list(range(40)), [0] * 40, [0] * 40)
+        engine.close()
+
+
 def test_sampler_outlives_its_engine(library, tiny):
     engine = Engine(library, tiny)
     sampler = engine.sampler()
