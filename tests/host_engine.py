@@ -5,7 +5,9 @@
 So frozen/serve runs unchanged with the real engine, without a machine around it.
 """
 
+import asyncio
 import json
+import threading
 import sys
 
 import engine_library
@@ -63,7 +65,27 @@ class Engine(engine_library.Engine):
             options["progress"] = lambda done: progress(done) or True
         if poll:
             options["poll"] = lambda: bool(poll())
-        super().__init__(library(), path, n_ctx, n_batch, n_seq, n_threads, pooling, **options)
+        self._woken = threading.Event()
+        self._on_wake = None
+        super().__init__(library(), path, n_ctx, n_batch, n_seq, n_threads, pooling,
+                         wait=self._wait, wake=self._wake, **options)
+
+    def _wait(self):
+        self._woken.wait()
+        self._woken.clear()
+
+    def _wake(self):
+        self._woken.set()
+        if self._on_wake:
+            self._on_wake()
+
+    async def computed(self):
+        """Returns when what start() was given has been computed."""
+        loop, woken = asyncio.get_running_loop(), asyncio.Event()
+        self._on_wake = lambda: loop.call_soon_threadsafe(woken.set)
+        while not self.ended():
+            await woken.wait()
+            woken.clear()
 
     def __getattr__(self, name):
         if name == "info":

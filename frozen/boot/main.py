@@ -23,7 +23,7 @@ from serve.service import service
 
 _x86.boot_phase("server")
 
-WATCHDOG_S = 60  # nothing in the loop blocks for nearly as long; decoding and loading report progress
+WATCHDOG_S = 60  # nothing in the loop blocks for nearly as long; loading reports progress
 
 
 async def repl():
@@ -41,6 +41,11 @@ async def repl():
         asyncio.core.cur_task = task
 
 
+async def computed(engine):
+    # What engine.start() was given; a coroutine is a generator in MicroPython.
+    yield asyncio.core._io_queue.queue_read(engine)
+
+
 async def main():
     config = read_config()
     patience = config.get("watchdog", WATCHDOG_S)
@@ -54,7 +59,7 @@ async def main():
     # An error in these two is printed and costs nobody else anything.
     asyncio.create_task(report.boot_phases(lan))
     asyncio.create_task(report.screen(lan))
-    await asyncio.gather(serve(config), repl(), report.watchdog(patience))
+    await asyncio.gather(serve(config, computed), repl(), report.watchdog(patience))
 
 
 asyncio.run(main())

@@ -56,6 +56,7 @@ class EngineHost:
         self.draft = draft
         self.drafter = None  # the engine of `draft`
         self.make = make
+        self.ended = None  # for the Scheduler: waits for the engine beside the loop
         self._printed = 0
 
     def load(self):

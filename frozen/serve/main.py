@@ -174,17 +174,15 @@ def run_user_code(path=_BOOT + "app.py"):
         print_exception(exc)
 
 
-async def serve(config, poll=None, make=None):
+async def serve(config, ended=None, make=None):
     """Serves until cancelled.
 
-    config: dict as read_config() gives. poll: called during a decode, see _engine. make:
-    constructs the engine in place of _engine.Engine. Raises ConfigError, or OSError if the port
-    cannot be had.
+    config: dict as read_config() gives. ended: for the Scheduler. make: constructs the engine in
+    place of _engine.Engine. Raises ConfigError, or OSError if the port cannot be had.
     """
     settings = Settings(config)
-    if poll is not None:
-        settings.options["poll"] = poll
     host = EngineHost(settings.path, settings.alias, settings.options, draft=settings.draft)
+    host.ended = ended
     if make is not None:
         host.make = make
     service.configure(host, settings.bounds)

@@ -158,8 +158,9 @@ class FairQueue:
         return self._active.get(client, 0)
 
     def charge(self, client, tokens):
-        """Tokens were computed for `client`."""
-        self._served[client] += tokens
+        """Tokens were computed for `client`, unless it has left meanwhile."""
+        if client in self._served:
+            self._served[client] += tokens
 
     def push(self, item):
         self.items.append(item)

@@ -7,10 +7,12 @@
 # cut anywhere, and a sequence whose cache was taken away simply computes again.
 #
 # Policy decides who gets how many tokens of a step, FairQueue who is next, PrefixCache who holds
-# which cells; Scheduler owns the engine and the loop. A step never awaits, so a sequence can be
-# cancelled between any two steps and its cache is free at once. A client that leaves is noticed
-# before each step, wherever its request is; if nobody is left for whom the engine computes, look()
-# stops it in the middle of a decode.
+# which cells; Scheduler owns the engine and the loop. While the engine computes a batch, on a thread
+# of its own, the rest of the loop goes on: requests arrive, tokens are written. So a step awaits in
+# one place, and what happens there meanwhile must leave the engine's cache alone: a sequence that is
+# cancelled then is out at once, and its cells are free when the batch has ended. A client that
+# leaves is noticed before each step, wherever its request is; if nobody is left for whom the engine
+# computes, look() stops it in the middle of a decode.
 # MIT license; Copyright (c) 2026 cllm contributors
 
 import asyncio
@@ -22,11 +24,6 @@ from .policy import FairQueue, Policy
 from .prefix_cache import PrefixCache
 from .sequence import Options, Sequence
 from .speculate import ModelDraft, NgramDraft
-
-# Turns of the event loop between steps. A request takes a few (accepted, read, handled, written),
-# and with one turn per step each of them would cost the client a whole decode. Idle turns cost
-# little.
-_TURNS = 8
 
 # After so long without news an owner is woken: clients and proxies give up on silent connections.
 _SILENCE_MS = 25000
@@ -69,10 +66,14 @@ class Scheduler:
     """Runs requests on an engine.
 
     engine: an _engine.Engine. bounds: Bounds. clock: milliseconds. on_broken(reason): the engine
-    cannot be used any more. draft_engine: a small model's, to make drafts with.
+    cannot be used any more. draft_engine: a small model's, to make drafts with. ended: coroutine
+    function; ended(engine) returns when the engine has computed what start() gave it. None: it
+    computes in place of the loop.
     """
 
-    def __init__(self, engine, bounds=None, clock=_ticks, on_broken=None, draft_engine=None):
+    def __init__(
+        self, engine, bounds=None, clock=_ticks, on_broken=None, draft_engine=None, ended=None
+    ):
         self.engine = engine
         self.bounds = bounds or Bounds()
         self.policy = Policy(engine.n_batch, self.bounds.slots, self.bounds.step_ms)
@@ -90,6 +91,9 @@ class Scheduler:
         self.clock = clock
         self._on_broken = on_broken
         self._broken = None
+        self._ended = ended
+        self._computing = False
+        self._leaving = []  # the cells of who was dropped meanwhile
         self._waiting = ()  # for what the engine computes now: Options.gone of each
         self._work = asyncio.Event()
         self._jobs = []
@@ -176,9 +180,8 @@ class Scheduler:
                 self._work.clear()
                 await self._work.wait()
             began = self.clock()
-            self.step()
-            for _ in range(_TURNS):
-                await asyncio.sleep(0)
+            await self.step()
+            await asyncio.sleep(0)
             self.metrics.step_ms += self.clock() - began
 
     def look(self):
@@ -192,7 +195,7 @@ class Scheduler:
         self._waiting = ()
         self.engine.abort()
 
-    def step(self):
+    async def step(self):
         """Decodes one batch and samples. An error ends the request it belongs to, not the loop."""
         if self._broken:
             self._end_all()
@@ -203,9 +206,9 @@ class Scheduler:
         self._admit(now)
         work = self._plan()
         if work:
-            self._decode(work)
+            await self._decode(work)
         if self._jobs:
-            self._embed(self._jobs[0])
+            await self._embed(self._jobs[0])
 
     # Who runs.
 
@@ -323,7 +326,7 @@ class Scheduler:
 
     # The engine.
 
-    def _decode(self, work):
+    async def _decode(self, work):
         tokens = []
         positions = []
         slots = []
@@ -346,24 +349,55 @@ class Scheduler:
         self._waiting = [item.sequence.options.gone for item in work]
         try:
             self.cache.make_room(len(tokens))
-            self.engine.decode(tokens, positions, slots, outputs)
+            await self._compute(self.engine.start, tokens, positions, slots, outputs)
         except (RuntimeError, ValueError, MemoryError) as exc:
             self._waiting = ()
-            self._recover(work, exc)
+            await self._recover([item for item in work if not item.sequence.finished], exc)
             return
         self._waiting = ()
         now = self.clock()
         self._account(work, len(tokens), now - began)
         self.last_step = now
         for item in work:
+            if item.sequence.finished:
+                continue  # cancelled meanwhile
             item.others = len(work) - 1
             try:
                 self._advance(item, now)
             except (RuntimeError, ValueError, MemoryError) as exc:
                 self._fail(item.sequence, exc)
 
-    def _recover(self, work, exc):
+    async def _compute(self, start, *batch):
+        # What engine.finish() returns or raises.
+        engine = self.engine
+        start(*batch)
+        if self._ended is None:
+            return engine.finish()
+        self._computing = True
+        ended = False
+        try:
+            await self._ended(engine)
+            ended = True
+        finally:
+            if not ended:
+                engine.abort()  # the server stops
+            try:
+                result = engine.finish()
+            except (RuntimeError, ValueError, MemoryError):
+                if ended:
+                    raise
+            finally:
+                self._computing = False
+                leaving = self._leaving
+                self._leaving = []
+                for holder, keep in leaving:
+                    self._free(holder, keep)
+        return result
+
+    async def _recover(self, work, exc):
         # Nothing was decoded.
+        if not work:
+            return
         name = type(exc).__name__  # the classes are in the engine's module, which a test lacks
         if name == "Aborted":
             self.metrics.stopped += 1
@@ -380,13 +414,13 @@ class Scheduler:
             # One of them is to blame: find out which.
             for item in work:
                 if not item.sequence.finished:
-                    self._decode([item])
+                    await self._decode([item])
             return
         else:
             self._fail(work[0].sequence, exc)
             return
         if work:
-            self._decode(work)
+            await self._decode(work)
 
     def _account(self, work, n, ms):
         metrics = self.metrics
@@ -489,14 +523,16 @@ class Scheduler:
             return text + stops.flush(), "length", "limit"
         return text, None, "none"
 
-    def _embed(self, job):
+    async def _embed(self, job):
         engine = self.engine
         n = len(job.tokens)
         size = min(n - job.done_n, self.policy.budget(0)) if engine.generates else n
         part = job.tokens[job.done_n : job.done_n + size]
         self._waiting = (job.gone,)
         try:
-            vector = engine.embed(part, not job.done_n, job.done_n + size == n, job.normalize)
+            vector = await self._compute(
+                engine.start_embed, part, not job.done_n, job.done_n + size == n, job.normalize
+            )
         except ValueError as exc:
             job.fail(invalid(str(exc)))
         except (RuntimeError, MemoryError) as exc:
@@ -555,9 +591,14 @@ class Scheduler:
     def _release(self, sequence):
         holder = sequence.holder
         sequence.holder = None
+        if self._computing:
+            self._leaving.append((holder, sequence.options.cache))
+        else:
+            self._free(holder, sequence.options.cache)
+
+    def _free(self, holder, keep):
         try:
             # What was computed and not noted (a failed or stopped draft) is not to be kept.
-            keep = sequence.options.cache
             if keep and self.cache.shares:
                 self.engine.seq_rm(holder.seq, len(holder.tokens), -1)
             self.cache.stop(holder, keep)

@@ -43,7 +43,8 @@ class Service:
         if self.host.state == READY:
             drafter = self.host.drafter
             self.scheduler = Scheduler(
-                self.host.engine, self.bounds, on_broken=self.host.fail, draft_engine=drafter
+                self.host.engine, self.bounds, on_broken=self.host.fail, draft_engine=drafter,
+                ended=self.host.ended,
             )
             self._task = asyncio.create_task(self.scheduler.run())
 

@@ -132,6 +132,21 @@ def metric(guest, name):
     return float(re.search(rf"^llamacpp:{name} (.*)$", text, re.MULTILINE)[1])
 
 
+def test_http_is_answered_while_a_token_is_computed(served):
+    """More requests than decode steps in the same time: they do not wait for one each."""
+    with requests.post(
+        served.url + "/v1/completions", json=body("The sea", max_tokens=200, stream=True),
+        timeout=TIMEOUT, stream=True,
+    ) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        before = metric(served, "n_decode_total")
+        for _ in range(20):
+            assert requests.get(served.url + "/health", timeout=TIMEOUT).status_code == 200
+        assert metric(served, "n_decode_total") - before < 10
+        assert metric(served, "requests_processing") == 1
+
+
 def test_a_decode_stops_when_its_client_leaves(served, llama):
     """In the middle of one: its prompt is not counted, its cells are free, and the next answer is
     what it would be.

@@ -5,11 +5,19 @@ prompt that begins with "*" is repeated for ever. The rule reads the simulated K
 stored at the wrong place, in the wrong sequence, or not at all, changes the answer.
 """
 
+import contextlib
 import json
 import math
 
 EOG = 256
 BOS = 257
+
+
+def step(scheduler):
+    """A step of a Scheduler without `ended`, which has nothing to await."""
+    with contextlib.suppress(StopIteration):
+        scheduler.step().send(None)
+        raise AssertionError("the step awaits something")
 
 
 class Error(RuntimeError):
@@ -85,6 +93,7 @@ class FakeEngine:
         self.cells = n_ctx
         self.on_decode = None  # called with the number of tokens
         self.stop = False
+        self.started = None  # the batch between start() and finish()
         if progress:
             for i in range(101):
                 progress(i / 100)
@@ -103,9 +112,26 @@ class FakeEngine:
     def is_eog(self, token):
         return token == EOG
 
-    def decode(self, tokens, positions, seq_ids, outputs):
+    def decode(self, *batch):
+        self.start(*batch)
+        self.finish()
+
+    def start(self, *batch):
+        self._idle()
+        self.started = batch
+        self.stop = False
+
+    def _idle(self):
         if self.dead:
             raise Error("dead")
+        assert self.started is None, "the engine computes"
+
+    def finish(self):
+        batch = self.started
+        self.started = None
+        if not batch:
+            return self.vector
+        tokens, positions, seq_ids, outputs = batch
         n = len(tokens)
         assert n == len(positions) == len(seq_ids) == len(outputs)
         assert 1 <= n <= self.n_batch
@@ -113,7 +139,6 @@ class FakeEngine:
             raise Error("poisoned")
         if self.used() + n > self.cells:
             raise NoSlot("no slot")
-        self.stop = False
         if self.on_decode:
             self.on_decode(n)
         if self.stop:
@@ -146,8 +171,7 @@ class FakeEngine:
         return len({id(cell) for cells in self.kv for cell in cells})
 
     def seq_rm(self, seq, p0, p1):
-        if self.dead:
-            raise Error("dead")
+        self._idle()
         assert p1 < 0
         if p0 > 0 and not self.divisible:
             return False
@@ -155,10 +179,12 @@ class FakeEngine:
         return True
 
     def seq_cp(self, src, dst, p0, p1):
+        self._idle()
         assert self.divisible and not self.kv[dst] and p0 == 0 < p1 <= len(self.kv[src])
         self.kv[dst] = self.kv[src][:p1]
 
     def clear(self):
+        self._idle()
         self.kv = [[] for _ in range(self.n_seq)]
 
     def sampler(self, params, chat=None):
@@ -170,10 +196,12 @@ class FakeEngine:
     def logprobs(self, index, token, n):
         return -0.5, [(self.logits[index], -0.5), (120, -math.inf)][:n]
 
-    def embed(self, tokens, first, last, normalize=2):
+    def start_embed(self, tokens, first, last, normalize=2):
+        self._idle()
+        self.started = ()
         self.embedded = [] if first else self.embedded
         self.embedded += tokens
-        return [float(sum(self.embedded)), 1.0, 0.5, 0.25] if last else None
+        self.vector = [float(sum(self.embedded)), 1.0, 0.5, 0.25] if last else None
 
     def chat(self, request):
         return Chat(json.loads(request))

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from fake_engine import Sampler
+from fake_engine import Sampler, step
 from test_scheduler import drain, idle, make, submit, text
 
 from serve.errors import RequestError
@@ -213,10 +213,10 @@ def test_a_client_with_many_requests_does_not_crowd_out_another():
     engine, scheduler = make(slots=2)
     greedy = [submit(scheduler, "abcdefgh|", client="greedy") for _ in range(20)]
     for _ in range(20):
-        scheduler.step()
+        step(scheduler)
     modest = [submit(scheduler, "abcdefgh|", client="modest") for _ in range(5)]
     while not all(s.finished for s in modest):
-        scheduler.step()
+        step(scheduler)
     # They had as much as the other meanwhile, not their turn after all of it.
     assert sum(s.finished for s in greedy) <= 12
     drain(scheduler)
@@ -229,13 +229,13 @@ def test_a_running_stream_waits_for_no_prompt():
                              bounds={"step_ms": 100})
     stream = submit(scheduler, "*ab|", 2000)
     for _ in range(20):
-        scheduler.step()
+        step(scheduler)
     long = submit(scheduler, "x" * 2000 + "|", 1)
     gaps = []
     while not long.finished:
         before = scheduler.clock.now
         n = stream.n_generated
-        scheduler.step()
+        step(scheduler)
         assert stream.n_generated > n
         gaps.append(scheduler.clock.now - before)
     assert max(gaps) <= 130 and sum(gaps) < 5 * len(gaps) + 2 * 2001 + 200 * 3
@@ -246,7 +246,7 @@ def test_streams_go_at_one_rate():
     engine, scheduler = make(slots=4, n_ctx=2048)
     streams = [submit(scheduler, "*a|", 200) for _ in range(4)]
     for _ in range(100):
-        scheduler.step()
+        step(scheduler)
     counts = [s.n_generated for s in streams]
     assert max(counts) - min(counts) <= 1
     for stream in streams:
@@ -257,11 +257,11 @@ def test_an_urgent_request_takes_a_slot():
     engine, scheduler = make(slots=2)
     low = [submit(scheduler, "*ab|", 60, priority=5) for _ in range(2)]
     for _ in range(5):
-        scheduler.step()
+        step(scheduler)
     urgent = submit(scheduler, "now|", priority=0)
     same = submit(scheduler, "later|", priority=5)
     while not urgent.finished:
-        scheduler.step()
+        step(scheduler)
         assert same.t_start is None
     assert scheduler.metrics.preemptions == 1
     drain(scheduler)
@@ -304,7 +304,7 @@ def test_a_silent_request_is_nudged():
     submit(scheduler, "*ab|", 60)
     waiting = submit(scheduler, "b|")
     for _ in range(30):
-        scheduler.step()
+        step(scheduler)
     assert waiting.silent and waiting.event.is_set()
     drain(scheduler)
 
@@ -360,7 +360,7 @@ def test_no_drafts_under_load():
     engine, scheduler = make(a=10, b=0.1, n_ctx=4000, n_batch=32, speculate=True)
     streams = [submit(scheduler, "*abcd|", 100) for _ in range(4)]
     while not any(s.finished for s in streams):
-        scheduler.step()
+        step(scheduler)
     assert scheduler.metrics.drafted == 0
     drain(scheduler)
 
@@ -402,7 +402,7 @@ def test_random_traffic_with_everything(speculate, cells):
                 assert exc.status == 503
         if alive and rng.random() < 0.05:
             alive.pop(rng.randrange(len(alive)))[1].cancel()
-        scheduler.step()
+        step(scheduler)
         cache = scheduler.cache
         assert cache.used == engine.used() and 0 <= cache.pinned <= cache.used <= engine.n_ctx
         for item in list(alive):

@@ -4,7 +4,7 @@ import asyncio
 import random
 
 import pytest
-from fake_engine import FakeEngine, Sampler
+from fake_engine import FakeEngine, Sampler, step
 
 from serve.errors import RequestError
 from serve.scheduler import Bounds, Scheduler
@@ -45,7 +45,7 @@ def drain(scheduler, limit=10000):
     for _ in range(limit):
         if not scheduler.busy:
             return
-        scheduler.step()
+        step(scheduler)
     raise AssertionError("does not end")
 
 
@@ -105,13 +105,13 @@ def test_budget_and_decoding_first():
     engine, scheduler = make(n_batch=8, slots=2)
     stream = submit(scheduler, "*ab|", 60)
     for _ in range(3):
-        scheduler.step()
+        step(scheduler)
     engine.batches.clear()
     long = submit(scheduler, "x" * 100 + "|", 1)
     before = stream.n_generated
     steps = 0
     while not long.finished:
-        scheduler.step()
+        step(scheduler)
         steps += 1
     assert steps == 15  # 101 tokens, 7 in each batch
     assert stream.n_generated == before + steps
@@ -124,7 +124,7 @@ def test_first_come_first_served():
     order = []
     sequences = [submit(scheduler, "%d|" % i) for i in range(5)]
     while not all(s.finished for s in sequences):
-        scheduler.step()
+        step(scheduler)
         order += [s for s in sequences if s.finished and s not in order]
     assert order == sequences
 
@@ -135,7 +135,7 @@ def test_a_small_request_does_not_overtake_a_large_one_for_ever():
     large = submit(scheduler, "y" * 59 + "|", 2)
     small = [submit(scheduler, "z|") for _ in range(10)]
     while large.t_start is None:
-        scheduler.step()
+        step(scheduler)
         assert large.t_start is not None or not any(s.t_start is not None for s in small)
     drain(scheduler)
     assert text(large) == "yy" and [text(s) for s in small] == ["z"] * 10
@@ -218,7 +218,7 @@ def test_characters_of_several_tokens():
 def test_queue_is_bounded():
     engine, scheduler = make(slots=1, queue=2)
     first = submit(scheduler, "*a|")
-    scheduler.step()
+    step(scheduler)
     waiting = [submit(scheduler, "b|") for _ in range(2)]
     with pytest.raises(RequestError) as info:
         submit(scheduler, "c|")
@@ -248,7 +248,7 @@ def test_cancel_at_every_point():
         texts = ["abcdefg", "hijklmnop", "qrstuvw"]
         sequences = [submit(scheduler, t + "|") for t in texts]
         for _ in range(when):
-            scheduler.step()
+            step(scheduler)
         for victim in range(3):
             if when % 3 == victim:
                 sequences[victim].cancel()
@@ -278,10 +278,10 @@ def test_clients_that_leave_are_dismissed_wherever_they_are():
         sequences = [submit(scheduler, t + "|", gone=clients.gone(i))
                      for i, t in enumerate(texts)]
         for _ in range(when):
-            scheduler.step()
+            step(scheduler)
         assert not sequences[when % 3].finished
         clients.left.add(when % 3)
-        scheduler.step()
+        step(scheduler)
         with pytest.raises(RequestError) as info:
             text(sequences[when % 3])
         assert info.value.status == 499
@@ -313,9 +313,9 @@ def test_a_decode_for_nobody_is_stopped(steps):
     clients = Clients()
     sequence = submit(scheduler, "*abcdefghijklmnopqrstuvwxyz|", gone=clients.gone(0))
     for _ in range(steps):
-        scheduler.step()
+        step(scheduler)
     leave_in_a_decode(engine, scheduler, clients, [0])
-    scheduler.step()
+    step(scheduler)
     assert len(engine.batches) == steps and not scheduler.busy
     with pytest.raises(RequestError, match="closed the connection"):
         text(sequence)
@@ -334,7 +334,7 @@ def test_a_decode_that_somebody_waits_for_goes_on():
     for first in (stays, by_hand):
         leave_in_a_decode(engine, scheduler, clients, [0, 1])
         before = len(engine.batches)
-        scheduler.step()
+        step(scheduler)
         assert len(engine.batches) == before + 1
         assert first.computed
     drain(scheduler)
@@ -342,6 +342,131 @@ def test_a_decode_that_somebody_waits_for_goes_on():
     assert all(s.finished for s in gone)
     scheduler.look()  # nothing is computed: nothing to stop
     idle(engine, scheduler)
+
+
+class Meanwhile:
+    """A scheduler whose engine computes beside the loop: act(n) is called during decode number n."""
+
+    def __init__(self, act, **options):
+        engine, plain = make(**options)
+        self.act = act
+        self.n_decodes = 0
+        self.engine = engine
+        self.scheduler = Scheduler(engine, plain.bounds, plain.clock, ended=self.ended)
+
+    async def ended(self, engine):
+        assert engine.started
+        self.n_decodes += 1
+        await asyncio.sleep(0)
+        self.act(self.n_decodes)
+
+    def run(self, steps=10000):
+        async def go():
+            for _ in range(steps):
+                if not self.scheduler.busy:
+                    return
+                await self.scheduler.step()
+            raise AssertionError("does not end")
+
+        asyncio.run(go())
+
+
+@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize("when", range(1, 8))
+def test_cancel_while_the_engine_computes(when, cache):
+    """The cells are being written: they are free once that has ended."""
+    def act(n):
+        if n == when:
+            sequences[when % 3].cancel()
+            assert sequences[when % 3] not in beside.scheduler.running
+
+    beside = Meanwhile(act, n_batch=8)
+    texts = ["abcdefgh", "ijklmnop", "qrstuvwx"]
+    sequences = [
+        submit(beside.scheduler, t + "|", cache=cache, client=t) for t in texts
+    ]
+    beside.run()
+    for i, t in enumerate(texts):
+        said = text(sequences[i])
+        assert t.startswith(said) if i == when % 3 else said == t
+    assert beside.scheduler.metrics.finished == {"abort": 1, "stop": 2}
+    idle(beside.engine, beside.scheduler)
+
+
+def test_submit_while_the_engine_computes():
+    late = []
+
+    def act(n):
+        if n <= 5:
+            late.append(submit(beside.scheduler, "late %d|" % n))
+
+    beside = Meanwhile(act, slots=2)
+    first = submit(beside.scheduler, "first one|")
+    beside.run()
+    assert text(first) == "first one"
+    assert [text(s) for s in late] == ["late %d" % n for n in range(1, 6)]
+    idle(beside.engine, beside.scheduler)
+
+
+def test_all_cancelled_while_the_engine_fails():
+    def act(_):
+        beside.engine.cells = 0
+        for sequence in sequences:
+            sequence.cancel()
+
+    beside = Meanwhile(act)
+    sequences = [submit(beside.scheduler, "ab|"), submit(beside.scheduler, "cd|")]
+    beside.run()
+    assert beside.scheduler.metrics.finished == {"abort": 2}
+    idle(beside.engine, beside.scheduler)
+
+
+def test_the_server_stops_while_the_engine_computes():
+    async def go():
+        task = asyncio.create_task(beside.scheduler.run())
+        submit(beside.scheduler, "*ab|")
+        while not beside.engine.started:
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    beside = Meanwhile(lambda _: None)
+    asyncio.run(go())
+    assert beside.engine.stop and not beside.engine.started
+    for sequence in list(beside.scheduler.running):
+        sequence.cancel()
+    idle(beside.engine, beside.scheduler)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_anything_while_the_engine_computes(seed):
+    """Requests come and go at any moment, in a cache that is too small for all of them."""
+    chance = random.Random(seed)
+    sequences = []
+
+    def add():
+        length = chance.randrange(1, 30)
+        said = "".join(chance.choice("abcd") for _ in range(length))
+        sequences.append((said, submit(
+            beside.scheduler, said + "|", cache=chance.random() < 0.7,
+            client=chance.choice("xyz"), priority=chance.randrange(3))))
+
+    def act(n):
+        if n < 150 and chance.random() < 0.4:
+            add()
+        if chance.random() < 0.1:
+            chance.choice(sequences)[1].cancel()
+
+    beside = Meanwhile(act, slots=4, n_ctx=96, n_batch=8, speculate=chance.random() < 0.5)
+    for _ in range(8):
+        add()
+    beside.run()
+    for said, sequence in sequences:
+        if sequence.finish_reason != "cancelled":
+            assert text(sequence) == said
+    assert beside.scheduler.metrics.finished["stop"] > 5
+    idle(beside.engine, beside.scheduler)
 
 
 def test_an_error_costs_only_its_own_request():
@@ -393,7 +518,7 @@ def test_a_dead_engine_ends_everything_once():
     engine = FakeEngine(n_seq=4)
     scheduler = Scheduler(engine, Bounds(slots=2), Clock(), reasons.append)
     sequences = [submit(scheduler, "*a|") for _ in range(5)]
-    scheduler.step()
+    step(scheduler)
     engine.dead = True
     drain(scheduler)
     for sequence in sequences:
@@ -439,7 +564,7 @@ def test_random_traffic():
                 assert exc.status == 503
         if alive and rng.random() < 0.02:
             alive.pop(rng.randrange(len(alive)))[1].cancel()
-        scheduler.step()
+        step(scheduler)
         for item in list(alive):
             if item[1].finished:
                 assert text(item[1]) == item[0]
