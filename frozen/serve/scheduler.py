@@ -313,11 +313,11 @@ class Scheduler:
     def _draft(self, item, room, others):
         sequence = item.sequence
         options = sequence.options
-        if not options.speculate:
-            return
         room = min(room, self.engine.n_ctx - len(sequence.tokens) - 1)
         if options.max_tokens is not None:
             room = min(room, options.max_tokens - sequence.n_generated - 1)
+        if options.n_draft is not None:
+            room = min(room, options.n_draft)
         if room > 0:
             item.draft = self.drafter.draft(sequence, room, others)
 

@@ -365,6 +365,19 @@ def test_no_drafts_under_load():
     drain(scheduler)
 
 
+def test_drafts_as_long_as_the_request_allows():
+    """speculative.n_max: 0 turns them off, for this request alone."""
+    engine, scheduler = make(a=10, b=0.1, n_ctx=4000, n_batch=32, speculate=True)
+    none = submit(scheduler, "*abcd|", 100, n_draft=0)
+    drain(scheduler)
+    assert none.n_drafted == scheduler.metrics.drafted == 0
+    two = submit(scheduler, "*abcd|", 100, n_draft=2)
+    drain(scheduler)
+    assert text(two) == text(none)
+    assert two.n_accepted > 50 and len(scheduler.metrics.accepted_at) == 2
+    idle(engine, scheduler)
+
+
 def test_drafts_end_where_the_answer_does():
     engine, scheduler = make(a=10, b=0.1, n_ctx=60, n_batch=32, speculate=True)
     limited = submit(scheduler, "*ab|", 20)
