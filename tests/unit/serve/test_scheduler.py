@@ -237,8 +237,7 @@ def test_preemption_changes_no_answer():
     sequences = [submit(scheduler, t + "|") for t in texts]
     drain(scheduler)
     assert [text(s) for s in sequences] == texts
-    computed = sum(n for batch in engine.batches for _, n in batch)
-    assert computed > sum(2 * len(t) + 1 for t in texts), "nothing was preempted"
+    assert scheduler.metrics.preemptions > 3
     idle(engine, scheduler)
 
 
