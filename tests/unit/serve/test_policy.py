@@ -424,5 +424,10 @@ def test_random_traffic_with_everything(speculate, cells):
                 alive.remove(item)
                 finished += 1
     assert finished > 60
+    # All of it was met, not only asked for.
+    metrics = scheduler.metrics
+    assert metrics.displaced and cache.n_hits
+    assert bool(metrics.preemptions) == (cells == 64)
+    assert bool(metrics.accepted) == speculate
     drain(scheduler)
     idle(engine, scheduler)

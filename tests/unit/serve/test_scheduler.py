@@ -368,6 +368,7 @@ def test_a_cache_smaller_than_reckoned():
     assert [text(s) for s in sequences] == texts
     with pytest.raises(RequestError, match="Context size has been exceeded"):
         text(large)
+    assert scheduler.metrics.preemptions
     idle(engine, scheduler)
 
 
@@ -444,7 +445,7 @@ def test_random_traffic():
                 assert text(item[1]) == item[0]
                 alive.remove(item)
                 finished += 1
-    assert finished > 200
+    assert finished > 200 and scheduler.metrics.preemptions
     drain(scheduler)
     idle(engine, scheduler)
 
