@@ -1,10 +1,13 @@
-"""How well frozen/serve schedules, beside llama.cpp's own server: the same host, model, kernels
-and threads, the same client over loopback. Prints a table with what must hold.
+"""How well frozen/serve schedules. Prints a table with what must hold.
 
-    .venv/bin/python bench/serving.py [--only streams,gap,prefix,ngram,batch] [--runs 3]
+    .venv/bin/python bench/serving.py [--only batch,outside,ngram,streams,gap,prefix] [--runs 3]
+    .venv/bin/python bench/serving.py --guest [--smp 1] [--kernels tcg] ...
 
-Needs `cllm reference` once. frozen/serve runs on CPython here; on a busy machine the numbers are
-worth little. Compared runs take turns, so that what the machine does meanwhile hits all alike.
+On the host it stands beside llama.cpp's own server: the same machine, model, kernels and threads, the
+same client over loopback; frozen/serve runs on CPython there, and `cllm reference` is needed once.
+With --guest it is the image in QEMU, emulated, by itself: llama-server in a guest is `cllm bench`'s
+business. On a busy machine the numbers are worth little. Compared runs take turns, so that what the
+machine does meanwhile hits all alike.
 """
 
 import argparse
@@ -20,10 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / folder) for folder in ("host", "tests", "tests/api")]
 
 import conftest  # noqa: E402
-import host_engine  # noqa: E402
 import requests  # noqa: E402
-from api_server import ApiServer  # noqa: E402
-from cllm import fetch  # noqa: E402
+from cllm import config, fetch, health, run  # noqa: E402
 
 LONG = "The quick brown fox jumps over the lazy dog near the river bank. "
 LIST = "\n".join(f"{i}. item number {i * 37 % 101} in the long list" for i in range(12))
@@ -48,7 +49,7 @@ class Stream:
         self.thread.start()
 
     def _run(self, url, body):
-        with requests.post(url + "/completion", json=body, stream=True, timeout=600) as answer:
+        with requests.post(url + "/completion", json=body, stream=True, timeout=3600) as answer:
             for line in answer.iter_lines():
                 if line.startswith(b"data: {"):
                     event = json.loads(line[6:])
@@ -133,8 +134,10 @@ def gap(servers, runs):
             found[name].append(worst_gap(url))
     gaps = [statistics.median(g for g, _ in found[n]) for n in servers]
     table = Table(*servers)
-    table.line("worst gap while a prompt arrives, s", *gaps, goal="<= 0.2 of llama-server's",
-               holds=gaps[0] <= 0.2 * gaps[1])
+    beside = {}
+    if len(gaps) > 1:
+        beside = {"goal": "<= 0.2 of llama-server's", "holds": gaps[0] <= 0.2 * gaps[1]}
+    table.line("worst gap while a prompt arrives, s", *gaps, **beside)
     table.line("that prompt's first token, s",
                *[statistics.median(t for _, t in found[n]) for n in servers])
 
@@ -156,24 +159,28 @@ def prefix(servers, runs):
 
 
 def ngram(servers, runs):
-    """Drafts by n-grams against none, in the same server but for that."""
-    table = Table(*servers, "ratio")
+    """Drafts by n-grams against none, in the same server."""
+    url = servers["cllm"]
+    fields = {"drafts": {}, "none": {"speculative.n_max": 0}}
+    table = Table(*fields, "ratio")
 
     def compare(what, prompt, n):
-        rates = {name: [] for name in servers}
+        rates = {name: [] for name in fields}
         for _ in range(runs):
-            for name, url in servers.items():
-                stream = Stream(url, prompt, n, cache_prompt=False).join()
+            for name, values in fields.items():
+                stream = Stream(url, prompt, n, cache_prompt=False, **values).join()
                 rates[name].append(stream.rate())
                 if name == "drafts":
                     timings = stream.end["timings"]
-        middle = [statistics.median(rates[n]) for n in servers]
+        middle = [statistics.median(rates[name]) for name in fields]
         # Of pairs that ran one after the other, so that slow drift of the machine cancels out.
         ratio = statistics.median(a / b for a, b in zip(*rates.values()))
         drafted = timings.get("draft_n", 0)
         print(f"    {what}: drafted {drafted}, right {timings.get('draft_n_accepted', 0)}")
         return [*middle, ratio]
 
+    # What a step of each size costs is not known yet; that is learned once in a server's life.
+    Stream(url, COPY, 100, cache_prompt=False).join()
     values = compare("copying", COPY, 200)
     table.line("copying, tokens/s", *values, goal=">= 1.6", holds=values[-1] >= 1.6)
     for story in STORIES:
@@ -181,19 +188,70 @@ def ngram(servers, runs):
         table.line("free text, tokens/s", *values, goal=">= 0.97", holds=values[-1] >= 0.97)
 
 
-def batch(model, threads, runs):
+def metric(url, *names):
+    """Values of /metrics."""
+    values = dict(line.rsplit(" ", 1) for line in requests.get(url + "/metrics", timeout=600)
+                  .text.splitlines() if not line.startswith("#"))
+    return [float(values["llamacpp:" + name]) for name in names]
+
+
+def outside(servers, runs):
+    """What a step costs besides the engine: Python, HTTP, TCP; streaming, by number of streams."""
+    url = servers["cllm"]
+    names = ("step_seconds_total", "engine_seconds_total", "tokens_predicted_total")
+    table = Table("1 stream", "8 streams")
+    found = []
+    for n in (1, 8):
+        parts = []
+        for _ in range(runs):
+            streams = [Stream(url, f"{i} things about the sea:", 32, cache_prompt=False,
+                              **{"speculative.n_max": 0}) for i in range(n)]
+            while not all(stream.times for stream in streams):
+                time.sleep(0.01)
+            before = metric(url, *names)
+            while not any(len(stream.times) > 28 for stream in streams):
+                time.sleep(0.01)
+            after = metric(url, *names)
+            for stream in streams:
+                stream.join()
+            step, engine, tokens = [b - a for a, b in zip(before, after)]
+            parts.append(((step - engine) / tokens * 1000, step / tokens * n * 1000,
+                          (step - engine) / step))
+        found.append([statistics.median(column) for column in zip(*parts)])
+    per_token, steps, part = zip(*found)
+    table.line("a step, ms", *steps)
+    table.line("outside the engine, ms a token", *per_token)
+    table.line("outside the engine, part of a step", *part, goal="<= 0.05",
+               holds=max(part) <= 0.05)
+
+
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
+
+
+def batch(times, sampling):
     """What a decode of n tokens of one sequence costs, all of them with logits: the ceiling of what
-    drafts can gain.
+    drafts can gain. times: {n: milliseconds}; sampling: of a token.
     """
+    print(f"sampling a token greedily: {sampling:.2f} ms")
+    table = Table("ms", "ms a token", "of one", "gain if right")
+    one = times[1]
+    for n in SIZES:
+        ms = times[n]
+        table.line(f"decode of {n}", ms, ms / n, ms / one,
+                   n * (one + sampling) / (ms + n * sampling))
+
+
+def host_batch(model, threads, runs):
+    import host_engine
+
     engine = host_engine.Engine(model, n_ctx=1024, n_batch=128, n_threads=threads)
     tokens = engine.tokenize(LONG * 30)[:128]
     engine.prompt(tokens)
     sampler = engine.sampler({"temperature": 0})
-    sizes = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
-    times = {n: [] for n in sizes}
+    times = {n: [] for n in SIZES}
     sampling = []
     for _ in range(5 * runs):
-        for n in sizes:
+        for n in SIZES:
             began = time.monotonic()
             engine.decode(tokens[:n], list(range(128, 128 + n)), [0] * n, [1] * n)
             times[n].append(time.monotonic() - began)
@@ -202,18 +260,27 @@ def batch(model, threads, runs):
             sampler.sample(n - 1)
             sampling.append(time.monotonic() - began)
     engine.close()
-    one = statistics.median(times[1])
-    sample = statistics.median(sampling)
-    print(f"sampling a token greedily: {sample * 1000:.2f} ms")
-    table = Table("ms", "ms a token", "of one", "gain if right")
-    for n in sizes:
-        ms = statistics.median(times[n])
-        table.line(f"decode of {n}", ms * 1000, ms * 1000 / n, ms / one,
-                   n * (one + sample) / (ms + n * sample))
+    median = statistics.median
+    return {n: 1000 * median(times[n]) for n in SIZES}, 1000 * median(sampling)
+
+
+def guest_batch(url, runs):
+    """The same by bench/serving_app.py in the guest."""
+    times, sampling = {n: [] for n in SIZES}, []
+    for _ in range(runs):
+        sizes = ",".join(map(str, SIZES))
+        answer = requests.get(f"{url}/batch/{sizes}", timeout=3600).json()
+        for n, ms in answer["decode_ms"]:
+            times[n].append(ms)
+        sampling.append(answer["sample_ms"])
+    median = statistics.median
+    return {n: median(times[n]) for n in SIZES}, median(sampling)
 
 
 @contextlib.contextmanager
 def ours(model, threads, **options):
+    from api_server import ApiServer
+
     config = {"model": {"n_ctx": 8192, "slots": 8, "n_batch": 512, "threads": threads, **options}}
     with ApiServer(model, config) as server:
         yield server.url
@@ -230,26 +297,59 @@ def theirs(model, threads):
         reference.stop()
 
 
+@contextlib.contextmanager
+def booted(model, smp, kernels):
+    """The image in QEMU, without an accelerator."""
+    flags = {"model": model, "port": 0, "accel": "tcg", "smp": smp, "kernels": kernels,
+             "app": str(ROOT / "bench/serving_app.py")}
+    settings, _ = config.settings(flags)
+    guest = run.make_guest(settings, {"model": {"n_ctx": 4096, "slots": 8}})
+    guest.start()
+    try:
+        verdict = health.wait_until_decided(guest.port, guest.ended, 600)
+        assert verdict is None, f"the guest is not ready: {verdict}"
+        yield f"http://127.0.0.1:{guest.port}"
+    finally:
+        guest.stop()
+
+
+ROWS = {"outside": outside, "ngram": ngram, "streams": streams, "gap": gap, "prefix": prefix}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default=None)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of both servers on the host")
+    parser.add_argument("--guest", action="store_true")
+    parser.add_argument("--smp", type=int, default=1, help="the guest's processors")
+    parser.add_argument("--kernels", choices=config.KERNELS, default="tcg", help="the guest's")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--only", default="batch,ngram,streams,gap,prefix")
+    parser.add_argument("--only", default=",".join(["batch", *ROWS]))
     arguments = parser.parse_args()
     model = str(arguments.model or fetch.default_model())
     threads, runs = arguments.threads, arguments.runs
     wanted = arguments.only.split(",")
+    if unknown := set(wanted) - {"batch", *ROWS}:
+        parser.error("no such row: " + ", ".join(unknown))
+    if arguments.guest:
+        with booted(model, arguments.smp, arguments.kernels) as url:
+            if "batch" in wanted:
+                batch(*guest_batch(url, runs))
+            for name in ROWS:
+                if name in wanted:
+                    ROWS[name]({"cllm": url}, runs)
+        return
     if "batch" in wanted:
-        batch(model, threads, runs)
-    if "ngram" in wanted:
-        with ours(model, threads) as drafts, ours(model, threads, speculate=False) as plain:
-            ngram({"drafts": drafts, "none": plain}, runs)
-    beside = [f for f in (streams, gap, prefix) if f.__name__ in wanted]
-    if beside:
-        with ours(model, threads) as cllm, theirs(model, threads) as server:
-            for function in beside:
-                function({"cllm": cllm, "llama-server": server}, runs)
+        batch(*host_batch(model, threads, runs))
+    with contextlib.ExitStack() as stack:
+        servers = {}
+        if set(wanted) & set(ROWS):
+            servers["cllm"] = stack.enter_context(ours(model, threads))
+        if set(wanted) & {"streams", "gap", "prefix"}:
+            servers["llama-server"] = stack.enter_context(theirs(model, threads))
+        for name in ROWS:
+            if name in wanted:
+                ROWS[name](servers, runs)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ async def _probe(service):
     # One token of a real request, so that "ok" means that the next one will be answered.
     engine = service.generator()
     token = engine.bos if engine.bos >= 0 else 0
-    options = Options(max_tokens=1, priority=-1000, cache=False, speculate=False)
+    options = Options(max_tokens=1, priority=-1000, cache=False, n_draft=0)
     sequence = service.scheduler.submit([token], {"temperature": 0}, options)
     try:
         async for _ in sequence:

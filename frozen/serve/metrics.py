@@ -53,7 +53,8 @@ class Metrics:
         self.step_ms = 0  # while there is work: everything, and of that decoding and sampling
         self.engine_ms = 0
         self.n_tokens_max = 0
-        self.preemptions = 0
+        self.preemptions = 0  # for want of cells; for a slot that a more urgent request takes
+        self.displaced = 0
         self.drafts = 0
         self.drafted = 0
         self.accepted = 0
@@ -142,8 +143,9 @@ class Metrics:
             ("counter", "spec_decode_num_accepted_tokens_per_pos_total",
              "Number of drafted tokens kept, by position.",
              ['{position="%d"} %d' % item for item in enumerate(self.accepted_at)]),
-            ("counter", "num_preemptions_total", "Requests whose cache was taken away.",
-             self.preemptions),
+            ("counter", "num_preemptions_total", "Requests that had to wait again, and why.",
+             ['{reason="kv_cache"} %d' % self.preemptions,
+              '{reason="priority"} %d' % self.displaced]),
             ("counter", "request_success_total", "Requests ended, by reason.",
              ['{finished_reason="%s"} %d' % item for item in self.finished.items()]),
             ("gauge", "kv_cache_usage_perc", "Part of the KV cache that running requests hold.",

@@ -199,7 +199,7 @@ def _chat_choice(engine, reply, params):
 
 def _text_choice(engine, reply, params):
     logprobs = None
-    if params.n_probs is not None:
+    if reply.probs:
         logprobs = text_logprobs(engine, reply.probs, params.post_probs)
     return {
         "text": reply.text,

@@ -121,6 +121,7 @@ class Params:
         cache = typed(body, "cache_prompt", "boolean")
         self.cache = True if cache is None else cache
         self.t_max_predict_ms = integer(body, "t_max_predict_ms", -1, 1 << 53) or 0
+        self.n_draft = integer(body, "speculative.n_max", 0, 1 << 20)
 
     def options(self, stops=()):
         """Options for the scheduler. stops: stop strings beside the request's own."""
@@ -134,6 +135,7 @@ class Params:
             salt=self.salt,
             cache=self.cache,
             t_max_predict_ms=max(0, self.t_max_predict_ms),
+            n_draft=self.n_draft,
         )
 
 

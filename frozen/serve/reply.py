@@ -137,8 +137,9 @@ class Replies:
 
 
 def _text(engine, token):
-    # (text, bytes) of a token, with U+FFFD for what is no UTF-8 by itself.
-    piece = engine.piece(token, True)
+    # (text, bytes) of a token, with U+FFFD for what is no UTF-8 by itself. A control token has no
+    # text: that of all tokens together is the answer's, for which OpenAI's schema has the bytes.
+    piece = engine.piece(token)
     text = Utf8()
     return text.push(piece) + text.flush(), list(piece)
 

@@ -238,15 +238,22 @@ class Scheduler:
         victim = self.policy.victim(self.running) or self.running[0]
         if sequence.options.priority >= victim.options.priority:
             return False
-        self._preempt(victim)
+        self._requeue(victim)
+        self.metrics.displaced += 1
         return True
 
-    def _preempt(self, sequence):
-        # By recomputation: what it generated stays, only its cache may be lost.
+    def _preempt(self):
+        # There are not cells for all: the one that the policy names gives way.
+        victim = self.policy.victim(self.running)
+        self._requeue(victim)
+        self.metrics.preemptions += 1
+        return victim
+
+    def _requeue(self, sequence):
+        # What it generated stays; its cache, if that is lost, is computed again.
         self.running.remove(sequence)
         self._release(sequence)
         self.queue.push(sequence)
-        self.metrics.preemptions += 1
 
     def _dismiss(self):
         # Whose client has left.
@@ -293,7 +300,7 @@ class Scheduler:
         # Everybody's next token needs a cell.
         cache = self.cache
         while len(self.running) > 1 and cache.available < len(self.running):
-            self._preempt(self.policy.victim(self.running))
+            self._preempt()
         decoding = [s for s in self.running if s.missing == 1]
         prompts = [s for s in self.running if s.missing > 1]
         budget = self.policy.budget(len(decoding))
@@ -316,11 +323,11 @@ class Scheduler:
     def _draft(self, item, room, others):
         sequence = item.sequence
         options = sequence.options
-        if not options.speculate:
-            return
         room = min(room, self.engine.n_ctx - len(sequence.tokens) - 1)
         if options.max_tokens is not None:
             room = min(room, options.max_tokens - sequence.n_generated - 1)
+        if options.n_draft is not None:
+            room = min(room, options.n_draft)
         if room > 0:
             item.draft = self.drafter.draft(sequence, room, others)
 
@@ -406,9 +413,8 @@ class Scheduler:
         if name == "NoSlot" and self.cache.idle:
             self.cache.flush()
         elif name == "NoSlot" and len(self.running) > 1:
-            # The cache holds less than was reckoned: the last gives way, as in the policy.
-            victim = self.policy.victim(self.running)
-            self._preempt(victim)
+            # The cache holds less than was reckoned.
+            victim = self._preempt()
             work = [item for item in work if item.sequence is not victim]
         elif len(work) > 1:
             # One of them is to blame: find out which.

@@ -15,7 +15,7 @@ class Options:
     priority: smaller runs earlier. client: whom to be fair to. gone: tells whether the client has
     left; None: it cannot leave. salt: prefixes are shared only
     among requests with the same one. cache: whether to use prefixes of others. t_max_predict_ms:
-    of generating, 0 for no limit. speculate: whether drafts may be tried.
+    of generating, 0 for no limit. n_draft: most tokens to guess at a time, None for as many as pay.
     """
 
     def __init__(self, **values):
@@ -30,7 +30,7 @@ class Options:
         self.salt = ""
         self.cache = True
         self.t_max_predict_ms = 0
-        self.speculate = True
+        self.n_draft = None
         for name in values:
             if not hasattr(self, name):
                 raise TypeError("unknown option '%s'" % name)

@@ -2,9 +2,11 @@
 with the real engine. At the end memory is flat, every cell is free, /health was true throughout,
 and every answer that was not broken off is complete.
 
-    python tests/api/soak.py [--requests 10000] [--n-ctx 2048] [--seed 1] [--clients 12]
+    python tests/api/soak.py [--requests 10000] [--n-ctx 2048] [--slots 4] [--seed 1]
+        [--clients 12]
 
-A small --n-ctx makes preemption constant; greedy answers are compared with what each is alone.
+Greedy answers are compared with what each is alone. Many slots on a small cache (--n-ctx 256
+--slots 12) make preemption constant: there are never cells for what runs.
 """
 
 import argparse
@@ -162,11 +164,11 @@ async def alone(port):
     return answers
 
 
-def soak(requests, n_ctx, seed, clients, model):
+def soak(requests, n_ctx, slots, seed, clients, model):
     """Runs it; returns (failures, counts, growth of memory in bytes)."""
     with ApiServer(model, {"model": {"n_ctx": 2048}}) as server:
         answers = asyncio.run(alone(server.port))
-    config = {"model": {"n_ctx": n_ctx, "n_batch": 32}, "limits": {"queue": 32}}
+    config = {"model": {"n_ctx": n_ctx, "slots": slots, "n_batch": 32}, "limits": {"queue": 32}}
     with ApiServer(model, config) as server:
         warm = Soak(server.port, seed, answers)
         asyncio.run(warm.run(requests // 4, clients))
@@ -182,7 +184,8 @@ def soak(requests, n_ctx, seed, clients, model):
         scheduler.cache.flush()
         if scheduler.cache.used:
             failures.append("cells are not free")
-        counts = dict(work.done, preempted=scheduler.metrics.preemptions)
+        metrics = scheduler.metrics
+        counts = dict(work.done, preempted=metrics.preemptions, displaced=metrics.displaced)
     return failures, counts, growth
 
 
@@ -190,6 +193,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--requests", type=int, default=10000)
     parser.add_argument("--n-ctx", type=int, default=2048)
+    parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--clients", type=int, default=12)
     arguments = parser.parse_args()
@@ -197,7 +201,8 @@ def main():
         model = Path(folder) / "tiny.gguf"
         tiny_model.make(model, ascii_only=True, exact=True)
         failures, counts, growth = soak(
-            arguments.requests, arguments.n_ctx, arguments.seed, arguments.clients, model)
+            arguments.requests, arguments.n_ctx, arguments.slots, arguments.seed,
+            arguments.clients, model)
     print(counts, f"memory grew by {growth >> 10} KiB")
     for failure in failures[:20]:
         print(failure)

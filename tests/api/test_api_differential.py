@@ -30,6 +30,9 @@ OURS = {
     **dict.fromkeys(
         ["draft_n", "draft_n_accepted"],
         "llama-server's names in `timings` where it drafts; cllm drafts unless told not to"),
+    **dict.fromkeys(
+        ["kernels", "cpu_variant"],
+        "in /props, what computes: an image has several builds; llama-server logs what it has"),
 }
 # Members that only llama-server's answers have.
 THEIRS = {
@@ -65,9 +68,35 @@ STRICTER = {
     "input is not supported": "a client's mistake is a 400, not a 500",
     "must not be empty": "llama-server takes an empty list for an answer of no choices",
     "must be a boolean": "llama-server takes 1 and null for a flag; OpenAI's schema does not",
+    "Value must be between": "a number out of range is a 400 for every field, not for some",
     "integer outside": "a token that no vocabulary has: the client's mistake, not a 500",
 }
 SKIPPED = {"/slots": "what a slot shows depends on what it did"}
+
+
+def hangs(body):
+    """Whether llama-server never answers: there is no state of an empty prompt that it could copy to
+    the second answer.
+    """
+    return isinstance(body, dict) and body.get("prompt") == "" and body.get("n") == 2
+
+
+def may_differ(path, body):
+    """Whether two good answers may have nothing to do with each other."""
+    if path in SKIPPED:
+        return True
+    if not isinstance(body, dict):
+        return False
+    # An empty grammar is none; llama-server then ignores the schema, too, and answers anything.
+    schema_counts = body.get("grammar") == "" and "json_schema" in body
+    # An empty stop string is none; llama-server finds it before the first token.
+    no_stop = body.get("stop") == ""
+    # Only the sampler of that name makes anything of a temperature.
+    samplers = body.get("samplers")
+    is_random = isinstance(samplers, (list, str)) and "temperature" not in samplers
+    temperature = body.get("temperature", 0)
+    is_random |= temperature is None or isinstance(temperature, float) and temperature > 0
+    return schema_counts or no_stop or is_random
 
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -219,20 +248,21 @@ def differences(ours, theirs, path=""):
                 yield f"{path}: {ours!r}, theirs {theirs!r}"
 
 
-def compare(ours, theirs, path):
+def compare(ours, theirs, path, body):
     """What differs between two answers to one request: a list of str."""
-    if path in SKIPPED:
-        return []
     if ours.status_code != theirs.status_code:
         stricter = ours.status_code == 400 and any(word in ours.text for word in STRICTER)
         return [] if stricter else [
             f"{ours.status_code} {ours.text[:200]}, theirs {theirs.status_code} {theirs.text[:200]}"
         ]
+    if ours.status_code == 200 and may_differ(path, body):
+        return []
     if ours.status_code == 200:
         return list(differences(parse(ours), parse(theirs)))
     # Of a request with two mistakes either may be told.
     error, other = ours.json()["error"], theirs.json()["error"]
-    fine = error["type"] == other["type"] or error["type"] == "invalid_request_error"
+    fine = error["type"] == other["type"] or "invalid_request_error" in (
+        error["type"], other["type"])
     return [] if fine else [f"{error}, theirs {other}"]
 
 
@@ -241,7 +271,9 @@ def test_same_answers(differential, reference):
     found = []
     for number in range(COUNT):
         path, body = request(rng)
+        if hangs(body):
+            continue
         ours, theirs = ask(differential.url, path, body), ask(reference.url, path, body)
-        for line in compare(ours, theirs, path):
+        for line in compare(ours, theirs, path, body):
             found.append(f"{number} {path} {json.dumps(body)[:300]}\n    {line}")
     assert not found, "\n".join(found[:40])

@@ -246,6 +246,9 @@ def test_drafts_change_no_greedy_answer(tiny):
             if speculate:
                 assert server.scheduler.metrics.accepted and decodes < plain_decodes
                 assert answers[1]["timings"]["draft_n"] > 0
+                none = post(server, "/completion", prompt=prompt, n_predict=60, temperature=0,
+                            return_tokens=True, **{"speculative.n_max": 0}).json()
+                assert "draft_n" not in none["timings"] and none["tokens"] == texts[0][0]
             plain_decodes = decodes
     assert texts[0] == texts[1]
 

@@ -263,7 +263,7 @@ def test_an_urgent_request_takes_a_slot():
     while not urgent.finished:
         step(scheduler)
         assert same.t_start is None
-    assert scheduler.metrics.preemptions == 1
+    assert scheduler.metrics.displaced == 1 and not scheduler.metrics.preemptions
     drain(scheduler)
     assert text(urgent) == "now" and [text(s) for s in low] == ["ab" * 30] * 2
     idle(engine, scheduler)
@@ -365,6 +365,19 @@ def test_no_drafts_under_load():
     drain(scheduler)
 
 
+def test_drafts_as_long_as_the_request_allows():
+    """speculative.n_max: 0 turns them off, for this request alone."""
+    engine, scheduler = make(a=10, b=0.1, n_ctx=4000, n_batch=32, speculate=True)
+    none = submit(scheduler, "*abcd|", 100, n_draft=0)
+    drain(scheduler)
+    assert none.n_drafted == scheduler.metrics.drafted == 0
+    two = submit(scheduler, "*abcd|", 100, n_draft=2)
+    drain(scheduler)
+    assert text(two) == text(none)
+    assert two.n_accepted > 50 and len(scheduler.metrics.accepted_at) == 2
+    idle(engine, scheduler)
+
+
 def test_drafts_end_where_the_answer_does():
     engine, scheduler = make(a=10, b=0.1, n_ctx=60, n_batch=32, speculate=True)
     limited = submit(scheduler, "*ab|", 20)
@@ -411,5 +424,10 @@ def test_random_traffic_with_everything(speculate, cells):
                 alive.remove(item)
                 finished += 1
     assert finished > 60
+    # All of it was met, not only asked for.
+    metrics = scheduler.metrics
+    assert metrics.displaced and cache.n_hits
+    assert bool(metrics.preemptions) == (cells == 64)
+    assert bool(metrics.accepted) == speculate
     drain(scheduler)
     idle(engine, scheduler)

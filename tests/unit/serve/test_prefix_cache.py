@@ -115,6 +115,7 @@ def test_sequences_run_out_before_cells():
         holder, _ = compute(engine, cache, numbers(40, 20 * i))
         cache.stop(holder)
     a, known = compute(engine, cache, numbers(25, 180) + [1])
+    assert known == 16
     b, _ = compute(engine, cache, numbers(25, 20))
     c = cache.idle
     assert len(c) <= 1

@@ -237,8 +237,7 @@ def test_preemption_changes_no_answer():
     sequences = [submit(scheduler, t + "|") for t in texts]
     drain(scheduler)
     assert [text(s) for s in sequences] == texts
-    computed = sum(n for batch in engine.batches for _, n in batch)
-    assert computed > sum(2 * len(t) + 1 for t in texts), "nothing was preempted"
+    assert scheduler.metrics.preemptions > 3
     idle(engine, scheduler)
 
 
@@ -494,6 +493,7 @@ def test_a_cache_smaller_than_reckoned():
     assert [text(s) for s in sequences] == texts
     with pytest.raises(RequestError, match="Context size has been exceeded"):
         text(large)
+    assert scheduler.metrics.preemptions
     idle(engine, scheduler)
 
 
@@ -570,7 +570,7 @@ def test_random_traffic():
                 assert text(item[1]) == item[0]
                 alive.remove(item)
                 finished += 1
-    assert finished > 200
+    assert finished > 200 and scheduler.metrics.preemptions
     drain(scheduler)
     idle(engine, scheduler)
 
