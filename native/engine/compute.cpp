@@ -6,9 +6,9 @@
 
 namespace {
 
-// musl gives a thread 128 KiB, which is little for C++ that was written for 8 MiB. Pages of a stack are
-// real memory in the image.
-constexpr size_t stack_size = 1024 * 1024;
+// musl gives a thread 128 KiB, which is little for C++ that was written for 8 MiB: a model's chat
+// template is parsed here. Pages of a stack are real memory in the image.
+constexpr size_t stack_size = 2 * 1024 * 1024;
 
 } // namespace
 
@@ -39,16 +39,32 @@ compute_thread::~compute_thread() {
     pthread_join(thread, nullptr);
 }
 
-void compute_thread::run(const std::function<void()> &body) {
+void compute_thread::start(const std::function<void()> &body) {
     {
         std::lock_guard<std::mutex> lock(mutex);
         work = &body;
         done = false;
     }
     given.notify_one();
+}
+
+void compute_thread::run(const std::function<void()> &body) {
+    start(body);
     while (!done) {
         wait(user);
     }
+    pass_on();
+}
+
+void compute_thread::join() {
+    {
+        std::unique_lock<std::mutex> lock(mutex);
+        idle.wait(lock, [this] { return done.load(); });
+    }
+    pass_on();
+}
+
+void compute_thread::pass_on() {
     if (thrown) {
         std::rethrow_exception(std::exchange(thrown, nullptr));
     }
@@ -72,5 +88,6 @@ void compute_thread::loop() {
         done = true;
         wake(user);
         lock.lock();
+        idle.notify_all();
     }
 }

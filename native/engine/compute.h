@@ -24,8 +24,15 @@ public:
     // body throws is thrown here.
     void run(const std::function<void()> &body);
 
+    // Begins to run the body, which has to live until it has ended, and returns.
+    void start(const std::function<void()> &body);
+    bool ended() const { return done; }
+    // Waits for the end of what start() began without calling wait(). Throws what the body throws.
+    void join();
+
 private:
     void loop();
+    void pass_on();
 
     void (*const wait)(void *user);
     void (*const wake)(void *user);
@@ -33,6 +40,7 @@ private:
 
     std::mutex mutex;
     std::condition_variable given; // work, or the end
+    std::condition_variable idle;  // for join()
     const std::function<void()> *work = nullptr;
     bool ending = false;
 
