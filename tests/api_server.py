@@ -61,7 +61,7 @@ class ApiServer:
         await server.start()
         self.port = server._server.sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.service.start()
+        await self.service.start()
         self._started.set()
         await self._done.wait()
         self.service.stop()

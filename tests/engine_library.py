@@ -52,10 +52,15 @@ class Library:
 
 
 class Engine:
-    """One loaded model. Methods follow engine.h; lists and bytes instead of pointers."""
+    """One loaded model. Methods follow engine.h; lists and bytes instead of pointers.
+
+    background: it only begins to load, by engine_load(); finish_loading() is to be called before
+    the rest.
+    """
 
     def __init__(self, library, path, n_ctx=256, n_batch=64, n_seq=4, n_threads=1, pooling=0,
-                 progress=None, poll=None, kernels=0, wait=None, wake=None, sample_ms=0):
+                 progress=None, poll=None, kernels=0, wait=None, wake=None, sample_ms=0,
+                 background=False):
         self.library, self.ffi = library, library.ffi
         params = self.ffi.new("struct engine_params *", dict(
             n_ctx=n_ctx, n_batch=n_batch, n_seq=n_seq, n_threads=n_threads,
@@ -70,11 +75,25 @@ class Engine:
             params.wait = self._keep("void(void *)", lambda _: wait())
         if wake:
             params.wake = self._keep("void(void *)", lambda _: wake())
-        out = self.ffi.new("struct engine **")
         self.handle = self.ffi.NULL
+        if background:
+            out = self.ffi.new("struct engine_loading **")
+            library.call("engine_load", os.fsencode(path), params, out)
+            self.loading = out[0]
+            return
+        out = self.ffi.new("struct engine **")
         library.call("engine_open", os.fsencode(path), params, out)
-        self.handle = out[0]
-        self.info = library.so.engine_info(self.handle)
+        self._opened(out[0])
+
+    def _opened(self, handle):
+        self.handle = handle
+        self.info = self.library.so.engine_info(handle)
+
+    def finish_loading(self):
+        """Waits until it is loaded."""
+        out = self.ffi.new("struct engine **")
+        self.library.call("engine_loading_end", self.loading, out)
+        self._opened(out[0])
 
     def _keep(self, kind, function):
         callback = self.ffi.callback(kind, function)

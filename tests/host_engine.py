@@ -59,7 +59,8 @@ def cpu(name=None):
 
 class Engine(engine_library.Engine):
     def __init__(self, path, *, n_ctx=2048, n_batch=64, n_seq=4, n_threads=1, sample_ms=0,
-                 pooling=0, kernels=0, progress=None, poll=None):
+                 pooling=0, kernels=0, progress=None, poll=None, background=False):
+        # In the background is here before it returns.
         options = {"sample_ms": sample_ms, "kernels": kernels}
         if progress:
             options["progress"] = lambda done: progress(done) or True
@@ -93,6 +94,9 @@ class Engine(engine_library.Engine):
         value = getattr(self.info, name)
         is_text = isinstance(value, self.ffi.CData)
         return self.ffi.string(value).decode() if is_text else value
+
+    def loaded(self):
+        return 1.0
 
     def sampler(self, params, chat=None):
         if not isinstance(params, dict):

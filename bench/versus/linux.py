@@ -7,6 +7,7 @@ thing is done: no udev, no DHCP, no warm-up, the drivers that it needs and no ot
 """
 
 import gzip
+import hashlib
 import json
 import lzma
 import os
@@ -15,6 +16,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 from cllm import TOP, CllmError, build, fetch, qemu
@@ -109,25 +111,45 @@ def _root(busybox, modules, programs, arguments):
 
 
 def _server(cpu):
-    """Build llama-server for musl with upstream's own CMake files; returns its path."""
+    """Build llama-server for musl with upstream's own CMake files; returns its path.
+
+    It takes as long as the image, so what was built stays in the cache, like what was downloaded,
+    under a name that tells all that it was made from.
+    """
     folder = FOLDER / cpu
     program = folder / "bin" / "llama-server"
+    wanted = CPU[cpu]
+    options = [f"-DGGML_{name}={'ON' if name in wanted else 'OFF'}" for name in EXTENSIONS]
+    off = (
+        "BUILD_SHARED_LIBS", "GGML_NATIVE", "GGML_OPENMP", "LLAMA_OPENSSL", "LLAMA_BUILD_UI",
+        "LLAMA_USE_PREBUILT_UI", "LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES",
+        "LLAMA_BUILD_APP", "LLAMA_ALL_WARNINGS",
+    )
+    options += [
+        "-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_EXE_LINKER_FLAGS=-static -s",
+        *(f"-D{name}=OFF" for name in off),
+    ]
+    lock = locks()["llama.cpp"]
+    parts = [lock.identity(), version("ziglang"), *options]
+    name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    kept = fetch.cache_folder() / f"llama-server-{cpu}-{name}"
+    changing = lock.override in os.environ  # a checkout: only ninja knows what is new in it
+    if kept.is_file() and not changing:
+        return kept
     with build.alone():
-        source = fetch.ensure(locks()["llama.cpp"])
+        source = fetch.ensure(lock)
         build.write_tools()
-        wanted = CPU[cpu]
-        options = [f"-DGGML_{name}={'ON' if name in wanted else 'OFF'}" for name in EXTENSIONS]
-        off = (
-            "BUILD_SHARED_LIBS", "GGML_NATIVE", "GGML_OPENMP", "LLAMA_OPENSSL", "LLAMA_BUILD_UI",
-            "LLAMA_USE_PREBUILT_UI", "LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES",
-            "LLAMA_BUILD_APP", "LLAMA_ALL_WARNINGS",
-        )
+    with build.alone(FOLDER):
         build.cmake(
-            build.Steps(FOLDER), source, folder, "llama.cpp/zig-musl.cmake",
-            "-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_EXE_LINKER_FLAGS=-static -s", *options,
-            *(f"-D{name}=OFF" for name in off), target="llama-server",
+            build.Steps(FOLDER), source, folder, "llama.cpp/zig-musl.cmake", *options,
+            target="llama-server",
         )
-    return program
+    if changing:
+        return program
+    fresh = kept.with_name(f"{kept.name}.{os.getpid()}")
+    shutil.copy(program, fresh)
+    os.replace(fresh, kept)
+    return kept
 
 
 # Packages.

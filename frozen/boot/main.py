@@ -10,8 +10,7 @@ import sys
 import _x86
 import network
 
-# The card wants time until it takes frames (QEMU's a second from when it is switched on), and the rest
-# of the imports a moment too.
+# The server of an address takes its time to answer, and the rest of the imports a moment too.
 lan = network.LAN(0)
 lan.active(True)
 _x86.boot_phase("network card")
@@ -23,7 +22,7 @@ from serve.service import service
 
 _x86.boot_phase("server")
 
-WATCHDOG_S = 60  # nothing in the loop blocks for nearly as long; loading reports progress
+WATCHDOG_S = 60  # nothing in the loop blocks for nearly as long: the engine has a thread of its own
 
 
 async def repl():

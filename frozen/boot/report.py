@@ -5,7 +5,7 @@ import time
 
 import _x86
 import machine
-from serve.engine import LOADING
+from serve.engine import LOADING, READY
 from serve.service import service
 
 
@@ -39,7 +39,8 @@ async def boot_phases(lan):
         if not address and lan.isconnected():
             address = True
             _x86.boot_phase("address")
-        if not model and service.host.state != LOADING:
+        # Before serve() has read the configuration, the host is one without a path.
+        if not model and service.host.path and service.host.state != LOADING:
             model = True
             _x86.boot_phase("model")
         # A machine without a cable stays here: it is not to wake for that all the time.
@@ -58,7 +59,10 @@ def status(lan):
     if scheduler:
         load = "   %d running, %d waiting, %d steps" % (
             len(scheduler.running), len(scheduler.queue), scheduler.metrics.n_decode)
-    what = host.state if host.engine else host.reason
+    if host.state == LOADING:
+        what = "loading, %d%%" % (host.progress * 100)
+    else:
+        what = host.state if host.state == READY else host.reason
     return (
         "http://%s   up %d:%02d:%02d" % (address, up // 3600, up // 60 % 60, up % 60),
         "model %s: %s%s" % (host.alias, what, load),

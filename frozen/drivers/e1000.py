@@ -45,6 +45,10 @@ _MTA = const(0x5200)
 _RAL = const(0x5400)
 _RAH = const(0x5404)
 
+# PCI Local Bus 3.0, 6.2.2.
+_COMMAND = const(0x04)
+_COMMAND_MASTER = const(1 << 2)
+
 _CTRL_ASDE = const(1 << 5)  # 13.4.1: take speed and duplex from the PHY
 _CTRL_SLU = const(1 << 6)
 _CTRL_RST = const(1 << 26)
@@ -56,7 +60,8 @@ _RAH_AV = const(1 << 31)  # 13.5.3
 # 13.4.17: link change, receive descriptors low, receiver overrun, receive timer.
 _INTERRUPTS = const(1 << 2 | 1 << 4 | 1 << 6 | 1 << 7)
 
-# 13.4.22: enable, accept broadcast, strip the CRC; buffers of 2048 bytes are the zero value.
+# 13.4.22: enable, accept broadcast, strip the CRC; buffers of 2048 bytes are the zero value. The
+# kernel's dev/nic.c has it, too.
 _RCTL_VALUE = const(1 << 1 | 1 << 15 | 1 << 26)
 # 13.4.33: enable, pad short frames, collision threshold 15, distance 64 (full duplex).
 _TCTL_VALUE = const(1 << 1 | 1 << 3 | 0x0F << 4 | 0x40 << 12)
@@ -128,11 +133,19 @@ class Card:
         self.errors = 0
 
         # Before it may master the bus, it must be told to forget its old rings.
+        self._bdf = bdf
         self._reset()
-        pci.enable(bdf)
         self.mac = self._read_mac()
         self._start_receive()
         self._start_transmit()
+        pci.enable(bdf)
+        # 14.4: what enables comes last; 3.2.6: head equal to tail is an empty ring, so one descriptor
+        # stays ours. A reset clears RCTL (14.2), but QEMU's does not, and there another write would
+        # cost a second without frames: dev/nic.c of the kernel has set it long before.
+        if self._read(_RCTL) != _RCTL_VALUE:
+            self._write(_RCTL, _RCTL_VALUE)
+        self._write(_RDT, _RX_COUNT - 1)
+        self._write(_TCTL, _TCTL_VALUE)
         # 14.3: link up; 13.4.20: the causes that interrupt.
         self._write(_CTRL, self._read(_CTRL) | _CTRL_SLU | _CTRL_ASDE)
         self._write(_IMS, _INTERRUPTS)
@@ -144,10 +157,14 @@ class Card:
         mem32[self._base + register] = value
 
     def _reset(self):
-        # 13.4.1, RST; 14.2: interrupts stay masked over it.
+        # 13.4.1, RST; 14.2: interrupts stay masked over it. A card that may not master the bus
+        # receives nothing anyway.
         self._write(_IMC, 0xFFFFFFFF)
-        self._write(_RCTL, 0)
+        command = pci.read(self._bdf, _COMMAND, 2)
+        if command & _COMMAND_MASTER:
+            self._write(_RCTL, 0)
         self._write(_TCTL, 0)
+        pci.write(self._bdf, _COMMAND, 2, command & ~_COMMAND_MASTER)
         self._write(_CTRL, self._read(_CTRL) | _CTRL_RST)
         # The registers must not be read for a microsecond after the reset began.
         time.sleep_us(10)
@@ -208,9 +225,7 @@ class Card:
         self._write(_RDBAH, address >> 32)
         self._write(_RDLEN, _RX_COUNT * _DESCRIPTOR)
         self._write(_RDH, 0)
-        # 3.2.6: head equal to tail is an empty ring, so one descriptor stays ours.
-        self._write(_RDT, _RX_COUNT - 1)
-        self._write(_RCTL, _RCTL_VALUE)
+        self._write(_RDT, 0)
 
     def _start_transmit(self):
         # 14.5
@@ -230,7 +245,6 @@ class Card:
         self._write(_TDH, 0)
         self._write(_TDT, 0)
         self._write(_TIPG, _TIPG_VALUE)
-        self._write(_TCTL, _TCTL_VALUE)
 
     def tx_alloc(self):
         """Return the next free transmit buffer, None while the ring is full."""

@@ -1,12 +1,16 @@
-# Owner of the native engine: loads it lazily, and says at any time what became of that. A model
-# that is missing, cut off or no model at all is a state with a reason, not an exception that ends
-# the server.
+# Owner of the native engine: loads it in the background, and says at any time what became of that. A
+# model that is missing, cut off or no model at all is a state with a reason, not an exception that
+# ends the server.
 # MIT license; Copyright (c) 2026 cllm contributors
+
+import asyncio
 
 NONE = "none"
 LOADING = "loading"
 READY = "ready"
 FAILED = "failed"
+
+_LOOK_S = 0.02  # between two looks at how far loading is
 
 
 def _native(path, cpu="", **options):
@@ -15,7 +19,7 @@ def _native(path, cpu="", **options):
 
     if not _engine.cpu() or cpu:
         print("cllm: computing with the instructions of " + _engine.cpu(cpu))
-    return _engine.Engine(path, **options)
+    return _engine.Engine(path, background=True, **options)
 
 
 def version():
@@ -40,8 +44,8 @@ class EngineHost:
     """The engine and its state.
 
     path: model file; alias: the model's public name; options: keyword arguments of _engine.Engine;
-    make: what constructs the engine (tests pass a fake one); draft: file of a small model with the
-    same vocabulary, to guess tokens with, or None.
+    make: what constructs the engine, whose loaded() then tells how far it is (tests pass a fake
+    one); draft: file of a small model with the same vocabulary, to guess tokens with, or None.
     """
 
     def __init__(self, path, alias=None, options=None, make=_native, draft=None):
@@ -59,8 +63,8 @@ class EngineHost:
         self.ended = None  # for the Scheduler: waits for the engine beside the loop
         self._printed = 0
 
-    def load(self):
-        """Loads the model and blocks meanwhile. A bad one raises nothing: see `state`."""
+    async def load(self):
+        """Loads the model. A bad one raises nothing: see `state`."""
         try:
             size = _size(self.path)
         except OSError:
@@ -70,26 +74,41 @@ class EngineHost:
             return
         print("cllm: loading %s (%d bytes)" % (self.path, size))
         try:
-            self.engine = self.make(self.path, progress=self._progress, **self.options)
+            engine = await self._loaded(self.path, self._progress)
         except (RuntimeError, ValueError, OSError, MemoryError, ImportError) as exc:
             # RuntimeError is the engine's, with llama.cpp's own words.
             self.fail("cannot load %s: %s" % (self.path, str(exc) or type(exc).__name__))
             return
         if self.draft:
-            self._load_draft()
+            await self._load_draft(engine)
+        self.engine = engine
         self.progress = 1.0
         self.state = READY
         print("cllm: model %s is ready: %s, kernels %s" % (
             self.alias, self.engine.desc, self.engine.kernels))
 
-    def _load_draft(self):
+    async def _loaded(self, path, progress):
+        # The engine, once it is ready; progress is told how far it is before.
+        engine = self.make(path, **self.options)
+        try:
+            while True:
+                done = engine.loaded()
+                progress(done)
+                if done >= 1:
+                    return engine
+                await asyncio.sleep(_LOOK_S)
+        except BaseException:  # one that ends the task, too
+            engine.close()
+            raise
+
+    async def _load_draft(self, engine):
         # Without it, everything works: it only makes things fast.
         try:
-            drafter = self.make(self.draft, **self.options)
+            drafter = await self._loaded(self.draft, lambda done: None)
         except (RuntimeError, ValueError, OSError, MemoryError) as exc:
             print("cllm: no drafts, cannot load %s: %s" % (self.draft, exc))
             return
-        if drafter.n_vocab != self.engine.n_vocab or drafter.vocab_type != self.engine.vocab_type:
+        if drafter.n_vocab != engine.n_vocab or drafter.vocab_type != engine.vocab_type:
             print("cllm: no drafts, %s has another vocabulary" % self.draft)
             drafter.close()
             return

@@ -192,9 +192,7 @@ async def serve(config, ended=None, make=None):
     await server.start()
     print("cllm: listening on port %d" % settings.port)
     try:
-        # Loading blocks. What connects before is told so; the rest is answered afterwards.
-        await asyncio.sleep(0)
-        service.start()
+        await service.start()
         while True:
             await asyncio.sleep(3600)
     finally:

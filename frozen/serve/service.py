@@ -37,9 +37,9 @@ class Service:
         self.host = host
         self.bounds = bounds or Bounds()
 
-    def start(self):
-        """Loads the model (blocking) and, if that succeeds, starts the scheduler's task."""
-        self.host.load()
+    async def start(self):
+        """Loads the model and, if that succeeds, starts the scheduler's task."""
+        await self.host.load()
         if self.host.state == READY:
             drafter = self.host.drafter
             self.scheduler = Scheduler(

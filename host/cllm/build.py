@@ -143,14 +143,14 @@ def build_reference():
 
 
 @contextlib.contextmanager
-def alone():
-    """One build at a time in one tree."""
-    BUILD.mkdir(exist_ok=True)
-    with open(BUILD / ".lock", "w") as file:
+def alone(folder=BUILD):
+    """One build at a time in one folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("build: waiting for another build in this tree", file=sys.stderr)
+            print(f"build: waiting for another build in {folder}", file=sys.stderr)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -1,7 +1,8 @@
 // The `_engine` module: argument conversion around native/engine.
 //
 //   Engine(path, *, n_ctx=2048, n_batch=64, n_seq=4, n_threads=1, sample_ms=0, pooling=0, kernels=0,
-//          progress=None, poll=None)
+//          progress=None, poll=None, background=False)
+//     loaded() -> float                       the part done: 1 when all is there
 //     n_ctx n_ctx_train n_batch n_seq n_vocab n_embd n_params size desc ftype vocab_type
 //     chat_template has_chat_template bos eos add_bos fim_pre fim_suf fim_mid fim_rep fim_sep
 //     generates divisible kernels
@@ -41,13 +42,16 @@
 //
 // What each does is told in engine.h. Wrong arguments raise ValueError, the rest Error.
 //
-// A thread of the engine computes. Between start() and finish() Python goes on, and may do with the
-// engine what needs only the vocabulary and templates; the rest raises ValueError. In decode() and
-// embed() Python's thread sleeps, and runs whatever MicroPython's scheduler has pending when an
-// interrupt wakes it, and poll(), which also runs once before. progress(fraction) runs while the
-// constructor loads. Either callback may raise: the work stops at the graph's next node, and the
-// constructor, decode() or embed() raises the same exception. They run with C++ frames below, which
-// a longjmp must not skip, so the exception is kept until the ABI has returned.
+// With background, the constructor returns at once and a thread of the engine loads; until loaded(),
+// which raises what the constructor would have raised, gives 1, close() is all else that works.
+//
+// The same thread computes. Between start() and finish() Python goes on, and may do with the engine
+// what needs only the vocabulary and templates; the rest raises ValueError. In decode() and embed()
+// Python's thread sleeps, and runs whatever MicroPython's scheduler has pending when an interrupt
+// wakes it, and poll(), which also runs once before. progress(fraction) runs while the constructor
+// loads, unless in the background. Either callback may raise: the work stops at the graph's next
+// node, and the constructor, decode() or embed() raises the same exception. They run with C++ frames
+// below, which a longjmp must not skip, so the exception is kept until the ABI has returned.
 #include <stdio.h>
 #include <string.h>
 
@@ -62,7 +66,8 @@
 
 typedef struct {
     mp_obj_base_t base;
-    struct engine *engine; // NULL when closed
+    struct engine *engine; // NULL when closed or loading
+    struct engine_loading *loading; // in the background, else NULL
     mp_obj_t progress, poll;
     mp_obj_t raised; // by a callback, MP_OBJ_NULL if none did
     bool computing; // in decode() or embed(), or between start() and the end of finish()
@@ -154,6 +159,9 @@ static int32_t get_int32(mp_obj_t obj) {
 
 static engine_obj_t *get_self(mp_obj_t self_in) {
     engine_obj_t *self = MP_OBJ_TO_PTR(self_in);
+    if (self->loading != NULL) {
+        mp_raise_msg(&engine_type_Error, MP_ERROR_TEXT("the model is still loading"));
+    }
     if (self->engine == NULL) {
         mp_raise_msg(&engine_type_Error, MP_ERROR_TEXT("the engine is closed"));
     }
@@ -241,11 +249,26 @@ static uint32_t get_count(mp_int_t value, qstr name) {
     return value;
 }
 
+static void make_batch(engine_obj_t *self) {
+    uint32_t n_batch = engine_info(self->engine)->n_batch;
+    self->tokens = m_new(int32_t, n_batch);
+    self->positions = m_new(int32_t, n_batch);
+    self->seqs = m_new(int32_t, n_batch);
+    self->outputs = m_new(int8_t, n_batch);
+}
+
+// What came of loading in the background; waits for it.
+static int end_loading(engine_obj_t *self) {
+    struct engine_loading *loading = self->loading;
+    self->loading = NULL;
+    return engine_loading_end(loading, &self->engine);
+}
+
 static mp_obj_t engine_make_new(
     const mp_obj_type_t *type, size_t n_args, size_t n_kw, const mp_obj_t *args) {
     enum {
         ARG_path, ARG_n_ctx, ARG_n_batch, ARG_n_seq, ARG_n_threads, ARG_sample_ms, ARG_pooling,
-        ARG_kernels, ARG_progress, ARG_poll
+        ARG_kernels, ARG_progress, ARG_poll, ARG_background
     };
     static const mp_arg_t allowed[] = {
         { MP_QSTR_path, MP_ARG_REQUIRED | MP_ARG_OBJ, { .u_obj = MP_OBJ_NULL } },
@@ -258,12 +281,14 @@ static mp_obj_t engine_make_new(
         { MP_QSTR_kernels, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = ENGINE_KERNELS_AUTO } },
         { MP_QSTR_progress, MP_ARG_KW_ONLY | MP_ARG_OBJ, { .u_rom_obj = MP_ROM_NONE } },
         { MP_QSTR_poll, MP_ARG_KW_ONLY | MP_ARG_OBJ, { .u_rom_obj = MP_ROM_NONE } },
+        { MP_QSTR_background, MP_ARG_KW_ONLY | MP_ARG_BOOL, { .u_bool = false } },
     };
     mp_arg_val_t arg[MP_ARRAY_SIZE(allowed)];
     mp_arg_parse_all_kw_array(n_args, n_kw, args, MP_ARRAY_SIZE(allowed), allowed, arg);
 
     engine_obj_t *self = mp_obj_malloc_with_finaliser(engine_obj_t, type);
     self->engine = NULL;
+    self->loading = NULL;
     self->progress = arg[ARG_progress].u_obj;
     self->poll = arg[ARG_poll].u_obj;
     self->raised = MP_OBJ_NULL;
@@ -284,16 +309,32 @@ static mp_obj_t engine_make_new(
         .user = self,
     };
     const char *path = mp_obj_str_get_str(arg[ARG_path].u_obj);
-    int code = engine_open(path, &params, &self->engine);
-    check_raised(self, code);
-
-    uint32_t n_batch = engine_info(self->engine)->n_batch;
-    self->tokens = m_new(int32_t, n_batch);
-    self->positions = m_new(int32_t, n_batch);
-    self->seqs = m_new(int32_t, n_batch);
-    self->outputs = m_new(int8_t, n_batch);
+    if (arg[ARG_background].u_bool) {
+        check(engine_load(path, &params, &self->loading));
+    } else {
+        int code = engine_open(path, &params, &self->engine);
+        check_raised(self, code);
+        make_batch(self);
+    }
     return MP_OBJ_FROM_PTR(self);
 }
+
+static mp_obj_t engine_loaded_py(mp_obj_t self_in) {
+    engine_obj_t *self = MP_OBJ_TO_PTR(self_in);
+    if (self->loading != NULL) {
+        float done = engine_loading_done(self->loading);
+        if (done < 1) {
+            return mp_obj_new_float((mp_float_t)done);
+        }
+    }
+    if (self->loading != NULL) { // the receiver of the log may have closed the engine
+        check(end_loading(self));
+        make_batch(self);
+    }
+    get_self(self_in);
+    return mp_obj_new_float(1);
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(engine_loaded_obj, engine_loaded_py);
 
 static void engine_attr(mp_obj_t self_in, qstr name, mp_obj_t *dest) {
     if (dest[0] != MP_OBJ_NULL) {
@@ -708,6 +749,10 @@ static MP_DEFINE_CONST_FUN_OBJ_3(engine_state_set_obj, engine_state_set_py);
 // called for.
 static mp_obj_t engine_close_py(mp_obj_t self_in) {
     engine_obj_t *self = MP_OBJ_TO_PTR(self_in);
+    if (self->loading != NULL) {
+        engine_loading_stop(self->loading);
+        end_loading(self); // stopped, failed or just done in time
+    }
     if (self->engine != NULL) {
         check(engine_close(self->engine));
         self->engine = NULL;
@@ -718,6 +763,7 @@ static MP_DEFINE_CONST_FUN_OBJ_1(engine_close_obj, engine_close_py);
 
 static const mp_rom_map_elem_t engine_locals_table[] = {
     { MP_ROM_QSTR(MP_QSTR___del__), MP_ROM_PTR(&engine_close_obj) },
+    { MP_ROM_QSTR(MP_QSTR_loaded), MP_ROM_PTR(&engine_loaded_obj) },
     { MP_ROM_QSTR(MP_QSTR_tokenize), MP_ROM_PTR(&engine_tokenize_obj) },
     { MP_ROM_QSTR(MP_QSTR_detokenize), MP_ROM_PTR(&engine_detokenize_obj) },
     { MP_ROM_QSTR(MP_QSTR_piece), MP_ROM_PTR(&engine_piece_obj) },

@@ -6,9 +6,9 @@
 
 namespace {
 
-// musl gives a thread 128 KiB, which is little for C++ that was written for 8 MiB. Pages of a stack are
-// real memory in the image.
-constexpr size_t stack_size = 1024 * 1024;
+// musl gives a thread 128 KiB, which is little for C++ that was written for 8 MiB: a model's chat
+// template is parsed here. Pages of a stack are real memory in the image.
+constexpr size_t stack_size = 2 * 1024 * 1024;
 
 } // namespace
 
@@ -52,6 +52,18 @@ void compute_thread::finish() {
     while (!done) {
         wait(user);
     }
+    pass_on();
+}
+
+void compute_thread::join() {
+    {
+        std::unique_lock<std::mutex> lock(mutex);
+        idle.wait(lock, [this] { return done.load(); });
+    }
+    pass_on();
+}
+
+void compute_thread::pass_on() {
     if (thrown) {
         std::rethrow_exception(std::exchange(thrown, nullptr));
     }
@@ -77,5 +89,6 @@ void compute_thread::loop() {
         done = true;
         wake(user);
         lock.lock();
+        idle.notify_all();
     }
 }

@@ -20,7 +20,7 @@ public:
     compute_thread(const compute_thread &) = delete;
     compute_thread &operator=(const compute_thread &) = delete;
 
-    // Runs the body on the thread; finish() MUST follow before the next one.
+    // Runs the body on the thread; finish() or join() MUST follow before the next one.
     void start(std::function<void()> body);
 
     // Whether the body has ended.
@@ -29,8 +29,12 @@ public:
     // Runs wait() on the calling thread until the body has ended. What the body threw is thrown here.
     void finish();
 
+    // The same without wait().
+    void join();
+
 private:
     void loop();
+    void pass_on();
 
     void (*const wait)(void *user);
     void (*const wake)(void *user);
@@ -38,6 +42,7 @@ private:
 
     std::mutex mutex;
     std::condition_variable given; // work, or the end
+    std::condition_variable idle;  // for join()
     std::function<void()> work;
     bool ending = false;
 

@@ -7,6 +7,7 @@
 #include <cfloat>
 #include <climits>
 #include <cstring>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -27,7 +28,7 @@ constexpr size_t max_text = INT_MAX / 8;
 // same tokens.
 constexpr int auto_when_emulated = ENGINE_KERNELS_GGML;
 
-char last_error[1024];
+thread_local thread_local char last_error[1024]; // a model may be loading on another thread
 void (*abort_handler)(const char *message);
 
 bool is_continuation(char c) {
@@ -203,26 +204,20 @@ std::vector<llama_token> tokens_of(const engine *e, const std::string &text) {
 
 namespace {
 
-void open_model(engine *e, const char *path, const engine_params &params, bool &stopped) {
-    struct progress {
-        const engine_params &params;
-        bool &stopped;
-    } progress{params, stopped};
+// Told the part done; false stops the loading.
+using progress_function = std::function<bool(float)>;
 
+void open_model(engine *e, const char *path, progress_function &progress) {
     log_capture capture;
     llama_model_params mp = llama_model_default_params();
     mp.n_gpu_layers = 0;
     mp.load_mode = LLAMA_LOAD_MODE_MMAP;
     // These repack, which is a copy. Ours are the first of them.
-    mp.use_extra_bufts = params.kernels == ENGINE_KERNELS_TCG;
+    mp.use_extra_bufts = e->params.kernels == ENGINE_KERNELS_TCG;
     mp.check_tensors = false;   // this starts threads
     mp.progress_callback_user_data = &progress;
     mp.progress_callback = [](float done, void *user) {
-        auto *p = static_cast<struct progress *>(user);
-        if (p->params.progress && !p->params.progress(p->params.user, done)) {
-            p->stopped = true;
-        }
-        return !p->stopped;
+        return (*static_cast<progress_function *>(user))(done);
     };
     e->model.reset(llama_model_load_from_file(path, mp));
     if (!e->model) {
@@ -373,52 +368,138 @@ void engine_set_abort_handler(void (*fn)(const char *message)) {
     abort_handler = fn;
 }
 
-int engine_open(const char *path, const struct engine_params *params, struct engine **out) {
-    *out = nullptr;
-    scoped_value<bool> catches(catching, true);
-    return translated(nullptr, [&] {
-        choose_cpu("");
-        start_once();
-        set_log_thread();
-        check(*path != '\0', "the path of the model is empty");
-        check(params->n_ctx <= INT_MAX, "n_ctx is out of range");
-        check(params->n_batch >= 1 && params->n_batch <= INT_MAX / 8, "n_batch is out of range");
-        check(params->n_seq >= 1 && params->n_seq <= llama_max_parallel_sequences(),
-            "n_seq is not in 1.." + std::to_string(llama_max_parallel_sequences()));
-        check(params->pooling >= ENGINE_POOLING_MODEL && params->pooling <= ENGINE_POOLING_LAST,
-            "there is no such pooling");
-        check(params->kernels >= ENGINE_KERNELS_AUTO && params->kernels <= ENGINE_KERNELS_TCG,
-            "there are no such kernels");
-        check(params->kernels != ENGINE_KERNELS_TCG || cpu_kernels(),
-            std::string("the kernels for TCG come with 'avx2', and '") + engine_cpu() + "' is in use");
-        check(!params->wait == !params->wake, "wait and wake belong together");
-        check(params->n_threads >= 1 && params->n_threads <= GGML_MAX_N_THREADS,
-            "n_threads is not in 1.." + std::to_string(GGML_MAX_N_THREADS));
+namespace {
 
-        auto e = std::make_unique<engine>();
-        static uint64_t serial = 0;
-        e->serial = ++serial;
-        e->params = *params;
-        if (params->kernels == ENGINE_KERNELS_AUTO) {
-            e->params.kernels = cpu_is_emulated() && cpu_kernels() ? auto_when_emulated
-                                                                   : ENGINE_KERNELS_GGML;
-        }
-        bool stopped = false;
+// The engine, empty, after a look at the parameters.
+std::unique_ptr<engine> make_engine(const char *path, const struct engine_params *params) {
+    choose_cpu("");
+    start_once();
+    set_log_thread();
+    check(*path != '\0', "the path of the model is empty");
+    check(params->n_ctx <= INT_MAX, "n_ctx is out of range");
+    check(params->n_batch >= 1 && params->n_batch <= INT_MAX / 8, "n_batch is out of range");
+    check(params->n_seq >= 1 && params->n_seq <= llama_max_parallel_sequences(),
+        "n_seq is not in 1.." + std::to_string(llama_max_parallel_sequences()));
+    check(params->pooling >= ENGINE_POOLING_MODEL && params->pooling <= ENGINE_POOLING_LAST,
+        "there is no such pooling");
+    check(params->kernels >= ENGINE_KERNELS_AUTO && params->kernels <= ENGINE_KERNELS_TCG,
+        "there are no such kernels");
+    check(params->kernels != ENGINE_KERNELS_TCG || cpu_kernels(),
+        std::string("the kernels for TCG come with 'avx2', and '") + engine_cpu() + "' is in use");
+    check(!params->wait == !params->wake, "wait and wake belong together");
+    check(params->n_threads >= 1 && params->n_threads <= GGML_MAX_N_THREADS,
+        "n_threads is not in 1.." + std::to_string(GGML_MAX_N_THREADS));
+
+    auto e = std::make_unique<engine>();
+    static uint64_t serial = 0;
+    e->serial = ++serial;
+    e->params = *params;
+    if (params->kernels == ENGINE_KERNELS_AUTO) {
+        e->params.kernels = cpu_is_emulated() && cpu_kernels() ? auto_when_emulated
+                                                               : ENGINE_KERNELS_GGML;
+    }
+    if (params->wait) {
+        e->computer = std::make_unique<compute_thread>(*params);
+    }
+    return e;
+}
+
+// Fills the engine, on whichever thread. Code of engine.h.
+int load(engine *e, const char *path, const progress_function &progress) {
+    scoped_value<bool> catches(catching, true);
+    bool stopped = false;
+    progress_function go_on = [&](float done) {
+        stopped = stopped || !progress(done);
+        return !stopped;
+    };
+    return translated(nullptr, [&] {
         try {
-            open_model(e.get(), path, e->params, stopped);
+            open_model(e, path, go_on);
+            // What is left takes time as well, and nobody else asks.
+            if (!go_on(1)) {
+                return fail(ENGINE_ABORTED, "loading was stopped");
+            }
+            open_context(e, e->params);
+            open_templates(e);
+            fill_info(e);
         } catch (const std::exception &) {
             if (stopped) {
                 return fail(ENGINE_ABORTED, "loading was stopped");
             }
             throw;
         }
-        open_context(e.get(), e->params);
-        open_templates(e.get());
-        fill_info(e.get());
-        if (params->wait) {
-            e->computer = std::make_unique<compute_thread>(*params);
+        return static_cast<int>(ENGINE_OK);
+    });
+}
+
+} // namespace
+
+int engine_open(const char *path, const struct engine_params *params, struct engine **out) {
+    *out = nullptr;
+    scoped_value<bool> catches(catching, true);
+    return translated(nullptr, [&] {
+        auto e = make_engine(path, params);
+        const int code = load(e.get(), path, [params](float done) {
+            return !params->progress || params->progress(params->user, done);
+        });
+        if (code == ENGINE_OK) {
+            *out = e.release();
         }
-        *out = e.release();
+        return code;
+    });
+}
+
+// Both threads use it, but only the atomic parts at the same time.
+struct engine_loading {
+    std::unique_ptr<engine> e;
+    std::string path;
+    std::atomic<float> done{0};
+    std::atomic<bool> stop{false};
+    int code = ENGINE_OK;
+    std::string reason; // where the code is another
+};
+
+int engine_load(const char *path, const struct engine_params *params, struct engine_loading **out) {
+    *out = nullptr;
+    scoped_value<bool> catches(catching, true);
+    return translated(nullptr, [&] {
+        check(params->wait, "loading on the engine's thread needs wait and wake");
+        auto l = std::make_unique<engine_loading>();
+        l->e = make_engine(path, params);
+        l->path = path;
+        l->e->computer->start([l = l.get()] {
+            l->code = load(l->e.get(), l->path.c_str(), [l](float done) {
+                l->done = std::min(done, 0.99f);
+                return !l->stop;
+            });
+            if (l->code != ENGINE_OK) {
+                l->reason = last_error;
+            }
+        });
+        *out = l.release();
+        return static_cast<int>(ENGINE_OK);
+    });
+}
+
+float engine_loading_done(struct engine_loading *l) {
+    const float done = l->e->computer->ended() ? 1 : l->done.load();
+    deliver_log(); // last: its receiver may end the loading
+    return done;
+}
+
+void engine_loading_stop(struct engine_loading *l) {
+    l->stop = true;
+}
+
+int engine_loading_end(struct engine_loading *l, struct engine **out) {
+    *out = nullptr;
+    const std::unique_ptr<engine_loading> own(l);
+    return translated(nullptr, [&] {
+        l->e->computer->join();
+        if (l->code != ENGINE_OK) {
+            return fail(l->code, l->reason.c_str());
+        }
+        *out = l->e.release();
         return static_cast<int>(ENGINE_OK);
     });
 }

@@ -12,9 +12,9 @@
 // * Ownership. Strings and arrays passed in are read during the call and not kept. Those handed out
 //   belong to the engine and hold until the next call with the same engine; copy them first.
 // * Text is UTF-8 with an explicit length in bytes; it may hold NUL.
-// * Threads. One thread makes all calls but engine_abort(). engine_open() starts n_threads - 1
-//   compute threads once the model is loaded, which engine_close() ends, and with
-//   engine_params.wait one more, which computes in place of the calling thread.
+// * Threads. One thread makes all calls but engine_abort(). engine_open() and engine_load() start
+//   n_threads - 1 compute threads once the model is loaded, which engine_close() ends, and with
+//   engine_params.wait one more before, which computes in place of the calling thread.
 // * Callbacks run on the calling thread, but for the two that say otherwise, with C++ frames below
 //   them: they MUST NOT longjmp or throw out, and MUST NOT call the engine that is calling them
 //   (ENGINE_EINVAL). Closing a sampler in a callback is allowed, because a garbage collector may do
@@ -58,6 +58,7 @@ enum {
 };
 
 struct engine;
+struct engine_loading;
 struct engine_sampler;
 struct engine_chat;
 struct engine_reply;
@@ -70,8 +71,8 @@ struct engine_params {
     uint32_t sample_ms; // what following a grammar may cost, in ms for each token; 0: no limit
     int32_t pooling;    // of embeddings: ENGINE_POOLING_*
     int32_t kernels;    // ENGINE_KERNELS_*
-    // While loading, with the part done (0 to 1). Returning false stops it: ENGINE_ABORTED. May be
-    // NULL.
+    // In engine_open(), with the part done (0 to 1). Returning false stops it: ENGINE_ABORTED. May
+    // be NULL.
     bool (*progress)(void *user, float done);
     // In engine_decode() and engine_embed(), between any two nodes of the graph, on the thread that
     // computes. Returning true stops it: ENGINE_ABORTED or, in engine_embed(), ENGINE_EFAIL. May be
@@ -143,6 +144,20 @@ void engine_crash(struct engine *e, const char *kind);
 // ENGINE_EINVAL: params. ENGINE_EFAIL: the file; the reason is llama.cpp's own. On any error *out
 // is NULL and nothing stays allocated.
 int engine_open(const char *path, const struct engine_params *params, struct engine **out);
+
+// The same, but on the thread of engine_params.wait, which MUST be there: returns at once, and the
+// calling thread may see to other things, other engines included. engine_params.progress is not
+// called. ENGINE_EINVAL: params.
+int engine_load(const char *path, const struct engine_params *params, struct engine_loading **out);
+
+// The part done: 1 once loading has ended, one way or the other, less before.
+float engine_loading_done(struct engine_loading *l);
+
+// Has the loading end early, with ENGINE_ABORTED.
+void engine_loading_stop(struct engine_loading *l);
+
+// Waits for the end and frees `l`. What came of it, as from engine_open().
+int engine_loading_end(struct engine_loading *l, struct engine **out);
 
 // Frees model, context and all samplers of this engine; their handles stay valid for
 // engine_sampler_close() alone. e may be NULL. ENGINE_EINVAL in a callback of e: nothing is freed.

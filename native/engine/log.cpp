@@ -20,12 +20,17 @@ namespace {
 
 void (*sink)(void *user, int level, const char *text);
 void *sink_user;
-log_capture *innermost;
+thread_local log_capture *innermost;
 
-// Neither the sink, which may be Python, nor a capture is for other threads than the one that calls.
+// The sink, which may be Python, is not for other threads than the one that calls.
 pthread_t log_thread;
+struct message {
+    enum ggml_log_level level;
+    std::string text;
+    bool captured; // by the thread that wrote it
+};
 std::mutex kept_mutex; // guards what other threads wrote meanwhile
-std::vector<std::pair<enum ggml_log_level, std::string>> kept;
+std::vector<message> kept;
 constexpr size_t kept_most = 256;
 
 // "llama_model_load: error loading model: x" is about x, not about the function that noticed.
@@ -52,27 +57,38 @@ void set_log_thread() {
     log_thread = pthread_self();
 }
 
+static bool capture(enum ggml_log_level level, const char *text) {
+    if (innermost && level == GGML_LOG_LEVEL_ERROR) {
+        innermost->lines += text;
+        return true;
+    }
+    return false;
+}
+
 void deliver_log() {
-    std::vector<std::pair<enum ggml_log_level, std::string>> messages;
+    std::vector<message> messages;
     {
         std::lock_guard<std::mutex> lock(kept_mutex);
         messages.swap(kept);
     }
-    for (const auto &[level, text] : messages) {
-        engine_log(level, text.c_str(), nullptr);
+    for (const message &m : messages) {
+        if (!m.captured) {
+            capture(m.level, m.text.c_str());
+        }
+        if (sink) {
+            sink(sink_user, m.level, m.text.c_str());
+        }
     }
 }
 
 void engine_log(enum ggml_log_level level, const char *text, void *) {
+    const bool captured = capture(level, text);
     if (!pthread_equal(log_thread, pthread_self())) {
         std::lock_guard<std::mutex> lock(kept_mutex);
         if (kept.size() < kept_most) {
-            kept.emplace_back(level, text);
+            kept.push_back({level, text, captured});
         }
         return;
-    }
-    if (innermost && level == GGML_LOG_LEVEL_ERROR) {
-        innermost->lines += text;
     }
     if (sink) {
         sink(sink_user, level, text);

@@ -6,7 +6,7 @@
 
 #include <string>
 
-// Passes a message on to the callback of engine_set_log() and to the capture in progress.
+// Passes a message on to the callback of engine_set_log() and to the thread's capture in progress.
 // It has the type of ggml_log_callback.
 void engine_log(enum ggml_log_level level, const char *text, void *unused);
 
@@ -14,7 +14,7 @@ void engine_log(enum ggml_log_level level, const char *text, void *unused);
 void set_log_thread();
 void deliver_log();
 
-// Collects the error lines that are logged during its life. Captures nest.
+// Collects the error lines that its thread logs or delivers during its life. Captures nest.
 class log_capture {
 public:
     log_capture();

@@ -149,6 +149,7 @@ void boot_phase(const char *name) {
 
 void kernel_start(uint32_t magic, uint32_t info) {
     boot_phase("firmware and loader");
+    nic_head_start();
     console_init();
     cpu_init();
     multiboot_parse(magic, info);

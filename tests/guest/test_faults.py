@@ -107,7 +107,7 @@ def test_a_death_of_the_thread_that_computes_tells_the_line_of_python(boot, tiny
     _, _, backtrace, _ = report(guest.serial, CPP_DEATHS["assert"][0])
     died, waited = backtrace.split("the main thread meanwhile:\r\n")
     assert " death::fail_assertion+0x" in died and "python" not in died
-    assert " on_wait+0x" in waited and "\npython <stdin>:1 in <module>\r\n" in waited
+    assert " engine_crash_py+0x" in waited and "\npython <stdin>:1 in <module>\r\n" in waited
     guest.serial.expect("crash: the last run died after ")
     guest.serial.expect("is ready")
 

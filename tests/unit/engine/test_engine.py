@@ -175,6 +175,58 @@ def test_progress_and_stopping_it(library, tiny):
     assert failure.value.code == ABORTED
 
 
+def begin(library, path, **options):
+    event = threading.Event()
+
+    def wait():
+        event.wait(60)
+
+    return Engine(library, path, background=True, wait=wait, wake=event.set, **options)
+
+
+def test_loading_on_the_engines_thread(library, tiny, engine):
+    loading = begin(library, tiny)
+    seen = []
+    while not seen or seen[-1] < 1:
+        seen.append(library.so.engine_loading_done(loading.loading))
+        # Others are of use meanwhile.
+        assert engine.detokenize(engine.tokenize("other", add_special=False)) == b"other"
+    assert seen == sorted(seen)
+    loading.finish_loading()
+    with loading:
+        tokens = loading.tokenize("The quick brown fox")
+        assert tokens == engine.tokenize("The quick brown fox")
+        loading.prompt(tokens)
+
+
+def test_loading_can_be_stopped(library, tiny):
+    for _ in range(100):  # the machine may let a thread load all of it before it is told to stop
+        loading = begin(library, tiny)
+        library.so.engine_loading_stop(loading.loading)
+        try:
+            loading.finish_loading()
+        except EngineFailure as failure:
+            assert failure.code == ABORTED and str(failure) == "loading was stopped"
+            return
+        loading.close()
+    pytest.fail("it never was in time")
+
+
+def test_what_fails_while_loading_is_told_at_the_end(library, tiny, tmp_path):
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(tiny.read_bytes()[:5000])
+    failures = []
+    for make in (lambda: begin(library, cut).finish_loading(), lambda: Engine(library, cut)):
+        with pytest.raises(EngineFailure) as failure:
+            make()
+        failures.append((failure.value.code, str(failure.value)))
+    assert failures[0] == failures[1]
+    with pytest.raises(EngineFailure, match="n_batch"):
+        begin(library, tiny, n_batch=0)
+    with pytest.raises(EngineFailure, match="wait and wake"):
+        Engine(library, tiny, background=True)
+
+
 def test_poll_stops_a_decode(library, tiny):
     calls, limit = [], [None]
 

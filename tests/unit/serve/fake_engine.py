@@ -79,8 +79,7 @@ class FakeEngine:
 
     def __init__(
         self, path="", n_ctx=256, n_batch=16, n_seq=8, n_threads=1, sample_ms=0, pooling=0,
-        kernels=0,
-        progress=None, poll=None
+        kernels=0, poll=None
     ):
         self.n_ctx = n_ctx
         self.n_batch = n_batch
@@ -94,9 +93,13 @@ class FakeEngine:
         self.on_decode = None  # called with the number of tokens
         self.stop = False
         self.started = None  # the batch between start() and finish()
-        if progress:
-            for i in range(101):
-                progress(i / 100)
+        self.closed = False
+
+    def loaded(self):
+        return 1.0
+
+    def close(self):
+        self.closed = True
 
     def tokenize(self, text, add_special=True, parse_special=True):
         return list(text.encode())

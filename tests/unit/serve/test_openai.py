@@ -24,7 +24,9 @@ MODEL = "fake-model"
 class Running:
     """The service in a thread with its own loop, as clients see it."""
 
-    def __init__(self, tmp_path, make=FakeEngine, load=True, slots=4, access=None, **options):
+    def __init__(
+        self, tmp_path, make=FakeEngine, load=True, slots=4, access=None, wait=True, **options
+    ):
         path = tmp_path / "model.gguf"
         path.write_bytes(b"GGUF")
         self.service = Service()
@@ -34,6 +36,7 @@ class Running:
         main.install(self.service, access or Access())
         self.started = threading.Event()
         self.load = load
+        self.wait = wait  # until it is loaded
         self.thread = threading.Thread(target=lambda: asyncio.run(self._run()))
 
     async def _run(self):
@@ -42,8 +45,10 @@ class Running:
         server = Server(self.service.app, "127.0.0.1", 0, Limits(), 0.05)
         await server.start()
         self.port = server._server.sockets[0].getsockname()[1]
+        if not self.wait:
+            self.started.set()
         if self.load:
-            self.service.start()
+            await self.service.start()
         self.started.set()
         await self.done.wait()
         self.service.stop()
@@ -458,10 +463,69 @@ def test_a_dead_engine_shows_in_health(tmp_path):
 
 
 def test_progress_is_printed_in_tenths(capsys):
-    host = EngineHost(__file__, None, {}, FakeEngine)
-    host.load()
+    host = EngineHost(__file__, None, {}, SlowEngine)
+    asyncio.run(host.load())
     out = capsys.readouterr().out
     assert out.count("loading ") == 11 and "loading 50%" in out and host.state == "ready"
+
+
+class SlowEngine(FakeEngine):
+    """Takes a few looks until it is loaded."""
+
+    made = None
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.looks = 0
+        SlowEngine.made = self
+
+    def loaded(self):
+        self.looks += 1
+        return min(1, self.looks / 10)
+
+
+def test_answers_while_loading(tmp_path, monkeypatch):
+    monkeypatch.setattr(SlowEngine, "loaded", lambda self: 1 if self.looks else 0.25)
+    with Running(tmp_path, SlowEngine, wait=False) as running:
+        status, body = running.call("/health")
+        assert (status, body["error"]["progress"]) == (503, 0.25)
+        assert running.call("/v1/completions", {"prompt": "x"})[0] == 503
+        SlowEngine.made.looks = 1
+        for _ in range(200):
+            if running.call("/health")[0] == 200:
+                break
+            threading.Event().wait(0.02)
+        assert running.call("/v1/completions", {"prompt": "x|"})[0] == 200
+
+
+def test_an_end_while_loading_closes_the_engine(monkeypatch):
+    monkeypatch.setattr(SlowEngine, "loaded", lambda self: 0.5)
+
+    async def go():
+        host = EngineHost(__file__, None, {}, SlowEngine)
+        task = asyncio.create_task(host.load())
+        await asyncio.sleep(0.05)
+        assert host.state == "loading" and host.progress == 0.5
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(go())
+    assert SlowEngine.made.closed
+
+
+def test_an_error_at_the_end_of_loading_is_the_reason(monkeypatch):
+    def loaded(self):
+        self.looks += 1
+        if self.looks > 2:
+            raise RuntimeError("tensor 'x' is cut off")
+        return 0.5
+
+    monkeypatch.setattr(SlowEngine, "loaded", loaded)
+    host = EngineHost(__file__, None, {}, SlowEngine)
+    asyncio.run(host.load())
+    assert host.state == "failed" and "tensor 'x' is cut off" in host.reason
+    assert SlowEngine.made.closed
 
 
 def test_openai_client(server):
@@ -510,7 +574,7 @@ def test_llm(cllm, tmp_path):
             await cllm.llm.generate("x")
         assert info.value.status == 503
         cllm.service.configure(EngineHost(str(path), None, {}, FakeEngine))
-        cllm.service.start()
+        await cllm.service.start()
         assert await cllm.llm.generate("hello|", max_tokens=4) == "hell"
         assert await cllm.llm.chat("hi") == "hi"
         assert await cllm.llm.chat([{"role": "user", "content": "ho"}], stop="o") == "h"
