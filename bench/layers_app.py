@@ -42,7 +42,7 @@ def clock(layer, owner, *names):
 clock("driver", e1000.Card, "receive", "tx_alloc", "tx_commit", "tx_alloc_large", "tx_commit_large",
       "interrupt")
 clock("TCP/IP", stack.Stack, "input", "input_segment", "poll")
-clock("between interrupt and stack", host, "pump", "enter", "leave", "leave_unchanged")
+clock("between interrupt and stack", host, "pump", "enter", "leave")
 clock("HTTP", parser.Parser, "feed", "head", "begin_body", "body")
 clock("HTTP", router.App, "find", "finish", "report")
 clock("HTTP", router.Response, "head")

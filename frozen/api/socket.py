@@ -8,6 +8,7 @@ EAGAIN; with a timeout both raise ETIMEDOUT. `ioctl` has the two requests of a s
 
 import io
 import struct
+import sys
 import time
 
 from micropython import const
@@ -191,6 +192,10 @@ class socket(io.IOBase):
         host.enter()
         try:
             self._closed = True
+            thing = self._connection or self._listener or self._endpoint
+            if thing is not None:
+                # Who waits for this socket learns that it is closed.
+                host.stack.touch(thing)
             if self._listener is not None:
                 self._listener.close()
             if self._connection is not None:
@@ -395,12 +400,7 @@ class socket(io.IOBase):
     def ioctl(self, request, argument):
         """Answer a stream's poll and close requests; a negative errno for any other."""
         if request == _IOCTL_POLL:
-            host.enter()
-            try:
-                events = self._poll()
-            finally:
-                host.leave_unchanged()
-            return events & (argument | _POLL_ERR | _POLL_HUP | _POLL_NVAL)
+            return self._poll() & (argument | _POLL_ERR | _POLL_HUP | _POLL_NVAL)
         if request == _IOCTL_CLOSE:
             self.close()
             return 0
@@ -416,10 +416,10 @@ class socket(io.IOBase):
         connection = self._connection
         if connection is not None:
             events = 0
-            if connection.available() > 0 or connection.at_end():
-                events = _POLL_RD
             if connection.at_end():
-                events |= _POLL_RDHUP
+                events = _POLL_RD | _POLL_RDHUP
+            elif connection.available() > 0:
+                events = _POLL_RD
             if connection.can_send():
                 events |= _POLL_WR
             if connection.error:
@@ -434,6 +434,18 @@ class socket(io.IOBase):
             return _POLL_WR | (_POLL_RD if ready else 0)
         # Neither connected nor listening: as Linux and MicroPython's ports with lwIP have it.
         return _POLL_WR | _POLL_HUP
+
+    # -- For net.aio ------------------------------------------------------------------------
+
+    def watch(self, entry):
+        """Have `entry` appended to stack.touched when something happens; None: no more."""
+        thing = self._connection or self._listener or self._endpoint
+        if thing is not None:
+            thing.waiter = entry
+
+    def events(self):
+        """Return what select.poll would say."""
+        return self._poll() & ~_POLL_RDHUP
 
     # -- Waiting ----------------------------------------------------------------------------
 
@@ -547,3 +559,10 @@ def _look_up(name):
     if query.error:
         raise OSError(_EAI_NONAME if query.error == 2 else query.error)
     return query.addresses
+
+
+# CPython, where unit tests run this file, has an asyncio of its own.
+if sys.implementation.name == "micropython":
+    from net import aio
+
+    aio.install()

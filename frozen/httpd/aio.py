@@ -36,6 +36,43 @@ def step(gen):
     return False, item
 
 
+class Eager:
+    """Awaits a coroutine and calls `waits()` once if it does not finish without waiting.
+
+    To be awaited at once: its first part runs when this object is made.
+    """
+
+    def __init__(self, coroutine, waits):
+        self._coroutine = coroutine
+        self._done = False
+        try:
+            self._first = coroutine.send(None)
+        except StopIteration as exc:
+            self._done = True
+            self._first = exc.value
+        else:
+            waits()
+
+    def __await__(self):
+        return self.__iter__()
+
+    def __iter__(self):
+        if self._done:
+            return self._first
+        send = self._coroutine.send
+        item = self._first
+        try:
+            while True:
+                try:
+                    value = yield item
+                except BaseException as exc:  # the loop cancels this task: tell the inner one
+                    item = self._coroutine.throw(exc)
+                else:
+                    item = send(value)
+        except StopIteration as exc:
+            return exc.value
+
+
 class Source:
     """Items of a stream, from a generator, an async generator, or an object with __anext__."""
 

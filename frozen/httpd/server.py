@@ -1,17 +1,20 @@
 # Connections: carries bytes between asyncio streams and the parser, and bounds what a client may
 # cost.
 #
-# Each connection has two tasks. The pump only reads: it feeds the parser while a handler runs, and
-# so notices at once that a client went away and cancels the handler. The main task does all the
-# rest. Time is counted by one janitor for all connections, in ticks: asyncio.wait_for makes two
-# tasks per use on MicroPython, and a tick that comes late because the engine computed does not
-# count as more than one against a client that could not be served meanwhile.
+# A connection has one task, until a handler has to wait for something: then a second one, the pump,
+# takes over reading for the rest of the connection. It feeds the parser while a handler runs, and so
+# notices at once that a client went away and cancels the handler. Answers that are there at once, like
+# those to /health, cost neither the second task nor its exchanges with the first.
+#
+# Time is counted by one janitor for all connections, in ticks: asyncio.wait_for makes two tasks per
+# use on MicroPython, and a tick that comes late because the engine computed does not count as more
+# than one against a client that could not be served meanwhile.
 # MIT license; Copyright (c) 2026 cllm contributors
 
 import asyncio
 import time
 
-from .aio import END
+from .aio import END, Eager
 from .parser import HttpError, Limits, Parser
 from .router import print_exception
 
@@ -20,8 +23,9 @@ _PIECE = 16384  # bytes per write, so that a stalled client is noticed in a larg
 _AHEAD = 65536  # unparsed bytes of one connection at which its pump stops reading
 _EXTRA = 8  # connections above the limit that are told so instead of being dropped
 
-# A stream's ioctl request and Linux's event for "the peer has ended its side".
+# A stream's ioctl request, and events: something to read; Linux's for "the peer has ended its side".
 _IOCTL_POLL = 3
+_POLLIN = 1
 _POLLRDHUP = 0x2000
 
 
@@ -103,8 +107,9 @@ class Connection:
         self.idle = False  # waits for a next request
         self.eof = False
         self._task = None
-        self._more = asyncio.Event()  # input arrived, ended, or took too long
-        self._room = asyncio.Event()  # the pump may read on
+        self._pump_task = None
+        self._more = None  # Event: the pump's input arrived, ended, or took too long
+        self._room = None  # Event: the pump may read on
         self._ticks = 0  # left of the time limit that runs; 0: none runs
         self._body_ticks = 0  # the body's time limit, while a streaming handler is between reads
         self._late = False
@@ -119,7 +124,6 @@ class Connection:
     async def run(self):
         """Serves requests until the connection ends; never raises."""
         self._task = asyncio.current_task()
-        pump = asyncio.create_task(self._pump())
         clean = False
         try:
             while await self._exchange():
@@ -134,8 +138,16 @@ class Connection:
             clean = False
             print("error in a connection:")
             print_exception(exc)
-        pump.cancel()
+        if self._pump_task is not None:
+            self._pump_task.cancel()
         await self.shut(not clean)
+
+    def _start_pump(self):
+        # From now on another task reads.
+        if self._pump_task is None:
+            self._more = asyncio.Event()
+            self._room = asyncio.Event()
+            self._pump_task = asyncio.create_task(self._pump())
 
     def gone(self):
         """Whether the client has ended its side, as far as the network knows: the pump may not have
@@ -166,9 +178,11 @@ class Connection:
             if not self._ticks:
                 if self._waits:
                     self._late = True
-                    self._more.set()
-                else:
-                    self.cancel()
+                    if self._pump_task is not None:
+                        self._more.set()
+                        return
+                # Without a pump the task itself waits in read(), see _take().
+                self.cancel()
 
     def _allow(self, seconds):
         self._ticks = max(1, int(seconds / self.server.tick_s)) if seconds else 0
@@ -195,16 +209,40 @@ class Connection:
             # ready soon is for the latter; then the handler is cancelled.
             self._allow(self.limits.linger_s)
 
+    async def _take(self):
+        # Reads without a pump, until the time limit that runs is over.
+        self._waits = True
+        try:
+            data = await self.reader.read(_READ)
+        except asyncio.CancelledError:
+            if not self._late:
+                raise
+            return
+        finally:
+            self._waits = False
+        if not data:
+            self.eof = True
+        elif not self._discard:
+            self.parser.feed(data)
+
     async def _input(self):
         # Waits for input. The caller has cleared _more before it looked at the parser.
         if self.eof:
             raise HttpError(400, "the request ended early")
-        self._room.set()
-        self._waits = True
-        await self._more.wait()
-        self._waits = False
+        if self._pump_task is None:
+            await self._take()
+        else:
+            self._room.set()
+            self._waits = True
+            await self._more.wait()
+            self._waits = False
         if self._late:
             raise HttpError(408, "the request came too slowly")
+
+    def _looking(self):
+        # What the pump reports from here on is news.
+        if self._more is not None:
+            self._more.clear()
 
     async def _exchange(self):
         # One request and its answer. Returns whether another may follow.
@@ -228,6 +266,7 @@ class Connection:
             self._body_ticks = max(1, int(self.limits.body_s / self.server.tick_s))
             if route is not None and route.stream:
                 request.read = self._read_body
+                self._start_pump()
             elif self._unread:
                 request.body = await self._collect()
         except HttpError as exc:
@@ -240,8 +279,9 @@ class Connection:
             # See _pump: the client may have ended its side already.
             self._allow(self.limits.linger_s if self.eof else 0)
             self._serves = not self._unread
-            self._room.set()  # the request may have filled the buffer: watch for the end again
-            response = await app.handle(request, route, params)
+            if self._room is not None:
+                self._room.set()  # the request may have filled the buffer: watch for the end again
+            response = await Eager(app.handle(request, route, params), self._start_pump)
         keep = request is not None and request.keep_alive and not self._unread and not self.refuse
         app.finish(request, response)
         try:
@@ -255,7 +295,7 @@ class Connection:
         self._allow(self.limits.idle_s)
         started = False
         while True:
-            self._more.clear()
+            self._looking()
             request = self.parser.head()
             if request is not None:
                 self.idle = False
@@ -286,7 +326,7 @@ class Connection:
         """
         self._ticks = self._body_ticks
         while True:
-            self._more.clear()
+            self._looking()
             data = self.parser.body()
             if data is not None:
                 # Each 4 KiB earns a second: slow links get through, a trickle does not.
@@ -344,6 +384,7 @@ class Connection:
         return keep
 
     async def _stream(self, response, head, chunked):
+        self._start_pump()
         while True:
             try:
                 data = await response.next()
@@ -368,6 +409,9 @@ class Connection:
 
     async def _write_all(self, head, body):
         # The header section and the start of the body leave in one write: one segment for most.
+        if len(body) <= _PIECE:
+            await self._write(head + body)
+            return
         view = memoryview(body)
         await self._write(head + view[:_PIECE])
         for i in range(_PIECE, len(view), _PIECE):
@@ -375,9 +419,13 @@ class Connection:
 
     async def _write(self, data):
         self._sent += len(data)
-        self._allow(self.limits.write_s)
-        self.writer.write(data)
-        await self.writer.drain()
+        writer = self.writer
+        writer.write(data)
+        # MicroPython's drain() gives way to other tasks in any case; who has sent an answer does so
+        # when it reads the next request.
+        if self._pump_task is not None or getattr(writer, "out_buf", None) != b"":
+            self._allow(self.limits.write_s)
+            await writer.drain()
         self._allow(0)
 
     async def _linger(self):
@@ -387,11 +435,23 @@ class Connection:
             return
         self._serves = False
         self._discard = True
-        self._room.set()
-        if not (self._unread or self.parser.buffered()):
+        if self._room is not None:
+            self._room.set()
+        if not (self._unread or self.parser.buffered() or self._unread_in_socket()):
             return
         self._allow(self.limits.linger_s)
         while not self.eof and self._ticks:
-            self._more.clear()
-            self._waits = True
-            await self._more.wait()
+            if self._pump_task is None:
+                await self._take()
+            else:
+                self._looking()
+                self._waits = True
+                await self._more.wait()
+
+    def _unread_in_socket(self):
+        # CPython's loop reads ahead, whether or not somebody takes it.
+        return (
+            self._pump_task is None
+            and hasattr(self.writer, "s")
+            and self.writer.s.ioctl(_IOCTL_POLL, _POLLIN) != 0
+        )

@@ -11,18 +11,20 @@ import _netbuf
 class Pool:
     """Lends byte rings of one size.
 
-    Args: size: bytes per ring, a power of two; limit: rings lent at a time.
+    Args: size: bytes per ring, a power of two; limit: rings lent at a time; on_room: called when one
+    comes back after all were lent, or None.
     """
 
     # Free rings kept for reuse; more are left to the garbage collector, which looks through all.
     _KEEP = 4
 
-    def __init__(self, size, limit):
+    def __init__(self, size, limit, on_room=None):
         if size & (size - 1) or size < 4096:
             raise ValueError("ring size must be a power of two from 4096")
         self.size = size
         self.lent = 0
         self._limit = limit
+        self._on_room = on_room
         self._free = []
 
     def available(self):
@@ -52,6 +54,8 @@ class Pool:
         self.lent -= 1
         if len(self._free) < self._KEEP:
             self._free.append(ring)
+        if self.lent == self._limit - 1 and self._on_room is not None:
+            self._on_room()
 
 
 def write(ring, seq, source, offset, count):

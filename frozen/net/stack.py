@@ -83,7 +83,7 @@ class Stack:
         self.dns_servers = []
         self.hostname = "cllm"
         self.timers = Timers()
-        self.send_pool = Pool(buffer_size, buffer_limit)
+        self.send_pool = Pool(buffer_size, buffer_limit, self.touch_all)
         self.receive_pool = Pool(receive_size or buffer_size, buffer_limit)
         self.random = random
         self.loopback = Loopback()
@@ -101,6 +101,8 @@ class Stack:
         self._paths = {}
         self._fragments = Fragments(self.timers)
         self._ready = []
+        # What touch() left for whoever waits for connections: their `waiter`s.
+        self.touched = []
         self._time_waits = []
         self._unreachable_at = 0
         self._out = None
@@ -546,6 +548,21 @@ class Stack:
     def commit(self, length):
         """Send the first `length` bytes of the buffer that begin() returned last."""
         self._out.tx_commit(length)
+
+    def touch(self, thing):
+        """Note that something happened to a connection, listener or endpoint that somebody awaits.
+
+        Its `waiter`, whatever that is, goes to `touched`, and has to be set again for more.
+        """
+        waiter = thing.waiter
+        if waiter is not None:
+            thing.waiter = None
+            self.touched.append(waiter)
+
+    def touch_all(self):
+        """As touch() for all connections: memory that they share is free again."""
+        for connection in self.connections():
+            self.touch(connection)
 
     def mark(self, connection):
         """Have poll() call the connection's output()."""

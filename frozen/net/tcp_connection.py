@@ -117,6 +117,8 @@ class Connection(Timed):
         self.state = CLOSED
         # Set while the connection waits in a listener for accept().
         self.listener = None
+        # What goes to stack.touched when something happens, see Stack.touch().
+        self.waiter = None
         # The errno that ended the connection; whoever reports it sets it to 0.
         self.error = 0
         self.nodelay = False
@@ -371,6 +373,7 @@ class Connection(Timed):
             return
         self._snd_fin = True
         self.stack.mark(self)
+        self.stack.touch(self)
 
     def close(self, now):
         """Close both directions; the connection ends by itself and is not the user's any more.
@@ -469,6 +472,8 @@ class Connection(Timed):
         tcp.parse_options() of another segment that has options, or None;
         buf, start, end: the payload is buf[start:end], and is copied if it is kept.
         """
+        if self.waiter is not None:
+            self.stack.touch(self)
         if self.state == SYN_SENT:
             self._input_syn_sent(seq, ack, flags, window, options, now)
             return
@@ -1377,3 +1382,4 @@ class Connection(Timed):
         self._release_send()
         if nobodys or self.available() <= 0:
             self._release_receive()
+        self.stack.touch(self)

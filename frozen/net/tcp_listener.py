@@ -22,6 +22,8 @@ class Listener:
         self._half_open = []
         self._queue = []
         self._cookies_until = 0
+        # What goes to stack.touched when a connection is there, see Stack.touch().
+        self.waiter = None
 
     def is_full(self):
         """Tell whether accept() is behind: a SYN should be passed over, its peer will repeat it."""
@@ -50,6 +52,7 @@ class Listener:
             connection.listener = None
             return False
         self._queue.append(connection)
+        self.stack.touch(self)
         return True
 
     def forget(self, connection):

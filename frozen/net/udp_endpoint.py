@@ -14,6 +14,8 @@ class Endpoint:
         self.stack = stack
         self.port = port
         self.remote = None
+        # What goes to stack.touched when there is something to receive, see Stack.touch().
+        self.waiter = None
         # The errno that the network reported; receive() and send() raise it once.
         self.error = 0
         self._queue = []
@@ -26,6 +28,7 @@ class Endpoint:
         if len(self._queue) < _MAX_DATAGRAMS and self._bytes + end - start <= _MAX_BYTES:
             self._queue.append((bytes(buf[start:end]), source, source_port))
             self._bytes += end - start
+            self.stack.touch(self)
 
     def unreachable(self, remote, remote_port, error, _now):
         """Take an ICMP error about a datagram sent from here (RFC 1122 4.1.3.3).
@@ -34,6 +37,7 @@ class Endpoint:
         """
         if self.remote == (remote, remote_port):
             self.error = error
+            self.stack.touch(self)
 
     def ready(self):
         """Tell whether receive() has a datagram, or an error."""

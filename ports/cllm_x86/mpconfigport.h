@@ -17,6 +17,9 @@ typedef long mp_off_t;
 // --- compiler and native code
 #define MICROPY_EMIT_X64 (1)
 #define MICROPY_OPT_COMPUTED_GOTO (1)
+// Lookups in dictionaries are map_lookup.c's, which has a cache of its own.
+#define MICROPY_OPT_MAP_LOOKUP_CACHE (0)
+#define MICROPY_WRAP_MP_MAP_LOOKUP(f) upstream_##f
 #define MICROPY_PERSISTENT_CODE_LOAD (1)
 void cllm_alloc_exec(size_t min_size, void **ptr, size_t *size);
 void cllm_free_exec(void *ptr, size_t size);

@@ -69,6 +69,19 @@ def connect(port, patience=60):
             time.sleep(0.2)
 
 
+def ready(patience=120):
+    """Waits until /health says 200."""
+    until = time.monotonic() + patience
+    while True:
+        with connect(80) as s:
+            s.sendall(b"GET /health HTTP/1.1\r\nHost: guest\r\nConnection: close\r\n\r\n")
+            if s.recv(4096).startswith(b"HTTP/1.1 200"):
+                return
+        if time.monotonic() > until:
+            raise TimeoutError("the guest did not load the model")
+        time.sleep(0.1)
+
+
 def receive_rate(size):
     """MiB/s into the guest."""
     with connect(SINK) as s:
@@ -128,11 +141,14 @@ def main():
     parser.add_argument("--mib", type=int, default=64)
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--image", type=Path)
+    parser.add_argument("--model", default=config.DEFAULT_MODEL)
     parser.add_argument("--pcap")
     arguments = parser.parse_args()
-    settings = {**config.DEFAULTS, "accel": "auto", "port": 0, "pcap": arguments.pcap}
+    flags = {"accel": "auto", "port": 0, "pcap": arguments.pcap, "model": arguments.model}
+    settings, _ = config.settings(flags)
     settings["app"] = str(Path(__file__).with_name("speed_app.py"))
     with booted(settings, arguments.image):
+        ready()
         size = arguments.mib << 20
         print("receive %7.2f MiB/s" % receive_rate(size), flush=True)
         print("send    %7.2f MiB/s" % send_rate(size), flush=True)

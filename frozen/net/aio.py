@@ -1,0 +1,124 @@
+"""asyncio's queue of tasks that wait for streams, without polling of sockets.
+
+Upstream's asks every registered stream in every turn of the loop whether it is ready: for a socket in
+Python that is a call through select.poll into ioctl(), a dozen of them for each request of a server
+with a listener and two connections. Here a socket in whose connection something happened (see
+`touch()` of net.stack) says so itself, and is asked once then. Streams that are not sockets, like
+the console, are polled as upstream does, but not while tasks are ready to run, or only now and then.
+
+The classes of asyncio stay upstream's: install() puts an IOQueue of this kind into asyncio.core.
+"""
+
+import select
+from asyncio import core
+from time import ticks_diff, ticks_ms
+
+import _x86
+from micropython import const
+from net import host
+
+# While tasks keep the loop busy, other streams are looked at after so many ms.
+_LOOK_AGAIN = const(10)
+
+
+class IOQueue(core.IOQueue):
+    """As asyncio.core.IOQueue; a stream that has `watch(entry)` and `events()` is not polled.
+
+    watch() makes `entry` what the socket's core appends to stack.touched when something happens.
+    """
+
+    def __init__(self):
+        super().__init__()
+        # How many streams the poller has, and when it looked last.
+        self._polled = 0
+        self._looked = 0
+
+    def _enqueue(self, s, idx):
+        watch = getattr(s, "watch", None)
+        if watch is None:
+            if id(s) not in self.map:
+                self._polled += 1
+            super()._enqueue(s, idx)
+            return
+        entry = self.map.get(id(s))
+        if entry is None:
+            entry = self.map[id(s)] = [None, None, s]
+        assert entry[idx] is None
+        task = core.cur_task
+        entry[idx] = task
+        # By which a task is removed from here when it is cancelled.
+        task.data = self
+        watch(entry)
+        if s.events():
+            host.stack.touched.append(entry)
+
+    def _dequeue(self, s):
+        watch = getattr(s, "watch", None)
+        if watch is None:
+            self._polled -= 1
+            super()._dequeue(s)
+        else:
+            entry = self.map.pop(id(s))
+            entry[0] = entry[1] = None
+            watch(None)
+
+    def wait_io_event(self, dt):
+        """Put tasks whose streams are ready into the queue of those that run.
+
+        Args: dt: ms to wait for one, 0 not to wait, -1 to wait until there is one.
+        """
+        while True:
+            if dt:
+                if host.stack.touched:
+                    self._wake()
+                    if dt > 0 or core._task_queue.peek():
+                        return
+                if self._polled:
+                    super().wait_io_event(0)
+                    if core._task_queue.peek() and dt < 0:
+                        return
+                # Returns at once where there was an interrupt since it last returned.
+                _x86.wait(dt if dt > 0 else None)
+            if host.stack.touched:
+                self._wake()
+            if self._polled:
+                now = ticks_ms()
+                if dt or ticks_diff(now, self._looked) >= _LOOK_AGAIN:
+                    self._looked = now
+                    super().wait_io_event(0)
+            if dt >= 0 or core._task_queue.peek():
+                return
+
+    def _wake(self):
+        stack = host.stack
+        entries = stack.touched
+        stack.touched = []
+        push = core._task_queue.push
+        for entry in entries:
+            reader, writer, s = entry
+            if reader is None and writer is None:
+                continue
+            # Before the look, so that what happens after it is not missed.
+            s.watch(entry)
+            events = s.events()
+            if reader is not None and events & ~select.POLLOUT:
+                push(reader)
+                entry[0] = reader = None
+            if writer is not None and events & ~select.POLLIN:
+                push(writer)
+                entry[1] = writer = None
+            if reader is None and writer is None:
+                del self.map[id(s)]
+                s.watch(None)
+
+
+def install():
+    """Have asyncio use this queue from now on; tasks that wait for streams already keep waiting."""
+    if isinstance(core._io_queue, IOQueue):
+        return
+    queue = IOQueue()
+    queue.poller = core._io_queue.poller
+    queue.map = core._io_queue.map
+    queue._polled = len(queue.map)
+    core._io_queue = queue
+    core.IOQueue = IOQueue
