@@ -332,6 +332,13 @@ class socket(io.IOBase):
 
         Of a UDP socket it returns one datagram.
         """
+        if size > 0 and self._timeout == 0 and self._connection is not None and not self._closed:
+            # asyncio's way: all that is there in one call.
+            host.enter()
+            try:
+                return self._connection.receive_bytes(size)
+            finally:
+                host.leave()
         parts = []
         left = size
         while left:
@@ -387,6 +394,13 @@ class socket(io.IOBase):
 
     def write(self, data):
         """Send `data`; returns how many bytes: all of them, unless more would need waiting."""
+        if self._timeout == 0 and self._connection is not None and not self._closed:
+            host.enter()
+            try:
+                count = len(data)
+                return self._connection.send(data, 0, count) or (None if count else 0)
+            finally:
+                host.leave()
         try:
             if self._timeout == 0 or self._type == SOCK_DGRAM:
                 return self.send(data)

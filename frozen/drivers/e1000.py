@@ -92,6 +92,8 @@ _TCP_CONTEXT = const(34 | 50 << 8)
 _RX_COUNT = const(256)
 _TX_COUNT = const(128)
 _BUFFER = const(2048)
+# Received descriptors that are given back together.
+_RETURNED = const(32)
 # Frames handed up in one receive(); their descriptors go back to the card together.
 _BUDGET = const(64)
 # The largest packet that received segments are merged to.
@@ -216,6 +218,8 @@ class Card:
         # 14.4
         self._rx_ring, self._rx_buffers, _ = self._ring(_RX_COUNT)
         self._rx_next = 0
+        # From here on descriptors are ours, though they were looked at.
+        self._rx_returned = 0
         # Not of the heap, which the collector would look through each time.
         self._packet = _x86.dma_alloc(_PACKET, 16)
         for index in range(128):
@@ -341,7 +345,7 @@ class Card:
         packet = self._packet
         merge = _netbuf.merge
         merged = 0
-        index = first = self._rx_next
+        index = self._rx_next
         for _ in range(_BUDGET):
             at = index * _DESCRIPTOR
             status = ring[at + _STATUS_BYTE]
@@ -369,7 +373,9 @@ class Card:
             handler(frame[:size], now)
         if merged:
             segment_handler(packet, merged, now)
-        if index != first:
+        # 3.2.6. Descriptors go back in numbers, for each write costs an exit from an emulated guest.
+        if (index - self._rx_returned) & (_RX_COUNT - 1) >= _RETURNED:
+            self._rx_returned = index
             mem32[self._base + _RDT] = (index - 1) & (_RX_COUNT - 1)
         return bool(ring[index * _DESCRIPTOR + _STATUS_BYTE] & _DD)
 

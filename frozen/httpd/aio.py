@@ -37,19 +37,20 @@ def step(gen):
 
 
 class Eager:
-    """Awaits a coroutine and calls `waits()` once if it does not finish without waiting.
+    """Runs a coroutine up to where it waits, and then calls `waits()`.
 
-    To be awaited at once: its first part runs when this object is made.
+    done: it ended without waiting, and `value` is what it returned. Otherwise this object is to be
+    awaited at once, for the rest.
     """
 
     def __init__(self, coroutine, waits):
         self._coroutine = coroutine
-        self._done = False
+        self.done = False
         try:
-            self._first = coroutine.send(None)
+            self.value = coroutine.send(None)
         except StopIteration as exc:
-            self._done = True
-            self._first = exc.value
+            self.done = True
+            self.value = exc.value
         else:
             waits()
 
@@ -57,10 +58,8 @@ class Eager:
         return self.__iter__()
 
     def __iter__(self):
-        if self._done:
-            return self._first
         send = self._coroutine.send
-        item = self._first
+        item = self.value
         try:
             while True:
                 try:

@@ -315,11 +315,18 @@ class App:
         """
         try:
             for hook in self._before:
-                value = await settle(hook(request))
+                value = hook(request)
+                if value is not None:
+                    value = await settle(value)
                 if value is not None:
                     return await self._respond(value)
             if route is None:
                 return Response(b"", 204, {"Allow": ", ".join(params)})
+            if not self._around:
+                response = respond(await settle(route.handler(request, **params)))
+                if response.source is not None:
+                    await response.start()
+                return response
 
             async def handler(request):
                 return await self._respond(await settle(route.handler(request, **params)))

@@ -281,7 +281,8 @@ class Connection:
             self._serves = not self._unread
             if self._room is not None:
                 self._room.set()  # the request may have filled the buffer: watch for the end again
-            response = await Eager(app.handle(request, route, params), self._start_pump)
+            work = Eager(app.handle(request, route, params), self._start_pump)
+            response = work.value if work.done else await work
         keep = request is not None and request.keep_alive and not self._unread and not self.refuse
         app.finish(request, response)
         try:

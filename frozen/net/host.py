@@ -69,8 +69,11 @@ def leave():
     global _entered
     try:
         if stack.pending():
-            stack.poll(time.ticks_ms())
-        _arm()
+            deadline = stack.poll(time.ticks_ms())
+        else:
+            deadline = stack.deadline()
+        if deadline != _armed:
+            _arm(deadline)
     finally:
         _entered = False
     if _again:
@@ -93,10 +96,13 @@ def pump():
             for _ in range(_ROUNDS):
                 if _card is not None:
                     more = _card.receive(_input, _input_segment, now)
-                stack.poll(now)
+                deadline = stack.poll(now)
                 if not more:
                     break
-            _arm(now if more else None)
+            if more:
+                deadline = now
+            if deadline != _armed:
+                _arm(deadline)
         except MemoryError:
             # Nothing was promised for what is lost here; TCP sends it again.
             gc.collect()
@@ -128,14 +134,11 @@ def _input_segment(frame, length, now):
         stack.dropped += 1
 
 
-def _arm(deadline=None):
-    """Set the alarm to the stack's next deadline, or to `deadline`."""
+def _arm(deadline):
+    """Set the alarm to `deadline`, None for none."""
     global _armed
-    if deadline is None:
-        deadline = stack.deadline()
-    if deadline != _armed:
-        _armed = deadline
-        _x86.alarm_at(deadline)
+    _armed = deadline
+    _x86.alarm_at(deadline)
 
 
 def _on_interrupt(_line):

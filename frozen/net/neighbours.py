@@ -26,6 +26,8 @@ class _Neighbour(Timed):
         self._table = table
         self.ip = ip
         self.mac = None
+        # The Ethernet header of IPv4 packets to it, once its address is known.
+        self.header = None
         self.used = True
         self._tries = 0
         self._frame = None
@@ -43,6 +45,7 @@ class _Neighbour(Timed):
     def resolve(self, mac, now):
         """Note the hardware address and send what waited for it."""
         self.mac = mac
+        self.header = bytes(mac) + self._table.link.mac + b"\x08\x00"
         self._tries = 0
         self._table.timers.set(self, now + _LIFETIME)
         held, self._held = self._held, []
@@ -144,6 +147,8 @@ class Neighbours:
     def remove(self, entry):
         """Forget one entry, and the frames that it holds."""
         self.timers.forget(entry)
+        # For who has kept the entry.
+        entry.mac = entry.header = None
         if self._entries.get(entry.ip) is entry:
             del self._entries[entry.ip]
 

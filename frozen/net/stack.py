@@ -106,6 +106,9 @@ class Stack:
         self._time_waits = []
         self._unreachable_at = 0
         self._out = None
+        # The neighbour that the last packet went to, and for which destination: mostly the next one's.
+        self._route_to = None
+        self._route = None
         self.attach(link)
 
     # -- The interface ----------------------------------------------------------------------
@@ -119,6 +122,7 @@ class Stack:
     def configure(self, address, netmask, gateway, dns_servers):
         """Set the interface's addresses; 0 for none. Connections of an old address end."""
         old = self.address
+        self._route_to = None
         self.address = address
         self.netmask = netmask
         self.gateway = gateway
@@ -501,6 +505,16 @@ class Stack:
         None while the link is full. The packet goes to offset 14; commit() sends it.
         """
         link = self.link
+        if destination == self._route_to:
+            route = self._route
+            header = route.header
+            if header is not None:
+                route.used = True
+                frame = link.tx_alloc()
+                if frame is not None:
+                    frame[0:14] = header
+                    self._out = link
+                return frame
         mac = ethernet.BROADCAST
         if self.is_local(destination):
             link = self.loopback
@@ -517,6 +531,8 @@ class Stack:
                     link = neighbour
                 else:
                     mac = neighbour.mac
+                    self._route_to = destination
+                    self._route = neighbour
         frame = link.tx_alloc()
         if frame is not None:
             source = self.link.mac if self.link is not None else self.loopback.mac
@@ -573,7 +589,9 @@ class Stack:
     def poll(self, now):
         """Run timers and send; return the time of the next call in milliseconds, or None."""
         self.now = now
-        self.timers.run(now)
+        heap = self.timers.heap
+        if heap and heap[0][0] <= now:
+            self.timers.run(now)
         for _ in range(_LOOPBACK_ROUNDS):
             blocked = False
             if self._ready:
@@ -598,8 +616,11 @@ class Stack:
 
     def deadline(self):
         """Return when poll() must be called next, in milliseconds, or None."""
-        # What is left after poll() waits for room on the link.
-        return self.now + 1 if self.pending() else self.timers.next()
+        if self._ready or self.loopback.frames:
+            # What is left after poll() waits for room on the link.
+            return self.now + 1
+        heap = self.timers.heap
+        return heap[0][0] if heap else None
 
     # -- TCP --------------------------------------------------------------------------------
 

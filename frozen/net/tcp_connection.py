@@ -12,6 +12,9 @@ Where a number is sent twice, snd_nxt goes back (go-back-N) and snd_max does not
 SND.NXT that acknowledgements are checked against.
 """
 
+import struct
+
+import _netbuf
 from micropython import const
 from net import buffers, ipv4, tcp, tcp_congestion, tcp_recovery
 from net.tcp_sack import Scoreboard, blocks_to_report
@@ -130,7 +133,11 @@ class Connection(Timed):
         self.keepalive_interval = KEEPALIVE_INTERVAL
         self.keepalive_probes = KEEPALIVE_PROBES
         self.user_timeout = USER_TIMEOUT
-        self._pseudo = ipv4.pseudo_header_sum(ipv4.TCP, local, remote)
+        # What all segments share from the IPv4 header on, see _netbuf.emit().
+        self._header = bytearray(ipv4.HEADER + tcp.HEADER)
+        ipv4.emit(self._header, 0, ipv4.TCP, local, remote, tcp.HEADER)
+        struct.pack_into(">HH8xB", self._header, ipv4.HEADER, port, remote_port, tcp.HEADER << 2)
+        self._header[10] = self._header[11] = 0
         self._local_mss = mss
 
         # 3.3.1, send variables.
@@ -474,6 +481,13 @@ class Connection(Timed):
         """
         if self.waiter is not None:
             self.stack.touch(self)
+        if (
+            self.state == ESTABLISHED
+            and (seq - self.rcv_nxt) & _WRAP == 0
+            and flags & ~tcp.PSH == tcp.ACK
+            and self._input_expected(ack, window, options, buf, start, end, now)
+        ):
+            return
         if self.state == SYN_SENT:
             self._input_syn_sent(seq, ack, flags, window, options, now)
             return
@@ -557,6 +571,82 @@ class Connection(Timed):
             self._input_text(seq, flags & tcp.FIN, buf, start, end, now)
         self.stack.mark(self)
 
+    def _input_expected(self, ack, window, options, buf, start, end, now):
+        """Take the next plain segment of a connection to which nothing unusual happened.
+
+        Does what the rest of input() would, with fewer questions: most segments are of this kind.
+        Returns whether the segment was one.
+        """
+        una = self.snd_una
+        length = end - start
+        acked = (ack - una) & _WRAP
+        if (
+            una + acked > self.snd_max
+            or not (acked or length)
+            or self._rcv_fin is not None
+            or self._ranges
+            or self.in_recovery
+            or self.dup_acks
+            or self.probe_end is not None
+            or self._orphan_since is not None
+            or self._timer == _PERSIST
+            or una == self.iss
+            or self.rcv_nxt + length > self.rcv_adv
+        ):
+            return False
+        if self.timestamps:
+            if options is None or options[0] is None or options[2]:
+                return False
+            # RFC 7323 5.3, R1 and R3
+            stamp = options[0]
+            if (stamp - self._ts_recent) & _WRAP >= _HALF:
+                return False
+            if self.rcv_nxt <= self._last_ack_sent:
+                self._ts_recent = stamp
+                self._ts_recent_at = now
+        elif options is not None and options[2]:
+            return False
+        rcv_nxt = self.rcv_nxt
+        if length:
+            ring = self._rcv_ring
+            if ring is None:
+                ring = self._rcv_ring = self.stack.receive_pool.take()
+                if ring is None:
+                    return False
+            buffers.write(ring, rcv_nxt, buf, start, length)
+            self.rcv_nxt = rcv_nxt + length
+        self._heard = now
+        self._probes = 0
+        if acked:
+            self._acknowledge(una + acked, now, options)
+        self.snd_wnd = window = window << self._snd_shift
+        self.snd_wl1 = rcv_nxt
+        self.snd_wl2 = una + acked
+        if window > self._snd_wnd_max:
+            self._snd_wnd_max = window
+        if length:
+            self._count_text(length, now)
+        if (
+            self._ack_now
+            or self._ack_count >= 2
+            or self.snd_nxt < self.snd_end
+            or self._snd_fin
+        ):
+            self.stack.mark(self)
+        else:
+            self.flight = self.snd_max - self.snd_una
+        return True
+
+    def _count_text(self, length, now):
+        """Acknowledge text that arrived in order, now or later (3.8.6.3)."""
+        # The link may have made one of several segments.
+        self._ack_count += 1 if length <= self._local_mss else length // self.mss
+        if self._ack_count >= _STRETCH:
+            self._send_ack()
+        elif self._ack_at is None:
+            self._ack_at = now + DELAYED_ACK
+            self._schedule()
+
     def _input_syn_sent(self, seq, ack, flags, window, options, now):
         # 3.10.7.3
         acceptable = False
@@ -600,6 +690,7 @@ class Connection(Timed):
             self.timestamps = True
             self._ts_recent = stamp
             self._ts_recent_at = self.stack.now
+            self._share_timestamps()
             # RFC 6691 3.1: options come out of the segment.
             self.mss -= tcp.TIMESTAMPS_LENGTH
         if sack and self.stack.sack:
@@ -868,16 +959,11 @@ class Connection(Timed):
                     self._note_recent(seq)
                 self._send_ack()
             else:
-                # The link may have made one of several segments.
-                self._ack_count += 1 if length <= self._local_mss else length // self.mss
                 if self._ranges or self.rcv_nxt > seq + length:
                     # RFC 5681 4.2: a hole was filled.
                     self._ack_now = True
-                elif self._ack_count >= _STRETCH:
-                    self._send_ack()
-                elif self._ack_at is None:
-                    self._ack_at = now + DELAYED_ACK
-                    self._schedule()
+                else:
+                    self._count_text(length, now)
         elif not fin:
             # Beyond a closed window: a probe, which gets the window as an answer (3.8.6.1).
             self._ack_now = True
@@ -1108,12 +1194,54 @@ class Connection(Timed):
         if self._timer != _RETRANSMIT and self._timer != _PROBE:
             self._await(now)
 
+    def _share_timestamps(self):
+        """All segments from now on have room for timestamps (RFC 7323 3.2)."""
+        header = self._header + bytes(tcp.TIMESTAMPS_LENGTH)
+        header[ipv4.HEADER + 12] = tcp.HEADER + tcp.TIMESTAMPS_LENGTH << 2
+        tcp.emit_timestamps(header, ipv4.HEADER + tcp.HEADER, 0, 0)
+        self._header = header
+
     def _transmit(self, seq, flags, length, options=b""):
         """Emit one segment with `length` queued bytes from `seq`; False where the link is full."""
         stack = self.stack
         frame = stack.begin(self.remote)
         if frame is None:
             return False
+        if options or (self.sack and length == 0 and (self._ranges or self._duplicate)):
+            stack.commit(self._emit_options(frame, seq, flags, options))
+            return True
+        ack = ring = at = 0
+        if flags & tcp.ACK:
+            ack = self.rcv_nxt
+            self._last_ack_sent = ack
+            self._ack_now = False
+            self._ack_count = 0
+            self._ack_at = None
+        if length:
+            ring = self._snd_ring
+            at = seq & (len(ring) - 1)
+        stack.commit(
+            _netbuf.emit(
+                frame,
+                self._header,
+                seq,
+                ack,
+                flags,
+                self._advertise(flags),
+                stack.now + self._clock_offset,
+                self._ts_recent,
+                ring,
+                at,
+                length,
+            )
+        )
+        return True
+
+    def _emit_options(self, frame, seq, flags, options):
+        """Write a segment without text whose options are its own; returns the frame's length.
+
+        Args: options: a SYN's, or none for the SACK option.
+        """
         header = tcp.HEADER
         if options:
             end = 54 + len(options)
@@ -1121,20 +1249,15 @@ class Connection(Timed):
             header += len(options)
         else:
             if self.timestamps:
-                # RFC 7323 3.2: in every segment from the handshake on.
                 tcp.emit_timestamps(
-                    frame, 54, (stack.now + self._clock_offset) & _WRAP, self._ts_recent
+                    frame, 54, (self.stack.now + self._clock_offset) & _WRAP, self._ts_recent
                 )
                 header += tcp.TIMESTAMPS_LENGTH
-            if self.sack and length == 0 and (self._ranges or self._duplicate):
-                header += self._emit_sack(frame, header)
-        if length:
-            buffers.read(self._snd_ring, seq, frame, 34 + header, length)
+            header += self._emit_sack(frame, header)
+        ack = 0
         if flags & tcp.ACK:
             ack = self.rcv_nxt
             self._acknowledged()
-        else:
-            ack = 0
         tcp.emit(
             frame,
             34,
@@ -1145,13 +1268,11 @@ class Connection(Timed):
             flags,
             self._advertise(flags),
             header,
-            length,
-            self._pseudo,
+            0,
+            ipv4.pseudo_header_sum(ipv4.TCP, self.local, self.remote),
         )
-        length += header
-        ipv4.emit(frame, 14, ipv4.TCP, self.local, self.remote, length)
-        stack.commit(34 + length)
-        return True
+        ipv4.emit(frame, 14, ipv4.TCP, self.local, self.remote, header)
+        return 34 + header
 
     def _transmit_large(self, seq, flags, length):
         """Emit several whole segments as one, to be cut up; False where the link cannot now."""
@@ -1177,7 +1298,7 @@ class Connection(Timed):
             flags,
             self._advertise(flags),
             header,
-            self._pseudo,
+            ipv4.pseudo_header_sum(ipv4.TCP, self.local, self.remote),
         )
         ipv4.emit_large(frame, 14, ipv4.TCP, self.local, self.remote)
         stack.commit_large(34 + header + length, 34 + header, self.mss)

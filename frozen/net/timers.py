@@ -30,7 +30,8 @@ class Timers:
     """The heap. Entries are [time, serial, owner or None]; serials keep owners from comparison."""
 
     def __init__(self):
-        self._heap = []
+        # For a look at the earliest, heap[0][0], without a call.
+        self.heap = []
         self._serial = 0
         self._stale = 0
 
@@ -43,7 +44,7 @@ class Timers:
                 self._drop(entry)
             self._serial += 1
             owner.heap_entry = entry = [deadline, self._serial, owner]
-            heapq.heappush(self._heap, entry)
+            heapq.heappush(self.heap, entry)
 
     def forget(self, owner):
         """Let go of an owner that will have no deadline any more."""
@@ -55,7 +56,7 @@ class Timers:
     def _drop(self, entry):
         entry[2] = None
         self._stale += 1
-        heap = self._heap
+        heap = self.heap
         if self._stale > _SWEEP and self._stale * 2 > len(heap):
             heap[:] = [entry for entry in heap if entry[2] is not None]
             heapq.heapify(heap)
@@ -63,7 +64,7 @@ class Timers:
 
     def run(self, now):
         """Call the owners that are due."""
-        heap = self._heap
+        heap = self.heap
         while heap and heap[0][0] <= now:
             owner = heapq.heappop(heap)[2]
             if owner is None:
@@ -81,4 +82,4 @@ class Timers:
 
     def next(self):
         """Return the time of the next look, or None. It may be earlier than any deadline."""
-        return self._heap[0][0] if self._heap else None
+        return self.heap[0][0] if self.heap else None

@@ -5,6 +5,9 @@
 //   segment(frame, length) -> tuple                   the fields of a plain TCP segment, or None:
 //       (destination, port, source << 16 | source port, seq, ack, flags, window, start, end,
 //       None or (TSval, TSecr, ())); checksums are not looked at
+//   emit(frame, header, seq, ack, flags, window, value, echo, ring, at, length) -> int
+//       netbuf_emit(): text is ring[at:], then ring[0:], both `length` bytes together; `ring` is not
+//       looked at without text. Numbers are taken modulo 2^32
 //   merge(packet, length, frame, size) -> int         netbuf_merge(); room is the packet's buffer
 //
 // A range outside its buffer raises ValueError; nothing is read or written then.
@@ -82,11 +85,42 @@ static mp_obj_t netbuf_merge_py(size_t n_args, const mp_obj_t *args) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(netbuf_merge_obj, 4, 4, netbuf_merge_py);
 
+static uint32_t word(mp_obj_t number) {
+    return (uint32_t)mp_obj_get_int_truncated(number);
+}
+
+static mp_obj_t netbuf_emit_py(size_t n_args, const mp_obj_t *args) {
+    (void)n_args;
+    mp_buffer_info_t frame, header, ring = {0};
+    mp_get_buffer_raise(args[0], &frame, MP_BUFFER_WRITE);
+    mp_get_buffer_raise(args[1], &header, MP_BUFFER_READ);
+    mp_int_t length = mp_obj_get_int(args[10]), at = 0;
+    if (length) {
+        mp_get_buffer_raise(args[8], &ring, MP_BUFFER_READ);
+        at = mp_obj_get_int(args[9]);
+    }
+    if ((header.len != NETBUF_HEADER && header.len != NETBUF_HEADER_TIMESTAMPS) || length < 0
+        || at < 0 || (size_t)at > ring.len || (size_t)length > ring.len
+        || frame.len < 14 + header.len || (size_t)length > frame.len - 14 - header.len) {
+        mp_raise_ValueError(MP_ERROR_TEXT("range outside buffer"));
+    }
+    struct netbuf_fields fields = {
+        .seq = word(args[2]), .ack = word(args[3]), .flags = (uint8_t)word(args[4]),
+        .window = (uint16_t)word(args[5]), .value = word(args[6]), .echo = word(args[7]),
+    };
+    size_t first = MIN((size_t)length, ring.len - (size_t)at);
+    const uint8_t *text = ring.buf;
+    return MP_OBJ_NEW_SMALL_INT(netbuf_emit(frame.buf, header.buf, header.len, &fields,
+        text + at, first, text, (size_t)length - first));
+}
+static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(netbuf_emit_obj, 11, 11, netbuf_emit_py);
+
 static const mp_rom_map_elem_t netbuf_globals_table[] = {
     { MP_ROM_QSTR(MP_QSTR___name__), MP_ROM_QSTR(MP_QSTR__netbuf) },
     { MP_ROM_QSTR(MP_QSTR_checksum), MP_ROM_PTR(&netbuf_checksum_obj) },
     { MP_ROM_QSTR(MP_QSTR_copy), MP_ROM_PTR(&netbuf_copy_obj) },
     { MP_ROM_QSTR(MP_QSTR_segment), MP_ROM_PTR(&netbuf_segment_obj) },
+    { MP_ROM_QSTR(MP_QSTR_emit), MP_ROM_PTR(&netbuf_emit_obj) },
     { MP_ROM_QSTR(MP_QSTR_merge), MP_ROM_PTR(&netbuf_merge_obj) },
 };
 static MP_DEFINE_CONST_DICT(netbuf_globals, netbuf_globals_table);

@@ -62,6 +62,11 @@ static void put16(uint8_t *p, uint32_t value) {
     p[1] = (uint8_t)value;
 }
 
+static void put32(uint8_t *p, uint32_t value) {
+    put16(p, value >> 16);
+    put16(p + 2, value);
+}
+
 bool netbuf_parse(const uint8_t *frame, size_t length, bool verify, struct netbuf_segment *out) {
     if (length < TCP_AT + TCP) {
         return false;
@@ -143,4 +148,28 @@ size_t netbuf_merge(uint8_t *packet, size_t length, size_t room, const uint8_t *
         memcpy(tcp + TCP + from, frame + TCP_AT + TCP + from, TIMESTAMPS - from);
     }
     return old.end + text;
+}
+
+size_t netbuf_emit(uint8_t *frame, const uint8_t *header, size_t header_length,
+    const struct netbuf_fields *fields, const uint8_t *text, size_t length, const uint8_t *more,
+    size_t more_length) {
+    uint8_t *ip = frame + ETHERNET, *tcp = frame + TCP_AT;
+    memcpy(ip, header, header_length);
+    memcpy(ip + header_length, text, length);
+    memcpy(ip + header_length + length, more, more_length);
+    size_t total = header_length + length + more_length;
+    put16(ip + 2, (uint32_t)total);
+    put16(ip + 10, ~(uint32_t)netbuf_checksum(ip, IPV4, 0));
+    put32(tcp + 4, fields->seq);
+    put32(tcp + 8, fields->ack);
+    tcp[13] = fields->flags;
+    put16(tcp + 14, fields->window);
+    if (header_length == NETBUF_HEADER_TIMESTAMPS) {
+        put32(tcp + TCP + 4, fields->value);
+        put32(tcp + TCP + 8, fields->echo);
+    }
+    uint32_t segment = (uint32_t)total - IPV4;
+    uint32_t pseudo = get16(ip + 12) + get16(ip + 14) + get16(ip + 16) + get16(ip + 18) + 6 + segment;
+    put16(tcp + 16, ~(uint32_t)netbuf_checksum(tcp, segment, pseudo));
+    return ETHERNET + total;
 }

@@ -42,4 +42,22 @@ bool netbuf_parse(const uint8_t *frame, size_t length, bool verify, struct netbu
 // those of the packet are not kept right.
 size_t netbuf_merge(uint8_t *packet, size_t length, size_t room, const uint8_t *frame, size_t size);
 
+// Writes a TCP segment of an Ethernet frame from its IPv4 header on, with both checksums; returns the
+// frame's length. `header` is what all segments of a connection share, NETBUF_HEADER bytes or, with
+// room for timestamps as RFC 7323 appendix A lays them out, NETBUF_HEADER_TIMESTAMPS: addresses, ports
+// and the like, and zeros for what varies. The text comes in two pieces, as it lies in a ring.
+#define NETBUF_HEADER 40
+#define NETBUF_HEADER_TIMESTAMPS 52
+
+struct netbuf_fields {
+    uint32_t seq, ack;
+    uint8_t flags;
+    uint16_t window;
+    uint32_t value, echo; // of a header with timestamps
+};
+
+size_t netbuf_emit(uint8_t *frame, const uint8_t *header, size_t header_length,
+    const struct netbuf_fields *fields, const uint8_t *text, size_t length, const uint8_t *more,
+    size_t more_length);
+
 #endif

@@ -49,7 +49,7 @@ def test_what_is_forgotten_takes_no_memory():
         owner = Owner([])
         timers.set(owner, 60000)
         timers.forget(owner)
-    assert len(timers._heap) < 200
+    assert len(timers.heap) < 200
 
 
 def test_moving_a_deadline_to_and_fro_takes_no_memory():
@@ -60,4 +60,4 @@ def test_moving_a_deadline_to_and_fro_takes_no_memory():
         timers.set(owner, now + 7200000)
         timers.set(owner, now + 20)
         timers.run(now + 20)
-    assert len(timers._heap) < 200
+    assert len(timers.heap) < 200

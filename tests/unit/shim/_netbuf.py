@@ -116,3 +116,29 @@ def merge(packet, length, frame, size):
         at = 62 if text else 58
         packet[at:66] = memoryview(frame)[at:66]
     return old[8] + text
+
+
+def emit(frame, header, seq, ack, flags, window, value, echo, ring, at, length):
+    size = len(header)
+    if size not in (40, 52) or length < 0 or 14 + size + length > len(frame):
+        raise ValueError("range outside buffer")
+    if length and (at < 0 or at > len(ring) or length > len(ring)):
+        raise ValueError("range outside buffer")
+    frame = memoryview(frame)
+    frame[14 : 14 + size] = header
+    total = size + length
+    struct.pack_into(">H", frame, 16, total)
+    struct.pack_into(">H", frame, 24, ~checksum(frame, 14, 20) & 0xFFFF)
+    struct.pack_into(">II", frame, 38, seq & 0xFFFFFFFF, ack & 0xFFFFFFFF)
+    struct.pack_into(">BH", frame, 47, flags, window)
+    if size == 52:
+        struct.pack_into(">II", frame, 58, value & 0xFFFFFFFF, echo & 0xFFFFFFFF)
+    if length:
+        first = min(length, len(ring) - at)
+        text = memoryview(ring)
+        start = 14 + size
+        frame[start : start + first] = text[at : at + first]
+        frame[start + first : start + length] = text[: length - first]
+    pseudo = sum(struct.unpack_from(">HHHH", frame, 26)) + 6 + total - 20
+    struct.pack_into(">H", frame, 50, ~checksum(frame, 34, total - 20, pseudo) & 0xFFFF)
+    return 14 + total
