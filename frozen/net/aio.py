@@ -71,12 +71,10 @@ class IOQueue(core.IOQueue):
             if dt:
                 if host.stack.touched:
                     self._wake()
-                    if dt > 0 or core._task_queue.peek():
-                        return
                 if self._polled:
                     super().wait_io_event(0)
-                    if core._task_queue.peek() and dt < 0:
-                        return
+                if _due():
+                    return
                 # Returns at once where there was an interrupt since it last returned.
                 _x86.wait(dt if dt > 0 else None)
             if host.stack.touched:
@@ -86,7 +84,7 @@ class IOQueue(core.IOQueue):
                 if dt or ticks_diff(now, self._looked) >= _LOOK_AGAIN:
                     self._looked = now
                     super().wait_io_event(0)
-            if dt >= 0 or core._task_queue.peek():
+            if dt >= 0 or _due():
                 return
 
     def _wake(self):
@@ -110,6 +108,12 @@ class IOQueue(core.IOQueue):
             if reader is None and writer is None:
                 del self.map[id(s)]
                 s.watch(None)
+
+
+def _due():
+    # Whether a task is to run now. Those that sleep are in the queue, too, ordered by time.
+    task = core._task_queue.peek()
+    return task is not None and ticks_diff(task.ph_key, ticks_ms()) <= 0
 
 
 def install():

@@ -71,9 +71,9 @@ def test_an_engine_that_computes_may_be_thrown_away(repl):
 
 
 def test_ctrl_c_ends_a_decode_and_nothing_of_it_stays(repl):
-    repl.sendline("while True: decode()")
+    repl.sendline("while True: print(end='+'); decode()")
     repl.send("\r")
-    repl.expect(r"\.\.\. ")
+    repl.expect(r"\+\+")
     repl.send("\x03")
     repl.expect("KeyboardInterrupt")
     repl.expect(">>> ")
