@@ -9,6 +9,13 @@ _PAST = 64  # clients remembered after they left
 _DRAFTS = (1, 2, 3, 5, 7, 11, 15, 23, 31)
 _WORTH = 1.03  # what a draft must promise to gain: measurements err
 
+# ggml's attention computes so many queries at a time for about half of what they cost one by one
+# (GGML_FA_TILE_Q in ggml-cpu/common.h), so a step of 64 tokens may take less time than one of 63.
+_BLOCK = 64
+_STRETCH = 1.5  # how much longer than it should a step may take if that makes prompts much quicker
+_GAIN = 0.75
+_RETRY = 200  # after so many smaller steps what is known of large ones is not to be trusted
+
 
 class StepCost:
     """Predicts how long a step of n tokens takes: a + b * n milliseconds.
@@ -202,7 +209,9 @@ class Policy:
         self.n_slots = n_slots
         self.step_ms = step_ms
         self.min_chunk = min_chunk
-        self.cost = StepCost()
+        self.cost = StepCost()  # of steps that are smaller than a block of attention
+        self.wide = StepCost()  # and of others
+        self._narrow = 0  # smaller ones since the last of the others
         self.batch = BatchCost()
 
     def budget(self, n_decoding):
@@ -211,7 +220,25 @@ class Policy:
         a, b = self.cost.line()
         if not b:
             return least
-        return max(least, min(self.n_batch, int((self.step_ms - a) / b)))
+        size = min(self.n_batch, int((self.step_ms - a) / b))
+        if self.n_batch >= _BLOCK:
+            size = self._whole_block(size)
+        return max(least, size)
+
+    def _whole_block(self, size):
+        # A block, or more, if that is better than `size`, which is right for smaller steps.
+        single = self.cost.predict(_BLOCK)
+        limit = self.step_ms * _STRETCH
+        if not self.wide.weight or self._narrow > _RETRY:
+            # It has to be tried; at best it takes half of what it would by that.
+            return _BLOCK if size < _BLOCK and single / 2 <= limit else size
+        block = self.wide.predict(_BLOCK)
+        if block <= self.step_ms:
+            a, b = self.wide.line()
+            return min(self.n_batch, max(_BLOCK, int((self.step_ms - a) / b)))
+        if block <= limit and block < _GAIN * single:
+            return _BLOCK
+        return min(size, _BLOCK - 1)
 
     def share(self, budget, wants):
         """Divides `budget` among sequences that want so many tokens: as evenly as can be, and what
@@ -256,7 +283,12 @@ class Policy:
 
     def observe(self, n, n_prompt, ms):
         """A step of n tokens, n_prompt of them of prompts, took ms milliseconds."""
-        self.cost.observe(n, ms)
+        if n < _BLOCK:
+            self._narrow += 1
+            self.cost.observe(n, ms)
+        else:
+            self._narrow = 0
+            self.wide.observe(n, ms)
         self.batch.observe(n, n_prompt, ms)
 
     def draft_size(self, p, most, each=0.0, others=0, left=1e9):
