@@ -12,9 +12,9 @@ _WORTH = 1.03  # what a draft must promise to gain: measurements err
 # ggml's attention computes so many queries at a time for about half of what they cost one by one
 # (GGML_FA_TILE_Q in ggml-cpu/common.h), so a step of 64 tokens may take less time than one of 63.
 _BLOCK = 64
-_STRETCH = 1.5  # how much longer than it should a step may take if that makes prompts much quicker
-_GAIN = 0.75
-_RETRY = 200  # after so many smaller steps what is known of large ones is not to be trusted
+_STRETCH = 2  # how much longer than it should a step may take if that makes prompts quicker
+_GAIN = 0.25  # by so much, in a step that takes as long as that
+_RETRY = 16, 512  # after so many smaller steps with prompts it is tried again, at first and at most
 
 
 class StepCost:
@@ -211,7 +211,8 @@ class Policy:
         self.min_chunk = min_chunk
         self.cost = StepCost()  # of steps that are smaller than a block of attention
         self.wide = StepCost()  # and of others
-        self._narrow = 0  # smaller ones since the last of the others
+        self._narrow = 0  # smaller ones with prompts since the last of the others
+        self._patience = _RETRY[0]
         self.batch = BatchCost()
 
     def budget(self, n_decoding):
@@ -229,14 +230,16 @@ class Policy:
         # A block, or more, if that is better than `size`, which is right for smaller steps.
         single = self.cost.predict(_BLOCK)
         limit = self.step_ms * _STRETCH
-        if not self.wide.weight or self._narrow > _RETRY:
-            # It has to be tried; at best it takes half of what it would by that.
+        if not self.wide.weight or self._narrow >= self._patience:
+            # It has to be tried, maybe again: the machine may have paused. At best it takes half of
+            # what it would by the other steps.
             return _BLOCK if size < _BLOCK and single / 2 <= limit else size
         block = self.wide.predict(_BLOCK)
         if block <= self.step_ms:
             a, b = self.wide.line()
             return min(self.n_batch, max(_BLOCK, int((self.step_ms - a) / b)))
-        if block <= limit and block < _GAIN * single:
+        over = (block / self.step_ms - 1) / (_STRETCH - 1)
+        if over <= 1 and block < single * (1 - _GAIN * over):
             return _BLOCK
         return min(size, _BLOCK - 1)
 
@@ -284,9 +287,13 @@ class Policy:
     def observe(self, n, n_prompt, ms):
         """A step of n tokens, n_prompt of them of prompts, took ms milliseconds."""
         if n < _BLOCK:
-            self._narrow += 1
+            self._narrow += n_prompt > 0
             self.cost.observe(n, ms)
         else:
+            if not self._narrow:
+                self._patience = _RETRY[0]
+            elif self.wide.weight:
+                self._patience = min(_RETRY[1], 2 * self._patience)
             self._narrow = 0
             self.wide.observe(n, ms)
         self.batch.observe(n, n_prompt, ms)

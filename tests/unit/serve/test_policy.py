@@ -59,7 +59,7 @@ def test_budget_bounds_a_step_in_time():
     [
         (18, 9.5, 500, 64),  # a block takes longer than a step should, but is twice as quick
         (18, 17, 500, 27),  # it gains nothing
-        (40, 20, 500, 12),  # it takes too long
+        (60, 30, 500, 8),  # it takes too long
         (5, 2.5, 500, 200),
         (122, 122, 500, 8),  # emulated
     ],
@@ -68,12 +68,12 @@ def test_a_block_of_attention(single, block, step_ms, want):
     """Steps are of 64 tokens where these cost so much less by the token that it is worth it."""
     policy = Policy(512, 4, step_ms)
     tried = 0
-    for i in range(300):
+    for i in range(500):
         n = 1 if i % 3 else policy.budget(0)
         tried += n >= 64
         policy.observe(n, n if n > 1 else 0, n * (block if n >= 64 else single))
     assert policy.budget(0) == pytest.approx(want, abs=1)
-    assert (tried > 50) if want >= 64 else (tried <= 2)
+    assert (tried > 50) if want >= 64 else (tried <= 5)
 
 
 def test_what_was_known_of_large_steps_is_forgotten():
@@ -82,8 +82,11 @@ def test_what_was_known_of_large_steps_is_forgotten():
     policy.observe(8, 8, 144)
     policy.observe(64, 64, 5000)  # the machine paused
     assert policy.budget(0) == 27
-    for _ in range(201):
-        policy.observe(1, 0, 18)
+    for n in (1, 2) * 50:
+        policy.observe(n, 0, 18 * n)  # says nothing of prompts
+    assert policy.budget(0) == 27
+    for _ in range(16):
+        policy.observe(27, 27, 486)
     assert policy.budget(0) == 64
 
 
