@@ -251,8 +251,8 @@ def is_fine(status):
 
 
 class WellBehaved(threading.Thread):
-    """A client that asks the same again and again while others misbehave. answers: how many it
-    got; failure: what went wrong, or None.
+    """A client that asks the same again and again while others misbehave. times: seconds of each
+    answer that it got; failure: what went wrong, or None.
     """
 
     BODY = json.dumps({"prompt": "Hello there", "max_tokens": 8, "temperature": 0, "priority": -5})
@@ -260,9 +260,8 @@ class WellBehaved(threading.Thread):
     def __init__(self, port):
         super().__init__()
         self.port = port
-        self.answers = 0
+        self.times = []
         self.failure = None
-        self.slowest = 0
         self.text = self.ask()
         self._over = threading.Event()
 
@@ -274,7 +273,7 @@ class WellBehaved(threading.Thread):
         text = answer.read()
         connection.close()
         assert answer.status == 200, f"the well-behaved client got {answer.status} {text[:300]}"
-        self.slowest = max(self.slowest, time.monotonic() - began)
+        self.times.append(time.monotonic() - began)
         return json.loads(text)["choices"][0]["text"]
 
     def run(self):
@@ -282,8 +281,7 @@ class WellBehaved(threading.Thread):
             while not self._over.is_set():
                 text = self.ask()
                 assert text == self.text, (
-                    f"answer {self.answers} was {text!r}, alone {self.text!r}")
-                self.answers += 1
+                    f"answer {len(self.times)} was {text!r}, alone {self.text!r}")
         except Exception as exc:
             self.failure = exc
 
@@ -360,7 +358,7 @@ def fuzz_port(port, count, seed, clients=4):
         thread.start()
     while threads[0].is_alive():
         threads[0].join(30)
-        print(f"{sum(seen.values())} answers, {good.answers} good ones", file=sys.stderr, flush=True)
+        print(f"{sum(seen.values())} answers, {len(good.times)} good ones", file=sys.stderr, flush=True)
     for thread in threads:
         thread.join()
     good.stop()
@@ -409,8 +407,9 @@ def main():
     if arguments.guest:
         seen, good = fuzz_guest(arguments.count or 5000, seed)
         print("answers by status:", dict(sorted(seen.items())))
-        print(f"the well-behaved client got {good.answers} answers, the slowest in "
-              f"{good.slowest:.1f} s")
+        times = sorted(good.times)
+        print(f"the well-behaved client got {len(times)} answers, half of them within "
+              f"{times[len(times) // 2]:.1f} s, the slowest in {times[-1]:.1f} s")
         return
     count = arguments.count or 100_000
     half = count // 2

@@ -9,6 +9,13 @@ _PAST = 64  # clients remembered after they left
 _DRAFTS = (1, 2, 3, 5, 7, 11, 15, 23, 31)
 _WORTH = 1.03  # what a draft must promise to gain: measurements err
 
+# ggml's attention computes so many queries at a time for about half of what they cost one by one
+# (GGML_FA_TILE_Q in ggml-cpu/common.h), so a step of 64 tokens may take less time than one of 63.
+_BLOCK = 64
+_STRETCH = 2  # how much longer than it should a step may take if that makes prompts quicker
+_GAIN = 0.25  # by so much, in a step that takes as long as that
+_RETRY = 16, 512  # after so many smaller steps with prompts it is tried again, at first and at most
+
 
 class StepCost:
     """Predicts how long a step of n tokens takes: a + b * n milliseconds.
@@ -203,7 +210,10 @@ class Policy:
         self.n_slots = n_slots
         self.step_ms = step_ms
         self.min_chunk = min_chunk
-        self.cost = StepCost()
+        self.cost = StepCost()  # of steps that are smaller than a block of attention
+        self.wide = StepCost()  # and of others
+        self._narrow = 0  # smaller ones with prompts since the last of the others
+        self._patience = _RETRY[0]
         self.batch = BatchCost()
 
     def budget(self, n_decoding):
@@ -212,7 +222,27 @@ class Policy:
         a, b = self.cost.line()
         if not b:
             return least
-        return max(least, min(self.n_batch, int((self.step_ms - a) / b)))
+        size = min(self.n_batch, int((self.step_ms - a) / b))
+        if self.n_batch >= _BLOCK:
+            size = self._whole_block(size)
+        return max(least, size)
+
+    def _whole_block(self, size):
+        # A block, or more, if that is better than `size`, which is right for smaller steps.
+        single = self.cost.predict(_BLOCK)
+        limit = self.step_ms * _STRETCH
+        if not self.wide.weight or self._narrow >= self._patience:
+            # It has to be tried, maybe again: the machine may have paused. At best it takes half of
+            # what it would by the other steps.
+            return _BLOCK if size < _BLOCK and single / 2 <= limit else size
+        block = self.wide.predict(_BLOCK)
+        if block <= self.step_ms:
+            a, b = self.wide.line()
+            return min(self.n_batch, max(_BLOCK, int((self.step_ms - a) / b)))
+        over = (block / self.step_ms - 1) / (_STRETCH - 1)
+        if over <= 1 and block < single * (1 - _GAIN * over):
+            return _BLOCK
+        return min(size, _BLOCK - 1)
 
     def share(self, budget, wants):
         """Divides `budget` among sequences that want so many tokens: as evenly as can be, and what
@@ -257,7 +287,16 @@ class Policy:
 
     def observe(self, n, n_prompt, ms):
         """A step of n tokens, n_prompt of them of prompts, took ms milliseconds."""
-        self.cost.observe(n, ms)
+        if n < _BLOCK:
+            self._narrow += n_prompt > 0
+            self.cost.observe(n, ms)
+        else:
+            if not self._narrow:
+                self._patience = _RETRY[0]
+            elif self.wide.weight:
+                self._patience = min(_RETRY[1], 2 * self._patience)
+            self._narrow = 0
+            self.wide.observe(n, ms)
         self.batch.observe(n, n_prompt, ms)
 
     def draft_size(self, p, most, each=0.0, others=0, left=1e9):
