@@ -268,13 +268,13 @@ class Bench:
             port = ports[qemu.GUEST_PORT]
             http = measure.first_answer(port, started, guest.ended, self.limit)
             ready = measure.ready(port, started, guest.ended, self.limit)
-            token = measure.first_token(port, started)
             self.note("http", turn, http)
             self.note("ready", turn, ready)
-            self.note("first-token", turn, token)
-            memory = measure.resident(guest.pid)
-            self.note("memory", turn, memory / MIB)
-            self.note("beyond", turn, (memory - self.model.stat().st_size) / MIB)
+            if self.wants(turn, "first-token", "memory", "beyond"):
+                self.note("first-token", turn, measure.first_token(port, started))
+                memory = measure.resident(guest.pid)
+                self.note("memory", turn, memory / MIB)
+                self.note("beyond", turn, (memory - self.model.stat().st_size) / MIB)
             if with_load:
                 self.under_load(turn, number, ports)
 
