@@ -76,7 +76,7 @@ def prepare(arguments, cpu="x86-64-v3", kernel=None, busybox=None, say=print):
     server = _server(cpu)
     stream = FOLDER / "stream"
     build.Steps(FOLDER).run("stream", [
-        build.TOOLS / "zig-cc", "-Os", "-static", "-s", "-o", stream, HERE / "stream.c",
+        build.TOOLS / "zig-cc", "-O2", "-static", "-s", "-o", stream, HERE / "stream.c",
     ])
     kernel_image, modules = _kernel_parts(packages["kernel"])
     (image,) = _members(packages["busybox"], lambda path: path.endswith("bin/busybox")).values()

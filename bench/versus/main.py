@@ -2,7 +2,8 @@
 
 Both guests get the same accelerator, CPU model, cores, memory, network card and model, and both
 servers as many slots and cells of KV cache. Each round boots one after the other and asks both the
-same; what differs between rounds is the machine's own noise, which the ranges show.
+same; what differs between rounds is the machine's own noise, which the ranges show. Emulated, cllm
+takes two turns: with its own kernels, which are for that, and with ggml's, as on a real processor.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from pathlib import Path
 from cllm import TOP, CllmError, accel, build, config, qemu, run
 
 from . import linux, measure, plot
-from .results import CLLM, GUESTS, LINUX, Row, markdown, table
+from .results import CLLM, LINUX, Row, markdown, table
 
 SINK, SOURCE = 9000, 9001  # of the guests' programs that swallow and send bytes
 SPEED_APP = TOP / "tests" / "net" / "speed_app.py"
@@ -30,14 +31,27 @@ STEP = 8  # MiB; how finely the smallest memory is looked for
 @dataclasses.dataclass(frozen=True)
 class Load:
     """How much is asked of a guest: words of a prompt, tokens of an answer, words of the prompt
-    that is read while another stream runs."""
+    that is read while another stream runs. Rates compare whatever the counts."""
 
     prompt: int
     decode: int
     long_prompt: int
 
 
-LOADS = {"tcg": Load(24, 8, 48), "kvm": Load(256, 64, 1024)}
+# By accelerator and kernels: emulated, a token takes ggml's several seconds.
+LOADS = {
+    "tcg": {"ggml": Load(4, 3, 8), "tcg": Load(24, 16, 64)},
+    "kvm": {"ggml": Load(256, 64, 1024)},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """What one boot of a round is for. prefixes: of the keys of the rows that it fills."""
+
+    guest: str
+    kernels: str
+    prefixes: tuple
 
 
 def rows(streams):
@@ -47,10 +61,13 @@ def rows(streams):
         Row("ready", "power-on to model ready", "s", less=True),
         Row("first-token", "power-on to first token", "s", less=True),
     ]
+    ggml = [Row(GGML + "first-token", "ggml's kernels: power-on to first token", "s", less=True)]
     for n in streams:
         noun = "stream" if n == 1 else "streams"
         made.append(Row(f"prompt-{n}", f"prompts, {n} {noun}", "tokens/s"))
         made.append(Row(f"decode-{n}", f"decoding, {n} {noun}", "tokens/s"))
+        ggml.append(Row(f"{GGML}prompt-{n}", f"ggml's kernels: prompts, {n} {noun}", "tokens/s"))
+        ggml.append(Row(f"{GGML}decode-{n}", f"ggml's kernels: decoding, {n} {noun}", "tokens/s"))
     return made + [
         Row("gap", "worst gap in a stream while a prompt is read", "s", less=True),
         Row("health-kept", "/health, one connection", "requests/s"),
@@ -59,11 +76,18 @@ def rows(streams):
         Row("bytes-out", "one connection out of the guest", "MiB/s"),
         Row("smallest", "smallest -m that serves", "MiB", less=True),
         Row("memory", "QEMU's resident memory at the first token", "MiB", less=True),
+        Row("beyond", "of it beyond the model", "MiB", less=True),
         Row("image", "image without the model", "MiB", less=True, exact=True),
+        *ggml,
+        Row(GGML + "beyond", "ggml's kernels: memory beyond the model", "MiB", less=True),
     ]
 
 
-BOOT_ROWS = {"http", "ready", "first-token", "memory"}
+GGML = "ggml-"  # rows of the turn with ggml's kernels where cllm has its own
+BOOT_ROWS = {
+    prefix + key for prefix in ("", GGML)
+    for key in ("http", "ready", "first-token", "memory", "beyond")
+}
 
 
 def count(text):
@@ -87,13 +111,16 @@ def make_parser():
     )
     add = parser.add_argument
     add("--model", default=config.DEFAULT_MODEL, metavar="FILE.gguf", help="default: %(default)s")
-    add("--rounds", type=count, default=3, metavar="N", help="of all rows (default %(default)s)")
-    add("--boots", type=count, default=5, metavar="N", help="of the rows of booting, at least")
-    add("--streams", type=counts, default=[1, 4, 8], metavar="N,N", help="default 1,4,8")
+    add("--rounds", type=count, metavar="N", help="of all rows (default 2, with KVM 3)")
+    add("--boots", type=count, metavar="N", help="of the rows of booting, at least (default one "
+        "more than rounds)")
+    add("--streams", type=counts, metavar="N,N", help="default 1,8, with KVM 1,4,8")
     add("--smp", type=count, default=1, metavar="N", help="virtual CPUs (default 1)")
     add("--memory", type=count, metavar="MiB", help="default: room for twice the model, and 384")
     add("--accel", choices=config.ACCELS, default="auto", help="default auto: KVM where it works")
-    add("--only", type=names, metavar="ROW,ROW", help="rows, or beginnings of their names")
+    add("--kernels", choices=("tcg", "ggml"), help="cllm's (default tcg, with KVM ggml)")
+    add("--only", type=names, metavar="ROW,ROW", help="rows, or beginnings of their names "
+        "(default: all, but `smallest` only with KVM, as it boots a dozen times)")
     add("--skip", type=names, default=[], metavar="ROW,ROW")
     add("--tokens", type=float, default=1, metavar="X", help="X times as many tokens in all rows")
     add("--mib", type=count, default=64, metavar="N", help="bytes sent each way, in MiB")
@@ -124,6 +151,19 @@ def chosen(made, only, skip):
     return wanted - set().union(*map(named, skip))
 
 
+def complete(options):
+    """Fill in what depends on the accelerator."""
+    options.accel, why = accel.choose(options.accel, qemu.find_qemu())
+    say(f"{options.accel}: {why}")
+    fast = options.accel == "kvm"
+    options.kernels = options.kernels or ("ggml" if fast else "tcg")
+    options.streams = options.streams or ([1, 4, 8] if fast else [1, 8])
+    options.rounds = options.rounds or (3 if fast else 2)
+    options.boots = options.boots or options.rounds + 1
+    if not options.only and not fast:
+        options.skip = [*options.skip, "smallest"]
+
+
 def say(text):
     print(text, file=sys.stderr, flush=True)
 
@@ -131,11 +171,14 @@ def say(text):
 class Bench:
     """One run of the command.
 
-    options: parsed arguments. rows: {key: Row}. wanted: keys of rows to fill.
+    options: parsed and completed arguments. rows: {key: Row}. wanted: keys of rows to fill.
     """
 
     def __init__(self, options, made, wanted):
         self.options = options
+        self.turns = [Turn(LINUX, "ggml", ("", GGML)), Turn(CLLM, options.kernels, ("",))]
+        if options.kernels != "ggml" and any(key.startswith(GGML) for key in wanted):
+            self.turns.append(Turn(CLLM, "ggml", (GGML,)))
         self.rows = {row.key: row for row in made}
         self.wanted = wanted
         self.started = time.monotonic()
@@ -151,12 +194,15 @@ class Bench:
         self.model = Path(self.settings["model"])
         if not self.model.is_file():
             raise CllmError(f"there is no model file {self.model}")
-        self.accel, why = accel.choose(options.accel, qemu.find_qemu())
+        self.accel = options.accel
         self.memory = options.memory or 64 * -(-(2 * self.model.stat().st_size // MIB + 384) // 64)
-        load, times = LOADS[self.accel], options.tokens
-        self.load = Load(*(max(4, round(times * n)) for n in dataclasses.astuple(load)))
+        self.loads = {
+            kernels: Load(*(max(3, round(options.tokens * n)) for n in dataclasses.astuple(load)))
+            for kernels, load in LOADS[self.accel].items()
+        }
         self.limit = 240 if self.accel == "tcg" else 60
-        self.say(f"{self.accel} ({why}), {options.smp} cores, {self.memory} MiB, {self.model.name}")
+        cores = "1 core" if options.smp == 1 else f"{options.smp} cores"
+        self.say(f"{self.accel}, {cores}, {self.memory} MiB, {self.model.name}")
         self.say("building what is not there")
         self.image = build.build_image()
         flags = f"-c {options.n_ctx} -np {self.slots} --kv-unified {options.server_args}".strip()
@@ -168,32 +214,40 @@ class Bench:
     def say(self, text):
         say(f"[{time.monotonic() - self.started:6.0f} s] {text}")
 
-    def note(self, key, guest, value):
-        row = self.rows[key]
-        if key in self.wanted:
-            row.add(guest, value)
-            self.say(f"    {guest}: {row.name}: {value:.3g} {row.unit}")
+    def wants(self, turn, *keys):
+        """Whether one of these rows is wanted and the turn's to fill."""
+        return bool({prefix + key for prefix in turn.prefixes for key in keys} & self.wanted)
 
-    def make_guest(self, name, memory):
+    def note(self, key, turn, value):
+        if self.wants(turn, key):
+            self.say(f"    {turn.guest}: {self.rows[key].name}: {value:.3g} {self.rows[key].unit}")
+        for prefix in turn.prefixes:
+            if prefix + key in self.wanted:
+                self.rows[prefix + key].add(turn.guest, value)
+
+    def make_guest(self, turn, memory):
         """(a guest that is not started, {guest's port: host's port})."""
         ports = {port: qemu.free_port() for port in (qemu.GUEST_PORT, SINK, SOURCE)}
         netdev = "user" + "".join(
             f",hostfwd=tcp:127.0.0.1:{ours}-:{theirs}" for theirs, ours in ports.items()
         )
         port = ports[qemu.GUEST_PORT]
-        if name == LINUX:
+        if turn.guest == LINUX:
             return linux.LinuxGuest(
                 self.linux, model=self.model, smp=self.options.smp, port=port, memory=memory,
                 accel=self.accel, netdev=netdev,
             ), ports
-        settings = {**self.settings, "port": port, "memory": memory, "accel": self.accel}
+        settings = {
+            **self.settings, "port": port, "memory": memory, "accel": self.accel,
+            "kernels": turn.kernels,
+        }
         return run.make_guest(settings, self.guest_settings, netdev=netdev), ports
 
     @contextlib.contextmanager
-    def booted(self, name, memory):
+    def booted(self, turn, memory):
         """Boot a guest; yields (guest, ports, time of power-on). What fails tells the guest's
         last words."""
-        guest, ports = self.make_guest(name, memory)
+        guest, ports = self.make_guest(turn, memory)
         started = time.monotonic()
         guest.start()
         try:
@@ -201,51 +255,53 @@ class Bench:
         except (CllmError, OSError) as error:
             end = guest.log()[-1500:].decode("utf-8", "replace").replace("\r\n", "\n")
             raise CllmError(
-                f"{name}: {error}; the end of its serial line:\n{end}\n"
+                f"{turn.guest}: {error}; the end of its serial line:\n{end}\n"
                 "If it ran out of memory, give it more with --memory; rows can be left out with "
                 "--skip"
             ) from error
         finally:
             guest.stop()
 
-    def round(self, name, number, with_load):
+    def round(self, turn, number, with_load):
         """Boot the guest and fill its rows."""
-        with self.booted(name, self.memory) as (guest, ports, started):
+        with self.booted(turn, self.memory) as (guest, ports, started):
             port = ports[qemu.GUEST_PORT]
             http = measure.first_answer(port, started, guest.ended, self.limit)
             ready = measure.ready(port, started, guest.ended, self.limit)
-            token = measure.first_token(port, started)
-            self.note("http", name, http)
-            self.note("ready", name, ready)
-            self.note("first-token", name, token)
-            self.note("memory", name, measure.resident(guest.pid) / MIB)
+            self.note("http", turn, http)
+            self.note("ready", turn, ready)
+            if self.wants(turn, "first-token", "memory", "beyond"):
+                self.note("first-token", turn, measure.first_token(port, started))
+                memory = measure.resident(guest.pid)
+                self.note("memory", turn, memory / MIB)
+                self.note("beyond", turn, (memory - self.model.stat().st_size) / MIB)
             if with_load:
-                self.under_load(name, number, ports)
+                self.under_load(turn, number, ports)
 
-    def under_load(self, name, number, ports):
-        port, load = ports[qemu.GUEST_PORT], self.load
+    def under_load(self, turn, number, ports):
+        port, load = ports[qemu.GUEST_PORT], self.loads[turn.kernels]
         for row, kept in (("health-kept", True), ("health-new", False)):
-            if row in self.wanted:
-                self.note(row, name, measure.request_rate(port, kept, 3))
+            if self.wants(turn, row):
+                self.note(row, turn, measure.request_rate(port, kept, 3))
         for row, function, there in (
             ("bytes-in", measure.bytes_in, SINK), ("bytes-out", measure.bytes_out, SOURCE),
         ):
-            if row in self.wanted:
-                self.note(row, name, function(ports[there], self.options.mib * MIB) / MIB)
+            if self.wants(turn, row):
+                self.note(row, turn, function(ports[there], self.options.mib * MIB) / MIB)
         for n in self.options.streams:
-            if {f"prompt-{n}", f"decode-{n}"} & self.wanted:
+            if self.wants(turn, f"prompt-{n}", f"decode-{n}"):
                 # The more streams, the fewer tokens each: the whole is to take as long.
-                words, tokens = max(4, load.prompt // n), max(4, 2 * load.decode // (n + 1))
+                words, tokens = max(3, load.prompt // n), max(3, 2 * load.decode // (n + 1))
                 prompt, decode = measure.tokens(port, n, words, tokens, 10 * number + n)
-                self.note(f"prompt-{n}", name, prompt)
-                self.note(f"decode-{n}", name, decode)
-        if "gap" in self.wanted:
-            self.note("gap", name, measure.worst_gap(port, load.long_prompt, number))
+                self.note(f"prompt-{n}", turn, prompt)
+                self.note(f"decode-{n}", turn, decode)
+        if self.wants(turn, "gap"):
+            self.note("gap", turn, measure.worst_gap(port, load.long_prompt, number))
 
-    def serves(self, name, memory):
+    def serves(self, turn, memory):
         """Whether the guest loads the model and gives a token in `memory` MiB."""
-        self.say(f"  {name} in {memory} MiB")
-        guest, ports = self.make_guest(name, memory)
+        self.say(f"  {turn.guest} in {memory} MiB")
+        guest, ports = self.make_guest(turn, memory)
         started = time.monotonic()
         guest.start()
         try:
@@ -259,49 +315,53 @@ class Bench:
         finally:
             guest.stop()
 
-    def smallest(self, name, known=None):
+    def smallest(self, turn, known=None):
         """The least memory, in steps of STEP MiB, that serves; `known`: what it was last time."""
         low = known - STEP if known else 32
         high = known or self.memory
-        if not self.serves(name, high):
+        if not self.serves(turn, high):
             if known is None:
-                raise CllmError(f"{name} does not serve in {high} MiB: give more with --memory")
+                raise CllmError(
+                    f"{turn.guest} does not serve in {high} MiB: give more with --memory")
             low, high = high, self.memory
-        if known and self.serves(name, low):
+        if known and self.serves(turn, low):
             low, high = 32, low
         while high - low > STEP:
             middle = low + (high - low) // (2 * STEP) * STEP
-            if self.serves(name, middle):
+            if self.serves(turn, middle):
                 high = middle
             else:
                 low = middle
         return high
 
     def run(self):
-        self.note("image", LINUX, sum(
-            os.path.getsize(self.linux[part]) for part in ("kernel", "initramfs")) / MIB)
-        self.note("image", CLLM, os.path.getsize(self.image) / MIB)
+        both = self.turns[:2]
+        for turn, files in zip(both, ([self.linux["kernel"], self.linux["initramfs"]],
+                                      [self.image])):
+            self.note("image", turn, sum(map(os.path.getsize, files)) / MIB)
         loaded = self.wanted - BOOT_ROWS - {"smallest", "image"}
         boots = max(self.options.rounds, self.options.boots) if self.wanted & BOOT_ROWS else 0
         rounds = self.options.rounds if loaded else 0
         for number in range(max(boots, rounds)):
-            for name in GUESTS:
-                self.say(f"round {number + 1} of {max(boots, rounds)}: {name}")
-                self.round(name, number, number < rounds)
+            for turn in self.turns:
+                self.say(f"round {number + 1} of {max(boots, rounds)}: {turn.guest}, "
+                         f"{turn.kernels}'s kernels")
+                self.round(turn, number, number < rounds)
         if "smallest" in self.wanted:
-            known = dict.fromkeys(GUESTS)
+            known = dict.fromkeys(both)
             for number in range(min(2, self.options.rounds)):
-                for name in GUESTS:
-                    self.say(f"smallest memory of {name}, run {number + 1}")
-                    known[name] = self.smallest(name, known[name])
-                    self.note("smallest", name, known[name])
+                for turn in both:
+                    self.say(f"smallest memory of {turn.guest}, run {number + 1}")
+                    known[turn] = self.smallest(turn, known[turn])
+                    self.note("smallest", turn, known[turn])
 
     def as_json(self):
         return {
             "accel": self.accel, "smp": self.options.smp, "memory_mib": self.memory,
             "model": self.model.name, "model_bytes": self.model.stat().st_size,
             "n_ctx": self.options.n_ctx, "slots": self.slots,
-            "load": dataclasses.asdict(self.load), "llama_server": self.flags,
+            "kernels": self.options.kernels, "llama_server": self.flags,
+            "load": {kernels: dataclasses.asdict(load) for kernels, load in self.loads.items()},
             "llama_server_cpu": self.options.linux_cpu, "packages": self.linux["versions"],
             "cllm_config": self.guest_settings, "qemu": qemu_version(),
             "host_cpus": len(os.sched_getaffinity(0)),
@@ -318,6 +378,7 @@ def qemu_version():
 def main(arguments=None):
     options = make_parser().parse_args(arguments)
     try:
+        complete(options)
         made = rows(options.streams)
         wanted = chosen(made, options.only, options.skip)
         for file in filter(None, (options.json, options.plot)):

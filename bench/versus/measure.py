@@ -22,8 +22,15 @@ WORDS = (
 
 
 def prompt(label, words):
-    """A text of about `words` tokens that begins unlike any with another label."""
-    return f"{label}: " + " ".join(WORDS[(i * 7 + label) % len(WORDS)] for i in range(words))
+    """A text of `words` words, about as many tokens, that begins unlike any with another label.
+
+    words: 3 or more; label: less than 20,000.
+    """
+    n = len(WORDS)
+    begin = (label % n, label // n % n, label // n // n)
+    return " ".join(WORDS[i] for i in begin) + "".join(
+        " " + WORDS[(i * 7 + label) % n] for i in range(3, words)
+    )
 
 
 # Power-on.

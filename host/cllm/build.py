@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from pathlib import Path
 
 from . import TOP, CllmError, fetch, symbols
@@ -22,11 +23,15 @@ from .lock import locks
 BUILD = TOP / "build"
 TOOLS = BUILD / "tools"
 IMAGE = BUILD / "cllm.elf"
+UNPACKED_IMAGE = BUILD / "cllm.unpacked.elf"
 DEBUG_IMAGE = BUILD / "cllm.debug.elf"
 MPY_CROSS = BUILD / "mpy-cross" / "mpy-cross"
 HOST_LIBRARY = BUILD / "native-host"
 
 TAIL_LINES = 40  # of a failed step's output shown; the rest is in its log
+PACKED_SOURCES = (
+    "boot/packed_entry.S", "boot/unpack.c", "dev/nic.c", "dev/nic.h", "cpu/io.h", "boot/packed.ld",
+)
 QUIET_SECONDS = 15  # between progress lines when stderr is no terminal
 
 # clang writes preprocessed text of one input to stdout; MicroPython's makeqstrdefs.py names many.
@@ -116,7 +121,8 @@ def build_image():
         _mpy_cross(steps, sources["micropython"])
         _native(steps, sources["llama.cpp"], BUILD / "native", "llama.cpp/zig-musl.cmake")
         _port(steps, sources["micropython"])
-        finish(BUILD / "port" / "cllm.elf", IMAGE)
+        finish(BUILD / "port" / "cllm.elf", UNPACKED_IMAGE)
+        pack(steps, UNPACKED_IMAGE, IMAGE)
     return IMAGE
 
 
@@ -296,3 +302,43 @@ def finish(linked, image):
         fresh = path.with_name(path.name + ".new")
         fresh.write_bytes(content)
         os.replace(fresh, path)
+
+
+def pack(steps, image, packed):
+    """Make a compressed image of the one that finish() made: an ELF file for any Multiboot loader that
+    unpacks itself (ports/cllm_x86/boot/packed_entry.S)."""
+    sources = TOP / "ports" / "cllm_x86"
+    parts = [*(sources / name for name in PACKED_SOURCES), Path(__file__), image]
+    newest = max(path.stat().st_mtime_ns for path in parts)
+    if packed.exists() and packed.stat().st_mtime_ns > newest:
+        return
+    data = image.read_bytes()
+    # Multiboot 0.6.96, 3.1.1 to 3.1.3: flags with the addresses in the header.
+    at = data.index(struct.pack("<II", 0x1BADB002, 1 << 16 | 3), 0, 8192)
+    header, load, load_end, end, entry = struct.unpack_from("<5I", data, at + 12)
+    if header - load != at or load_end - load > len(data):
+        raise CllmError(f"{image} is not laid out as its Multiboot header says")
+    content = data[:load_end - load]
+    compressor = zlib.compressobj(9, zlib.DEFLATED, -15, 9)
+    folder = BUILD / "packed"
+    folder.mkdir(exist_ok=True)
+    (folder / "payload").write_bytes(compressor.compress(content) + compressor.flush())
+    flags = [
+        "-target", "x86-freestanding", "-mcpu=i686", "-O2", "-c", "-ffreestanding", "-fno-pic",
+        "-fno-stack-protector", "-fno-sanitize=undefined", "-Wall", "-Wextra", f"-I{sources}",
+        f"-DTARGET={load:#x}", f"-DSIZE={len(content):#x}", f"-DEND={end:#x}",
+        f"-DENTRY={entry:#x}", f'-DPAYLOAD="{folder / "payload"}"',
+    ]
+    objects = []
+    for source in (name for name in PACKED_SOURCES if name.endswith((".c", ".S"))):
+        objects.append(folder / (Path(source).stem + ".o"))
+        command = [zig(), "cc", *flags, "-o", objects[-1], sources / source]
+        steps.run(f"pack {Path(source).name}", command)
+    # Behind the image, on a page of its own as modules are.
+    address = -(-end // 4096) * 4096
+    fresh = packed.with_name(packed.name + ".new")
+    steps.run("pack", [
+        TOOLS / "zig-ld", "-m", "elf_i386", "-static", "-s", "-T", sources / "boot/packed.ld",
+        f"--defsym=LOAD_ADDRESS={address:#x}", "-o", fresh, *objects,
+    ])
+    os.replace(fresh, packed)

@@ -7,6 +7,7 @@
 #include "cpu/io.h"
 #include "cpu/sched.h"
 #include "cpu/smp.h"
+#include "dev/nic.h"
 
 struct kernel_hooks kernel_hooks;
 

@@ -139,10 +139,6 @@ bool console_has_input(void);
 void console_enable_irq(void);
 void console_set_interrupt_char(int c);
 
-// --- dev/nic.c -------------------------------------------------------------------------------
-// Starts what a network card needs long for. Any time after boot.
-void nic_head_start(void);
-
 // --- cpu/ ------------------------------------------------------------------------------------
 void cpu_init(void);
 // Bytes of hardware randomness (RDRAND, else the TSC's jitter stretched).

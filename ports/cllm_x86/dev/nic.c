@@ -3,12 +3,12 @@
 // QEMU's e1000 takes no frame for a second after each write to RCTL (hw/net/e1000.c,
 // set_rx_control() and its flush_queue_timer), which is longer than all the rest of booting. So
 // the receiver is enabled here, as early as can be, and the second passes while the machine boots.
-// The driver leaves a register alone that has its value already.
+// The driver, and a second call, leave a register alone that has its value already.
 //
 // On a real controller this does nothing: its bus mastering is off, so that it cannot touch memory,
 // its ring is empty (RDH and RDT are 0 after a reset), and the driver's reset, which clears RCTL,
 // comes before anything else. One that may master the bus was used by firmware and is not touched.
-#include "kernel.h"
+#include "dev/nic.h"
 #include "cpu/io.h"
 
 // PCI Local Bus 3.0, 3.2.2.3.2 and 6.1.
@@ -40,7 +40,10 @@ void nic_head_start(void) {
         if ((id == ID_82540EM || id == ID_82545EM)
             && (config(device, COMMAND) & (COMMAND_MEMORY | COMMAND_MASTER)) == COMMAND_MEMORY
             && !(bar & 7) && bar) { // in memory, below 4 GiB, which are mapped by now
-            *(volatile uint32_t *)((uint64_t)bar + RCTL) = RCTL_VALUE;
+            volatile uint32_t *rctl = (volatile uint32_t *)((uintptr_t)bar + RCTL);
+            if (*rctl != RCTL_VALUE) {
+                *rctl = RCTL_VALUE;
+            }
         }
     }
 }

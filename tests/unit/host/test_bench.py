@@ -114,8 +114,9 @@ def test_streams_that_never_ran_together_are_an_error():
 
 
 def test_prompts_of_different_requests_begin_differently():
-    firsts = {measure.prompt(label, 5).split()[0] for label in range(100)}
-    assert len(firsts) == 100
+    firsts = {tuple(measure.prompt(label, 5).split()[:3]) for label in range(20000)}
+    assert len(firsts) == 20000
+    assert [len(measure.prompt(7, n).split()) for n in (3, 4, 50)] == [3, 4, 50]
 
 
 def test_the_archive_is_what_cpio_reads(tmp_path):
