@@ -4,6 +4,7 @@ import hashlib
 import random
 import re
 import socket
+import time
 
 N = 150_000
 
@@ -84,9 +85,10 @@ def screen(path, tmp_path):
 def test_the_screen_shows_address_model_memory_and_log(boot, tiny_model, tmp_path):
     guest = boot(model=str(tiny_model), monitor=tmp_path / "monitor")
     guest.serial.expect("in all")
-    guest.serial.run("import time; time.sleep(0)")
-    guest.serial.run("import asyncio; asyncio.run(asyncio.sleep(1.5))")
-    rows, _ = screen(tmp_path / "monitor", tmp_path)
+    until = time.monotonic() + 60
+    rows = [""] * 3
+    while " ready " not in rows[2] and time.monotonic() < until:  # it is drawn once a second
+        rows, _ = screen(tmp_path / "monitor", tmp_path)
     assert rows[0].startswith(" cllm on ")
     assert re.match(r" http://10\.0\.2\.15   up 0:0\d:\d\d$", rows[1])
     assert re.match(r" model tiny: ready   0 running, 0 waiting, \d+ steps$", rows[2])
