@@ -414,7 +414,7 @@ class socket(io.IOBase):
     def ioctl(self, request, argument):
         """Answer a stream's poll and close requests; a negative errno for any other."""
         if request == _IOCTL_POLL:
-            return self._poll() & (argument | _POLL_ERR | _POLL_HUP | _POLL_NVAL)
+            return self.events() & (argument | _POLL_ERR | _POLL_HUP | _POLL_NVAL)
         if request == _IOCTL_CLOSE:
             self.close()
             return 0
@@ -458,8 +458,13 @@ class socket(io.IOBase):
             thing.waiter = entry
 
     def events(self):
-        """Return what select.poll would say."""
-        return self._poll() & ~_POLL_RDHUP
+        """Return what a poll for everything would, and whether the peer has ended its side."""
+        # A callback in the middle could take a buffer away between two looks at it.
+        host.enter()
+        try:
+            return self._poll()
+        finally:
+            host.leave_unchanged()
 
     # -- Waiting ----------------------------------------------------------------------------
 

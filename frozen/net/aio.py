@@ -17,6 +17,8 @@ import _x86
 from micropython import const
 from net import host
 
+_POLL_RDHUP = const(0x2000)  # see api/socket.py: nobody waits for it alone
+
 # While tasks keep the loop busy, other streams are looked at after so many ms.
 _LOOK_AGAIN = const(10)
 
@@ -49,7 +51,7 @@ class IOQueue(core.IOQueue):
         # By which a task is removed from here when it is cancelled.
         task.data = self
         watch(entry)
-        if s.events():
+        if s.events() & ~_POLL_RDHUP:
             host.stack.touched.append(entry)
 
     def _dequeue(self, s):
@@ -98,7 +100,7 @@ class IOQueue(core.IOQueue):
                 continue
             # Before the look, so that what happens after it is not missed.
             s.watch(entry)
-            events = s.events()
+            events = s.events() & ~_POLL_RDHUP
             if reader is not None and events & ~select.POLLOUT:
                 push(reader)
                 entry[0] = reader = None

@@ -80,6 +80,14 @@ def leave():
         pump()
 
 
+def leave_unchanged():
+    """End a user's call that changed nothing: what arrived meanwhile is taken."""
+    global _entered
+    _entered = False
+    if _again:
+        pump()
+
+
 def pump():
     """Take what the card received, run timers, send."""
     global _entered, _again

@@ -273,10 +273,11 @@ class Connection(Timed):
         return self._send_room() > 0
 
     def _send_room(self):
-        if self._snd_ring is None:
+        ring = self._snd_ring
+        if ring is None:
             pool = self.stack.send_pool
             return pool.size if pool.available() else 0
-        return len(self._snd_ring) - (self.snd_end - max(self.snd_una, self.iss + 1))
+        return len(ring) - (self.snd_end - max(self.snd_una, self.iss + 1))
 
     def send(self, buf, offset, count):
         """Queue bytes of buf[offset:offset + count]; return how many were taken, 0 for full.

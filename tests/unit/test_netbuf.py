@@ -26,6 +26,14 @@ def native(compile_native):
         };
         bool netbuf_parse(const uint8_t *, size_t, bool, struct netbuf_segment *);
         size_t netbuf_merge(uint8_t *, size_t, size_t, const uint8_t *, size_t);
+        struct netbuf_fields {
+            uint32_t seq, ack;
+            uint8_t flags;
+            uint16_t window;
+            uint32_t value, echo;
+        };
+        size_t netbuf_emit(uint8_t *, const uint8_t *, size_t, const struct netbuf_fields *,
+            const uint8_t *, size_t, const uint8_t *, size_t);
         """,
     )
 
@@ -165,3 +173,36 @@ def test_merging_is_the_same_in_c_and_python(native, seed):
         length = merged
         assert bytes(native.ffi.buffer(theirs, length)) == ours[:length]
     assert merges > 100
+
+
+@pytest.mark.parametrize("size", [40, 52])
+def test_emitting_is_the_same_in_c_and_python_and_is_parsed_again(native, size):
+    rng = random.Random(size)
+    for _ in range(300):
+        header = bytearray(size)
+        struct.pack_into(">BxxxxxHBBxxII", header, 0, 0x45, 0x4000, 64, 6, 0x0A000001, 0x0A000002)
+        struct.pack_into(">HH8xB", header, 20, 80, 4000, size - 20 << 2)
+        if size == 52:
+            struct.pack_into(">I", header, 40, 0x0101080A)
+        seq, ack, value, echo = (rng.getrandbits(40) for _ in range(4))
+        window, length = rng.getrandbits(16), rng.choice((0, 1, 2, 100, 1447))
+        ring, at = rng.randbytes(2048), rng.randrange(2049)
+        ours, theirs = bytearray(1514), native.ffi.new("uint8_t[]", 1514)
+        ours[12:14] = theirs[12:14] = b"\x08\0"
+        end = _netbuf.emit(ours, header, seq, ack, 24, window, value, echo, ring, at, length)
+        first = min(length, len(ring) - at)
+        mask = 0xFFFFFFFF
+        fields = (seq & mask, ack & mask, 24, window, value & mask, echo & mask)
+        buf = native.ffi.from_buffer(ring)
+        assert end == 14 + size + length == native.lib.netbuf_emit(
+            theirs, bytes(header), size, native.ffi.new("struct netbuf_fields *", fields),
+            native.ffi.cast("uint8_t *", buf) + at, first, native.ffi.cast("uint8_t *", buf),
+            length - first,
+        )
+        assert bytes(native.ffi.buffer(theirs, end)) == ours[:end]
+        # With a right checksum, or merge() would not take it.
+        assert _netbuf.merge(bytearray(2000), 0, ours, end) == end
+        parsed = _netbuf.segment(ours, end)
+        assert parsed[3:7] == fields[:4]
+        assert ours[parsed[7] : parsed[8]] == (ring + ring)[at : at + length]
+        assert parsed[9] == ((value & mask, echo & mask, ()) if size == 52 else None)
