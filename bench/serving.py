@@ -27,8 +27,13 @@ import requests  # noqa: E402
 from cllm import config, fetch, health, run  # noqa: E402
 
 LONG = "The quick brown fox jumps over the lazy dog near the river bank. "
-LIST = "\n".join(f"{i}. item number {i * 37 % 101} in the long list" for i in range(12))
-COPY = f"Repeat this list exactly, twice:\n{LIST}\nAnswer:\n{LIST}\n\n"
+NOTE = (
+    "The keeper of the old lighthouse wrote one line in his book every night. On Monday he wrote "
+    "that the sea was calm. On Tuesday he wrote that a ship had passed with two green lamps. On "
+    "Wednesday he wrote nothing at all. On Thursday the wind broke a window, and he wrote with cold "
+    "hands.\n\n"
+)
+COPY = NOTE * 2  # what goes on with a third; a list in its place was not copied, but made up anew
 STORIES = [
     "Write a long story about a lighthouse keeper who finds a strange letter.",
     "My grandmother's kitchen smelled of",

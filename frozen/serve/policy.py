@@ -201,8 +201,9 @@ class Policy:
     """How many tokens a step has, and who gets them.
 
     n_batch: most tokens in a step. n_slots: sequences at a time. step_ms: how long a step should
-    take at most; nobody's next token, and no new request, waits longer. min_chunk: prompt tokens
-    that a step has in any case, so that prompts get on where a single token takes longer.
+    take; nobody's next token, and no new request, waits longer, or twice as long where that pays.
+    min_chunk: prompt tokens that a step has in any case, so that prompts get on where a single token
+    takes longer.
     """
 
     def __init__(self, n_batch, n_slots, step_ms=500, min_chunk=8):
