@@ -339,11 +339,14 @@ class Bench:
         for turn, files in zip(both, ([self.linux["kernel"], self.linux["initramfs"]],
                                       [self.image])):
             self.note("image", turn, sum(map(os.path.getsize, files)) / MIB)
-        loaded = self.wanted - BOOT_ROWS - {"smallest", "image"}
+        measured = self.wanted - {"smallest", "image"}
+        loaded = measured - BOOT_ROWS
         boots = max(self.options.rounds, self.options.boots) if self.wanted & BOOT_ROWS else 0
         rounds = self.options.rounds if loaded else 0
         for number in range(max(boots, rounds)):
             for turn in self.turns:
+                if not self.wants(turn, *(key.removeprefix(GGML) for key in measured)):
+                    continue
                 self.say(f"round {number + 1} of {max(boots, rounds)}: {turn.guest}, "
                          f"{turn.kernels}'s kernels")
                 self.round(turn, number, number < rounds)

@@ -320,7 +320,7 @@ def pack(steps, image, packed):
         raise CllmError(f"{image} is not laid out as its Multiboot header says")
     content = data[:load_end - load]
     compressor = zlib.compressobj(9, zlib.DEFLATED, -15, 9)
-    folder = BUILD / "packed"
+    folder = packed.with_name("packed")
     folder.mkdir(exist_ok=True)
     (folder / "payload").write_bytes(compressor.compress(content) + compressor.flush())
     flags = [

@@ -57,7 +57,7 @@ def test_without_a_model_it_serves_and_says_why():
 
 
 def test_the_image_is_small():
-    assert os.path.getsize(IMAGE) < 16 << 20
+    assert os.path.getsize(IMAGE) < 6 << 20
 
 
 @pytest.mark.skipif(not shutil.which("gdb"), reason="gdb is not installed")
