@@ -6,6 +6,7 @@ nothing changed takes seconds. All compilers are zig's clang; the host's are nev
 
 import contextlib
 import fcntl
+import hashlib
 import importlib.util
 import os
 import shlex
@@ -320,14 +321,17 @@ def pack(steps, image, packed):
         raise CllmError(f"{image} is not laid out as its Multiboot header says")
     content = data[:load_end - load]
     compressor = zlib.compressobj(9, zlib.DEFLATED, -15, 9)
+    payload = compressor.compress(content) + compressor.flush()
     folder = packed.with_name("packed")
     folder.mkdir(exist_ok=True)
-    (folder / "payload").write_bytes(compressor.compress(content) + compressor.flush())
+    (folder / "payload").write_bytes(payload)
     flags = [
         "-target", "x86-freestanding", "-mcpu=i686", "-O2", "-c", "-ffreestanding", "-fno-pic",
         "-fno-stack-protector", "-fno-sanitize=undefined", "-Wall", "-Wextra", f"-I{sources}",
         f"-DTARGET={load:#x}", f"-DSIZE={len(content):#x}", f"-DEND={end:#x}",
         f"-DENTRY={entry:#x}", f'-DPAYLOAD="{folder / "payload"}"',
+        # The compiler's cache does not know of .incbin: another payload is another command.
+        f"-DDIGEST={hashlib.sha256(payload).hexdigest()}",
     ]
     objects = []
     for source in (name for name in PACKED_SOURCES if name.endswith((".c", ".S"))):

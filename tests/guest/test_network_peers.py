@@ -103,7 +103,11 @@ def program(name):
 @pytest.fixture(scope="module")
 def tap():
     need_tap()
-    name = f"peers{os.getpid() % 10000}"
+    # What a run that was killed has left would still have the route.
+    for link in Path("/sys/class/net").glob("peers*"):
+        if not Path("/proc", link.name.removeprefix("peers")).exists():
+            subprocess.run(["ip", "link", "del", link.name], check=True)
+    name = f"peers{os.getpid()}"
     subprocess.run(["ip", "tuntap", "add", name, "mode", "tap"], check=True)
     subprocess.run(["ip", "addr", "add", HOST + "/24", "dev", name], check=True)
     subprocess.run(["ip", "link", "set", name, "up"], check=True)
@@ -126,7 +130,8 @@ def peer(boot_once, tap, pcap):
     guest.serial.expect("listening")
     yield guest
     assert not guest.ended.is_set()
-    assert b"Traceback" not in guest.log()
+    errors = guest.log().decode("utf-8", "replace").split("Traceback")[1:]
+    assert not errors, "Traceback".join(["", *errors])[:4000]
 
 
 def healthy():
