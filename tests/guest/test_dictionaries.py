@@ -1,0 +1,100 @@
+"""The image's own look-up tables (ports/cllm_x86/map_lookup.c) against lists of pairs."""
+
+import pytest
+
+SOURCE = """\
+import random
+NAMES = ["n%d" % i for i in range(40)]
+KEYS = NAMES + list(range(-20, 20)) + [1 << 70, 2.5, None, b"n1", "n" * 300, (1, 2), ("n1",)]
+class Thing:
+    pass
+def find(pairs, key):
+    for i, pair in enumerate(pairs):
+        if type(pair[0]) is type(key) and pair[0] == key:
+            return i
+    return -1
+def same(d, pairs):
+    assert len(d) == len(pairs) == len(list(d)), (len(d), len(pairs))
+    for key, value in pairs:
+        assert key in d and d[key] == value, key
+    for key in KEYS:
+        assert (key in d) == (find(pairs, key) >= 0), key
+        assert (d.get(key, "none") == "none") == (find(pairs, key) < 0), key
+    for key, value in d.items():
+        assert pairs[find(pairs, key)][1] == value
+def run(seed, keys, size):
+    random.seed(seed)
+    d, pairs = {}, []
+    for step in range(600):
+        key = random.choice(keys)
+        at = find(pairs, key)
+        if at >= 0 and (random.getrandbits(2) or len(pairs) > size):
+            assert d.pop(key) == pairs.pop(at)[1]
+        elif at >= 0:
+            d[key] = pairs[at][1] = step
+        else:
+            d[key] = step
+            pairs.append([key, step])
+        if step % 40 == 0:
+            same(d, pairs)
+            same(d.copy(), pairs)
+            same(dict(list(d.items())), pairs)
+    while pairs:
+        key, value = d.popitem()
+        assert pairs.pop(find(pairs, key))[1] == value
+    same(d, [])
+    d.clear()
+def attributes(seed):
+    random.seed(seed)
+    thing, pairs = Thing(), []
+    for step in range(400):
+        name = random.choice(NAMES)
+        at = find(pairs, name)
+        if at >= 0 and random.getrandbits(1):
+            delattr(thing, name)
+            pairs.pop(at)
+        else:
+            setattr(thing, name, step)
+            if at >= 0:
+                pairs[at][1] = step
+            else:
+                pairs.append([name, step])
+        for name, value in pairs:
+            assert getattr(thing, name) == value
+        assert [name for name in NAMES if hasattr(thing, name)] == [
+            name for name in NAMES if find(pairs, name) >= 0]
+def keywords(**given):
+    same(given, [[name, i] for i, name in enumerate(NAMES)])
+"""
+
+
+@pytest.fixture(scope="module")
+def repl(boot_once):
+    serial = boot_once().serial
+    serial.send("\r\x05")
+    serial.expect("=== ")
+    serial.send(SOURCE.replace("\n", "\r") + "\x04")
+    serial.expect(">>> ")
+    return serial
+
+
+@pytest.mark.parametrize("keys", ["KEYS", "NAMES", "KEYS[40:]", "list(range(0, 4096 * 64, 4096))"])
+@pytest.mark.parametrize("size", [3, 12, 60])
+def test_a_dictionary_is_what_a_list_of_pairs_is(repl, keys, size):
+    assert repl.run(f"for seed in range(4): run(seed, {keys}, {size})\r") == ""
+
+
+def test_attributes_come_and_go(repl):
+    assert repl.run("attributes(1); attributes(2)") == ""
+
+
+def test_keyword_arguments(repl):
+    assert repl.run("keywords(**{name: i for i, name in enumerate(NAMES)})") == ""
+
+
+def test_unhashable_and_misleading_keys(repl):
+    assert "TypeError" in repl.run("{}[[]] = 1")
+    assert "KeyError" in repl.run("{}['nothing']")
+    assert repl.run("d = {1: 'a'}; (d[True], d[1.0], 'x' in d)") == "('a', 'a', False)"
+    assert repl.run("d = {'a' + str(i): i for i in range(5000)}; d['a4999'], len(d)") == \
+        "(4999, 5000)"
