@@ -106,7 +106,13 @@ def start(*, config_json=None, wait=True, **options):
     guest = run.make_guest(settings, config_json, **options)
     guest.serial = Serial(guest)
     guest.start()
-    guest.verdict = health.wait_until_decided(guest.port, guest.ended, PATIENCE) if wait else None
+    guest.verdict = None
+    if wait:
+        guest.verdict = health.wait_until_decided(guest.port, guest.ended, PATIENCE)
+        # The table of boot comes at its own time; a line that is typed just then has it in its echo.
+        until = time.monotonic() + 5
+        while b" ms  in all" not in guest.log() and time.monotonic() < until:
+            time.sleep(0.01)
     return guest
 
 
