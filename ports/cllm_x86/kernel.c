@@ -141,6 +141,12 @@ void klog(const char *fmt, ...) {
 
 struct boot_phase boot_phases[BOOT_MAX_PHASES];
 size_t n_boot_phases;
+uint64_t boot_began;
+
+void boot_phases_restart(void) {
+    n_boot_phases = 0;
+    boot_began = rdtsc();
+}
 
 void boot_phase(const char *name) {
     if (n_boot_phases < BOOT_MAX_PHASES) {

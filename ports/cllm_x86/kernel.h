@@ -43,8 +43,10 @@ struct boot_phase {
 };
 extern struct boot_phase boot_phases[BOOT_MAX_PHASES];
 extern size_t n_boot_phases;
+extern uint64_t boot_began; // of the time-stamp counter: 0, or when the last soft reset began
 // Notes that the phase `name` ends now; it began where the one before ended. Full: ignored.
 void boot_phase(const char *name);
+void boot_phases_restart(void); // a soft reset begins: the list is of its own phases from here
 
 // --- crash.c: death ----------------------------------------------------------------------------
 // Prints the reason, registers and a backtrace, keeps them for the next boot, and ends the machine

@@ -58,6 +58,7 @@ static void run_python(void) {
     }
 
     mp_printf(MP_PYTHON_PRINTER, "MPY: soft reboot\n");
+    boot_phases_restart();
     soft_timer_deinit();
     mpirq_deinit();
     pci_quiesce();

@@ -94,10 +94,10 @@ MP_DEFINE_CONST_FUN_OBJ_1(x86_boot_phase_obj, x86_boot_phase);
 static mp_obj_t x86_boot_phases(void) {
     mp_obj_t list = mp_obj_new_list(0, NULL);
     for (size_t i = 0; i < n_boot_phases; i++) {
-        if (i == 0 && crash_boots()) {
+        if (i == 0 && boot_began == 0 && crash_boots()) {
             continue; // the counter ran on through a warm reset
         }
-        uint64_t ticks = boot_phases[i].tsc - (i ? boot_phases[i - 1].tsc : 0);
+        uint64_t ticks = boot_phases[i].tsc - (i ? boot_phases[i - 1].tsc : boot_began);
         mp_obj_t item[2] = {
             mp_obj_new_str_from_cstr(boot_phases[i].name),
             mp_obj_new_float((mp_float_t)ticks * 1000 / (mp_float_t)clock_tsc_hz()),

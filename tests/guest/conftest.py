@@ -62,6 +62,12 @@ class Serial:
             # Bytes come one by one: looking again at each would take longer than the guest.
             time.sleep(0.05)
 
+    def booted(self, timeout=PATIENCE):
+        """Wait for the end of a boot and a prompt: its table would come amid a line typed before."""
+        self.expect("in all\r\n", timeout)
+        self.send("\r")
+        self.expect(">>> ", timeout)
+
     def run(self, line, timeout=PATIENCE):
         """Run one line at the REPL's prompt; returns what it printed, as str."""
         self.sendline(line)

@@ -70,9 +70,7 @@ def test_a_death_is_reported_and_the_machine_comes_back(boot, module, kind, reas
     assert backtrace.rstrip().splitlines()[-1].endswith(" _start+0x15")
     assert "| said before\r\n" in log
     serial.expect(r"crash: the last run died after \d+ s: " + reason)
-    serial.expect(">>> ")
-    serial.send("\r")
-    serial.expect(">>> ")
+    serial.booted()
     crash = last_crash(serial)
     assert crash["reason"] == said
     assert (crash["count"], crash["boots"]) == (1, 1)
@@ -90,7 +88,7 @@ def test_a_death_on_another_core_ends_the_machine(boot):
     assert " processor 2\r\n" in registers
     assert " null_write+0x" in backtrace and " die_elsewhere+0x" in backtrace
     guest.serial.expect("crash: the last run died after ")
-    guest.serial.expect(">>> ")
+    guest.serial.booted()
     # What Python waited in meanwhile.
     assert last_crash(guest.serial)["python"][0] == "<stdin>:1 in <module>"
     assert guest.serial.run("import _x86; _x86.cpu_count()") == "3"

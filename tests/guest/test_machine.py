@@ -58,9 +58,7 @@ def test_timers_end_with_a_soft_reset(repl):
     repl.run("t = machine.Timer(period=1, callback=lambda t: print('late'))")
     repl.send("\x04")
     repl.expect("MPY: soft reboot\r\n")
-    repl.expect("listening on port")
-    repl.send("\r")
-    repl.expect(">>> ")
+    repl.booted()
     assert "late" not in repl.run("import machine, os, time; time.sleep_ms(50)")
 
 

@@ -113,7 +113,8 @@ def test_soft_reset_brings_the_server_back(guest, repl):
     repl.run("here_before = 1")
     repl.send("\x04")
     repl.expect("MPY: soft reboot\r\n")
-    repl.expect("is ready")
+    table = repl.expect(rb"(?s)cllm: booted\r\n(.*?) ms  in all\r\n").group(1).decode()
+    assert re.findall(r"ms  (.+?)\r", table)[:3] == ["python", "network card", "server"]
     assert requests.get(guest.url + "/health", timeout=60).status_code == 200
     repl.send("\r")
     repl.expect(">>> ")
