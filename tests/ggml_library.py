@@ -19,6 +19,8 @@ size_t ggml_nbytes(const void *tensor);
 size_t ggml_quantize_chunk(int type, const float *src, void *dst, int64_t start, int64_t nrows,
     int64_t n_per_row, const float *imatrix);
 size_t ggml_row_size(int type, int64_t ne);
+struct kernels { void (*install)(void); void (*set_mode)(int mode); };
+const struct kernels *cllm_kernels(void); // native/kernels/kernels.h
 
 void *ggml_backend_cpu_init(void);
 void ggml_backend_cpu_set_n_threads(void *backend, int n_threads);

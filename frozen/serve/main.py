@@ -76,7 +76,7 @@ def read_config(path=_BOOT + "config.json"):
 _POOLING = {"model": 0, "mean": 1, "cls": 2, "last": 3}
 
 # Whose matrix products: engine.h's ENGINE_KERNELS_*.
-_KERNELS = {"auto": 0, "ggml": 1, "tcg": 2}
+_KERNELS = {"auto": 0, "ggml": 1, "tcg": 2, "exact": 3}
 
 
 class Settings:

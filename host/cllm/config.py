@@ -14,7 +14,7 @@ PATHS = ("model", "app", "serial", "pcap", "draft")
 NUMBERS = {"port": (0, 65535), "smp": (1, 255), "memory": (32, 1 << 20)}
 ACCELS = ("auto", "tcg", "kvm")
 ON_CRASH = ("exit", "reboot")
-KERNELS = ("auto", "ggml", "tcg")
+KERNELS = ("auto", "exact", "ggml", "tcg")
 # Builds of ggml's CPU code in the image (native/CMakeLists.txt).
 CPU_VARIANTS = ("auto", "sse42", "avx2", "avx512", "avx512-vnni", "avx512-bf16")
 CHOICES = {

@@ -24,9 +24,8 @@ constexpr int max_json_depth = 64;
 // llama_tokenize counts in int32_t and may need one token per byte and a few more.
 constexpr size_t max_text = INT_MAX / 8;
 
-// Under TCG, where native/kernels are several times as fast as ggml's own but do not give the very
-// same tokens.
-constexpr int auto_when_emulated = ENGINE_KERNELS_GGML;
+// By ENGINE_KERNELS_*.
+constexpr const char *kernel_names[] = {"auto", "ggml", "tcg", "exact"};
 
 thread_local thread_local char last_error[1024]; // a model may be loading on another thread
 void (*abort_handler)(const char *message);
@@ -134,7 +133,13 @@ common_json parse_json(const char *text, size_t len, const char *what) {
 
 void choose_kernels(const engine *e) {
     if (cpu_kernels()) {
-        cpu_kernels()->set_other_nodes(e->params.kernels == ENGINE_KERNELS_TCG);
+        using kernels::mode;
+        switch (e->params.kernels) {
+        case ENGINE_KERNELS_TCG: return cpu_kernels()->set_mode(mode::fast);
+        case ENGINE_KERNELS_EXACT:
+            return cpu_kernels()->set_mode(cpu_is_emulated() ? mode::exact_emulated : mode::exact);
+        default: cpu_kernels()->set_mode(mode::ggml);
+        }
     }
 }
 
@@ -307,7 +312,7 @@ void fill_info(engine *e) {
     info.chat_template = source ? source : "";
     info.desc = e->desc.c_str();
     info.ftype = e->ftype.c_str();
-    info.kernels = e->params.kernels == ENGINE_KERNELS_TCG ? "tcg" : "ggml";
+    info.kernels = kernel_names[e->params.kernels];
 
     e->outputs.reserve(info.n_batch);
     e->next.assign(info.n_seq, 0);
@@ -382,10 +387,11 @@ std::unique_ptr<engine> make_engine(const char *path, const struct engine_params
         "n_seq is not in 1.." + std::to_string(llama_max_parallel_sequences()));
     check(params->pooling >= ENGINE_POOLING_MODEL && params->pooling <= ENGINE_POOLING_LAST,
         "there is no such pooling");
-    check(params->kernels >= ENGINE_KERNELS_AUTO && params->kernels <= ENGINE_KERNELS_TCG,
+    check(params->kernels >= ENGINE_KERNELS_AUTO && params->kernels <= ENGINE_KERNELS_EXACT,
         "there are no such kernels");
-    check(params->kernels != ENGINE_KERNELS_TCG || cpu_kernels(),
-        std::string("the kernels for TCG come with 'avx2', and '") + engine_cpu() + "' is in use");
+    check(params->kernels <= ENGINE_KERNELS_GGML || cpu_kernels(),
+        std::string("the kernels '") + kernel_names[params->kernels] + "' come with 'avx2', and '"
+            + engine_cpu() + "' is in use");
     check(!params->wait == !params->wake, "wait and wake belong together");
     check(params->n_threads >= 1 && params->n_threads <= GGML_MAX_N_THREADS,
         "n_threads is not in 1.." + std::to_string(GGML_MAX_N_THREADS));
@@ -395,8 +401,7 @@ std::unique_ptr<engine> make_engine(const char *path, const struct engine_params
     e->serial = ++serial;
     e->params = *params;
     if (params->kernels == ENGINE_KERNELS_AUTO) {
-        e->params.kernels = cpu_is_emulated() && cpu_kernels() ? auto_when_emulated
-                                                               : ENGINE_KERNELS_GGML;
+        e->params.kernels = cpu_kernels() ? ENGINE_KERNELS_EXACT : ENGINE_KERNELS_GGML;
     }
     if (params->wait) {
         e->computer = std::make_unique<compute_thread>(*params);

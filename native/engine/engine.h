@@ -55,6 +55,9 @@ enum {
     // native/kernels, made for QEMU's TCG; weights are repacked into a copy, and results differ in
     // the last digits. Needs AVX2.
     ENGINE_KERNELS_TCG = 2,
+    // native/kernels with ggml's results, bit for bit, from the weights as they are: for batches of
+    // several columns, and under TCG for one, too; what they have no code for is ggml's. Needs AVX2.
+    ENGINE_KERNELS_EXACT = 3,
 };
 
 struct engine;
@@ -108,7 +111,7 @@ struct engine_info {
     const char *chat_template; // its source, or ""
     const char *desc;          // such as "llama 135M Q4_1"
     const char *ftype;         // such as "Q4_1"
-    const char *kernels;       // that were chosen: "ggml" or "tcg"
+    const char *kernels;       // that were chosen: "ggml", "tcg" or "exact"
 };
 
 // Version of what is linked in, such as "llama.cpp 0.5.0-dev".

@@ -14,7 +14,7 @@
 namespace kernels {
 namespace {
 
-bool other_nodes;
+mode now = mode::ggml;
 
 size_t packed_size(const format &f, const ggml_tensor *t) {
     return static_cast<size_t>(t->ne[1]) / stripe_rows * f.stripe_size(static_cast<size_t>(t->ne[0]));
@@ -107,7 +107,12 @@ class extra : public ggml::cpu::extra_buffer_type {
         if (ours) {
             return product::instance();
         }
-        return other_nodes ? node_traits(op) : nullptr;
+        switch (now) {
+        case mode::fast: return fast_node(op);
+        case mode::exact: return exact_node(op, false);
+        case mode::exact_emulated: return exact_node(op, true);
+        default: return nullptr;
+        }
     }
 };
 
@@ -169,7 +174,7 @@ const kernels::functions *cllm_kernels() {
             auto &types = ggml_backend_cpu_get_extra_buffer_types();
             types.insert(types.begin(), kernels::buffer_type());
         },
-        [](bool ours) { kernels::other_nodes = ours; },
+        [](kernels::mode wanted) { kernels::now = wanted; },
     };
     return &functions;
 }

@@ -11,6 +11,7 @@
 //   pack.cpp       GGUF's types to that layout
 //   attention.cpp  attention over a KV cache of halves
 //   gate.cpp       the gated activation of a feed-forward network
+//   exact.cpp      products with weights as they are, and exactly ggml's results
 //   buffer.cpp, nodes.cpp  what ggml sees
 #ifndef CLLM_KERNELS_KERNELS_H
 #define CLLM_KERNELS_KERNELS_H
@@ -21,6 +22,13 @@ namespace kernels {
 
 ggml_backend_buffer_type_t buffer_type();
 
+enum class mode {
+    ggml,           // none
+    fast,           // what is slow under TCG, with errors as small as ggml's own
+    exact,          // what a real processor does faster so, bit for bit as ggml
+    exact_emulated, // what TCG does faster so, bit for bit as ggml
+};
+
 // All that the engine knows of the kernels, which are part of one of the builds of ggml's CPU code
 // (engine/cpu.cpp).
 struct functions {
@@ -28,8 +36,9 @@ struct functions {
     // loaded from now on with use_extra_bufts. Call it once, before the first model is loaded.
     void (*install)();
 
-    // Whether graphs computed from now on have their other nodes (nodes.h) computed by us, too.
-    void (*set_other_nodes)(bool ours);
+    // Which nodes (nodes.h) of the graphs computed from now on we compute, besides the products with
+    // weights in buffer_type().
+    void (*set_mode)(mode wanted);
 };
 
 } // namespace kernels

@@ -1,8 +1,13 @@
-// nodes.cpp: see nodes.h. Here the arguments are taken apart; attention.cpp and gate.cpp compute.
+// nodes.cpp: see nodes.h. Here the arguments are taken apart; attention.cpp, exact.cpp and gate.cpp
+// compute.
 #include "nodes.h"
 
 #include "attention.h"
+#include "exact.h"
 #include "gate.h"
+
+#include "ggml-cpu-impl.h"
+#include "ggml-cpu.h"
 
 #include <string.h>
 
@@ -213,9 +218,96 @@ private:
     }
 };
 
+class exact_product : public ggml::cpu::tensor_traits {
+public:
+    explicit exact_product(bool emulated) : emulated_(emulated) {}
+
+    bool takes(const ggml_tensor *op) const {
+        const ggml_tensor *weights = op->src[0], *x = op->src[1];
+        return exact_format_of(weights->type, emulated_) && ggml_n_dims(weights) == 2
+            && weights->buffer && ggml_backend_buffer_is_host(weights->buffer)
+            && weights->nb[1] == ggml_row_size(weights->type, weights->ne[0])
+            && x->type == GGML_TYPE_F32 && x->nb[0] == sizeof(float) && op->nb[0] == sizeof(float)
+            && ggml_get_op_params_i32(op, 1) == GGML_HINT_NONE
+            // What a column costs alone is the weights' way from memory on a real processor.
+            && (emulated_ || ggml_nrows(x) > 1);
+    }
+
+    bool work_size(int, const ggml_tensor *op, size_t &bytes) override {
+        bytes = size(ggml_nrows(op->src[1])) * (sizeof(exact_column) + column_size(op));
+        return true;
+    }
+
+    bool compute_forward(ggml_compute_params *params, ggml_tensor *op) override {
+        const ggml_tensor *weights = op->src[0], *x = op->src[1];
+        const exact_format &f = *exact_format_of(weights->type, emulated_);
+        const int64_t n = weights->ne[0], block = ggml_blck_size(weights->type);
+        const size_t n_blocks = size(n / block), n_columns = size(ggml_nrows(x));
+        const size_t ith = size(params->ith), nth = size(params->nth);
+        GGML_ASSERT(n_columns * (sizeof(exact_column) + column_size(op)) <= params->wsize);
+        auto *columns = static_cast<exact_column *>(params->wdata);
+        auto *memory = reinterpret_cast<uint8_t *>(columns + n_columns);
+
+        // Every thread quantises some blocks of every column, as ggml does.
+        const auto quantise = ggml_get_type_traits_cpu(static_cast<ggml_type>(f.activations))->from_float;
+        const size_t first = n_blocks * ith / nth, last = n_blocks * (ith + 1) / nth;
+        for (size_t c = 0; c < n_columns; ++c) {
+            auto *scales = reinterpret_cast<float *>(memory + c * column_size(op));
+            float *sums = scales + n_blocks;
+            auto *blocks = reinterpret_cast<uint8_t *>(sums + n_blocks);
+            quantise(row(x, c) + first * size(block), blocks + first * f.activations_size,
+                static_cast<int64_t>(last - first) * block);
+            f.scales(blocks, first, last, scales, sums);
+            if (ith == 0) {
+                columns[c] = {blocks, scales, sums, row(op, c)};
+            }
+        }
+        if (ith == 0) {
+            ggml_threadpool_chunk_set(params->threadpool, params->nth);
+        }
+        ggml_barrier(params->threadpool);
+
+        // Rows are given out in pieces: the threads' processors may be of unequal speed.
+        const size_t n_rows = size(weights->ne[1]);
+        for (size_t piece = ith; piece * piece_rows < n_rows;
+             piece = static_cast<size_t>(ggml_threadpool_chunk_add(params->threadpool, 1))) {
+            const size_t begin = piece * piece_rows, end = begin + piece_rows;
+            f.multiply(static_cast<const uint8_t *>(weights->data), n_blocks, begin,
+                end < n_rows ? end : n_rows, columns, n_columns);
+        }
+        return true;
+    }
+
+    static exact_product *instance(bool emulated) {
+        static exact_product real(false), emulation(true);
+        return emulated ? &emulation : &real;
+    }
+
+private:
+    static constexpr size_t piece_rows = 16;
+
+    // Two floats for each block of a column, and its blocks.
+    size_t column_size(const ggml_tensor *op) const {
+        const ggml_tensor *weights = op->src[0];
+        const exact_format &f = *exact_format_of(weights->type, emulated_);
+        const int64_t n_blocks = weights->ne[0] / ggml_blck_size(weights->type);
+        const size_t bytes = size(n_blocks) * (2 * sizeof(float) + f.activations_size);
+        return (bytes + 63) / 64 * 64;
+    }
+
+    // Row i of all rows of a tensor, counted through its matrices.
+    static float *row(const ggml_tensor *t, size_t i) {
+        const size_t rows = size(t->ne[1]), matrix = i / rows, matrices = size(t->ne[2]);
+        return reinterpret_cast<float *>(static_cast<char *>(t->data) + i % rows * t->nb[1]
+            + matrix % matrices * t->nb[2] + matrix / matrices * t->nb[3]);
+    }
+
+    const bool emulated_;
+};
+
 } // namespace
 
-ggml::cpu::tensor_traits *node_traits(const ggml_tensor *op) {
+ggml::cpu::tensor_traits *fast_node(const ggml_tensor *op) {
     if (op->op == GGML_OP_GLU && gate_node::takes(op)) {
         return gate_node::instance();
     }
@@ -223,6 +315,11 @@ ggml::cpu::tensor_traits *node_traits(const ggml_tensor *op) {
         return attention_node::instance();
     }
     return nullptr;
+}
+
+ggml::cpu::tensor_traits *exact_node(const ggml_tensor *op, bool emulated) {
+    exact_product *product = exact_product::instance(emulated);
+    return op->op == GGML_OP_MUL_MAT && product->takes(op) ? product : nullptr;
 }
 
 } // namespace kernels

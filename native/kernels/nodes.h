@@ -6,8 +6,12 @@
 
 namespace kernels {
 
-// What computes this node of a graph in ggml's place; NULL leaves it to ggml.
-ggml::cpu::tensor_traits *node_traits(const ggml_tensor *op);
+// What computes this node of a graph in ggml's place with less than ggml's precision, but fast where
+// floating point is slow; NULL leaves it to ggml.
+ggml::cpu::tensor_traits *fast_node(const ggml_tensor *op);
+
+// The same with ggml's results, bit for bit.
+ggml::cpu::tensor_traits *exact_node(const ggml_tensor *op, bool emulated);
 
 } // namespace kernels
 

@@ -10,7 +10,9 @@ gguf = pytest.importorskip("gguf")
 Type = gguf.GGMLQuantizationType
 TYPES = [Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.Q4_K, Type.Q5_K, Type.Q6_K,
          Type.F16, Type.BF16]
-GGML, TCG = 1, 2
+GGML, TCG, EXACT = 1, 2, 3
+# kernels::mode
+BY_GGML, FAST, EXACTLY, EXACTLY_EMULATED = range(4)
 
 
 @pytest.fixture(scope="module", params=[1, 2, 3])
@@ -202,8 +204,70 @@ def test_swiglu(ggml, ours, parts):
 
 
 def test_an_engine_says_its_kernels(library, tiny):
-    for kernels, name in ((0, b"ggml"), (GGML, b"ggml"), (TCG, b"tcg")):
+    names = {0: b"exact", GGML: b"ggml", TCG: b"tcg", EXACT: b"exact"}
+    for kernels, name in names.items():
         with Engine(library, tiny, kernels=kernels) as engine:
             assert library.ffi.string(engine.info.kernels) == name
     with pytest.raises(EngineFailure, match="no such kernels"):
-        Engine(library, tiny, kernels=3)
+        Engine(library, tiny, kernels=4)
+
+
+@pytest.fixture
+def mode(ggml):
+    """mode(number): as kernels::mode, who computes the nodes of the next graphs."""
+    set_mode = ggml.so.cllm_kernels().set_mode
+    yield set_mode
+    set_mode(BY_GGML)
+
+
+def both(ggml, mode, kind, data, shape, x):
+    """The product by ggml, and by us in vectors for a real and for an emulated processor."""
+    made = []
+    for number in (BY_GGML, EXACTLY, EXACTLY_EMULATED):
+        mode(number)
+        made.append(ggml.mul_mat(ggml.buffer_types()["CPU"], kind, data, shape, x).view(np.uint32))
+    return made
+
+
+@pytest.mark.parametrize("kind", [Type.Q4_0, Type.Q4_1, Type.Q8_0], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("rows, columns, n", [
+    (1, 32, 2), (7, 64, 1), (48, 576, 1), (48, 576, 2), (33, 1536, 3), (100, 576, 4),
+    (16, 96, 5), (129, 288, 8), (17, 2048, 13), (64, 576, 64)])
+def test_exact_products_are_ggmls_to_the_last_bit(ggml, mode, kind, rows, columns, n):
+    random = np.random.default_rng(rows)
+    weights = random.normal(0, 0.05, (rows, columns)) * np.exp(random.normal(0, 1, (rows, 1)))
+    x = random.normal(0, 1, (n, columns)) * np.exp(random.normal(0, 1, (1, columns)))
+    expected, real, emulated = both(ggml, mode, kind, ggml.quantize(kind, weights), weights.shape, x)
+    assert np.array_equal(real, expected)
+    assert np.array_equal(emulated, expected)
+    assert expected.any()
+
+
+@pytest.mark.parametrize("kind", [Type.Q4_0, Type.Q4_1, Type.Q8_0], ids=lambda kind: kind.name)
+def test_exact_products_of_any_bits(ggml, mode, kind):
+    """Scales that are tiny, huge, infinite or no numbers, weights and activations at their ends."""
+    random = np.random.default_rng(3)
+    shape = (256, 512)
+    data = bytearray(ggml.quantize(kind, np.zeros(shape)))
+    data[:] = random.bytes(len(data))
+    x = random.normal(0, 1, (5, shape[1])).astype(np.float32)
+    x[0, ::7] = 1e-30
+    x[1] = 0
+    x[2, ::3] = 3e38
+    x[3] = np.where(random.random(shape[1]) < 0.5, 127, -127)
+    expected, real, emulated = both(ggml, mode, kind, bytes(data), shape, x)
+    same = np.isnan(expected.view(np.float32))  # which NaN it is, is nobody's business
+    assert np.array_equal(np.isnan(real.view(np.float32)), same)
+    assert np.array_equal(np.isnan(emulated.view(np.float32)), same)
+    assert np.array_equal(real[~same], expected[~same])
+    assert np.array_equal(emulated[~same], expected[~same])
+    assert 0.001 < same.mean() < 0.999
+
+
+def test_exact_products_of_several_matrices(ggml, mode):
+    random = np.random.default_rng(1)
+    weights = random.normal(0, 1, (24, 128))
+    x = random.normal(0, 1, (2, 3, 5, 128))
+    data = ggml.quantize(Type.Q4_1, weights)
+    expected, real, emulated = both(ggml, mode, Type.Q4_1, data, weights.shape, x)
+    assert np.array_equal(real, expected) and np.array_equal(emulated, expected)
