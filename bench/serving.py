@@ -1,7 +1,7 @@
 """How well frozen/serve schedules. Prints a table with what must hold.
 
     .venv/bin/python bench/serving.py [--only batch,outside,ngram,streams,gap,prefix] [--runs 3]
-    .venv/bin/python bench/serving.py --guest [--smp 1] [--kernels tcg] ...
+    .venv/bin/python bench/serving.py --guest [--smp 1] [--kernels exact] ...
 
 On the host it stands beside llama.cpp's own server: the same machine, model, kernels and threads, the
 same client over loopback; frozen/serve runs on CPython there, and `cllm reference` is needed once.
@@ -327,7 +327,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1, help="of both servers on the host")
     parser.add_argument("--guest", action="store_true")
     parser.add_argument("--smp", type=int, default=1, help="the guest's processors")
-    parser.add_argument("--kernels", choices=config.KERNELS, default="tcg", help="the guest's")
+    parser.add_argument("--kernels", choices=config.KERNELS, default="auto", help="the guest's")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", default=",".join(["batch", *ROWS]))
     arguments = parser.parse_args()

@@ -2,8 +2,8 @@
 
 Both guests get the same accelerator, CPU model, cores, memory, network card and model, and both
 servers as many slots and cells of KV cache. Each round boots one after the other and asks both the
-same; what differs between rounds is the machine's own noise, which the ranges show. Emulated, cllm
-takes two turns: with its own kernels, which are for that, and with ggml's, as on a real processor.
+same; what differs between rounds is the machine's own noise, which the ranges show. cllm takes two
+turns: with its own kernels and with ggml's.
 """
 
 import argparse
@@ -40,8 +40,8 @@ class Load:
 
 # By accelerator and kernels: emulated, a token takes ggml's several seconds.
 LOADS = {
-    "tcg": {"ggml": Load(4, 3, 8), "tcg": Load(24, 16, 64)},
-    "kvm": {"ggml": Load(256, 64, 1024)},
+    "tcg": {"ggml": Load(4, 3, 8), "exact": Load(12, 8, 24), "tcg": Load(24, 16, 64)},
+    "kvm": dict.fromkeys(("ggml", "exact", "tcg"), Load(256, 64, 1024)),
 }
 
 
@@ -118,7 +118,8 @@ def make_parser():
     add("--smp", type=count, default=1, metavar="N", help="virtual CPUs (default 1)")
     add("--memory", type=count, metavar="MiB", help="default: room for twice the model, and 384")
     add("--accel", choices=config.ACCELS, default="auto", help="default auto: KVM where it works")
-    add("--kernels", choices=("tcg", "ggml"), help="cllm's (default tcg, with KVM ggml)")
+    add("--kernels", choices=("exact", "tcg", "ggml"), default="exact",
+        help="cllm's (default %(default)s)")
     add("--only", type=names, metavar="ROW,ROW", help="rows, or beginnings of their names "
         "(default: all, but `smallest` only with KVM, as it boots a dozen times)")
     add("--skip", type=names, default=[], metavar="ROW,ROW")
@@ -156,7 +157,6 @@ def complete(options):
     options.accel, why = accel.choose(options.accel, qemu.find_qemu())
     say(f"{options.accel}: {why}")
     fast = options.accel == "kvm"
-    options.kernels = options.kernels or ("ggml" if fast else "tcg")
     options.streams = options.streams or ([1, 4, 8] if fast else [1, 8])
     options.rounds = options.rounds or (3 if fast else 2)
     options.boots = options.boots or options.rounds + 1

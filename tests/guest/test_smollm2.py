@@ -1,12 +1,10 @@
 """SmolLM2 in the guest says, token for token, what llama.cpp says on the host.
 
 Every way in takes its turn: plain HTTP and the openai client, streaming and not, completions and
-chat. Emulated, a token takes a second or more: the prompts past the first of each way run only where
-the environment variable CLLM_FULL is set.
+chat.
 """
 
 import json
-import os
 import re
 import socket
 import time
@@ -94,18 +92,7 @@ def official_stream(guest, prompt):
 
 
 WAYS = [plain_stream, official, plain, official_stream]
-ALWAYS = 2  # prompts, of a minute and a half each where two cores are idle
-
-
-def needs_time(number):
-    marks = pytest.mark.skipif(
-        number >= ALWAYS and not os.environ.get("CLLM_FULL"),
-        reason="takes minutes; set CLLM_FULL=1 for all prompts",
-    )
-    return pytest.param(number, marks=marks)
-
-
-@pytest.mark.parametrize("number", [needs_time(number) for number in range(len(PROMPTS))])
+@pytest.mark.parametrize("number", range(len(PROMPTS)))
 def test_the_same_tokens_as_on_the_host(served, llama, number):
     prompt_tokens, expected = llama.generate(PROMPTS[number], N)
     text, usage = WAYS[number % len(WAYS)](served, PROMPTS[number])
