@@ -1,4 +1,5 @@
-// kernels.h: matrix products made for a CPU that is emulated, in ggml's own places for such things.
+// kernels.h: matrix products made for batches and for a CPU that is emulated, in ggml's own places for
+// such things: exact.h's, which give ggml's results to the last bit, and those that follow.
 //
 // QEMU's TCG translates a vector integer operation to a few instructions of the host but calls a C
 // function for each floating point or shuffling one, so that the code that is fastest on a real CPU

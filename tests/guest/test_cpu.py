@@ -53,3 +53,19 @@ def test_a_variant_that_the_processor_lacks_is_an_error(boot, tiny_model):
     assert wanted in guest.verdict
     answer = requests.get(guest.url + "/health", timeout=TIMEOUT)
     assert answer.status_code == 503 and wanted in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("wanted, chosen", [
+    (None, "exact"), ("exact", "exact"), ("ggml", "ggml"), ("tcg", "tcg")])
+def test_kernels_can_be_chosen(boot, tiny_model, wanted, chosen):
+    guest = boot(model=str(tiny_model), **({"kernels": wanted} if wanted else {}))
+    assert guest.verdict is None
+    assert requests.get(guest.url + "/props", timeout=TIMEOUT).json()["kernels"] == chosen
+    assert completion(guest)
+
+
+def test_without_avx2_the_kernels_are_ggmls(boot, tiny_model):
+    older = boot(model=str(tiny_model), cpu_variant="sse42")
+    assert requests.get(older.url + "/props", timeout=TIMEOUT).json()["kernels"] == "ggml"
+    guest = boot(model=str(tiny_model), cpu_variant="sse42", kernels="exact")
+    assert "the kernels 'exact' come with 'avx2', and 'sse42' is in use" in guest.verdict
