@@ -6,8 +6,8 @@ import hashlib
 
 from httpd import HttpError
 
-# What a monitor may see without a key.
-_PUBLIC = ("/health", "/v1/health")
+# What a monitor may see without a key, and the page that asks for one.
+_PUBLIC = ("/", "/health", "/v1/health")
 
 
 class Access:

@@ -32,7 +32,7 @@ def props_of(service):
         "endpoint_slots": True,
         "endpoint_props": False,
         "endpoint_metrics": True,
-        "ui": False,
+        "ui": True,
         "ui_settings": {},
         "chat_template": engine.chat_template,
         "bos_token": _token_text(engine, engine.bos),

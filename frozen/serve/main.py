@@ -7,7 +7,7 @@ import _x86
 from httpd import Limits, Server, jsonio
 from httpd.router import print_exception
 
-from . import anthropic, embeddings, info, native_api, openai, responses
+from . import anthropic, embeddings, info, native_api, openai, page, responses
 from .access import Access
 from .engine import EngineHost
 from .scheduler import Bounds
@@ -155,7 +155,7 @@ class Settings:
 def install(service, access):
     """Adds all routes and hooks to the service's application."""
     access.install(service.app)
-    for part in (openai, native_api, embeddings, responses, anthropic, info):
+    for part in (openai, native_api, embeddings, responses, anthropic, info, page):
         part.install(service)
 
 

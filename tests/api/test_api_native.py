@@ -131,6 +131,18 @@ def test_props_and_slots(server):
     assert requests.get(server.url + "/tools", timeout=TIMEOUT).status_code == 403
 
 
+def test_the_page_of_the_browser(server):
+    answer = requests.get(server.url + "/", timeout=TIMEOUT)
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    script = answer.text.split("<script>")[1].split("</script>")[0]
+    # What it asks is there, and what it looks for in itself, too.
+    for path in re.findall(r'fetch\("([^"]+)"', script):
+        assert requests.options(server.url + path, timeout=TIMEOUT).status_code in (200, 204)
+    assert set(re.findall(r'at\("(\w+)"\)', script)) <= set(re.findall(r'id="(\w+)"', answer.text))
+    assert "innerHTML" not in script  # a model must not be able to write markup
+
+
 def test_metrics(server):
     post(server, "/completion", prompt="count me", n_predict=4)
     answer = requests.get(server.url + "/metrics", timeout=TIMEOUT)
@@ -176,11 +188,12 @@ def test_keys(tiny, capsys):
             assert answer.headers["Access-Control-Allow-Origin"] == "http://a.example"
         for headers in ({"Authorization": "Bearer one"}, {"X-Api-Key": "two"}):
             assert requests.get(url, headers=headers, timeout=TIMEOUT).status_code == 200
-        assert requests.get(server.url + "/health", timeout=TIMEOUT).status_code == 200
+        for public in ("/health", "/"):
+            assert requests.get(server.url + public, timeout=TIMEOUT).status_code == 200
         assert requests.options(url, timeout=TIMEOUT).status_code == 204
     lines = re.findall(r'http method=\w+ target="[^"]*" status=\d+ ms=\d+ bytes=\d+ peer=\S+',
                        capsys.readouterr().out)
-    assert len(lines) == 9 and 'status=401' in lines[0] and lines[-1].endswith("127.0.0.1")
+    assert len(lines) == 10 and 'status=401' in lines[0] and lines[-1].endswith("127.0.0.1")
 
 
 def test_prefix_of_another_request_is_not_computed_again(tiny):
