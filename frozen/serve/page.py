@@ -35,7 +35,7 @@ input { font: inherit; width: 6em }
 </header>
 <div id="log" role="log" aria-live="polite"></div>
 <form id="form">
-<textarea id="text" placeholder="Ask something" autofocus></textarea>
+<textarea id="text" aria-label="Message" autofocus></textarea>
 <button id="send">Send</button>
 <button id="clear" type="button">New chat</button>
 </form>

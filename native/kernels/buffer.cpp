@@ -61,7 +61,7 @@ public:
         while (at < end) {
             const size_t column = at / groups, first = at % groups;
             const size_t last = column == (end - 1) / groups ? (end - 1) % groups + 1 : groups;
-            f.pack_column(row(x, column), n, first, last, packed + column * column_size);
+            f.pack_column(row_of(x, column), n, first, last, packed + column * column_size);
             at += last - first;
         }
         ggml_barrier(params->threadpool);
@@ -73,7 +73,7 @@ public:
         const auto per_matrix = static_cast<size_t>(op->ne[1]);
         for (size_t c = 0; c < columns; c += per_matrix) {
             f.multiply(stripes, count, n, packed + c * column_size, per_matrix,
-                row(op, c) + first * stripe_rows, op->nb[1] / sizeof(float));
+                row_of(op, c) + first * stripe_rows, op->nb[1] / sizeof(float));
         }
         return true;
     }
@@ -81,15 +81,6 @@ public:
     static product *instance() {
         static product p;
         return &p;
-    }
-
-private:
-    // Row i of all rows of a tensor, counted through its matrices.
-    static float *row(const ggml_tensor *t, size_t i) {
-        const auto rows = static_cast<size_t>(t->ne[1]), matrices = static_cast<size_t>(t->ne[2]);
-        const size_t matrix = i / rows;
-        return reinterpret_cast<float *>(static_cast<char *>(t->data) + i % rows * t->nb[1]
-            + matrix % matrices * t->nb[2] + matrix / matrices * t->nb[3]);
     }
 };
 

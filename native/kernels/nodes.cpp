@@ -255,11 +255,11 @@ public:
             auto *scales = reinterpret_cast<float *>(memory + c * column_size(op));
             float *sums = scales + n_blocks;
             auto *blocks = reinterpret_cast<uint8_t *>(sums + n_blocks);
-            quantise(row(x, c) + first * size(block), blocks + first * f.activations_size,
+            quantise(row_of(x, c) + first * size(block), blocks + first * f.activations_size,
                 static_cast<int64_t>(last - first) * block);
             f.scales(blocks, first, last, scales, sums);
             if (ith == 0) {
-                columns[c] = {blocks, scales, sums, row(op, c)};
+                columns[c] = {blocks, scales, sums, row_of(op, c)};
             }
         }
         if (ith == 0) {
@@ -295,17 +295,16 @@ private:
         return (bytes + 63) / 64 * 64;
     }
 
-    // Row i of all rows of a tensor, counted through its matrices.
-    static float *row(const ggml_tensor *t, size_t i) {
-        const size_t rows = size(t->ne[1]), matrix = i / rows, matrices = size(t->ne[2]);
-        return reinterpret_cast<float *>(static_cast<char *>(t->data) + i % rows * t->nb[1]
-            + matrix % matrices * t->nb[2] + matrix / matrices * t->nb[3]);
-    }
-
     const bool emulated_;
 };
 
 } // namespace
+
+float *row_of(const ggml_tensor *t, size_t i) {
+    const size_t rows = size(t->ne[1]), matrix = i / rows, matrices = size(t->ne[2]);
+    return reinterpret_cast<float *>(static_cast<char *>(t->data) + i % rows * t->nb[1]
+        + matrix % matrices * t->nb[2] + matrix / matrices * t->nb[3]);
+}
 
 ggml::cpu::tensor_traits *fast_node(const ggml_tensor *op) {
     if (op->op == GGML_OP_GLU && gate_node::takes(op)) {

@@ -13,6 +13,9 @@ ggml::cpu::tensor_traits *fast_node(const ggml_tensor *op);
 // The same with ggml's results, bit for bit.
 ggml::cpu::tensor_traits *exact_node(const ggml_tensor *op, bool emulated);
 
+// Row i of all rows of a tensor of floats, counted through its matrices.
+float *row_of(const ggml_tensor *t, size_t i);
+
 } // namespace kernels
 
 #endif // CLLM_KERNELS_NODES_H

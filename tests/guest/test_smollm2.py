@@ -92,6 +92,8 @@ def official_stream(guest, prompt):
 
 
 WAYS = [plain_stream, official, plain, official_stream]
+
+
 @pytest.mark.parametrize("number", range(len(PROMPTS)))
 def test_the_same_tokens_as_on_the_host(served, llama, number):
     prompt_tokens, expected = llama.generate(PROMPTS[number], N)
