@@ -183,8 +183,7 @@ class Target:
     async def ask(self, path, body):
         """(status, bytes) of the answer."""
         app = self.service.app
-        request = Request("POST", path, 1, {})
-        request.segments = path[1:].split("/")
+        request = Request("POST", path, 1, {}, path[1:].split("/"))
         request.body = body
         try:
             route, params = app.find(request)

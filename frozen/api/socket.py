@@ -414,7 +414,7 @@ class socket(io.IOBase):
     def ioctl(self, request, argument):
         """Answer a stream's poll and close requests; a negative errno for any other."""
         if request == _IOCTL_POLL:
-            return self.events() & (argument | _POLL_ERR | _POLL_HUP | _POLL_NVAL)
+            return self._polled(argument)
         if request == _IOCTL_CLOSE:
             self.close()
             return 0
@@ -451,18 +451,29 @@ class socket(io.IOBase):
 
     # -- For net.aio ------------------------------------------------------------------------
 
-    def watch(self, entry):
-        """Have `entry` appended to stack.touched when something happens; None: no more."""
+    def watch(self, entry, writing):
+        """Have `entry` appended to stack.touched when something happens; None: no more.
+
+        Args: writing: whether somebody waits to send, so that room for it is news.
+        """
         thing = self._connection or self._listener or self._endpoint
         if thing is not None:
             thing.waiter = entry
+            if self._connection is not None:
+                thing.awaits_room = writing
 
-    def events(self):
-        """Return what a poll for everything would, and whether the peer has ended its side."""
+    def events(self, mask):
+        """Return what a poll for `mask` would; for reading alone it may leave out errors."""
+        connection = self._connection
+        if mask == _POLL_RD and connection is not None and not self._closed:
+            return _POLL_RD if connection.readable() else 0
+        return self._polled(mask)
+
+    def _polled(self, mask):
         # A callback in the middle could take a buffer away between two looks at it.
         host.enter()
         try:
-            return self._poll()
+            return self._poll() & (mask | _POLL_ERR | _POLL_HUP | _POLL_NVAL)
         finally:
             host.leave_unchanged()
 

@@ -5,8 +5,13 @@ import time
 
 import _x86
 import machine
+from micropython import const
 from serve.engine import LOADING, READY
 from serve.service import service
+
+# How often the screen's figure of Python's memory is taken, in updates of the screen: it is a walk
+# through all of the heap.
+_HEAP_TURNS = const(10)
 
 
 def boot_table():
@@ -49,8 +54,11 @@ async def boot_phases(lan):
     print("cllm: booted\n" + "\n".join(boot_table()))
 
 
-def status(lan):
-    """Return the lines for the top of the screen, below the kernel's own."""
+def status(lan, heap):
+    """Return the lines for the top of the screen, below the kernel's own.
+
+    Args: heap: bytes that Python uses.
+    """
     host, scheduler = service.host, service.scheduler
     up = time.ticks_ms() // 1000
     address = lan.ipconfig("addr4")[0] if lan.isconnected() else "no address yet"
@@ -67,15 +75,19 @@ def status(lan):
         "http://%s   up %d:%02d:%02d" % (address, up // 3600, up // 60 % 60, up % 60),
         "model %s: %s%s" % (host.alias, what, load),
         "memory %d of %d MiB free, Python %d KiB" % (
-            free >> 20, total >> 20, gc.mem_alloc() >> 10),
+            free >> 20, total >> 20, heap >> 10),
     )
 
 
 async def screen(lan):
     """Keep the top of the screen up to date."""
     shown = [None] * 3
+    turn = heap = 0
     while True:
-        for i, text in enumerate(status(lan)):
+        if turn % _HEAP_TURNS == 0:
+            heap = gc.mem_alloc()
+        turn += 1
+        for i, text in enumerate(status(lan, heap)):
             if text != shown[i]:
                 shown[i] = text
                 _x86.status(1 + i, text)

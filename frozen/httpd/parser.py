@@ -109,6 +109,11 @@ def unquote(text):
     return text
 
 
+# How many header sections are remembered, and of what size.
+_KNOWN_COUNT = 32
+_KNOWN_SIZE = 1024
+
+
 def _never():
     return False
 
@@ -117,43 +122,30 @@ class Request:
     """One request.
 
     method, target: as sent. segments: the decoded path split at "/" (so an encoded slash stays
-    inside its segment). headers: lower-case name -> value, repeated ones joined by ", ". minor: 0
-    or 1 of HTTP/1.x. length: declared body bytes or None when chunked. body: bytes, once
-    collected. keep_alive: what the client asked for. peer: the client's address or None. gone():
-    whether the client has ended its side of the connection.
+    inside its segment), None for the target "*". path: the decoded path. query: decoded query
+    parameters as a dict; the last of equal names wins. headers: lower-case name -> value, repeated
+    ones joined by ", ". minor: 0 or 1 of HTTP/1.x. length: declared body bytes or None when chunked.
+    body: bytes, once collected. keep_alive: what the client asked for. peer: the client's address or
+    None. gone(): whether the client has ended its side of the connection.
     """
 
-    def __init__(self, method, target, minor, headers):
+    # What few requests have differently is not set for each.
+    length = 0
+    keep_alive = False
+    expects_continue = False
+    body = b""
+    peer = None
+    gone = staticmethod(_never)
+    read = None
+
+    def __init__(self, method, target, minor, headers, segments=None, query=None):
         self.method = method
         self.target = target
         self.minor = minor
         self.headers = headers
-        self.segments = None
-        self.raw_query = ""
-        self.length = 0
-        self.keep_alive = False
-        self.expects_continue = False
-        self.body = b""
-        self.peer = None
-        self.gone = _never
-        self.read = None
-        self._query = None
-
-    @property
-    def path(self):
-        """The decoded path."""
-        return "/" + "/".join(self.segments) if self.segments is not None else self.target
-
-    @property
-    def query(self):
-        """Decoded query parameters as a dict; the last of equal names wins."""
-        if self._query is None:
-            self._query = {}
-            for pair in self.raw_query.replace("+", " ").split("&"):
-                if pair:
-                    name, _, value = pair.partition("=")
-                    self._query[unquote(name)] = unquote(value)
-        return self._query
+        self.segments = segments
+        self.path = target if segments is None else "/" + "/".join(segments)
+        self.query = {} if query is None else query
 
     def header(self, name, default=None):
         """The value of header `name` in any case, or `default`."""
@@ -178,16 +170,98 @@ class Request:
             raise HttpError(400, "invalid JSON: %s" % exc)
 
 
+def _request_line(line):
+    """(method, target, minor version)."""
+    parts = line.split(b" ")
+    if len(parts) != 3 or not parts[0] or not parts[1] or parts[0].strip(_TOKEN):
+        raise HttpError(400, "malformed request line")
+    method, target, version = parts
+    if len(version) != 8 or not version.startswith(b"HTTP/") or version[6:7] != b".":
+        raise HttpError(400, "malformed HTTP version")
+    if version[5:6].strip(_DIGITS) or version[7:8].strip(_DIGITS):
+        raise HttpError(400, "malformed HTTP version")
+    if version[5:6] != b"1":
+        raise HttpError(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+    if min(target) < 0x21 or max(target) > 0x7E or b"#" in target:
+        raise HttpError(400, "malformed request target")
+    # RFC 9110 2.5: a higher minor version is answered as the highest known one.
+    return method.decode(), target.decode(), 0 if version[7:8] == b"0" else 1
+
+
+def _fields(lines, minor):
+    """The header fields, of which lines[0] is none, by their names."""
+    headers = {}
+    for line in lines[1:]:
+        name, colon, value = line.partition(b":")
+        # Also refuses a space before the colon and a folded line (RFC 9112 5.1, 5.2).
+        if not colon or not name or name.strip(_TOKEN):
+            raise HttpError(400, "malformed header field")
+        name = name.lower().decode()
+        value = value.strip(b" \t")
+        try:
+            value = value.decode()
+        except UnicodeError:
+            # RFC 9110 5.5: bytes above 0x7F are opaque.
+            value = "".join([chr(c) for c in value])
+        if name in headers:
+            if name == "host":
+                raise HttpError(400, "more than one Host")
+            value = headers[name] + ", " + value
+        headers[name] = value
+    host = headers.get("host")
+    if host is None:
+        if minor:
+            raise HttpError(400, "Host is missing")  # RFC 9112 3.2
+    elif " " in host or "," in host or "\t" in host or "/" in host or "@" in host:
+        raise HttpError(400, "invalid Host")
+    return headers
+
+
+def _target(method, target):
+    """(segments, query) of a request's target."""
+    if target == "*":
+        if method != "OPTIONS":
+            raise HttpError(400, "malformed request target")
+        return None, None
+    if not target.startswith("/"):
+        # RFC 9112 3.2.2: absolute-form must be accepted. authority-form is CONNECT's only.
+        scheme, mark, rest = target.partition("://")
+        if not mark or scheme.lower() not in ("http", "https"):
+            if method == "CONNECT":
+                raise HttpError(501, "CONNECT is not supported")
+            raise HttpError(400, "malformed request target")
+        slash = rest.find("/")
+        question = rest.find("?")
+        if question >= 0 and (slash < 0 or question < slash):
+            rest = rest[:question] + "/" + rest[question:]
+            slash = question
+        if slash == 0 or not rest:
+            raise HttpError(400, "malformed request target")
+        target = rest[slash:] if slash > 0 else "/"
+    path, _, text = target.partition("?")
+    query = {}
+    for pair in text.replace("+", " ").split("&"):
+        if pair:
+            name, _, value = pair.partition("=")
+            query[unquote(name)] = unquote(value)
+    return [unquote(s) for s in path[1:].split("/")], query
+
+
 class Parser:
     """Parser of one connection's input.
 
     feed() bytes as they come, ask head() until it gives a Request, then begin_body() and body()
     until it gives b"", then head() again. HttpError means: answer it and close, the position is
     lost.
+
+    known: header sections that came before and their requests, a dict that parsers with the same
+    limits share: a client asks in the same words again and again. Those of requests with a body are
+    not kept, they differ by its length at least.
     """
 
-    def __init__(self, limits):
+    def __init__(self, limits, known=None):
         self.limits = limits
+        self._known = {} if known is None else known
         self.buf = b""
         self.pos = 0  # everything before is consumed
         self._scan = 0  # everything before was searched in vain
@@ -229,6 +303,9 @@ class Parser:
         head = self.buf[start:end]
         self.pos = end + 4
         self._scan = 0
+        known = self._known.get(head)
+        if known is not None:
+            return self._recall(known)
         # RFC 9112 2.2 forbids a bare CR and only allows a bare LF: another parser might not see
         # it.
         lines = head.split(b"\r\n")
@@ -238,63 +315,40 @@ class Parser:
             raise HttpError(400, "NUL in the header section")
         if len(lines[0]) > limits.line:
             raise HttpError(414, "request line too long")
-        request = self._request_line(lines[0])
+        method, target, minor = _request_line(lines[0])
         if len(lines) - 1 > limits.headers:
             raise HttpError(431, "too many header fields")
-        self._fields(lines, request.headers)
-        self._interpret(request)
+        headers = _fields(lines, minor)
+        request = Request(method, target, minor, headers, *_target(method, target))
+        options = [o.strip().lower() for o in headers.get("connection", "").split(",")]
+        request.keep_alive = "close" not in options and (minor == 1 or "keep-alive" in options)
+        self._frame(request)
+        if request.length == 0 and len(head) <= _KNOWN_SIZE:
+            if len(self._known) >= _KNOWN_COUNT:
+                self._known.clear()
+            self._known[head] = request
+            return self._recall(request)
         return request
 
-    def _request_line(self, line):
-        parts = line.split(b" ")
-        if len(parts) != 3 or not parts[0] or not parts[1] or parts[0].strip(_TOKEN):
-            raise HttpError(400, "malformed request line")
-        method, target, version = parts
-        if len(version) != 8 or not version.startswith(b"HTTP/") or version[6:7] != b".":
-            raise HttpError(400, "malformed HTTP version")
-        if version[5:6].strip(_DIGITS) or version[7:8].strip(_DIGITS):
-            raise HttpError(400, "malformed HTTP version")
-        if version[5:6] != b"1":
-            raise HttpError(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
-        if min(target) < 0x21 or max(target) > 0x7E or b"#" in target:
-            raise HttpError(400, "malformed request target")
-        # RFC 9110 2.5: a higher minor version is answered as the highest known one.
-        return Request(method.decode(), target.decode(), 0 if version[7:8] == b"0" else 1, {})
-
-    def _fields(self, lines, headers):
-        for line in lines[1:]:
-            name, colon, value = line.partition(b":")
-            # Also refuses a space before the colon and a folded line (RFC 9112 5.1, 5.2).
-            if not colon or not name or name.strip(_TOKEN):
-                raise HttpError(400, "malformed header field")
-            name = name.lower().decode()
-            value = value.strip(b" \t")
-            try:
-                value = value.decode()
-            except UnicodeError:
-                # RFC 9110 5.5: bytes above 0x7F are opaque.
-                value = "".join([chr(c) for c in value])
-            if name in headers:
-                if name == "host":
-                    raise HttpError(400, "more than one Host")
-                value = headers[name] + ", " + value
-            headers[name] = value
-
-    def _interpret(self, request):
-        headers = request.headers
-        host = headers.get("host")
-        if host is None:
-            if request.minor:
-                raise HttpError(400, "Host is missing")  # RFC 9112 3.2
-        elif " " in host or "," in host or "\t" in host or "/" in host or "@" in host:
-            raise HttpError(400, "invalid Host")
-        self._target(request)
-
-        options = [o.strip().lower() for o in headers.get("connection", "").split(",")]
-        request.keep_alive = "close" not in options and (
-            request.minor == 1 or "keep-alive" in options
+    def _recall(self, known):
+        """A new Request like `known`, which has no body."""
+        self._left = 0
+        self._chunk = None
+        segments = known.segments
+        request = Request(
+            known.method,
+            known.target,
+            known.minor,
+            known.headers.copy(),
+            segments if segments is None else segments.copy(),
+            known.query.copy(),
         )
+        request.keep_alive = known.keep_alive
+        return request
 
+    def _frame(self, request):
+        # How long the body is (RFC 9112 6).
+        headers = request.headers
         coding = headers.get("transfer-encoding")
         length = headers.get("content-length")
         self._left = 0
@@ -328,33 +382,6 @@ class Parser:
             if expect.lower() != "100-continue":
                 raise HttpError(417, "unknown expectation")
             request.expects_continue = request.length != 0
-
-    def _target(self, request):
-        target = request.target
-        if target == "*":
-            if request.method != "OPTIONS":
-                raise HttpError(400, "malformed request target")
-            return
-        if not target.startswith("/"):
-            # RFC 9112 3.2.2: absolute-form must be accepted. authority-form is CONNECT's only.
-            scheme, mark, rest = target.partition("://")
-            if not mark or scheme.lower() not in ("http", "https"):
-                if request.method == "CONNECT":
-                    raise HttpError(501, "CONNECT is not supported")
-                raise HttpError(400, "malformed request target")
-            slash = rest.find("/")
-            question = rest.find("?")
-            if question >= 0 and (slash < 0 or question < slash):
-                rest = rest[:question] + "/" + rest[question:]
-                slash = question
-            if slash == 0 or not rest:
-                raise HttpError(400, "malformed request target")
-            target = rest[slash:] if slash > 0 else "/"
-        path, _, request.raw_query = target.partition("?")
-        segments = path[1:].split("/")
-        if "%" in path:
-            segments = [unquote(s) for s in segments]
-        request.segments = segments
 
     def begin_body(self, limit):
         """Sets how many body bytes are allowed; HttpError(413) if more are declared already."""

@@ -11,6 +11,8 @@ from .parser import METHODS, REASONS, HttpError
 _JSON = "application/json; charset=utf-8"
 _TEXT = "text/plain; charset=utf-8"
 
+_NONE = {}  # arguments of the handlers of fixed paths
+
 
 def print_exception(exc):
     """Prints the traceback of `exc` on the console."""
@@ -88,6 +90,10 @@ class Stream(Response):
                 raise TypeError("a stream yields str or bytes, not %s" % type(data).__name__)
             if len(data):  # an empty chunk would end the chunked coding
                 return data
+
+
+# What handlers return that waits for nothing.
+_PLAIN = (dict, list, str, bytes, tuple, Response)
 
 
 def respond(value):
@@ -273,6 +279,14 @@ class App:
         For OPTIONS without a handler the route is None and the arguments are the allowed methods.
         """
         method = request.method
+        # Most requests are for a fixed path. A decoded slash inside a segment must not make a path
+        # that the client did not ask for.
+        path = request.path
+        table = self._fixed.get(path)
+        if table is not None and path.count("/") == len(request.segments or ()):
+            route = table.get(method)
+            if route is not None:
+                return route, _NONE
         if method not in METHODS:
             raise HttpError(501, "method %s is not supported" % method)
         if request.segments is None:  # OPTIONS *
@@ -298,9 +312,8 @@ class App:
     def _matches(self, segments):
         path = "/" + "/".join(segments)
         table = self._fixed.get(path)
-        # A decoded slash inside a segment must not make a path that the client did not ask for.
         if table is not None and path.count("/") == len(segments):
-            yield table, {}
+            yield table, _NONE
         for _, table in self._patterns:
             for method in table:
                 params = table[method].match(segments)
@@ -323,7 +336,10 @@ class App:
             if route is None:
                 return Response(b"", 204, {"Allow": ", ".join(params)})
             if not self._around:
-                response = respond(await settle(route.handler(request, **params)))
+                value = route.handler(request, **params) if params else route.handler(request)
+                if type(value) not in _PLAIN:
+                    value = await settle(value)
+                response = respond(value)
                 if response.source is not None:
                     await response.start()
                 return response

@@ -39,6 +39,7 @@ class Server:
         self.limits = limits or Limits()
         self.tick_s = tick_s
         self.connections = []
+        self.known = {}  # see Parser
         self._server = None
         self._janitor_task = None
 
@@ -103,7 +104,7 @@ class Connection:
         self.reader = reader
         self.writer = writer
         self.refuse = refuse
-        self.parser = Parser(server.limits)
+        self.parser = Parser(server.limits, server.known)
         self.idle = False  # waits for a next request
         self.eof = False
         self._task = None
@@ -225,17 +226,18 @@ class Connection:
         elif not self._discard:
             self.parser.feed(data)
 
+    async def _pumped(self):
+        # Waits for the pump's input. The caller has cleared _more before it looked at the parser.
+        self._room.set()
+        self._waits = True
+        await self._more.wait()
+        self._waits = False
+
     async def _input(self):
-        # Waits for input. The caller has cleared _more before it looked at the parser.
+        # Waits for more of a request.
         if self.eof:
             raise HttpError(400, "the request ended early")
-        if self._pump_task is None:
-            await self._take()
-        else:
-            self._room.set()
-            self._waits = True
-            await self._more.wait()
-            self._waits = False
+        await (self._take() if self._pump_task is None else self._pumped())
         if self._late:
             raise HttpError(408, "the request came too slowly")
 
@@ -277,7 +279,10 @@ class Connection:
             response = app.failure(request, HttpError(503, "out of memory", {"Retry-After": "1"}))
         else:
             # See _pump: the client may have ended its side already.
-            self._allow(self.limits.linger_s if self.eof else 0)
+            if self.eof:
+                self._allow(self.limits.linger_s)
+            else:
+                self._ticks = 0
             self._serves = not self._unread
             if self._room is not None:
                 self._room.set()  # the request may have filled the buffer: watch for the end again
@@ -293,19 +298,20 @@ class Connection:
 
     async def _head(self):
         # The next request; None when the client ended in between or waited too long to send one.
+        parser = self.parser
         self._allow(self.limits.idle_s)
         started = False
         while True:
             self._looking()
-            request = self.parser.head()
+            request = parser.head() if parser.buffered() else None
             if request is not None:
                 self.idle = False
-                self._allow(0)
+                self._ticks = 0
                 request.peer = self.peer
                 request.gone = self.gone
                 self._since = time.ticks_ms()
                 return request
-            if self.parser.buffered():
+            if parser.buffered():
                 if self.eof:
                     raise HttpError(400, "the request ended early")
                 if not started:
@@ -314,12 +320,14 @@ class Connection:
             elif self.eof:
                 return None
             self.idle = not started
-            try:
-                await self._input()
-            except HttpError:
-                if not self.parser.buffered():
+            if self._pump_task is None:
+                await self._take()
+            else:
+                await self._pumped()
+            if self._late:
+                if not parser.buffered():
                     return None
-                raise
+                raise HttpError(408, "the request came too slowly")
 
     async def _read_body(self):
         """Next piece of the body, b"" at its end. Raises HttpError when it is too large,
@@ -363,7 +371,7 @@ class Connection:
             chunked = True
         if not keep:
             framing.append("Connection: close")
-        elif request.minor == 0:
+        elif not request.minor:
             framing.append("Connection: keep-alive")
         try:
             try:
@@ -427,7 +435,7 @@ class Connection:
         if self._pump_task is not None or getattr(writer, "out_buf", None) != b"":
             self._allow(self.limits.write_s)
             await writer.drain()
-        self._allow(0)
+        self._ticks = 0
 
     async def _linger(self):
         # RFC 9112 9.6: closing with input unread resets the connection, which can take the answer

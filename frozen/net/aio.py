@@ -17,14 +17,16 @@ import _x86
 from micropython import const
 from net import host
 
-_POLL_RDHUP = const(0x2000)  # see api/socket.py: nobody waits for it alone
+# What nobody, a reader, a writer, and both wait for.
+_MASKS = (0, select.POLLIN, select.POLLOUT, select.POLLIN | select.POLLOUT)
 
 # While tasks keep the loop busy, other streams are looked at after so many ms.
 _LOOK_AGAIN = const(10)
 
 
 class IOQueue(core.IOQueue):
-    """As asyncio.core.IOQueue; a stream that has `watch(entry)` and `events()` is not polled.
+    """As asyncio.core.IOQueue; a stream that has `watch(entry, writing)` and `events(mask)` is not
+    polled.
 
     watch() makes `entry` what the socket's core appends to stack.touched when something happens.
     """
@@ -50,8 +52,14 @@ class IOQueue(core.IOQueue):
         entry[idx] = task
         # By which a task is removed from here when it is cancelled.
         task.data = self
-        watch(entry)
-        if s.events() & ~_POLL_RDHUP:
+        self._await(entry)
+
+    @staticmethod
+    def _await(entry):
+        reader, writer, s = entry
+        # Before the look, so that what happens after it is not missed.
+        s.watch(entry, writer is not None)
+        if s.events(_MASKS[(reader is not None) + 2 * (writer is not None)]):
             host.stack.touched.append(entry)
 
     def _dequeue(self, s):
@@ -62,7 +70,7 @@ class IOQueue(core.IOQueue):
         else:
             entry = self.map.pop(id(s))
             entry[0] = entry[1] = None
-            watch(None)
+            watch(None, False)
 
     def wait_io_event(self, dt):
         """Put tasks whose streams are ready into the queue of those that run.
@@ -98,9 +106,7 @@ class IOQueue(core.IOQueue):
             reader, writer, s = entry
             if reader is None and writer is None:
                 continue
-            # Before the look, so that what happens after it is not missed.
-            s.watch(entry)
-            events = s.events() & ~_POLL_RDHUP
+            events = s.events(_MASKS[(reader is not None) + 2 * (writer is not None)])
             if reader is not None and events & ~select.POLLOUT:
                 push(reader)
                 entry[0] = reader = None
@@ -109,7 +115,8 @@ class IOQueue(core.IOQueue):
                 entry[1] = writer = None
             if reader is None and writer is None:
                 del self.map[id(s)]
-                s.watch(None)
+            else:
+                self._await(entry)
 
 
 def _due():

@@ -122,6 +122,8 @@ class Connection(Timed):
         self.listener = None
         # What goes to stack.touched when something happens, see Stack.touch().
         self.waiter = None
+        # Whether the one behind `waiter` waits to send: an acknowledgement is news to no other.
+        self.awaits_room = False
         # The errno that ended the connection; whoever reports it sets it to 0.
         self.error = 0
         self.nodelay = False
@@ -313,6 +315,15 @@ class Connection(Timed):
             end -= 1
         return end - self._rcv_user
 
+    def readable(self):
+        """Tell whether receive() would not return None: for text, the peer's end, or an error."""
+        return (
+            self.rcv_nxt > self._rcv_user
+            or self.state == CLOSED
+            or self.state == TIME_WAIT
+            or self.error != 0
+        )
+
     def at_end(self):
         """Tell whether nothing will be readable beyond available(): the peer is done."""
         if self.state in (SYN_SENT, SYN_RECEIVED):
@@ -480,12 +491,12 @@ class Connection(Timed):
         tcp.parse_options() of another segment that has options, or None;
         buf, start, end: the payload is buf[start:end], and is copied if it is kept.
         """
-        if self.waiter is not None:
+        plain = self.state == ESTABLISHED and flags & ~tcp.PSH == tcp.ACK
+        if self.waiter is not None and (end > start or self.awaits_room or not plain):
             self.stack.touch(self)
         if (
-            self.state == ESTABLISHED
+            plain
             and (seq - self.rcv_nxt) & _WRAP == 0
-            and flags & ~tcp.PSH == tcp.ACK
             and self._input_expected(ack, window, options, buf, start, end, now)
         ):
             return

@@ -5,6 +5,7 @@
 #include "py/compile.h"
 #include "py/gc.h"
 #include "py/mphal.h"
+#include "py/pystack.h"
 #include "py/runtime.h"
 #include "py/cstack.h"
 #include "shared/readline/readline.h"
@@ -17,6 +18,10 @@
 
 #define HEAP_SIZE (4 * MiB)       // first area; MICROPY_GC_SPLIT_HEAP_AUTO adds more
 #define PYTHON_STACK_SIZE (1 * MiB) // of the process's stack; the rest is for C++ below Python
+// Locals and operands of the functions that run: without MICROPY_ENABLE_PYSTACK, every call with more
+// than 11 words of them would take a block of the heap. A call's C frames take more than its words do,
+// so that of the two stacks the process's ends first.
+#define PYSTACK_SIZE (1 * MiB)
 
 const char cllm_help_text[] =
     "cllm: MicroPython serving language models on the bare machine.\n"
@@ -34,12 +39,15 @@ static void repl(void) {
     }
 }
 
+static char pystack[PYSTACK_SIZE] __attribute__((aligned(MICROPY_PYSTACK_ALIGN)));
+
 static void run_python(void) {
     void *heap = malloc(HEAP_SIZE);
     if (!heap) {
         panic("no memory for Python's heap");
     }
     gc_init(heap, (char *)heap + HEAP_SIZE);
+    mp_pystack_init(pystack, pystack + sizeof(pystack));
     mp_init();
     readline_init0();
     mpirq_init();

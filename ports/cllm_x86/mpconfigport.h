@@ -17,7 +17,7 @@ typedef long mp_off_t;
 // --- compiler and native code
 #define MICROPY_EMIT_X64 (1)
 #define MICROPY_OPT_COMPUTED_GOTO (1)
-// Lookups in dictionaries are map_lookup.c's, which has a cache of its own.
+// Lookups are name_lookup.c's, which has a cache of its own.
 #define MICROPY_OPT_MAP_LOOKUP_CACHE (0)
 #define MICROPY_WRAP_MP_MAP_LOOKUP(f) upstream_##f
 #define MICROPY_PERSISTENT_CODE_LOAD (1)
@@ -30,6 +30,7 @@ void cllm_free_exec(void *ptr, size_t size);
 #define MICROPY_ENABLE_GC (1)
 #define MICROPY_GC_SPLIT_HEAP (1)
 #define MICROPY_GC_SPLIT_HEAP_AUTO (1)
+#define MICROPY_ENABLE_PYSTACK (1) // see main.c
 #define MP_PLAT_ALLOC_HEAP(size) malloc(size)
 #define MP_PLAT_FREE_HEAP(ptr) free(ptr)
 // gchelper_generic.c's register trick does not compile with frame pointers: use setjmp.

@@ -1,4 +1,4 @@
-"""The image's own look-up tables (ports/cllm_x86/map_lookup.c) against lists of pairs."""
+"""The image's own look-up tables (ports/cllm_x86/name_lookup.c) against lists of pairs."""
 
 import pytest
 

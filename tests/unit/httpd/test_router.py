@@ -10,9 +10,7 @@ from httpd.router import App, Response, Stream, respond
 
 
 def request(method="GET", path="/"):
-    req = Request(method, path, 1, {})
-    req.segments = path[1:].split("/")
-    return req
+    return Request(method, path, 1, {}, path[1:].split("/"))
 
 
 def call(app, method="GET", path="/"):
@@ -51,8 +49,7 @@ def test_patterns():
 def test_an_encoded_slash_does_not_reach_a_fixed_path():
     app = App()
     app.get("/a/b")(lambda r: "x")
-    req = request()
-    req.segments = ["a/b"]
+    req = Request("GET", "/a%2Fb", 1, {}, ["a/b"])
     with pytest.raises(HttpError) as info:
         app.find(req)
     assert info.value.status == 404

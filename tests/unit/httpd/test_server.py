@@ -430,6 +430,7 @@ def test_gone_asks_the_socket_before_the_pump_has_read():
 
     class Anything:
         limits = Limits()
+        known = {}
 
     stream = Stream()
     connection = Connection(Anything(), None, stream)
