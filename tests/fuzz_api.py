@@ -191,7 +191,7 @@ class Target:
         except HttpError as exc:
             response = app.failure(request, exc)
         app.finish(request, response)
-        response.head([])
+        response.head(0, None)
         if response.source is None:
             return response.status, bytes(response.body)
         data = b""

@@ -8,8 +8,13 @@ from . import jsonio
 from .aio import END, Source, settle
 from .parser import METHODS, REASONS, HttpError
 
-_JSON = "application/json; charset=utf-8"
+JSON = "application/json; charset=utf-8"
 _TEXT = "text/plain; charset=utf-8"
+
+# Header sections of answers, by what they say.
+_heads = {}
+_HEADS = 64
+_HEAD_SIZE = 512
 
 _NONE = {}  # arguments of the handlers of fixed paths
 
@@ -33,21 +38,47 @@ class Response:
             content_type = content_type or _TEXT
         elif not isinstance(body, (bytes, bytearray, memoryview)):
             body = jsonio.dumps(body).encode()
-            content_type = content_type or _JSON
+            content_type = content_type or JSON
         self.body = body
         self.source = None
         self.status = status
         self.headers = headers or {}
         self.content_type = content_type or "application/octet-stream"
 
-    def head(self, framing):
-        """Status line and header section as bytes; `framing`: header lines the connection adds."""
+    def head(self, length, connection):
+        """Status line and header section as bytes. ValueError: a header has a line break.
+
+        length: bytes of the body, None for a chunked one, -1 for an end by closing or no body at
+        all. connection: a value for the Connection header, or None.
+        """
+        # Most answers say the same as one before. Anything but text is rare, and 1 is equal to True.
+        key = (self.status, self.content_type, length, connection)
+        for name, value in self.headers.items():
+            if type(value) is not str:
+                return self._new_head(length, connection)
+            key += (name, value)
+        head = _heads.get(key)
+        if head is None:
+            head = self._new_head(length, connection)
+            if len(_heads) >= _HEADS:
+                _heads.clear()
+            if len(head) <= _HEAD_SIZE:
+                _heads[key] = head
+        return head
+
+    def _new_head(self, length, connection):
         status = self.status
         lines = ["HTTP/1.1 %d %s" % (status, REASONS.get(status, "Status"))]
         lines.append("Content-Type: " + self.content_type)
         for name in self.headers:
             lines.append("%s: %s" % (name, self.headers[name]))
-        lines.extend(framing)
+        # RFC 9112 6.3: how the client finds the end of the answer.
+        if length is None:
+            lines.append("Transfer-Encoding: chunked")
+        elif length >= 0:
+            lines.append("Content-Length: %d" % length)
+        if connection:
+            lines.append("Connection: " + connection)
         text = "\r\n".join(lines)
         # A line break in a value would let it write headers, or a second response.
         if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1:

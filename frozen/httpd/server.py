@@ -40,6 +40,7 @@ class Server:
         self.tick_s = tick_s
         self.connections = []
         self.known = {}  # see Parser
+        self.idle_ticks = max(1, int(self.limits.idle_s / tick_s))
         self._server = None
         self._janitor_task = None
 
@@ -299,11 +300,11 @@ class Connection:
     async def _head(self):
         # The next request; None when the client ended in between or waited too long to send one.
         parser = self.parser
-        self._allow(self.limits.idle_s)
+        self._ticks = self.server.idle_ticks
         started = False
         while True:
             self._looking()
-            request = parser.head() if parser.buffered() else None
+            request = parser.head() if parser.pos < len(parser.buf) else None
             if request is not None:
                 self.idle = False
                 self._ticks = 0
@@ -356,37 +357,37 @@ class Connection:
 
     async def _send(self, request, response, keep):
         # Sends the answer; returns whether the connection can be kept.
-        # RFC 9112 6.3: how the client finds the end of the answer.
         source = response.source
-        framing = []
-        chunked = False
+        length = -1
         empty = response.status in (204, 304)
         if source is None:
             if not empty:
-                framing.append("Content-Length: %d" % len(response.body))
-        elif request is not None and request.minor == 0:
-            keep = False
+                length = len(response.body)
+        elif request is not None and not request.minor:
+            keep = False  # RFC 9112 6.3: the end of such an answer is that of the connection
         else:
-            framing.append("Transfer-Encoding: chunked")
-            chunked = True
+            length = None
+        connection = None
         if not keep:
-            framing.append("Connection: close")
+            connection = "close"
         elif not request.minor:
-            framing.append("Connection: keep-alive")
+            connection = "keep-alive"
         try:
             try:
-                head = response.head(framing)
+                head = response.head(length, connection)
             except ValueError as exc:
                 response = self.server.app.crash(request, exc)
                 keep = False
-                framing = ["Content-Length: %d" % len(response.body), "Connection: close"]
-                head = response.head(framing)
+                head = response.head(len(response.body), "close")
             if empty or (request is not None and request.method == "HEAD"):
                 await self._write(head)
-            elif response.source is None:
+            elif response.source is not None:
+                await self._stream(response, head, length is None)
+            elif len(response.body) > _PIECE:
                 await self._write_all(head, response.body)
-            else:
-                await self._stream(response, head, chunked)
+            # The header section and the body leave in one write: one segment for most.
+            elif self._put(head + response.body):
+                await self._drain()
         finally:
             if source is not None:
                 await source.close()
@@ -417,24 +418,28 @@ class Connection:
             head = b""
 
     async def _write_all(self, head, body):
-        # The header section and the start of the body leave in one write: one segment for most.
-        if len(body) <= _PIECE:
-            await self._write(head + body)
-            return
+        # In pieces, and the header section in one write with the first.
         view = memoryview(body)
         await self._write(head + view[:_PIECE])
         for i in range(_PIECE, len(view), _PIECE):
             await self._write(view[i : i + _PIECE])
 
     async def _write(self, data):
+        if self._put(data):
+            await self._drain()
+
+    def _put(self, data):
+        # Writes; returns whether it is to be waited for the client to take it.
         self._sent += len(data)
         writer = self.writer
         writer.write(data)
         # MicroPython's drain() gives way to other tasks in any case; who has sent an answer does so
         # when it reads the next request.
-        if self._pump_task is not None or getattr(writer, "out_buf", None) != b"":
-            self._allow(self.limits.write_s)
-            await writer.drain()
+        return self._pump_task is not None or getattr(writer, "out_buf", None) != b""
+
+    async def _drain(self):
+        self._allow(self.limits.write_s)
+        await self.writer.drain()
         self._ticks = 0
 
     async def _linger(self):

@@ -4,7 +4,7 @@ Upstream's asks every registered stream in every turn of the loop whether it is 
 Python that is a call through select.poll into ioctl(), a dozen of them for each request of a server
 with a listener and two connections. Here a socket in whose connection something happened (see
 `touch()` of net.stack) says so itself, and is asked once then. Streams that are not sockets, like
-the console, are polled as upstream does, but not while tasks are ready to run, or only now and then.
+the console, are polled as upstream does, but not for every packet that arrives.
 
 The classes of asyncio stay upstream's: install() puts an IOQueue of this kind into asyncio.core.
 """
@@ -20,7 +20,7 @@ from net import host
 # What nobody, a reader, a writer, and both wait for.
 _MASKS = (0, select.POLLIN, select.POLLOUT, select.POLLIN | select.POLLOUT)
 
-# While tasks keep the loop busy, other streams are looked at after so many ms.
+# While there is much to do, other streams are looked at after so many ms.
 _LOOK_AGAIN = const(10)
 
 
@@ -78,23 +78,22 @@ class IOQueue(core.IOQueue):
         Args: dt: ms to wait for one, 0 not to wait, -1 to wait until there is one.
         """
         while True:
-            if dt:
-                if host.stack.touched:
-                    self._wake()
-                if self._polled:
-                    super().wait_io_event(0)
-                if _due():
-                    return
-                # Returns at once where there was an interrupt since it last returned.
+            if host.stack.touched:
+                self._wake()
+            fresh = self._polled and ticks_diff(ticks_ms(), self._looked) < _LOOK_AGAIN
+            if self._polled and not fresh:
+                self._looked = ticks_ms()
+                super().wait_io_event(0)
+            if not dt or _due():
+                return
+            # Returns at once where there was an interrupt since it last returned.
+            if fresh:
+                _x86.wait(_LOOK_AGAIN if dt < 0 else min(dt, _LOOK_AGAIN))
+            else:
                 _x86.wait(dt if dt > 0 else None)
             if host.stack.touched:
                 self._wake()
-            if self._polled:
-                now = ticks_ms()
-                if dt or ticks_diff(now, self._looked) >= _LOOK_AGAIN:
-                    self._looked = now
-                    super().wait_io_event(0)
-            if dt >= 0 or _due():
+            if dt > 0:
                 return
 
     def _wake(self):

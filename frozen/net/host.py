@@ -68,7 +68,7 @@ def leave():
     """End a user's call: what it queued is sent, and what arrived meanwhile is taken."""
     global _entered
     try:
-        if stack.pending():
+        if stack.ready or stack.loopback.frames:
             deadline = stack.poll(time.ticks_ms())
         else:
             deadline = stack.deadline()

@@ -100,7 +100,8 @@ class Stack:
         # Path MTUs that differ from the link's, by destination: (MTU, end of life in ms).
         self._paths = {}
         self._fragments = Fragments(self.timers)
-        self._ready = []
+        # Connections that output() is to be called of, see mark().
+        self.ready = []
         # What touch() left for whoever waits for connections: their `waiter`s.
         self.touched = []
         self._time_waits = []
@@ -584,7 +585,7 @@ class Stack:
         """Have poll() call the connection's output()."""
         if not connection.marked:
             connection.marked = True
-            self._ready.append(connection)
+            self.ready.append(connection)
 
     def poll(self, now):
         """Run timers and send; return the time of the next call in milliseconds, or None."""
@@ -594,15 +595,15 @@ class Stack:
             self.timers.run(now)
         for _ in range(_LOOPBACK_ROUNDS):
             blocked = False
-            if self._ready:
-                ready, self._ready = self._ready, []
+            if self.ready:
+                ready, self.ready = self.ready, []
                 for connection in ready:
                     connection.marked = False
                     if not connection.output(now):
                         self.mark(connection)
                         blocked = True
             if not self.loopback.frames:
-                if blocked or not self._ready:
+                if blocked or not self.ready:
                     break
                 continue
             frames, self.loopback.frames = self.loopback.frames, []
@@ -610,13 +611,9 @@ class Stack:
                 self._input_ip(frame, True)
         return self.deadline()
 
-    def pending(self):
-        """Tell whether poll() has something to do whatever the time."""
-        return bool(self._ready or self.loopback.frames)
-
     def deadline(self):
         """Return when poll() must be called next, in milliseconds, or None."""
-        if self._ready or self.loopback.frames:
+        if self.ready or self.loopback.frames:
             # What is left after poll() waits for room on the link.
             return self.now + 1
         heap = self.timers.heap

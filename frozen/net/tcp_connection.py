@@ -870,11 +870,15 @@ class Connection(Timed):
 
         if ack == self.snd_max:
             # RFC 6298 (5.2)
-            self._set_timer(_NONE, None)
+            self._timer = _NONE
+            self._timer_at = None
+            if self._keepalive:
+                self._idle(now)
+            if self.deadline != self._ack_at:
+                self._schedule()
             if self.snd_end <= ack and self._snd_ring is not None:
                 self.stack.send_pool.give(self._snd_ring)
                 self._snd_ring = None
-            self._idle(now)
         else:
             # RFC 6298 (5.3); in recovery too, the slow but steady variant of RFC 6582 4: the
             # least retransmission time is long here beside most round trip times.
@@ -1343,8 +1347,9 @@ class Connection(Timed):
             return min(self.stack.receive_pool.size, 0xFFFF)
         # 3.8.6.2.2: the right edge moves in steps worth a segment, and never back.
         edge = self.rcv_adv
-        step = self._window_step()
-        if step >= min(self.stack.receive_pool.size // 2, self._local_mss):
+        size = self.stack.receive_pool.size
+        step = self._rcv_user + size - edge
+        if step >= self._local_mss or step >= size // 2:
             edge += step
         shift = 0 if flags & tcp.SYN else self._rcv_shift or 0
         field = min(max(edge - self.rcv_nxt, 0) >> shift, 0xFFFF)

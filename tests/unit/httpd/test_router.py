@@ -227,6 +227,6 @@ def test_broken_error_hook_still_answers(capsys):
 
 def test_headers_cannot_be_split():
     with pytest.raises(ValueError):
-        Response("", headers={"A": "b\r\nC: d"}).head([])
+        Response("", headers={"A": "b\r\nC: d"}).head(0, None)
     with pytest.raises(TypeError):
         respond((1,))

@@ -14,7 +14,7 @@ def check_clean(sim, listener=None):
     assert sim.run(300000, lambda: not sim.connections())
     for stack in (sim.a, sim.b):
         assert stack.send_pool.lent == 0 and stack.receive_pool.lent == 0
-        assert not stack._ready and not stack._time_waits and not stack._connections
+        assert not stack.ready and not stack._time_waits and not stack._connections
 
 
 @pytest.mark.parametrize("upload", [True, False])
