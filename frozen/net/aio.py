@@ -43,6 +43,8 @@ class IOQueue(core.IOQueue):
             if id(s) not in self.map:
                 self._polled += 1
             super()._enqueue(s, idx)
+            # A new one is looked at at once: who reads byte by byte is not to wait for each.
+            self._looked = 0
             return
         entry = self.map.get(id(s))
         if entry is None:

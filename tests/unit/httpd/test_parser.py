@@ -77,6 +77,44 @@ def test_encoded_slash_stays_in_its_segment():
     assert request.segments == ["a/b", "c"]
 
 
+def test_a_remembered_head_makes_a_request_of_its_own():
+    known = {}
+    data = b"GET /a/b?x=1 HTTP/1.1\r\n" + H + b"Connection: close\r\n\r\n"
+    for _ in range(3):  # parsed, and twice remembered, by another parser
+        parser = Parser(LIMITS, known)
+        parser.feed(data + b"POST /c HTTP/1.1\r\n" + H + b"Content-Length: 2\r\n\r\nhi" + data)
+        for last in (False, True):
+            request = parser.head()
+            assert (request.method, request.path, request.minor) == ("GET", "/a/b", 1)
+            assert request.segments == ["a", "b"] and request.query == {"x": "1"}
+            assert request.headers == {"host": "x", "connection": "close"}
+            assert request.keep_alive is False and request.length == 0 and request.body == b""
+            # What one handler does to its request is nobody else's.
+            request.headers["added"] = request.query["added"] = request.body = "mine"
+            request.segments.append("mine")
+            parser.begin_body(1000)
+            assert parser.body() == b""
+            if not last:
+                post = parser.head()
+                assert post.path == "/c" and post.length == 2
+                parser.begin_body(1000)
+                assert parser.body() == b"hi" and parser.body() == b""
+    assert list(known) == [data[:-4]]  # and none with a body
+
+
+def test_few_heads_are_remembered_and_none_that_is_large():
+    known = {}
+    for i in range(200):
+        parser = Parser(LIMITS, known)
+        parser.feed(b"GET /%d HTTP/1.1\r\n" % i + H + b"\r\n")
+        assert parser.head().path == "/%d" % i
+        assert len(known) <= 32
+    parser = Parser(Limits(), known)
+    parser.feed(b"GET /large HTTP/1.1\r\n" + H + b"X: " + b"y" * 2000 + b"\r\n\r\n")
+    assert parser.head().path == "/large"
+    assert max(len(head) for head in known) < 100
+
+
 @pytest.mark.parametrize(
     "target, segments, query",
     [

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from httpd import router
 from httpd.aio import END
 from httpd.parser import HttpError, Request
 from httpd.router import App, Response, Stream, respond
@@ -225,8 +226,34 @@ def test_broken_error_hook_still_answers(capsys):
     assert call(app)[0].status == 500
 
 
+def test_heads_of_answers():
+    for _ in range(2):  # made, and remembered
+        assert Response("x").head(1, None) == (
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\n"
+            b"Content-Length: 1\r\n\r\n"
+        )
+        assert Response("", 404, {"A": "b"}).head(None, "close").split(b"\r\n") == [
+            b"HTTP/1.1 404 Not Found",
+            b"Content-Type: text/plain; charset=utf-8",
+            b"A: b",
+            b"Transfer-Encoding: chunked",
+            b"Connection: close",
+            b"",
+            b"",
+        ]
+        assert b"\r\nA: c\r\n" in Response("", 404, {"A": "c"}).head(None, "close")
+        assert Response("").head(-1, "keep-alive").endswith(b"utf-8\r\nConnection: keep-alive\r\n\r\n")
+        # Not the same, though they are equal.
+        for value, text in ((1, b"1"), (True, b"True"), (1.0, b"1.0")):
+            assert b"\r\nN: " + text + b"\r\n" in Response("", 200, {"N": value}).head(0, None)
+    for i in range(1000):
+        assert b"\r\nN: %d\r\n" % i in Response("", 200, {"N": str(i)}).head(i, None)
+    assert len(router._heads) <= 64
+
+
 def test_headers_cannot_be_split():
-    with pytest.raises(ValueError):
-        Response("", headers={"A": "b\r\nC: d"}).head(0, None)
+    for _ in range(2):
+        with pytest.raises(ValueError):
+            Response("", headers={"A": "b\r\nC: d"}).head(0, None)
     with pytest.raises(TypeError):
         respond((1,))
