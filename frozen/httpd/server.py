@@ -155,7 +155,7 @@ class Connection:
         """Whether the client has ended its side, as far as the network knows: the pump may not have
         had its turn. (CPython's loop reads ahead of it anyway.)
         """
-        if self.eof or not hasattr(self.writer, "s"):
+        if self.eof or not hasattr(getattr(self.writer, "s", None), "ioctl"):
             return self.eof
         return self.writer.s.ioctl(_IOCTL_POLL, _POLLRDHUP) != 0
 
@@ -463,9 +463,10 @@ class Connection:
                 await self._more.wait()
 
     def _unread_in_socket(self):
-        # CPython's loop reads ahead, whether or not somebody takes it.
+        # CPython's loop reads ahead, whether or not somebody takes it; the sockets of MicroPython's
+        # unix port cannot be asked.
         return (
             self._pump_task is None
-            and hasattr(self.writer, "s")
+            and hasattr(getattr(self.writer, "s", None), "ioctl")
             and self.writer.s.ioctl(_IOCTL_POLL, _POLLIN) != 0
         )
