@@ -27,6 +27,7 @@ IMAGE = BUILD / "cllm.elf"
 UNPACKED_IMAGE = BUILD / "cllm.unpacked.elf"
 DEBUG_IMAGE = BUILD / "cllm.debug.elf"
 MPY_CROSS = BUILD / "mpy-cross" / "mpy-cross"
+UNIX = BUILD / "unix" / "micropython"
 HOST_LIBRARY = BUILD / "native-host"
 
 TAIL_LINES = 40  # of a failed step's output shown; the rest is in its log
@@ -137,6 +138,33 @@ def build_host_library():
         )
 
 
+def build_unix():
+    """Bring MicroPython for this machine up to date; returns its path.
+
+    Frozen Python that needs no machine is tested on it. Without what asks for more sources than
+    MicroPython's own.
+    """
+    with alone():
+        source = fetch.ensure(locks()["micropython"])
+        steps = Steps()
+        write_tools()
+        _mpy_cross(steps, source)
+        options = ("SSL", "BTREE", "FFI", "BLUETOOTH")
+        command, environment = _make(
+            source / "ports" / "unix",
+            VARIANT="standard",
+            FROZEN_MANIFEST=source / "extmod" / "asyncio" / "manifest.py",
+            BUILD=UNIX.parent,
+            MPY_LIB_DIR=TOP,
+            MICROPY_MPYCROSS=MPY_CROSS,
+            MICROPY_MPYCROSS_DEPENDENCY=MPY_CROSS,
+            **{f"MICROPY_PY_{option}": 0 for option in options},
+            **_HOST_PROGRAM,
+        )
+        steps.run("unix MicroPython", command, environment)
+    return UNIX
+
+
 def build_reference():
     """Bring llama.cpp's own server for this machine up to date; returns its path.
 
@@ -206,21 +234,23 @@ def _make(folder, **variables):
     return [*command, *(f"{name}={value}" for name, value in variables.items())], environment
 
 
+# Variables of MicroPython's makefiles for programs of this machine.
+_HOST_PROGRAM = {
+    "PYTHON": sys.executable,
+    "CC": TOOLS / "zig-cc",
+    "CPP": TOOLS / "zig-cpp",
+    "CWARN": "-Wall",
+    # gchelper_generic.c reads rbp as a general register.
+    "CFLAGS_EXTRA": "-fomit-frame-pointer -fno-sanitize=undefined",
+    "STRIP": "true",
+    "SIZE": "true",
+    # zig's linker writes no map.
+    "LDFLAGS_ARCH": "-Wl,--gc-sections",
+}
+
+
 def _mpy_cross(steps, source):
-    command, environment = _make(
-        source / "mpy-cross",
-        BUILD=MPY_CROSS.parent,
-        PYTHON=sys.executable,
-        CC=TOOLS / "zig-cc",
-        CPP=TOOLS / "zig-cpp",
-        CWARN="-Wall",
-        # gchelper_generic.c reads rbp as a general register.
-        CFLAGS_EXTRA="-fomit-frame-pointer -fno-sanitize=undefined",
-        STRIP="true",
-        SIZE="true",
-        # zig's linker writes no map.
-        LDFLAGS_ARCH="-Wl,--gc-sections",
-    )
+    command, environment = _make(source / "mpy-cross", BUILD=MPY_CROSS.parent, **_HOST_PROGRAM)
     steps.run("mpy-cross", command, environment)
 
 

@@ -110,7 +110,8 @@ def test(arguments):
         clients.ensure()
     except CllmError as error:
         print(f"cllm: {error}; the tests with them are skipped", file=sys.stderr)
-    environment = {**os.environ, "CLLM_MODEL": str(fetch.default_model())}
+    environment = {"MICROPYTHON": str(build.build_unix()), **os.environ}
+    environment["CLLM_MODEL"] = str(fetch.default_model())
     command = [sys.executable, "-m", "pytest", *arguments]
     return subprocess.run(command, cwd=TOP, env=environment).returncode
 
