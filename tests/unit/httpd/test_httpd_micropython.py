@@ -1,10 +1,9 @@
-"""The same server under the unix port of MicroPython, where coroutines and generators are one type.
+"""The same server under the unix port of MicroPython, where coroutines and generators are one type,
+and the parser's tests there.
 
-Skipped unless $MICROPYTHON or `micropython` in $PATH names one (1.25, with asyncio frozen).
+Skipped where there is no such build: see unix_micropython.py.
 """
 
-import os
-import shutil
 import socket
 import subprocess
 import time
@@ -12,9 +11,9 @@ from pathlib import Path
 from urllib import error, request
 
 import pytest
+import unix_micropython
 
 FROZEN = Path(__file__).resolve().parents[3] / "frozen"
-MICROPYTHON = os.environ.get("MICROPYTHON") or shutil.which("micropython")
 
 APP = """
 import sys
@@ -78,15 +77,15 @@ asyncio.run(main())
 
 @pytest.fixture
 def server(tmp_path):
-    if not MICROPYTHON:
-        pytest.skip("no unix MicroPython: set MICROPYTHON to one")
+    if not unix_micropython.program():
+        pytest.skip(unix_micropython.MISSING)
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     script = tmp_path / "app.py"
     script.write_text(APP)
     process = subprocess.Popen(
-        [MICROPYTHON, "-X", "heapsize=16M", str(script), str(FROZEN), str(port)],
+        [unix_micropython.program(), "-X", "heapsize=16M", str(script), str(FROZEN), str(port)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -126,3 +125,11 @@ def test_all_kinds_of_handler(server):
                 time.sleep(0.1)
     assert {process.stdout.readline() for _ in range(2)} == {"endless closed\n", "wait closed\n"}
     assert get("/value")[0] == 200
+
+
+def test_the_parser_does_the_same(tmp_path):
+    if not unix_micropython.program():
+        pytest.skip(unix_micropython.MISSING)
+    path = Path(__file__).with_name("test_parser.py")
+    (passed, _, failed), said = unix_micropython.run_tests(path, tmp_path)
+    assert failed == 0 and passed >= len(unix_micropython.plan(path)["tests"]), said

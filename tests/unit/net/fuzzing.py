@@ -76,7 +76,7 @@ class Mutator:
                         (0, 1, 0x7F, 0x80, 0xFF, rng.getrandbits(8))
                     )
         elif dice < 0.6:
-            del frame[rng.randrange(len(frame) + 1) :]
+            frame = frame[: rng.randrange(len(frame) + 1)]
         elif dice < 0.65:
             frame += rng.randbytes(rng.randrange(1, 60))
         if rng.random() < 0.8:

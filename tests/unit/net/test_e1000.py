@@ -225,6 +225,8 @@ def test_missing_region(model):
 
 
 def test_reset_that_does_not_end(model, monkeypatch):
+    if not hasattr(e1000, "_RESET_TIMEOUT"):
+        pytest.skip("MicroPython keeps no name for a constant that starts with an underscore")
     model.reset = lambda: model.registers.update({CTRL: 1 << 26})
     monkeypatch.setattr(e1000, "_RESET_TIMEOUT", 5)
     with pytest.raises(OSError):

@@ -1,23 +1,31 @@
-"""Runs run_micropython.py on MicroPython's unix build.
+"""The network core on MicroPython's unix build: the tests of this folder, and run_micropython.py.
 
-Skipped unless $MICROPYTHON or `micropython` in $PATH names one (1.25, with asyncio frozen).
+Skipped where there is no such build: see unix_micropython.py.
 """
 
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+import unix_micropython
 
-MICROPYTHON = os.environ.get("MICROPYTHON") or shutil.which("micropython")
-SCRIPT = Path(__file__).with_name("run_micropython.py")
+HERE = Path(__file__).parent
+# The grid counts CPython's memory, and its transfers take long on one core.
+FILES = sorted(set(HERE.glob("test_*.py")) - {Path(__file__), HERE / "test_grid.py"})
+
+pytestmark = pytest.mark.skipif(not unix_micropython.program(), reason=unix_micropython.MISSING)
 
 
-@pytest.mark.skipif(not MICROPYTHON, reason="no MicroPython for this machine")
-def test_network_core_on_micropython():
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_same_on_micropython(path, tmp_path):
+    (passed, skipped, failed), said = unix_micropython.run_tests(path, tmp_path)
+    functions = unix_micropython.plan(path)["tests"]
+    assert failed == 0 and passed + skipped >= len(functions) > skipped, said
+
+
+def test_transfers_and_asyncio_on_micropython():
     done = subprocess.run(
-        [MICROPYTHON, "-X", "heapsize=32m", str(SCRIPT)],
+        [unix_micropython.program(), "-X", "heapsize=32m", str(HERE / "run_micropython.py")],
         capture_output=True,
         text=True,
         timeout=300,

@@ -119,7 +119,7 @@ def test_segment_options(stamps, blocks):
         tcp.emit_timestamps(options, 0, *stamps)
         length = 12
     length += tcp.emit_sack(options, length, blocks)
-    assert tcp.parse_options(options, 0, length) == (*(stamps or (None, None)), blocks)
+    assert tcp.parse_options(options, 0, length) == (stamps or (None, None)) + (blocks,)
 
 
 @given(st.binary(max_size=40))

@@ -1,27 +1,16 @@
 """The socket module over the loopback of the one Stack, as a program uses it."""
 
-import importlib.util
 import struct
-from pathlib import Path
 
 import _x86
 import pytest
+from api_modules import load
 from net import host, ipv4
 from net import tcp_connection as state
-
-API = Path(__file__).resolve().parents[3] / "frozen" / "api"
 
 POLL, CLOSE = 3, 4
 RD, WR, ERR, HUP, NVAL, RDHUP = 1, 4, 8, 16, 32, 0x2000
 EAGAIN, EINPROGRESS, ETIMEDOUT = 11, 115, 110
-
-
-def load(name):
-    """Import a module of frozen/api, whose name CPython has too."""
-    spec = importlib.util.spec_from_file_location("cllm_" + name, API / (name + ".py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 socket = load("socket")

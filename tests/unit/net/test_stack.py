@@ -17,7 +17,7 @@ def arp_packets(frames):
     for frame in frames:
         destination, _, kind = ethernet.parse(frame)
         assert kind == ethernet.TYPE_ARP
-        found.append((destination, *arp.parse(frame, 14)))
+        found.append((destination,) + arp.parse(frame, 14))
     return found
 
 
@@ -250,7 +250,7 @@ def _mutate(rng, frame):
         elif kind == 1 and frame:
             frame[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF))
         elif kind == 2:
-            del frame[at:]
+            frame = frame[:at]
         elif kind == 3:
             frame += bytes(rng.randrange(40))
         elif frame:

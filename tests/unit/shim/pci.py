@@ -5,7 +5,7 @@ functions = {}
 
 
 def devices():
-    return [(bdf, *functions[bdf][:3]) for bdf in functions]
+    return [(bdf,) + functions[bdf][:3] for bdf in functions]
 
 
 def read(bdf, offset, size):
