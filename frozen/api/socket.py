@@ -91,6 +91,8 @@ class socket(io.IOBase):
         self._connection = None
         self._listener = None
         self._endpoint = None
+        # Who waits while it is none of these yet, see watch().
+        self._waiter = None
         # What bind() reserved for TCP.
         self._address = 0
         self._port = 0
@@ -113,7 +115,7 @@ class socket(io.IOBase):
             if ip and not host.stack.is_local(ip):
                 raise OSError(_EADDRNOTAVAIL)
             if self._type == SOCK_DGRAM:
-                self._endpoint = host.stack.open_udp(port)
+                self._open_port(port)
             else:
                 self._address = ip
                 self._port = host.stack.bind_tcp(port)
@@ -196,6 +198,8 @@ class socket(io.IOBase):
             if thing is not None:
                 # Who waits for this socket learns that it is closed.
                 host.stack.touch(thing)
+            elif self._waiter is not None:
+                host.stack.touched.append(self._waiter)
             if self._listener is not None:
                 self._listener.close()
             if self._connection is not None:
@@ -374,10 +378,12 @@ class socket(io.IOBase):
         connection = self._check_connected()
         line = b""
         while size < 0 or len(line) < size:
+            # Asked first: what arrives after the search may hold the line's end.
+            there = connection.available()
             ready = connection.find(b"\n") + 1
             ended = ready > 0
             if not ended:
-                ready = max(connection.available(), 1)
+                ready = max(there, 1)
             if size >= 0 and ready > size - len(line):
                 ready = size - len(line)
                 ended = True
@@ -461,6 +467,8 @@ class socket(io.IOBase):
             thing.waiter = entry
             if self._connection is not None:
                 thing.awaits_room = writing
+        else:
+            self._waiter = entry  # for the UDP port that may be opened later
 
     def events(self, mask):
         """Return what a poll for `mask` would; for reading alone it may leave out errors."""
@@ -526,10 +534,14 @@ class socket(io.IOBase):
         if self._endpoint is None:
             host.enter()
             try:
-                self._endpoint = host.stack.open_udp(0)
+                self._open_port(0)
             finally:
                 host.leave()
         return self._endpoint
+
+    def _open_port(self, port):
+        self._endpoint = host.stack.open_udp(port)
+        self._endpoint.waiter = self._waiter
 
     def _check_open(self):
         if self._closed:
