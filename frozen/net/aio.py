@@ -33,6 +33,11 @@ class IOQueue(core.IOQueue):
 
     def __init__(self):
         super().__init__()
+        # After asyncio.new_event_loop(): what the last loop's tasks waited for wakes nobody in this one.
+        last = core._io_queue
+        if isinstance(last, IOQueue):
+            for entry in last.map.values():
+                entry[0] = entry[1] = None
         # How many streams the poller has, and when it looked last.
         self._polled = 0
         self._looked = 0
@@ -73,6 +78,26 @@ class IOQueue(core.IOQueue):
             entry = self.map.pop(id(s))
             entry[0] = entry[1] = None
             watch(None, False)
+
+    def remove(self, task):
+        """Forget what a cancelled task waits for, but not, as upstream's does, who waits for the same
+        stream's other direction.
+        """
+        for entry in self.map.values():
+            reader, writer, s = entry
+            if task is not reader and task is not writer:
+                continue
+            if reader is None or writer is None:
+                self._dequeue(s)
+            elif task is reader:
+                entry[0] = None
+                if not hasattr(s, "watch"):
+                    self.poller.modify(s, select.POLLOUT)
+            else:
+                entry[1] = None
+                if not hasattr(s, "watch"):
+                    self.poller.modify(s, select.POLLIN)
+            return
 
     def wait_io_event(self, dt):
         """Put tasks whose streams are ready into the queue of those that run.
