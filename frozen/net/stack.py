@@ -415,10 +415,10 @@ class Stack:
             connection = self._connections[port][source << 16 | source_port]
             connection.input(seq, ack, flags, window, options, frame, data, end, self.now)
         elif not flags & tcp.RST:
-            # RFC 9293 3.10.7.1
+            # RFC 9293 3.10.7.1; 3.10.7.2, fourth: what has neither ACK nor SYN is nothing to LISTEN.
             if flags & tcp.ACK:
                 self._reset(destination, port, source, source_port, ack, 0, tcp.RST)
-            else:
+            elif flags & tcp.SYN or listener is None:
                 extent = end - data
                 if flags & tcp.SYN:
                     extent += 1
