@@ -422,6 +422,40 @@ def test_nagle_and_nodelay(peer):
     assert peer.segment().payload == b"four"
 
 
+def test_nagle_holds_back_neither_whole_segments_nor_the_end(peer):
+    # 3.7.4
+    connection = peer.establish()
+    write(connection, b"one")
+    peer.segments()
+    write(connection, bytes(1460 + 100))
+    assert len(peer.segment().payload) == 1460
+    connection.close(peer.now)
+    last = peer.segment()
+    assert len(last.payload) == 100 and last.flags & FIN
+
+
+def test_slow_start_counts_bytes_however_they_are_acknowledged(peer):
+    # RFC 5681 3.1, RFC 3465 2.2
+    connection = peer.establish()
+    write(connection, bytes(60000))
+    assert len(peer.segments()) == 10
+    for count in (1, 2, 4, 3):
+        peer.ack += count * 1460
+        peer.send(ACK)
+        assert len(peer.segments()) == 2 * count
+
+
+def test_a_window_update_lets_out_what_waits_for_it(peer):
+    connection = peer.establish()
+    peer.send(ACK, window=2920)
+    write(connection, bytes(60000))
+    assert len(peer.segments()) == 2
+    # No acknowledgement of anything new, so no growth of the congestion window either.
+    window = connection.cwnd
+    peer.send(ACK, window=65535)
+    assert len(peer.segments()) == 8 and connection.cwnd == window
+
+
 def test_initial_window_is_ten_segments(peer):
     connection = peer.establish()
     write(connection, bytes(60000))
