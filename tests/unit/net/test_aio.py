@@ -5,57 +5,17 @@ wake-up may be lost, whatever it comes in between. On MicroPython it comes when 
 """
 
 import io
-import sys
 
 import _x86
 import pytest
-from api_modules import MICROPYTHON, load, load_aio
-from net import host, ipv4, tcp
-from scripted import HOST_IP, HOST_MAC, PEER_IP, Peer
+from api_modules import load_aio
+from interrupts import World, socket
+from net import ipv4, tcp
+from scripted import PEER_IP
 
 aio, core = load_aio()
-socket = load("socket")
 
-ACK, FIN, RST, SYN, PSH = tcp.ACK, tcp.FIN, tcp.RST, tcp.SYN, tcp.PSH
-TRACED = ("net/aio.py", "net/host.py", "api/socket.py")
-
-
-class Stuck(Exception):
-    """The loop sleeps, and nothing will wake it."""
-
-
-class Card:
-    """A network card whose frames the test makes. In the place of a stack it lets a Peer send to it."""
-
-    irq = 5
-    mtu = 1500
-    mac = HOST_MAC
-
-    def __init__(self):
-        self.frames = []
-        self._queue = []
-
-    def tx_alloc(self):
-        self._frame = bytearray(1514)
-        return memoryview(self._frame)
-
-    def tx_commit(self, length):
-        self.frames.append(bytes(self._frame[:length]))
-
-    def receive(self, handler, _segment_handler, now):
-        while self._queue:
-            handler(memoryview(bytearray(self._queue.pop(0))), now)
-        return False
-
-    def interrupt(self):
-        pass
-
-    def input(self, frame, _now):
-        self._queue.append(bytes(frame))
-        _x86.raise_irq(self.irq)
-
-    def poll(self, _now):
-        host.pump()
+ACK, FIN, RST, PSH = tcp.ACK, tcp.FIN, tcp.RST, tcp.PSH
 
 
 class Console(io.IOBase):
@@ -68,105 +28,6 @@ class Console(io.IOBase):
         return events & 1 if self.ready else 0
 
 
-class World:
-    """The host's stack with a card, a peer on the wire, and what interrupts: the functions `events`.
-
-    wait() stands for _x86.wait(), which returns at once where there was an interrupt since it last did.
-    """
-
-    def __init__(self):
-        self.events = []
-        self.steps = 0
-        self._happened = False
-        self.sockets = []
-        core.new_event_loop()
-        host.stack.touched = []
-        self.card = Card()
-        host.attach(self.card)
-        host.stack.configure(HOST_IP, ipv4.mask(24), 0, [])
-        self.peer = Peer()
-        self.peer.stack = self.peer.link = self.card
-        self.peer.learn(PEER_IP, self.peer_mac())
-        self.peer.frames()
-
-    @staticmethod
-    def peer_mac():
-        return b"\x02\0\0\0\0\x02"
-
-    def end(self):
-        for s in self.sockets:
-            s.close()
-        for connection in host.stack.connections():
-            connection.fail(0)
-        host.attach(None)
-        host.stack.configure(0, 0, 0, [])
-
-    def socket(self, kind=socket.SOCK_STREAM):
-        s = socket.socket(socket.AF_INET, kind)
-        s.setblocking(False)
-        self.sockets.append(s)
-        return s
-
-    def handshake(self):
-        """A listener to which the peer's connection lacks only its last acknowledgement."""
-        listener = self.socket()
-        listener.bind(("", self.peer.port))
-        listener.listen(5)
-        self.peer.send(SYN, options=tcp.emit_syn_options(1460, None))
-        self.peer.seq += 1
-        self.peer.ack = (self.peer.segment().seq + 1) & 0xFFFFFFFF
-        return listener
-
-    def connection(self):
-        """A socket that is connected to the peer."""
-        listener = self.handshake()
-        self.peer.send(ACK)
-        s = listener.accept()[0]
-        s.setblocking(False)
-        self.sockets.append(s)
-        return s
-
-    def interrupt(self):
-        self._happened = True
-        self.events.pop(0)()
-
-    def wait(self, timeout):
-        if not self._happened:
-            if self.events:
-                self.interrupt()
-            elif timeout is None:
-                raise Stuck
-        self._happened = False
-
-    def run(self, tasks, at):
-        """Run `tasks` to their end, with an interrupt before bytecode number `at`, 0 for none."""
-
-        def main():
-            for task in [core.create_task(task) for task in tasks]:
-                yield from task
-            return "ended"
-
-        def trace(frame, event, _):
-            if event == "call":
-                if not frame.f_code.co_filename.endswith(TRACED):
-                    return None
-                frame.f_trace_opcodes = True
-            elif event == "opcode":
-                self.steps += 1
-                if self.steps == at and self.events:
-                    self.interrupt()
-            return trace
-
-        if not MICROPYTHON:
-            sys.settrace(trace)
-        try:
-            # The loop ends too when it thinks that nobody waits for anything.
-            assert core.run_until_complete(core.create_task(main())) == "ended"
-        finally:
-            if not MICROPYTHON:
-                sys.settrace(None)
-
-
 @pytest.fixture
 def worlds(monkeypatch):
     """A function that makes a World, after an end to the one before."""
@@ -177,6 +38,7 @@ def worlds(monkeypatch):
     def make():
         while made:
             made.pop().end()
+        core.new_event_loop()
         made.append(World())
         monkeypatch.setattr(_x86, "wait", made[0].wait)
         return made[0]
@@ -186,6 +48,20 @@ def worlds(monkeypatch):
     yield make
     while made:
         made.pop().end()
+
+
+def run(world, tasks, at):
+    """Run `tasks` to their end."""
+
+    def main():
+        for task in [core.create_task(task) for task in tasks]:
+            yield from task
+        return "ended"
+
+    # The loop ends too when it thinks that nobody waits for anything.
+    loop = lambda: core.run_until_complete(core.create_task(main()))  # noqa: E731
+    assert world.run(loop, at) == "ended"
+    assert not core._io_queue.map and not core._io_queue._polled
 
 
 def readable(s):
@@ -477,12 +353,10 @@ WAITS = [
 @pytest.mark.parametrize("scenario", WAITS, ids=lambda scenario: scenario.__name__)
 def test_no_wake_up_is_lost(worlds, scenario):
     world = worlds()
-    world.run(scenario(world), 0)
-    assert not core._io_queue.map and not core._io_queue._polled
+    run(world, scenario(world), 0)
     for at in range(1, world.steps + 1):
         world = worlds()
         try:
-            world.run(scenario(world), at)
-            assert not core._io_queue.map and not core._io_queue._polled
+            run(world, scenario(world), at)
         except BaseException as error:
             raise AssertionError("interrupt before bytecode %d" % at) from error
