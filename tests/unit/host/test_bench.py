@@ -37,6 +37,14 @@ def test_one_run_gives_no_ratio(values):
     assert made.as_json()["ratio"] is None
 
 
+def test_the_table_says_how_many_tokens_were_timed():
+    made = row([], [])
+    made.add("linux", 1, 4)
+    made.add("cllm", 2, 16)
+    assert "name, s (of 4 and 16)" in results.table([made])
+    assert "name, s (of 4 and 16)" in results.markdown([made])
+
+
 def test_the_table_says_that_one_run_was_one_run():
     line = results.table([row([1], [2])]).splitlines()[1]
     assert line.split()[-2:] == ["one", "run"]
@@ -102,21 +110,70 @@ def test_a_file_that_cannot_be_written_is_said_before_anything_is_measured(capsy
     assert "/nowhere/at/all.json" in capsys.readouterr().err
 
 
-def test_tokens_count_only_while_all_streams_run():
-    # The first ends at 4, the second begins at 2: three tokens of one and two of the other.
-    count, seconds = measure.window([[1, 2, 3, 4], [2, 3.5, 9]])
-    assert (count, seconds) == (3, 2)
+def events(*times):
+    return [(at, 1) for at in times]
 
 
-def test_streams_that_never_ran_together_are_an_error():
-    with pytest.raises(CllmError, match="--tokens"):
-        measure.window([[1, 2], [3, 4]])
+def test_streams_are_timed_from_where_the_last_one_began():
+    # The first stream is a token ahead; each call's tokens come a moment after each other.
+    ahead, behind = events(1, 3.1, 5.1, 7.1), events(3, 5, 7)
+    assert measure.side_by_side([ahead, behind], 2) == (4, pytest.approx(1.0))
+    assert measure.side_by_side([behind, ahead], 1) == (2, pytest.approx(1.0))
+
+
+def test_guesses_that_were_right_count_as_tokens():
+    assert measure.side_by_side([[(0, 1), (2, 3), (4, 1)]], 2) == (4, pytest.approx(1.0))
+
+
+@pytest.mark.parametrize("streams", [
+    [events(1, 2, 3), []], [events(1, 2, 3), events(3)], [events(1, 2, 3, 4), events(4, 5, 6)],
+])
+def test_streams_are_not_timed_before_each_has_enough_tokens(streams):
+    assert measure.side_by_side(streams, 2) is None
 
 
 def test_prompts_of_different_requests_begin_differently():
     firsts = {tuple(measure.prompt(label, 5).split()[:3]) for label in range(20000)}
     assert len(firsts) == 20000
-    assert [len(measure.prompt(7, n).split()) for n in (3, 4, 50)] == [3, 4, 50]
+    assert len({measure.prompt(label, 1) for label in range(29)}) == 29
+    assert [len(measure.prompt(7, n).split()) for n in (1, 2, 3, 4, 50)] == [1, 2, 3, 4, 50]
+
+
+@pytest.mark.parametrize("n, words, steps", [(1, 12, 16), (4, 3, 4), (8, 1, 2), (32, 1, 1)])
+def test_streams_share_what_is_asked_of_a_guest(n, words, steps):
+    assert main.Load(12, 16).of(n) == (words, steps)
+
+
+class Bench(main.Bench):
+    """One whose guests serve from `needed` MiB on."""
+
+    def __init__(self, needed, memory=1024):
+        self.needed, self.memory, self.tried = needed, memory, []
+
+    def serves_in(self, turn, sizes):
+        self.tried += sizes
+        return [size >= self.needed for size in sizes]
+
+
+@pytest.mark.parametrize("guess", [8, 96, 168, 176, 184, 320, 1000])
+@pytest.mark.parametrize("needed", [9, 170, 176, 1020])
+def test_the_smallest_memory_is_found_from_any_guess(needed, guess):
+    turn = main.Turn("cllm", "exact", ("",))
+    bench = Bench(needed)
+    found = bench.smallest(turn, guess)
+    assert found - main.STEP < needed <= found <= 1024
+    assert len(bench.tried) < 24
+
+
+def test_a_good_guess_is_confirmed_from_both_sides():
+    bench = Bench(176)
+    assert bench.smallest(main.Turn("cllm", "exact", ("",)), 176) == 176
+    assert sorted(bench.tried) == [168, 176]
+
+
+def test_a_guest_that_never_serves_is_said_so():
+    with pytest.raises(CllmError, match="1024 MiB"):
+        Bench(5000).smallest(main.Turn("cllm", "exact", ("",)), 176)
 
 
 def test_the_archive_is_what_cpio_reads(tmp_path):
