@@ -20,7 +20,7 @@ from pathlib import Path
 
 from cllm import TOP, CllmError, accel, build, config, memory, qemu, run
 
-from . import linux, measure, plot
+from . import linux, measure, plot, sweep
 from .results import CLLM, LINUX, Row, markdown, table
 
 SINK, SOURCE = 9000, 9001  # of the guests' programs that swallow and send bytes
@@ -123,6 +123,9 @@ def make_parser():
     add("--boots", type=count, metavar="N", help="of the rows of booting, at least (default as "
         "many as rounds)")
     add("--streams", type=counts, default=[1, 4, 8], metavar="N,N", help="default 1,4,8")
+    add("--slots", type=count, metavar="N", help="of both servers (default: one for each stream)")
+    add("--sweep", action="store_true", help="instead of the table: how both move with the size "
+        "of the model, with cores and with streams; for --json and --plot, too")
     add("--smp", type=count, default=1, metavar="N", help="virtual CPUs (default 1)")
     add("--memory", type=count, metavar="MiB", help="default: room for twice the model, and 384")
     add("--accel", choices=config.ACCELS, default="auto", help="default auto: KVM where it works")
@@ -191,7 +194,7 @@ class Bench:
         )
         self.settings = {**settings, "app": str(SPEED_APP)}
         model = self.guest_settings.setdefault("model", {})
-        self.slots = max(options.streams)
+        self.slots = options.slots or max(options.streams)
         model.update(n_ctx=options.n_ctx, slots=self.slots)
         # Slots have to be fewer than the tokens of a batch.
         model.setdefault("n_batch", max(64, 2 * self.slots))
@@ -395,7 +398,7 @@ class Bench:
         return {
             "accel": self.accel, "smp": self.options.smp, "memory_mib": self.memory,
             "model": self.model.name, "model_bytes": self.model.stat().st_size,
-            "n_ctx": self.options.n_ctx, "slots": self.slots,
+            "n_ctx": self.options.n_ctx, "slots": self.slots, "streams": self.options.streams,
             "kernels": self.options.kernels, "llama_server": self.flags,
             "long_prompt": self.long_prompt,
             "llama_server_cpu": self.options.linux_cpu, "packages": self.linux["versions"],
@@ -411,26 +414,49 @@ def qemu_version():
     return said.splitlines()[0] if said else ""
 
 
+def run_once(options):
+    """The table of one run, printed and saved also when something goes wrong in the middle: what
+    there is took long to measure."""
+    made = rows(options.streams)
+    bench = Bench(options, made, chosen(made, options.only, options.skip))
+    try:
+        bench.run()
+    finally:
+        print(markdown(made) if options.markdown else table(made), flush=True)
+        about = bench.as_json()
+        save(options.json, json.dumps(about, indent=1) + "\n")
+        save(options.plot, plot.ratios(made, about))
+
+
+def run_sweep(options):
+    """The tables of all points of the sweep, and one file and one picture of them all."""
+    settings, _ = config.settings({"model": options.model}, options.config)
+    done = []
+    for point in sweep.points(options, Path(settings["model"])):
+        made = rows(point.streams)
+        bench = Bench(point, made, chosen(made, point.only, point.skip))
+        bench.run()
+        done.append(bench.as_json())
+        print(f"\n{done[-1]['model']}, cores: {point.smp}", flush=True)
+        print(markdown(made) if options.markdown else table(made), flush=True)
+        save(options.json, json.dumps(done, indent=1) + "\n")
+    save(options.plot, plot.lines(sweep.panels(done), done))
+
+
+def save(file, text):
+    if file:
+        Path(file).write_text(text)
+
+
 def main(arguments=None):
     options = make_parser().parse_args(arguments)
     try:
         complete(options)
-        made = rows(options.streams)
-        wanted = chosen(made, options.only, options.skip)
         for file in filter(None, (options.json, options.plot)):
             if not Path(file).resolve().parent.is_dir():
                 raise CllmError(f"cannot write {file}: there is no such folder")
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        bench = Bench(options, made, wanted)
-        try:
-            bench.run()
-        finally:
-            # Also when something went wrong: what there is took long to measure.
-            print(markdown(made) if options.markdown else table(made), flush=True)
-            if options.json:
-                Path(options.json).write_text(json.dumps(bench.as_json(), indent=1) + "\n")
-            if options.plot:
-                Path(options.plot).write_text(plot.ratios(made, bench.as_json()))
+        (run_sweep if options.sweep else run_once)(options)
     except CllmError as error:
         print(f"cllm bench: {error}", file=sys.stderr)
         return 1

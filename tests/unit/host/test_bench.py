@@ -12,7 +12,7 @@ from cllm import CllmError
 BENCH = Path(__file__).resolve().parents[3] / "bench"
 sys.path.append(str(BENCH))
 
-from versus import cpio, linux, main, measure, plot, results  # noqa: E402
+from versus import cpio, linux, main, measure, models, plot, results, sweep  # noqa: E402
 
 
 def row(linux_values, cllm_values, **options):
@@ -234,6 +234,61 @@ def test_the_plot_has_a_bar_for_every_ratio():
     root = ElementTree.fromstring(text)
     bars = [e for e in root.iter("{http://www.w3.org/2000/svg}rect") if e.get("height") == "16"]
     assert len(bars) == 2 and "a<b.gguf" in "".join(root.itertext())
+
+
+def point(model, smp, streams, n_rounds=2):
+    """As Bench.as_json() has it."""
+    keys = ["first-token", "beyond"] + [f"{kind}-{n}" for kind in ("prompt", "decode")
+                                        for n in streams]
+    rows = [{"key": key, "name": key, "unit": "s", "better": "more", "linux": [1.0] * n_rounds,
+             "cllm": [3.0, 4.0][:n_rounds]} for key in keys]
+    return {"model": model, "smp": smp, "streams": streams, "rows": rows, "accel": "tcg",
+            "kernels": "exact"}
+
+
+POINTS = (("random-15M.gguf", 1, [1, 32]), ("random-55M.gguf", 1, [1]),
+          ("SmolLM2-135M-Instruct.Q4_1.gguf", 1, [1]), ("random-55M.gguf", 2, [1]))
+
+
+def test_a_sweep_has_panels_by_size_by_cores_and_by_streams():
+    panels = sweep.panels([point(*of) for of in POINTS])
+    names = [[[name for name, _ in points] for _, _, points in line] for line in panels]
+    assert names == [[["15M", "55M", "135M"]] * 3, [[1, 2]] * 3, [[1, 32]] * 2]
+
+
+@pytest.mark.parametrize("n_rounds, ratios", [(2, 19), (1, 0)])
+def test_the_plot_of_a_sweep_has_all_points_and_no_ratio_of_a_single_run(n_rounds, ratios):
+    done = [point(*of, n_rounds) for of in POINTS]
+    root = ElementTree.fromstring(plot.lines(sweep.panels(done), done))
+    svg = "{http://www.w3.org/2000/svg}"
+    # Three sizes, two core counts and two stream counts of both guests.
+    assert len(list(root.iter(svg + "circle"))) == 2 * (3 * 3 + 3 * 2 + 2 * 2)
+    assert sum(e.text == "3.50" for e in root.iter(svg + "text")) == ratios
+
+
+def test_a_sweep_on_a_host_with_one_core_has_one_core(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep.os, "sched_getaffinity", lambda pid: {0})
+    monkeypatch.setattr(sweep, "_model", lambda size, like: tmp_path / size)
+    options = main.make_parser().parse_args(["--sweep"])
+    assert [of.smp for of in sweep.points(options, tmp_path / "model")] == [1, 1, 1]
+    assert options.only is None  # what was asked for is not changed
+
+
+def test_a_model_of_another_size_has_the_vocabulary_of_the_given(tmp_path, monkeypatch):
+    gguf = pytest.importorskip("gguf")
+    tiny_model = pytest.importorskip("tiny_model")
+    tiny_model.make(tmp_path / "tiny.gguf")
+    monkeypatch.setitem(models.SHAPES, "1M", (2, 1, 2))
+    models.make(tmp_path / "made.gguf", tmp_path / "tiny.gguf", "1M")
+    like, made = (gguf.GGUFReader(str(tmp_path / name)) for name in ("tiny.gguf", "made.gguf"))
+    for key in ("tokenizer.ggml.tokens", "tokenizer.ggml.merges", "tokenizer.chat_template"):
+        assert made.fields[key].contents() == like.fields[key].contents()
+    tensors = {tensor.name: tensor for tensor in made.tensors}
+    assert list(tensors["blk.1.attn_k.weight"].shape) == [128, 64]
+    for name, kind in (("blk.0.ffn_down.weight", "Q4_1"), ("token_embd.weight", "Q8_0")):
+        assert tensors[name].tensor_type.name == kind
+        values = gguf.quants.dequantize(tensors[name].data, tensors[name].tensor_type)
+        assert abs(values.mean()) < 0.001 and 0.018 < values.std() < 0.022
 
 
 def test_help_works_through_the_command():
