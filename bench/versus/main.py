@@ -44,12 +44,12 @@ class Load:
 
 # By accelerator and kernels: emulated, a token takes ggml's several seconds.
 LOADS = {
-    "tcg": {"ggml": Load(4, 2), "exact": Load(12, 16), "tcg": Load(48, 32)},
+    "tcg": {"ggml": Load(3, 2), "exact": Load(8, 8), "tcg": Load(48, 32)},
     "kvm": dict.fromkeys(("ggml", "exact", "tcg"), Load(256, 64)),
 }
 # Words of the prompt that is read while another stream runs. The gap depends on it where a server
 # reads a prompt in one piece, so it is the same for both.
-LONG_PROMPT = {"tcg": 12, "kvm": 1024}
+LONG_PROMPT = {"tcg": 8, "kvm": 1024}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +135,7 @@ def make_parser():
         "(default: all)")
     add("--skip", type=names, default=[], metavar="ROW,ROW")
     add("--tokens", type=float, default=1, metavar="X", help="X times as many tokens in all rows")
-    add("--mib", type=count, default=64, metavar="N", help="bytes sent each way, in MiB")
+    add("--mib", type=count, default=32, metavar="N", help="bytes sent each way, in MiB")
     add("--n-ctx", type=count, default=2048, metavar="N", help="cells of KV cache (default 2048)")
     add("--config", metavar="FILE.json", help="for cllm, as of `cllm run`")
     add("--linux-cpu", choices=linux.CPU, default="x86-64-v3", help="what llama-server is "
@@ -293,7 +293,7 @@ class Bench:
         port = ports[qemu.GUEST_PORT]
         for row, kept in (("health-kept", True), ("health-new", False)):
             if self.wants(turn, row):
-                self.note(row, turn, measure.request_rate(port, kept, 3))
+                self.note(row, turn, measure.request_rate(port, kept, 2))
         for row, function, there in (
             ("bytes-in", measure.bytes_in, SINK), ("bytes-out", measure.bytes_out, SOURCE),
         ):

@@ -207,16 +207,20 @@ def worst_gap(port, n_prompt, label=0):
             _check_alive([steady])
             time.sleep(0.005)
         asked = time.monotonic()
-        Stream(port, prompt(label + 1, n_prompt), 1).finish()
-        answered = time.monotonic()
-        # The token after, whose wait began while the prompt was read.
-        while steady.events[-1][0] < answered:
+        answered = Stream(port, prompt(label + 1, n_prompt), 1).finish().events[0][0]
+        # The token that came of the same decode call, or else the one after.
+        while not _reaches([at for at, _ in steady.events], answered):
             _check_alive([steady])
             time.sleep(0.005)
     finally:
         steady.stop()
     times = [at for at, _ in steady.events]
     return max(b - a for a, b in zip(times, times[1:]) if b > asked and a < answered)
+
+
+def _reaches(times, end):
+    """Whether the last of `times` is not before `end`, but for a tenth of the time before it."""
+    return len(times) > 1 and times[-1] + (times[-1] - times[-2]) / 10 >= end
 
 
 def _check_alive(streams):
