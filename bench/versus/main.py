@@ -196,6 +196,8 @@ class Bench:
         model = self.guest_settings.setdefault("model", {})
         self.slots = options.slots or max(options.streams)
         model.update(n_ctx=options.n_ctx, slots=self.slots)
+        # llama-server has no such limit, and streams that were cut off count until they are gone.
+        self.guest_settings.setdefault("limits", {}).setdefault("connections", 512)
         # Slots have to be fewer than the tokens of a batch.
         model.setdefault("n_batch", max(64, 2 * self.slots))
         self.model = Path(self.settings["model"])
