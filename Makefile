@@ -14,7 +14,7 @@ help:
 	@echo "make build   build/cllm.elf and .venv/bin/cllm"
 	@echo "make test    unit tests and guest tests"
 	@echo "make test-upstream   MicroPython's own tests in the guest; ARGS=\"--groups basics,io\""
-	@echo "make bench   compare with llama-server in a small Linux guest; ARGS=\"--rounds 5\""
+	@echo "make bench   compare with llama-server in a small Linux guest; ARGS=\"--sweep\""
 	@echo "make repl    like run, with every key for the guest's REPL; Ctrl-] ends it"
 	@echo "make debug   like run, waiting for gdb; prints the command to attach it"
 	@echo "make clean   remove what was built; downloads stay in the cache"

@@ -7,6 +7,7 @@ turns: with its own kernels and with ggml's.
 """
 
 import argparse
+import concurrent.futures
 import contextlib
 import dataclasses
 import json
@@ -17,9 +18,9 @@ import sys
 import time
 from pathlib import Path
 
-from cllm import TOP, CllmError, accel, build, config, qemu, run
+from cllm import TOP, CllmError, accel, build, config, memory, qemu, run
 
-from . import linux, measure, plot
+from . import linux, measure, plot, sweep
 from .results import CLLM, LINUX, Row, markdown, table
 
 SINK, SOURCE = 9000, 9001  # of the guests' programs that swallow and send bytes
@@ -30,19 +31,25 @@ STEP = 8  # MiB; how finely the smallest memory is looked for
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """How much is asked of a guest: words of a prompt, tokens of an answer, words of the prompt
-    that is read while another stream runs. Rates compare whatever the counts."""
+    """How much is asked of a guest, for all streams of a row together: words of the prompts, and
+    tokens that are timed. Rates compare whatever the counts; the table tells them."""
 
     prompt: int
     decode: int
-    long_prompt: int
+
+    def of(self, n_streams):
+        """(words of each prompt, decode calls) with so many streams."""
+        return max(1, self.prompt // n_streams), max(1, self.decode // n_streams)
 
 
 # By accelerator and kernels: emulated, a token takes ggml's several seconds.
 LOADS = {
-    "tcg": {"ggml": Load(4, 3, 8), "exact": Load(12, 8, 24), "tcg": Load(24, 16, 64)},
-    "kvm": dict.fromkeys(("ggml", "exact", "tcg"), Load(256, 64, 1024)),
+    "tcg": {"ggml": Load(3, 2), "exact": Load(8, 8), "tcg": Load(48, 32)},
+    "kvm": dict.fromkeys(("ggml", "exact", "tcg"), Load(256, 64)),
 }
+# Words of the prompt that is read while another stream runs. The gap depends on it where a server
+# reads a prompt in one piece, so it is the same for both.
+LONG_PROMPT = {"tcg": 8, "kvm": 1024}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +73,9 @@ def rows(streams):
         noun = "stream" if n == 1 else "streams"
         made.append(Row(f"prompt-{n}", f"prompts, {n} {noun}", "tokens/s"))
         made.append(Row(f"decode-{n}", f"decoding, {n} {noun}", "tokens/s"))
-        ggml.append(Row(f"{GGML}prompt-{n}", f"ggml's kernels: prompts, {n} {noun}", "tokens/s"))
-        ggml.append(Row(f"{GGML}decode-{n}", f"ggml's kernels: decoding, {n} {noun}", "tokens/s"))
+        if n == min(streams):
+            for row in made[-2:]:
+                ggml.append(Row(GGML + row.key, f"ggml's kernels: {row.name}", row.unit))
     return made + [
         Row("gap", "worst gap in a stream while a prompt is read", "s", less=True),
         Row("health-kept", "/health, one connection", "requests/s"),
@@ -112,19 +120,22 @@ def make_parser():
     add = parser.add_argument
     add("--model", default=config.DEFAULT_MODEL, metavar="FILE.gguf", help="default: %(default)s")
     add("--rounds", type=count, metavar="N", help="of all rows (default 2, with KVM 3)")
-    add("--boots", type=count, metavar="N", help="of the rows of booting, at least (default one "
-        "more than rounds)")
-    add("--streams", type=counts, metavar="N,N", help="default 1,8, with KVM 1,4,8")
+    add("--boots", type=count, metavar="N", help="of the rows of booting, at least (default as "
+        "many as rounds)")
+    add("--streams", type=counts, default=[1, 4, 8], metavar="N,N", help="default 1,4,8")
+    add("--slots", type=count, metavar="N", help="of both servers (default: one for each stream)")
+    add("--sweep", action="store_true", help="instead of the table: how both move with the size "
+        "of the model, with cores and with streams; for --json and --plot, too")
     add("--smp", type=count, default=1, metavar="N", help="virtual CPUs (default 1)")
     add("--memory", type=count, metavar="MiB", help="default: room for twice the model, and 384")
     add("--accel", choices=config.ACCELS, default="auto", help="default auto: KVM where it works")
     add("--kernels", choices=("exact", "tcg", "ggml"), default="exact",
         help="cllm's (default %(default)s)")
     add("--only", type=names, metavar="ROW,ROW", help="rows, or beginnings of their names "
-        "(default: all, but `smallest` only with KVM, as it boots a dozen times)")
+        "(default: all)")
     add("--skip", type=names, default=[], metavar="ROW,ROW")
     add("--tokens", type=float, default=1, metavar="X", help="X times as many tokens in all rows")
-    add("--mib", type=count, default=64, metavar="N", help="bytes sent each way, in MiB")
+    add("--mib", type=count, default=32, metavar="N", help="bytes sent each way, in MiB")
     add("--n-ctx", type=count, default=2048, metavar="N", help="cells of KV cache (default 2048)")
     add("--config", metavar="FILE.json", help="for cllm, as of `cllm run`")
     add("--linux-cpu", choices=linux.CPU, default="x86-64-v3", help="what llama-server is "
@@ -156,12 +167,8 @@ def complete(options):
     """Fill in what depends on the accelerator."""
     options.accel, why = accel.choose(options.accel, qemu.find_qemu())
     say(f"{options.accel}: {why}")
-    fast = options.accel == "kvm"
-    options.streams = options.streams or ([1, 4, 8] if fast else [1, 8])
-    options.rounds = options.rounds or (3 if fast else 2)
-    options.boots = options.boots or options.rounds + 1
-    if not options.only and not fast:
-        options.skip = [*options.skip, "smallest"]
+    options.rounds = options.rounds or (3 if options.accel == "kvm" else 2)
+    options.boots = options.boots or options.rounds
 
 
 def say(text):
@@ -187,8 +194,10 @@ class Bench:
         )
         self.settings = {**settings, "app": str(SPEED_APP)}
         model = self.guest_settings.setdefault("model", {})
-        self.slots = max(options.streams)
+        self.slots = options.slots or max(options.streams)
         model.update(n_ctx=options.n_ctx, slots=self.slots)
+        # llama-server has no such limit, and streams that were cut off count until they are gone.
+        self.guest_settings.setdefault("limits", {}).setdefault("connections", 512)
         # Slots have to be fewer than the tokens of a batch.
         model.setdefault("n_batch", max(64, 2 * self.slots))
         self.model = Path(self.settings["model"])
@@ -197,9 +206,10 @@ class Bench:
         self.accel = options.accel
         self.memory = options.memory or 64 * -(-(2 * self.model.stat().st_size // MIB + 384) // 64)
         self.loads = {
-            kernels: Load(*(max(3, round(options.tokens * n)) for n in dataclasses.astuple(load)))
+            kernels: Load(*(round(options.tokens * n) for n in dataclasses.astuple(load)))
             for kernels, load in LOADS[self.accel].items()
         }
+        self.long_prompt = max(2, round(options.tokens * LONG_PROMPT[self.accel]))
         self.limit = 240 if self.accel == "tcg" else 60
         cores = "1 core" if options.smp == 1 else f"{options.smp} cores"
         self.say(f"{self.accel}, {cores}, {self.memory} MiB, {self.model.name}")
@@ -218,12 +228,15 @@ class Bench:
         """Whether one of these rows is wanted and the turn's to fill."""
         return bool({prefix + key for prefix in turn.prefixes for key in keys} & self.wanted)
 
-    def note(self, key, turn, value):
+    def note(self, key, turn, value, tokens=None):
+        """Fill the row with this key; tokens: how many were timed, where it is a rate of them."""
         if self.wants(turn, key):
-            self.say(f"    {turn.guest}: {self.rows[key].name}: {value:.3g} {self.rows[key].unit}")
+            of = f" (of {tokens})" if tokens else ""
+            row = self.rows[key]
+            self.say(f"    {turn.guest}: {row.name}: {value:.3g} {row.unit}{of}")
         for prefix in turn.prefixes:
             if prefix + key in self.wanted:
-                self.rows[prefix + key].add(turn.guest, value)
+                self.rows[prefix + key].add(turn.guest, value, tokens)
 
     def make_guest(self, turn, memory):
         """(a guest that is not started, {guest's port: host's port})."""
@@ -262,7 +275,7 @@ class Bench:
         finally:
             guest.stop()
 
-    def round(self, turn, number, with_load):
+    def round(self, turn, with_load):
         """Boot the guest and fill its rows."""
         with self.booted(turn, self.memory) as (guest, ports, started):
             port = ports[qemu.GUEST_PORT]
@@ -276,63 +289,88 @@ class Bench:
                 self.note("memory", turn, memory / MIB)
                 self.note("beyond", turn, (memory - self.model.stat().st_size) / MIB)
             if with_load:
-                self.under_load(turn, number, ports)
+                self.under_load(turn, ports)
 
-    def under_load(self, turn, number, ports):
-        port, load = ports[qemu.GUEST_PORT], self.loads[turn.kernels]
+    def under_load(self, turn, ports):
+        port = ports[qemu.GUEST_PORT]
         for row, kept in (("health-kept", True), ("health-new", False)):
             if self.wants(turn, row):
-                self.note(row, turn, measure.request_rate(port, kept, 3))
+                self.note(row, turn, measure.request_rate(port, kept, 2))
         for row, function, there in (
             ("bytes-in", measure.bytes_in, SINK), ("bytes-out", measure.bytes_out, SOURCE),
         ):
             if self.wants(turn, row):
                 self.note(row, turn, function(ports[there], self.options.mib * MIB) / MIB)
-        for n in self.options.streams:
-            if self.wants(turn, f"prompt-{n}", f"decode-{n}"):
-                # The more streams, the fewer tokens each: the whole is to take as long.
-                words, tokens = max(3, load.prompt // n), max(3, 2 * load.decode // (n + 1))
-                prompt, decode = measure.tokens(port, n, words, tokens, 10 * number + n)
-                self.note(f"prompt-{n}", turn, prompt)
-                self.note(f"decode-{n}", turn, decode)
-        if self.wants(turn, "gap"):
-            self.note("gap", turn, measure.worst_gap(port, load.long_prompt, number))
+        # The longest last: nobody waits for the decode call that it leaves behind.
+        for n in (*self.options.streams[:-1], "gap", self.options.streams[-1]):
+            if n == "gap" and self.wants(turn, "gap"):
+                measure.wait_until_idle(port)
+                self.note("gap", turn, measure.worst_gap(port, self.long_prompt))
+            elif n != "gap" and self.wants(turn, f"prompt-{n}", f"decode-{n}"):
+                measure.wait_until_idle(port)
+                words, steps = self.loads[turn.kernels].of(n)
+                n_read, reading, n_decoded, decoding = measure.tokens(port, n, words, steps)
+                self.note(f"prompt-{n}", turn, reading, n_read)
+                self.note(f"decode-{n}", turn, decoding, n_decoded)
 
-    def serves(self, turn, memory):
-        """Whether the guest loads the model and gives a token in `memory` MiB."""
-        self.say(f"  {turn.guest} in {memory} MiB")
-        guest, ports = self.make_guest(turn, memory)
-        started = time.monotonic()
-        guest.start()
+    def serves(self, guest, port, started):
+        """Whether the guest that has been started loads the model and gives a token."""
         try:
-            port = ports[qemu.GUEST_PORT]
-            measure.first_answer(port, started, guest.ended, self.limit)
-            measure.ready(port, started, guest.ended, self.limit)
-            measure.first_token(port, started)
+            measure.first_answer(port, started, guest.ended, self.limit / 2)
+            measure.ready(port, started, guest.ended, self.limit / 2)
+            measure.Stream(port, "Once", 1).finish()
             return True
         except (CllmError, OSError):
             return False
-        finally:
-            guest.stop()
 
-    def smallest(self, turn, known=None):
-        """The least memory, in steps of STEP MiB, that serves; `known`: what it was last time."""
-        low = known - STEP if known else 32
-        high = known or self.memory
-        if not self.serves(turn, high):
-            if known is None:
-                raise CllmError(
-                    f"{turn.guest} does not serve in {high} MiB: give more with --memory")
-            low, high = high, self.memory
-        if known and self.serves(turn, low):
-            low, high = 32, low
-        while high - low > STEP:
-            middle = low + (high - low) // (2 * STEP) * STEP
-            if self.serves(turn, middle):
-                high = middle
+    def serves_in(self, turn, sizes):
+        """[whether the guest serves in so many MiB], tried at once as far as there are cores."""
+        if len(sizes) > 1 and len(os.sched_getaffinity(0)) < len(sizes) * self.options.smp:
+            return [self.serves_in(turn, [size])[0] for size in sizes]
+        guests = [self.make_guest(turn, size) for size in sizes]
+        started = time.monotonic()
+        try:
+            for guest, _ in guests:
+                guest.start()
+            with concurrent.futures.ThreadPoolExecutor(len(guests)) as pool:
+                found = list(pool.map(
+                    lambda made: self.serves(made[0], made[1][qemu.GUEST_PORT], started), guests
+                ))
+        finally:
+            for guest, _ in guests:
+                guest.stop()
+        self.say(f"    {turn.guest}: " + ", ".join(
+            f"{size} MiB {'serve' if enough else 'do not'}" for size, enough in zip(sizes, found)
+        ))
+        return found
+
+    def guess(self):
+        """MiB to begin the search with: what `cllm run` takes, less its slack."""
+        return memory.needed(self.model, self.options.n_ctx) - 48
+
+    def smallest(self, turn, guess):
+        """The least memory, in steps of STEP MiB, that serves."""
+        low, high, width = 0, None, STEP  # does not serve, serves; how far the next try is
+        sizes = [max(STEP, guess - STEP), guess]
+        while True:
+            for size, enough in zip(sizes, self.serves_in(turn, sizes)):
+                if enough:
+                    high = min(size, high or size)
+                elif size > low:
+                    low = size
+            if high is None:
+                if low >= self.memory:
+                    raise CllmError(
+                        f"{turn.guest} does not serve in {low} MiB: give more with --memory")
+                sizes = [min(self.memory, low + width * step) for step in (1, 2)]
+            elif high - low <= STEP:
+                return high
+            elif not low:
+                sizes = [max(STEP, high - width * step) for step in (2, 1)]
             else:
-                low = middle
-        return high
+                part = max(STEP, (high - low) // 3 // STEP * STEP)
+                sizes = sorted({low + part, high - part})
+            width *= 2
 
     def run(self):
         both = self.turns[:2]
@@ -349,22 +387,22 @@ class Bench:
                     continue
                 self.say(f"round {number + 1} of {max(boots, rounds)}: {turn.guest}, "
                          f"{turn.kernels}'s kernels")
-                self.round(turn, number, number < rounds)
+                self.round(turn, number < rounds)
         if "smallest" in self.wanted:
-            known = dict.fromkeys(both)
+            found = dict.fromkeys(both, self.guess())
             for number in range(min(2, self.options.rounds)):
                 for turn in both:
                     self.say(f"smallest memory of {turn.guest}, run {number + 1}")
-                    known[turn] = self.smallest(turn, known[turn])
-                    self.note("smallest", turn, known[turn])
+                    found[turn] = self.smallest(turn, found[turn])
+                    self.note("smallest", turn, found[turn])
 
     def as_json(self):
         return {
             "accel": self.accel, "smp": self.options.smp, "memory_mib": self.memory,
             "model": self.model.name, "model_bytes": self.model.stat().st_size,
-            "n_ctx": self.options.n_ctx, "slots": self.slots,
+            "n_ctx": self.options.n_ctx, "slots": self.slots, "streams": self.options.streams,
             "kernels": self.options.kernels, "llama_server": self.flags,
-            "load": {kernels: dataclasses.asdict(load) for kernels, load in self.loads.items()},
+            "long_prompt": self.long_prompt,
             "llama_server_cpu": self.options.linux_cpu, "packages": self.linux["versions"],
             "cllm_config": self.guest_settings, "qemu": qemu_version(),
             "host_cpus": len(os.sched_getaffinity(0)),
@@ -378,26 +416,49 @@ def qemu_version():
     return said.splitlines()[0] if said else ""
 
 
+def run_once(options):
+    """The table of one run, printed and saved also when something goes wrong in the middle: what
+    there is took long to measure."""
+    made = rows(options.streams)
+    bench = Bench(options, made, chosen(made, options.only, options.skip))
+    try:
+        bench.run()
+    finally:
+        print(markdown(made) if options.markdown else table(made), flush=True)
+        about = bench.as_json()
+        save(options.json, json.dumps(about, indent=1) + "\n")
+        save(options.plot, plot.ratios(made, about))
+
+
+def run_sweep(options):
+    """The tables of all points of the sweep, and one file and one picture of them all."""
+    settings, _ = config.settings({"model": options.model}, options.config)
+    done = []
+    for point in sweep.points(options, Path(settings["model"])):
+        made = rows(point.streams)
+        bench = Bench(point, made, chosen(made, point.only, point.skip))
+        bench.run()
+        done.append(bench.as_json())
+        print(f"\n{done[-1]['model']}, cores: {point.smp}", flush=True)
+        print(markdown(made) if options.markdown else table(made), flush=True)
+        save(options.json, json.dumps(done, indent=1) + "\n")
+    save(options.plot, plot.lines(sweep.panels(done), done))
+
+
+def save(file, text):
+    if file:
+        Path(file).write_text(text)
+
+
 def main(arguments=None):
     options = make_parser().parse_args(arguments)
     try:
         complete(options)
-        made = rows(options.streams)
-        wanted = chosen(made, options.only, options.skip)
         for file in filter(None, (options.json, options.plot)):
             if not Path(file).resolve().parent.is_dir():
                 raise CllmError(f"cannot write {file}: there is no such folder")
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        bench = Bench(options, made, wanted)
-        try:
-            bench.run()
-        finally:
-            # Also when something went wrong: what there is took long to measure.
-            print(markdown(made) if options.markdown else table(made), flush=True)
-            if options.json:
-                Path(options.json).write_text(json.dumps(bench.as_json(), indent=1) + "\n")
-            if options.plot:
-                Path(options.plot).write_text(plot.ratios(made, bench.as_json()))
+        (run_sweep if options.sweep else run_once)(options)
     except CllmError as error:
         print(f"cllm bench: {error}", file=sys.stderr)
         return 1

@@ -13,6 +13,7 @@ import time
 from cllm import CllmError
 
 PATIENCE = 300  # seconds for any single answer of an emulated guest
+ENDLESS = 1000  # tokens of a stream that is stopped once enough of it was timed
 PROBE_EVERY = 0.02  # seconds between the first questions after power-on
 PROBE_SECONDS = 1.5  # that one of them waits
 WORDS = (
@@ -24,12 +25,12 @@ WORDS = (
 def prompt(label, words):
     """A text of `words` words, about as many tokens, that begins unlike any with another label.
 
-    words: 3 or more; label: less than 20,000.
+    label: less than 29 for one word, 841 for two and 20,000 for more.
     """
     n = len(WORDS)
-    begin = (label % n, label // n % n, label // n // n)
+    begin = (label % n, label // n % n, label // n // n)[:words]
     return " ".join(WORDS[i] for i in begin) + "".join(
-        " " + WORDS[(i * 7 + label) % n] for i in range(3, words)
+        " " + WORDS[(i * 7 + label) % n] for i in range(len(begin), words)
     )
 
 
@@ -75,9 +76,12 @@ def ready(port, started, ended, limit):
             with contextlib.closing(connection):
                 connection.request("GET", "/health")
                 answer = connection.getresponse()
-                answer.read()
+                said = answer.read()
                 if answer.status == 200:
                     return time.monotonic() - started
+                # Both servers say so while they load; what else they may say will not change.
+                if b"Loading model" not in said:
+                    raise CllmError(f"/health: {answer.status} {said[:500]!r}")
         if ended.is_set():
             raise CllmError("the guest ended while it loaded the model")
         if time.monotonic() - started > limit:
@@ -89,17 +93,15 @@ def ready(port, started, ended, limit):
 
 
 class Stream(threading.Thread):
-    """One streamed completion: when its tokens came, and how many tokens the prompt had.
+    """One streamed completion: when its tokens came.
 
-    began, times: time.monotonic(). error: what went wrong, or None; a stream that stop() ended is
-    not wrong.
+    events: [(time.monotonic(), tokens)]; a guess that was right brings several tokens at once.
+    error: what went wrong, or None; a stream that stop() ended is not wrong.
     """
 
     def __init__(self, port, text, n):
         super().__init__(daemon=True)
-        self.began = time.monotonic()
-        self.times = []
-        self.n_prompt = None
+        self.events = []
         self.error = None
         self._stopped = False
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
@@ -130,11 +132,8 @@ class Stream(threading.Thread):
     def _event(self, event, now):
         if "error" in event:
             raise CllmError(f"/completion: {event['error']}")
-        if event.get("stop"):
-            self.n_prompt = event["tokens_evaluated"]
-        else:
-            # A guess that was right brings several tokens at once.
-            self.times += [now] * max(1, len(event.get("tokens") or ()))
+        if not event.get("stop"):
+            self.events.append((now, max(1, len(event.get("tokens") or ()))))
 
     def stop(self):
         self._stopped = True
@@ -147,63 +146,112 @@ class Stream(threading.Thread):
     def finish(self):
         """Wait for the end; raises CllmError unless there was at least one token."""
         self.join()
-        if self.error or not self.times:
+        if self.error or not self.events:
             raise CllmError(f"a completion failed: {self.error or 'no token came'}")
         return self
 
 
 def first_token(port, started):
     """Seconds from `started` to the first token of a short prompt, asked for at once."""
-    return Stream(port, "Once upon a time", 1).finish().times[0] - started
+    return Stream(port, "Once upon a time", 1).finish().events[0][0] - started
 
 
-def window(streams):
-    """(tokens, seconds) while all `streams` were past their first token and none had ended.
+def side_by_side(streams, steps):
+    """(tokens, tokens/s) of `steps` events of each stream while all were past their first.
 
-    streams: lists of times. Only then does every one of them take part in each decode call.
+    streams: lists of events as in Stream. Every one is timed from the event of its own that is
+    nearest to the last one's first, as those of one decode call come one after the other. None as
+    long as one of them has too few events.
     """
-    begin, end = max(times[0] for times in streams), min(times[-1] for times in streams)
-    if end <= begin:
-        raise CllmError("the streams did not run side by side: give more tokens with --tokens")
-    return sum(begin < at <= end for times in streams for at in times), end - begin
+    if not all(streams):
+        return None
+    begin = max(events[0][0] for events in streams)
+    count, rate = 0, 0
+    for events in streams:
+        first = min(range(len(events)), key=lambda i: abs(events[i][0] - begin))
+        if len(events) <= first + steps:
+            return None
+        n = sum(tokens for _, tokens in events[first + 1:first + steps + 1])
+        count += n
+        rate += n / (events[first + steps][0] - events[first][0])
+    return count, rate
 
 
-def tokens(port, n_streams, n_prompt, n_decode, label):
-    """(prompt tokens/s, decode tokens/s) of `n_streams` requests that come at once.
+def tokens(port, n_streams, n_prompt, steps, label=0):
+    """(prompt tokens, prompt tokens/s, decoded tokens, decoded tokens/s) of `n_streams` requests
+    that come at once.
 
-    n_prompt: words of each prompt; n_decode: tokens of each answer; label: number of the run,
-    which makes its prompts unlike those of other runs.
+    n_prompt: words of each prompt. steps: decode calls that are timed. label: of the first prompt,
+    as for prompt().
     """
+    texts = [prompt(label + i, n_prompt) for i in range(n_streams)]
+    prompts = sum(len(_post(port, "/tokenize", {"content": text})["tokens"]) for text in texts)
     began = time.monotonic()
-    streams = [
-        Stream(port, prompt(100 * label + i, n_prompt), n_decode) for i in range(n_streams)
-    ]
-    for stream in streams:
-        stream.finish()
-    all_read = max(stream.times[0] for stream in streams) - began
-    count, seconds = window([stream.times for stream in streams])
-    return sum(stream.n_prompt for stream in streams) / all_read, count / seconds
-
-
-def worst_gap(port, n_prompt, label):
-    """Longest wait for a stream's next token while a prompt of `n_prompt` words is read."""
-    steady = Stream(port, prompt(100 * label, 4), 1000)
+    streams = [Stream(port, text, ENDLESS) for text in texts]
     try:
-        while len(steady.times) < 3:
-            if not steady.is_alive():
-                steady.finish()
-                raise CllmError("the stream ended early")
-            time.sleep(0.01)
+        while (found := side_by_side([list(s.events) for s in streams], steps)) is None:
+            _check_alive(streams)
+            time.sleep(0.005)
+    finally:
+        for stream in streams:
+            stream.stop()
+    all_read = max(stream.events[0][0] for stream in streams) - began
+    return prompts, prompts / all_read, *found
+
+
+def worst_gap(port, n_prompt, label=0):
+    """Longest wait for a stream's next token while a prompt of `n_prompt` words is read."""
+    steady = Stream(port, prompt(label, 1), ENDLESS)
+    try:
+        while not steady.events:
+            _check_alive([steady])
+            time.sleep(0.005)
         asked = time.monotonic()
-        Stream(port, prompt(100 * label + 1, n_prompt), 1).finish()
-        answered = time.monotonic()
-        # The token after, whose wait began while the prompt was read.
-        while steady.is_alive() and steady.times[-1] < answered:
-            time.sleep(0.01)
+        answered = Stream(port, prompt(label + 1, n_prompt), 1).finish().events[0][0]
+        # The token that came of the same decode call, or else the one after.
+        while not _reaches([at for at, _ in steady.events], answered):
+            _check_alive([steady])
+            time.sleep(0.005)
     finally:
         steady.stop()
-    times = steady.times
+    times = [at for at, _ in steady.events]
     return max(b - a for a, b in zip(times, times[1:]) if b > asked and a < answered)
+
+
+def _reaches(times, end):
+    """Whether the last of `times` is not before `end`, but for a tenth of the time before it."""
+    return len(times) > 1 and times[-1] + (times[-1] - times[-2]) / 10 >= end
+
+
+def _check_alive(streams):
+    for stream in streams:
+        if not stream.is_alive():
+            stream.finish()
+            raise CllmError("a stream ended early")
+
+
+def wait_until_idle(port):
+    """Until no slot computes any more for a stream that has been stopped."""
+    while any(slot["is_processing"] for slot in _ask(port, "GET", "/slots")):
+        time.sleep(0.02)
+
+
+def _post(port, path, body):
+    return _ask(port, "POST", path, json.dumps(body), {"Content-Type": "application/json"})
+
+
+def _ask(port, method, path, *rest):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    with contextlib.closing(connection):
+        try:
+            connection.request(method, path, *rest)
+            answer = connection.getresponse()
+            body = answer.read()
+            if answer.status != 200:
+                raise CllmError(f"{path}: {answer.status} {body[:500]!r}")
+            return json.loads(body)
+        except (http.client.HTTPException, ValueError) as error:
+            raise CllmError(f"{path}: {error!r}") from None
 
 
 # HTTP and TCP.

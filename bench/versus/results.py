@@ -17,6 +17,7 @@ class Row:
 
     key: for --only, --skip and JSON. name, unit: for people. less: whether less is better.
     exact: the value is a property of files, so one value is all there is. values: {guest: list}.
+    tokens: {guest: how many each value was timed with}, of rates of tokens.
     """
 
     key: str
@@ -25,9 +26,18 @@ class Row:
     less: bool = False
     exact: bool = False
     values: dict = dataclasses.field(default_factory=lambda: {guest: [] for guest in GUESTS})
+    tokens: dict = dataclasses.field(default_factory=dict)
 
-    def add(self, guest, value):
+    def add(self, guest, value, tokens=None):
         self.values[guest].append(value)
+        if tokens:
+            self.tokens[guest] = tokens
+
+    def title(self):
+        """Name, unit, and how many tokens were timed."""
+        timed = [str(self.tokens[guest]) for guest in GUESTS if guest in self.tokens]
+        of = f" (of {' and '.join(timed)})" if timed else ""
+        return f"{self.name}, {self.unit}{of}"
 
     def median(self, guest):
         """None without a value."""
@@ -58,7 +68,7 @@ class Row:
         spread = self.ratio_spread()
         return {
             "key": self.key, "name": self.name, "unit": self.unit,
-            "better": "less" if self.less else "more",
+            "better": "less" if self.less else "more", "tokens": self.tokens,
             **{guest: [round(value, 6) for value in self.values[guest]] for guest in GUESTS},
             "median": {guest: self.median(guest) for guest in GUESTS},
             "ratio": self.ratio(), "ratio_spread": spread and list(spread),
@@ -106,7 +116,7 @@ def table(rows):
     for row in rows:
         if any(row.values.values()):
             cells = [cell(row, guest) for guest in GUESTS]
-            lines.append((f"{row.name}, {row.unit}", *cells, ratio_cell(row)))
+            lines.append((row.title(), *cells, ratio_cell(row)))
     widths = [max(len(line[column]) for line in lines) for column in range(4)]
     return "\n".join(
         line[0].ljust(widths[0]) + "".join(
@@ -123,5 +133,5 @@ def markdown(rows):
         if any(row.values.values()):
             cells = [cell(row, guest).replace("..", "–") for guest in GUESTS]
             ratio = ratio_cell(row).replace("..", "–")
-            lines.append(f"| {row.name}, {row.unit} | {' | '.join(cells)} | {ratio} |")
+            lines.append(f"| {row.title()} | {' | '.join(cells)} | {ratio} |")
     return "\n".join(lines)

@@ -28,7 +28,9 @@ class RAMBlockDev:
 
     def writeblocks(self, block, buf):
         start = block * _BLOCK
-        self._memory[start : start + len(buf)] = buf
+        # A view of these blocks alone: storing into a slice moves all that follows it onto itself.
+        view = self._memory[start : start + len(buf)]
+        view[:] = buf
 
     def ioctl(self, op, arg):
         if op == 4:  # block count

@@ -30,7 +30,7 @@ MIB, GIB = 1 << 20, 1 << 30
 # The first line of the guest's report (ports/cllm_x86/crash.c).
 DEATH = re.compile(rb"^cllm: ((?:fault|panic|watchdog): [^\r\n]*)", re.MULTILINE)
 
-PR_SET_PDEATHSIG = 1  # prctl(2)
+PR_SET_PDEATHSIG, PR_SET_THP_DISABLE = 1, 41  # prctl(2)
 LIBC = ctypes.CDLL(None)
 
 
@@ -190,6 +190,11 @@ class Guest:
 
             def die_with_parent():
                 LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+                if self.accel == "tcg":
+                    # QEMU asks for huge pages for the guest's memory, so that one byte takes 2 MiB,
+                    # and a KV cache, one row in each of its tensors, all of it at the first token.
+                    # They spare a processor walks of its page tables; an emulated one has none.
+                    LIBC.prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
                 if os.getppid() != parent:
                     os._exit(1)
 

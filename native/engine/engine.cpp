@@ -81,6 +81,7 @@ static void start_once() {
         ggml_set_abort_callback(on_ggml_abort);
         llama_log_set(engine_log, nullptr);
         llama_backend_init();
+        clear_sparsely();
         if (cpu_kernels()) {
             cpu_kernels()->install();
         }

@@ -6,6 +6,7 @@
 // chat.cpp     chat templates and parsing what the model replies
 // vectors.cpp  embeddings, LoRA adapters, saved states
 // cpu.cpp      which build of ggml's CPU code computes
+// buffer.cpp   ggml's memory, cleared without writing to what is zero
 // limit.cpp    a time limit for what a grammar may take
 // log.cpp      where llama.cpp's messages go
 //
@@ -47,6 +48,10 @@ void choose_cpu(const char *name);
 // native/kernels in the chosen build; NULL where it has none.
 namespace kernels { struct functions; }
 const kernels::functions *cpu_kernels();
+
+// Makes ggml's buffers that are allocated from now on clear themselves without writing to pages that
+// are zero. Call it once.
+void clear_sparsely();
 
 // True if QEMU's TCG emulates this processor.
 bool cpu_is_emulated();

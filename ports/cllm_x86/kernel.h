@@ -19,6 +19,7 @@
 
 #define PAGE_SIZE 4096ul
 #define PAGE_MASK (PAGE_SIZE - 1)
+#define LARGE_PAGE_SIZE (2 * MiB)
 #define ALIGN_UP(x, a) (((x) + (a) - 1) & ~((uint64_t)(a) - 1))
 #define ALIGN_DOWN(x, a) ((x) & ~((uint64_t)(a) - 1))
 #define KiB 1024ul
@@ -202,6 +203,8 @@ unsigned cpu_count(void); // cores online
 void phys_init(void);
 // Frames of 4 KiB. phys_alloc returns 0 when memory is exhausted.
 uint64_t phys_alloc(void);
+// 2 MiB, aligned to as much; 0 when there is no such piece.
+uint64_t phys_alloc_large(void);
 // `n` contiguous frames, aligned to `align` bytes, below `limit`; 0 when there are none.
 uint64_t phys_alloc_contiguous(size_t n, uint64_t align, uint64_t limit);
 void phys_free(uint64_t frame, size_t n);

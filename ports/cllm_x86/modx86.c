@@ -96,22 +96,23 @@ static MP_DEFINE_CONST_FUN_OBJ_2(x86_dma_alloc_obj, x86_dma_alloc);
 
 // ram_disk(size) -> memoryview of memory that outlives soft resets: what the RAM file system lies in.
 // The first call allocates `size` bytes, zeroed; every later one returns the same memory. OSError(ENOMEM)
-// when there is not so much.
+// when there is not so much. From the kernel, because calloc() would write zeros to all of it, and what
+// was never written takes no memory of a hypervisor's host.
 static mp_obj_t x86_ram_disk(mp_obj_t size_in) {
-    static void *memory;
+    static uint64_t memory;
     static size_t size;
     if (!memory) {
         mp_int_t wanted = mp_obj_get_int(size_in);
         if (wanted <= 0) {
             mp_raise_ValueError(NULL);
         }
-        memory = calloc(1, (size_t)wanted);
-        if (!memory) {
-            mp_raise_OSError(MP_ENOMEM);
+        int err = vm_map((uint64_t)wanted, PROT_R | PROT_W, &memory);
+        if (err) {
+            mp_raise_OSError(-err);
         }
         size = (size_t)wanted;
     }
-    return mp_obj_new_memoryview('B' | MP_OBJ_ARRAY_TYPECODE_FLAG_RW, size, memory);
+    return mp_obj_new_memoryview('B' | MP_OBJ_ARRAY_TYPECODE_FLAG_RW, size, (void *)memory);
 }
 static MP_DEFINE_CONST_FUN_OBJ_1(x86_ram_disk_obj, x86_ram_disk);
 

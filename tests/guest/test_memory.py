@@ -103,3 +103,33 @@ def test_unmapped_memory_can_be_mapped_again(boot):
         result = ast.literal_eval(guest.serial.run("_x86.stress(16, 1500)", timeout=TIMEOUT))
         assert result["error"] is None and result["maps"] > 0
     assert memory(guest)[2] <= before + (256 << 10)
+
+
+def resident(guest):
+    """MiB of the host's memory that QEMU holds."""
+    with open(f"/proc/{guest.pid}/status") as status:
+        (kib,) = [line.split()[1] for line in status if line.startswith("VmRSS:")]
+    return int(kib) >> 10
+
+
+def test_what_is_never_used_takes_none_of_the_hosts_memory(boot, tiny_model):
+    # 128 MiB of KV cache, 16 of RAM disk.
+    guest = boot(model=str(tiny_model), memory=1024, config_json={"model": {"n_ctx": 1 << 18}})
+    assert guest.verdict is None
+    answer = requests.post(
+        guest.url + "/v1/completions", timeout=TIMEOUT,
+        json={"prompt": "Hello", "max_tokens": 4, "temperature": 0},
+    )
+    assert answer.status_code == 200
+    used = resident(guest)
+    assert used < 128
+    prepare(guest)
+    assert memory(guest)[2] > 144 << 20
+    # A file takes its own size of it, and not that of the disk.
+    guest.serial.run("f = open('/some', 'wb')")
+    for _ in range(4):
+        guest.serial.run("_ = f.write(bytes(range(256)) * 1024)", timeout=TIMEOUT)
+    guest.serial.run("f.close()")
+    guest.serial.run("f = open('/some', 'rb').read()")
+    assert guest.serial.run("len(f), f == bytes(range(256)) * 4096") == "(1048576, True)"
+    assert resident(guest) - used < 12

@@ -29,13 +29,19 @@ boot_entry:
     movl %eax, %ebp             // loader's magic
     movl %ebx, %esi             // struct multiboot_info
 
-    // 1. Clear .bss: the loader may, but the specification does not oblige it for every path.
+    // 1. Clear .bss: the loader may, but the specification does not oblige it for every path. A page
+    //    is written to only if it is not zero: see clear() in mm/vm.c.
     movl $__bss_start, %edi
-    movl $__bss_end, %ecx
-    subl %edi, %ecx
-    shrl $2, %ecx
     xorl %eax, %eax
+1:  movl %edi, %edx
+    movl $1024, %ecx
+    repe scasl
+    je 2f
+    movl %edx, %edi
+    movl $1024, %ecx
     rep stosl
+2:  cmpl $__bss_end, %edi
+    jb 1b
 
     // 2. Long mode present? (SDM vol. 2A, CPUID 80000001H:EDX[29])
     movl $0x80000000, %eax

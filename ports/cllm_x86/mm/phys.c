@@ -1,5 +1,9 @@
 // Physical memory: a bitmap of 4 KiB frames, a set bit is a frame in use. Linear searches start at
 // the last success, so that they are short in practice; whole free words are skipped 64 at a time.
+//
+// Large pages come from the top, frames from the bottom: neither breaks up the other's, and the frames
+// that the loader and the packed image have written to, at the bottom, go to small allocations, of
+// which most is used. A hypervisor's host has given memory for those already.
 #include "kernel.h"
 #include "boot/bootinfo.h"
 #include "cpu/spinlock.h"
@@ -10,6 +14,7 @@ static uint64_t *bitmap;
 static uint64_t n_frames, n_free, n_ram;
 static struct spinlock lock;
 static uint64_t hint; // frame at which the next single allocation starts to look
+static uint64_t large_hint; // frame below which the next large one does
 
 static bool in_use(uint64_t f) {
     return bitmap[f / 64] >> (f % 64) & 1;
@@ -75,6 +80,7 @@ void phys_init(void) {
     }
     mark(CRASH_AREA / PAGE_SIZE, CRASH_AREA_SIZE / PAGE_SIZE, true);
     mark(at / PAGE_SIZE, ALIGN_UP(map_bytes, PAGE_SIZE) / PAGE_SIZE, true);
+    large_hint = n_frames;
 }
 
 uint64_t phys_alloc(void) {
@@ -87,6 +93,26 @@ uint64_t phys_alloc(void) {
             mark(f, 1, true);
             hint = f;
             found = f * PAGE_SIZE;
+            break;
+        }
+    }
+    spin_unlock_irq(&lock, flags);
+    return found;
+}
+
+uint64_t phys_alloc_large(void) {
+    const uint64_t n = LARGE_PAGE_SIZE / PAGE_SIZE;
+    uint64_t flags = spin_lock_irq(&lock), found = 0;
+    for (uint64_t f = ALIGN_DOWN(large_hint, n); f >= n && n <= n_free;) {
+        f -= n;
+        uint64_t k = 0;
+        while (k < n && !bitmap[(f + k) / 64]) {
+            k += 64;
+        }
+        if (k == n) {
+            mark(f, n, true);
+            found = f * PAGE_SIZE;
+            large_hint = f;
             break;
         }
     }
@@ -120,6 +146,11 @@ void phys_free(uint64_t frame, size_t n) {
     mark(frame / PAGE_SIZE, n, false);
     if (frame / PAGE_SIZE < hint) {
         hint = frame / PAGE_SIZE;
+    }
+    // Up to the end of the last large page that may be free now.
+    uint64_t end = ALIGN_UP(frame / PAGE_SIZE + n, LARGE_PAGE_SIZE / PAGE_SIZE);
+    if (end > large_hint) {
+        large_hint = end < n_frames ? end : n_frames;
     }
     spin_unlock_irq(&lock, flags);
 }

@@ -10,7 +10,7 @@
 
 #define ENOMEM 12
 #define EINVAL 22
-#define LARGE (2 * MiB)
+#define LARGE LARGE_PAGE_SIZE
 
 struct area {
     uint64_t start, size;
@@ -95,7 +95,7 @@ static int back(uint64_t va, uint64_t size, unsigned prot) {
     while (at < end) {
         uint64_t step = PAGE_SIZE, pa = 0;
         if (!(at & (LARGE - 1)) && end - at >= LARGE) {
-            pa = phys_alloc_contiguous(LARGE / PAGE_SIZE, LARGE, UINT64_MAX);
+            pa = phys_alloc_large();
             step = pa ? LARGE : PAGE_SIZE;
         }
         if (!pa) {

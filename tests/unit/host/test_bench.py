@@ -12,7 +12,7 @@ from cllm import CllmError
 BENCH = Path(__file__).resolve().parents[3] / "bench"
 sys.path.append(str(BENCH))
 
-from versus import cpio, linux, main, measure, plot, results  # noqa: E402
+from versus import cpio, linux, main, measure, models, plot, results, sweep  # noqa: E402
 
 
 def row(linux_values, cllm_values, **options):
@@ -35,6 +35,14 @@ def test_one_run_gives_no_ratio(values):
     made = row(*values)
     assert made.ratio() is None and made.ratio_spread() is None
     assert made.as_json()["ratio"] is None
+
+
+def test_the_table_says_how_many_tokens_were_timed():
+    made = row([], [])
+    made.add("linux", 1, 4)
+    made.add("cllm", 2, 16)
+    assert "name, s (of 4 and 16)" in results.table([made])
+    assert "name, s (of 4 and 16)" in results.markdown([made])
 
 
 def test_the_table_says_that_one_run_was_one_run():
@@ -102,21 +110,70 @@ def test_a_file_that_cannot_be_written_is_said_before_anything_is_measured(capsy
     assert "/nowhere/at/all.json" in capsys.readouterr().err
 
 
-def test_tokens_count_only_while_all_streams_run():
-    # The first ends at 4, the second begins at 2: three tokens of one and two of the other.
-    count, seconds = measure.window([[1, 2, 3, 4], [2, 3.5, 9]])
-    assert (count, seconds) == (3, 2)
+def events(*times):
+    return [(at, 1) for at in times]
 
 
-def test_streams_that_never_ran_together_are_an_error():
-    with pytest.raises(CllmError, match="--tokens"):
-        measure.window([[1, 2], [3, 4]])
+def test_streams_are_timed_from_where_the_last_one_began():
+    # The first stream is a token ahead; each call's tokens come a moment after each other.
+    ahead, behind = events(1, 3.1, 5.1, 7.1), events(3, 5, 7)
+    assert measure.side_by_side([ahead, behind], 2) == (4, pytest.approx(1.0))
+    assert measure.side_by_side([behind, ahead], 1) == (2, pytest.approx(1.0))
+
+
+def test_guesses_that_were_right_count_as_tokens():
+    assert measure.side_by_side([[(0, 1), (2, 3), (4, 1)]], 2) == (4, pytest.approx(1.0))
+
+
+@pytest.mark.parametrize("streams", [
+    [events(1, 2, 3), []], [events(1, 2, 3), events(3)], [events(1, 2, 3, 4), events(4, 5, 6)],
+])
+def test_streams_are_not_timed_before_each_has_enough_tokens(streams):
+    assert measure.side_by_side(streams, 2) is None
 
 
 def test_prompts_of_different_requests_begin_differently():
     firsts = {tuple(measure.prompt(label, 5).split()[:3]) for label in range(20000)}
     assert len(firsts) == 20000
-    assert [len(measure.prompt(7, n).split()) for n in (3, 4, 50)] == [3, 4, 50]
+    assert len({measure.prompt(label, 1) for label in range(29)}) == 29
+    assert [len(measure.prompt(7, n).split()) for n in (1, 2, 3, 4, 50)] == [1, 2, 3, 4, 50]
+
+
+@pytest.mark.parametrize("n, words, steps", [(1, 12, 16), (4, 3, 4), (8, 1, 2), (32, 1, 1)])
+def test_streams_share_what_is_asked_of_a_guest(n, words, steps):
+    assert main.Load(12, 16).of(n) == (words, steps)
+
+
+class Bench(main.Bench):
+    """One whose guests serve from `needed` MiB on."""
+
+    def __init__(self, needed, memory=1024):
+        self.needed, self.memory, self.tried = needed, memory, []
+
+    def serves_in(self, turn, sizes):
+        self.tried += sizes
+        return [size >= self.needed for size in sizes]
+
+
+@pytest.mark.parametrize("guess", [8, 96, 168, 176, 184, 320, 1000])
+@pytest.mark.parametrize("needed", [9, 170, 176, 1020])
+def test_the_smallest_memory_is_found_from_any_guess(needed, guess):
+    turn = main.Turn("cllm", "exact", ("",))
+    bench = Bench(needed)
+    found = bench.smallest(turn, guess)
+    assert found - main.STEP < needed <= found <= 1024
+    assert len(bench.tried) < 24
+
+
+def test_a_good_guess_is_confirmed_from_both_sides():
+    bench = Bench(176)
+    assert bench.smallest(main.Turn("cllm", "exact", ("",)), 176) == 176
+    assert sorted(bench.tried) == [168, 176]
+
+
+def test_a_guest_that_never_serves_is_said_so():
+    with pytest.raises(CllmError, match="1024 MiB"):
+        Bench(5000).smallest(main.Turn("cllm", "exact", ("",)), 176)
 
 
 def test_the_archive_is_what_cpio_reads(tmp_path):
@@ -177,6 +234,61 @@ def test_the_plot_has_a_bar_for_every_ratio():
     root = ElementTree.fromstring(text)
     bars = [e for e in root.iter("{http://www.w3.org/2000/svg}rect") if e.get("height") == "16"]
     assert len(bars) == 2 and "a<b.gguf" in "".join(root.itertext())
+
+
+def point(model, smp, streams, n_rounds=2):
+    """As Bench.as_json() has it."""
+    keys = ["first-token", "beyond"] + [f"{kind}-{n}" for kind in ("prompt", "decode")
+                                        for n in streams]
+    rows = [{"key": key, "name": key, "unit": "s", "better": "more", "linux": [1.0] * n_rounds,
+             "cllm": [3.0, 4.0][:n_rounds]} for key in keys]
+    return {"model": model, "smp": smp, "streams": streams, "rows": rows, "accel": "tcg",
+            "kernels": "exact"}
+
+
+POINTS = (("random-15M.gguf", 1, [1, 32]), ("random-55M.gguf", 1, [1]),
+          ("SmolLM2-135M-Instruct.Q4_1.gguf", 1, [1]), ("random-55M.gguf", 2, [1]))
+
+
+def test_a_sweep_has_panels_by_size_by_cores_and_by_streams():
+    panels = sweep.panels([point(*of) for of in POINTS])
+    names = [[[name for name, _ in points] for _, _, points in line] for line in panels]
+    assert names == [[["15M", "55M", "135M"]] * 3, [[1, 2]] * 3, [[1, 32]] * 2]
+
+
+@pytest.mark.parametrize("n_rounds, ratios", [(2, 19), (1, 0)])
+def test_the_plot_of_a_sweep_has_all_points_and_no_ratio_of_a_single_run(n_rounds, ratios):
+    done = [point(*of, n_rounds) for of in POINTS]
+    root = ElementTree.fromstring(plot.lines(sweep.panels(done), done))
+    svg = "{http://www.w3.org/2000/svg}"
+    # Three sizes, two core counts and two stream counts of both guests.
+    assert len(list(root.iter(svg + "circle"))) == 2 * (3 * 3 + 3 * 2 + 2 * 2)
+    assert sum(e.text == "3.50" for e in root.iter(svg + "text")) == ratios
+
+
+def test_a_sweep_on_a_host_with_one_core_has_one_core(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep.os, "sched_getaffinity", lambda pid: {0})
+    monkeypatch.setattr(sweep, "_model", lambda size, like: tmp_path / size)
+    options = main.make_parser().parse_args(["--sweep"])
+    assert [of.smp for of in sweep.points(options, tmp_path / "model")] == [1, 1, 1]
+    assert options.only is None  # what was asked for is not changed
+
+
+def test_a_model_of_another_size_has_the_vocabulary_of_the_given(tmp_path, monkeypatch):
+    gguf = pytest.importorskip("gguf")
+    tiny_model = pytest.importorskip("tiny_model")
+    tiny_model.make(tmp_path / "tiny.gguf")
+    monkeypatch.setitem(models.SHAPES, "1M", (2, 1, 2))
+    models.make(tmp_path / "made.gguf", tmp_path / "tiny.gguf", "1M")
+    like, made = (gguf.GGUFReader(str(tmp_path / name)) for name in ("tiny.gguf", "made.gguf"))
+    for key in ("tokenizer.ggml.tokens", "tokenizer.ggml.merges", "tokenizer.chat_template"):
+        assert made.fields[key].contents() == like.fields[key].contents()
+    tensors = {tensor.name: tensor for tensor in made.tensors}
+    assert list(tensors["blk.1.attn_k.weight"].shape) == [128, 64]
+    for name, kind in (("blk.0.ffn_down.weight", "Q4_1"), ("token_embd.weight", "Q8_0")):
+        assert tensors[name].tensor_type.name == kind
+        values = gguf.quants.dequantize(tensors[name].data, tensors[name].tensor_type)
+        assert abs(values.mean()) < 0.001 and 0.018 < values.std() < 0.022
 
 
 def test_help_works_through_the_command():
