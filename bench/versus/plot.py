@@ -1,5 +1,5 @@
-"""What was measured as pictures: the ratios as bars, one a row, and both guests' values as lines, on
-logarithmic axes with the range of the rounds."""
+"""What was measured as pictures, on logarithmic axes and with the range of the rounds: the ratios as
+bars, one a row, and both guests' values as lines."""
 
 import math
 from xml.sax.saxutils import escape
@@ -75,8 +75,8 @@ def lines(panels, about):
         '<text x="12" y="20" font-size="14">'
         f'<tspan fill="{BETTER}">cllm</tspan> and '
         f'<tspan fill="{WORSE}">llama-server in a Linux guest</tspan></text>',
-        f'<text x="12" y="38">{accel}, kernels {escape(about[0]["kernels"])}; medians and ranges of '
-        f"{rounds} rounds; numbers: how many times better</text>",
+        f'<text x="12" y="38">{accel}, kernels {escape(about[0]["kernels"])}; medians and ranges '
+        f"of {rounds} rounds; numbers: how many times better</text>",
     ]
     for j, line in enumerate(panels):
         for i, panel in enumerate(line):
