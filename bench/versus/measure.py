@@ -14,6 +14,8 @@ from cllm import CllmError
 
 PATIENCE = 300  # seconds for any single answer of an emulated guest
 ENDLESS = 1000  # tokens of a stream that is stopped once enough of it was timed
+# Of thirty connections at once QEMU's user network resets one now and then, whichever guest it is.
+RESETS = 5  # attempts of a stream
 PROBE_EVERY = 0.02  # seconds between the first questions after power-on
 PROBE_SECONDS = 1.5  # that one of them waits
 WORDS = (
@@ -113,10 +115,7 @@ class Stream(threading.Thread):
 
     def run(self):
         try:
-            self._connection.request(
-                "POST", "/completion", self._body, {"Content-Type": "application/json"}
-            )
-            answer = self._connection.getresponse()
+            answer = self._ask()
             if answer.status != 200:
                 raise CllmError(f"/completion: {answer.status} {answer.read(500)!r}")
             for line in iter(answer.readline, b""):
@@ -128,6 +127,18 @@ class Stream(threading.Thread):
                 self.error = e
         finally:
             self._connection.close()
+
+    def _ask(self):
+        for left in reversed(range(RESETS)):
+            try:
+                self._connection.request(
+                    "POST", "/completion", self._body, {"Content-Type": "application/json"}
+                )
+                return self._connection.getresponse()
+            except ConnectionResetError:
+                if self._stopped or not left:
+                    raise
+                self._connection.close()
 
     def _event(self, event, now):
         if "error" in event:

@@ -1,4 +1,4 @@
-"""What was measured as pictures, on logarithmic axes and with the range of the rounds: the ratios as
+"""What was measured as pictures, on logarithmic axes with the range of the rounds: the ratios as
 bars, one a row, and both guests' values as lines."""
 
 import math
