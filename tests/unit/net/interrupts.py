@@ -66,6 +66,8 @@ class World:
     def __init__(self):
         self.events = []
         self.steps = 0
+        # The time in ms, which goes on when somebody waits.
+        self.now = 1000000
         self._happened = False
         self.sockets = []
         host.stack.touched = []
@@ -120,6 +122,8 @@ class World:
                 self.interrupt()
             elif timeout is None:
                 raise Stuck
+            else:
+                self.now += timeout
         self._happened = False
 
     def run(self, function, at):
