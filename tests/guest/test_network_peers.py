@@ -126,23 +126,28 @@ class Capture:
         self.path = folder / "net.pcap"
         self._ends = f"ip.src == {source} && ip.dst == {destination}"
 
-    def count(self, display_filter):
-        """How many of the guest's frames a filter of tshark's takes."""
+    def frames(self, display_filter):
+        """The guest's frames that a filter of tshark's takes, a line for each."""
         command = [
             program("tshark"), "-r", str(self.path), "-o", "tcp.check_checksum:TRUE",
             "-o", "ip.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE",
-            "-T", "fields", "-e", "frame.number", "-Y", f"({display_filter}) && {self._ends}",
+            "-Y", f"({display_filter}) && {self._ends}",
         ]
         # The capture goes on: its last frame may be cut.
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        return len(done.stdout.split())
+        return done.stdout.splitlines()
+
+    def count(self, display_filter):
+        """How many there are."""
+        return len(self.frames(display_filter))
 
     def check(self):
         """Asserts that all is well-formed; returns how many TCP segments there are."""
-        assert self.count("_ws.malformed") == 0
+        assert self.frames("_ws.malformed") == []
         # An ICMP error quotes what may be wrong.
-        assert self.count("(ip.checksum.status == 0 || tcp.checksum.status == 0) && !icmp") == 0
-        assert self.count("icmp.checksum.status == 0 || udp.checksum.status == 0") == 0
+        bad = "ip.checksum.status == 0 || tcp.checksum.status == 0"
+        assert self.frames(f"({bad}) && !icmp") == []
+        assert self.frames("icmp.checksum.status == 0 || udp.checksum.status == 0") == []
         return self.count("tcp")
 
 
