@@ -235,7 +235,12 @@ class socket(io.IOBase):
         self._check_open()
         if (level, option) == (IPPROTO_TCP, TCP_NODELAY):
             self._nodelay = bool(value)
-            self._apply_options()
+            connection = self._connection
+            if connection is not None:
+                # What Nagle may hold back goes out; a server sets this before there is anything.
+                connection.nodelay = self._nodelay
+                if connection.snd_nxt < connection.snd_end:
+                    self._apply_options()
         elif level == IPPROTO_TCP and option in _CONNECTION_OPTIONS:
             if value < 1:
                 raise OSError(_EINVAL)

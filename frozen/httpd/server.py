@@ -28,6 +28,10 @@ _IOCTL_POLL = 3
 _POLLIN = 1
 _POLLRDHUP = 0x2000
 
+# Of setsockopt(), as POSIX and MicroPython number them.
+_IPPROTO_TCP = 6
+_TCP_NODELAY = 1
+
 
 class Server:
     """HTTP server for `app` on host:port. tick_s: seconds per tick of the time limits."""
@@ -96,6 +100,14 @@ def _address(writer):
     return peer[0] if isinstance(peer, tuple) else None
 
 
+def _send_at_once(writer):
+    # Nagle's algorithm would hold a token back until the client acknowledged the last, which it may do
+    # 40 ms later. CPython's loop has it off anyway.
+    sock = getattr(writer, "s", None)
+    if hasattr(sock, "setsockopt"):
+        sock.setsockopt(_IPPROTO_TCP, _TCP_NODELAY, 1)
+
+
 class Connection:
     """One client. refuse: answer anything with 503, the server is full."""
 
@@ -122,6 +134,7 @@ class Connection:
         self._since = time.ticks_ms()  # when the request's header section had come
         self._sent = 0  # bytes of its response
         self.peer = _address(writer)
+        _send_at_once(writer)
 
     async def run(self):
         """Serves requests until the connection ends; never raises."""

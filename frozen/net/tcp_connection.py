@@ -1122,7 +1122,9 @@ class Connection(Timed):
                 flags |= tcp.FIN
             if length == mss and self.large and self.snd_nxt == self.snd_max:
                 many = min(left, room, self.large)
-                many -= many % mss
+                if many < left or not self.nodelay:
+                    # Whole segments; the rest of all text may go with them, unless Nagle holds it.
+                    many -= many % mss
                 if many > length and self._transmit_large(
                     self.snd_nxt, tcp.ACK | tcp.PSH if many == left else tcp.ACK, many
                 ):

@@ -420,6 +420,10 @@ def test_gone_asks_the_socket_before_the_pump_has_read():
 
         def __init__(self):
             self.s = self
+            self.set = []
+
+        def setsockopt(self, level, option, value):
+            self.set.append((level, option, value))
 
         def ioctl(self, request, argument):
             assert request == 3
@@ -434,6 +438,7 @@ def test_gone_asks_the_socket_before_the_pump_has_read():
 
     stream = Stream()
     connection = Connection(Anything(), None, stream)
+    assert stream.set == [(6, 1, 1)]  # TCP_NODELAY: a token does not wait for the last one's ACK
     assert connection.gone() is False
     stream.events = 0x2000
     assert connection.gone() is True
