@@ -49,7 +49,7 @@ LOADS = {
 }
 # Words of the prompt that is read while another stream runs. The gap depends on it where a server
 # reads a prompt in one piece, so it is the same for both.
-LONG_PROMPT = {"tcg": 8, "kvm": 1024}
+LONG_PROMPT = {"tcg": 4, "kvm": 1024}
 
 
 @dataclasses.dataclass(frozen=True)
