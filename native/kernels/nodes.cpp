@@ -224,7 +224,7 @@ public:
 
     bool takes(const ggml_tensor *op) const {
         const ggml_tensor *weights = op->src[0], *x = op->src[1];
-        return exact_format_of(weights->type, emulated_) && ggml_n_dims(weights) == 2
+        return format_of(weights) && ggml_n_dims(weights) == 2 && weights->ne[0] % 32 == 0
             && weights->buffer && ggml_backend_buffer_is_host(weights->buffer)
             && weights->nb[1] == ggml_row_size(weights->type, weights->ne[0])
             && x->type == GGML_TYPE_F32 && x->nb[0] == sizeof(float) && op->nb[0] == sizeof(float)
@@ -240,7 +240,8 @@ public:
 
     bool compute_forward(ggml_compute_params *params, ggml_tensor *op) override {
         const ggml_tensor *weights = op->src[0], *x = op->src[1];
-        const exact_format &f = *exact_format_of(weights->type, emulated_);
+        const exact_format &f = *format_of(weights);
+        const auto activations = static_cast<ggml_type>(f.activations);
         const int64_t n = weights->ne[0], block = ggml_blck_size(weights->type);
         const size_t n_blocks = size(n / block), n_columns = size(ggml_nrows(x));
         const size_t ith = size(params->ith), nth = size(params->nth);
@@ -249,15 +250,15 @@ public:
         auto *memory = reinterpret_cast<uint8_t *>(columns + n_columns);
 
         // Every thread quantises some blocks of every column, as ggml does.
-        const auto quantise = ggml_get_type_traits_cpu(static_cast<ggml_type>(f.activations))->from_float;
+        const auto quantise = ggml_get_type_traits_cpu(activations)->from_float;
         const size_t first = n_blocks * ith / nth, last = n_blocks * (ith + 1) / nth;
         for (size_t c = 0; c < n_columns; ++c) {
             auto *scales = reinterpret_cast<float *>(memory + c * column_size(op));
             float *sums = scales + n_blocks;
             auto *blocks = reinterpret_cast<uint8_t *>(sums + n_blocks);
-            quantise(row_of(x, c) + first * size(block), blocks + first * f.activations_size,
+            quantise(row_of(x, c) + first * size(block), blocks + first * ggml_type_size(activations),
                 static_cast<int64_t>(last - first) * block);
-            f.scales(blocks, first, last, scales, sums);
+            f.prepare(blocks, first, last, scales, sums);
             if (ith == 0) {
                 columns[c] = {blocks, scales, sums, row_of(op, c)};
             }
@@ -269,11 +270,13 @@ public:
 
         // Rows are given out in pieces: the threads' processors may be of unequal speed.
         const size_t n_rows = size(weights->ne[1]);
+        const bool batched = f.batch.columns != 0 && size(x->ne[1]) >= f.batch.columns
+            && n_rows % f.batch.rows == 0;
         for (size_t piece = ith; piece * piece_rows < n_rows;
              piece = static_cast<size_t>(ggml_threadpool_chunk_add(params->threadpool, 1))) {
             const size_t begin = piece * piece_rows, end = begin + piece_rows;
             f.multiply(static_cast<const uint8_t *>(weights->data), n_blocks, begin,
-                end < n_rows ? end : n_rows, columns, n_columns);
+                end < n_rows ? end : n_rows, columns, n_columns, batched);
         }
         return true;
     }
@@ -286,12 +289,16 @@ public:
 private:
     static constexpr size_t piece_rows = 16;
 
+    const exact_format *format_of(const ggml_tensor *weights) const {
+        return (emulated_ ? exact_format_emulated : exact_format_real)(weights->type);
+    }
+
     // Two floats for each block of a column, and its blocks.
     size_t column_size(const ggml_tensor *op) const {
         const ggml_tensor *weights = op->src[0];
-        const exact_format &f = *exact_format_of(weights->type, emulated_);
+        const auto activations = static_cast<ggml_type>(format_of(weights)->activations);
         const int64_t n_blocks = weights->ne[0] / ggml_blck_size(weights->type);
-        const size_t bytes = size(n_blocks) * (2 * sizeof(float) + f.activations_size);
+        const size_t bytes = size(n_blocks) * (2 * sizeof(float) + ggml_type_size(activations));
         return (bytes + 63) / 64 * 64;
     }
 

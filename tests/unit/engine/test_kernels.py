@@ -229,11 +229,17 @@ def by_all(ggml, mode, kind, data, shape, x):
     return made
 
 
-@pytest.mark.parametrize("kind", [Type.Q4_0, Type.Q4_1, Type.Q8_0], ids=lambda kind: kind.name)
+EXACT = [Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.Q4_K, Type.Q5_K, Type.Q6_K,
+         Type.F16]
+LARGE = (Type.Q4_K, Type.Q5_K, Type.Q6_K)  # blocks of 256 columns
+
+
+@pytest.mark.parametrize("kind", EXACT, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("rows, columns, n", [
     (1, 32, 2), (7, 64, 1), (48, 576, 1), (48, 576, 2), (33, 1536, 3), (100, 576, 4),
     (16, 96, 5), (129, 288, 8), (17, 2048, 13), (64, 576, 64)])
 def test_exact_products_are_ggmls_to_the_last_bit(ggml, mode, kind, rows, columns, n):
+    columns *= 8 if kind in LARGE else 1
     random = np.random.default_rng(rows)
     weights = random.normal(0, 0.05, (rows, columns)) * np.exp(random.normal(0, 1, (rows, 1)))
     x = random.normal(0, 1, (n, columns)) * np.exp(random.normal(0, 1, (1, columns)))
@@ -243,25 +249,33 @@ def test_exact_products_are_ggmls_to_the_last_bit(ggml, mode, kind, rows, column
     assert expected.any()
 
 
-@pytest.mark.parametrize("kind", [Type.Q4_0, Type.Q4_1, Type.Q8_0], ids=lambda kind: kind.name)
-def test_exact_products_of_any_bits(ggml, mode, kind):
+@pytest.mark.parametrize("kind", EXACT, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("n", [1, 5, 8])
+def test_exact_products_of_any_bits(ggml, mode, kind, n):
     """Scales that are tiny, huge, infinite or no numbers, weights and activations at their ends."""
     random = np.random.default_rng(3)
     shape = (256, 512)
     data = bytearray(ggml.quantize(kind, np.zeros(shape)))
     data[:] = random.bytes(len(data))
-    x = random.normal(0, 1, (5, shape[1])).astype(np.float32)
+    if kind == Type.F16:  # or else no row would be of numbers only
+        halves = np.frombuffer(data, np.uint16).reshape(shape)
+        halves[::2] &= 0xBFFF
+    x = random.normal(0, 1, (8, shape[1])).astype(np.float32)
     x[0, ::7] = 1e-30
     x[1] = 0
     x[2, ::3] = 3e38
     x[3] = np.where(random.random(shape[1]) < 0.5, 127, -127)
-    expected, real, emulated = by_all(ggml, mode, kind, bytes(data), shape, x)
-    nan = np.isnan(expected.view(np.float32))  # which NaN it is, is nobody's business
-    assert np.array_equal(np.isnan(real.view(np.float32)), nan)
-    assert np.array_equal(np.isnan(emulated.view(np.float32)), nan)
-    assert np.array_equal(real[~nan], expected[~nan])
-    assert np.array_equal(emulated[~nan], expected[~nan])
-    assert 0.001 < nan.mean() < 0.999
+    x[4] *= 1e-12
+    if kind == Type.F16:
+        x[2, ::3] = 60000
+    for some in (x[:n], x[-n:]):
+        expected, real, emulated = by_all(ggml, mode, kind, bytes(data), shape, some)
+        nan = np.isnan(expected.view(np.float32))  # which NaN it is, is nobody's business
+        assert np.array_equal(np.isnan(real.view(np.float32)), nan)
+        assert np.array_equal(np.isnan(emulated.view(np.float32)), nan)
+        assert np.array_equal(real[~nan], expected[~nan])
+        assert np.array_equal(emulated[~nan], expected[~nan])
+        assert 0.001 < nan.mean() < 0.999
 
 
 def test_exact_products_of_several_matrices(ggml, mode):
