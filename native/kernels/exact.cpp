@@ -75,15 +75,15 @@ void multiply_row(const Weights *row, size_t n, size_t i, const exact_column *co
             const float offset = _cvtsh_ss(row[b].m);
             for (size_t c = 0; c < n_columns; ++c) {
                 const auto *x = reinterpret_cast<const Column *>(columns[c].blocks) + b;
-                sums[c] = __builtin_fmaf(offset, columns[c].sums[b], sums[c]);
-                lanes[c] = _mm256_fmadd_ps(_mm256_set1_ps(scale * columns[c].scales[b]),
+                sums[c] = __builtin_fmaf(offset, columns[c].second[b].number, sums[c]);
+                lanes[c] = _mm256_fmadd_ps(_mm256_set1_ps(scale * columns[c].first[b].number),
                     products(weights, load(x->qs)), lanes[c]);
             }
         } else {
             const auto size = _mm256_abs_epi8(weights);
             for (size_t c = 0; c < n_columns; ++c) {
                 const auto *x = reinterpret_cast<const Column *>(columns[c].blocks) + b;
-                lanes[c] = _mm256_fmadd_ps(_mm256_set1_ps(scale * columns[c].scales[b]),
+                lanes[c] = _mm256_fmadd_ps(_mm256_set1_ps(scale * columns[c].first[b].number),
                     products(size, _mm256_sign_epi8(load(x->qs), weights)), lanes[c]);
             }
         }
@@ -111,12 +111,13 @@ void multiply(const uint8_t *rows, size_t n, size_t first, size_t last,
 }
 
 template <class Column>
-void prepare(const uint8_t *blocks, size_t first, size_t last, float *scales, float *sums) {
+void prepare(const uint8_t *blocks, size_t first, size_t last, exact_word *scales,
+    exact_word *sums) {
     for (size_t b = first; b < last; ++b) {
         const Column &x = reinterpret_cast<const Column *>(blocks)[b];
-        scales[b] = _cvtsh_ss(x.d);
+        scales[b].number = _cvtsh_ss(x.d);
         if constexpr (std::is_same_v<Column, q8_1>) {
-            sums[b] = _cvtsh_ss(x.s);
+            sums[b].number = _cvtsh_ss(x.s);
         }
     }
 }

@@ -11,8 +11,8 @@
 // 256-bit instructions for 256-bit integers, and leaves the upper halves of the host's registers
 // dirty; then each fused multiply-add, which is a C library function of VEX instructions called from
 // code of legacy SSE ones, pays for a transition between them (112 ns on an EPYC; Intel's
-// Optimization Reference Manual, "Mixing AVX code with SSE code", tells of the same). See
-// docs/performance.md.
+// Optimization Reference Manual, "Mixing AVX code with SSE code", tells of the same). For blocks of 32
+// columns there are no floating point instructions at all. See docs/performance.md.
 #ifndef CLLM_KERNELS_EXACT_H
 #define CLLM_KERNELS_EXACT_H
 
@@ -21,11 +21,17 @@
 
 namespace kernels {
 
-// A column of activations as ggml quantises it, and what a format's prepare() makes of it.
+union exact_word {
+    float number;
+    int32_t integer;
+};
+
+// A column of activations as ggml quantises it, and what a format's prepare() makes of its blocks' scales
+// and of the sums that some have beside them.
 struct exact_column {
     const uint8_t *blocks;
-    const float *scales, *sums; // one for each block
-    float *out;                 // of row 0
+    const exact_word *first, *second; // one for each block
+    float *out;                       // of row 0
 };
 
 // From how many columns on, and for how many rows or a multiple of them, ggml has another order of sums
@@ -36,8 +42,9 @@ struct exact_batch {
 
 struct exact_format {
     int activations; // ggml_type of the column's blocks
-    // Blocks first to last - 1 of a column: what is needed of them as floats.
-    void (*prepare)(const uint8_t *blocks, size_t first, size_t last, float *scales, float *sums);
+    // Of blocks first to last - 1 of a column.
+    void (*prepare)(
+        const uint8_t *blocks, size_t first, size_t last, exact_word *scales, exact_word *sums);
     // Rows first to last - 1 of a matrix whose rows have n blocks, times the columns; batched: in the
     // order for many columns.
     void (*multiply)(const uint8_t *rows, size_t n, size_t first, size_t last,

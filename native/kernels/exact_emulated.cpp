@@ -1,11 +1,11 @@
-// exact_emulated.cpp: exact.h's products for a processor that TCG emulates. Compiled for AVX2, FMA and
-// F16C, but no instruction here is of 256 bits.
+// exact_emulated.cpp: exact.h's products for a processor that TCG emulates. Compiled for AVX2, FMA, F16C
+// and BMI2, but no instruction here is of 256 bits.
 //
-// Four rows meet one column at a time: its activations are widened to 16 bits once for the four and
-// stay in registers with the rows' sums. Products are vpmullw of 16-bit halves, which hold the sum of
-// two neighbours' products, as ggml's vpmaddubsw leaves it. A half's (a GGUF scale's) bits become
-// those of a float that is 2^112 too small, which the other factor makes up for: the product is the
-// same number, and no conversion, nor a look at subnormal ones, is needed.
+// Products are vpmullw of 16-bit halves, which hold the sum of two neighbours' products, as ggml's
+// vpmaddubsw leaves it. What ggml then adds in floats is, for blocks of 32 columns, computed in
+// integers of 64 bits, rounded as a float would be: see integer_row(). The blocks of 256 columns have
+// so little floating point that it stays what it is. Halves as weights become floats by shifting
+// their bits, and are 2^112 too small then, which the other factor makes up for.
 #include "exact.h"
 
 #include "narrow.h"
@@ -22,7 +22,6 @@
 namespace kernels {
 namespace {
 
-constexpr int rows_at_once = 4;
 constexpr float two_to_112 = 0x1p112f;
 
 // QEMU 7.2 clears its registers with the C library's memset(), which leaves the upper halves of the
@@ -53,18 +52,6 @@ float value_of(uint16_t half) {
         return _cvtsh_ss(half);
     }
     return float_of((half & 0x8000u) << 16 | ((half & 0x7FFFu) << 13) + (112u << 23));
-}
-
-// The low half of each 32 bits, finite, as a float divided by 2^112.
-__m128 scaled_low(__m128i halves) {
-    const __m128i sign = left32<31>(right32<31>(left32<16>(halves)));
-    return _mm_castsi128_ps(either(right32<4>(left32<17>(halves)), sign));
-}
-
-// The high half.
-__m128 scaled_high(__m128i halves) {
-    const __m128i sign = left32<31>(right32<31>(halves));
-    return _mm_castsi128_ps(either(left32<13>(right32<17>(left32<1>(halves))), sign));
 }
 
 // Adding 1.5*2^23's bits to an integer below 2^22 makes it the lowest bits of that float, and taking
@@ -181,66 +168,183 @@ struct q8_0 {
     }
 };
 
-// The scale of a block, and with an offset that above it.
-template <class Format> uint32_t scale_bits(const typename Format::weights &w) {
-    return Format::offset ? load_as<uint32_t>(&w) : load_as<uint16_t>(&w);
+// A half in integers: its value is digits * 2^(exponent - 25). Exponent 31: infinite or no number.
+struct half_parts {
+    int64_t digits;
+    int exponent;
+};
+
+half_parts parts_of(uint32_t half) {
+    const int exponent = static_cast<int>(half >> 10 & 31), normal = exponent != 0;
+    const int64_t digits = (half & 0x3FF) | static_cast<uint32_t>(normal << 10);
+    const int64_t sign = -static_cast<int64_t>(half >> 15 & 1);
+    return {(digits ^ sign) - sign, exponent + 1 - normal};
 }
 
-// Up to four rows of blocks of 32 columns by one column. As ggml: eight lanes, and in each one fused
-// multiply-add for a block, by the product of both scales; the offsets in a sum of their own.
-template <class Format, int n_rows>
-void multiply_rows(const typename Format::weights *first, size_t n, const exact_column &column, float *out) {
+// The same in a word, for columns, which are prepared once for all rows.
+int32_t packed(half_parts h) {
+    return static_cast<int32_t>(h.digits * 32 + h.exponent);
+}
+
+half_parts unpacked(int32_t word) {
+    return {word >> 5, word & 31};
+}
+
+// Rounds an even integer to 24 bits, to nearest, ties to even: what a float has. With p the highest bit of
+// |a|, 24 at least, and h = 2^(p - 24):
+//     a += h - 1 + bit p - 23 of a;  a &= -2*h
+// so that what fits 24 bits stays, as it is even. Operands: a, two to work with, 1.
+#define CLLM_ROUND(a, bit, half, one) \
+    "movq " a ", " bit "\n\t" \
+    "sarq $63, " bit "\n\t" \
+    "xorq " a ", " bit "\n\t" \
+    "orq $0x1000000, " bit "\n\t" \
+    "bsrq " bit ", " bit "\n\t" \
+    "subq $24, " bit "\n\t" \
+    "shlxq " bit ", " one ", " half "\n\t" \
+    "sarxq " bit ", " a ", " bit "\n\t" \
+    "shrq $1, " bit "\n\t" \
+    "andq $1, " bit "\n\t" \
+    "leaq -1(" bit ", " half "), " bit "\n\t" \
+    "addq " bit ", " a "\n\t" \
+    "addq " half ", " half "\n\t" \
+    "negq " half "\n\t" \
+    "andq " half ", " a "\n\t"
+
+int64_t rounded(int64_t a) {
+    int64_t bit, half;
+    __asm__(CLLM_ROUND("%0", "%1", "%2", "%3")
+            : "+r"(a), "=&r"(bit), "=&r"(half) : "r"(int64_t{1}) : "cc");
+    return a;
+}
+
+// Adds to two lanes the two integers in a half of `sums` times scale, rounded. One piece of assembly, because
+// eight lanes leave six registers, and each one that a compiler keeps in memory costs as much
+// as five of these instructions.
+template <int half_of_sums>
+void add_rounded(int64_t &first, int64_t &second, __m128i sums, int64_t scale, int64_t one) {
+    int64_t bit, half;
+    __asm__("vpextrq %7, %4, %2\n\t"
+            "movslq %k2, %3\n\t"
+            "imulq %5, %3\n\t"
+            "addq %3, %0\n\t"
+            "sarq $32, %2\n\t"
+            "imulq %5, %2\n\t"
+            "addq %2, %1\n\t"
+            CLLM_ROUND("%0", "%2", "%3", "%6")
+            CLLM_ROUND("%1", "%2", "%3", "%6")
+            : "+r"(first), "+r"(second), "=&r"(bit), "=&r"(half)
+            : "x"(sums), "r"(scale), "r"(one), "i"(half_of_sums) : "cc");
+}
+
+float power_of_two(int exponent) {
+    return float_of(static_cast<uint32_t>(127 + exponent) << 23);
+}
+
+// The scale of a block of weights or activations, and with an offset that, or what is multiplied by it,
+// above.
+template <class Format, class Block> uint32_t scale_bits(const Block &block) {
+    return Format::offset ? load_as<uint32_t>(&block) : load_as<uint16_t>(&block);
+}
+
+// The least exponents among a column's scales and sums that are not 0; 0 if one is not finite.
+struct least_exponents {
+    int of_scales, of_sums;
+};
+
+// One row of blocks of 32 columns by one column. As ggml: eight lanes, and in each one fused multiply-add
+// for a block, by the product of both scales; the offsets in a sum of their own.
+//
+// A scale is a half, so the product of two has 22 digits and an exponent, and what a block adds to a
+// lane is an integer times that. If no exponent is far from the others, all are integers of one
+// unit, and a lane's float is one of at most 24 digits: an addition and rounded() do what QEMU's
+// emulation of a fused multiply-add takes three times as long for. Nothing can overflow or be
+// subnormal in floats of such a size. False if an exponent is too far away.
+template <class Format>
+bool integer_row(const typename Format::weights *row, size_t n, const exact_column &column,
+    least_exponents least, float *out) {
+    const auto *x = reinterpret_cast<const typename Format::activations *>(column.blocks);
+    // Of n products of 22 and, for Q8_0, 16 bits, each shifted once and so much more, the sum has 62.
+    const int farthest = 23 - (64 - __builtin_clzll(n));
+    constexpr int below_first = 4, below_first_offset = 8; // what a row's exponents may differ
+    const uint32_t first = scale_bits<Format>(row[0]);
+    const int unit = static_cast<int>(first >> 10 & 31) - below_first + least.of_scales;
+    const int offset_unit = static_cast<int>(first >> 26 & 31) - below_first_offset + least.of_sums;
+    int64_t wrong = 0; // negative once something is
+    auto in_units = [&wrong](uint32_t half, int32_t of_column, int of_unit, int most) {
+        const half_parts w = parts_of(half), c = unpacked(of_column);
+        const int64_t digits = w.digits * c.digits;
+        const int shift = w.exponent + c.exponent - of_unit;
+        wrong |= (30 - w.exponent) | ((shift | (most - shift)) & -static_cast<int64_t>(digits != 0));
+        return 2 * digits << (shift & 63);
+    };
+    int64_t one = 1, offsets = 0;
+    __asm__("" : "+r"(one)); // stays in a register
+    int64_t l0 = 0, l1 = 0, l2 = 0, l3 = 0, l4 = 0, l5 = 0, l6 = 0, l7 = 0;
+    // Scales for some blocks first, so that registers are free for the lanes then.
+    constexpr size_t at_once = 64;
+    int64_t scales[at_once];
+    for (size_t begin = 0; begin < n; begin += at_once) {
+        const size_t count = n - begin < at_once ? n - begin : at_once;
+        for (size_t b = 0; b < count; ++b) {
+            const uint32_t bits = scale_bits<Format>(row[begin + b]);
+            scales[b] = in_units(bits & 0xFFFF, column.first[begin + b].integer, unit, farthest);
+            if constexpr (Format::offset) {
+                offsets = rounded(offsets + in_units(bits >> 16, column.second[begin + b].integer,
+                    offset_unit, farthest + 16));
+            }
+        }
+        const auto *w = row + begin;
+        const auto *block = x + begin;
+        for (const int64_t *scale = scales; scale != scales + count; ++scale, ++w, ++block) {
+            __m128i a[4], low, high;
+            widen(block->qs, a[0], a[1]);
+            widen(block->qs + 16, a[2], a[3]);
+            Format::products(*w, a, low, high);
+            const int64_t s = *scale;
+            add_rounded<0>(l0, l1, low, s, one);
+            add_rounded<1>(l2, l3, low, s, one);
+            add_rounded<0>(l4, l5, high, s, one);
+            add_rounded<1>(l6, l7, high, s, one);
+        }
+    }
+    const int64_t r0 = rounded(l0 + l4), r1 = rounded(l1 + l5), r2 = rounded(l2 + l6),
+                  r3 = rounded(l3 + l7);
+    const int64_t total = rounded(rounded(r0 + r2) + rounded(r1 + r3));
+    *out = static_cast<float>(total) * power_of_two(unit - 51);
+    if constexpr (Format::offset) {
+        *out += static_cast<float>(offsets) * power_of_two(offset_unit - 51);
+    }
+    return wrong >= 0;
+}
+
+// The same in floats.
+template <class Format>
+void float_row(const typename Format::weights *row, size_t n, const exact_column &column, float *out) {
     // The compiler is not to know what it holds, or it loads it again and again.
     __m128i magic = _mm_set1_epi32(magic_bits);
     __asm__("" : "+x"(magic));
-    __m128 low[n_rows], high[n_rows];
-    for (int r = 0; r < n_rows; ++r) {
-        low[r] = high[r] = _mm_setzero_ps();
-    }
-    alignas(16) float scale[4] = {}, offsets[4] = {};
     const auto *x = reinterpret_cast<const typename Format::activations *>(column.blocks);
+    __m128 low = _mm_setzero_ps(), high = _mm_setzero_ps();
+    float offsets = 0;
     for (size_t b = 0; b < n; ++b) {
-        uint32_t bits[4] = {}, strange = 0;
-        for (int r = 0; r < n_rows; ++r) {
-            bits[r] = scale_bits<Format>(first[r * n + b]);
-            strange |= (bits[r] & (exponent_bits * 0x10001)) + 0x04000400;
-        }
-        if (__builtin_expect((strange & 0x80008000) == 0, 1)) {
-            __m128i halves = _mm_cvtsi32_si128(static_cast<int>(bits[0]));
-            if constexpr (n_rows > 1) {
-                __asm__("vpinsrd $1, %1, %0, %0\n\tvpinsrd $2, %2, %0, %0\n\tvpinsrd $3, %3, %0, %0"
-                        : "+x"(halves) : "r"(bits[1]), "r"(bits[2]), "r"(bits[3]));
-            }
-            _mm_store_ps(scale, _mm_mul_ps(scaled_low(halves), broadcast(column.scales + b)));
-            if constexpr (Format::offset) {
-                __m128 so_far = _mm_load_ps(offsets);
-                fuse(so_far, scaled_high(halves), broadcast(column.sums + b));
-                _mm_store_ps(offsets, so_far);
-            }
-        } else {
-            for (int r = 0; r < n_rows; ++r) {
-                const auto d = static_cast<uint16_t>(bits[r]), m = static_cast<uint16_t>(bits[r] >> 16);
-                scale[r] = value_of(d) * (column.scales[b] / two_to_112);
-                if constexpr (Format::offset) {
-                    offsets[r] = __builtin_fmaf(value_of(m), column.sums[b] / two_to_112, offsets[r]);
-                }
-            }
-        }
-        __m128i a[4];
+        const uint32_t bits = scale_bits<Format>(row[b]), of_column = scale_bits<Format>(x[b]);
+        __m128i a[4], sums_low, sums_high;
         widen(x[b].qs, a[0], a[1]);
         widen(x[b].qs + 16, a[2], a[3]);
-#pragma GCC unroll 4
-        for (int r = 0; r < n_rows; ++r) {
-            __m128i sums_low, sums_high;
-            Format::products(first[r * n + b], a, sums_low, sums_high);
-            const __m128 of_row = broadcast(scale + r);
-            fuse(low[r], to_float(sums_low, magic), of_row);
-            fuse(high[r], to_float(sums_high, magic), of_row);
+        Format::products(row[b], a, sums_low, sums_high);
+        const __m128 scale = _mm_set1_ps(
+            value_of(static_cast<uint16_t>(bits)) * value_of(static_cast<uint16_t>(of_column)));
+        fuse(low, to_float(sums_low, magic), scale);
+        fuse(high, to_float(sums_high, magic), scale);
+        if constexpr (Format::offset) {
+            offsets = __builtin_fmaf(value_of(static_cast<uint16_t>(bits >> 16)),
+                value_of(static_cast<uint16_t>(of_column >> 16)), offsets);
         }
     }
-    for (int r = 0; r < n_rows; ++r) {
-        const float total = sum(low[r], high[r]);
-        out[r] = Format::offset ? total + offsets[r] : total;
+    *out = sum(low, high);
+    if constexpr (Format::offset) {
+        *out += offsets;
     }
 }
 
@@ -466,8 +570,8 @@ void multiply_halves(const uint16_t *first, size_t n, const exact_column &column
     for (size_t i = 0; i < n; i += 8 * n_vectors) {
 #pragma GCC unroll 4
         for (int v = 0; v < n_vectors; ++v) {
-            const __m128 a = _mm_loadu_ps(column.scales + i + 8 * v),
-                         b = _mm_loadu_ps(column.scales + i + 8 * v + 4);
+            const __m128 a = _mm_loadu_ps(&column.first[i + 8 * v].number),
+                         b = _mm_loadu_ps(&column.first[i + 8 * v + 4].number);
 #pragma GCC unroll 4
             for (int r = 0; r < n_rows; ++r) {
                 __m128 w_low, w_high;
@@ -500,38 +604,77 @@ void multiply_halves(const uint16_t *first, size_t n, const exact_column &column
     }
 }
 
-// What stands for a format in multiply(): rows<n>() of one column.
+// What stands for a format in multiply(): the rows from first to last - 1 by some columns.
 
 template <class Format> struct small {
-    using weights = typename Format::weights;
-    template <int n_rows, bool>
-    static void rows(const weights *first, size_t n, const exact_column &column, float *out) {
-        multiply_rows<Format, n_rows>(first, n, column, out);
-    }
-    static void prepare(const uint8_t *blocks, size_t first, size_t last, float *scales, float *sums) {
+    static void prepare(const uint8_t *blocks, size_t first, size_t last, exact_word *scales, exact_word *sums) {
         for (size_t b = first; b < last; ++b) {
-            const auto *x = reinterpret_cast<const typename Format::activations *>(blocks) + b;
-            scales[b] = value_of(load_as<uint16_t>(x)) * two_to_112;
-            if constexpr (Format::offset) {
-                sums[b] = value_of(load_as<uint16_t>(reinterpret_cast<const uint8_t *>(x) + 2)) * two_to_112;
+            const uint32_t bits = scale_bits<Format>(
+                reinterpret_cast<const typename Format::activations *>(blocks)[b]);
+            scales[b].integer = packed(parts_of(bits & 0xFFFF));
+            sums[b].integer = packed(parts_of(bits >> 16));
+        }
+    }
+    template <bool>
+    static void multiply(const uint8_t *rows, size_t n, size_t first, size_t last,
+        const exact_column *columns, size_t n_columns) {
+        const auto *weights = reinterpret_cast<const typename Format::weights *>(rows);
+        for (size_t c = 0; c < n_columns; ++c) {
+            const exact_column &column = columns[c];
+            const least_exponents least = {least_of(column.first, n), least_of(column.second, n)};
+            for (size_t i = first; i < last; ++i) {
+                const auto *row = weights + i * n;
+                if (!least.of_scales || !least.of_sums
+                    || !integer_row<Format>(row, n, column, least, column.out + i)) {
+                    float_row<Format>(row, n, column, column.out + i);
+                }
             }
+        }
+    }
+
+private:
+    static int least_of(const exact_word *words, size_t n) {
+        int least = 31;
+        for (size_t b = 0; b < n; ++b) {
+            const half_parts h = unpacked(words[b].integer);
+            if (h.exponent == 31) {
+                return 0;
+            }
+            least = h.digits != 0 && h.exponent < least ? h.exponent : least;
+        }
+        return least;
+    }
+};
+
+// Four rows at a time, for what is done once for a column.
+template <class Kind, class Weights> struct by_fours {
+    template <bool batched>
+    static void multiply(const uint8_t *rows, size_t n, size_t first, size_t last,
+        const exact_column *columns, size_t n_columns) {
+        const auto *weights = reinterpret_cast<const Weights *>(rows);
+        for (size_t i = first; i < last;) {
+            const bool four = last - i >= 4;
+            for (size_t c = 0; c < n_columns; ++c) {
+                (four ? Kind::template rows<4, batched> : Kind::template rows<1, batched>)(
+                    weights + i * n, n, columns[c], columns[c].out + i);
+            }
+            i += four ? 4 : 1;
         }
     }
 };
 
-template <class Format> struct large {
-    using weights = typename Format::weights;
+template <class Format> struct large : by_fours<large<Format>, typename Format::weights> {
     template <int n_rows, bool batched>
-    static void rows(const weights *first, size_t n, const exact_column &column, float *out) {
+    static void rows(
+        const typename Format::weights *first, size_t n, const exact_column &column, float *out) {
         multiply_large_rows<Format, n_rows, batched>(first, n, column, out);
     }
-    static void prepare(const uint8_t *, size_t, size_t, float *, float *) {}
+    static void prepare(const uint8_t *, size_t, size_t, exact_word *, exact_word *) {}
 };
 
-struct f16 {
-    using weights = uint16_t;
+struct f16 : by_fours<f16, uint16_t> {
     template <int n_rows, bool batched>
-    static void rows(const weights *first, size_t n, const exact_column &column, float *out) {
+    static void rows(const uint16_t *first, size_t n, const exact_column &column, float *out) {
         if constexpr (batched) {
             multiply_halves<n_rows, 1>(first, n, column, out);
         } else { // the sums of one row are all that registers hold
@@ -540,36 +683,18 @@ struct f16 {
             }
         }
     }
-    static void prepare(const uint8_t *blocks, size_t first, size_t last, float *scales, float *) {
+    static void prepare(const uint8_t *blocks, size_t first, size_t last, exact_word *values, exact_word *) {
         for (size_t i = first; i < last; ++i) {
-            scales[i] = value_of(load_as<uint16_t>(blocks + 2 * i)) * two_to_112;
+            values[i].number = value_of(load_as<uint16_t>(blocks + 2 * i)) * two_to_112;
         }
     }
 };
-
-template <class Kind, bool batched>
-void multiply_columns(const uint8_t *rows, size_t n, size_t first, size_t last,
-    const exact_column *columns, size_t n_columns) {
-    const auto *weights = reinterpret_cast<const typename Kind::weights *>(rows);
-    for (size_t i = first; i < last;) {
-        const size_t count = last - i < rows_at_once ? 1 : rows_at_once;
-        for (size_t c = 0; c < n_columns; ++c) {
-            float *out = columns[c].out + i;
-            if (count == 1) {
-                Kind::template rows<1, batched>(weights + i * n, n, columns[c], out);
-            } else {
-                Kind::template rows<rows_at_once, batched>(weights + i * n, n, columns[c], out);
-            }
-        }
-        i += count;
-    }
-}
 
 template <class Kind>
 void multiply(const uint8_t *rows, size_t n, size_t first, size_t last, const exact_column *columns,
     size_t n_columns, bool batched) {
     clean_registers();
-    (batched ? multiply_columns<Kind, true> : multiply_columns<Kind, false>)(
+    (batched ? Kind::template multiply<true> : Kind::template multiply<false>)(
         rows, n, first, last, columns, n_columns);
 }
 

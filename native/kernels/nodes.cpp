@@ -253,8 +253,8 @@ public:
         const auto quantise = ggml_get_type_traits_cpu(activations)->from_float;
         const size_t first = n_blocks * ith / nth, last = n_blocks * (ith + 1) / nth;
         for (size_t c = 0; c < n_columns; ++c) {
-            auto *scales = reinterpret_cast<float *>(memory + c * column_size(op));
-            float *sums = scales + n_blocks;
+            auto *scales = reinterpret_cast<exact_word *>(memory + c * column_size(op));
+            exact_word *sums = scales + n_blocks;
             auto *blocks = reinterpret_cast<uint8_t *>(sums + n_blocks);
             quantise(row_of(x, c) + first * size(block), blocks + first * ggml_type_size(activations),
                 static_cast<int64_t>(last - first) * block);
@@ -287,18 +287,18 @@ public:
     }
 
 private:
-    static constexpr size_t piece_rows = 16;
+    static constexpr size_t piece_rows = 32;
 
     const exact_format *format_of(const ggml_tensor *weights) const {
         return (emulated_ ? exact_format_emulated : exact_format_real)(weights->type);
     }
 
-    // Two floats for each block of a column, and its blocks.
+    // Two words for each block of a column, and its blocks.
     size_t column_size(const ggml_tensor *op) const {
         const ggml_tensor *weights = op->src[0];
         const auto activations = static_cast<ggml_type>(format_of(weights)->activations);
         const int64_t n_blocks = weights->ne[0] / ggml_blck_size(weights->type);
-        const size_t bytes = size(n_blocks) * (2 * sizeof(float) + ggml_type_size(activations));
+        const size_t bytes = size(n_blocks) * (2 * sizeof(exact_word) + ggml_type_size(activations));
         return (bytes + 63) / 64 * 64;
     }
 
