@@ -4,55 +4,18 @@
 // Products are vpmullw of 16-bit halves, which hold the sum of two neighbours' products, as ggml's
 // vpmaddubsw leaves it. What ggml then adds in floats is, for blocks of 32 columns, computed in
 // integers of 64 bits, rounded as a float would be: see integer_row(). The blocks of 256 columns have
-// so little floating point that it stays what it is. Halves as weights become floats by shifting
-// their bits, and are 2^112 too small then, which the other factor makes up for.
+// so little floating point that it stays what it is. For halves as weights, halves.h multiplies.
 #include "exact.h"
 
-#include "narrow.h"
+#include "halves.h"
 
 #define GGML_COMMON_DECL_C
 #include "ggml-common.h"
-#include "ggml-cpu.h"
-#include "ggml.h"
-
-#include <string.h>
 
 #include <type_traits>
 
 namespace kernels {
 namespace {
-
-constexpr float two_to_112 = 0x1p112f;
-
-// QEMU 7.2 clears its registers with the C library's memset(), which leaves the upper halves of the
-// host's own clean.
-void clean_registers() {
-    __asm__ volatile("vzeroall" ::: "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
-        "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
-}
-
-float float_of(uint32_t bits) {
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-template <class T> T load_as(const void *p) {
-    T value;
-    memcpy(&value, p, sizeof value);
-    return value;
-}
-
-constexpr uint32_t exponent_bits = 0x7C00; // of a half; all set: infinite or no number
-
-// A tenth of the price of the instruction, but for what the exponent cannot tell.
-float value_of(uint16_t half) {
-    const uint32_t exponent = half & exponent_bits;
-    if (exponent == 0 || exponent == exponent_bits) {
-        return _cvtsh_ss(half);
-    }
-    return float_of((half & 0x8000u) << 16 | ((half & 0x7FFFu) << 13) + (112u << 23));
-}
 
 // Adding 1.5*2^23's bits to an integer below 2^22 makes it the lowest bits of that float, and taking
 // the float away leaves the integer's value: two thirds of a conversion saved.
@@ -60,13 +23,6 @@ constexpr int32_t magic_bits = 0x4B400000;
 
 __m128 to_float(__m128i sums, __m128i magic) {
     return subtract(_mm_castsi128_ps(add32(sums, magic)), _mm_castsi128_ps(magic));
-}
-
-// As ggml's hsum_float_8() and tinyBLAS's hsum().
-float sum(__m128 low, __m128 high) {
-    __m128 r = _mm_add_ps(high, low);
-    r = _mm_add_ps(r, _mm_movehl_ps(r, r));
-    return _mm_cvtss_f32(_mm_add_ss(r, _mm_movehdup_ps(r)));
 }
 
 // The activations of 16 columns, columns 2k and 2k+1 in lane k of the two.
@@ -541,69 +497,6 @@ void multiply_large_rows(
     }
 }
 
-// Halves. Alone as ggml_vec_dot_f16(), eight lanes of each of four vectors, else as tinyBLAS
-// (llamafile/sgemm.cpp), eight lanes. Everything is multiplied: these are the dearest weights.
-
-// Four halves, each above 16 bits of zeros, as floats divided by 2^112.
-__m128 scaled_alone(__m128i halves) {
-    const __m128i sign = left32<31>(right32<31>(halves));
-    return _mm_castsi128_ps(either(right32<4>(left32<1>(halves)), sign));
-}
-
-// Eight halves likewise; bit 5 of a lane of `strange` stays set once one is not finite.
-void scaled_halves(const uint16_t *halves, __m128 &low, __m128 &high, __m128i &strange) {
-    const __m128i v = load128(halves), zero = _mm_setzero_si128();
-    strange = either(strange, add16(right16<11>(left16<1>(v)), _mm_set1_epi16(1)));
-    low = scaled_alone(_mm_unpacklo_epi16(zero, v));
-    high = scaled_alone(_mm_unpackhi_epi16(zero, v));
-}
-
-template <int n_rows, int n_vectors>
-void multiply_halves(const uint16_t *first, size_t n, const exact_column &column, float *out) {
-    __m128 low[n_rows][n_vectors], high[n_rows][n_vectors];
-    __m128i strange = _mm_setzero_si128();
-    for (int r = 0; r < n_rows; ++r) {
-        for (int v = 0; v < n_vectors; ++v) {
-            low[r][v] = high[r][v] = _mm_setzero_ps();
-        }
-    }
-    for (size_t i = 0; i < n; i += 8 * n_vectors) {
-#pragma GCC unroll 4
-        for (int v = 0; v < n_vectors; ++v) {
-            const __m128 a = _mm_loadu_ps(&column.first[i + 8 * v].number),
-                         b = _mm_loadu_ps(&column.first[i + 8 * v + 4].number);
-#pragma GCC unroll 4
-            for (int r = 0; r < n_rows; ++r) {
-                __m128 w_low, w_high;
-                scaled_halves(first + r * n + i + 8 * v, w_low, w_high, strange);
-                fuse(low[r][v], w_low, a);
-                fuse(high[r][v], w_high, b);
-            }
-        }
-    }
-    if (!_mm_testz_si128(strange, _mm_set1_epi16(32))) {
-        if constexpr (n_rows > 1) { // which of them?
-            for (int r = 0; r < n_rows; ++r) {
-                multiply_halves<1, n_vectors>(first + r * n, n, column, out + r);
-            }
-        } else { // the result is infinite or no number, whatever the order
-            ggml_get_type_traits_cpu(GGML_TYPE_F16)->vec_dot(
-                static_cast<int>(n), out, 0, first, 0, column.blocks, 0, 1);
-        }
-        return;
-    }
-    for (int r = 0; r < n_rows; ++r) {
-        if constexpr (n_vectors == 4) { // as GGML_F32x8_REDUCE
-            const __m128 l = _mm_add_ps(_mm_add_ps(low[r][0], low[r][2]), _mm_add_ps(low[r][1], low[r][3]));
-            const __m128 h = _mm_add_ps(_mm_add_ps(high[r][0], high[r][2]), _mm_add_ps(high[r][1], high[r][3]));
-            const __m128 two = _mm_hadd_ps(_mm_add_ps(l, h), _mm_setzero_ps());
-            out[r] = _mm_cvtss_f32(_mm_hadd_ps(two, two));
-        } else {
-            out[r] = sum(low[r][0], high[r][0]);
-        }
-    }
-}
-
 // What stands for a format in multiply(): the rows from first to last - 1 by some columns.
 
 template <class Format> struct small {
@@ -675,11 +568,12 @@ template <class Format> struct large : by_fours<large<Format>, typename Format::
 struct f16 : by_fours<f16, uint16_t> {
     template <int n_rows, bool batched>
     static void rows(const uint16_t *first, size_t n, const exact_column &column, float *out) {
+        const half_column halves = {column.blocks, &column.first->number};
         if constexpr (batched) {
-            multiply_halves<n_rows, 1>(first, n, column, out);
+            multiply_halves<n_rows, 1>(first, n, halves, out);
         } else { // the sums of one row are all that registers hold
             for (int r = 0; r < n_rows; ++r) {
-                multiply_halves<1, 4>(first + r * n, n, column, out + r);
+                multiply_halves<1, 4>(first + r * n, n, halves, out + r);
             }
         }
     }

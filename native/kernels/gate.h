@@ -1,4 +1,4 @@
-// gate.h: the gated activation of a feed-forward network, for TCG; see gate.cpp.
+// gate.h: the gated activation of a feed-forward network, for TCG.
 #ifndef CLLM_KERNELS_GATE_H
 #define CLLM_KERNELS_GATE_H
 
@@ -7,8 +7,11 @@
 namespace kernels {
 
 // out[i] = x[i] / (1 + e^-x[i]) * gate[i] for i < n, a multiple of 8. Its relative error is below
-// 1e-4, that of the last bits of the products before and after it.
+// 1e-4, that of the last bits of the products before and after it (gate.cpp).
 void swiglu(const float *x, const float *gate, float *out, size_t n);
+
+// The same bit for bit as ggml's AVX2 code (exact_gate.cpp).
+void exact_swiglu(const float *x, const float *gate, float *out, size_t n);
 
 } // namespace kernels
 

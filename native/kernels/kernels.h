@@ -13,7 +13,7 @@
 //   attention.cpp  attention over a KV cache of halves
 //   gate.cpp       the gated activation of a feed-forward network
 //   exact.cpp      products with weights as they are, and exactly ggml's results
-//   exact_emulated.cpp  the same for TCG
+//   exact_emulated.cpp, exact_attention.cpp, exact_gate.cpp  the same for TCG, and attention and the gate
 //   buffer.cpp, nodes.cpp  what ggml sees
 #ifndef CLLM_KERNELS_KERNELS_H
 #define CLLM_KERNELS_KERNELS_H

@@ -1,11 +1,12 @@
-// nodes.cpp: see nodes.h. Here the arguments are taken apart; attention.cpp, exact.cpp and gate.cpp
-// compute.
+// nodes.cpp: see nodes.h. Here the arguments are taken apart; the other files compute.
 #include "nodes.h"
 
 #include "attention.h"
 #include "exact.h"
+#include "exact_attention.h"
 #include "gate.h"
 
+#include "common.h"
 #include "ggml-cpu-impl.h"
 #include "ggml-cpu.h"
 
@@ -20,28 +21,49 @@ size_t size(int64_t n) {
     return static_cast<size_t>(n);
 }
 
+size_t aligned(size_t bytes) {
+    return (bytes + 63) / 64 * 64;
+}
+
+template <class T> T *at(const ggml_tensor *t, int64_t i1, int64_t i2, int64_t i3) {
+    return reinterpret_cast<T *>(static_cast<char *>(t->data) + size(i1) * t->nb[1]
+        + size(i2) * t->nb[2] + size(i3) * t->nb[3]);
+}
+
+// Attention that our functions can compute: over halves, no bias but the mask's.
+bool is_plain_attention(const ggml_tensor *op) {
+    const ggml_tensor *q = op->src[0], *k = op->src[1], *v = op->src[2], *mask = op->src[3];
+    float max_bias, softcap;
+    memcpy(&max_bias, op->op_params + 1, sizeof max_bias);
+    memcpy(&softcap, op->op_params + 2, sizeof softcap);
+    auto fits = [](int64_t width) { return width % 32 == 0 && width <= 512; };
+    return q->type == GGML_TYPE_F32 && k->type == GGML_TYPE_F16 && v->type == GGML_TYPE_F16
+        && (!mask || mask->type == GGML_TYPE_F16) && !op->src[4] && max_bias == 0
+        && softcap == 0 && fits(k->ne[0]) && fits(v->ne[0]) && k->ne[2] == v->ne[2]
+        && q->ne[2] % k->ne[2] == 0 && q->ne[3] == k->ne[3] && q->ne[3] == v->ne[3];
+}
+
+float scale_of(const ggml_tensor *attention) {
+    float scale;
+    memcpy(&scale, attention->op_params, sizeof scale);
+    return scale;
+}
+
+attention_cache cache_of(const ggml_tensor *attention, int64_t head, int64_t i3) {
+    const ggml_tensor *k = attention->src[1], *v = attention->src[2];
+    return {at<const uint8_t>(k, 0, head, i3), at<const uint8_t>(v, 0, head, i3), k->nb[1], v->nb[1],
+        static_cast<int>(k->ne[0]), static_cast<int>(v->ne[0])};
+}
+
 class attention_node : public ggml::cpu::tensor_traits {
 public:
-    // What attend() can do: halves, no bias but the mask's.
-    static bool takes(const ggml_tensor *op) {
-        const ggml_tensor *q = op->src[0], *k = op->src[1], *v = op->src[2], *mask = op->src[3];
-        float max_bias, softcap;
-        memcpy(&max_bias, op->op_params + 1, sizeof max_bias);
-        memcpy(&softcap, op->op_params + 2, sizeof softcap);
-        auto fits = [](int64_t width) { return width % 32 == 0 && width <= 512; };
-        return q->type == GGML_TYPE_F32 && k->type == GGML_TYPE_F16 && v->type == GGML_TYPE_F16
-            && (!mask || mask->type == GGML_TYPE_F16) && !op->src[4] && max_bias == 0
-            && softcap == 0 && fits(k->ne[0]) && fits(v->ne[0]) && k->ne[2] == v->ne[2]
-            && q->ne[2] % k->ne[2] == 0 && q->ne[3] == k->ne[3] && q->ne[3] == v->ne[3];
-    }
-
     bool work_size(int n_threads, const ggml_tensor *op, size_t &bytes) override {
         bytes = size(n_threads) * scratch_of(op);
         return true;
     }
 
     bool compute_forward(ggml_compute_params *params, ggml_tensor *op) override {
-        const ggml_tensor *q = op->src[0], *k = op->src[1], *v = op->src[2], *mask = op->src[3];
+        const ggml_tensor *q = op->src[0], *k = op->src[1], *mask = op->src[3];
         const int64_t n = q->ne[1], n_kv = k->ne[1], heads = q->ne[2] / k->ne[2];
         GGML_ASSERT(scratch_of(op) * size(params->nth) <= params->wsize);
         auto *memory = static_cast<uint8_t *>(params->wdata) + size(params->ith) * scratch_of(op);
@@ -54,8 +76,7 @@ public:
         auto *bias = reinterpret_cast<float *>(
             take(size(attention_columns) * size(n_kv) * sizeof(float)));
         auto *scratch = memory;
-        float scale;
-        memcpy(&scale, op->op_params, sizeof scale);
+        const float scale = scale_of(op);
 
         // A piece of work: one head of the cache, some queries, as many heads of theirs as fit.
         const int64_t heads_at_once = heads < attention_columns ? heads : attention_columns;
@@ -90,10 +111,7 @@ public:
                                     at<float>(op, i2, i1, i3)};
                             }
                         }
-                        const attention_cache cache = {at<const uint8_t>(k, 0, head, i3),
-                            at<const uint8_t>(v, 0, head, i3), k->nb[1], v->nb[1],
-                            static_cast<int>(k->ne[0]), static_cast<int>(v->ne[0])};
-                        attend(cache, keys, n_keys, scale, columns, n_columns, scratch);
+                        attend(cache_of(op, head, i3), keys, n_keys, scale, columns, n_columns, scratch);
                     }
                 }
                 first = last;
@@ -108,19 +126,12 @@ public:
     }
 
 private:
-    static size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
-
     static size_t scratch_of(const ggml_tensor *op) {
         const ggml_tensor *k = op->src[1], *v = op->src[2];
         const size_t n_kv = size(k->ne[1]);
         return aligned(n_kv * sizeof(int32_t)) + aligned(attention_columns * n_kv * sizeof(float))
             + aligned(attention_scratch(
                 n_kv, static_cast<int>(k->ne[0]), static_cast<int>(v->ne[0])));
-    }
-
-    template <class T> static T *at(const ggml_tensor *t, int64_t i1, int64_t i2, int64_t i3) {
-        return reinterpret_cast<T *>(static_cast<char *>(t->data) + size(i1) * t->nb[1]
-            + size(i2) * t->nb[2] + size(i3) * t->nb[3]);
     }
 
     // What queries see of the cache.
@@ -180,8 +191,88 @@ private:
     };
 };
 
+// For one query at a time, and some. Of more ggml computes tiles, in an order of their own.
+class exact_attention_node : public ggml::cpu::tensor_traits {
+public:
+    static bool takes(const ggml_tensor *op) {
+        const ggml_tensor *q = op->src[0];
+        return is_plain_attention(op) && q->ne[1] < GGML_FA_TILE_Q && q->nb[0] == sizeof(float);
+    }
+
+    bool work_size(int n_threads, const ggml_tensor *op, size_t &bytes) override {
+        bytes = size(n_threads) * (scratch_of(op) + size(op->src[0]->ne[2]) * part_of(op));
+        return true;
+    }
+
+    bool compute_forward(ggml_compute_params *params, ggml_tensor *op) override {
+        const ggml_tensor *q = op->src[0], *k = op->src[1], *mask = op->src[3];
+        const int64_t n = q->ne[1], n_kv = k->ne[1], heads = q->ne[2], group = heads / k->ne[2];
+        const int64_t ith = params->ith, nth = params->nth;
+        const int dk = static_cast<int>(k->ne[0]), dv = static_cast<int>(op->src[2]->ne[0]);
+        auto *memory = static_cast<uint8_t *>(params->wdata);
+        auto *scratch = reinterpret_cast<float *>(memory + size(ith) * scratch_of(op));
+        float *values = scratch + exact_attention_scratch(dk);
+        uint8_t *all_parts = memory + size(nth) * scratch_of(op);
+        const float scale = scale_of(op);
+
+        auto attend_to = [&](int64_t i1, int64_t i2, int64_t i3, int64_t first, int64_t last, exact_partial &part) {
+            const uint16_t *seen =
+                mask ? at<const uint16_t>(mask, i1, i2 % mask->ne[2], i3 % mask->ne[3]) : nullptr;
+            attend_exactly(cache_of(op, i2 / group, i3), at<const float>(q, i1, i2, i3), seen, first, last,
+                scale, scratch, part);
+        };
+
+        // As ggml does: many keys of a single query are shared out among the threads.
+        if (n == 1 && q->ne[3] == 1 && n_kv >= 512) {
+            const int64_t each = (n_kv + nth - 1) / nth;
+            const int64_t first = ith * each < n_kv ? ith * each : n_kv;
+            const int64_t last = first + each < n_kv ? first + each : n_kv;
+            auto part = [&](int64_t head, int64_t thread) {
+                uint8_t *at = all_parts + size(head * nth + thread) * part_of(op);
+                return reinterpret_cast<exact_partial *>(at);
+            };
+            for (int64_t head = 0; head < heads; ++head) {
+                exact_partial &mine = *part(head, ith);
+                mine.values = reinterpret_cast<float *>(&mine + 1);
+                attend_to(0, head, 0, first, last, mine);
+            }
+            ggml_barrier(params->threadpool);
+            for (int64_t head = ith; head < heads; head += nth) {
+                combine_exactly(part(head, 0), part_of(op), static_cast<int>(nth), dv, at<float>(op, head, 0, 0));
+            }
+            return true;
+        }
+        for (int64_t row = ith; row < n * heads * q->ne[3]; row += nth) {
+            const int64_t i1 = row % n, i2 = row / n % heads, i3 = row / (n * heads);
+            exact_partial all{0, 0, values};
+            attend_to(i1, i2, i3, 0, n_kv, all);
+            finish_exactly(all, dv, at<float>(op, i2, i1, i3));
+        }
+        return true;
+    }
+
+    static exact_attention_node *instance() {
+        static exact_attention_node node;
+        return &node;
+    }
+
+private:
+    static size_t scratch_of(const ggml_tensor *op) {
+        const size_t floats = exact_attention_scratch(static_cast<int>(op->src[1]->ne[0]))
+            + size(op->src[2]->ne[0]);
+        return aligned(floats * sizeof(float));
+    }
+
+    // Of a head and a thread: what is known of its keys, and the values' sum.
+    static size_t part_of(const ggml_tensor *op) {
+        return aligned(sizeof(exact_partial) + size(op->src[2]->ne[0]) * sizeof(float));
+    }
+};
+
 class gate_node : public ggml::cpu::tensor_traits {
 public:
+    explicit gate_node(decltype(swiglu) *function) : function_(function) {}
+
     static bool takes(const ggml_tensor *op) {
         const ggml_tensor *x = op->src[0], *gate = op->src[1];
         return ggml_get_glu_op(op) == GGML_GLU_OP_SWIGLU && op->ne[0] % 8 == 0
@@ -202,20 +293,22 @@ public:
         const int64_t x_at = op->src[1] || !swapped ? 0 : n;
         const int64_t gate_at = op->src[1] || swapped ? 0 : n;
         for (int64_t i = params->ith; i < rows; i += params->nth) {
-            swiglu(row(x, i) + x_at, row(gate, i) + gate_at, row(op, i), size(n));
+            function_(row(x, i) + x_at, row(gate, i) + gate_at, row(op, i), size(n));
         }
         return true;
     }
 
-    static gate_node *instance() {
-        static gate_node node;
-        return &node;
+    static gate_node *instance(bool exact) {
+        static gate_node fast(swiglu), same(exact_swiglu);
+        return exact ? &same : &fast;
     }
 
 private:
     static float *row(const ggml_tensor *t, int64_t i) {
         return reinterpret_cast<float *>(static_cast<char *>(t->data) + size(i) * t->nb[1]);
     }
+
+    decltype(swiglu) *const function_;
 };
 
 class exact_product : public ggml::cpu::tensor_traits {
@@ -299,7 +392,7 @@ private:
         const auto activations = static_cast<ggml_type>(format_of(weights)->activations);
         const int64_t n_blocks = weights->ne[0] / ggml_blck_size(weights->type);
         const size_t bytes = size(n_blocks) * (2 * sizeof(exact_word) + ggml_type_size(activations));
-        return (bytes + 63) / 64 * 64;
+        return aligned(bytes);
     }
 
     const bool emulated_;
@@ -315,9 +408,9 @@ float *row_of(const ggml_tensor *t, size_t i) {
 
 ggml::cpu::tensor_traits *fast_node(const ggml_tensor *op) {
     if (op->op == GGML_OP_GLU && gate_node::takes(op)) {
-        return gate_node::instance();
+        return gate_node::instance(false);
     }
-    if (op->op == GGML_OP_FLASH_ATTN_EXT && attention_node::takes(op)) {
+    if (op->op == GGML_OP_FLASH_ATTN_EXT && is_plain_attention(op)) {
         return attention_node::instance();
     }
     return nullptr;
@@ -325,7 +418,16 @@ ggml::cpu::tensor_traits *fast_node(const ggml_tensor *op) {
 
 ggml::cpu::tensor_traits *exact_node(const ggml_tensor *op, bool emulated) {
     exact_product *product = exact_product::instance(emulated);
-    return op->op == GGML_OP_MUL_MAT && product->takes(op) ? product : nullptr;
+    if (op->op == GGML_OP_MUL_MAT && product->takes(op)) {
+        return product;
+    }
+    if (emulated && op->op == GGML_OP_GLU && gate_node::takes(op)) {
+        return gate_node::instance(true);
+    }
+    if (emulated && op->op == GGML_OP_FLASH_ATTN_EXT && exact_attention_node::takes(op)) {
+        return exact_attention_node::instance();
+    }
+    return nullptr;
 }
 
 } // namespace kernels

@@ -285,3 +285,74 @@ def test_exact_products_of_several_matrices(ggml, mode):
     data = ggml.quantize(Type.Q4_1, weights)
     expected, real, emulated = by_all(ggml, mode, Type.Q4_1, data, weights.shape, x)
     assert np.array_equal(real, expected) and np.array_equal(emulated, expected)
+
+
+def by_both(mode, compute):
+    """A node by ggml and by us for an emulated processor."""
+    made = []
+    for number in (BY_GGML, EXACTLY_EMULATED):
+        mode(number)
+        made.append(compute())
+    return made
+
+
+def same_bits(ours, expected):
+    nan = np.isnan(expected)
+    return np.array_equal(np.isnan(ours), nan) and np.array_equal(
+        ours.view(np.uint32)[~nan], expected.view(np.uint32)[~nan])
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_exact_swiglu(ggml, mode, parts):
+    random = np.random.default_rng(parts)
+    x, gate = random.normal(0, 5, (2, 7, 96)).astype(np.float32)
+    x[1] *= 10
+    x[2] *= 30
+    x[0, :12] = 0, -0.0, 1e-30, -100, 100, 1e30, -1e30, 87.5, -87.5, 133, -133, np.inf
+    x[0, 13:15] = np.nan, -np.inf
+    inputs = (x, gate) if parts == 2 else (np.concatenate([x, gate], axis=1),)
+    expected, ours = by_both(mode, lambda: ggml.swiglu(*inputs))
+    assert same_bits(ours, expected)
+
+
+@pytest.mark.parametrize("heads, kv_heads, width", [(9, 3, 64), (4, 4, 32), (15, 1, 96)])
+@pytest.mark.parametrize("n, keys", [
+    (1, 1), (1, 13), (1, 256), (5, 77), (1, 512), (1, 700), (63, 90), (64, 64)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_exact_attention(ggml, mode, heads, kv_heads, width, n, keys, masked):
+    random = np.random.default_rng(keys)
+    q = random.normal(0, 1, (heads, n, width))
+    k = random.normal(0, 1, (kv_heads, keys, width)) * np.exp(random.normal(0, 1, (1, keys, 1)))
+    v = random.normal(0, 0.3, (kv_heads, keys, width)) * np.exp(random.normal(-6, 6, (1, 1, width)))
+    mask = None
+    if masked:
+        mask = np.where(random.random((n, keys)) < 0.3, -np.inf, random.normal(0, 1, (n, keys)))
+        mask[0] = -np.inf  # sees nothing
+        mask[:, keys // 2:] = -np.inf
+    expected, ours = by_both(mode, lambda: ggml.attention(q, k, v, mask, width ** -0.5))
+    assert same_bits(ours, expected)
+    assert masked or expected.any()
+
+
+@pytest.mark.parametrize("n, keys", [(1, 40), (3, 40), (1, 600)])
+def test_exact_attention_of_any_bits(ggml, mode, n, keys):
+    """Halves that are subnormal, at their ends, infinite, no numbers; sums that no half can hold."""
+    random = np.random.default_rng(n)
+    for case in range(6):
+        q = random.normal(0, 1, (6, n, 64))
+        k, v = random.normal(0, 1, (2, 2, keys, 64))
+        if case == 0:
+            v *= 3e-6
+        elif case == 1:
+            v[:, :, :32] = 65504
+        elif case == 2:
+            v[:, 5, 7], v[:, 7, 8] = np.inf, np.nan
+        elif case == 3:
+            k[:, 3, 7] = np.inf
+        elif case == 4:
+            q[0, 0, 0] = 1e6
+        else:
+            k, v = (random.integers(0, 1 << 16, k.shape).astype(np.uint16).view(np.float16)
+                    for _ in range(2))
+        expected, ours = by_both(mode, lambda: ggml.attention(q, k, v, None, 0.125))
+        assert same_bits(ours, expected), case

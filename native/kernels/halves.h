@@ -1,0 +1,134 @@
+// halves.h: numbers of 16 bits, and dot products with them, bit for bit as ggml's AVX2 code and in
+// instructions that suit TCG. Compiled for AVX2, FMA and F16C.
+//
+// A half's bits, shifted, are those of a float that is 2^112 too small, which the other factor of a
+// product makes up for: the product is the same number, and no conversion, nor a look at subnormal
+// ones, is needed.
+#ifndef CLLM_KERNELS_HALVES_H
+#define CLLM_KERNELS_HALVES_H
+
+#include "narrow.h"
+
+#include "ggml-cpu.h"
+#include "ggml.h"
+
+#include <string.h>
+
+namespace kernels {
+namespace {
+
+constexpr float two_to_112 = 0x1p112f;
+
+// QEMU 7.2 clears its registers with the C library's memset(), which leaves the upper halves of the
+// host's own clean.
+inline void clean_registers() {
+    __asm__ volatile("vzeroall" ::: "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
+        "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
+}
+
+inline float float_of(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+template <class T> inline T load_as(const void *p) {
+    T value;
+    memcpy(&value, p, sizeof value);
+    return value;
+}
+
+constexpr uint32_t exponent_bits = 0x7C00; // of a half; all set: infinite or no number
+
+// A tenth of the price of the instruction, but for what the exponent cannot tell.
+inline float value_of(uint16_t half) {
+    const uint32_t exponent = half & exponent_bits;
+    if (exponent == 0 || exponent == exponent_bits) {
+        return _cvtsh_ss(half);
+    }
+    return float_of((half & 0x8000u) << 16 | ((half & 0x7FFFu) << 13) + (112u << 23));
+}
+
+// As ggml's hsum_float_8() and tinyBLAS's hsum().
+inline float sum(__m128 low, __m128 high) {
+    __m128 r = _mm_add_ps(high, low);
+    r = _mm_add_ps(r, _mm_movehl_ps(r, r));
+    return _mm_cvtss_f32(_mm_add_ss(r, _mm_movehdup_ps(r)));
+}
+
+// Four halves, each above 16 bits of zeros, as floats divided by 2^112.
+inline __m128 scaled_alone(__m128i halves) {
+    const __m128i sign = left32<31>(right32<31>(halves));
+    return _mm_castsi128_ps(either(right32<4>(left32<1>(halves)), sign));
+}
+
+// Eight halves likewise; bit 5 of a lane of `strange` stays set once one is not finite.
+inline void scaled_halves(const uint16_t *halves, __m128 &low, __m128 &high, __m128i &strange) {
+    const __m128i v = load128(halves), zero = _mm_setzero_si128();
+    strange = either(strange, add16(right16<11>(left16<1>(v)), _mm_set1_epi16(1)));
+    low = scaled_alone(_mm_unpacklo_epi16(zero, v));
+    high = scaled_alone(_mm_unpackhi_epi16(zero, v));
+}
+
+inline bool all_finite(__m128i strange) {
+    return _mm_testz_si128(strange, _mm_set1_epi16(32));
+}
+
+// A column of n halves, a multiple of 32, and what they are times 2^112.
+struct half_column {
+    const uint8_t *halves;
+    const float *scaled;
+};
+
+// Rows of n halves by a column. Four vectors: as ggml_vec_dot_f16(), eight lanes of each; one: as
+// tinyBLAS (llamafile/sgemm.cpp).
+template <int n_rows, int n_vectors>
+void multiply_halves(const uint16_t *first, size_t n, const half_column &column, float *out) {
+    __m128 low[n_rows][n_vectors], high[n_rows][n_vectors];
+    __m128i strange = _mm_setzero_si128();
+    for (int r = 0; r < n_rows; ++r) {
+        for (int v = 0; v < n_vectors; ++v) {
+            low[r][v] = high[r][v] = _mm_setzero_ps();
+        }
+    }
+    for (size_t i = 0; i < n; i += 8 * n_vectors) {
+#pragma GCC unroll 4
+        for (int v = 0; v < n_vectors; ++v) {
+            const __m128 a = _mm_loadu_ps(column.scaled + i + 8 * v),
+                         b = _mm_loadu_ps(column.scaled + i + 8 * v + 4);
+#pragma GCC unroll 4
+            for (int r = 0; r < n_rows; ++r) {
+                __m128 w_low, w_high;
+                scaled_halves(first + r * n + i + 8 * v, w_low, w_high, strange);
+                fuse(low[r][v], w_low, a);
+                fuse(high[r][v], w_high, b);
+            }
+        }
+    }
+    if (!all_finite(strange)) {
+        if constexpr (n_rows > 1) { // which of them?
+            for (int r = 0; r < n_rows; ++r) {
+                multiply_halves<1, n_vectors>(first + r * n, n, column, out + r);
+            }
+        } else { // the result is infinite or no number, whatever the order
+            ggml_get_type_traits_cpu(GGML_TYPE_F16)->vec_dot(
+                static_cast<int>(n), out, 0, first, 0, column.halves, 0, 1);
+        }
+        return;
+    }
+    for (int r = 0; r < n_rows; ++r) {
+        if constexpr (n_vectors == 4) { // as GGML_F32x8_REDUCE
+            const __m128 l = _mm_add_ps(_mm_add_ps(low[r][0], low[r][2]), _mm_add_ps(low[r][1], low[r][3]));
+            const __m128 h = _mm_add_ps(_mm_add_ps(high[r][0], high[r][2]), _mm_add_ps(high[r][1], high[r][3]));
+            const __m128 two = _mm_hadd_ps(_mm_add_ps(l, h), _mm_setzero_ps());
+            out[r] = _mm_cvtss_f32(_mm_hadd_ps(two, two));
+        } else {
+            out[r] = sum(low[r][0], high[r][0]);
+        }
+    }
+}
+
+} // namespace
+} // namespace kernels
+
+#endif // CLLM_KERNELS_HALVES_H
