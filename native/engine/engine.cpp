@@ -27,7 +27,7 @@ constexpr size_t max_text = INT_MAX / 8;
 // By ENGINE_KERNELS_*.
 constexpr const char *kernel_names[] = {"auto", "ggml", "tcg", "exact"};
 
-thread_local thread_local char last_error[1024]; // a model may be loading on another thread
+thread_local char last_error[1024]; // a model may be loading on another thread
 void (*abort_handler)(const char *message);
 
 bool is_continuation(char c) {

@@ -1,6 +1,7 @@
-// exact_attention.cpp: see exact_attention.h. Compiled for AVX2, FMA and F16C, but no instruction here is of
-// 256 bits. The order of all operations is that of ggml_compute_forward_flash_attn_ext_f16_one_chunk()
-// and ggml_flash_attn_ext_reduce_partials() (ggml-cpu/ops.cpp).
+// exact_attention.cpp: see exact_attention.h. Compiled for AVX2, FMA and F16C, but no instruction
+// here is of 256 bits. The order of all operations is that of
+// ggml_compute_forward_flash_attn_ext_f16_one_chunk() and ggml_flash_attn_ext_reduce_partials()
+// (ggml-cpu/ops.cpp).
 //
 // ggml keeps the sum of values in halves: it converts them to floats for each key and back. Here
 // floats hold it, rounded to what a half can, with integers.
@@ -19,10 +20,11 @@ constexpr int32_t above_all_halves = 0x477FF000;  // 65520, which rounds to infi
 struct half_rounding {
     __m128i largest = _mm_setzero_si128(); // of the sizes' bits
     bool overflowed() const {
-        return _mm_movemask_epi8(_mm_cmpgt_epi32(largest, _mm_set1_epi32(above_all_halves - 1))) != 0;
+        return _mm_movemask_epi8(
+                   _mm_cmpgt_epi32(largest, _mm_set1_epi32(above_all_halves - 1))) != 0;
     }
-    // To nearest, ties to even. Below 2^-14 a half's digits end at 2^-24, as those of a float between
-    // 0.5 and 1 do.
+    // To nearest, ties to even. Below 2^-14 a half's digits end at 2^-24, as those of a float
+    // between 0.5 and 1 do.
     __m128 operator()(__m128 v) {
         const __m128i bits = _mm_castps_si128(v), sign = left32<31>(right32<31>(bits));
         const __m128i size = _mm_xor_si128(bits, sign);
@@ -45,10 +47,14 @@ struct any_rounding {
     __m128 operator()(__m128 v) { return _mm_cvtph_ps(_mm_cvtps_ph(v, 0)); }
 };
 
+const uint16_t *row(const uint8_t *rows, size_t stride, int64_t i) {
+    return reinterpret_cast<const uint16_t *>(rows + static_cast<size_t>(i) * stride);
+}
+
 // False if the rounding was not for such numbers.
 template <class Rounding>
-bool attend_with(const attention_cache &cache, const half_column &q, const uint16_t *mask, int64_t first,
-    int64_t last, float scale, exact_partial &out) {
+bool attend_with(const attention_cache &cache, const half_column &q, const uint16_t *mask,
+    int64_t first, int64_t last, float scale, exact_partial &out) {
     constexpr bool any = __is_same(Rounding, any_rounding);
     Rounding round;
     float *y = out.values;
@@ -62,8 +68,8 @@ bool attend_with(const attention_cache &cache, const half_column &q, const uint1
             continue;
         }
         float score;
-        multiply_halves<1, 4>(reinterpret_cast<const uint16_t *>(cache.k + static_cast<size_t>(i) * cache.k_stride),
-            static_cast<size_t>(cache.dk), q, &score);
+        multiply_halves<1, 4>(
+            row(cache.k, cache.k_stride, i), static_cast<size_t>(cache.dk), q, &score);
         score *= scale;
         score += bias;
         float shrink = 1, weight = 1;
@@ -77,7 +83,7 @@ bool attend_with(const attention_cache &cache, const half_column &q, const uint1
         } else {
             weight = expf(score - out.largest);
         }
-        const auto *v = reinterpret_cast<const uint16_t *>(cache.v + static_cast<size_t>(i) * cache.v_stride);
+        const uint16_t *v = row(cache.v, cache.v_stride, i);
         const __m128 by = _mm_set1_ps(any ? weight : weight * two_to_112);
         for (int d = 0; d < cache.dv; d += 8) {
             __m128 low, high, sum_low = _mm_loadu_ps(y + d), sum_high = _mm_loadu_ps(y + d + 4);
@@ -104,8 +110,8 @@ size_t exact_attention_scratch(int dk) {
     return static_cast<size_t>(dk) + static_cast<size_t>(dk) / 2;
 }
 
-void attend_exactly(const attention_cache &cache, const float *q, const uint16_t *mask, int64_t first,
-    int64_t last, float scale, float *scratch, exact_partial &out) {
+void attend_exactly(const attention_cache &cache, const float *q, const uint16_t *mask,
+    int64_t first, int64_t last, float scale, float *scratch, exact_partial &out) {
     auto *halves = reinterpret_cast<uint16_t *>(scratch + cache.dk);
     ggml_get_type_traits_cpu(GGML_TYPE_F16)->from_float(q, halves, cache.dk);
     clean_registers(); // of what that left
@@ -125,7 +131,8 @@ void finish_exactly(const exact_partial &all, int dv, float *out) {
     }
 }
 
-void combine_exactly(const exact_partial *first, size_t part_size, int n_parts, int dv, float *out) {
+void combine_exactly(
+    const exact_partial *first, size_t part_size, int n_parts, int dv, float *out) {
     exact_partial all = {-INFINITY, 0, out};
     memset(out, 0, static_cast<size_t>(dv) * sizeof(float));
     for (int i = 0; i < n_parts; ++i) {

@@ -1,5 +1,5 @@
-// exact_attention.h: attention over a KV cache of halves as ggml's AVX2 code computes it, bit for bit, in
-// instructions that suit TCG.
+// exact_attention.h: attention over a KV cache of halves as ggml's AVX2 code computes it, bit for
+// bit, in instructions that suit TCG.
 #ifndef CLLM_KERNELS_EXACT_ATTENTION_H
 #define CLLM_KERNELS_EXACT_ATTENTION_H
 
@@ -18,8 +18,8 @@ struct exact_partial {
 size_t exact_attention_scratch(int dk);
 
 // Keys first to last - 1. mask: what is added to the score of each key, as halves, or NULL.
-void attend_exactly(const attention_cache &cache, const float *q, const uint16_t *mask, int64_t first,
-    int64_t last, float scale, float *scratch, exact_partial &out);
+void attend_exactly(const attention_cache &cache, const float *q, const uint16_t *mask,
+    int64_t first, int64_t last, float scale, float *scratch, exact_partial &out);
 
 // out[dv] of what all keys gave.
 void finish_exactly(const exact_partial &all, int dv, float *out);

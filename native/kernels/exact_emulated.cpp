@@ -1,10 +1,11 @@
-// exact_emulated.cpp: exact.h's products for a processor that TCG emulates. Compiled for AVX2, FMA, F16C
-// and BMI2, but no instruction here is of 256 bits.
+// exact_emulated.cpp: exact.h's products for a processor that TCG emulates. Compiled for AVX2, FMA,
+// F16C and BMI2, but no instruction here is of 256 bits.
 //
 // Products are vpmullw of 16-bit halves, which hold the sum of two neighbours' products, as ggml's
 // vpmaddubsw leaves it. What ggml then adds in floats is, for blocks of 32 columns, computed in
-// integers of 64 bits, rounded as a float would be: see integer_row(). The blocks of 256 columns have
-// so little floating point that it stays what it is. For halves as weights, halves.h multiplies.
+// integers of 64 bits, rounded as a float would be: see integer_row(). The blocks of 256 columns
+// have so little floating point that it stays what it is. For halves as weights, halves.h
+// multiplies.
 #include "exact.h"
 
 #include "halves.h"
@@ -17,8 +18,8 @@
 namespace kernels {
 namespace {
 
-// Adding 1.5*2^23's bits to an integer below 2^22 makes it the lowest bits of that float, and taking
-// the float away leaves the integer's value: two thirds of a conversion saved.
+// Adding 1.5*2^23's bits to an integer below 2^22 makes it the lowest bits of that float, and
+// taking the float away leaves the integer's value: two thirds of a conversion saved.
 constexpr int32_t magic_bits = 0x4B400000;
 
 __m128 to_float(__m128i sums, __m128i magic) {
@@ -42,8 +43,8 @@ __m128i add_wide_halves(__m128i v) { // whose sum does not fit 16 bits
 }
 
 // Blocks of 32 columns. products(): of columns 4k to 4k+3 in lane k of low, of columns 16+4k to
-// 16+4k+3 in that of high; a[0], a[1] are columns 0 to 15's activations, even and odd, a[2] and a[3]
-// the others'.
+// 16+4k+3 in that of high; a[0], a[1] are columns 0 to 15's activations, even and odd, a[2] and
+// a[3] the others'.
 
 struct q4_0 {
     using weights = block_q4_0;
@@ -72,10 +73,11 @@ struct q4_1 {
     }
 };
 
-// The fifth bits of 16 columns as bit 4 of 16 bytes: bits 2k and 2k+1 come to the top of lane k, then
-// to bits 4 and 12 of it.
+// The fifth bits of 16 columns as bit 4 of 16 bytes: bits 2k and 2k+1 come to the top of lane k,
+// then to bits 4 and 12 of it.
 __m128i fifth_bits(const uint8_t *bits) {
-    const __m128i to_top = _mm_setr_epi16(1 << 14, 1 << 12, 1 << 10, 1 << 8, 1 << 6, 1 << 4, 1 << 2, 1);
+    const __m128i to_top =
+        _mm_setr_epi16(1 << 14, 1 << 12, 1 << 10, 1 << 8, 1 << 6, 1 << 4, 1 << 2, 1);
     const auto both = load_as<int16_t>(bits);
     const __m128i two = right16<14>(multiply16(broadcast16(&both), to_top));
     return _mm_and_si128(left16<4>(add16(two, left16<7>(two))), _mm_set1_epi16(0x1010));
@@ -146,8 +148,8 @@ half_parts unpacked(int32_t word) {
     return {word >> 5, word & 31};
 }
 
-// Rounds an even integer to 24 bits, to nearest, ties to even: what a float has. With p the highest bit of
-// |a|, 24 at least, and h = 2^(p - 24):
+// Rounds an even integer to 24 bits, to nearest, ties to even: what a float has. With p the highest
+// bit of |a|, 24 at least, and h = 2^(p - 24):
 //     a += h - 1 + bit p - 23 of a;  a &= -2*h
 // so that what fits 24 bits stays, as it is even. Operands: a, two to work with, 1.
 #define CLLM_ROUND(a, bit, half, one) \
@@ -174,9 +176,9 @@ int64_t rounded(int64_t a) {
     return a;
 }
 
-// Adds to two lanes the two integers in a half of `sums` times scale, rounded. One piece of assembly, because
-// eight lanes leave six registers, and each one that a compiler keeps in memory costs as much
-// as five of these instructions.
+// Adds to two lanes the two integers in a half of `sums` times scale, rounded. One piece of
+// assembly, because eight lanes leave six registers, and each one that a compiler keeps in memory
+// costs as much as five of these instructions.
 template <int half_of_sums>
 void add_rounded(int64_t &first, int64_t &second, __m128i sums, int64_t scale, int64_t one) {
     int64_t bit, half;
@@ -197,8 +199,8 @@ float power_of_two(int exponent) {
     return float_of(static_cast<uint32_t>(127 + exponent) << 23);
 }
 
-// The scale of a block of weights or activations, and with an offset that, or what is multiplied by it,
-// above.
+// The scale of a block of weights or activations, and with an offset that, or what is multiplied by
+// it, above.
 template <class Format, class Block> uint32_t scale_bits(const Block &block) {
     return Format::offset ? load_as<uint32_t>(&block) : load_as<uint16_t>(&block);
 }
@@ -208,11 +210,11 @@ struct least_exponents {
     int of_scales, of_sums;
 };
 
-// One row of blocks of 32 columns by one column. As ggml: eight lanes, and in each one fused multiply-add
-// for a block, by the product of both scales; the offsets in a sum of their own.
+// One row of blocks of 32 columns by one column. As ggml: eight lanes, and in each one fused
+// multiply-add for a block, by the product of both scales; the offsets in a sum of their own.
 //
-// A scale is a half, so the product of two has 22 digits and an exponent, and what a block adds to a
-// lane is an integer times that. If no exponent is far from the others, all are integers of one
+// A scale is a half, so the product of two has 22 digits and an exponent, and what a block adds to
+// a lane is an integer times that. If no exponent is far from the others, all are integers of one
 // unit, and a lane's float is one of at most 24 digits: an addition and rounded() do what QEMU's
 // emulation of a fused multiply-add takes three times as long for. Nothing can overflow or be
 // subnormal in floats of such a size. False if an exponent is too far away.
@@ -220,7 +222,8 @@ template <class Format>
 bool integer_row(const typename Format::weights *row, size_t n, const exact_column &column,
     least_exponents least, float *out) {
     const auto *x = reinterpret_cast<const typename Format::activations *>(column.blocks);
-    // Of n products of 22 and, for Q8_0, 16 bits, each shifted once and so much more, the sum has 62.
+    // Of n products of 22 and, for Q8_0, 16 bits, each shifted once and so much more, the sum has
+    // 62.
     const int farthest = 23 - (64 - __builtin_clzll(n));
     constexpr int below_first = 4, below_first_offset = 8; // what a row's exponents may differ
     const uint32_t first = scale_bits<Format>(row[0]);
@@ -231,7 +234,8 @@ bool integer_row(const typename Format::weights *row, size_t n, const exact_colu
         const half_parts w = parts_of(half), c = unpacked(of_column);
         const int64_t digits = w.digits * c.digits;
         const int shift = w.exponent + c.exponent - of_unit;
-        wrong |= (30 - w.exponent) | ((shift | (most - shift)) & -static_cast<int64_t>(digits != 0));
+        const int64_t counts = -static_cast<int64_t>(digits != 0);
+        wrong |= (30 - w.exponent) | ((shift | (most - shift)) & counts);
         return 2 * digits << (shift & 63);
     };
     int64_t one = 1, offsets = 0;
@@ -276,7 +280,8 @@ bool integer_row(const typename Format::weights *row, size_t n, const exact_colu
 
 // The same in floats.
 template <class Format>
-void float_row(const typename Format::weights *row, size_t n, const exact_column &column, float *out) {
+void float_row(
+    const typename Format::weights *row, size_t n, const exact_column &column, float *out) {
     // The compiler is not to know what it holds, or it loads it again and again.
     __m128i magic = _mm_set1_epi32(magic_bits);
     __asm__("" : "+x"(magic));
@@ -308,10 +313,11 @@ void float_row(const typename Format::weights *row, size_t n, const exact_column
 // block's sums are integers, one for each of ggml's eight lanes, and what follows is floating point
 // for 256 columns at once.
 //
-// Its 256 columns are met in eight steps of 32: half 0 or 1 of the lanes, four times. A step's 16 bytes
-// hold 16 columns in their low digits, those at low_at(), and 16 in their high ones, at high_at().
-// Lane k of pairs() is columns 2k and 2k+1 of those as w[2k] + 256*w[2k+1], so that its product with
-// a[2k] and what is above its low byte times a[2k+1] - 256*a[2k] is the sum of both products.
+// Its 256 columns are met in eight steps of 32: half 0 or 1 of the lanes, four times. A step's 16
+// bytes hold 16 columns in their low digits, those at low_at(), and 16 in their high ones, at
+// high_at(). Lane k of pairs() is columns 2k and 2k+1 of those as w[2k] + 256*w[2k+1], so that its
+// product with a[2k] and what is above its low byte times a[2k+1] - 256*a[2k] is the sum of both
+// products.
 
 struct q4_K {
     using weights = block_q4_K;
@@ -346,12 +352,15 @@ struct q6_K {
     using weights = block_q6_K;
     static constexpr bool has_minimum = false;
     static constexpr bool small_sums = false;
-    // Halves of 128 columns, each of four quarters of 32: quarter 0 shares its bytes with 2, 1 with 3.
+    // Halves of 128 columns, each of four quarters of 32: quarter 0 shares its bytes with 2, 1 with
+    // 3.
     static constexpr size_t low_at(int step) {
         return static_cast<size_t>(step / 2 * 128 + step % 2 * 32);
     }
     static constexpr size_t high_at(int step) { return low_at(step) + 64; }
-    static constexpr int low_scale(int step, int half) { return step / 2 * 8 + step % 2 * 2 + half; }
+    static constexpr int low_scale(int step, int half) {
+        return step / 2 * 8 + step % 2 * 2 + half;
+    }
     static constexpr int high_scale(int step, int half) { return low_scale(step, half) + 4; }
     static void pairs(const weights &w, int step, int half, __m128i &low, __m128i &high) {
         const __m128i q = load128(w.ql + 32 * step + 16 * half), four = _mm_set1_epi8(15);
@@ -372,7 +381,8 @@ void unpack(const uint8_t *packed, int16_t *scales, int16_t *minimums) {
         b & 0x3F3F3F3F, (c >> 4 & 0x0F0F0F0F) | (b >> 2 & 0x30303030)};
     const __m128i all = load128(bytes);
     _mm_storeu_si128(reinterpret_cast<__m128i *>(scales), _mm_cvtepu8_epi16(all));
-    _mm_storeu_si128(reinterpret_cast<__m128i *>(minimums), _mm_cvtepu8_epi16(_mm_srli_si128(all, 8)));
+    _mm_storeu_si128(
+        reinterpret_cast<__m128i *>(minimums), _mm_cvtepu8_epi16(_mm_srli_si128(all, 8)));
 }
 
 int32_t sum_of(__m128i v) {
@@ -409,8 +419,9 @@ void block_sums(const typename Format::weights *const *rows, const block_q8_K &x
                 Format::pairs(*rows[r], step, half, low, high);
                 low = add16(multiply16(low, a[0]), multiply16(right16<8>(low), a[1]));
                 high = add16(multiply16(high, a[2]), multiply16(right16<8>(high), a[3]));
-                low = multiply_pairs(low, broadcast16(scales[r] + Format::low_scale(step, half)));
-                high = multiply_pairs(high, broadcast16(scales[r] + Format::high_scale(step, half)));
+                const int16_t *scale = scales[r];
+                low = multiply_pairs(low, broadcast16(scale + Format::low_scale(step, half)));
+                high = multiply_pairs(high, broadcast16(scale + Format::high_scale(step, half)));
                 so_far[r] = add32(so_far[r], add32(low, high));
             }
         }
@@ -421,7 +432,8 @@ void block_sums(const typename Format::weights *const *rows, const block_q8_K &x
 }
 
 // Up to four rows of blocks of 256 columns by one column. Alone, or few at a time, as ggml's dot
-// products (ggml-cpu/arch/x86/quants.c); in a batch of eight, as its tiles (tiled/tiled-kernel.cpp).
+// products (ggml-cpu/arch/x86/quants.c); in a batch of eight, as its tiles
+// (tiled/tiled-kernel.cpp).
 template <class Format, int n_rows, bool batched>
 void multiply_large_rows(
     const typename Format::weights *first, size_t n, const exact_column &column, float *out) {
@@ -470,7 +482,8 @@ void multiply_large_rows(
             if constexpr (batched) {
                 float scaled = d * static_cast<float>(sum_of(add32(sums[r][0], sums[r][1])));
                 if constexpr (Format::has_minimum) {
-                    scaled = __builtin_fmaf(-dmin, static_cast<float>(sum_of(parts_minimums)), scaled);
+                    scaled = __builtin_fmaf(
+                        -dmin, static_cast<float>(sum_of(parts_minimums)), scaled);
                 }
                 totals[r] = __builtin_fmaf(scaled, x[b].d, totals[r]);
                 continue;
@@ -500,7 +513,8 @@ void multiply_large_rows(
 // What stands for a format in multiply(): the rows from first to last - 1 by some columns.
 
 template <class Format> struct small {
-    static void prepare(const uint8_t *blocks, size_t first, size_t last, exact_word *scales, exact_word *sums) {
+    static void prepare(
+        const uint8_t *blocks, size_t first, size_t last, exact_word *scales, exact_word *sums) {
         for (size_t b = first; b < last; ++b) {
             const uint32_t bits = scale_bits<Format>(
                 reinterpret_cast<const typename Format::activations *>(blocks)[b]);
@@ -577,7 +591,8 @@ struct f16 : by_fours<f16, uint16_t> {
             }
         }
     }
-    static void prepare(const uint8_t *blocks, size_t first, size_t last, exact_word *values, exact_word *) {
+    static void prepare(
+        const uint8_t *blocks, size_t first, size_t last, exact_word *values, exact_word *) {
         for (size_t i = first; i < last; ++i) {
             values[i].number = value_of(load_as<uint16_t>(blocks + 2 * i)) * two_to_112;
         }

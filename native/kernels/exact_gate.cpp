@@ -1,5 +1,6 @@
-// exact_gate.cpp: see gate.h. Compiled for AVX2 and FMA, but no instruction here is of 256 bits. The operations
-// on each number, and their order, are those of ggml_vec_swiglu_f32() for AVX2 (ggml-cpu/vec.h).
+// exact_gate.cpp: see gate.h. Compiled for AVX2 and FMA, but no instruction here is of 256 bits.
+// The operations on each number, and their order, are those of ggml_vec_swiglu_f32() for AVX2
+// (ggml-cpu/vec.h).
 #include "gate.h"
 
 #include "halves.h"
@@ -20,7 +21,8 @@ __m128 exponential(__m128 x) {
     const __m128 u = _mm_mul_ps(b, b);
     const __m128 high = _mm_fmadd_ps(all(0x1.0e4020p-7f), b, all(0x1.573e2ep-5f));
     const __m128 low = _mm_fmadd_ps(all(0x1.555e66p-3f), b, all(0x1.fffdb6p-2f));
-    const __m128 j = _mm_fmadd_ps(_mm_fmadd_ps(high, u, low), u, _mm_mul_ps(all(0x1.ffffecp-1f), b));
+    const __m128 first = _mm_mul_ps(all(0x1.ffffecp-1f), b);
+    const __m128 j = _mm_fmadd_ps(_mm_fmadd_ps(high, u, low), u, first);
     const __m128i e = _mm_slli_epi32(_mm_castps_si128(z), 23);
     const __m128 k = _mm_castsi128_ps(_mm_add_epi32(e, _mm_castps_si128(all(1))));
     const __m128 size = _mm_andnot_ps(all(-0.0f), n);

@@ -118,9 +118,11 @@ void multiply_halves(const uint16_t *first, size_t n, const half_column &column,
     }
     for (int r = 0; r < n_rows; ++r) {
         if constexpr (n_vectors == 4) { // as GGML_F32x8_REDUCE
-            const __m128 l = _mm_add_ps(_mm_add_ps(low[r][0], low[r][2]), _mm_add_ps(low[r][1], low[r][3]));
-            const __m128 h = _mm_add_ps(_mm_add_ps(high[r][0], high[r][2]), _mm_add_ps(high[r][1], high[r][3]));
-            const __m128 two = _mm_hadd_ps(_mm_add_ps(l, h), _mm_setzero_ps());
+            auto total = [](const __m128 *v) {
+                return _mm_add_ps(_mm_add_ps(v[0], v[2]), _mm_add_ps(v[1], v[3]));
+            };
+            const __m128 all = _mm_add_ps(total(low[r]), total(high[r]));
+            const __m128 two = _mm_hadd_ps(all, all);
             out[r] = _mm_cvtss_f32(_mm_hadd_ps(two, two));
         } else {
             out[r] = sum(low[r][0], high[r][0]);

@@ -1,5 +1,5 @@
-// kernels.h: matrix products made for batches and for a CPU that is emulated, in ggml's own places for
-// such things: exact.h's, which give ggml's results to the last bit, and those that follow.
+// kernels.h: matrix products made for batches and for a CPU that is emulated, in ggml's own places
+// for such things: exact.h's, which give ggml's results to the last bit, and those that follow.
 //
 // QEMU's TCG translates a vector integer operation to a few instructions of the host but calls a C
 // function for each floating point or shuffling one, so that the code that is fastest on a real CPU
@@ -13,7 +13,7 @@
 //   attention.cpp  attention over a KV cache of halves
 //   gate.cpp       the gated activation of a feed-forward network
 //   exact.cpp      products with weights as they are, and exactly ggml's results
-//   exact_emulated.cpp, exact_attention.cpp, exact_gate.cpp  the same for TCG, and attention and the gate
+//   exact_emulated.cpp, exact_attention.cpp, exact_gate.cpp  the same for TCG, with attention and gate
 //   buffer.cpp, nodes.cpp  what ggml sees
 #ifndef CLLM_KERNELS_KERNELS_H
 #define CLLM_KERNELS_KERNELS_H
@@ -38,8 +38,8 @@ struct functions {
     // loaded from now on with use_extra_bufts. Call it once, before the first model is loaded.
     void (*install)();
 
-    // Which nodes (nodes.h) of the graphs computed from now on we compute, besides the products with
-    // weights in buffer_type().
+    // Which nodes (nodes.h) of the graphs computed from now on we compute, besides the products
+    // with weights in buffer_type().
     void (*set_mode)(mode wanted);
 };
 

@@ -1,8 +1,8 @@
-// narrow.h: 128-bit vectors whose instructions we choose ourselves, as vector.h's of 256 bits. Under
-// TCG an operation on 128 bits costs what one on 256 does, but leaves the host's registers clean for
-// the fused multiply-adds among which these stand: see exact.h. A shift there and back is cheaper
-// than a mask, which has to be in a register that is needed or comes from memory, and a compiler
-// would make the one of the other.
+// narrow.h: 128-bit vectors whose instructions we choose ourselves, as vector.h's of 256 bits.
+// Under TCG an operation on 128 bits costs what one on 256 does, but leaves the host's registers
+// clean for the fused multiply-adds among which these stand: see exact.h. A shift there and back is
+// cheaper than a mask, which has to be in a register that is needed or comes from memory, and a
+// compiler would make the one of the other.
 #ifndef CLLM_KERNELS_NARROW_H
 #define CLLM_KERNELS_NARROW_H
 

@@ -51,8 +51,8 @@ float scale_of(const ggml_tensor *attention) {
 
 attention_cache cache_of(const ggml_tensor *attention, int64_t head, int64_t i3) {
     const ggml_tensor *k = attention->src[1], *v = attention->src[2];
-    return {at<const uint8_t>(k, 0, head, i3), at<const uint8_t>(v, 0, head, i3), k->nb[1], v->nb[1],
-        static_cast<int>(k->ne[0]), static_cast<int>(v->ne[0])};
+    return {at<const uint8_t>(k, 0, head, i3), at<const uint8_t>(v, 0, head, i3), k->nb[1],
+        v->nb[1], static_cast<int>(k->ne[0]), static_cast<int>(v->ne[0])};
 }
 
 class attention_node : public ggml::cpu::tensor_traits {
@@ -111,7 +111,8 @@ public:
                                     at<float>(op, i2, i1, i3)};
                             }
                         }
-                        attend(cache_of(op, head, i3), keys, n_keys, scale, columns, n_columns, scratch);
+                        attend(cache_of(op, head, i3), keys, n_keys, scale, columns, n_columns,
+                            scratch);
                     }
                 }
                 first = last;
@@ -215,11 +216,12 @@ public:
         uint8_t *all_parts = memory + size(nth) * scratch_of(op);
         const float scale = scale_of(op);
 
-        auto attend_to = [&](int64_t i1, int64_t i2, int64_t i3, int64_t first, int64_t last, exact_partial &part) {
+        auto attend_to = [&](int64_t i1, int64_t i2, int64_t i3, int64_t first, int64_t last,
+                             exact_partial &part) {
             const uint16_t *seen =
                 mask ? at<const uint16_t>(mask, i1, i2 % mask->ne[2], i3 % mask->ne[3]) : nullptr;
-            attend_exactly(cache_of(op, i2 / group, i3), at<const float>(q, i1, i2, i3), seen, first, last,
-                scale, scratch, part);
+            attend_exactly(cache_of(op, i2 / group, i3), at<const float>(q, i1, i2, i3), seen,
+                first, last, scale, scratch, part);
         };
 
         // As ggml does: many keys of a single query are shared out among the threads.
@@ -238,7 +240,8 @@ public:
             }
             ggml_barrier(params->threadpool);
             for (int64_t head = ith; head < heads; head += nth) {
-                combine_exactly(part(head, 0), part_of(op), static_cast<int>(nth), dv, at<float>(op, head, 0, 0));
+                combine_exactly(part(head, 0), part_of(op), static_cast<int>(nth), dv,
+                    at<float>(op, head, 0, 0));
             }
             return true;
         }
@@ -349,7 +352,8 @@ public:
             auto *scales = reinterpret_cast<exact_word *>(memory + c * column_size(op));
             exact_word *sums = scales + n_blocks;
             auto *blocks = reinterpret_cast<uint8_t *>(sums + n_blocks);
-            quantise(row_of(x, c) + first * size(block), blocks + first * ggml_type_size(activations),
+            quantise(row_of(x, c) + first * size(block),
+                blocks + first * ggml_type_size(activations),
                 static_cast<int64_t>(last - first) * block);
             f.prepare(blocks, first, last, scales, sums);
             if (ith == 0) {
@@ -363,6 +367,8 @@ public:
 
         // Rows are given out in pieces: the threads' processors may be of unequal speed.
         const size_t n_rows = size(weights->ne[1]);
+        const size_t fair = n_rows / (4 * nth) / 4 * 4;
+        const size_t piece_rows = fair < 16 ? 16 : fair < 128 ? fair : 128;
         const bool batched = f.batch.columns != 0 && size(x->ne[1]) >= f.batch.columns
             && n_rows % f.batch.rows == 0;
         for (size_t piece = ith; piece * piece_rows < n_rows;
@@ -380,8 +386,6 @@ public:
     }
 
 private:
-    static constexpr size_t piece_rows = 32;
-
     const exact_format *format_of(const ggml_tensor *weights) const {
         return (emulated_ ? exact_format_emulated : exact_format_real)(weights->type);
     }
@@ -391,7 +395,8 @@ private:
         const ggml_tensor *weights = op->src[0];
         const auto activations = static_cast<ggml_type>(format_of(weights)->activations);
         const int64_t n_blocks = weights->ne[0] / ggml_blck_size(weights->type);
-        const size_t bytes = size(n_blocks) * (2 * sizeof(exact_word) + ggml_type_size(activations));
+        const size_t bytes =
+            size(n_blocks) * (2 * sizeof(exact_word) + ggml_type_size(activations));
         return aligned(bytes);
     }
 

@@ -229,12 +229,11 @@ def by_all(ggml, mode, kind, data, shape, x):
     return made
 
 
-EXACT = [Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.Q4_K, Type.Q5_K, Type.Q6_K,
-         Type.F16]
+EXACT_TYPES = TYPES[:-1]
 LARGE = (Type.Q4_K, Type.Q5_K, Type.Q6_K)  # blocks of 256 columns
 
 
-@pytest.mark.parametrize("kind", EXACT, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", EXACT_TYPES, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("rows, columns, n", [
     (1, 32, 2), (7, 64, 1), (48, 576, 1), (48, 576, 2), (33, 1536, 3), (100, 576, 4),
     (16, 96, 5), (129, 288, 8), (17, 2048, 13), (64, 576, 64)])
@@ -249,7 +248,7 @@ def test_exact_products_are_ggmls_to_the_last_bit(ggml, mode, kind, rows, column
     assert expected.any()
 
 
-@pytest.mark.parametrize("kind", EXACT, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", EXACT_TYPES, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("n", [1, 5, 8])
 def test_exact_products_of_any_bits(ggml, mode, kind, n):
     """Scales that are tiny, huge, infinite or no numbers, weights and activations at their ends."""
