@@ -8,7 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
-from . import CllmError, accel, config, console, health, memory, qemu
+from . import CllmError, accel, config, console, health, memory, qemu, reclaim
 from .build import DEBUG_IMAGE, IMAGE
 
 
@@ -87,7 +87,8 @@ def run(settings, guest_settings, *, every_key=False, wait_for_debugger=False):
         guest.start()
         serial.open()
         threading.Thread(target=_wake_at_end, args=(guest, wake), daemon=True).start()
-        threading.Thread(target=_announce, args=(guest, output), daemon=True).start()
+        repacked = settings["kernels"] == "tcg"
+        threading.Thread(target=_announce, args=(guest, output, repacked), daemon=True).start()
         if wait_for_debugger:
             output.line(shlex.join(debugger_command(guest.gdb)))
         wake.wait()
@@ -121,9 +122,11 @@ def _wake_at_end(guest, wake):
     wake.set()
 
 
-def _announce(guest, output):
+def _announce(guest, output, repacked):
     reason = health.wait_until_decided(guest.port, guest.ended)
     if reason is None:
         output.line(f"ready {guest.url}")
+        if repacked:
+            reclaim.give_back(guest)
     elif reason:
         output.line(f"serving {guest.url} without a model: {reason}")

@@ -11,12 +11,15 @@ A failed test's report holds the end of the serial line of every guest it used.
 
 import os
 import re
+import shutil
 import socket
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 import tiny_model as tiny
-from cllm import config, health, run
+from cllm import config, fetch, health, run
 from cllm.build import IMAGE
 
 SMP = int(os.environ.get("CLLM_SMP", 1))  # virtual CPUs where a test does not say how many
@@ -143,6 +146,17 @@ def tiny_model(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "tiny.gguf"
     tiny.make(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def private_smollm2():
+    """Path of a SmolLM2 that no other process maps, whose pages a host may drop: they are clean,
+    and not on /tmp, which may be a tmpfs."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        path = Path(shutil.copy(fetch.default_model(), folder))
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+        yield path
 
 
 @pytest.fixture
