@@ -38,7 +38,8 @@ def crash_summary():
 
 async def boot_phases(lan):
     """Note when there is an address and when the model is loaded, then print the table."""
-    address = model = False
+    address = not lan.active()  # without a card there will be none
+    model = False
     started = time.ticks_ms()
     while not (address and model):
         if not address and lan.isconnected():
@@ -61,7 +62,10 @@ def status(lan, heap):
     """
     host, scheduler = service.host, service.scheduler
     up = time.ticks_ms() // 1000
-    address = lan.ipconfig("addr4")[0] if lan.isconnected() else "no address yet"
+    if lan.isconnected():
+        address = "http://" + lan.ipconfig("addr4")[0]
+    else:
+        address = "no address yet" if lan.active() else "no network card"
     total, free, _ = _x86.memory()
     load = ""
     if scheduler:
@@ -72,7 +76,7 @@ def status(lan, heap):
     else:
         what = host.state if host.state == READY else host.reason
     return (
-        "http://%s   up %d:%02d:%02d" % (address, up // 3600, up // 60 % 60, up % 60),
+        "%s   up %d:%02d:%02d" % (address, up // 3600, up // 60 % 60, up % 60),
         "model %s: %s%s" % (host.alias, what, load),
         "memory %d of %d MiB free, Python %d KiB" % (
             free >> 20, total >> 20, heap >> 10),

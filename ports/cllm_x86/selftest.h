@@ -6,12 +6,13 @@
 #include <stdint.h>
 
 struct selftest_result {
-    uint64_t vectors;  // rounds in which vector registers were kept and compared
-    uint64_t locks;    // increments under one mutex
-    uint64_t signals;  // hand-overs through a condition variable
-    uint64_t sleeps;   // timed waits
-    uint64_t maps;     // mappings made, filled, compared and given back
-    uint64_t children; // threads started and joined by other threads
+    uint64_t vectors;     // rounds in which vector registers were kept and compared
+    uint64_t vector_bits; // the size of these registers: 128, 256 or 512
+    uint64_t locks;       // increments under one mutex
+    uint64_t signals;     // hand-overs through a condition variable
+    uint64_t sleeps;      // timed waits
+    uint64_t maps;        // mappings made, filled, compared and given back
+    uint64_t children;    // threads started and joined by other threads
     uint64_t errors;
     const char *error; // the first one, or NULL
 };

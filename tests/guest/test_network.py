@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from cllm import qemu
 
 GUEST_IP = bytes([10, 77, 0, 2])
 OUR_IP = bytes([10, 77, 0, 1])
@@ -121,3 +122,17 @@ def test_linux_pings_and_fetches_over_a_tap(boot, tap):
                     assert packet[28:] == b"from linux"
                     break
     assert requests.get("http://10.77.0.2/health", timeout=60).status_code == 503
+
+
+def test_without_a_card_the_model_is_there_at_the_repl(boot, tiny_model, monkeypatch):
+    # A card that no driver knows is as good as none.
+    arguments = qemu.Guest.arguments
+    monkeypatch.setattr(qemu.Guest, "arguments", lambda guest: [
+        word.replace("e1000,", "rtl8139,") for word in arguments(guest)])
+    guest = boot(model=str(tiny_model), wait=False)
+    guest.serial.expect("cllm: no network card of a kind that is known.*\r\n")
+    guest.serial.booted()
+    guest.serial.run("import asyncio; from cllm import llm")
+    line = "len(asyncio.run(llm.generate('Hello', max_tokens=4))) > 0"
+    assert guest.serial.run(line) == "True"
+    assert b"Traceback" not in guest.log()
