@@ -66,7 +66,7 @@ def first_answer(port, started, ended, limit):
             raise CllmError(f"the guest did not answer in {limit} s")
         threading.Thread(target=probe, daemon=True).start()
         # Sparser later: where booting takes long, neither precision nor the guest's time matters.
-        time.sleep(PROBE_EVERY if waited < 1 else 5 * PROBE_EVERY)
+        time.sleep(PROBE_EVERY if waited < 2 else 5 * PROBE_EVERY)
     return min(answered) - started
 
 

@@ -222,8 +222,7 @@ template <class Format>
 bool integer_row(const typename Format::weights *row, size_t n, const exact_column &column,
     least_exponents least, float *out) {
     const auto *x = reinterpret_cast<const typename Format::activations *>(column.blocks);
-    // Of n products of 22 and, for Q8_0, 16 bits, each shifted once and so much more, the sum has
-    // 62.
+    // Of n products of 22 and, for Q8_0, 16 bits, shifted once and so much more, the sum has 62.
     const int farthest = 23 - (64 - __builtin_clzll(n));
     constexpr int below_first = 4, below_first_offset = 8; // what a row's exponents may differ
     const uint32_t first = scale_bits<Format>(row[0]);
@@ -236,7 +235,7 @@ bool integer_row(const typename Format::weights *row, size_t n, const exact_colu
         const int shift = w.exponent + c.exponent - of_unit;
         const int64_t counts = -static_cast<int64_t>(digits != 0);
         wrong |= (30 - w.exponent) | ((shift | (most - shift)) & counts);
-        return 2 * digits << (shift & 63);
+        return static_cast<int64_t>(static_cast<uint64_t>(2 * digits) << (shift & 63));
     };
     int64_t one = 1, offsets = 0;
     __asm__("" : "+r"(one)); // stays in a register
