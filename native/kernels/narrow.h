@@ -47,12 +47,6 @@ inline __m128i load128(const void *p) {
     return r;
 }
 
-inline __m128 broadcast(const float *p) {
-    __m128 r;
-    __asm__("vbroadcastss %1, %0" : "=x"(r) : "m"(*p));
-    return r;
-}
-
 inline __m128i broadcast16(const int16_t *p) {
     __m128i r;
     __asm__("vpbroadcastw %1, %0" : "=x"(r) : "m"(*p));
