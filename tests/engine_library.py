@@ -59,12 +59,12 @@ class Engine:
     """
 
     def __init__(self, library, path, n_ctx=256, n_batch=64, n_seq=4, n_threads=1, pooling=0,
-                 progress=None, poll=None, kernels=0, wait=None, wake=None, sample_ms=0,
+                 progress=None, poll=None, kernels=0, wait=None, wake=None, sample_ms=0, job_ms=0,
                  background=False):
         self.library, self.ffi = library, library.ffi
         params = self.ffi.new("struct engine_params *", dict(
             n_ctx=n_ctx, n_batch=n_batch, n_seq=n_seq, n_threads=n_threads,
-            sample_ms=sample_ms, pooling=pooling, kernels=kernels))
+            sample_ms=sample_ms, job_ms=job_ms, pooling=pooling, kernels=kernels))
         self._callbacks = []
         self._finish = "engine_decode_finish"
         if progress:
@@ -124,6 +124,23 @@ class Engine:
         self.call(name, *arguments, text, n)
         return self.ffi.buffer(text[0], n[0])[:]
 
+    def start_tokenize(self, text, add_special=True, parse_special=True, ms=0):
+        text = text.encode() if isinstance(text, str) else text
+        return Job(self, "tokenize", text, len(text), add_special, parse_special, ms)
+
+    def start_chat(self, request, ms=0):
+        request = request.encode() if isinstance(request, str) else json.dumps(request).encode()
+        return Job(self, "chat", request, len(request), ms)
+
+    def start_sampler(self, params="{}", chat=None, ms=0):
+        params = params.encode()
+        chat = chat.handle if chat else self.ffi.NULL
+        return Job(self, "sampler", params, len(params), chat, ms)
+
+    def start_sample(self, sampler, index):
+        self.library.call("engine_sample_start", sampler.handle, index)
+        self._finish = "engine_sample_finish"
+
     def detokenize(self, tokens):
         return self._text("engine_detokenize", self.ffi.new("int32_t[]", tokens), len(tokens))
 
@@ -163,7 +180,13 @@ class Engine:
         self._finish = "engine_embed_finish"
 
     def finish(self):
-        """Of start_embed(): the vector, or None if that was not the last piece."""
+        """Of start_embed(): the vector, or None if that was not the last piece; of start_sample():
+        the token.
+        """
+        if self._finish == "engine_sample_finish":
+            token = self.ffi.new("int32_t *")
+            self.call(self._finish, token)
+            return token[0]
         if self._finish == "engine_decode_finish":
             self.call(self._finish)
             return None
@@ -245,6 +268,39 @@ class Engine:
         return made
 
 
+class Job:
+    """A job of the engine. kind: "tokenize", "chat" or "sampler"."""
+
+    def __init__(self, engine, kind, *arguments):
+        self.engine, self.library, self.ffi = engine, engine.library, engine.ffi
+        self.kind = kind
+        out = self.ffi.new("struct engine_job **")
+        self.handle = self.ffi.NULL
+        engine.call(f"engine_{kind}_start", *arguments, out)
+        self.handle = out[0]
+
+    def ended(self):
+        return bool(self.library.so.engine_job_ended(self.handle))
+
+    @property
+    def ms(self):
+        return self.library.so.engine_job_ms(self.handle)
+
+    def finish(self):
+        """The tokens, Chat or Sampler; waits for the end."""
+        if self.kind == "tokenize":
+            tokens, n = self.ffi.new("const int32_t **"), self.ffi.new("size_t *")
+            self.library.call("engine_tokenize_finish", self.handle, tokens, n)
+            return self.ffi.unpack(tokens[0], n[0]) if n[0] else []
+        out = self.ffi.new(f"struct engine_{self.kind} **")
+        self.library.call(f"engine_{self.kind}_finish", self.handle, out)
+        return (Chat if self.kind == "chat" else Sampler).of(self.engine, out[0])
+
+    def close(self):
+        self.library.so.engine_job_close(self.handle)
+        self.handle = self.ffi.NULL
+
+
 class Sampler:
     def __init__(self, engine, params, chat=None):
         self.engine, self.library, self.ffi = engine, engine.library, engine.ffi
@@ -254,6 +310,18 @@ class Sampler:
         engine.call("engine_sampler_open", params, len(params),
                     chat.handle if chat else self.ffi.NULL, out)
         self.handle = out[0]
+
+    @classmethod
+    def of(cls, engine, handle):
+        """The one of a handle."""
+        self = cls.__new__(cls)
+        self.engine, self.library, self.ffi = engine, engine.library, engine.ffi
+        self.handle = handle
+        return self
+
+    @property
+    def constrained(self):
+        return bool(self.library.so.engine_sampler_constrained(self.handle))
 
     def sample(self, index):
         token = self.ffi.new("int32_t *")
@@ -279,6 +347,14 @@ class Chat:
         self.handle = self.ffi.NULL
         engine.call("engine_chat_open", request, len(request), out)
         self.handle = out[0]
+
+    @classmethod
+    def of(cls, engine, handle):
+        """The one of a handle."""
+        self = cls.__new__(cls)
+        self.library, self.ffi = engine.library, engine.ffi
+        self.handle = handle
+        return self
 
     def __enter__(self):
         return self

@@ -59,9 +59,9 @@ def cpu(name=None):
 
 class Engine(engine_library.Engine):
     def __init__(self, path, *, n_ctx=2048, n_batch=64, n_seq=4, n_threads=1, sample_ms=0,
-                 pooling=0, kernels=0, progress=None, poll=None, background=False):
+                 job_ms=0, pooling=0, kernels=0, progress=None, poll=None, background=False):
         # In the background is here before it returns.
-        options = {"sample_ms": sample_ms, "kernels": kernels}
+        options = {"sample_ms": sample_ms, "job_ms": job_ms, "kernels": kernels}
         if progress:
             options["progress"] = lambda done: progress(done) or True
         if poll:

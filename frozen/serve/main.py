@@ -115,6 +115,7 @@ class Settings:
             "n_seq": min(256, slots + max(4, slots)),
             "n_threads": _count(model, "threads", _x86.cpu_count(), 256),
             "sample_ms": self.bounds.sample_ms,
+            "job_ms": self.bounds.job_ms,
             "pooling": _POOLING[pooling],
             "kernels": _KERNELS[kernels],
         }
@@ -134,9 +135,11 @@ class Settings:
             request_s=_count(limits, "request_s", 0, 86400, 0),
             step_ms=_count(limits, "step_ms", 500, 60000),
             sample_ms=_count(limits, "sample_ms", 5000, 60000),
+            job_ms=_count(limits, "job_ms", 2000, 60000),
             speculate=_flag(model, "speculate", True),
         )
-        for name in ("queue", "per_client", "queue_s", "request_s", "step_ms", "sample_ms"):
+        for name in ("queue", "per_client", "queue_s", "request_s", "step_ms", "sample_ms",
+                     "job_ms"):
             limits.pop(name, None)
         return bounds
 

@@ -1,7 +1,7 @@
 // The `_engine` module: argument conversion around native/engine.
 //
-//   Engine(path, *, n_ctx=2048, n_batch=64, n_seq=4, n_threads=1, sample_ms=0, pooling=0, kernels=0,
-//          progress=None, poll=None, background=False)
+//   Engine(path, *, n_ctx=2048, n_batch=64, n_seq=4, n_threads=1, sample_ms=0, job_ms=0, pooling=0,
+//          kernels=0, progress=None, poll=None, background=False)
 //     loaded() -> float                       the part done: 1 when all is there
 //     n_ctx n_ctx_train n_batch n_seq n_vocab n_embd n_params size desc ftype vocab_type
 //     chat_template has_chat_template bos eos add_bos fim_pre fim_suf fim_mid fim_rep fim_sep
@@ -16,15 +16,25 @@
 //     abort()                                 stops the decode in progress
 //     seq_rm(seq, p0, p1) -> bool    seq_cp(src, dst, p0, p1)    seq_add(seq, p0, p1, delta)
 //     seq_pos_max(seq) -> int        clear()
-//     sampler(params, chat=None) -> Sampler   params: a dict
+//     sampler(params, chat=None) -> Sampler   params: a dict, or JSON text
+//     start_sample(sampler, batch_index)      begins what sample() does; finish() returns the token
 //     logprobs(batch_index, token, n) -> (logprob, [(token, logprob), ...])
 //     chat(request_json) -> Chat
+//     start_tokenize(text, add_special=True, parse_special=True, ms=0) -> Job
+//     start_sampler(params, chat=None, ms=0) -> Job
+//     start_chat(request_json, ms=0) -> Job   the same beside Python, for ms of processor time
 //     embed(tokens, first, last, normalize=2) -> [float, ...] at the last piece, else None
 //     start_embed(the same)                   begins it, as start(); finish() returns it
 //     lora_open(path) -> id                   lora_set(ids, scales)
 //     state_get(seq) -> bytes                 state_set(seq, data)
 //     close()
+//   Job
+//     finish()                                the tokens, Sampler or Chat; select and asyncio tell when
+//                                             it will not wait
+//     ms() -> int                             processor time that it took
+//     close()                                 stops it
 //   Sampler
+//     constrained                             by a grammar
 //     sample(batch_index) -> token            accepts it as well
 //     accept(token, is_prompt=True)
 //     probs(n) -> [(token, probability), ...]
@@ -71,9 +81,8 @@ typedef struct {
     mp_obj_t progress, poll;
     mp_obj_t raised; // by a callback, MP_OBJ_NULL if none did
     bool computing; // in decode() or embed(), or between start() and the end of finish()
-    enum { NOTHING, BATCH, EMBEDDING } started; // what finish() is to finish
+    enum { NOTHING, BATCH, EMBEDDING, SAMPLE } started; // what finish() is to finish
     volatile bool stop; // for the thread that computes
-    volatile bool ended; // said by it
     // One batch, converted; n_batch entries each. Allocated once, so that decode() does not grow
     // the heap.
     int32_t *tokens, *positions, *seqs;
@@ -93,11 +102,19 @@ typedef struct {
 
 typedef struct {
     mp_obj_base_t base;
+    mp_obj_t engine; // keeps it from being collected first
+    struct engine_job *job; // NULL when closed
+    enum { TOKENIZE, SAMPLER, CHAT } kind;
+} job_obj_t;
+
+typedef struct {
+    mp_obj_base_t base;
     struct engine_reply *reply; // NULL when closed
 } reply_obj_t;
 
 static const mp_obj_type_t engine_type_sampler;
 static const mp_obj_type_t engine_type_chat;
+static const mp_obj_type_t engine_type_job;
 static const mp_obj_type_t engine_type_reply;
 
 #define ENGINE_EXCEPTION(name, parent_type) \
@@ -125,6 +142,8 @@ static void check(int code) {
         type = &engine_type_Limit;
     } else if (code == ENGINE_EINVAL) {
         type = &mp_type_ValueError;
+    } else if (code == ENGINE_ENOMEM) {
+        type = &mp_type_MemoryError;
     }
     const char *reason = engine_error();
     mp_obj_t text = mp_obj_new_str(reason, strlen(reason));
@@ -214,13 +233,13 @@ static void on_wait(void *self_in) {
     engine_obj_t *self = self_in;
     call_from_engine(self, self->stop ? mp_const_none : self->poll, 0, NULL);
     // A callback that slept may have used up the wake-up of on_wake().
-    if (MP_STATE_VM(sched_state) != MP_SCHED_PENDING && !self->ended) {
+    if (MP_STATE_VM(sched_state) != MP_SCHED_PENDING && !engine_ended(self->engine)) {
         clock_wait(UINT64_MAX);
     }
 }
 
 static void on_wake(void *self_in) {
-    ((engine_obj_t *)self_in)->ended = true;
+    (void)self_in;
     clock_interrupted();
 }
 
@@ -236,7 +255,7 @@ static void begin(engine_obj_t *self) {
     if (self->computing) {
         mp_raise_ValueError(MP_ERROR_TEXT("the engine is busy"));
     }
-    self->stop = self->ended = false;
+    self->stop = false;
     self->computing = true;
     call_from_engine(self, self->poll, 0, NULL);
     end(self, ENGINE_OK);
@@ -267,8 +286,8 @@ static int end_loading(engine_obj_t *self) {
 static mp_obj_t engine_make_new(
     const mp_obj_type_t *type, size_t n_args, size_t n_kw, const mp_obj_t *args) {
     enum {
-        ARG_path, ARG_n_ctx, ARG_n_batch, ARG_n_seq, ARG_n_threads, ARG_sample_ms, ARG_pooling,
-        ARG_kernels, ARG_progress, ARG_poll, ARG_background
+        ARG_path, ARG_n_ctx, ARG_n_batch, ARG_n_seq, ARG_n_threads, ARG_sample_ms, ARG_job_ms,
+        ARG_pooling, ARG_kernels, ARG_progress, ARG_poll, ARG_background
     };
     static const mp_arg_t allowed[] = {
         { MP_QSTR_path, MP_ARG_REQUIRED | MP_ARG_OBJ, { .u_obj = MP_OBJ_NULL } },
@@ -277,6 +296,7 @@ static mp_obj_t engine_make_new(
         { MP_QSTR_n_seq, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = 4 } },
         { MP_QSTR_n_threads, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = 1 } },
         { MP_QSTR_sample_ms, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = 0 } },
+        { MP_QSTR_job_ms, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = 0 } },
         { MP_QSTR_pooling, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = ENGINE_POOLING_MODEL } },
         { MP_QSTR_kernels, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = ENGINE_KERNELS_AUTO } },
         { MP_QSTR_progress, MP_ARG_KW_ONLY | MP_ARG_OBJ, { .u_rom_obj = MP_ROM_NONE } },
@@ -292,7 +312,7 @@ static mp_obj_t engine_make_new(
     self->progress = arg[ARG_progress].u_obj;
     self->poll = arg[ARG_poll].u_obj;
     self->raised = MP_OBJ_NULL;
-    self->computing = self->stop = self->ended = false;
+    self->computing = self->stop = false;
     self->started = NOTHING;
     struct engine_params params = {
         .n_ctx = get_count(arg[ARG_n_ctx].u_int, MP_QSTR_n_ctx),
@@ -300,6 +320,7 @@ static mp_obj_t engine_make_new(
         .n_seq = get_count(arg[ARG_n_seq].u_int, MP_QSTR_n_seq),
         .n_threads = get_count(arg[ARG_n_threads].u_int, MP_QSTR_n_threads),
         .sample_ms = get_count(arg[ARG_sample_ms].u_int, MP_QSTR_sample_ms),
+        .job_ms = get_count(arg[ARG_job_ms].u_int, MP_QSTR_job_ms),
         .pooling = get_count(arg[ARG_pooling].u_int, MP_QSTR_pooling),
         .kernels = get_count(arg[ARG_kernels].u_int, MP_QSTR_kernels),
         .progress = on_progress,
@@ -421,6 +442,14 @@ static void engine_attr(mp_obj_t self_in, qstr name, mp_obj_t *dest) {
     dest[1] = MP_OBJ_SENTINEL; // go on with the methods
 }
 
+static mp_obj_t new_token_list(const int32_t *tokens, size_t n) {
+    mp_obj_list_t *list = MP_OBJ_TO_PTR(mp_obj_new_list(n, NULL));
+    for (size_t i = 0; i < n; i++) {
+        list->items[i] = MP_OBJ_NEW_SMALL_INT(tokens[i]);
+    }
+    return MP_OBJ_FROM_PTR(list);
+}
+
 static mp_obj_t engine_tokenize_py(size_t n_args, const mp_obj_t *pos_args, mp_map_t *kw_args) {
     enum { ARG_text, ARG_add_special, ARG_parse_special };
     static const mp_arg_t allowed[] = {
@@ -437,11 +466,7 @@ static mp_obj_t engine_tokenize_py(size_t n_args, const mp_obj_t *pos_args, mp_m
     size_t n;
     check(engine_tokenize(get_engine(pos_args[0]), text, len, arg[ARG_add_special].u_bool,
         arg[ARG_parse_special].u_bool, &tokens, &n));
-    mp_obj_list_t *list = MP_OBJ_TO_PTR(mp_obj_new_list(n, NULL));
-    for (size_t i = 0; i < n; i++) {
-        list->items[i] = MP_OBJ_NEW_SMALL_INT(tokens[i]);
-    }
-    return MP_OBJ_FROM_PTR(list);
+    return new_token_list(tokens, n);
 }
 static MP_DEFINE_CONST_FUN_OBJ_KW(engine_tokenize_obj, 2, engine_tokenize_py);
 
@@ -514,12 +539,17 @@ static mp_obj_t engine_finish_py(mp_obj_t self_in) {
     if (self->started == NOTHING) {
         mp_raise_ValueError(MP_ERROR_TEXT("no batch was started"));
     }
-    bool embedding = self->started == EMBEDDING;
+    int started = self->started;
     self->started = NOTHING;
     const float *vector = NULL;
     size_t width;
-    end(self, embedding ? engine_embed_finish(self->engine, &vector, &width)
-                        : engine_decode_finish(self->engine));
+    if (started == SAMPLE) {
+        int32_t token;
+        end(self, engine_sample_finish(self->engine, &token));
+        return MP_OBJ_NEW_SMALL_INT(token);
+    }
+    end(self, started == EMBEDDING ? engine_embed_finish(self->engine, &vector, &width)
+                                   : engine_decode_finish(self->engine));
     if (vector == NULL) {
         return mp_const_none;
     }
@@ -550,7 +580,7 @@ static mp_uint_t engine_ioctl(mp_obj_t self_in, mp_uint_t request, uintptr_t arg
     if (self->engine == NULL) {
         return MP_STREAM_POLL_NVAL;
     }
-    return self->ended ? arg & MP_STREAM_POLL_RD : 0;
+    return engine_ended(self->engine) ? arg & MP_STREAM_POLL_RD : 0;
 }
 
 static const mp_stream_p_t engine_stream = { .ioctl = engine_ioctl };
@@ -645,32 +675,111 @@ static mp_obj_t engine_chat_py(mp_obj_t self_in, mp_obj_t request_in) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_2(engine_chat_obj, engine_chat_py);
 
-static mp_obj_t engine_sampler_py(size_t n_args, const mp_obj_t *args) {
-    struct engine *engine = get_engine(args[0]);
-    if (!mp_obj_is_type(args[1], &mp_type_dict)) {
-        mp_raise_TypeError(MP_ERROR_TEXT("sampler parameters must be a dict"));
+// The text of sampler parameters: JSON already, or a dict, printed into `json`.
+static const char *get_params(mp_obj_t params, vstr_t *json, size_t *len) {
+    if (mp_obj_is_str_or_bytes(params)) {
+        return mp_obj_str_get_data(params, len);
     }
-    struct engine_chat *chat = NULL;
-    if (n_args > 2 && args[2] != mp_const_none) {
-        if (!mp_obj_is_type(args[2], &engine_type_chat)) {
-            mp_raise_TypeError(MP_ERROR_TEXT("not a Chat"));
-        }
-        chat = ((chat_obj_t *)MP_OBJ_TO_PTR(args[2]))->chat;
+    if (!mp_obj_is_type(params, &mp_type_dict)) {
+        mp_raise_TypeError(MP_ERROR_TEXT("sampler parameters must be a dict or JSON"));
     }
-    vstr_t json;
     // The JSON printer takes its separators from the extended structure.
     mp_print_ext_t print = {.item_separator = ",", .key_separator = ":"};
-    vstr_init_print(&json, 64, &print.base);
-    mp_obj_print_helper(&print.base, args[1], PRINT_JSON);
+    vstr_init_print(json, 64, &print.base);
+    mp_obj_print_helper(&print.base, params, PRINT_JSON);
+    *len = json->len;
+    return json->buf;
+}
 
+static struct engine_chat *get_chat_or_null(mp_obj_t chat) {
+    if (chat == mp_const_none) {
+        return NULL;
+    }
+    if (!mp_obj_is_type(chat, &engine_type_chat)) {
+        mp_raise_TypeError(MP_ERROR_TEXT("not a Chat"));
+    }
+    return ((chat_obj_t *)MP_OBJ_TO_PTR(chat))->chat;
+}
+
+static sampler_obj_t *new_sampler(mp_obj_t engine) {
     sampler_obj_t *self = mp_obj_malloc_with_finaliser(sampler_obj_t, &engine_type_sampler);
-    self->engine = args[0];
+    self->engine = engine;
     self->sampler = NULL;
-    check(engine_sampler_open(engine, json.buf, json.len, chat, &self->sampler));
-    vstr_clear(&json);
+    return self;
+}
+
+static mp_obj_t engine_sampler_py(size_t n_args, const mp_obj_t *args) {
+    struct engine *engine = get_engine(args[0]);
+    struct engine_chat *chat = get_chat_or_null(n_args > 2 ? args[2] : mp_const_none);
+    vstr_t json = {0};
+    size_t len;
+    const char *params = get_params(args[1], &json, &len);
+    sampler_obj_t *self = new_sampler(args[0]);
+    check(engine_sampler_open(engine, params, len, chat, &self->sampler));
     return MP_OBJ_FROM_PTR(self);
 }
 static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_sampler_obj, 2, 3, engine_sampler_py);
+
+static job_obj_t *new_job(mp_obj_t engine, int kind) {
+    job_obj_t *self = mp_obj_malloc_with_finaliser(job_obj_t, &engine_type_job);
+    self->engine = engine;
+    self->job = NULL;
+    self->kind = kind;
+    return self;
+}
+
+static mp_obj_t engine_start_tokenize_py(size_t n_args, const mp_obj_t *args) {
+    size_t len;
+    const char *text = mp_obj_str_get_data(args[1], &len);
+    bool add_special = n_args < 3 || mp_obj_is_true(args[2]);
+    bool parse_special = n_args < 4 || mp_obj_is_true(args[3]);
+    uint32_t ms = n_args > 4 ? get_count(mp_obj_get_int(args[4]), MP_QSTR_ms) : 0;
+    job_obj_t *self = new_job(args[0], TOKENIZE);
+    check(engine_tokenize_start(
+        get_engine(args[0]), text, len, add_special, parse_special, ms, &self->job));
+    return MP_OBJ_FROM_PTR(self);
+}
+static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_start_tokenize_obj, 2, 5, engine_start_tokenize_py);
+
+static mp_obj_t engine_start_sampler_py(size_t n_args, const mp_obj_t *args) {
+    struct engine_chat *chat = get_chat_or_null(n_args > 2 ? args[2] : mp_const_none);
+    uint32_t ms = n_args > 3 ? get_count(mp_obj_get_int(args[3]), MP_QSTR_ms) : 0;
+    vstr_t json = {0};
+    size_t len;
+    const char *params = get_params(args[1], &json, &len);
+    job_obj_t *self = new_job(args[0], SAMPLER);
+    check(engine_sampler_start(get_engine(args[0]), params, len, chat, ms, &self->job));
+    return MP_OBJ_FROM_PTR(self);
+}
+static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_start_sampler_obj, 2, 4, engine_start_sampler_py);
+
+static mp_obj_t engine_start_chat_py(size_t n_args, const mp_obj_t *args) {
+    size_t len;
+    const char *request = mp_obj_str_get_data(args[1], &len);
+    uint32_t ms = n_args > 2 ? get_count(mp_obj_get_int(args[2]), MP_QSTR_ms) : 0;
+    job_obj_t *self = new_job(args[0], CHAT);
+    check(engine_chat_start(get_engine(args[0]), request, len, ms, &self->job));
+    return MP_OBJ_FROM_PTR(self);
+}
+static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_start_chat_obj, 2, 3, engine_start_chat_py);
+
+static mp_obj_t engine_start_sample_py(mp_obj_t self_in, mp_obj_t sampler_in, mp_obj_t index) {
+    engine_obj_t *self = get_self(self_in);
+    if (!mp_obj_is_type(sampler_in, &engine_type_sampler)) {
+        mp_raise_TypeError(MP_ERROR_TEXT("not a Sampler"));
+    }
+    sampler_obj_t *sampler = MP_OBJ_TO_PTR(sampler_in);
+    if (sampler->sampler == NULL || sampler->engine != self_in) {
+        mp_raise_ValueError(MP_ERROR_TEXT("a Sampler of this engine is needed"));
+    }
+    size_t at = get_size(index);
+    begin(self);
+    check(engine_sample_start(sampler->sampler, at));
+    self->computing = true;
+    self->started = SAMPLE;
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_3(engine_start_sample_obj, engine_start_sample_py);
 
 static mp_obj_t engine_start_embed_py(size_t n_args, const mp_obj_t *args) {
     engine_obj_t *self = get_self(args[0]);
@@ -779,6 +888,10 @@ static const mp_rom_map_elem_t engine_locals_table[] = {
     { MP_ROM_QSTR(MP_QSTR_seq_pos_max), MP_ROM_PTR(&engine_seq_pos_max_obj) },
     { MP_ROM_QSTR(MP_QSTR_clear), MP_ROM_PTR(&engine_clear_obj) },
     { MP_ROM_QSTR(MP_QSTR_sampler), MP_ROM_PTR(&engine_sampler_obj) },
+    { MP_ROM_QSTR(MP_QSTR_start_tokenize), MP_ROM_PTR(&engine_start_tokenize_obj) },
+    { MP_ROM_QSTR(MP_QSTR_start_sampler), MP_ROM_PTR(&engine_start_sampler_obj) },
+    { MP_ROM_QSTR(MP_QSTR_start_chat), MP_ROM_PTR(&engine_start_chat_obj) },
+    { MP_ROM_QSTR(MP_QSTR_start_sample), MP_ROM_PTR(&engine_start_sample_obj) },
     { MP_ROM_QSTR(MP_QSTR_logprobs), MP_ROM_PTR(&engine_logprobs_obj) },
     { MP_ROM_QSTR(MP_QSTR_chat), MP_ROM_PTR(&engine_chat_obj) },
     { MP_ROM_QSTR(MP_QSTR_embed), MP_ROM_PTR(&engine_embed_obj) },
@@ -850,9 +963,92 @@ static const mp_rom_map_elem_t sampler_locals_table[] = {
 };
 static MP_DEFINE_CONST_DICT(sampler_locals, sampler_locals_table);
 
+static void sampler_attr(mp_obj_t self_in, qstr name, mp_obj_t *dest) {
+    if (dest[0] != MP_OBJ_NULL) {
+        return; // attributes cannot be stored
+    }
+    if (name == MP_QSTR_constrained) {
+        dest[0] = mp_obj_new_bool(engine_sampler_constrained(get_sampler(self_in)));
+        return;
+    }
+    dest[1] = MP_OBJ_SENTINEL; // go on with the methods
+}
+
 static MP_DEFINE_CONST_OBJ_TYPE(
     engine_type_sampler, MP_QSTR_Sampler, MP_TYPE_FLAG_NONE,
+    attr, sampler_attr,
     locals_dict, &sampler_locals);
+
+static struct engine_job *get_job(mp_obj_t self_in) {
+    job_obj_t *self = MP_OBJ_TO_PTR(self_in);
+    if (self->job == NULL) {
+        mp_raise_msg(&engine_type_Error, MP_ERROR_TEXT("the job is closed"));
+    }
+    return self->job;
+}
+
+static mp_obj_t job_finish_py(mp_obj_t self_in) {
+    job_obj_t *self = MP_OBJ_TO_PTR(self_in);
+    struct engine_job *job = get_job(self_in);
+    if (self->kind == TOKENIZE) {
+        const int32_t *tokens;
+        size_t n;
+        check(engine_tokenize_finish(job, &tokens, &n));
+        return new_token_list(tokens, n);
+    }
+    if (self->kind == SAMPLER) {
+        sampler_obj_t *sampler = new_sampler(self->engine);
+        check(engine_sampler_finish(job, &sampler->sampler));
+        return MP_OBJ_FROM_PTR(sampler);
+    }
+    chat_obj_t *chat = mp_obj_malloc_with_finaliser(chat_obj_t, &engine_type_chat);
+    chat->chat = NULL;
+    check(engine_chat_finish(job, &chat->chat));
+    return MP_OBJ_FROM_PTR(chat);
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(job_finish_obj, job_finish_py);
+
+static mp_obj_t job_ms_py(mp_obj_t self_in) {
+    return mp_obj_new_int_from_uint(engine_job_ms(get_job(self_in)));
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(job_ms_obj, job_ms_py);
+
+static mp_obj_t job_close_py(mp_obj_t self_in) {
+    job_obj_t *self = MP_OBJ_TO_PTR(self_in);
+    struct engine_job *job = self->job;
+    self->job = NULL;
+    engine_job_close(job);
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(job_close_obj, job_close_py);
+
+// Readable for select and asyncio when finish() will not have to wait.
+static mp_uint_t job_ioctl(mp_obj_t self_in, mp_uint_t request, uintptr_t arg, int *error) {
+    job_obj_t *self = MP_OBJ_TO_PTR(self_in);
+    if (request != MP_STREAM_POLL) {
+        *error = MP_EINVAL;
+        return MP_STREAM_ERROR;
+    }
+    if (self->job == NULL) {
+        return MP_STREAM_POLL_NVAL;
+    }
+    return engine_job_ended(self->job) ? arg & MP_STREAM_POLL_RD : 0;
+}
+
+static const mp_stream_p_t job_stream = { .ioctl = job_ioctl };
+
+static const mp_rom_map_elem_t job_locals_table[] = {
+    { MP_ROM_QSTR(MP_QSTR___del__), MP_ROM_PTR(&job_close_obj) },
+    { MP_ROM_QSTR(MP_QSTR_finish), MP_ROM_PTR(&job_finish_obj) },
+    { MP_ROM_QSTR(MP_QSTR_ms), MP_ROM_PTR(&job_ms_obj) },
+    { MP_ROM_QSTR(MP_QSTR_close), MP_ROM_PTR(&job_close_obj) },
+};
+static MP_DEFINE_CONST_DICT(job_locals, job_locals_table);
+
+static MP_DEFINE_CONST_OBJ_TYPE(
+    engine_type_job, MP_QSTR_Job, MP_TYPE_FLAG_NONE,
+    protocol, &job_stream,
+    locals_dict, &job_locals);
 
 static struct engine_chat *get_chat(mp_obj_t self_in) {
     chat_obj_t *self = MP_OBJ_TO_PTR(self_in);

@@ -222,43 +222,69 @@ void sampling_from_chat(
     }
 }
 
-int engine_chat_open(struct engine *e, const char *request, size_t len, struct engine_chat **out) {
+static void render(
+    common_chat_templates *templates, const common_json &json, engine_chat &chat) {
+    common_chat_templates_inputs inputs;
+    inputs.reasoning_format = COMMON_REASONING_FORMAT_AUTO;
+    auto caps = common_chat_templates_get_caps(templates);
+    inputs.parallel_tool_calls = caps["supports_parallel_tool_calls"];
+    for (const auto &[name, value] : json.items()) {
+        check(set_input(inputs, chat, name, value), name + ": no such option");
+    }
+    check(!inputs.messages.empty(), "'messages' must not be empty");
+    check_continuation(inputs);
+    chat.has_tools
+        = !inputs.tools.empty() && inputs.tool_choice != COMMON_CHAT_TOOL_CHOICE_NONE;
+    chat.params = common_chat_templates_apply(templates, inputs);
+    chat.syntax = common_chat_parser_params(chat.params);
+    chat.syntax.reasoning_format = inputs.reasoning_format;
+    chat.syntax.parse_tool_calls = chat.has_tools;
+    chat.syntax.is_continuation = inputs.continue_final_message != COMMON_CHAT_CONTINUATION_NONE;
+    if (!chat.params.parser.empty()) {
+        chat.syntax.parser.load(chat.params.parser);
+    }
+    describe(chat);
+}
+
+int engine_chat_start(struct engine *e, const char *request, size_t len, uint32_t ms,
+    struct engine_job **out) {
     *out = nullptr;
     return call(e, KNOWS, [&] {
         if (!e->templates) {
             throw std::runtime_error(e->template_error);
         }
-        common_json json = parse_json(request, len, "conversation");
-        check(json.is_object() && json.contains("messages"), "conversation: no messages");
-        auto chat = std::make_unique<engine_chat>();
-        chat->owner = e->serial;
-        log_capture capture;
-        with_input([&] {
-            common_chat_templates_inputs inputs;
-            inputs.reasoning_format = COMMON_REASONING_FORMAT_AUTO;
-            auto caps = common_chat_templates_get_caps(e->templates.get());
-            inputs.parallel_tool_calls = caps["supports_parallel_tool_calls"];
-            for (const auto &[name, value] : json.items()) {
-                check(set_input(inputs, *chat, name, value), name + ": no such option");
-            }
-            check(!inputs.messages.empty(), "'messages' must not be empty");
-            check_continuation(inputs);
-            chat->has_tools
-                = !inputs.tools.empty() && inputs.tool_choice != COMMON_CHAT_TOOL_CHOICE_NONE;
-            chat->params = common_chat_templates_apply(e->templates.get(), inputs);
-            chat->syntax = common_chat_parser_params(chat->params);
-            chat->syntax.reasoning_format = inputs.reasoning_format;
-            chat->syntax.parse_tool_calls = chat->has_tools;
-            chat->syntax.is_continuation
-                = inputs.continue_final_message != COMMON_CHAT_CONTINUATION_NONE;
-            if (!chat->params.parser.empty()) {
-                chat->syntax.parser.load(chat->params.parser);
-            }
-            describe(*chat);
-        });
-        *out = chat.release();
+        auto body = [text = std::string(request, len), templates = e->templates.get(),
+                        serial = e->serial](job_result &result) {
+            common_json json = parse_json(text.data(), text.size(), "conversation");
+            check(json.is_object() && json.contains("messages"), "conversation: no messages");
+            auto chat = std::make_shared<engine_chat>();
+            chat->owner = serial;
+            log_capture capture;
+            with_input([&] { render(templates, json, *chat); });
+            result.chat = std::move(chat);
+        };
+        start_job(e, engine_job::kind::chat, ms, std::move(body), out);
         return static_cast<int>(ENGINE_OK);
     });
+}
+
+int engine_chat_finish(struct engine_job *j, struct engine_chat **out) {
+    *out = nullptr;
+    return finish_job(j, engine_job::kind::chat, [&](job_result &result) {
+        *out = result.chat.get();
+        (*out)->self = std::move(result.chat);
+    });
+}
+
+int engine_chat_open(struct engine *e, const char *request, size_t len, struct engine_chat **out) {
+    *out = nullptr;
+    engine_job *j;
+    int code = engine_chat_start(e, request, len, 0, &j);
+    if (code == ENGINE_OK) {
+        code = engine_chat_finish(j, out);
+        engine_job_close(j);
+    }
+    return code;
 }
 
 int engine_chat_describe(const struct engine_chat *chat, const char **json, size_t *len) {
@@ -268,7 +294,10 @@ int engine_chat_describe(const struct engine_chat *chat, const char **json, size
 }
 
 void engine_chat_close(struct engine_chat *chat) {
-    delete chat;
+    if (chat) {
+        // The last reference goes when this one does, out here.
+        const std::shared_ptr<engine_chat> self = std::move(chat->self);
+    }
 }
 
 int engine_reply_open(const struct engine_chat *chat, struct engine_reply **out) {

@@ -6,28 +6,34 @@
 
 namespace {
 
-// musl gives a thread 128 KiB, which is little for C++ that was written for 8 MiB: a model's chat
-// template is parsed here. Pages of a stack are real memory in the image.
-constexpr size_t stack_size = 2 * 1024 * 1024;
+// A frame may be larger than a page and its first access far down.
+constexpr size_t guard_size = 256 * 1024;
 
 } // namespace
 
-compute_thread::compute_thread(const engine_params &params)
-    : wait(params.wait), wake(params.wake), user(params.user) {
+// musl gives a thread 128 KiB. Pages of a stack are real memory in the image, so 2 MiB is the most.
+pthread_t start_thread(void *(*body)(void *), void *argument, const char *what) {
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, stack_size);
-    int error = pthread_create(
-        &thread, &attributes,
+    pthread_attr_setguardsize(&attributes, guard_size);
+    pthread_t thread;
+    const int error = pthread_create(&thread, &attributes, body, argument);
+    pthread_attr_destroy(&attributes);
+    if (error) {
+        throw std::system_error(error, std::generic_category(), what);
+    }
+    return thread;
+}
+
+compute_thread::compute_thread(const engine_params &params)
+    : wait(params.wait), wake(params.wake), user(params.user) {
+    thread = start_thread(
         [](void *self) -> void * {
             static_cast<compute_thread *>(self)->loop();
             return nullptr;
         },
-        this);
-    pthread_attr_destroy(&attributes);
-    if (error) {
-        throw std::system_error(error, std::generic_category(), "the thread that computes");
-    }
+        this, "the thread that computes");
 }
 
 compute_thread::~compute_thread() {

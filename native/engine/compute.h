@@ -12,6 +12,11 @@
 
 #include <pthread.h>
 
+// Starts a thread with a stack of `stack_size` bytes, a guard below it that becomes over_budget in
+// within(), and room for C++ that was written for 8 MiB. Throws std::system_error.
+constexpr size_t stack_size = 2 * 1024 * 1024;
+pthread_t start_thread(void *(*body)(void *), void *argument, const char *what);
+
 class compute_thread {
 public:
     // wait, wake, user: see engine_params. Throws where no thread can be had.

@@ -79,6 +79,7 @@ static void on_ggml_abort(const char *message) {
 static void start_once() {
     static const bool started = [] {
         ggml_set_abort_callback(on_ggml_abort);
+        install_budget_handlers();
         llama_log_set(engine_log, nullptr);
         llama_backend_init();
         clear_sparsely();
@@ -213,6 +214,18 @@ namespace {
 // Told the part done; false stops the loading.
 using progress_function = std::function<bool(float)>;
 
+// A token is a few letters; one of a megabyte would make every text that holds it one.
+void check_vocabulary(const engine *e) {
+    constexpr size_t longest = 4096;
+    const int32_t n = llama_vocab_n_tokens(e->vocab);
+    for (llama_token token = 0; token < n; ++token) {
+        if (strnlen(llama_vocab_get_text(e->vocab, token), longest + 1) > longest) {
+            throw std::runtime_error("token " + std::to_string(token)
+                + " of the model's vocabulary is longer than " + std::to_string(longest) + " bytes");
+        }
+    }
+}
+
 void open_model(engine *e, const char *path, progress_function &progress) {
     log_capture capture;
     llama_model_params mp = llama_model_default_params();
@@ -233,6 +246,7 @@ void open_model(engine *e, const char *path, progress_function &progress) {
     if (llama_vocab_type(e->vocab) == LLAMA_VOCAB_TYPE_NONE || llama_vocab_n_tokens(e->vocab) <= 0) {
         throw std::runtime_error("the model has no tokenizer");
     }
+    check_vocabulary(e);
     if (llama_model_has_encoder(e->model.get()) || !llama_model_has_decoder(e->model.get())) {
         throw std::runtime_error("the model does not generate text: it needs an encoder");
     }
@@ -265,9 +279,14 @@ void open_context(engine *e, const engine_params &params) {
 }
 
 void open_templates(engine *e) {
+    // Making them runs the model's template, which comes from who made the file.
+    constexpr uint32_t template_ms = 10'000;
     log_capture capture;
     try {
-        e->templates = common_chat_templates_init(e->model.get(), "");
+        within({template_ms, job_bytes(), stack_size - stack_margin, nullptr},
+            [e] { e->templates = common_chat_templates_init(e->model.get(), ""); });
+    } catch (const over_budget &x) {
+        e->template_error = std::string("the model's chat template: ") + x.what();
     } catch (const std::exception &x) {
         // Completions need no template, so the model stays of use. common slices the exception
         // that it throws on; the log has the text.
@@ -519,9 +538,17 @@ int engine_close(struct engine *e) {
     }
     e->stop = true;
     e->computer.reset(); // without wait(): a garbage collector may be closing
+    e->job_worker.reset();
+    for (engine_job *j : e->jobs) {
+        j->owner = nullptr;
+        j->result.reset();
+    }
     for (engine_sampler *s : e->samplers) {
         s->owner = nullptr;
         s->sampler.reset();
+    }
+    if (e->sampling && e->sampling->closed) {
+        delete e->sampling;
     }
     delete e;
     return ENGINE_OK;
@@ -531,26 +558,60 @@ const struct engine_info *engine_info(const struct engine *e) {
     return &e->info;
 }
 
-int engine_tokenize(struct engine *e, const char *text, size_t len, bool add_special,
-    bool parse_special, const int32_t **tokens, size_t *n) {
-    return call(e, KNOWS, [&] {
-        check(len <= max_text, "the text is too long");
-        const int32_t size = static_cast<int32_t>(len);
-        e->tokens.resize(len + 8);
-        int32_t count = llama_tokenize(e->vocab, text, size, e->tokens.data(),
-            static_cast<int32_t>(e->tokens.size()), add_special, parse_special);
+static std::vector<int32_t> tokenize(
+    const engine *e, const std::string &text, bool add_special, bool parse_special) {
+    const int32_t size = static_cast<int32_t>(text.size());
+    std::vector<int32_t> tokens(text.size() + 8);
+    int32_t count;
+    try {
+        count = llama_tokenize(e->vocab, text.data(), size, tokens.data(),
+            static_cast<int32_t>(tokens.size()), add_special, parse_special);
         if (count < 0 && count != INT32_MIN) {
-            e->tokens.resize(static_cast<size_t>(-count));
-            count = llama_tokenize(e->vocab, text, size, e->tokens.data(), -count, add_special,
+            tokens.resize(static_cast<size_t>(-count));
+            count = llama_tokenize(e->vocab, text.data(), size, tokens.data(), -count, add_special,
                 parse_special);
         }
-        if (count < 0) {
-            throw std::runtime_error("the text has too many tokens");
-        }
-        *tokens = e->tokens.data();
-        *n = static_cast<size_t>(count);
+    } catch (const std::out_of_range &) {
+        throw bad_input("the model's vocabulary has no token for a part of the text");
+    }
+    if (count < 0) {
+        throw bad_input("the text has too many tokens");
+    }
+    tokens.resize(static_cast<size_t>(count));
+    return tokens;
+}
+
+int engine_tokenize_start(struct engine *e, const char *text, size_t len, bool add_special,
+    bool parse_special, uint32_t ms, struct engine_job **out) {
+    *out = nullptr;
+    return call(e, KNOWS, [&] {
+        check(len <= max_text, "the text is too long");
+        auto body = [e, text = std::string(text, len), add_special, parse_special](
+                        job_result &result) {
+            result.tokens = tokenize(e, text, add_special, parse_special);
+        };
+        start_job(e, engine_job::kind::tokens, ms, std::move(body), out);
         return static_cast<int>(ENGINE_OK);
     });
+}
+
+int engine_tokenize_finish(struct engine_job *j, const int32_t **tokens, size_t *n) {
+    return finish_job(j, engine_job::kind::tokens, [&](job_result &result) {
+        j->owner->tokens = std::move(result.tokens);
+        *tokens = j->owner->tokens.data();
+        *n = j->owner->tokens.size();
+    });
+}
+
+int engine_tokenize(struct engine *e, const char *text, size_t len, bool add_special,
+    bool parse_special, const int32_t **tokens, size_t *n) {
+    engine_job *j;
+    int code = engine_tokenize_start(e, text, len, add_special, parse_special, 0, &j);
+    if (code == ENGINE_OK) {
+        code = engine_tokenize_finish(j, tokens, n);
+        engine_job_close(j);
+    }
+    return code;
 }
 
 int engine_detokenize(
@@ -622,7 +683,7 @@ bool engine_ended(const struct engine *e) {
 }
 
 int engine_decode_finish(struct engine *e) {
-    return finish_call(e, computes::tokens, [&] {
+    return finish_call(e, computes::tokens, CHANGES, [&] {
         log_capture capture;
         switch (finish_computing(e)) {
             case 0:

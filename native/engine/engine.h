@@ -14,7 +14,8 @@
 // * Text is UTF-8 with an explicit length in bytes; it may hold NUL.
 // * Threads. One thread makes all calls but engine_abort(). engine_open() and engine_load() start
 //   n_threads - 1 compute threads once the model is loaded, which engine_close() ends, and with
-//   engine_params.wait one more before, which computes in place of the calling thread.
+//   engine_params.wait one more before, which computes in place of the calling thread. The first job
+//   starts another one.
 // * Callbacks run on the calling thread, but for the two that say otherwise, with C++ frames below
 //   them: they MUST NOT longjmp or throw out, and MUST NOT call the engine that is calling them
 //   (ENGINE_EINVAL). Closing a sampler in a callback is allowed, because a garbage collector may do
@@ -34,10 +35,11 @@ enum {
     ENGINE_OK = 0,
     ENGINE_NO_SLOT = 1,  // no room for the batch in the KV cache; nothing was decoded
     ENGINE_ABORTED = 2,  // a callback asked to stop; nothing was decoded
-    ENGINE_LIMIT = 3,    // it would take longer than engine_params.sample_ms
+    ENGINE_LIMIT = 3,    // it would take more time, memory or stack than a request may have
     ENGINE_EINVAL = -1,  // an argument is wrong
-    ENGINE_EFAIL = -2,   // llama.cpp could not do it, or memory ran out
+    ENGINE_EFAIL = -2,   // llama.cpp could not do it
     ENGINE_EBROKEN = -3, // an assertion failed and the state is unknown: close the engine
+    ENGINE_ENOMEM = -4,  // memory ran out
 };
 
 // How the vectors of a text's tokens become one.
@@ -64,6 +66,7 @@ struct engine;
 struct engine_loading;
 struct engine_sampler;
 struct engine_chat;
+struct engine_job;
 struct engine_reply;
 
 struct engine_params {
@@ -72,6 +75,7 @@ struct engine_params {
     uint32_t n_seq;     // sequences, numbered from 0; 1 to 256
     uint32_t n_threads; // compute threads, >= 1; MUST NOT exceed the cores owned: barriers spin
     uint32_t sample_ms; // what following a grammar may cost, in ms for each token; 0: no limit
+    uint32_t job_ms;    // processor time of a job, in ms; 0: no limit
     int32_t pooling;    // of embeddings: ENGINE_POOLING_*
     int32_t kernels;    // ENGINE_KERNELS_*
     // In engine_open(), with the part done (0 to 1). Returning false stops it: ENGINE_ABORTED. May
@@ -173,6 +177,24 @@ const struct engine_info *engine_info(const struct engine *e);
 int engine_tokenize(struct engine *e, const char *text, size_t len, bool add_special,
     bool parse_special, const int32_t **tokens, size_t *n);
 
+// Jobs. What a request hands to llama.cpp may take long, or for ever: a chat template, a JSON schema,
+// a grammar, a text of a megabyte. Such work runs on a thread of its own, one job after another in the
+// order in which they were started. Each may take `ms` of processor time (0: engine_params.job_ms), a part of the machine's
+// memory and the thread's stack; what takes more ends with ENGINE_LIMIT and costs nobody else
+// anything. engine_params.wake is called when a job has ended. The finish function, called once, waits
+// for that (as engine_params.wait has it) and gives the result or the error. The plain forms
+// (engine_tokenize, engine_chat_open, engine_sampler_open) are start and finish in one.
+int engine_tokenize_start(struct engine *e, const char *text, size_t len, bool add_special,
+    bool parse_special, uint32_t ms, struct engine_job **out);
+int engine_tokenize_finish(struct engine_job *j, const int32_t **tokens, size_t *n);
+
+// Whether finish() would return at once. May be called by any thread.
+bool engine_job_ended(const struct engine_job *j);
+// Processor time that an ended job took, in ms.
+uint32_t engine_job_ms(const struct engine_job *j);
+// j may be NULL. Stops the job if it still runs.
+void engine_job_close(struct engine_job *j);
+
 // Text of n tokens, control tokens included. May end inside a UTF-8 character.
 int engine_detokenize(
     struct engine *e, const int32_t *tokens, size_t n, const char **text, size_t *len);
@@ -201,8 +223,8 @@ int engine_decode_start(struct engine *e, size_t n, const int32_t *tokens, const
     const int32_t *seqs, const int8_t *outputs);
 int engine_decode_finish(struct engine *e);
 
-// Whether finish() would return at once; after engine_params.wake was called for it. May be called by
-// any thread.
+// Whether finish() of what was started would return at once; after engine_params.wake was called for
+// it. May be called by any thread.
 bool engine_ended(const struct engine *e);
 
 // Stops the engine_decode() or engine_embed() in progress after the node that it computes; without
@@ -243,6 +265,18 @@ int engine_clear(struct engine *e);
 int engine_sampler_open(struct engine *e, const char *params, size_t len,
     const struct engine_chat *chat, struct engine_sampler **out);
 
+// As a job; see engine_tokenize_start(). `chat` may be closed meanwhile.
+int engine_sampler_start(struct engine *e, const char *params, size_t len,
+    const struct engine_chat *chat, uint32_t ms, struct engine_job **out);
+int engine_sampler_finish(struct engine_job *j, struct engine_sampler **out);
+
+// Whether a grammar restrains it, so that sampling may take long.
+bool engine_sampler_constrained(const struct engine_sampler *s);
+
+// engine_sampler_sample() in two parts, as engine_decode_start() and finish().
+int engine_sample_start(struct engine_sampler *s, size_t index);
+int engine_sample_finish(struct engine *e, int32_t *token);
+
 // Chooses a token for entry `index` of the last decode and accepts it.
 int engine_sampler_sample(struct engine_sampler *s, size_t index, int32_t *token);
 
@@ -270,6 +304,11 @@ int engine_logprobs(struct engine *e, size_t index, int32_t token, size_t n, flo
 // chat_template_kwargs (an object of variables for the template).
 // ENGINE_EINVAL carries the reason, which may be the template's own.
 int engine_chat_open(struct engine *e, const char *request, size_t len, struct engine_chat **out);
+
+// As a job; see engine_tokenize_start().
+int engine_chat_start(struct engine *e, const char *request, size_t len, uint32_t ms,
+    struct engine_job **out);
+int engine_chat_finish(struct engine_job *j, struct engine_chat **out);
 
 // A JSON object: prompt (tokenize it with add_special and parse_special), stops, plain (a reply
 // needs no parsing), thinking (the template knows reasoning), format, generation_prompt, grammar.

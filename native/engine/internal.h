@@ -7,7 +7,9 @@
 // vectors.cpp  embeddings, LoRA adapters, saved states
 // cpu.cpp      which build of ggml's CPU code computes
 // buffer.cpp   ggml's memory, cleared without writing to what is zero
-// limit.cpp    a time limit for what a grammar may take
+// grammar.cpp  what a grammar must not be
+// jobs.cpp     the thread that processes what requests hand to llama.cpp
+// budget.cpp   what that may take: time, memory, stack
 // log.cpp      where llama.cpp's messages go
 //
 // Two ideas carry the error handling. First, every argument that a request can influence is checked
@@ -20,7 +22,9 @@
 
 #include "engine.h"
 
+#include "budget.h"
 #include "compute.h"
+#include "jobs.h"
 #include "log.h"
 
 #include "chat.h"
@@ -71,7 +75,7 @@ struct free_threads {
 
 using context_ptr = std::unique_ptr<llama_context, free_context>;
 
-enum class computes { nothing, tokens, embedding };
+enum class computes { nothing, tokens, embedding, sample };
 
 struct engine {
     uint64_t serial = 0; // no other engine has it
@@ -82,6 +86,8 @@ struct engine {
     std::unique_ptr<ggml_threadpool, free_threads> threads; // none for a single thread
     std::unique_ptr<compute_thread> computer; // none where the calling thread computes
     context_ptr context;
+    std::unique_ptr<job_thread> job_worker; // made for the first job
+    std::vector<engine_job *> jobs; // that are open
     context_ptr embedder; // made when the first embedding is asked for
     common_chat_templates_ptr templates;
     std::string template_error; // why there are no templates
@@ -116,7 +122,9 @@ struct engine {
     std::atomic<bool> stop{false}; // what is being computed is wanted by nobody: engine_abort()
     bool busy = false;   // a call is in progress, so a callback must not come back in
     computes computing = computes::nothing; // that was started and not finished
-    int computed = 0; // what llama.cpp said to it
+    int computed = 0; // what came of it
+    engine_sampler *sampling = nullptr; // in computes::sample
+    std::string sample_error;
     bool broken = false; // an assertion failed in the middle of a change
 };
 
@@ -125,7 +133,10 @@ struct engine_sampler {
     common_sampler_ptr sampler;
     uint32_t min_tokens = 0; // no end of generation before so many
     uint32_t sampled = 0;
-    bool busy = false;
+    int32_t token = 0;        // that was sampled last
+    bool constrained = false; // by a grammar
+    bool busy = false;        // in use by a call
+    bool closed = false;      // while the thread that computes uses it, which frees it then
 };
 
 struct bad_input : std::runtime_error {
@@ -134,30 +145,6 @@ struct bad_input : std::runtime_error {
 
 struct assertion : std::runtime_error {
     using std::runtime_error::runtime_error;
-};
-
-// Thrown by operator new; see time_limit.
-struct too_long : std::bad_alloc {
-    const char *what() const noexcept override;
-};
-
-// During its life, allocating on this thread throws too_long once `ms` milliseconds have passed; 0:
-// never. Limits nest: the inner one holds. Only around code whose destructors allocate nothing:
-// that of JSON does, and an exception from it would end the machine.
-class time_limit {
-public:
-    explicit time_limit(uint32_t ms);
-    ~time_limit();
-    time_limit(const time_limit &) = delete;
-    time_limit &operator=(const time_limit &) = delete;
-
-    void look(); // at the clock
-
-    unsigned count = 0; // allocations
-
-private:
-    time_limit *outer;
-    uint64_t until;
 };
 
 // True while an assertion on this thread can be turned into an exception. Compute threads have
@@ -195,10 +182,10 @@ template <class Body> int translated(bool *broken, Body &&body) noexcept {
             return fail(ENGINE_EBROKEN, x.what());
         }
         return fail(ENGINE_EFAIL, x.what());
-    } catch (const too_long &x) {
+    } catch (const over_budget &x) {
         return fail(ENGINE_LIMIT, x.what());
     } catch (const std::bad_alloc &) {
-        return fail(ENGINE_EFAIL, "out of memory");
+        return fail(ENGINE_ENOMEM, "out of memory");
     } catch (const std::exception &x) {
         return fail(ENGINE_EFAIL, x.what());
     } catch (...) {
@@ -254,7 +241,8 @@ template <class Body> void start_computing(engine *e, computes what, Body &&body
 int finish_computing(engine *e);
 
 // Runs the body of an ABI function that finishes what another one has started.
-template <class Body> int finish_call(engine *e, computes what, Body &&body) noexcept {
+template <class Body> int finish_call(
+    engine *e, computes what, effect effect, Body &&body) noexcept {
     if (e->busy) {
         return fail_busy();
     }
@@ -262,7 +250,7 @@ template <class Body> int finish_call(engine *e, computes what, Body &&body) noe
         return fail(ENGINE_EINVAL, "no batch was started");
     }
     e->computing = computes::nothing;
-    return call(e, CHANGES, body);
+    return call(e, effect, body);
 }
 
 // Runs body, whose failures all stem from what the caller passed.
@@ -286,7 +274,10 @@ void check_seq(const engine *e, int32_t seq);
 // JSON of a request, nested no deeper than a stack can take; bad_input names `what`.
 common_json parse_json(const char *text, size_t len, const char *what);
 
-// Throws bad_input if llama.cpp would take too long to check the rules of a grammar.
+// Throw bad_input: a grammar of a request that is too large or nested too deeply; `what` it came of is
+// too large; rules that llama.cpp would never get done with.
+void check_grammar(const std::string &grammar);
+void check_grammar_size(const std::string &grammar, const char *what);
 void check_rules(const engine *e, const std::string &grammar);
 
 void append_piece(const engine *e, int32_t token, bool special, std::string &text);
@@ -306,6 +297,7 @@ void random_bytes(void *out, size_t n);
 
 // A rendered conversation, see engine_chat_open().
 struct engine_chat {
+    std::shared_ptr<engine_chat> self; // until engine_chat_close(); jobs may hold it longer
     uint64_t owner; // its engine's serial number; the engine may be closed
     common_chat_params params;
     common_chat_parser_params syntax;
@@ -318,5 +310,37 @@ struct engine_chat {
 // Adds the grammar and the reasoning budget of a conversation to the parameters of a sampler.
 void sampling_from_chat(
     const engine *e, common_params_sampling &sampling, const engine_chat &chat);
+
+// What comes of a job: one of these.
+struct job_result {
+    std::shared_ptr<engine_chat> chat;
+    std::unique_ptr<engine_sampler> sampler;
+    std::vector<int32_t> tokens;
+};
+
+// A job as the ABI hands it out. The result is the job thread's until `work` has ended.
+struct engine_job {
+    enum class kind { chat, sampler, tokens };
+
+    engine *owner; // NULL after engine_close()
+    enum kind kind;
+    std::shared_ptr<job> work;
+    std::shared_ptr<job_result> result; // NULL once it was taken
+};
+
+// Memory that one piece of work of a request may take at a time, in bytes.
+size_t job_bytes();
+
+// Of a thread's stack, for what calls within().
+constexpr size_t stack_margin = 64 * 1024;
+
+// Has body() run as a job of e, for at most `ms` of processor time (0: engine_params.job_ms). It may
+// use what never changes of e, and MUST NOT leave anything else changed: it may end anywhere.
+void start_job(engine *e, enum engine_job::kind kind, uint32_t ms,
+    std::function<void(job_result &)> body, engine_job **out);
+
+// Waits for the job's end; then take(), if it went well, takes its result.
+int finish_job(engine_job *j, enum engine_job::kind kind,
+    const std::function<void(job_result &)> &take) noexcept;
 
 #endif // CLLM_ENGINE_INTERNAL_H

@@ -2,6 +2,8 @@
 // common/log.cpp, whose logger is a thread that prints to stderr.
 #include "log.h"
 
+#include "budget.h"
+
 #include "engine.h"
 
 // common/log.h names its own levels and the functions defined at the end of this file.
@@ -10,6 +12,7 @@
 
 #include <cstdarg>
 #include <cstdio>
+#include <cstring>
 #include <mutex>
 #include <utility>
 #include <vector>
@@ -82,6 +85,7 @@ void deliver_log() {
 }
 
 void engine_log(enum ggml_log_level level, const char *text, void *) {
+    const outside_budget outside; // what is written stays when the body that wrote it is gone
     const bool captured = capture(level, text);
     if (!pthread_equal(log_thread, pthread_self())) {
         std::lock_guard<std::mutex> lock(kept_mutex);
@@ -127,6 +131,21 @@ std::string log_capture::reason(const char *otherwise) const {
         result += line;
     }
     return result.empty() ? otherwise : result;
+}
+
+// In place of fprintf() in llama.cpp's grammars: the first line, without the name of the function.
+extern "C" int engine_grammar_printf(FILE *, const char *format, ...) {
+    char text[512];
+    va_list args;
+    va_start(args, format);
+    const int length = vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    std::string line(text, strcspn(text, "\n"));
+    if (line.compare(0, 7, "parse: ") == 0) {
+        line.erase(0, 7);
+    }
+    engine_log(GGML_LOG_LEVEL_ERROR, (line + "\n").c_str(), nullptr);
+    return length;
 }
 
 // The functions of common/log.h that the rest of common calls.

@@ -7,13 +7,9 @@
 #include <cfloat>
 #include <climits>
 #include <cmath>
+#include <utility>
 
 namespace {
-
-// A grammar is parsed by recursive descent and its rules are visited by recursion, so its size
-// bounds the stack that it takes.
-constexpr size_t max_grammar = 64 * 1024;
-constexpr int max_grammar_depth = 64;
 
 // What a list in a request may hold. Each entry costs time in every step.
 constexpr size_t max_samplers = 32;
@@ -107,36 +103,6 @@ double whole_number(const std::string &name, const common_json &value, double mi
     return number;
 }
 
-// GBNF as llama-grammar.cpp reads it: literals and classes in quotes and brackets, with escapes.
-void check_grammar(const std::string &grammar) {
-    check(grammar.size() <= max_grammar, "grammar: longer than "
-        + std::to_string(max_grammar) + " bytes");
-    check(grammar.compare(0, 11, "%llguidance") != 0, "grammar: llguidance is not part of cllm");
-    check(grammar.find('\0') == std::string::npos, "grammar: holds NUL");
-    int depth = 0;
-    char until = 0; // the end of the literal, class or comment that this is in
-    for (size_t i = 0; i < grammar.size(); ++i) {
-        char c = grammar[i];
-        if (until) {
-            if (c == '\\' && until != '\n') {
-                ++i;
-            } else if (c == until) {
-                until = 0;
-            }
-        } else if (c == '"') {
-            until = '"';
-        } else if (c == '[') {
-            until = ']';
-        } else if (c == '#') {
-            until = '\n';
-        } else if (c == '(') {
-            check(++depth <= max_grammar_depth, "grammar: nested too deeply");
-        } else if (c == ')') {
-            --depth;
-        }
-    }
-}
-
 void set_grammar(common_params_sampling &params, const std::string &grammar) {
     if (!grammar.empty()) {
         check_grammar(grammar);
@@ -151,7 +117,7 @@ void set_schema(common_params_sampling &params, common_json schema) {
     }
     with_input([&] {
         std::string grammar = json_schema_to_grammar(schema);
-        check(grammar.size() <= max_grammar, "json_schema: makes too large a grammar");
+        check_grammar_size(grammar, "json_schema");
         params.grammar = {COMMON_GRAMMAR_TYPE_OUTPUT_FORMAT, std::move(grammar)};
     });
 }
@@ -239,9 +205,8 @@ void set_breakers(common_params_sampling &params, const common_json &value) {
 }
 
 // Keys that are more than a number for llama.cpp. False if there is no such key.
-bool set_special(engine_sampler *s, common_params_sampling &params, const std::string &name,
-    const common_json &value) {
-    const engine *e = s->owner;
+bool set_special(const engine *e, engine_sampler *s, common_params_sampling &params,
+    const std::string &name, const common_json &value) {
     if (name == "seed") {
         double seed = whole_number(name, value, -1, UINT32_MAX);
         params.seed = seed < 0 ? LLAMA_DEFAULT_SEED : static_cast<uint32_t>(seed);
@@ -271,10 +236,11 @@ bool set_special(engine_sampler *s, common_params_sampling &params, const std::s
     return true;
 }
 
-void sampling_from_json(engine_sampler *s, common_params_sampling &params, common_json &json) {
+void sampling_from_json(const engine *e, engine_sampler *s, common_params_sampling &params,
+    const common_json &json) {
     check(json.is_object(), "sampler parameters: not a JSON object");
     for (const auto &[name, value] : json.items()) {
-        if (set_special(s, params, name, value)) {
+        if (set_special(e, s, params, name, value)) {
             continue;
         }
         const sampling_key *key = std::find_if(std::begin(sampling_keys), std::end(sampling_keys),
@@ -290,6 +256,19 @@ void sampling_from_json(engine_sampler *s, common_params_sampling &params, commo
     }
 }
 
+// Runs body(), after whose failure the sampler may be of no more use.
+template <class Body> int spoiling(engine_sampler *s, Body &&body) {
+    try {
+        return body(s->owner);
+    } catch (const assertion &) {
+        s->sampler.reset(); // its state is unknown; the engine's is only read
+        throw;
+    } catch (const std::bad_alloc &) {
+        s->sampler.reset(); // as much
+        throw;
+    }
+}
+
 template <class Body> int sampler_call(engine_sampler *s, effect effect, Body &&body) noexcept {
     if (!s->owner) {
         return fail(ENGINE_EINVAL, "the engine of this sampler is closed");
@@ -297,15 +276,7 @@ template <class Body> int sampler_call(engine_sampler *s, effect effect, Body &&
     return call(s->owner, effect, [&] {
         check(s->sampler != nullptr, "this sampler failed before");
         scoped_value<bool> busy(s->busy, true);
-        try {
-            return body(s->owner);
-        } catch (const assertion &) {
-            s->sampler.reset(); // its state is unknown; the engine's is only read
-            throw;
-        } catch (const std::bad_alloc &) {
-            s->sampler.reset(); // as much
-            throw;
-        }
+        return spoiling(s, body);
     });
 }
 
@@ -316,71 +287,157 @@ void check_entry(const engine *e, size_t index) {
 
 } // namespace
 
-int engine_sampler_open(struct engine *e, const char *params, size_t len,
-    const struct engine_chat *chat, struct engine_sampler **out) {
+// Fills a sampler from its parameters. Uses only what never changes of `e`.
+static void fill_sampler(
+    engine *e, engine_sampler *s, const std::string &text, const engine_chat *chat) {
+    common_params_sampling sampling;
+    sampling.no_perf = true;
+    sampling_from_model(sampling, e->model.get());
+    common_json json = parse_json(text.data(), text.size(), "sampler parameters");
+    sampling_from_json(e, s, sampling, json);
+    if (chat) {
+        sampling_from_chat(e, sampling, *chat);
+    }
+    check_rules(e, sampling.grammar.grammar);
+    if (sampling.seed == LLAMA_DEFAULT_SEED) {
+        random_bytes(&sampling.seed, sizeof sampling.seed);
+    }
+    s->constrained = !sampling.grammar.empty();
+    log_capture capture;
+    try {
+        s->sampler.reset(common_sampler_init(e->model.get(), sampling));
+    } catch (const assertion &) {
+        throw;
+    } catch (const std::bad_alloc &) {
+        throw;
+    } catch (const std::exception &x) {
+        if (!s->constrained) {
+            throw;
+        }
+        // common says only that it failed to parse; what is wrong went to the log.
+        throw bad_input(capture.reason(x.what()));
+    }
+}
+
+int engine_sampler_start(struct engine *e, const char *params, size_t len,
+    const struct engine_chat *chat, uint32_t ms, struct engine_job **out) {
     *out = nullptr;
     return call(e, KNOWS, [&] {
         check(e->context != nullptr, "this model computes embeddings only");
         check(!chat || chat->owner == e->serial, "the conversation belongs to another engine");
-        common_params_sampling sampling;
-        sampling.no_perf = true;
-        sampling_from_model(sampling, e->model.get());
-        common_json json = parse_json(params, len, "sampler parameters");
-        auto s = std::make_unique<engine_sampler>();
-        s->owner = e;
-        sampling_from_json(s.get(), sampling, json);
-        if (chat) {
-            sampling_from_chat(e, sampling, *chat);
-        }
-        check_rules(e, sampling.grammar.grammar);
-        if (sampling.seed == LLAMA_DEFAULT_SEED) {
-            random_bytes(&sampling.seed, sizeof sampling.seed);
-        }
-        const bool constrained = !sampling.grammar.empty();
-        log_capture capture;
-        try {
-            s->sampler.reset(common_sampler_init(e->model.get(), sampling));
-        } catch (const assertion &) {
-            throw;
-        } catch (const std::bad_alloc &) {
-            throw;
-        } catch (const std::exception &x) {
-            if (!constrained) {
-                throw;
-            }
-            // common says only that it failed to parse; what is wrong went to the log.
-            throw bad_input(capture.reason(x.what()));
-        }
-        e->samplers.push_back(s.get());
-        *out = s.release();
+        auto body = [e, text = std::string(params, len),
+                        chat = chat ? chat->self : nullptr](job_result &result) {
+            auto s = std::make_unique<engine_sampler>();
+            fill_sampler(e, s.get(), text, chat.get());
+            result.sampler = std::move(s);
+        };
+        start_job(e, engine_job::kind::sampler, ms, std::move(body), out);
         return static_cast<int>(ENGINE_OK);
     });
+}
+
+int engine_sampler_finish(struct engine_job *j, struct engine_sampler **out) {
+    *out = nullptr;
+    return finish_job(j, engine_job::kind::sampler, [&](job_result &result) {
+        j->owner->samplers.push_back(result.sampler.get());
+        *out = result.sampler.release();
+        (*out)->owner = j->owner;
+    });
+}
+
+int engine_sampler_open(struct engine *e, const char *params, size_t len,
+    const struct engine_chat *chat, struct engine_sampler **out) {
+    *out = nullptr;
+    engine_job *j;
+    int code = engine_sampler_start(e, params, len, chat, 0, &j);
+    if (code == ENGINE_OK) {
+        code = engine_sampler_finish(j, out);
+        engine_job_close(j);
+    }
+    return code;
+}
+
+bool engine_sampler_constrained(const struct engine_sampler *s) {
+    return s->constrained;
+}
+
+// Runs body(), which changes the sampler, within what a token may take. What it left half-done is not
+// used again.
+template <class Body> static void follow(engine_sampler *s, Body &&body) {
+    const engine *e = s->owner;
+    bool abandoned = false;
+    try {
+        within({e->params.sample_ms, job_bytes(), stack_size - stack_margin, nullptr}, body,
+            &abandoned);
+    } catch (const over_budget &) {
+        if (abandoned) {
+            (void)s->sampler.release(); // destroying it would free what is free already
+        }
+        throw over_budget("the grammar is too ambiguous: following it takes too much time or memory");
+    }
+}
+
+static void sample(engine_sampler *s, size_t index) {
+    engine *e = s->owner;
+    const int32_t i = static_cast<int32_t>(index);
+    if (s->sampled < s->min_tokens) {
+        float *logits = llama_get_logits_ith(e->context.get(), i);
+        for (llama_token eog : e->eog) {
+            logits[eog] = -INFINITY;
+        }
+    }
+    check_logits(e, i);
+    follow(s, [&] {
+        s->token = common_sampler_sample(s->sampler.get(), e->context.get(), i);
+        common_sampler_accept(s->sampler.get(), s->token, true);
+    });
+    ++s->sampled;
 }
 
 int engine_sampler_sample(struct engine_sampler *s, size_t index, int32_t *token) {
     return sampler_call(s, READS, [&](engine *e) {
         check_entry(e, index);
-        const int32_t i = static_cast<int32_t>(index);
-        if (s->sampled < s->min_tokens) {
-            float *logits = llama_get_logits_ith(e->context.get(), i);
-            for (llama_token eog : e->eog) {
-                logits[eog] = -INFINITY;
-            }
-        }
-        check_logits(e, i);
-        time_limit limit(e->params.sample_ms);
-        *token = common_sampler_sample(s->sampler.get(), e->context.get(), i);
-        common_sampler_accept(s->sampler.get(), *token, true);
-        ++s->sampled;
+        sample(s, index);
+        *token = s->token;
         return static_cast<int>(ENGINE_OK);
+    });
+}
+
+int engine_sample_start(struct engine_sampler *s, size_t index) {
+    return sampler_call(s, READS, [&](engine *e) {
+        check_entry(e, index);
+        e->sampling = s;
+        start_computing(e, computes::sample, [e, s, index] {
+            scoped_value<bool> catches(catching, true);
+            const int code = translated(nullptr, [&] {
+                return spoiling(s, [&](engine *) {
+                    sample(s, index);
+                    return static_cast<int>(ENGINE_OK);
+                });
+            });
+            e->sample_error = code == ENGINE_OK ? "" : engine_error();
+            return code;
+        });
+        return static_cast<int>(ENGINE_OK);
+    });
+}
+
+int engine_sample_finish(struct engine *e, int32_t *token) {
+    return finish_call(e, computes::sample, READS, [&] {
+        const int code = finish_computing(e);
+        engine_sampler *s = std::exchange(e->sampling, nullptr);
+        *token = s->token;
+        if (s->closed) {
+            delete s;
+        }
+        return code == ENGINE_OK ? code : fail(code, e->sample_error.c_str());
     });
 }
 
 int engine_sampler_accept(struct engine_sampler *s, int32_t token, bool is_prompt) {
     return sampler_call(s, KNOWS, [&](engine *e) {
         check_token(e, token);
-        time_limit limit(e->params.sample_ms);
-        common_sampler_accept(s->sampler.get(), token, !is_prompt);
+        follow(s, [&] { common_sampler_accept(s->sampler.get(), token, !is_prompt); });
         return static_cast<int>(ENGINE_OK);
     });
 }
@@ -410,6 +467,10 @@ void engine_sampler_close(struct engine_sampler *s) {
     if (s->owner) {
         auto &all = s->owner->samplers;
         all.erase(std::find(all.begin(), all.end(), s));
+        if (s->owner->sampling == s) {
+            s->closed = true; // the thread that computes has it
+            return;
+        }
     }
     delete s;
 }

@@ -154,7 +154,7 @@ int engine_embed_start(struct engine *e, size_t n, const int32_t *tokens, bool f
 }
 
 int engine_embed_finish(struct engine *e, const float **vector, size_t *width) {
-    return finish_call(e, computes::embedding, [&] {
+    return finish_call(e, computes::embedding, CHANGES, [&] {
         log_capture capture;
         try {
             const int code = finish_computing(e);

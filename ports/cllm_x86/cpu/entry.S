@@ -23,7 +23,7 @@
 trap_entries:
     .irp vector, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, \
         23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, \
-        46, 47, 48, 49, 50, 51
+        46, 47, 48, 49, 50, 51, 52
     TRAP \vector
     .endr
     .globl trap_entry_spurious
@@ -115,6 +115,11 @@ syscall_entry:
     popfq
     movq 8(%rsp), %rsp          // skips the return address; caller's stack
     jmp *%rcx
+
+// Where a signal handler returns to (linux/signal.c).
+    .globl signal_return
+signal_return:
+    int $52 // VECTOR_SIGNAL
 
 // void enter_stack(void *rsp, void (*entry)(void)): the way into musl's _start (%rdx = 0: no
 // function to register with atexit, System V ABI 3.4.1).

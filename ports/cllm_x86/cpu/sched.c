@@ -205,6 +205,7 @@ static void exchange(struct trap_frame *f) {
     uint64_t now = clock_ns();
     c->need_resched = false;
     old->turn_ns = now - c->turn_start;
+    old->ran_ns += old->turn_ns;
     c->turn_start = now;
     c->slice_end = now + SLICE_NS;
     if (old->state == THREAD_RUNNING && old != c->idle) {
@@ -404,6 +405,17 @@ void sched_keep_main_frame(const struct trap_frame *f) {
         copy_frame(&main_thread.frame, f);
         main_stopped = true;
     }
+}
+
+uint64_t thread_ran_ns(void) {
+    uint64_t flags = irq_save();
+    uint64_t ns = current_thread()->ran_ns + clock_ns() - this_cpu()->turn_start;
+    irq_restore(flags);
+    return ns;
+}
+
+bool thread_in_kernel(const struct thread *t, uint64_t rsp) {
+    return (uint64_t)t->stack_top - rsp <= KERNEL_STACK;
 }
 
 unsigned thread_count(void) {

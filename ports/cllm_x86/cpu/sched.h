@@ -27,6 +27,8 @@ struct thread {
     bool timed_out;          // how the last sched_block() ended
     uint64_t futex;          // address it waits for, 0 for none (linux/thread.c)
     struct thread *next_waiter;
+    uint64_t ran_ns;         // processor time of all its turns that have ended
+    uint64_t signal_stack, signal_stack_size; // sigaltstack(2), 0 for none
     uint64_t clear_child_tid; // address to clear and wake when it exits (set_tid_address(2))
 };
 
@@ -47,6 +49,10 @@ int thread_start(struct thread *t, int *tid_out);
 void thread_free(struct thread *t);
 void *thread_stack_top(const struct thread *t);
 unsigned thread_count(void);
+// Processor time of the running thread.
+uint64_t thread_ran_ns(void);
+// Whether a stack pointer is in the thread's kernel stack.
+bool thread_in_kernel(const struct thread *t, uint64_t rsp);
 // Where the main thread goes on or was stopped, NULL while it runs.
 const struct trap_frame *thread_main_frame(void);
 

@@ -22,13 +22,16 @@ static const char *const exception_names[32] = {
 // A stack grows into the unmapped page below it, usually by less than this.
 #define OVERFLOW_REACH (64 * KiB)
 
-static void fault(const struct trap_frame *f) {
+static void fault(struct trap_frame *f) {
     const char *kind = f->vector < 32 ? exception_names[f->vector] : "unexpected interrupt";
     if (f->vector != VECTOR_PAGE_FAULT) {
         crash(f, CRASH_CODE_FAULT, "fault: %s (vector %lu, error %lx)", kind, f->vector, f->error);
     }
     uint64_t cr2, page;
     __asm__ volatile ("movq %%cr2, %0" : "=r" (cr2));
+    if (signal_fault(f, cr2)) {
+        return;
+    }
     bool overflow = !(f->error & PF_PROTECTED) && cr2 >= VM_BASE - PAGE_SIZE
         && cr2 + OVERFLOW_REACH > f->rsp && cr2 < f->rsp + OVERFLOW_REACH
         && (!paging_lookup(f->rsp, &page) || !paging_lookup(f->rsp - PAGE_SIZE, &page));
@@ -59,6 +62,9 @@ void trap_dispatch(struct trap_frame *f) {
         case VECTOR_FLUSH:
             apic_eoi();
             smp_flush_interrupt();
+            break;
+        case VECTOR_SIGNAL:
+            signal_end(f);
             break;
         case VECTOR_NMI:
             if (smp_stopping()) {

@@ -2,6 +2,7 @@
 #ifndef CLLM_CPU_TRAP_H
 #define CLLM_CPU_TRAP_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #define CRASH_CODE_PANIC 2
@@ -31,7 +32,8 @@ struct syscall_frame {
 #define VECTOR_SWITCH 49    // raised by a thread that gives its core away
 #define VECTOR_KICK 50      // from another core: look at your queue
 #define VECTOR_FLUSH 51     // from another core: forget cached translations
-#define VECTOR_LAST 51
+#define VECTOR_SIGNAL 52    // raised when a signal handler returns
+#define VECTOR_LAST 52
 #define VECTOR_SPURIOUS 255 // local APIC spurious vector
 
 void trap_dispatch(struct trap_frame *f);
@@ -43,6 +45,11 @@ void console_interrupt(void);
 void clock_rearm(void);
 // Ends the machine if a watchdog is overdue; `f` is what the timer interrupted.
 void watchdog_check(const struct trap_frame *f);
+// linux/signal.c: has the running thread's handler of SIGSEGV run next, if it has one and a stack for
+// it, and a page fault at `address` is what `f` says. False if not.
+bool signal_fault(struct trap_frame *f, uint64_t address);
+// Puts back what signal_fault() found in `f`.
+void signal_end(struct trap_frame *f);
 // crash.c: reports what happened at `f` and ends the machine; `code` is QEMU's under crash=exit.
 void crash(const struct trap_frame *f, int code, const char *fmt, ...)
 __attribute__((noreturn, format(printf, 3, 4)));

@@ -81,7 +81,7 @@ static int64_t sys_arch_prctl(uint64_t code, uint64_t addr, uint64_t c, uint64_t
 static int64_t sys_clock_gettime(uint64_t id, uint64_t out, uint64_t c, uint64_t d, uint64_t e,
     uint64_t f) {
     struct timespec *ts = (struct timespec *)out;
-    int64_t ns = (int64_t)clock_ns();
+    int64_t ns = (int64_t)(id == 3 ? thread_ran_ns() : clock_ns()); // CLOCK_THREAD_CPUTIME_ID
     if (id == 0 || id == 5) { // CLOCK_REALTIME, CLOCK_REALTIME_COARSE
         ns += clock_realtime_offset_ns();
     }
@@ -159,14 +159,14 @@ static syscall_fn *const table[] = {
     [0] = sys_read, [1] = sys_write, [2] = sys_open, [3] = sys_close,
     [4] = sys_stat, [5] = sys_fstat, [6] = sys_stat, // lstat: there are no links
     [8] = sys_lseek, [9] = sys_mmap, [10] = sys_mprotect, [11] = sys_munmap, [12] = sys_brk,
-    [13] = succeed, [14] = succeed, // rt_sigaction, rt_sigprocmask: no signals are ever sent
+    [13] = sys_rt_sigaction, [14] = succeed, // rt_sigprocmask: the only signal is a fault's
     [16] = sys_ioctl, [17] = sys_pread64, [19] = sys_readv, [20] = sys_writev, [21] = sys_access,
     [24] = sys_sched_yield, [25] = sys_mremap, [28] = succeed, // madvise: advice
     [35] = sys_nanosleep, [39] = return_one, // getpid
     [56] = sys_clone, [60] = sys_exit, [63] = sys_uname, [72] = sys_fcntl, [79] = sys_getcwd,
     [89] = fail_enoent, // readlink: there are no links
     [99] = sys_sysinfo, [102] = succeed, [104] = succeed, [107] = succeed, [108] = succeed, // ids
-    [131] = succeed, // sigaltstack
+    [131] = sys_sigaltstack,
     [158] = sys_arch_prctl, [186] = sys_gettid, [200] = sys_tkill, [202] = sys_futex,
     [203] = sys_sched_setaffinity, [204] = sys_sched_getaffinity, [217] = sys_getdents64,
     [218] = sys_set_tid_address, [221] = succeed, // fadvise64: advice

@@ -1,0 +1,221 @@
+"""What a request hands to llama.cpp costs a bounded amount of time, memory and stack.
+
+Each of these inputs made llama.cpp recurse without end, or take minutes or all memory.
+"""
+
+import json
+import resource
+import time
+from pathlib import Path
+
+import pytest
+import tiny_model
+from engine_library import Engine, EngineFailure
+
+JOB_MS = 1500
+LIMIT = 3  # ENGINE_LIMIT
+INVALID = -1  # ENGINE_EINVAL
+
+
+def nested_types(depth, count):
+    schema = {"type": "string"}
+    for _ in range(depth):
+        schema = {"type": ["object"] * count, "properties": {"a": schema}}
+    return schema
+
+
+def chain(length):
+    """A schema of references, each to the next; no cycle."""
+    links = {f"d{i}": {"$ref": f"#/$defs/d{i + 1}"} for i in range(length)}
+    return {"$ref": "#/$defs/d0", "$defs": {**links, f"d{length}": {"type": "string"}}}
+
+
+def cycle(*names):
+    following = dict(zip(names, names[1:] + names[:1], strict=True))
+    definitions = {name: {"$ref": f"#/$defs/{following[name]}"} for name in names}
+    return {"allOf": [{"$ref": f"#/$defs/{names[0]}"}], "$defs": definitions}
+
+
+SCHEMAS = {
+    "cycle": cycle("a"),
+    "cycle of two": cycle("a", "b"),
+    "chain": chain(12000),
+    "types that multiply": nested_types(20, 3),
+    "pattern": {"type": "string", "pattern": "^(a{7,3})$"},
+    "lengths": {"type": "string", "minLength": 9, "maxLength": 2},
+    "900 optional properties": {
+        "type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(900)}},
+    "a large enumeration": {"enum": ["x" * 1000] * 5000},
+}
+
+GRAMMARS = {
+    "bounds the wrong way round": 'root ::= "a"{9,2}',
+    "in a group": 'root ::= ("a" | "b"{3, 1} )*',
+    "a long literal repeated": 'root ::= "' + "a" * 30000 + '"{2000}',
+    "a chain of rules": "root ::= r0\n" + "".join(f"r{i}::=r{i + 1}\n" for i in range(4100))
+    + 'r4100 ::= "a"',
+}
+
+TEMPLATES = {
+    "parentheses": "{{ " + "(" * 100000 + "1" + ")" * 100000 + " }}",
+    "not": "{{ " + "not " * 200000 + "1 }}",
+    "if": "{% if 1 %}" * 50000 + "x" + "{% endif %}" * 50000,
+    "list": "{% set a = " + "[" * 100000 + "]" * 100000 + " %}x",
+    "sum": "{{ " + "1+" * 100000 + "1 }}",
+    "filters": "{{ a" + "|upper" * 100000 + " }}",
+    "macro": "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
+    "value in itself":
+        "{% set ns = namespace(x=[]) %}{% set ns.x = ns %}{{ ns | tojson }}",
+    "loops": "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}x",
+    "doubling": "{% set ns = namespace(x='abcdefgh') %}{% for i in range(40) %}"
+                "{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
+}
+
+
+@pytest.fixture
+def engine(library, tiny):
+    with Engine(library, tiny, sample_ms=200, job_ms=JOB_MS) as engine:
+        yield engine
+
+
+def refused(function):
+    """Calls it; checks that it fails as the request's fault, after its budget at most."""
+    began = time.process_time()
+    with pytest.raises(EngineFailure) as failure:
+        function()
+    assert failure.value.code in (LIMIT, INVALID)
+    assert "ASSERT" not in str(failure.value)
+    assert time.process_time() - began < JOB_MS / 1000 + 1
+    return str(failure.value)
+
+
+def goes_on(engine):
+    """The engine answers as before."""
+    assert engine.tokenize("hello") == engine.tokenize("hello")
+    sampler = engine.sampler(json.dumps({"json_schema": {"type": "integer"}}))
+    sampler.close()
+    assert "hi" in engine.apply_template('[{"role": "user", "content": "hi"}]')
+
+
+@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
+def test_a_schema_that_cannot_be_converted(engine, schema):
+    def converse():
+        with engine.chat({"messages": [{"role": "user", "content": "x"}],
+                          "json_schema": schema}) as chat:
+            engine.sampler("{}", chat).close()
+
+    refused(lambda: engine.sampler(json.dumps({"json_schema": schema})))
+    refused(converse)
+    goes_on(engine)
+
+
+@pytest.mark.parametrize("grammar", GRAMMARS.values(), ids=GRAMMARS)
+def test_a_grammar_that_cannot_be_used(engine, grammar):
+    refused(lambda: engine.sampler(json.dumps({"grammar": grammar})))
+    goes_on(engine)
+
+
+def test_the_reason_for_a_grammar_is_the_parsers(engine):
+    reason = refused(lambda: engine.sampler('{"grammar": "root ::= \\"a\\"{1,"}'))
+    assert "expecting '}'" in reason
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_a_template_that_does_not_end(library, tmp_path, template):
+    path = tmp_path / "model.gguf"
+    tiny_model.make(path, template=template)
+    with Engine(library, path, job_ms=JOB_MS) as engine:  # the model stays of use
+        with pytest.raises(EngineFailure) as failure:
+            engine.apply_template('[{"role": "user", "content": "x"}]')
+        assert str(failure.value)
+        assert engine.tokenize("hello")
+
+
+def test_nothing_is_lost_by_what_is_abandoned(engine):
+    """Recursion that does not allocate ends on the guard page, and its memory is freed all the same."""
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 20
+
+    padded = cycle("a")
+    padded["$defs"]["unused"] = {"enum": ["x" * 100] * 20000}
+    for _ in range(3):
+        refused(lambda: engine.sampler(json.dumps({"json_schema": padded})))
+    before = resident()
+    for _ in range(40):
+        refused(lambda: engine.sampler(json.dumps({"json_schema": padded})))
+    assert resident() - before < 40  # MiB; each try takes several
+
+
+def test_a_job_beside_others(engine):
+    jobs = [engine.start_sampler(json.dumps({"json_schema": nested_types(20, 3)})),
+            engine.start_tokenize("hello world"),
+            engine.start_chat({"messages": [{"role": "user", "content": "x"}]})]
+    tokens = jobs[1].finish()
+    assert tokens == engine.tokenize("hello world")
+    with jobs[2].finish() as chat:
+        assert "x" in chat.describe()
+    with pytest.raises(EngineFailure, match="The grammar or schema"):
+        jobs[0].finish()
+    assert all(job.ended() for job in jobs)
+    assert jobs[0].ms > 50
+    for job in jobs:
+        with pytest.raises(EngineFailure, match="no such result"):  # it is taken once
+            job.finish()
+        job.close()
+
+
+def test_a_job_that_nobody_wants_ends(engine):
+    began = time.monotonic()
+    job = engine.start_sampler(json.dumps({"json_schema": nested_types(20, 3)}), ms=30000)
+    time.sleep(0.05)
+    job.close()
+    assert engine.start_tokenize("hello").finish() == engine.tokenize("hello")
+    assert time.monotonic() - began < 10
+
+
+def test_a_conversation_may_be_closed_before_its_sampler_is_made(engine):
+    with engine.chat({"messages": [{"role": "user", "content": "x"}],
+                      "json_schema": {"const": "sure"}}) as chat:
+        job = engine.start_sampler('{"temperature": 0}', chat)
+    sampler = job.finish()
+    job.close()
+    assert sampler.constrained
+    sampler.close()
+    plain = engine.sampler('{"temperature": 0}')
+    assert not plain.constrained
+
+
+def test_an_engine_may_be_closed_before_its_jobs(library, tiny):
+    with Engine(library, tiny) as engine:
+        jobs = [engine.start_sampler(json.dumps({"json_schema": nested_types(20, 3)}), ms=60000),
+                engine.start_tokenize("hello")]
+    for job in jobs:
+        with pytest.raises(EngineFailure, match="closed"):
+            job.finish()
+        job.close()
+
+
+def test_sampling_beside_the_loop(engine):
+    sampler = engine.sampler(json.dumps({"grammar": 'root ::= "aha"', "temperature": 0}))
+    engine.prompt([5, 6, 7])
+    engine.start_sample(sampler, 2)
+    with pytest.raises(EngineFailure, match="computes"):
+        engine.decode([1], [3], [0], [1])
+    token = engine.finish()
+    assert engine.piece(token) and b"aha".startswith(engine.piece(token))
+    engine.start_sample(sampler, 2)
+    sampler.close()  # its client left
+    engine.finish()
+    goes_on(engine)
+
+
+def test_a_grammar_that_takes_ever_longer_beside_the_loop(engine):
+    doubling = 'root ::= "a" root t | "a" root u\nt ::= "b"\nu ::= "b"'
+    sampler = engine.sampler(json.dumps({"grammar": doubling, "temperature": 0}))
+    engine.prompt([5, 6, 7])
+    with pytest.raises(EngineFailure, match="too ambiguous"):
+        for i in range(200):
+            engine.start_sample(sampler, 2 if i == 0 else 0)
+            token = engine.finish()
+            engine.decode([token], [3 + i], [0], [1])
+    goes_on(engine)
