@@ -79,6 +79,9 @@ class Stack:
         self.timestamps = timestamps
         self.address = 0
         self.netmask = 0
+        # The ends of the subnet, which are nobody's: see ipv4.subnet_ends().
+        self._network = 0
+        self._broadcast = ipv4.BROADCAST
         self.gateway = 0
         self.dns_servers = []
         self.hostname = "cllm"
@@ -126,6 +129,7 @@ class Stack:
         self._route_to = None
         self.address = address
         self.netmask = netmask
+        self._network, self._broadcast = ipv4.subnet_ends(address, netmask)
         self.gateway = gateway
         self.dns_servers = dns_servers
         if old and old != address:
@@ -159,8 +163,15 @@ class Stack:
         return self.gateway
 
     def _is_broadcast(self, address):
-        return address == ipv4.BROADCAST or (
-            self.address != 0 and address == self.address | (~self.netmask & 0xFFFFFFFF)
+        return address == ipv4.BROADCAST or address == self._broadcast
+
+    def is_host(self, address):
+        """Return whether an address can be another host's, as far as this one can know."""
+        return (
+            ipv4.is_host(address)
+            and address != self.address
+            and address != self._network
+            and address != self._broadcast
         )
 
     # -- Frames that arrive -----------------------------------------------------------------
@@ -197,6 +208,9 @@ class Stack:
         connection = peers.get(peer) if peers is not None else None
         if connection is not None and connection.local == destination:
             connection.input(seq, ack, flags, window, options, frame, start, end, now)
+        elif not self.is_host(peer >> 16):
+            # RFC 1122 3.2.1.3, RFC 9293 MUST-63: a broadcast address opens and resets nothing.
+            self.dropped += 1
         else:
             self._segment(
                 destination,
@@ -216,17 +230,29 @@ class Stack:
             header = ipv4.parse(frame, _IP)
         protocol, source, destination, start, end = header
         # RFC 1122 3.2.1.3: addresses that no packet on a wire may come from.
+        # That is is_host(), without its calls.
         if not loop and (
-            source >> 24 in (0, 127) or source >= 0xE0000000 or self.is_local(source)
+            source >> 24 in (0, 127)
+            or source >= 0xE0000000
+            or source == self.address
+            or source == self._broadcast
+            or source == self._network
         ):
             self.dropped += 1
             return
-        local = destination >> 24 == 127 if loop else False
-        if local or (destination == self.address and destination):
-            if protocol == ipv4.TCP:
+        local = destination >> 24 == 127
+        if local and not loop:
+            # RFC 1122 3.2.1.3 (g): loopback addresses stay inside a host.
+            self.dropped += 1
+        elif local or (destination == self.address and destination):
+            # RFC 1122 3.3.6, RFC 9293 MUST-57: a frame to a group address asks nobody alone.
+            alone = not frame[0] & 1
+            if protocol == ipv4.UDP:
+                self._input_udp(frame, start, end, source, destination, alone)
+            elif not alone:
+                self.dropped += 1
+            elif protocol == ipv4.TCP:
                 self._input_tcp(frame, start, end, source, destination)
-            elif protocol == ipv4.UDP:
-                self._input_udp(frame, start, end, source, destination, True)
             elif protocol == ipv4.ICMP:
                 self._input_icmp(frame, start, end, source, destination)
         elif protocol == ipv4.UDP and (not self.address or self._is_broadcast(destination)):
@@ -237,7 +263,12 @@ class Stack:
         """Take what ipv4.parse() did not; returns a frame with a whole packet, or None."""
         packet = ipv4.parse_fragment(frame, _IP)
         # For others, and what only pretends to come from somewhere, no memory is spent.
-        if packet is not None and packet[2] == self.address and self.address:
+        if (
+            packet is not None
+            and packet[2] == self.address
+            and self.address
+            and self.is_host(packet[1])
+        ):
             frame = self._fragments.input(packet, self.now)
             return None if frame is None else memoryview(frame)
         self.dropped += 1
