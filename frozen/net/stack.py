@@ -121,7 +121,7 @@ class Stack:
         """Use `link` from now on, None for no link; the address is forgotten."""
         self.configure(0, 0, 0, [])
         self.link = link
-        self.neighbours = Neighbours(link, self.timers, self._own) if link else None
+        self.neighbours = Neighbours(link, self.timers, self) if link else None
 
     def configure(self, address, netmask, gateway, dns_servers):
         """Set the interface's addresses; 0 for none. Connections of an old address end."""
@@ -142,8 +142,13 @@ class Stack:
         if address and address != old and self.link:
             self.neighbours.announce(self.now)
 
-    def _own(self):
-        return self.address
+    def link_up(self, now):
+        """Forget what was learned of the network: the cable may lead to another one."""
+        self.now = now
+        self._route_to = None
+        self._paths = {}
+        if self.link:
+            self.neighbours.clear()
 
     def is_local(self, address):
         """Tell whether `address` is this host's own."""
