@@ -196,6 +196,13 @@ class Stack:
                 self.dropped += 1
             else:
                 self.neighbours.input(packet, now)
+        elif kind == ethernet.TYPE_CUSTOMER_TAG or kind == ethernet.TYPE_SERVICE_TAG:
+            frame = ethernet.untag(frame)
+            if frame is None:
+                self.dropped += 1
+            elif frame[12] == 0x08:
+                # IPv4 or ARP: no third tag.
+                self.input(frame, now)
 
     def input_segment(self, frame, length, now):
         """Take a plain TCP segment whose checksums the link has verified.

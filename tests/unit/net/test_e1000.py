@@ -337,6 +337,32 @@ def test_segments_that_continue_each_other_come_as_one(model, card):
     assert got[1] == frames[5] and got[2][8] - got[2][7] == 5
 
 
+def test_segments_with_priority_tags_come_as_one_too(model, card):
+    # IEEE 802.1Q 6.9
+    peer = Peer(timestamps=False)
+    frames = []
+    peer.stack.input = lambda frame, now: frames.append(bytes(frame))
+    for number in range(4):
+        peer.send(tcp.ACK, bytes([number]) * 1460, seq=1000 + number * 1460, ack=7)
+    for number, frame in enumerate(frames):
+        tag = b"\x81\0" + bytes((number << 5, 0)) if number else b""
+        model.receive(frame[:12] + tag + frame[12:])
+    peer = Peer(timestamps=False)
+    connection = peer.establish()
+    got = []
+    card.receive(None, lambda frame, length, now: got.append(_netbuf.segment(frame, length)), 0)
+    assert [fields[3:9] for fields in got] == [(1000, 7, tcp.ACK, 65535, 54, 54 + 5840)]
+    # Through the stack, those of a VLAN are nobody's.
+    for tag, there in ((b"\x81\0\0\5", 0), (b"\x81\0\xe0\0", 5)):
+        peer.stack.input = lambda frame, now: frames.append(bytes(frame))
+        peer.send(tcp.ACK, b"hello")
+        del peer.stack.input
+        frame = frames.pop()
+        model.receive(frame[:12] + tag + frame[12:])
+        card.receive(peer.stack.input, peer.stack.input_segment, peer.now)
+        assert connection.available() == there
+
+
 def test_large_segments_are_cut_up_as_small_ones_would_be(model, card):
     # The same connection with and without the controller's help sends the same frames.
     streams = []
