@@ -115,7 +115,7 @@ class socket(io.IOBase):
             if ip and not host.stack.is_local(ip):
                 raise OSError(_EADDRNOTAVAIL)
             if self._type == SOCK_DGRAM:
-                self._open_port(port)
+                self._open_port(port, ip)
             else:
                 self._address = ip
                 self._port = host.stack.bind_tcp(port)
@@ -160,7 +160,7 @@ class socket(io.IOBase):
                 connecting = self._connection and self._connection.state == SYN_SENT
                 raise OSError(_EALREADY if connecting else _EISCONN)
             now = time.ticks_ms()
-            self._connection = host.stack.connect(ip, port, self._port, now)
+            self._connection = host.stack.connect(ip, port, self._port, now, self._address)
         finally:
             host.leave()
         self._apply_options()
@@ -544,8 +544,8 @@ class socket(io.IOBase):
                 host.leave()
         return self._endpoint
 
-    def _open_port(self, port):
-        self._endpoint = host.stack.open_udp(port)
+    def _open_port(self, port, address=0):
+        self._endpoint = host.stack.open_udp(port, None, address)
         self._endpoint.waiter = self._waiter
 
     def _check_open(self):

@@ -25,6 +25,7 @@ from net.tcp_listener import Listener
 from net.timers import Timers
 from net.udp_endpoint import Endpoint
 
+EINVAL = const(22)
 EADDRINUSE = const(98)
 EMSGSIZE = const(90)
 ENETUNREACH = const(101)
@@ -388,7 +389,7 @@ class Stack:
             return
         source_port, port, data_start, data_end = header
         endpoint = self._udp.get(port)
-        if endpoint is not None:
+        if endpoint is not None and endpoint.address in (0, destination):
             endpoint.datagram(frame, data_start, data_end, source, source_port, self.now)
         elif unicast and self.now >= self._unreachable_at:
             # RFC 1122 4.1.3.1, at the bounded rate of RFC 1812 4.3.2.8.
@@ -470,8 +471,17 @@ class Stack:
                 reply = tcp.RST | tcp.ACK
                 self._reset(destination, port, source, source_port, 0, seq + extent, reply)
 
-    def _open_passively(self, listener, local, port, remote, remote_port, seq, window, options):
-        connection = self._new_connection(local, port, remote, remote_port)
+    def _open_passively(
+        self, listener, local, port, remote, remote_port, seq, window, options, last=None
+    ):
+        """Answer a SYN. Args: last: our last number in the connection that this one replaces."""
+        iss = None
+        if last is not None:
+            # RFC 9293 3.10.7.4, MAY-2: beyond all numbers of the old one, and its windows.
+            iss = self._initial_numbers(local, port, remote, remote_port)[0]
+            if not _PAST_LAST <= (iss - last) & 0xFFFFFFFF < 0x80000000:
+                iss = (last + _PAST_LAST) & 0xFFFFFFFF
+        connection = self._new_connection(local, port, remote, remote_port, iss)
         listener.opened(connection)
         connection.open_passively(seq, window, options, self.now)
 
@@ -708,18 +718,26 @@ class Stack:
         if self._listeners.get(listener.port) is listener:
             del self._listeners[listener.port]
 
-    def connect(self, remote, remote_port, port, now):
-        """Open a connection; `port` 0 takes any. Returns it in SYN-SENT.
+    def connect(self, remote, remote_port, port, now, local=0):
+        """Open a connection; `port` 0 takes any, `local` 0 the address that leads to `remote`.
 
-        Raises OSError: ENETUNREACH, EADDRINUSE.
+        Returns it in SYN-SENT. Raises OSError: ENETUNREACH, EADDRINUSE, EINVAL: no way leads from
+        `local` to `remote`.
         """
         self.now = now
-        local = self.source_for(remote)
+        source = self.source_for(remote)
+        if not (self.is_local(remote) or self.is_host(remote)):
+            # RFC 9293 3.9.2.3: no connection to a broadcast or multicast address.
+            raise OSError(ENETUNREACH)
+        if local and local != source:
+            if not self.is_local(remote):
+                raise OSError(EINVAL)
+            source = local
         if port == 0:
             port = self._ephemeral(self._tcp_port_free)
         elif (remote << 16 | remote_port) in self._connections.get(port, ()):
             raise OSError(EADDRINUSE)
-        connection = self._new_connection(local, port, remote, remote_port)
+        connection = self._new_connection(source, port, remote, remote_port)
         connection.connect(now)
         return connection
 
@@ -773,11 +791,12 @@ class Stack:
 
     # -- UDP --------------------------------------------------------------------------------
 
-    def open_udp(self, port, endpoint=None):
+    def open_udp(self, port, endpoint=None, address=0):
         """Open a UDP port, 0 for any.
 
-        Args: endpoint: who gets the datagrams, by a method `datagram` as Endpoint has it.
-        Returns the endpoint, a new Endpoint where none is given. Raises OSError: EADDRINUSE.
+        Args: endpoint: who gets the datagrams, by a method `datagram` as Endpoint has it; address:
+        the local one that they must be for, 0 for any. Returns the endpoint, a new Endpoint where
+        none is given. Raises OSError: EADDRINUSE.
         """
         if port == 0:
             port = self._ephemeral(self._udp_port_free)
@@ -786,6 +805,7 @@ class Stack:
         if endpoint is None:
             endpoint = Endpoint(self, port)
         endpoint.port = port
+        endpoint.address = address
         self._udp[port] = endpoint
         return endpoint
 
