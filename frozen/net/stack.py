@@ -40,6 +40,8 @@ _IP = const(14)  # where the IP header starts in a frame
 _UDP_PAYLOAD = const(42)
 _MAX_TIME_WAIT = const(512)
 _UNREACHABLE_INTERVAL = const(10)
+# How far a connection's numbers start beyond those of the one in TIME-WAIT that it replaces.
+_PAST_LAST = const(65537)
 # RFC 1191 6.3: what a router told of a path is forgotten after ten minutes.
 _PATH_MTU_LIFETIME = const(600000)
 _MAX_PATHS = const(64)
@@ -425,13 +427,18 @@ class Stack:
         connection = peers.get(source << 16 | source_port) if peers else None
         listener = self._listeners.get(port)
         opens = flags & (tcp.SYN | tcp.ACK | tcp.RST) == tcp.SYN
+        last = None
         if (
             connection is not None
             and connection.state == TIME_WAIT
             and opens
             and listener is not None
+            and listener.address in (0, destination)
+            and connection.local == destination
+            and not listener.is_full()
             and connection.may_be_replaced(seq, options)
         ):
+            last = connection.snd_max
             connection.abort()
             connection = None
         if connection is not None and connection.local == destination:
@@ -445,7 +452,7 @@ class Stack:
                 self._send_cookie(destination, port, source, source_port, seq, options)
             else:
                 self._open_passively(
-                    listener, destination, port, source, source_port, seq, window, options
+                    listener, destination, port, source, source_port, seq, window, options, last
                 )
         elif (
             connection is None
@@ -741,12 +748,12 @@ class Stack:
         connection.connect(now)
         return connection
 
-    def _new_connection(self, local, port, remote, remote_port, cookie=None):
+    def _new_connection(self, local, port, remote, remote_port, initial=None):
         link = self.loopback if self.is_local(remote) or self.link is None else self.link
         mss = self._path_mtu(remote, link) - ipv4.HEADER - tcp.HEADER
         iss, clock = self._initial_numbers(local, port, remote, remote_port)
-        if cookie is not None:
-            iss = cookie
+        if initial is not None:
+            iss = initial
         connection = Connection(self, local, port, remote, remote_port, mss, iss, clock)
         if link is self.link:
             connection.large = getattr(link, "large", 0)
