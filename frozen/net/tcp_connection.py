@@ -336,8 +336,11 @@ class Connection(Timed):
         """Move received bytes to buf[offset:offset + count].
 
         Returns their number; 0 at the peer's end; None where the user must wait. Raises OSError
-        with what ended the connection, once, and after the data that came before.
+        with what ended the connection, once, and after the data that came before; ValueError:
+        `count` below 0.
         """
+        if count < 0:
+            raise ValueError("negative size")
         ready = self.available()
         if ready <= 0:
             return self._nothing(0)
@@ -348,6 +351,8 @@ class Connection(Timed):
 
     def receive_bytes(self, count):
         """Return at most `count` received bytes; b"", None and errors as receive()."""
+        if count < 0:
+            raise ValueError("negative size")
         ready = self.available()
         if ready <= 0:
             return self._nothing(b"")
