@@ -10,13 +10,16 @@ from drivers import e1000
 import micropython
 from micropython import const
 from net import host, ipv4
-from net.dhcp import BOUND, REBINDING, RENEWING, Client
+from net.dhcp import BOUND, REBINDING, REBOOTING, RENEWING, Client
 
 # LAN.status(), as the ports with lwIP number it.
 STAT_LINK_DOWN = const(0)
 STAT_NO_NETWORK = const(1)
 STAT_NO_IP = const(2)
 STAT_GOT_IP = const(3)
+
+# DHCP's states with an address.
+_LEASED = (BOUND, RENEWING, REBINDING, REBOOTING)
 
 _ENODEV = const(19)
 _MAX_HOSTNAME = const(32)
@@ -98,7 +101,7 @@ class LAN:
             if args[0] == "dhcp4":
                 return _dhcp is not None
             if args[0] == "has_dhcp4":
-                return _dhcp is not None and _dhcp.state in (BOUND, RENEWING, REBINDING)
+                return _dhcp is not None and _dhcp.state in _LEASED
             raise ValueError("unknown config param")
         for name in kwargs:
             if name not in ("addr4", "gw4", "dhcp4"):
@@ -163,7 +166,7 @@ def _start():
     if not found:
         raise OSError(_ENODEV)
     _card = e1000.Card(found[0])
-    host.attach(_card)
+    host.attach(_card, _on_link)
     if _static:
         _configure()
     else:
@@ -176,6 +179,14 @@ def _stop():
     _stop_dhcp()
     host.attach(None)
     card.stop()
+
+
+def _on_link(now):
+    # Called within the stack's guard. Switches and neighbours may be others now.
+    if _dhcp is not None:
+        _dhcp.link_up(now)
+    else:
+        host.stack.neighbours.announce(now)
 
 
 def _use_dhcp():

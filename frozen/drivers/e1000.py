@@ -380,7 +380,10 @@ class Card:
         return bool(ring[index * _DESCRIPTOR + _STATUS_BYTE] & _DD)
 
     def interrupt(self):
-        """Acknowledge the interrupt; returns its causes (13.4.17: reading clears)."""
+        """Acknowledge the interrupt; returns its causes (13.4.17: reading clears).
+
+        Bit 2 says that the link went up or down.
+        """
         return mem32[self._base + _ICR]
 
     def link_up(self):
