@@ -90,7 +90,7 @@ def _parse_header(data, identifier, name):
 
 
 def _parse_records(data, at, count):
-    """Return {owner: [(ttl, address or None, alias or None), ...]} of the records that are whole."""
+    """Return {owner: [(ttl, address or None, alias or None), ...]} of the whole records."""
     records = {}
     for _ in range(count):
         if at >= len(data):

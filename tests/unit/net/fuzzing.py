@@ -1,8 +1,8 @@
 """Frames that nobody should send, for a Stack in the middle of everything it does.
 
 `Mutator(seed)` makes them: well-formed ones of each protocol with one thing or many changed, with
-the checksums put right again in most, so that they get past the first look: from addresses of nobody
-and to groups, tagged, as answers to the questions that are under way. `Target` is a Stack with
+the checksums put right again in most, so that they get past the first look: from addresses of
+nobody and to groups, tagged, as answers to the questions that are under way. `Target` is a Stack with
 listeners, connections in all states, a DHCP client, a question to a DNS server and fragments, that
 takes them. The frames also go into a booted guest (tests/guest). Everything follows from the seed.
 """
@@ -63,7 +63,7 @@ class Mutator:
         # (port of the target, port of the peer, number that it expects, number that it sent).
         self.connections = []
         self.udp_ports = [68, 53, 123]
-        # What answers have to repeat: DHCP's number, DNS's, NTP's cookie, and which port asked each.
+        # What answers have to repeat: DHCP's number, DNS's, NTP's cookie, and the ports that asked.
         self.dhcp_number = 0
         self.dns_question = 0, 53
         self.ntp_question = bytes(8), 123
@@ -170,7 +170,8 @@ class Mutator:
             data = self.dns(identifier if answers else rng.getrandbits(16))
         elif source == 123 and answers:
             cookie, port = self.ntp_question
-            head = bytes((rng.choice((0x24, 0xE4)), rng.choice((0, 0, 1, 2, 16)))) + rng.randbytes(10)
+            head = bytes((rng.choice((0x24, 0xE4)), rng.choice((0, 0, 1, 2, 16))))
+            head += rng.randbytes(10)
             code = rng.choice((b"RATE", b"DENY", b"RSTR", b"INIT", rng.randbytes(4)))
             data = head + code + rng.randbytes(8) + cookie + rng.randbytes(16)
         else:
@@ -205,7 +206,8 @@ class Mutator:
         data = struct.pack(">H", identifier) + flags + b"\0\1" + struct.pack(">H", count) + bytes(4)
         data += b"\4cllm\0\0\1\0\1"
         for _ in range(count):
-            names = (b"\xc0\x0c", b"\1a\xc0\x0c", b"\1a\0", b"\1b\0", b"\xc0\xff", b"\x3fabc", b"\0")
+            names = (b"\xc0\x0c", b"\1a\xc0\x0c", b"\1a\0", b"\1b\0")
+            names += (b"\xc0\xff", b"\x3fabc", b"\0")
             data += rng.choice(names)
             if rng.getrandbits(1):
                 data += b"\0\1\0\1\0\0\0\x10\0\4" + rng.randbytes(4)

@@ -1,4 +1,4 @@
-"""The DHCP client between servers that refuse, compete, forget and send nonsense, and cables that move."""
+"""The DHCP client: servers that refuse, compete, forget and send nonsense; cables that move."""
 
 import struct
 
@@ -40,8 +40,8 @@ class Wire(Server):
 
     def send(self, kind, fields, address=OFFERED, said=None, to=ipv4.BROADCAST):
         """Send a message of a server in answer to `fields`; `said`: its options."""
-        data = message.emit(kind, fields["xid"], 0, 0, HOST_MAC, options() if said is None else said)
-        data = bytearray(data)
+        said = options() if said is None else said
+        data = bytearray(message.emit(kind, fields["xid"], 0, 0, HOST_MAC, said))
         data[0] = 2
         struct.pack_into(">I", data, 16, address)
         frame = bytearray(42 + len(data))
@@ -104,7 +104,7 @@ def wire():
 
 
 def discovers(wire, duration, answer):
-    """Times of the DISCOVERs within so many ms, where each message is given to answer(kind, fields)."""
+    """Times of the DISCOVERs within so many ms; answer(kind, fields) gets each message."""
     times = []
     end = wire.now + duration
     while wire.now < end:
@@ -385,7 +385,8 @@ def replugged(wire):
 def test_a_cable_plugged_in_has_the_lease_verified(wire):
     wire.bound()
     listener = wire.stack.listen(0, 80, 5)
-    wire.stack._open_passively(listener, OFFERED, 80, SERVER, 4000, 1, 100, (1460, None, False, None))
+    asked = (1460, None, False, None)
+    wire.stack._open_passively(listener, OFFERED, 80, SERVER, 4000, 1, 100, asked)
     connection = wire.stack.connections()[0]
     connection.state = state.ESTABLISHED
     connection.snd_nxt = connection.snd_max = connection.snd_una = connection.snd_end
