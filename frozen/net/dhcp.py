@@ -30,8 +30,9 @@ _NAK_JITTER = const(512)
 _LINK_PAUSE = const(2000)
 # RFC 2131 4.4.5: no more than one REQUEST a minute while renewing.
 _RENEW_RETRY = const(60000)
-# Shorter leases, of zero seconds too, count as this long, in s.
+# Shorter leases, of zero seconds too, count as this long, and none is renewed sooner, in s.
 _LEAST_LEASE = const(10)
+_LEAST_RENEWAL = const(5)
 _INFINITE = const(0xFFFFFFFF)
 _MAX_MESSAGE = const(1400)
 
@@ -335,7 +336,7 @@ class Client(Timed):
         length = max(length, _LEAST_LEASE)
         renew = parameters.get(message.RENEWAL_TIME, (length // 2,))[0]
         rebind = parameters.get(message.REBINDING_TIME, (length * 7 // 8,))[0]
-        if not 0 < renew < rebind < length:
+        if not _LEAST_RENEWAL <= renew < rebind < length:
             renew = length // 2
             rebind = length * 7 // 8
         # Counted from the request, so that no delay on the way stretches the lease.

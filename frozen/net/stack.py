@@ -283,6 +283,7 @@ class Stack:
             and packet[2] == self.address
             and self.address
             and self.is_host(packet[1])
+            and not frame[0] & 1
         ):
             frame = self._fragments.input(packet, self.now)
             return None if frame is None else memoryview(frame)

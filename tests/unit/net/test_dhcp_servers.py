@@ -149,9 +149,10 @@ def test_a_refused_renewal_pauses_too(wire):
     wire.one(message.DISCOVER, 2600)
 
 
-@pytest.mark.parametrize("length", [0, 1, 2])
-def test_leases_of_no_length_do_not_make_a_storm(wire, length):
-    said = options(lease=length)
+@pytest.mark.parametrize("length, renewal", [(0, 0), (1, 0), (2, 1), (3600, 1), (3600, 0)])
+def test_leases_of_no_length_do_not_make_a_storm(wire, length, renewal):
+    times = {"RENEWAL_TIME": number(renewal), "REBINDING_TIME": number(2)} if renewal else {}
+    said = options(lease=length, **times)
 
     def answer(kind, fields):
         wire.send(message.OFFER if kind == message.DISCOVER else message.ACK, fields, said=said)
@@ -161,7 +162,7 @@ def test_leases_of_no_length_do_not_make_a_storm(wire, length):
     assert wire.stack.address == OFFERED
     sent = []
     discovers(wire, 60000, lambda kind, fields: sent.append(kind) or answer(kind, fields))
-    assert 0 < len(sent) <= 24
+    assert len(sent) <= 24 and bool(sent) == (length < 60)
 
 
 # -- Servers that were not asked --------------------------------------------------------------

@@ -339,6 +339,14 @@ def test_frames_to_a_group_with_our_address_ask_nobody(peer, to):
     peer.stack.input = to_group
     peer.echo(b"x")
     peer.datagram(5, 9, b"x")
+    # In fragments, too.
+    syn = segment_frame(tcp.SYN, PEER_IP)[34:]
+    for at in (0, 8):
+        data = syn[:8] if at == 0 else syn[8:]
+        frame = bytearray(34) + data
+        ethernet.emit(frame, to, PEER_MAC, ethernet.TYPE_IPV4)
+        ipv4.emit(frame, 14, ipv4.TCP, PEER_IP, HOST_IP, len(data), 7, at, at == 0)
+        real(memoryview(frame), peer.now)
     assert peer.frames(5000) == []
 
 
