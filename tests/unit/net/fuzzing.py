@@ -328,7 +328,7 @@ class Target:
     def _live(self):
         """What programs do meanwhile: accept, read, write, connect, look up, close."""
         rng, stack = self.random, self.stack
-        if stack.address != HOST_IP:
+        if (stack.address, stack.netmask, stack.gateway) != (HOST_IP, ipv4.mask(24), 0x0A0000FE):
             # A forged lease was believed, as DHCP must; the fuzz goes on where it was.
             stack.configure(HOST_IP, ipv4.mask(24), 0x0A0000FE, [PEER_IP])
         if rng.random() < 0.1:
