@@ -278,7 +278,9 @@ class Client(Timed):
         if state != REQUESTING:
             # RFC 2131 3.1, step 3: a REQUEST has its DISCOVER's, by which relays choose.
             self._seconds = (now - self._since) // 1000
-        data = message.emit(kind, self._xid, self._seconds, client, mac, options)
+        # RFC 2131 4.1: with an address of before, one that is offered does not get through yet.
+        broadcast = stack.address != 0 and state in (SELECTING, REQUESTING)
+        data = message.emit(kind, self._xid, self._seconds, client, mac, options, broadcast)
         try:
             stack.send_udp(self.port, destination, message.SERVER_PORT, data, source)
         except OSError:

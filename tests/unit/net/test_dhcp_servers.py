@@ -490,3 +490,28 @@ def test_a_cable_that_comes_late_ends_the_waiting(wire):
     wire.client.stop()
     wire.client.link_up(wire.now)
     assert wire.requests(100000) == []
+
+
+# -- An address of before ---------------------------------------------------------------------
+
+
+def flags_of(frame):
+    return frame[42 + 10] << 8 | frame[42 + 11]
+
+
+def test_answers_go_to_all_while_another_address_is_in_use(wire):
+    # RFC 2131 4.1: the stack takes what is for its address, and the offered one is not yet.
+    wire.stack.configure(ELSEWHERE, 0xFF000000, 0, [])
+    wire.link.frames.clear()
+    wire.client.start(wire.now)
+    (frame,) = [frame for frame in wire.link.frames if frame[12:14] == b"\x08\0"]
+    assert flags_of(frame) == 0x8000
+    wire.send(message.OFFER, wire.one(message.DISCOVER))
+    (frame,) = [frame for frame in wire.link.frames if frame[12:14] == b"\x08\0"]
+    assert flags_of(frame) == 0x8000
+    wire.send(message.ACK, wire.one(message.REQUEST))
+    assert wire.stack.address == OFFERED
+    # Without one, they may come to it alone.
+    wire = Wire()
+    wire.client.start(wire.now)
+    assert flags_of(wire.link.frames[0]) == 0
