@@ -225,3 +225,20 @@ def test_without_a_card_the_model_is_there_at_the_repl(boot, tiny_model, monkeyp
     line = "len(asyncio.run(llm.generate('Hello', max_tokens=4))) > 0"
     assert guest.serial.run(line) == "True"
     assert b"Traceback" not in guest.log()
+
+
+def test_off_and_on_again_takes_no_memory(boot):
+    guest = boot()
+    serial = guest.serial
+    serial.send("\r")
+    serial.expect(">>> ")
+    serial.run("import gc, network, _x86; l = network.LAN()")
+    cycle = "[(l.active(False), l.active(True), gc.collect()) for _ in range({})] and None"
+    serial.run(cycle.format(3))
+    free = int(serial.run("_x86.memory()[1]"))
+    serial.run(cycle.format(25))
+    assert free - int(serial.run("_x86.memory()[1]")) < 512 * 1024  # 25 MiB without reuse
+    serial.send("\x04")  # a soft reset takes it all back
+    serial.expect("MPY: soft reboot\r\n")
+    serial.booted()
+    assert requests.get(guest.url + "/health", timeout=60).status_code == 503

@@ -233,6 +233,52 @@ def test_reset_that_does_not_end(model, monkeypatch):
         e1000.Card(0x18)
 
 
+def test_a_card_that_is_started_again_has_the_same_memory(model, monkeypatch):
+    allocated = []
+    alloc = e1000._x86.dma_alloc
+    monkeypatch.setattr(
+        e1000._x86, "dma_alloc", lambda size, align: allocated.append(size) or alloc(size, align)
+    )
+    card = e1000.Card(0x18)
+    allocated.clear()
+    for number in range(5):
+        # What was received and not taken, or sent, is not found by the next start.
+        model.receive(b"stale" * 12)
+        card.tx_alloc()[:60] = b"s" * 60
+        card.tx_commit(60)
+        card.stop()
+        card = e1000.Card(0x18)
+        assert drain(card) == []
+        frame = bytes([number]) * 60
+        assert model.receive(frame) and drain(card) == [frame]
+        model.sent.clear()
+        for _ in range(200):
+            card.tx_alloc()[:60] = frame
+            card.tx_commit(60)
+        assert model.sent == [frame] * 200
+    assert allocated == []
+
+
+def test_a_start_that_lacks_memory_leaks_none(model, monkeypatch):
+    left = [1]
+    alloc = e1000._x86.dma_alloc
+
+    def scarce(size, align):
+        if not left[0]:
+            raise OSError(12)
+        left[0] -= 1
+        return alloc(size, align)
+
+    monkeypatch.setattr(e1000._x86, "dma_alloc", scarce)
+    getattr(e1000, "_memory", {}).clear()
+    for _ in range(5):  # six blocks, and one more each time
+        with pytest.raises(OSError):
+            e1000.Card(0x18)
+        left[0] = 1
+    card = e1000.Card(0x18)
+    assert model.receive(b"frame" * 12) and drain(card) == [b"frame" * 12]
+
+
 def test_transmit(model, card):
     for number in range(1000):
         frame = bytes([number & 0xFF]) * (60 + number)
