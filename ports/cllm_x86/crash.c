@@ -336,7 +336,7 @@ static void __attribute__((noreturn)) vcrash(const struct trap_frame *f, int cod
         kmemcpy(&frame, f, sizeof(frame));
         record.code = (uint32_t)code;
         record.uptime_ns = clock_ns();
-        record.realtime_ns = (int64_t)record.uptime_ns + clock_realtime_offset_ns();
+        record.realtime_ns = clock_realtime_ns();
         record.count = earlier_count + 1;
         record.streak = record.uptime_ns < SOON_NS ? earlier_streak + 1 : 1;
         kvsnprintf(record.reason, sizeof(record.reason), fmt, ap);

@@ -178,9 +178,13 @@ extern struct kernel_hooks kernel_hooks;
 
 // --- cpu/clock.c -----------------------------------------------------------------------------
 void clock_init(void);
-uint64_t clock_ns(void);           // since clock_init()
+// Since clock_init(), without the time in which no core could run. Never goes back.
+uint64_t clock_ns(void);
+uint64_t clock_paused_ns(void);    // what clock_ns() left out so far
 uint64_t clock_tsc_hz(void);
-int64_t clock_realtime_offset_ns(void); // wall time = clock_ns() + this, since 1970-01-01 UTC
+int64_t clock_realtime_ns(void);   // since 1970-01-01 UTC
+// The same = clock_ns() + this, until the next pause.
+int64_t clock_realtime_offset_ns(void);
 // Sets the wall time, ns since 1970-01-01 UTC, of this clock and (whole seconds, years 2000 to 2099)
 // of the CMOS clock, from which it is read at the next power-on.
 void clock_set_realtime(int64_t ns);
@@ -195,6 +199,10 @@ void clock_interrupted(void);
 // For the scheduler, which owns the timers: sets the calling core's; the alarm's deadline.
 void clock_start_timer(uint64_t deadline_ns);
 uint64_t clock_alarm_deadline(void);
+void clock_step(int64_t ns); // the same, but not the CMOS clock
+// Seconds since 1970 by the CMOS clock, without what it differed when the wall time was last set. It may
+// run where the TSC stands still. False when there is none.
+bool clock_cmos(int64_t *seconds);
 
 // --- cpu/smp.c -------------------------------------------------------------------------------
 unsigned cpu_count(void); // cores online
