@@ -4,6 +4,7 @@ As documented for MicroPython 1.25: `active isconnected status ifconfig ipconfig
 `hostname()` and `ipconfig()` of the module. IPv4 only.
 """
 
+import sys
 import time
 
 from drivers import e1000
@@ -29,6 +30,18 @@ _dhcp = None
 # (address, netmask, gateway) that were set by hand, to be used whenever the interface is active.
 _static = None
 _dns = None
+
+
+class _Client(Client):
+    """A DHCP client that hears of pauses of the machine, which the stack's time leaves out."""
+
+    def paused(self, ms, now):
+        """Take `ms` off the lease, and ask whether it still holds (RFC 2131 3.7)."""
+        if self._expires is not None:
+            self._renew_at -= ms
+            self._rebind_at -= ms
+            self._expires -= ms
+        self.link_up(now)
 
 
 class LAN:
@@ -189,6 +202,24 @@ def _on_link(now):
         host.stack.neighbours.announce(now)
 
 
+def paused(ms):
+    """Called when the machine stood still for `ms`: leases ran on, clocks here did not."""
+    if _card is None:
+        return
+    host.enter()
+    try:
+        now = time.ticks_ms()
+        host.stack.link_up(now)
+        if _dhcp is not None:
+            _dhcp.paused(ms, now)
+        else:
+            host.stack.neighbours.announce(now)
+    finally:
+        host.leave()
+    if "ntptime" in sys.modules:
+        sys.modules["ntptime"].ask_again()
+
+
 def _use_dhcp():
     global _dhcp, _static
     _static = None
@@ -196,7 +227,7 @@ def _use_dhcp():
         return
     host.enter()
     try:
-        _dhcp = Client(host.stack, _use_time_servers)
+        _dhcp = _Client(host.stack, _use_time_servers)
         _dhcp.start(time.ticks_ms())
     finally:
         host.leave()

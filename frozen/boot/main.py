@@ -28,6 +28,7 @@ from serve.main import ConfigError, read_config, serve
 from serve.service import service
 
 _x86.boot_phase("server")
+from wallclock import WallClock
 
 WATCHDOG_S = 60  # nothing in the loop blocks for nearly as long: the engine has a thread of its own
 
@@ -65,6 +66,7 @@ async def main():
     # An error in these two is printed and costs nobody else anything.
     asyncio.create_task(report.boot_phases(lan))
     asyncio.create_task(report.screen(lan))
+    asyncio.create_task(WallClock(network.paused).run())
     await asyncio.gather(serve(config, computed), repl(), report.watchdog(patience))
 
 

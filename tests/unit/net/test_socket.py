@@ -1,6 +1,7 @@
 """The socket module over the loopback of the one Stack, as a program uses it."""
 
 import struct
+import time
 
 import _x86
 import pytest
@@ -568,7 +569,24 @@ def test_network_module(monkeypatch):
     assert lan.ifconfig()[0] == "10.0.0.6"
     lan.ifconfig("dhcp")
     assert lan.ipconfig("dhcp4")
+    # A pause of the machine: the lease ran on. It is asked for again at once, and used no longer
+    # than it lasts.
+    for left, kept in ((900000, True), (-1, False)):
+        client = network._dhcp
+        now = time.ticks_ms()
+        client.state = network.BOUND
+        client._started = now - 60000
+        client._renew_at, client._rebind_at, client._expires = [now + 3600000 + left] * 3
+        host.stack.configure(ipv4.address("10.0.0.9"), ipv4.mask(24), 0, [])
+        network._card.sent.clear()
+        network.paused(3600000)
+        _x86.wait(1000)
+        assert (host.stack.address != 0) == kept
+        # A REQUEST in INIT-REBOOT, or DISCOVER.
+        kinds = [frame[284] for frame in network._card.sent if frame[36:38] == b"\0\x43"]
+        assert kinds == [3 if kept else 1]
     lan.active(False)
+    network.paused(1000)
     with pytest.raises(ValueError):
         network.LAN(1)
     with pytest.raises(ValueError):
