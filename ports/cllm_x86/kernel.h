@@ -85,6 +85,13 @@ uint32_t crash_boots(void);
 void crash_stderr(const char *s, size_t n);
 const char *crash_stderr_last(void);
 
+struct trap_frame;
+// What `f` interrupted, in one line: this processor's function and the line of Python above it. From any
+// context.
+size_t crash_where(const struct trap_frame *f, char *line, size_t size);
+// Whether the word nmi=crash is on the command line.
+bool crash_on_nmi(void);
+
 // --- symbols.c ---------------------------------------------------------------------------------
 // Name of the function at `pc` into `name`, and how far into it; false when there is none.
 bool symbol_find(uint64_t pc, char *name, size_t size, uint64_t *offset);
@@ -135,6 +142,8 @@ void console_status(unsigned line, const char *s, size_t n);
 void console_write(const char *s, size_t n);
 // The same with "\n" sent as "\r\n".
 void console_write_text(const char *s, size_t n);
+// The same from a non-maskable interrupt, which may have interrupted a writer: then it fails.
+bool console_try_write_text(const char *s, size_t n);
 // Next received byte, or -1.
 int console_getc(void);
 bool console_has_input(void);
