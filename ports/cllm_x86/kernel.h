@@ -159,7 +159,8 @@ const char *cpu_brand(void);
 bool cpu_is_virtual(void);
 // Bytes of vector state that XSAVE writes, 0 if only FXSAVE is there.
 uint32_t cpu_xsave_size(void);
-// Ends the machine: 0 powers off, anything else is QEMU's exit status (code << 1 | 1).
+// Ends the machine: 0 powers off, anything else is QEMU's exit status (code << 1 | 1). A real machine that
+// cannot be switched off halts.
 void machine_exit(int code) __attribute__((noreturn));
 void machine_reboot(void) __attribute__((noreturn));
 
@@ -175,13 +176,14 @@ static inline void irq_restore(uint64_t flags) {
 }
 
 // Device interrupt lines 0..15 as the 8259s number them.
-void irq_mask(unsigned line);
+void irq_mask(unsigned line); // does nothing to the power button's
 void irq_unmask(unsigned line);
 
 struct kernel_hooks {
     void (*irq)(unsigned line);   // a line without a kernel handler fired; it is masked now
     void (*alarm)(void);          // alarm deadline passed
     void (*interrupt_char)(void); // Ctrl-C arrived
+    void (*power_button)(void);   // was pressed; see power_presses()
 };
 extern struct kernel_hooks kernel_hooks;
 
@@ -197,6 +199,10 @@ int64_t clock_realtime_offset_ns(void);
 // Sets the wall time, ns since 1970-01-01 UTC, of this clock and (whole seconds, years 2000 to 2099)
 // of the CMOS clock, from which it is read at the next power-on.
 void clock_set_realtime(int64_t ns);
+void clock_step(int64_t ns); // the same, but not the CMOS clock
+// Seconds since 1970 by the CMOS clock, without what it differed when the wall time was last set. It may
+// run where the TSC stands still. False when there is none.
+bool clock_cmos(int64_t *seconds);
 // Arms the alarm hook for clock_ns() >= deadline; UINT64_MAX disarms.
 void clock_alarm(uint64_t deadline_ns);
 // For the main thread: sleeps until a device interrupt or the alarm was handled or the deadline has
@@ -208,10 +214,15 @@ void clock_interrupted(void);
 // For the scheduler, which owns the timers: sets the calling core's; the alarm's deadline.
 void clock_start_timer(uint64_t deadline_ns);
 uint64_t clock_alarm_deadline(void);
-void clock_step(int64_t ns); // the same, but not the CMOS clock
-// Seconds since 1970 by the CMOS clock, without what it differed when the wall time was last set. It may
-// run where the TSC stands still. False when there is none.
-bool clock_cmos(int64_t *seconds);
+
+// --- cpu/power.c -----------------------------------------------------------------------------
+// Turns ACPI mode and the power button's interrupt on, where there is one.
+void power_init(void);
+// How often the button was pressed since this was last called with `take`. Presses that nobody takes for
+// 3 s make the next one switch the machine off.
+unsigned power_presses(bool take);
+// Switches the machine off; returns where that does not work.
+void power_off(void);
 
 // --- cpu/smp.c -------------------------------------------------------------------------------
 unsigned cpu_count(void); // cores online

@@ -2,6 +2,7 @@
 #ifndef CLLM_CPU_TRAP_H
 #define CLLM_CPU_TRAP_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #define CRASH_CODE_PANIC 2
@@ -37,6 +38,10 @@ struct syscall_frame {
 void trap_dispatch(struct trap_frame *f);
 void pic_init(void);
 void pic_interrupt(unsigned line);
+// `handler` runs first on an interrupt of `line`; it returns whether its device was it. Drivers in Python
+// can share the line.
+void pic_share(unsigned line, bool (*handler)(void));
+bool power_interrupt(void);
 void timer_interrupt(void);
 void console_interrupt(void);
 // Sets the timer anew: a watchdog's deadline has changed.
