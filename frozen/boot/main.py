@@ -22,13 +22,15 @@ except OSError as exc:
     print("cllm: no network card of a kind that is known (82540EM, 82545EM), going on without")
 _x86.boot_phase("network card")
 
+import machine
 import report
 from net import host
+from power import PowerButton, sent
 from serve.main import ConfigError, read_config, serve
 from serve.service import service
+from wallclock import WallClock
 
 _x86.boot_phase("server")
-from wallclock import WallClock
 
 WATCHDOG_S = 60  # nothing in the loop blocks for nearly as long: the engine has a thread of its own
 
@@ -53,6 +55,17 @@ async def computed(engine):
     yield asyncio.core._io_queue.queue_read(engine)
 
 
+async def run(config):
+    button = PowerButton()
+    try:
+        await serve(config, computed, asked=button.pressed)
+    finally:
+        machine.power_button(None)
+    await sent()
+    print("cllm: off")
+    machine.power_off()
+
+
 async def main():
     config = read_config()
     patience = config.get("watchdog", WATCHDOG_S)
@@ -67,7 +80,7 @@ async def main():
     asyncio.create_task(report.boot_phases(lan))
     asyncio.create_task(report.screen(lan))
     asyncio.create_task(WallClock(network.paused).run())
-    await asyncio.gather(serve(config, computed), repl(), report.watchdog(patience))
+    await asyncio.gather(run(config), repl(), report.watchdog(patience))
 
 
 asyncio.run(main())

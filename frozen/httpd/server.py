@@ -22,6 +22,7 @@ _READ = 16384  # bytes per read
 _PIECE = 16384  # bytes per write, so that a stalled client is noticed in a large answer too
 _AHEAD = 65536  # unparsed bytes of one connection at which its pump stops reading
 _EXTRA = 8  # connections above the limit that are told so instead of being dropped
+_DRAIN_S = 0.05  # between looks at who is still served
 
 # A stream's ioctl request, and events: something to read; Linux's for "the peer has ended its side".
 _IOCTL_POLL = 3
@@ -47,6 +48,7 @@ class Server:
         self.idle_ticks = max(1, int(self.limits.idle_s / tick_s))
         self._server = None
         self._janitor_task = None
+        self.draining = False  # answers close their connections
 
     async def start(self):
         """Listens. Raises OSError if the port cannot be had."""
@@ -64,6 +66,19 @@ class Server:
         while self.connections:
             await asyncio.sleep(0)
         await self._server.wait_closed()
+
+    async def drain(self, seconds):
+        """Stops listening and lets requests that run be answered, for `seconds` at most. close() drops
+        what is left.
+        """
+        self.draining = True
+        self._server.close()
+        ends = time.ticks_add(time.ticks_ms(), int(seconds * 1000))
+        while self.connections and time.ticks_diff(ends, time.ticks_ms()) > 0:
+            for connection in list(self.connections):
+                if connection.idle:
+                    connection.cancel()
+            await asyncio.sleep(_DRAIN_S)
 
     async def _accept(self, reader, writer):
         count = len(self.connections)
@@ -303,6 +318,7 @@ class Connection:
             work = Eager(app.handle(request, route, params), self._start_pump)
             response = work.value if work.done else await work
         keep = request is not None and request.keep_alive and not self._unread and not self.refuse
+        keep = keep and not self.server.draining
         app.finish(request, response)
         try:
             return await self._send(request, response, keep)
