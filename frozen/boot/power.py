@@ -17,7 +17,7 @@ _LOOK_MS = const(20)
 
 
 class PowerButton:
-    """What machine.power_button() tells, as something to await. A second press switches off at once."""
+    """Presses of the power button as something to await. A second one switches off at once."""
 
     def __init__(self):
         self._entry = None

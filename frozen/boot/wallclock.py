@@ -1,9 +1,9 @@
 """Keeps wall time and leases right where the machine stands still for a while.
 
-A hypervisor stops a machine in one of two ways. Where the TSC runs on (SIGSTOP, a host that sleeps),
-the kernel leaves the pause out of ticks_ms() and wall time is right. Where the TSC stands still too
-(QEMU's `stop`, a migration), only the CMOS clock tells, so it is read now and then. Either way the
-network is told: leases ran on meanwhile.
+A hypervisor stops a machine in one of two ways. Where the TSC runs on (SIGSTOP, a host that
+sleeps), the kernel leaves the pause out of ticks_ms() and wall time is right. Where the TSC stands
+still too (QEMU's `stop`, a migration), only the CMOS clock shows it, which is read now and then.
+Either way the network hears of it: leases ran on meanwhile.
 """
 
 import asyncio
@@ -68,8 +68,8 @@ class WallClock:
         return 0 if seconds is None else seconds * _SECOND - time.time_ns()
 
     async def _step(self):
-        # Sets the clock when the CMOS clock's next second begins. Returns by how many ns, 0 where that
-        # clock does not run.
+        # Sets the clock when the CMOS clock's next second begins. Returns by how many ns, 0 where
+        # that clock does not run.
         before = _x86.cmos_time()
         for _ in range(_EDGE_TRIES):
             await asyncio.sleep(_EDGE_MS / 1000)

@@ -212,7 +212,7 @@ class Card:
                 raise OSError("e1000: EEPROM does not answer")
 
     def _ring(self, name, count):
-        """Return fresh descriptors and their buffers: (descriptors, buffers, buffers' addresses)."""
+        """Return a fresh ring: (descriptors, buffers, buffers' addresses)."""
         ring = _dma(self._bdf, name, count * _DESCRIPTOR)
         memory = _dma(self._bdf, name + " buffers", count * _BUFFER)
         address = uctypes.addressof(memory)

@@ -68,8 +68,9 @@ class Server:
         await self._server.wait_closed()
 
     async def drain(self, seconds):
-        """Stops listening and lets requests that run be answered, for `seconds` at most. close() drops
-        what is left.
+        """Stops listening and lets requests that run be answered, for `seconds` at most.
+
+        close() drops what is left.
         """
         self.draining = True
         self._server.close()

@@ -83,8 +83,8 @@ class Settings:
     """The part of the configuration that concerns serving, checked; ConfigError names the key.
 
     port; limits: httpd.Limits; bounds: scheduler.Bounds; drain_s: seconds for what runs when the
-    machine is to end; access: Access; path, alias, options: of the model, for EngineHost; draft: path
-    of a small model, or None.
+    machine is to end; access: Access; path, alias, options: of the model, for EngineHost; draft:
+    path of a small model, or None.
     """
 
     def __init__(self, config):

@@ -254,7 +254,8 @@ size_t crash_where(const struct trap_frame *f, char *line, size_t size) {
         kmemcpy(name, "?", 2);
         offset = 0;
     }
-    size_t n = ksnprintf(line, size, "processor %u at %016lx %s+0x%lx", processor(), f->rip, name, offset);
+    size_t n = ksnprintf(line, size, "processor %u at %016lx %s+0x%lx", processor(), f->rip, name,
+        offset);
     for (unsigned i = 0; i < WHERE_FRAMES && walk_up(&w); i++) {
         if (w.code_state && pyframe_describe(w.code_state, python, sizeof(python))) {
             return n + ksnprintf(line + n, size - n, ", python %s", python);

@@ -86,8 +86,8 @@ void crash_stderr(const char *s, size_t n);
 const char *crash_stderr_last(void);
 
 struct trap_frame;
-// What `f` interrupted, in one line: this processor's function and the line of Python above it. From any
-// context.
+// What `f` interrupted, in one line: this processor's function and the line of Python above it.
+// From any context.
 size_t crash_where(const struct trap_frame *f, char *line, size_t size);
 // Whether the word nmi=crash is on the command line.
 bool crash_on_nmi(void);
@@ -159,8 +159,8 @@ const char *cpu_brand(void);
 bool cpu_is_virtual(void);
 // Bytes of vector state that XSAVE writes, 0 if only FXSAVE is there.
 uint32_t cpu_xsave_size(void);
-// Ends the machine: 0 powers off, anything else is QEMU's exit status (code << 1 | 1). A real machine that
-// cannot be switched off halts.
+// Ends the machine: 0 powers off, anything else is QEMU's exit status (code << 1 | 1). A real
+// machine that cannot be switched off halts.
 void machine_exit(int code) __attribute__((noreturn));
 void machine_reboot(void) __attribute__((noreturn));
 
@@ -200,8 +200,8 @@ int64_t clock_realtime_offset_ns(void);
 // of the CMOS clock, from which it is read at the next power-on.
 void clock_set_realtime(int64_t ns);
 void clock_step(int64_t ns); // the same, but not the CMOS clock
-// Seconds since 1970 by the CMOS clock, without what it differed when the wall time was last set. It may
-// run where the TSC stands still. False when there is none.
+// Seconds since 1970 by the CMOS clock, without what it differed when the wall time was last set.
+// It may run where the TSC stands still. False when there is none.
 bool clock_cmos(int64_t *seconds);
 // Arms the alarm hook for clock_ns() >= deadline; UINT64_MAX disarms.
 void clock_alarm(uint64_t deadline_ns);
@@ -218,8 +218,8 @@ uint64_t clock_alarm_deadline(void);
 // --- cpu/power.c -----------------------------------------------------------------------------
 // Turns ACPI mode and the power button's interrupt on, where there is one.
 void power_init(void);
-// How often the button was pressed since this was last called with `take`. Presses that nobody takes for
-// 3 s make the next one switch the machine off.
+// How often the button was pressed since this was last called with `take`. Presses that nobody
+// takes for 3 s make the next one switch the machine off.
 unsigned power_presses(bool take);
 // Switches the machine off; returns where that does not work.
 void power_off(void);

@@ -72,15 +72,16 @@ static mp_obj_t x86_step_time(mp_obj_t ns) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_1(x86_step_time_obj, x86_step_time);
 
-// cmos_time() -> int or None: seconds since 1970 by the CMOS clock, which also runs while the machine is
-// stopped; None without one. What it differed when the clock was last set is taken off.
+// cmos_time() -> int or None: seconds since 1970 by the CMOS clock, which also runs while the
+// machine is stopped; None without one. What it differed when the clock was last set is taken off.
 static mp_obj_t x86_cmos_time(void) {
     int64_t seconds;
     return clock_cmos(&seconds) ? mp_obj_new_int_from_ll(seconds) : mp_const_none;
 }
 static MP_DEFINE_CONST_FUN_OBJ_0(x86_cmos_time_obj, x86_cmos_time);
 
-// paused() -> int: milliseconds that ticks_ms() has left out so far, because the machine stood still.
+// paused() -> int: milliseconds that ticks_ms() has left out so far, because the machine stood
+// still.
 static mp_obj_t x86_paused(void) {
     return mp_obj_new_int_from_ull(clock_paused_ns() / 1000000);
 }

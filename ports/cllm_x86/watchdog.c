@@ -2,8 +2,9 @@
 // interrupt ends the machine with a backtrace of what runs instead when that does not come. It
 // finds whatever loops with interrupts on; a processor that loops with interrupts off is beyond it.
 //
-// Time in which the whole machine stood still does not count (see clock.c), as far as it can be told from
-// work. A shorter pause counts, so nobody is late at the first look: who could not run has GRACE_NS to.
+// Time in which the whole machine stood still does not count (see clock.c), as far as it can be
+// told from work. A shorter pause counts, so nobody is late at the first look: who could not run
+// has GRACE_NS to.
 #include "kernel.h"
 #include "cpu/trap.h"
 
@@ -11,7 +12,7 @@
 
 static struct {
     uint64_t timeout, deadline; // nanoseconds; timeout 0: stopped
-    bool held, late;            // late: a look has found it overdue, `deadline` is the end of its grace
+    bool held, late;            // late: it was overdue at a look, `deadline` ends its grace
 } dogs[WATCHDOGS];
 
 static const char *const names[WATCHDOGS] = {"the event loop", "machine.WDT"};

@@ -1,4 +1,4 @@
-"""What a hypervisor does to a machine: stops it for a while, presses its power button, sends an NMI."""
+"""What a hypervisor does to a machine: stops it, presses its power button, sends an NMI."""
 
 import contextlib
 import os
@@ -31,7 +31,7 @@ def hang(request):
 
 @pytest.fixture
 def monitored(boot, tmp_path):
-    """boot() of a guest with APP's routes and a method `command(text)`: a line for QEMU's monitor."""
+    """boot() of a guest with APP's routes, and command(text): a line for QEMU's monitor."""
     (tmp_path / "app.py").write_text(APP)
 
     def start(**options):
@@ -217,7 +217,8 @@ def test_an_nmi_shows_what_runs_and_all_goes_on(monitored, smp):
         said = [serial.expect(r"cllm: NMI, going on: processor (\d) at ([^\r]*)\r\n").groups()
                 for _ in range(smp)]
         assert sorted(number for number, _ in said) == [b"%d" % i for i in range(smp)]
-        assert re.search(rb"[0-9a-f]{16} \w+\+0x[0-9a-f]+, python <stdin>:1 in <module>$", dict(said)[b"0"])
+        where = rb"[0-9a-f]{16} \w+\+0x[0-9a-f]+, python <stdin>:1 in <module>"
+        assert re.fullmatch(where, dict(said)[b"0"])
     serial.expect(">>> ")
     assert serial.run("1 + 1") == "2"
     assert requests.get(guest.url + "/health", timeout=60).status_code == 503

@@ -1,4 +1,4 @@
-"""ports/cllm_x86/boot/acpi_power.c, compiled for the host: tables as firmware has them, and spoilt ones.
+"""ports/cllm_x86/boot/acpi_power.c, compiled for the host: tables of firmware, and spoilt ones.
 
 Every table ends at a page that cannot be read, so that a look behind its end ends the test.
 """
@@ -158,7 +158,8 @@ def test_the_sleep_types_are_found(native, aml, types):
 
 @pytest.mark.parametrize("aml", [
     b"", b"_S5_", b"\x08_S5_", name(0, 0)[:7], name(0, 0)[:8], name(elements=0), name(8, 8),
-    name(5, 0x1234), name(5, 5)[:9], name(5, 5)[:11], name(5, 5, length=b"\xc6"), name(5, 5, op=b"\x0e"),
+    name(5, 0x1234), name(5, 5)[:9], name(5, 5)[:11], name(5, 5, length=b"\xc6"),
+    name(5, 5, op=b"\x0e"),
 ])
 def test_what_is_no_package_of_types_is_none(native, aml):
     assert native.s5(aml, len(aml)) == -1
@@ -171,7 +172,8 @@ def test_spoilt_tables(native):
         table = bytearray(whole[: chance.randrange(len(whole) + 1)])
         for _ in range(chance.randrange(6)):
             if table:
-                table[chance.randrange(len(table))] = chance.choice([0, 1, 255, chance.randrange(256)])
+                value = chance.choice([0, 1, 255, chance.randrange(256)])
+                table[chance.randrange(len(table))] = value
         power = native.parse(bytes(table), len(table))
         for i in range(2):
             assert not power.status[i] or power.status[i] < power.enable[i] <= 0xFFFE

@@ -1,4 +1,4 @@
-"""frozen/boot/wallclock.py: pauses with and without a counter that runs on, and clocks that are set."""
+"""frozen/boot/wallclock.py: pauses with and without a counter that runs on."""
 
 import importlib.util
 import time

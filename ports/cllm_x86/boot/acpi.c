@@ -1,5 +1,5 @@
-// Processors and power by the ACPI tables: RSDP, then RSDT or XSDT, then MADT and FADT. Runs on the boot
-// page tables, because firmware keeps the tables in memory that it does not report as RAM.
+// Processors and power by the ACPI tables: RSDP, then RSDT or XSDT, then MADT and FADT. Runs on the
+// boot page tables, because firmware keeps the tables in memory that it does not report as RAM.
 // Source: ACPI Specification 6.5, 5.2.5 (RSDP), 5.2.7 and 5.2.8 (RSDT, XSDT), 5.2.12 (MADT).
 #include "boot/acpi.h"
 #include "boot/acpi_power.h"
@@ -73,8 +73,8 @@ static const struct table *table_at(uint64_t at, const char *signature) {
     return t;
 }
 
-// The tables that the root names, one by one: the next with this signature behind *at, where the search
-// begins with 0. NULL: no more.
+// The tables that the root names, one by one: the next with this signature behind *at, where the
+// search begins with 0. NULL: no more.
 static const struct table *next_table(const struct rsdp *r, const char *signature, size_t *at) {
     bool wide = r->revision >= 2 && r->xsdt;
     const struct table *root = table_at(wide ? r->xsdt : r->rsdt, wide ? "XSDT" : "RSDT");

@@ -1,6 +1,7 @@
-// Fields of the FADT, and the package \_S5_ of the DSDT found by its bytes: there is no AML interpreter.
-// Source: ACPI Specification 6.5, 5.2.3.2 (generic addresses), 5.2.9 (FADT), 4.8.2 and 4.8.3 (registers),
-// 7.4.2 (\_Sx), 20.2 (AML's grammar).
+// Fields of the FADT, and the package \_S5_ of the DSDT found by its bytes: there is no AML
+// interpreter.
+// Source: ACPI Specification 6.5, 5.2.3.2 (generic addresses), 5.2.9 (FADT), 4.8.2 and 4.8.3
+// (registers), 7.4.2 (\_Sx), 20.2 (AML's grammar).
 #include "boot/acpi_power.h"
 
 #define SYSTEM_IO 1
@@ -54,7 +55,8 @@ void acpi_power_fadt(struct acpi_power *power, const void *fadt, size_t size) {
     for (unsigned i = 0; i < 2; i++) {
         power->status[i] = event_bytes >= 4 ? ports(t, 56 + 4 * i, 148 + 12 * i, event_bytes) : 0;
         power->enable[i] = power->status[i] ? (uint16_t)(power->status[i] + event_bytes / 2) : 0;
-        power->control[i] = control_bytes >= 2 ? ports(t, 64 + 4 * i, 172 + 12 * i, control_bytes) : 0;
+        power->control[i] = control_bytes >= 2
+            ? ports(t, 64 + 4 * i, 172 + 12 * i, control_bytes) : 0;
         unsigned gpe_bytes = (unsigned)get(t, 92 + i, 1);
         uint16_t gpe = ports(t, 80 + 4 * i, 220 + 12 * i, gpe_bytes);
         power->gpe[i] = gpe ? (uint16_t)(gpe + gpe_bytes / 2) : 0;
@@ -74,7 +76,8 @@ uint64_t acpi_power_dsdt(const void *fadt, size_t size) {
     return at ? at : get(t, 40, 4);
 }
 
-// The integer at *at, which moves behind it; false when that is none, or too large for a sleep type.
+// The integer at *at, which moves behind it; false when that is none, or too large for a sleep
+// type.
 static bool sleep_type(struct bytes t, size_t *at, uint8_t *type) {
     if (*at >= t.n) {
         return false;

@@ -1,10 +1,10 @@
 // Time: the TSC calibrated against the 8254 timer, wall time from the CMOS clock, and one-shot
 // deadlines by the local APIC timer.
 //
-// Two clocks count the TSC. clock_ns() leaves pauses out: a hypervisor that stops the machine, a host
-// that sleeps or swaps. Deadlines are of this clock, so a pause is no time in which somebody could have
-// answered, fed a watchdog or sent a packet. Wall time goes on through a pause. (Linux has the same two,
-// CLOCK_MONOTONIC and CLOCK_REALTIME, around a suspend.)
+// Two clocks count the TSC. clock_ns() leaves pauses out: a hypervisor that stops the machine, a
+// host that sleeps or swaps. Deadlines are of this clock, so a pause is no time in which somebody
+// could have answered, fed a watchdog or sent a packet. Wall time goes on through a pause. (Linux
+// has the same two, CLOCK_MONOTONIC and CLOCK_REALTIME, around a suspend.)
 // Sources: SDM vol. 3A 12.5.4 (APIC timer), 18.17 (TSC); Intel 8254 datasheet; MC146818A datasheet.
 #include "kernel.h"
 #include "cpu/apic.h"
@@ -20,8 +20,8 @@
 
 #define ARM_MAX_NS 4000000000u
 
-// Core 0's timer fires at least this often, so the clock is read at least this often. Nobody read it
-// for longer than PAUSE_NS: nobody ran.
+// Core 0's timer fires at least this often, so the clock is read at least this often. Nobody read
+// it for longer than PAUSE_NS: nobody ran.
 #define BEAT_NS 250000000
 #define PAUSE_NS 1000000000
 
@@ -99,8 +99,8 @@ static int64_t days_from_civil(int64_t y, unsigned m, unsigned d) {
     return era * 146097 + doe - 719468;
 }
 
-// Seconds since 1970 from the CMOS clock, which is taken to be UTC. False when it shows no date: there
-// is none.
+// Seconds since 1970 from the CMOS clock, which is taken to be UTC. False when it shows no date:
+// there is none.
 static bool read_rtc(int64_t *seconds) {
     uint8_t a[6], b[6];
     static const uint8_t regs[6] = {0, 2, 4, 7, 8, 9};
@@ -190,9 +190,9 @@ static uint64_t raw_ns(void) {
     return (uint64_t)((unsigned __int128)(rdtsc() - tsc_base) * tsc_to_ns >> 32);
 }
 
-// Notes the reading `raw`; `last` and `then` are `seen` and `changes` before it. A gap is left out: a
-// pause, or a counter that ran back, as after a move to another host. clock_ns() goes on with a time that
-// nobody has read yet.
+// Notes the reading `raw`; `last` and `then` are `seen` and `changes` before it. A gap is left out:
+// a pause, or a counter that ran back, as after a move to another host. clock_ns() goes on with a
+// time that nobody has read yet.
 static void note(uint64_t raw, uint64_t last, uint32_t then) {
     uint64_t flags = irq_save();
     if (__atomic_compare_exchange_n(&changes, &then, then + 1, false, __ATOMIC_ACQUIRE,

@@ -192,7 +192,8 @@ void machine_exit(int code) {
                 __asm__ volatile ("cli; hlt");
             }
         }
-        outw(0x604, 0x2000); // without ACPI's tables: PM1a_CNT of QEMU's PIIX4 and ICH9, SLP_EN with S5
+        // Without ACPI's tables: PM1a_CNT of QEMU's PIIX4 and ICH9, SLP_EN with S5.
+        outw(0x604, 0x2000);
     } else if (have_hypervisor) {
         outl(0xF4, (uint32_t)code); // QEMU's isa-debug-exit
     }

@@ -1,6 +1,6 @@
 // The power button, and switching off, by ACPI's fixed registers.
-// Source: ACPI Specification 6.5, 4.8.2.1 (SCI), 4.8.3.1 and 4.8.3.2 (PM1 registers), 5.2.9 (SMI_CMD),
-// 16.1.3 (switching off); Intel PIIX datasheet 2.5.5 (edge/level control of the 8259s).
+// Source: ACPI Specification 6.5, 4.8.2.1 (SCI), 4.8.3.1 and 4.8.3.2 (PM1 registers), 5.2.9
+// (SMI_CMD), 16.1.3 (switching off); Intel PIIX datasheet 2.5.5 (edge/level control of the 8259s).
 #include "boot/acpi.h"
 #include "boot/acpi_power.h"
 #include "cpu/io.h"

@@ -38,7 +38,8 @@ static void fault(const struct trap_frame *f) {
         f->error & PF_PROTECTED ? " (protected)" : " (not mapped)");
 }
 
-// What a non-maskable interrupt found while the console was busy, for the next timer interrupt to print.
+// What a non-maskable interrupt found while the console was busy, for the next timer interrupt to
+// print.
 static char nmi_text[400];
 static volatile size_t nmi_length;
 
@@ -50,9 +51,9 @@ static void say_nmi(void) {
     }
 }
 
-// A chipset raises it for memory and bus errors, and tells at port 61h (ICH9 datasheet, 13.7.1); there is
-// no going on from those. Without such a reason somebody pressed a button or asked a hypervisor for it, to
-// see what a machine does that seems to hang.
+// A chipset raises it for memory and bus errors, and tells at port 61h (ICH9 datasheet, 13.7.1);
+// there is no going on from those. Without such a reason somebody pressed a button or asked a
+// hypervisor for it, to see what a machine does that seems to hang.
 static void nmi(const struct trap_frame *f) {
     uint8_t reason = inb(0x61);
     if (crash_on_nmi() || (reason != 0xFF && (reason & 0xC0))) {

@@ -176,7 +176,8 @@ void console_init(void) {
     }
 }
 
-// With the lock held: puts what there is room for into the ring, from s[at] on; returns how far it came.
+// With the lock held: puts what there is room for into the ring, from s[at] on; returns how far it
+// came.
 static size_t append(const char *s, size_t n, size_t at, bool text) {
     for (; at < n && written - sent + 2 <= OUTPUT_SIZE; at++) {
         bool ends = text && s[at] == '\n';
