@@ -24,6 +24,7 @@ _x86.boot_phase("network card")
 
 import machine
 import report
+from httpd.router import print_exception
 from net import host
 from power import PowerButton, sent
 from serve.main import ConfigError, read_config, serve
@@ -45,8 +46,12 @@ async def repl():
         # current task is.
         task = asyncio.core.cur_task
         for c in chars:
-            if _x86.repl_char(c):
-                sys.exit()
+            try:
+                if _x86.repl_char(c):
+                    sys.exit()
+            except Exception as exc:  # no memory for a line or a paste: it is lost, the server is not
+                print_exception(exc)
+                _x86.repl_start()
         asyncio.core.cur_task = task
 
 
