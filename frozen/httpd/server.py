@@ -22,7 +22,6 @@ _READ = 16384  # bytes per read
 _PIECE = 16384  # bytes per write, so that a stalled client is noticed in a large answer too
 _AHEAD = 65536  # unparsed bytes of one connection at which its pump stops reading
 _EXTRA = 8  # connections above the limit that are told so instead of being dropped
-_DRAIN_S = 0.05  # between looks at who is still served
 
 # A stream's ioctl request, and events: something to read; Linux's for "the peer has ended its side".
 _IOCTL_POLL = 3
@@ -32,6 +31,8 @@ _POLLRDHUP = 0x2000
 # Of setsockopt(), as POSIX and MicroPython number them.
 _IPPROTO_TCP = 6
 _TCP_NODELAY = 1
+
+_DRAIN_S = 0.05  # between looks at who is still served
 
 
 class Server:
@@ -319,7 +320,6 @@ class Connection:
             work = Eager(app.handle(request, route, params), self._start_pump)
             response = work.value if work.done else await work
         keep = request is not None and request.keep_alive and not self._unread and not self.refuse
-        keep = keep and not self.server.draining
         app.finish(request, response)
         try:
             return await self._send(request, response, keep)
@@ -388,6 +388,7 @@ class Connection:
     async def _send(self, request, response, keep):
         # Sends the answer; returns whether the connection can be kept.
         source = response.source
+        keep = keep and not self.server.draining
         length = -1
         empty = response.status in (204, 304)
         if source is None:
