@@ -13,4 +13,4 @@ package("net")
 package("httpd")
 package("serve")
 freeze("api")   # modules under the names MicroPython gives them: socket, network; and cllm
-freeze("boot")  # _boot.py, main.py, ramdisk.py, report.py
+freeze("boot")  # _boot.py, main.py, power.py, ramdisk.py, report.py, wallclock.py

@@ -4,19 +4,23 @@ As documented for MicroPython 1.25: `active isconnected status ifconfig ipconfig
 `hostname()` and `ipconfig()` of the module. IPv4 only.
 """
 
+import sys
 import time
 
 from drivers import e1000
 import micropython
 from micropython import const
 from net import host, ipv4
-from net.dhcp import BOUND, REBINDING, RENEWING, Client
+from net.dhcp import BOUND, REBINDING, REBOOTING, RENEWING, Client
 
 # LAN.status(), as the ports with lwIP number it.
 STAT_LINK_DOWN = const(0)
 STAT_NO_NETWORK = const(1)
 STAT_NO_IP = const(2)
 STAT_GOT_IP = const(3)
+
+# DHCP's states with an address.
+_LEASED = (BOUND, RENEWING, REBINDING, REBOOTING)
 
 _ENODEV = const(19)
 _MAX_HOSTNAME = const(32)
@@ -26,6 +30,18 @@ _dhcp = None
 # (address, netmask, gateway) that were set by hand, to be used whenever the interface is active.
 _static = None
 _dns = None
+
+
+class _Client(Client):
+    """A DHCP client that hears of pauses of the machine, which the stack's time leaves out."""
+
+    def paused(self, ms, now):
+        """Take `ms` off the lease, and ask whether it still holds (RFC 2131 3.7)."""
+        if self._expires is not None:
+            self._renew_at -= ms
+            self._rebind_at -= ms
+            self._expires -= ms
+        self.link_up(now)
 
 
 class LAN:
@@ -98,7 +114,7 @@ class LAN:
             if args[0] == "dhcp4":
                 return _dhcp is not None
             if args[0] == "has_dhcp4":
-                return _dhcp is not None and _dhcp.state in (BOUND, RENEWING, REBINDING)
+                return _dhcp is not None and _dhcp.state in _LEASED
             raise ValueError("unknown config param")
         for name in kwargs:
             if name not in ("addr4", "gw4", "dhcp4"):
@@ -163,7 +179,7 @@ def _start():
     if not found:
         raise OSError(_ENODEV)
     _card = e1000.Card(found[0])
-    host.attach(_card)
+    host.attach(_card, _on_link)
     if _static:
         _configure()
     else:
@@ -178,6 +194,32 @@ def _stop():
     card.stop()
 
 
+def _on_link(now):
+    # Called within the stack's guard. Switches and neighbours may be others now.
+    if _dhcp is not None:
+        _dhcp.link_up(now)
+    else:
+        host.stack.neighbours.announce(now)
+
+
+def paused(ms):
+    """Called when the machine stood still for `ms`: leases ran on, clocks here did not."""
+    if _card is None:
+        return
+    host.enter()
+    try:
+        now = time.ticks_ms()
+        host.stack.link_up(now)
+        if _dhcp is not None:
+            _dhcp.paused(ms, now)
+        else:
+            host.stack.neighbours.announce(now)
+    finally:
+        host.leave()
+    if "ntptime" in sys.modules:
+        sys.modules["ntptime"].ask_again()
+
+
 def _use_dhcp():
     global _dhcp, _static
     _static = None
@@ -185,7 +227,7 @@ def _use_dhcp():
         return
     host.enter()
     try:
-        _dhcp = Client(host.stack, _use_time_servers)
+        _dhcp = _Client(host.stack, _use_time_servers)
         _dhcp.start(time.ticks_ms())
     finally:
         host.leave()

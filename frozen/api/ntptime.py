@@ -65,6 +65,16 @@ def start(servers):
         _host.leave()
 
 
+def ask_again():
+    """Ask start()'s servers now: the machine stood still, and the clock may be wrong."""
+    if _client is not None:
+        _host.enter()
+        try:
+            _client.start(_time.ticks_ms())
+        finally:
+            _host.leave()
+
+
 def status():
     """Return (whether the clock was set by start()'s servers, by how many ns the last time)."""
     if _client is None or _client.synchronized is None:

@@ -115,7 +115,7 @@ class socket(io.IOBase):
             if ip and not host.stack.is_local(ip):
                 raise OSError(_EADDRNOTAVAIL)
             if self._type == SOCK_DGRAM:
-                self._open_port(port)
+                self._open_port(port, ip)
             else:
                 self._address = ip
                 self._port = host.stack.bind_tcp(port)
@@ -160,7 +160,7 @@ class socket(io.IOBase):
                 connecting = self._connection and self._connection.state == SYN_SENT
                 raise OSError(_EALREADY if connecting else _EISCONN)
             now = time.ticks_ms()
-            self._connection = host.stack.connect(ip, port, self._port, now)
+            self._connection = host.stack.connect(ip, port, self._port, now, self._address)
         finally:
             host.leave()
         self._apply_options()
@@ -306,7 +306,8 @@ class socket(io.IOBase):
             host.leave()
 
     def recv(self, size):
-        """Return at most `size` bytes; b"" where the peer has closed."""
+        """Return at most `size` bytes; b"" where the peer has closed. ValueError: size below 0."""
+        _check_size(size)
         self._check_open()
         if self._type == SOCK_DGRAM:
             return self.recvfrom(size)[0]
@@ -314,6 +315,7 @@ class socket(io.IOBase):
 
     def recv_into(self, buf, size=0):
         """Receive into `buf`, at most `size` bytes if it is not 0; returns how many."""
+        _check_size(size)
         self._check_open()
         size = min(size or len(buf), len(buf))
         if self._type == SOCK_DGRAM:
@@ -324,6 +326,7 @@ class socket(io.IOBase):
 
     def recvfrom(self, size):
         """Return (bytes, (host, port)); what a datagram has beyond `size` is lost."""
+        _check_size(size)
         self._check_open()
         if self._type == SOCK_STREAM:
             connection = self._check_connected()
@@ -339,7 +342,7 @@ class socket(io.IOBase):
     def read(self, size=-1):
         """Return `size` bytes, fewer at the end or where more would need waiting; -1: all.
 
-        Of a UDP socket it returns one datagram.
+        Of a UDP socket it returns one datagram. ValueError: any other size below 0.
         """
         if size > 0 and self._timeout == 0 and self._connection is not None and not self._closed:
             # asyncio's way: all that is there in one call.
@@ -348,6 +351,8 @@ class socket(io.IOBase):
                 return self._connection.receive_bytes(size)
             finally:
                 host.leave()
+        if size != -1:
+            _check_size(size)
         parts = []
         left = size
         while left:
@@ -544,8 +549,8 @@ class socket(io.IOBase):
                 host.leave()
         return self._endpoint
 
-    def _open_port(self, port):
-        self._endpoint = host.stack.open_udp(port)
+    def _open_port(self, port, address=0):
+        self._endpoint = host.stack.open_udp(port, None, address)
         self._endpoint.waiter = self._waiter
 
     def _check_open(self):
@@ -562,6 +567,12 @@ class socket(io.IOBase):
         if self._connection is None:
             raise OSError(_ENOTCONN)
         return self._connection
+
+
+def _check_size(size):
+    # As CPython. What waits must not be asked for less than nothing, nor given twice.
+    if size < 0:
+        raise ValueError("negative size")
 
 
 def _parse_address(address):

@@ -22,10 +22,14 @@ except OSError as exc:
     print("cllm: no network card of a kind that is known (82540EM, 82545EM), going on without")
 _x86.boot_phase("network card")
 
+import machine
 import report
+from httpd.router import print_exception
 from net import host
+from power import PowerButton, sent
 from serve.main import ConfigError, read_config, serve
 from serve.service import service
+from wallclock import WallClock
 
 _x86.boot_phase("server")
 
@@ -42,14 +46,29 @@ async def repl():
         # current task is.
         task = asyncio.core.cur_task
         for c in chars:
-            if _x86.repl_char(c):
-                sys.exit()
+            try:
+                if _x86.repl_char(c):
+                    sys.exit()
+            except Exception as exc:  # no memory for a line or a paste: it is lost, the server is not
+                print_exception(exc)
+                _x86.repl_start()
         asyncio.core.cur_task = task
 
 
 async def computed(engine):
     # What engine.start() was given; a coroutine is a generator in MicroPython.
     yield asyncio.core._io_queue.queue_read(engine)
+
+
+async def run(config):
+    button = PowerButton()
+    try:
+        await serve(config, computed, asked=button.pressed)
+    finally:
+        machine.power_button(None)
+    await sent()
+    print("cllm: off")
+    machine.power_off()
 
 
 async def main():
@@ -65,7 +84,8 @@ async def main():
     # An error in these two is printed and costs nobody else anything.
     asyncio.create_task(report.boot_phases(lan))
     asyncio.create_task(report.screen(lan))
-    await asyncio.gather(serve(config, computed), repl(), report.watchdog(patience))
+    asyncio.create_task(WallClock(network.paused).run())
+    await asyncio.gather(run(config), repl(), report.watchdog(patience))
 
 
 asyncio.run(main())

@@ -107,6 +107,18 @@ _CHUNK = const(4096)
 
 _RESET_TIMEOUT = const(1000)
 
+# {(bus address, what for): memory}. The kernel takes DMA memory back by soft resets only, so a card
+# that is started again gets what it had, also where it failed to start for want of the rest.
+_memory = {}
+
+
+def _dma(bdf, name, size, align=4096):
+    """Return `size` bytes of DMA memory, the same for the same `bdf` and `name`."""
+    memory = _memory.get((bdf, name))
+    if memory is None:
+        memory = _memory[bdf, name] = _x86.dma_alloc(size, align)
+    return memory
+
 
 def find():
     """Return the bus addresses (bdf) of the controllers that this driver knows."""
@@ -199,11 +211,10 @@ class Card:
             if time.ticks_diff(time.ticks_ms(), start) > _RESET_TIMEOUT:
                 raise OSError("e1000: EEPROM does not answer")
 
-    @staticmethod
-    def _ring(count):
-        """Allocate descriptors and their buffers: (descriptors, buffers, buffers' addresses)."""
-        ring = _x86.dma_alloc(count * _DESCRIPTOR, 4096)
-        memory = _x86.dma_alloc(count * _BUFFER, 4096)
+    def _ring(self, name, count):
+        """Return a fresh ring: (descriptors, buffers, buffers' addresses)."""
+        ring = _dma(self._bdf, name, count * _DESCRIPTOR)
+        memory = _dma(self._bdf, name + " buffers", count * _BUFFER)
         address = uctypes.addressof(memory)
         buffers = []
         addresses = []
@@ -216,12 +227,12 @@ class Card:
 
     def _start_receive(self):
         # 14.4
-        self._rx_ring, self._rx_buffers, _ = self._ring(_RX_COUNT)
+        self._rx_ring, self._rx_buffers, _ = self._ring("receive", _RX_COUNT)
         self._rx_next = 0
         # From here on descriptors are ours, though they were looked at.
         self._rx_returned = 0
         # Not of the heap, which the collector would look through each time.
-        self._packet = _x86.dma_alloc(_PACKET, 16)
+        self._packet = _dma(self._bdf, "packet", _PACKET, 16)
         for index in range(128):
             self._write(_MTA + 4 * index, 0)
         address = uctypes.addressof(self._rx_ring)
@@ -233,9 +244,9 @@ class Card:
 
     def _start_transmit(self):
         # 14.5
-        self._tx_ring, self._tx_buffers, self._tx_addresses = self._ring(_TX_COUNT)
+        self._tx_ring, self._tx_buffers, self._tx_addresses = self._ring("transmit", _TX_COUNT)
         self._tx_next = 0
-        self._large = _x86.dma_alloc(_LARGE_COUNT * _LARGE_BUFFER, 4096)
+        self._large = _dma(self._bdf, "large", _LARGE_COUNT * _LARGE_BUFFER)
         self._large_address = uctypes.addressof(self._large)
         self._large_next = 0
         # The last descriptor of each large buffer's packet.
@@ -380,7 +391,10 @@ class Card:
         return bool(ring[index * _DESCRIPTOR + _STATUS_BYTE] & _DD)
 
     def interrupt(self):
-        """Acknowledge the interrupt; returns its causes (13.4.17: reading clears)."""
+        """Acknowledge the interrupt; returns its causes (13.4.17: reading clears).
+
+        Bit 2 says that the link went up or down.
+        """
         return mem32[self._base + _ICR]
 
     def link_up(self):

@@ -32,6 +32,8 @@ _POLLRDHUP = 0x2000
 _IPPROTO_TCP = 6
 _TCP_NODELAY = 1
 
+_DRAIN_S = 0.05  # between looks at who is still served
+
 
 class Server:
     """HTTP server for `app` on host:port. tick_s: seconds per tick of the time limits."""
@@ -47,6 +49,7 @@ class Server:
         self.idle_ticks = max(1, int(self.limits.idle_s / tick_s))
         self._server = None
         self._janitor_task = None
+        self.draining = False  # answers close their connections
 
     async def start(self):
         """Listens. Raises OSError if the port cannot be had."""
@@ -64,6 +67,20 @@ class Server:
         while self.connections:
             await asyncio.sleep(0)
         await self._server.wait_closed()
+
+    async def drain(self, seconds):
+        """Stops listening and lets requests that run be answered, for `seconds` at most.
+
+        close() drops what is left.
+        """
+        self.draining = True
+        self._server.close()
+        ends = time.ticks_add(time.ticks_ms(), int(seconds * 1000))
+        while self.connections and time.ticks_diff(ends, time.ticks_ms()) > 0:
+            for connection in list(self.connections):
+                if connection.idle:
+                    connection.cancel()
+            await asyncio.sleep(_DRAIN_S)
 
     async def _accept(self, reader, writer):
         count = len(self.connections)
@@ -371,6 +388,7 @@ class Connection:
     async def _send(self, request, response, keep):
         # Sends the answer; returns whether the connection can be kept.
         source = response.source
+        keep = keep and not self.server.draining
         length = -1
         empty = response.status in (204, 304)
         if source is None:

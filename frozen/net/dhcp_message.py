@@ -39,15 +39,17 @@ _COOKIE = b"\x63\x82\x53\x63"
 # RFC 1542 2.1: relays may pass over messages that are shorter than a BOOTP one.
 _MINIMUM = const(300)
 
+_BROADCAST = const(0x8000)  # RFC 2131, figure 2
+
 _BOOT_REQUEST = const(1)
 _BOOT_REPLY = const(2)
 
 
-def emit(kind, xid, seconds, client_address, mac, options):
+def emit(kind, xid, seconds, client_address, mac, options, broadcast=False):
     """Return a client's message as bytes.
 
     Args: kind: MESSAGE_TYPE; seconds: since the exchange began; client_address: ciaddr, 0 unless
-    it is in use; options: [(code, bytes), ...].
+    it is in use; options: [(code, bytes), ...]; broadcast: ask for an answer to all.
     """
     message = bytearray(_FIXED)
     struct.pack_into(
@@ -60,7 +62,7 @@ def emit(kind, xid, seconds, client_address, mac, options):
         0,
         xid,
         min(seconds, 0xFFFF),
-        0,
+        _BROADCAST if broadcast else 0,
         client_address,
         0,
         0,

@@ -13,6 +13,13 @@ ETIMEDOUT = const(110)
 
 _RETRY = const(2000)
 _TRIES = const(4)
+# How often all servers may say that they cannot say.
+_ROUNDS = const(2)
+# By TCP: how long one server may take, how often the connection is looked at, in ms; and the
+# longest message (RFC 1035 4.2.2).
+_TCP_TIME = const(5000)
+_TCP_LOOK = const(20)
+_MAX_TCP = const(65535)
 _CACHE_SIZE = const(16)
 _MAX_TTL = const(3600)
 
@@ -29,15 +36,25 @@ class Query(Timed):
         self._resolver = resolver
         self._name = name
         self._identifier = 0
+        # Who was asked; 0: nobody, as the last one could not say.
         self._server = 0
         self._tries = 0
+        self._failures = 0
+        # A question by TCP: the connection, what it has yet to send, what it received, and when it
+        # is given up.
+        self._connection = None
+        self._query = b""
+        self._received = b""
+        self._until = 0
 
     def ask(self, now):
         """Send the question to the next server."""
         stack = self._resolver.stack
         servers = stack.dns_servers
+        self._hang_up(now)
         if not servers or self._tries >= _TRIES:
-            self.answer([], ETIMEDOUT if servers else EIO)
+            # The last one said that it cannot say, or nothing.
+            self.answer([], ETIMEDOUT if servers and self._server else EIO)
             return
         # RFC 5452 9.2: each question has a random identifier and a random port.
         if self.port:
@@ -55,29 +72,33 @@ class Query(Timed):
         stack.timers.set(self, now + _RETRY)
 
     def on_deadline(self, now):
-        """Called by Timers: no answer."""
-        self.ask(now)
+        """Called by Timers: no answer, or time to look at the connection."""
+        if self._connection is None:
+            self.ask(now)
+        elif now >= self._until:
+            self._fail(now)
+        else:
+            self._converse(now)
 
     def datagram(self, buf, start, end, source, source_port, now):
         """Take a datagram from the stack."""
-        if source != self._server or source_port != message.PORT:
+        if source != self._server or source_port != message.PORT or self._connection is not None:
             return
-        answer = message.parse_answer(bytes(buf[start:end]), self._identifier, self._name)
-        if answer is None:
+        data = bytes(buf[start:end])
+        if self._take(data, now):
             return
-        code, addresses, ttl = answer
-        if addresses:
-            self._resolver.remember(self._name, addresses, now + min(ttl, _MAX_TTL) * 1000)
-            self.answer(addresses, 0)
-        elif code in (message.NO_ERROR, message.NAME_ERROR):
-            self.answer([], ENOENT)
-        else:
-            # This server cannot say; ask the next.
-            self.ask(now)
+        if message.is_truncated(data, self._identifier, self._name):
+            # More than a datagram takes, or a server that wants to know who asks (RFC 7766 5). When
+            # no other server is left to ask, TCP is.
+            if (self._failures + 1) % self._servers():
+                self._fail(now)
+            else:
+                self._ask_by_tcp(now)
 
-    def unreachable(self, _remote, _remote_port, _error, now):
+    def unreachable(self, remote, _remote_port, _error, now):
         """Take an ICMP error: nobody answers there, so ask the next."""
-        self.ask(now)
+        if remote == self._server and self._connection is None:
+            self._fail(now)
 
     def cancel(self):
         """Give up."""
@@ -87,6 +108,7 @@ class Query(Timed):
     def answer(self, addresses, error):
         """End with what was found."""
         stack = self._resolver.stack
+        self._hang_up(stack.now)
         self.done = True
         self.addresses = addresses
         self.error = error
@@ -94,6 +116,78 @@ class Query(Timed):
             stack.close_udp(self.port)
             self.port = 0
         stack.timers.set(self, None)
+
+    def _servers(self):
+        return len(self._resolver.stack.dns_servers) or 1
+
+    def _take(self, data, now):
+        """Use a message if it is an answer to the question; returns whether it was one."""
+        answer = message.parse_answer(data, self._identifier, self._name)
+        if answer is None:
+            return False
+        code, addresses, ttl = answer
+        if addresses:
+            self._resolver.remember(self._name, addresses, now + min(ttl, _MAX_TTL) * 1000)
+            self.answer(addresses, 0)
+        elif code in (message.NO_ERROR, message.NAME_ERROR):
+            self.answer([], ENOENT)
+        else:
+            self._fail(now)
+        return True
+
+    def _fail(self, now):
+        """This server cannot say. Ask the next at once, but none twice without a pause."""
+        self._hang_up(now)
+        self._server = 0
+        self._failures += 1
+        servers = self._servers()
+        if self._failures >= _ROUNDS * servers:
+            self.answer([], EIO)
+        elif self._failures % servers:
+            self.ask(now)
+        else:
+            self._resolver.stack.timers.set(self, now + _RETRY)
+
+    def _ask_by_tcp(self, now):
+        stack = self._resolver.stack
+        try:
+            self._connection = stack.connect(self._server, message.PORT, 0, now)
+        except OSError:
+            self._fail(now)
+            return
+        query = message.emit_query(self._identifier, self._name)
+        # RFC 1035 4.2.2: a length comes first. What is not sent yet.
+        self._query = struct.pack(">H", len(query)) + query
+        self._received = b""
+        self._until = now + _TCP_TIME
+        stack.timers.set(self, now + _TCP_LOOK)
+
+    def _converse(self, now):
+        """Send the question by TCP, and take what came of the answer."""
+        connection = self._connection
+        try:
+            if self._query and connection.can_send():
+                self._query = self._query[connection.send(self._query, 0, len(self._query)) :]
+            data = connection.receive_bytes(_MAX_TCP)
+        except OSError:
+            data = b""
+        if data == b"":
+            # Refused, reset, or the end before the whole.
+            self._fail(now)
+            return
+        if data:
+            self._received += data
+        received = self._received
+        length = struct.unpack_from(">H", received, 0)[0] if len(received) >= 2 else _MAX_TCP
+        if len(received) < 2 + length:
+            self._resolver.stack.timers.set(self, now + _TCP_LOOK)
+        elif not self._take(received[2 : 2 + length], now):
+            self._fail(now)
+
+    def _hang_up(self, now):
+        if self._connection is not None:
+            self._connection.close(now)
+            self._connection = None
 
 
 class Resolver:

@@ -16,8 +16,8 @@ _CLASS_IN = const(1)
 _RESPONSE = const(0x8000)
 _TRUNCATED = const(0x0200)
 _RECURSION_DESIRED = const(0x0100)
-# Enough for any chain that a resolver gives; a bound on what an answer can make us do.
-_MAX_RECORDS = const(64)
+# Enough for any answer that a resolver gives; a bound on what one can make us do.
+_MAX_RECORDS = const(128)
 _MAX_JUMPS = const(16)
 
 
@@ -47,8 +47,31 @@ def parse_answer(data, identifier, name):
     """Return (code, addresses, ttl) of the answer to emit_query(), or None for anything else.
 
     `addresses` are those of `name` and of the aliases that the same answer resolves it to; `ttl`
-    is the least of the records used, in seconds. A truncated answer counts with what it has.
+    is the least of the records used, in seconds. A truncated answer counts with what it has, and
+    as none where it has no address: see is_truncated().
     """
+    header = _parse_header(data, identifier, name)
+    if header is None:
+        return None
+    flags, answers, asked, at = header
+    try:
+        records = _parse_records(data, at, min(answers, _MAX_RECORDS))
+    except (ValueError, IndexError):
+        return None
+    addresses, least = _follow(records, asked)
+    if flags & _TRUNCATED and flags & 15 == NO_ERROR and not addresses:
+        return None
+    return flags & 15, addresses, least
+
+
+def is_truncated(data, identifier, name):
+    """Return whether an answer to emit_query() had to leave records out (RFC 2181 9)."""
+    header = _parse_header(data, identifier, name)
+    return header is not None and bool(header[0] & _TRUNCATED)
+
+
+def _parse_header(data, identifier, name):
+    """Return (flags, number of answers, name, where they start) of an answer, or None."""
     if len(data) < 12:
         return None
     number, flags, questions, answers = struct.unpack_from(">HHHH", data, 0)
@@ -57,18 +80,18 @@ def parse_answer(data, identifier, name):
     # The question must be ours: names compare without case (RFC 4343).
     try:
         asked, at = _parse_name(data, 12)
-        if at + 4 > len(data) or asked != name.lower():
-            return None
-        if struct.unpack_from(">HH", data, at) != (_TYPE_A, _CLASS_IN):
-            return None
-        return _parse_records(data, at + 4, min(answers, _MAX_RECORDS), flags & 15, asked)
     except (ValueError, IndexError):
         return None
+    if at + 4 > len(data) or asked != name.lower():
+        return None
+    if struct.unpack_from(">HH", data, at) != (_TYPE_A, _CLASS_IN):
+        return None
+    return flags, answers, asked, at + 4
 
 
-def _parse_records(data, at, count, code, wanted):
-    addresses = []
-    least = 0x7FFFFFFF
+def _parse_records(data, at, count):
+    """Return {owner: [(ttl, address or None, alias or None), ...]} of the whole records."""
+    records = {}
     for _ in range(count):
         if at >= len(data):
             break
@@ -79,15 +102,36 @@ def _parse_records(data, at, count, code, wanted):
         at += 10
         if at + length > len(data):
             break
-        if group == _CLASS_IN and owner == wanted:
-            if kind == _TYPE_A and length == 4:
-                addresses.append(struct.unpack_from(">I", data, at)[0])
-                least = min(least, ttl)
-            elif kind == _TYPE_CNAME:
-                wanted = _parse_name(data, at)[0]
-                least = min(least, ttl)
+        record = None
+        if group == _CLASS_IN and kind == _TYPE_A and length == 4:
+            record = (ttl, struct.unpack_from(">I", data, at)[0], None)
+        elif group == _CLASS_IN and kind == _TYPE_CNAME:
+            record = (ttl, None, _parse_name(data, at)[0])
+        if record is not None:
+            if owner not in records:
+                records[owner] = []
+            records[owner].append(record)
         at += length
-    return code, addresses, least
+    return records
+
+
+def _follow(records, name):
+    """Return (addresses, least ttl) of a name and of what it is an alias of.
+
+    The order of records says nothing (RFC 1034 3.6), so this follows once all are there. Each owner
+    counts once, which ends loops.
+    """
+    addresses = []
+    least = 0x7FFFFFFF
+    names = [name]
+    for owner in names:
+        for ttl, address, alias in records.pop(owner, ()):
+            least = min(least, ttl)
+            if alias is None:
+                addresses.append(address)
+            else:
+                names.append(alias)
+    return addresses, least
 
 
 def _parse_name(data, at):

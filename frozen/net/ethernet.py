@@ -9,6 +9,13 @@ MINIMUM = const(60)  # without the frame check sequence, which the card adds
 
 TYPE_IPV4 = const(0x0800)
 TYPE_ARP = const(0x0806)
+# IEEE 802.1Q 9.6: a tag is one of these types and 16 bits, of which 12 name a VLAN.
+TYPE_CUSTOMER_TAG = const(0x8100)
+TYPE_SERVICE_TAG = const(0x88A8)
+_TAG = const(4)
+_VLAN = const(0x0FFF)
+# A provider's tag before a customer's; more is nobody's network.
+_MAX_TAGS = const(2)
 
 BROADCAST = b"\xff\xff\xff\xff\xff\xff"
 
@@ -26,6 +33,24 @@ def parse(frame):
     if len(frame) < HEADER:
         return None
     return struct.unpack_from(">6s6sH", frame, 0)
+
+
+def untag(frame):
+    """Return a frame without its priority tags, or None where it is of a VLAN or cut short.
+
+    IEEE 802.1Q 6.9: the frame of a tag with VLAN 0 is an untagged one that has a priority.
+    """
+    at = 12
+    for _ in range(_MAX_TAGS):
+        if len(frame) - at < _TAG + 2:
+            return None
+        kind, tag = struct.unpack_from(">HH", frame, at)
+        if kind not in (TYPE_CUSTOMER_TAG, TYPE_SERVICE_TAG):
+            break
+        if tag & _VLAN:
+            return None
+        at += _TAG
+    return memoryview(bytes(frame[:12]) + bytes(frame[at:]))
 
 
 def address_text(address):

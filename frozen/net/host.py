@@ -25,24 +25,31 @@ _ROUNDS = const(4)
 # arrives.
 _RECEIVE_BUFFER = const(131072)
 
+# In what a card's interrupt() returns: its link went up or down.
+_LINK_CHANGE = const(1 << 2)
+
 stack = Stack(receive_size=_RECEIVE_BUFFER)
 _card = None
+_on_link = None
+_link_changed = False
 _entered = False
 _again = False
 _armed = None
 _watcher = None
 
 
-def attach(card):
+def attach(card, on_link=None):
     """Use a network card, or none for None.
 
-    Args: card: a link object (see net.stack) with `irq`, `interrupt()` and
-    `receive(handler, segment_handler, now)`, see drivers.e1000.
+    Args: card: a link object (see net.stack) with `irq`, `interrupt()`, `link_up()` and
+    `receive(handler, segment_handler, now)`, see drivers.e1000; on_link: called with the time
+    within the stack's guard when the card's link went up.
     """
-    global _card
+    global _card, _on_link
     if _card is not None:
         _x86.irq(_card.irq, None)
     _card = card
+    _on_link = on_link
     stack.attach(card)
     if card is not None:
         _x86.irq(card.irq, _on_interrupt)
@@ -101,6 +108,8 @@ def pump():
         more = False
         try:
             now = time.ticks_ms()
+            if _link_changed:
+                _look_at_link(now)
             for _ in range(_ROUNDS):
                 if _card is not None:
                     more = _card.receive(_input, _input_segment, now)
@@ -150,8 +159,21 @@ def _arm(deadline):
 
 
 def _on_interrupt(_line):
-    _card.interrupt()
+    global _link_changed
+    causes = _card.interrupt()
+    if causes and causes & _LINK_CHANGE:
+        _link_changed = True
     pump()
+
+
+def _look_at_link(now):
+    # A link that is up again may have been down so shortly that nobody saw it: that counts too.
+    global _link_changed
+    _link_changed = False
+    if _card is not None and _card.link_up():
+        stack.link_up(now)
+        if _on_link is not None:
+            _on_link(now)
 
 
 def _on_alarm(_):

@@ -151,6 +151,25 @@ def mask(bits):
     return 0xFFFFFFFF << (32 - bits) & 0xFFFFFFFF
 
 
+def is_host(address):
+    """Return whether an address can be that of one host on a wire (RFC 1122 3.2.1.3).
+
+    Neither "this network" nor loopback, multicast, reserved or broadcast.
+    """
+    return 0 < address >> 24 < 224 and address >> 24 != 127
+
+
+def subnet_ends(address, netmask):
+    """Return the first and the last address of a subnet, which no host has (RFC 1122 3.2.1.3).
+
+    0 and BROADCAST where a subnet is too small to spare them (RFC 3021 2.1), or has no netmask.
+    """
+    rest = ~netmask & 0xFFFFFFFF
+    if rest < 2 or not netmask:
+        return 0, BROADCAST
+    return address & netmask, address | rest
+
+
 def prefix_length(netmask):
     """Return the prefix length of a netmask; ValueError where its ones are not contiguous."""
     for bits in range(33):

@@ -88,14 +88,14 @@ class _Announcement(Timed):
 class Neighbours:
     """The table of one link.
 
-    Args: link: the link object, see net.stack; timers: a Timers; address: function that returns
-    the interface's own IP address.
+    Args: link: the link object, see net.stack; timers: a Timers; interface: whose `address` is our
+    own, 0 for none, and whose is_host(address) tells which another host can have.
     """
 
-    def __init__(self, link, timers, address):
+    def __init__(self, link, timers, interface):
         self.link = link
         self.timers = timers
-        self._address = address
+        self._interface = interface
         self._entries = {}
         self._announcement = _Announcement(self)
         self._defend_at = 0
@@ -112,15 +112,24 @@ class Neighbours:
     def input(self, packet, now):
         """Take an ARP packet, as arp.parse() returned it (RFC 826, "Packet Reception")."""
         operation, mac, ip, _, target = packet
-        own = self._address()
-        # A group address is nobody's own (RFC 1812 3.3.2), and neither is one of ours.
-        if own == 0 or ip == 0 or mac[0] & 1:
+        own = self._interface.address
+        # A group address is nobody's own (RFC 1812 3.3.2), and neither is zero or ours.
+        if own == 0 or mac[0] & 1 or mac == self.link.mac or not any(mac):
             return
         if ip == own:
-            if mac != self.link.mac and now >= self._defend_at:
+            if now >= self._defend_at:
                 # RFC 5227 2.4 (b): somebody else uses our address; say once that it is ours.
                 self._defend_at = now + _DEFEND_INTERVAL
                 self.request_own()
+            return
+        if ip == 0:
+            # RFC 5227 2.1.1: a probe by a host that has no address yet. The answer tells it that
+            # this one is taken; there is nobody to remember.
+            if operation == arp.REQUEST and target == own:
+                self._send(mac, arp.REPLY, mac, ip)
+            return
+        if not self._interface.is_host(ip):
+            # RFC 1122 3.2.1.3: an entry would make us broadcast.
             return
         entry = self._entries.get(ip)
         if entry is None and target == own:
@@ -141,8 +150,8 @@ class Neighbours:
 
     def request_own(self):
         """Ask for our own address, which tells everybody whose it is."""
-        if self._address():
-            self.request(self._address())
+        if self._interface.address:
+            self.request(self._interface.address)
 
     def remove(self, entry):
         """Forget one entry, and the frames that it holds."""
@@ -170,7 +179,6 @@ class Neighbours:
         if frame is None:
             return
         ethernet.emit(frame, destination, link.mac, ethernet.TYPE_ARP)
-        arp.emit(
-            frame, ethernet.HEADER, operation, link.mac, self._address(), target_mac, target_ip
-        )
+        own = self._interface.address
+        arp.emit(frame, ethernet.HEADER, operation, link.mac, own, target_mac, target_ip)
         link.tx_commit(ethernet.HEADER + arp.LENGTH)

@@ -56,21 +56,27 @@ def request(cookie):
 
 def parse(data, cookie):
     """Return (receive, transmit) timestamps of a server's answer, or None (RFC 5905 8, 14)."""
-    if len(data) < _LENGTH:
+    if not _is_answer(data, cookie):
         return None
-    first, stratum = data[0], data[1]
-    origin, received, transmitted = struct.unpack_from(">QQQ", data, 24)
-    if (
-        first & 7 != _SERVER_MODE
-        or first >> 6 == _UNSYNCHRONIZED
-        or not 1 <= first >> 3 & 7 <= 4
-        # 7.4: stratum 0 is a kiss of death, above 15 is not synchronized.
-        or not 1 <= stratum <= 15
-        or origin != cookie
-        or not transmitted
-    ):
+    received, transmitted = struct.unpack_from(">QQ", data, 32)
+    # Stratum 0 is a kiss of death, see parse_kiss(); above 15 is not synchronized.
+    if data[0] >> 6 == _UNSYNCHRONIZED or not 1 <= data[1] <= 15 or not transmitted:
         return None
     return received, transmitted
+
+
+def parse_kiss(data, cookie):
+    """Return the code, four bytes, of a server's kiss of death (RFC 5905 7.4), or None."""
+    if not _is_answer(data, cookie) or data[1] != 0:
+        return None
+    return bytes(data[12:16])
+
+
+def _is_answer(data, cookie):
+    # The origin is checked, so that nobody who did not see the question can answer it.
+    if len(data) < _LENGTH or data[0] & 7 != _SERVER_MODE or not 1 <= data[0] >> 3 & 7 <= 4:
+        return False
+    return struct.unpack_from(">Q", data, 24)[0] == cookie
 
 
 class Client(Timed):
@@ -86,7 +92,10 @@ class Client(Timed):
         self.port = 0
         self.synchronized = None
         self.offset = 0
-        self._servers = servers
+        # Servers that forbade questions leave the list.
+        self._servers = list(servers)
+        # {server: (time before which it wants no question, pause that led to it)}, in ms.
+        self._rates = {}
         self._clock = clock
         self._set_clock = set_clock
         self._tries = 0
@@ -108,20 +117,41 @@ class Client(Timed):
     def on_deadline(self, now):
         """Called by Timers: the next question is due, or there was no answer."""
         if self.port and self._tries >= _TRIES:
-            self._close()
-            self._tries = 0
-            self._rest(now, self._pause)
-            self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+            self._give_up(now)
         else:
             self._ask(now)
+
+    def _give_up(self, now):
+        """Nobody answers: ask again after a pause, which grows."""
+        self._close()
+        self._tries = 0
+        self._rest(now, self._pause)
+        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+
+    def _choose(self, now):
+        """Return the next server that may be asked now, or None."""
+        count = len(self._servers)
+        for step in range(count):
+            server = self._servers[(self._tries + step) % count]
+            if self._rates.get(server, (0, 0))[0] <= now:
+                return server
+        return None
 
     def _ask(self, now):
         stack = self.stack
         self._close()
+        server = self._choose(now)
+        if server is None:
+            self._tries = 0
+            if self._servers:
+                self._rest(now, min([self._rates[s][0] for s in self._servers]) - now)
+            else:
+                stack.timers.set(self, None)
+            return
         # RFC 9109 3: a random port for each question.
         stack.open_udp(0, self)
         self._cookie = struct.unpack(">Q", stack.random(8))[0]
-        self._server = self._servers[self._tries % len(self._servers)]
+        self._server = server
         self._tries += 1
         self._asked = self._clock()
         try:
@@ -135,8 +165,12 @@ class Client(Timed):
         """Take a datagram from the stack."""
         if source != self._server or source_port != PORT:
             return
-        stamps = parse(bytes(buf[start:end]), self._cookie)
+        data = bytes(buf[start:end])
+        stamps = parse(data, self._cookie)
         if stamps is None:
+            code = parse_kiss(data, self._cookie)
+            if code is not None:
+                self._take_kiss(code, now)
             return
         arrived = self._clock()
         received, transmitted = [from_timestamp(stamp, arrived) for stamp in stamps]
@@ -149,10 +183,29 @@ class Client(Timed):
         self._pause = _FAILED_PAUSE
         self._rest(now, _LONGEST_PAUSE)
 
-    def unreachable(self, _remote, _remote_port, _error, now):
-        """Take an ICMP error: nobody answers there, so the next try comes at once."""
-        if self._tries < _TRIES:
-            self.on_deadline(now)
+    def _take_kiss(self, code, now):
+        """Obey a kiss of death (RFC 5905 7.4). Another server is asked in its turn."""
+        server = self._server
+        if code in (b"DENY", b"RSTR"):
+            self._servers = [other for other in self._servers if other != server]
+        elif code == b"RATE":
+            pause = min(self._rates.get(server, (0, _FAILED_PAUSE // 2))[1] * 2, _LONGEST_PAUSE)
+            self._rates[server] = (now + pause, pause)
+        else:
+            # Others say why there is no time; as without an answer.
+            return
+        self._close()
+        if self._tries >= _TRIES:
+            self._give_up(now)
+        else:
+            self._rest(now, _RETRY)
+
+    def unreachable(self, remote, _remote_port, _error, now):
+        """Take an ICMP error: nobody answers there. The next try comes at once for another server,
+        and after the usual pause for one that was asked before.
+        """
+        if remote == self._server and self._tries < min(_TRIES, len(self._servers)):
+            self._ask(now)
 
     def _rest(self, now, pause):
         jitter = struct.unpack(">H", self.stack.random(2))[0] % _JITTER

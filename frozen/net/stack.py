@@ -25,6 +25,7 @@ from net.tcp_listener import Listener
 from net.timers import Timers
 from net.udp_endpoint import Endpoint
 
+EINVAL = const(22)
 EADDRINUSE = const(98)
 EMSGSIZE = const(90)
 ENETUNREACH = const(101)
@@ -39,6 +40,8 @@ _IP = const(14)  # where the IP header starts in a frame
 _UDP_PAYLOAD = const(42)
 _MAX_TIME_WAIT = const(512)
 _UNREACHABLE_INTERVAL = const(10)
+# How far a connection's numbers start beyond those of the one in TIME-WAIT that it replaces.
+_PAST_LAST = const(65537)
 # RFC 1191 6.3: what a router told of a path is forgotten after ten minutes.
 _PATH_MTU_LIFETIME = const(600000)
 _MAX_PATHS = const(64)
@@ -79,6 +82,9 @@ class Stack:
         self.timestamps = timestamps
         self.address = 0
         self.netmask = 0
+        # The ends of the subnet, which are nobody's: see ipv4.subnet_ends().
+        self._network = 0
+        self._broadcast = ipv4.BROADCAST
         self.gateway = 0
         self.dns_servers = []
         self.hostname = "cllm"
@@ -118,7 +124,7 @@ class Stack:
         """Use `link` from now on, None for no link; the address is forgotten."""
         self.configure(0, 0, 0, [])
         self.link = link
-        self.neighbours = Neighbours(link, self.timers, self._own) if link else None
+        self.neighbours = Neighbours(link, self.timers, self) if link else None
 
     def configure(self, address, netmask, gateway, dns_servers):
         """Set the interface's addresses; 0 for none. Connections of an old address end."""
@@ -126,6 +132,7 @@ class Stack:
         self._route_to = None
         self.address = address
         self.netmask = netmask
+        self._network, self._broadcast = ipv4.subnet_ends(address, netmask)
         self.gateway = gateway
         self.dns_servers = dns_servers
         if old and old != address:
@@ -138,8 +145,13 @@ class Stack:
         if address and address != old and self.link:
             self.neighbours.announce(self.now)
 
-    def _own(self):
-        return self.address
+    def link_up(self, now):
+        """Forget what was learned of the network: the cable may lead to another one."""
+        self.now = now
+        self._route_to = None
+        self._paths = {}
+        if self.link:
+            self.neighbours.clear()
 
     def is_local(self, address):
         """Tell whether `address` is this host's own."""
@@ -159,8 +171,15 @@ class Stack:
         return self.gateway
 
     def _is_broadcast(self, address):
-        return address == ipv4.BROADCAST or (
-            self.address != 0 and address == self.address | (~self.netmask & 0xFFFFFFFF)
+        return address == ipv4.BROADCAST or address == self._broadcast
+
+    def is_host(self, address):
+        """Return whether an address can be another host's, as far as this one can know."""
+        return (
+            ipv4.is_host(address)
+            and address != self.address
+            and address != self._network
+            and address != self._broadcast
         )
 
     # -- Frames that arrive -----------------------------------------------------------------
@@ -180,6 +199,13 @@ class Stack:
                 self.dropped += 1
             else:
                 self.neighbours.input(packet, now)
+        elif kind == ethernet.TYPE_CUSTOMER_TAG or kind == ethernet.TYPE_SERVICE_TAG:
+            frame = ethernet.untag(frame)
+            if frame is None:
+                self.dropped += 1
+            elif frame[12] == 0x08:
+                # IPv4 or ARP: no third tag.
+                self.input(frame, now)
 
     def input_segment(self, frame, length, now):
         """Take a plain TCP segment whose checksums the link has verified.
@@ -197,6 +223,9 @@ class Stack:
         connection = peers.get(peer) if peers is not None else None
         if connection is not None and connection.local == destination:
             connection.input(seq, ack, flags, window, options, frame, start, end, now)
+        elif not self.is_host(peer >> 16):
+            # RFC 1122 3.2.1.3, RFC 9293 MUST-63: a broadcast address opens and resets nothing.
+            self.dropped += 1
         else:
             self._segment(
                 destination,
@@ -216,17 +245,29 @@ class Stack:
             header = ipv4.parse(frame, _IP)
         protocol, source, destination, start, end = header
         # RFC 1122 3.2.1.3: addresses that no packet on a wire may come from.
+        # That is is_host(), without its calls.
         if not loop and (
-            source >> 24 in (0, 127) or source >= 0xE0000000 or self.is_local(source)
+            source >> 24 in (0, 127)
+            or source >= 0xE0000000
+            or source == self.address
+            or source == self._broadcast
+            or source == self._network
         ):
             self.dropped += 1
             return
-        local = destination >> 24 == 127 if loop else False
-        if local or (destination == self.address and destination):
-            if protocol == ipv4.TCP:
+        local = destination >> 24 == 127
+        if local and not loop:
+            # RFC 1122 3.2.1.3 (g): loopback addresses stay inside a host.
+            self.dropped += 1
+        elif local or (destination == self.address and destination):
+            # RFC 1122 3.3.6, RFC 9293 MUST-57: a frame to a group address asks nobody alone.
+            alone = not frame[0] & 1
+            if protocol == ipv4.UDP:
+                self._input_udp(frame, start, end, source, destination, alone)
+            elif not alone:
+                self.dropped += 1
+            elif protocol == ipv4.TCP:
                 self._input_tcp(frame, start, end, source, destination)
-            elif protocol == ipv4.UDP:
-                self._input_udp(frame, start, end, source, destination, True)
             elif protocol == ipv4.ICMP:
                 self._input_icmp(frame, start, end, source, destination)
         elif protocol == ipv4.UDP and (not self.address or self._is_broadcast(destination)):
@@ -237,7 +278,13 @@ class Stack:
         """Take what ipv4.parse() did not; returns a frame with a whole packet, or None."""
         packet = ipv4.parse_fragment(frame, _IP)
         # For others, and what only pretends to come from somewhere, no memory is spent.
-        if packet is not None and packet[2] == self.address and self.address:
+        if (
+            packet is not None
+            and packet[2] == self.address
+            and self.address
+            and self.is_host(packet[1])
+            and not frame[0] & 1
+        ):
             frame = self._fragments.input(packet, self.now)
             return None if frame is None else memoryview(frame)
         self.dropped += 1
@@ -345,7 +392,7 @@ class Stack:
             return
         source_port, port, data_start, data_end = header
         endpoint = self._udp.get(port)
-        if endpoint is not None:
+        if endpoint is not None and endpoint.address in (0, destination):
             endpoint.datagram(frame, data_start, data_end, source, source_port, self.now)
         elif unicast and self.now >= self._unreachable_at:
             # RFC 1122 4.1.3.1, at the bounded rate of RFC 1812 4.3.2.8.
@@ -381,13 +428,18 @@ class Stack:
         connection = peers.get(source << 16 | source_port) if peers else None
         listener = self._listeners.get(port)
         opens = flags & (tcp.SYN | tcp.ACK | tcp.RST) == tcp.SYN
+        last = None
         if (
             connection is not None
             and connection.state == TIME_WAIT
             and opens
             and listener is not None
+            and listener.address in (0, destination)
+            and connection.local == destination
+            and not listener.is_full()
             and connection.may_be_replaced(seq, options)
         ):
+            last = connection.snd_max
             connection.abort()
             connection = None
         if connection is not None and connection.local == destination:
@@ -401,7 +453,7 @@ class Stack:
                 self._send_cookie(destination, port, source, source_port, seq, options)
             else:
                 self._open_passively(
-                    listener, destination, port, source, source_port, seq, window, options
+                    listener, destination, port, source, source_port, seq, window, options, last
                 )
         elif (
             connection is None
@@ -427,8 +479,17 @@ class Stack:
                 reply = tcp.RST | tcp.ACK
                 self._reset(destination, port, source, source_port, 0, seq + extent, reply)
 
-    def _open_passively(self, listener, local, port, remote, remote_port, seq, window, options):
-        connection = self._new_connection(local, port, remote, remote_port)
+    def _open_passively(
+        self, listener, local, port, remote, remote_port, seq, window, options, last=None
+    ):
+        """Answer a SYN. Args: last: our last number in the connection that this one replaces."""
+        iss = None
+        if last is not None:
+            # RFC 9293 3.10.7.4, MAY-2: beyond all numbers of the old one, and its windows.
+            iss = self._initial_numbers(local, port, remote, remote_port)[0]
+            if not _PAST_LAST <= (iss - last) & 0xFFFFFFFF < 0x80000000:
+                iss = (last + _PAST_LAST) & 0xFFFFFFFF
+        connection = self._new_connection(local, port, remote, remote_port, iss)
         listener.opened(connection)
         connection.open_passively(seq, window, options, self.now)
 
@@ -665,27 +726,35 @@ class Stack:
         if self._listeners.get(listener.port) is listener:
             del self._listeners[listener.port]
 
-    def connect(self, remote, remote_port, port, now):
-        """Open a connection; `port` 0 takes any. Returns it in SYN-SENT.
+    def connect(self, remote, remote_port, port, now, local=0):
+        """Open a connection; `port` 0 takes any, `local` 0 the address that leads to `remote`.
 
-        Raises OSError: ENETUNREACH, EADDRINUSE.
+        Returns it in SYN-SENT. Raises OSError: ENETUNREACH, EADDRINUSE, EINVAL: no way leads from
+        `local` to `remote`.
         """
         self.now = now
-        local = self.source_for(remote)
+        source = self.source_for(remote)
+        if not (self.is_local(remote) or self.is_host(remote)):
+            # RFC 9293 3.9.2.3: no connection to a broadcast or multicast address.
+            raise OSError(ENETUNREACH)
+        if local and local != source:
+            if not self.is_local(remote):
+                raise OSError(EINVAL)
+            source = local
         if port == 0:
             port = self._ephemeral(self._tcp_port_free)
         elif (remote << 16 | remote_port) in self._connections.get(port, ()):
             raise OSError(EADDRINUSE)
-        connection = self._new_connection(local, port, remote, remote_port)
+        connection = self._new_connection(source, port, remote, remote_port)
         connection.connect(now)
         return connection
 
-    def _new_connection(self, local, port, remote, remote_port, cookie=None):
+    def _new_connection(self, local, port, remote, remote_port, initial=None):
         link = self.loopback if self.is_local(remote) or self.link is None else self.link
         mss = self._path_mtu(remote, link) - ipv4.HEADER - tcp.HEADER
         iss, clock = self._initial_numbers(local, port, remote, remote_port)
-        if cookie is not None:
-            iss = cookie
+        if initial is not None:
+            iss = initial
         connection = Connection(self, local, port, remote, remote_port, mss, iss, clock)
         if link is self.link:
             connection.large = getattr(link, "large", 0)
@@ -730,11 +799,12 @@ class Stack:
 
     # -- UDP --------------------------------------------------------------------------------
 
-    def open_udp(self, port, endpoint=None):
+    def open_udp(self, port, endpoint=None, address=0):
         """Open a UDP port, 0 for any.
 
-        Args: endpoint: who gets the datagrams, by a method `datagram` as Endpoint has it.
-        Returns the endpoint, a new Endpoint where none is given. Raises OSError: EADDRINUSE.
+        Args: endpoint: who gets the datagrams, by a method `datagram` as Endpoint has it; address:
+        the local one that they must be for, 0 for any. Returns the endpoint, a new Endpoint where
+        none is given. Raises OSError: EADDRINUSE.
         """
         if port == 0:
             port = self._ephemeral(self._udp_port_free)
@@ -743,6 +813,7 @@ class Stack:
         if endpoint is None:
             endpoint = Endpoint(self, port)
         endpoint.port = port
+        endpoint.address = address
         self._udp[port] = endpoint
         return endpoint
 

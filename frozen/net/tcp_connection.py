@@ -336,8 +336,11 @@ class Connection(Timed):
         """Move received bytes to buf[offset:offset + count].
 
         Returns their number; 0 at the peer's end; None where the user must wait. Raises OSError
-        with what ended the connection, once, and after the data that came before.
+        with what ended the connection, once, and after the data that came before; ValueError:
+        `count` below 0.
         """
+        if count < 0:
+            raise ValueError("negative size")
         ready = self.available()
         if ready <= 0:
             return self._nothing(0)
@@ -348,6 +351,8 @@ class Connection(Timed):
 
     def receive_bytes(self, count):
         """Return at most `count` received bytes; b"", None and errors as receive()."""
+        if count < 0:
+            raise ValueError("negative size")
         ready = self.available()
         if ready <= 0:
             return self._nothing(b"")
@@ -434,12 +439,15 @@ class Connection(Timed):
             self._idle(now)
 
     def may_be_replaced(self, seq, options):
-        """Tell whether a SYN may open a new connection in the place of this one in TIME-WAIT.
+        """Return whether a SYN may open a new connection in the place of this one in TIME-WAIT.
 
-        RFC 9293 3.10.7.4, MAY-2: by a higher number; RFC 6191 2: or by a later timestamp.
+        RFC 9293 3.10.7.4, MAY-2: by a higher number; RFC 6191 2: or by a later timestamp, or by
+        one where there was none.
         """
-        stamp = options[3]
-        if self.timestamps and stamp is not None:
+        stamp = options[3] if self.stack.timestamps else None
+        if stamp is not None:
+            if not self.timestamps:
+                return True
             later = (stamp - self._ts_recent) & _WRAP
             if later:
                 return later < _HALF
@@ -764,12 +772,12 @@ class Connection(Timed):
 
     def _input_reset(self):
         state = self.state
-        if state == TIME_WAIT:
-            # RFC 1337 3: a reset must not cut TIME-WAIT short.
-            return
         if state == SYN_RECEIVED:
             self._end(ECONNREFUSED)
-        elif state in (CLOSING, LAST_ACK):
+        elif state in (CLOSING, LAST_ACK, TIME_WAIT):
+            # 3.10.7.4, second. RFC 1337 3 would have TIME-WAIT ignore it, but this is how a peer
+            # that opens anew from the same port answers our acknowledgement of its SYN (3.10.7.3),
+            # and it would be kept out for a minute. Linux does the same (tcp_rfc1337).
             self._end(0)
         else:
             self._end(ECONNRESET)

@@ -2,17 +2,24 @@
 
 from micropython import const
 
+EINVAL = const(22)
+
 # Datagrams that find neither number nor bytes left are dropped, as UDP may.
 _MAX_DATAGRAMS = const(64)
 _MAX_BYTES = const(65536)
 
 
 class Endpoint:
-    """One port of a Stack. `remote` (address, port), when set, is the only peer heard."""
+    """One port of a Stack.
+
+    `address`, unless it is 0, is the local one that datagrams must be for and that they are sent
+    from; `remote` (address, port), when set, is the only peer heard.
+    """
 
     def __init__(self, stack, port):
         self.stack = stack
         self.port = port
+        self.address = 0
         self.remote = None
         # What goes to stack.touched when there is something to receive, see Stack.touch().
         self.waiter = None
@@ -58,9 +65,15 @@ class Endpoint:
         return item
 
     def send(self, data, address, port):
-        """Send one datagram; see Stack.send_udp()."""
+        """Send one datagram; see Stack.send_udp(). OSError EINVAL: `address` cannot be reached."""
         self._raise_error()
-        return self.stack.send_udp(self.port, address, port, data)
+        source = self.address or None
+        if source is not None and not self.stack.is_local(address):
+            # What leaves the host must come from an address that answers can come to.
+            if source != self.stack.address:
+                raise OSError(EINVAL)
+            source = None
+        return self.stack.send_udp(self.port, address, port, data, source)
 
     def close(self):
         """Give the port back."""

@@ -82,8 +82,9 @@ _KERNELS = {"auto": 0, "ggml": 1, "tcg": 2, "exact": 3}
 class Settings:
     """The part of the configuration that concerns serving, checked; ConfigError names the key.
 
-    port; limits: httpd.Limits; bounds: scheduler.Bounds; access: Access; path, alias, options: of
-    the model, for EngineHost; draft: path of a small model, or None.
+    port; limits: httpd.Limits; bounds: scheduler.Bounds; drain_s: seconds for what runs when the
+    machine is to end; access: Access; path, alias, options: of the model, for EngineHost; draft:
+    path of a small model, or None.
     """
 
     def __init__(self, config):
@@ -91,6 +92,8 @@ class Settings:
         limits = dict(_section(config, "limits"))
         model = _section(config, "model")
         self.bounds = self._bounds(limits, model)
+        self.drain_s = _count(limits, "drain_s", 30, 86400, 0)
+        limits.pop("drain_s", None)
         try:
             self.limits = Limits(**limits)
         except ValueError as exc:
@@ -177,11 +180,19 @@ def run_user_code(path=_BOOT + "app.py"):
         print_exception(exc)
 
 
-async def serve(config, ended=None, make=None):
-    """Serves until cancelled.
+async def drain(server, asked, seconds):
+    """Returns when asked() has and then nothing runs any more, or for `seconds` at most."""
+    await asked()
+    print("cllm: asked to end, for what still runs there are %d s" % seconds)
+    await server.drain(seconds)
+
+
+async def serve(config, ended=None, make=None, asked=None):
+    """Serves until cancelled, or drained.
 
     config: dict as read_config() gives. ended: for the Scheduler. make: constructs the engine in
-    place of _engine.Engine. Raises ConfigError, or OSError if the port cannot be had.
+    place of _engine.Engine. asked: coroutine function; asked() returns when the machine is to end.
+    Raises ConfigError, or OSError if the port cannot be had.
     """
     settings = Settings(config)
     host = EngineHost(settings.path, settings.alias, settings.options, draft=settings.draft)
@@ -194,10 +205,14 @@ async def serve(config, ended=None, make=None):
     server = Server(service.app, "0.0.0.0", settings.port, settings.limits)
     await server.start()
     print("cllm: listening on port %d" % settings.port)
+    starts = asyncio.create_task(service.start())
     try:
-        await service.start()
-        while True:
-            await asyncio.sleep(3600)
+        if asked is None:
+            await starts
+            while True:
+                await asyncio.sleep(3600)
+        await drain(server, asked, settings.drain_s)
     finally:
+        starts.cancel()
         service.stop()
         await server.close()

@@ -46,6 +46,9 @@ void netbuf_copy(uint8_t *to, const uint8_t *from, size_t length) {
 #define TIMESTAMPS 12
 #define TIMESTAMPS_WORD 0x0101080A // NOP, NOP, kind 8, length 10
 
+#define TAG 4
+#define MAX_TAGS 2
+
 #define ACK 0x10
 #define PSH 0x08
 
@@ -67,7 +70,8 @@ static void put32(uint8_t *p, uint32_t value) {
     put16(p + 2, value);
 }
 
-bool netbuf_parse(const uint8_t *frame, size_t length, bool verify, struct netbuf_segment *out) {
+// Parses all but the hardware addresses.
+static bool parse(const uint8_t *frame, size_t length, bool verify, struct netbuf_segment *out) {
     if (length < TCP_AT + TCP) {
         return false;
     }
@@ -112,19 +116,46 @@ bool netbuf_parse(const uint8_t *frame, size_t length, bool verify, struct netbu
     return true;
 }
 
+// RFC 1122 3.3.6: what a group's hardware address gets asks nobody alone.
+static bool is_for_group(const uint8_t *frame, size_t length) {
+    return length && (frame[0] & 1);
+}
+
+bool netbuf_parse(const uint8_t *frame, size_t length, bool verify, struct netbuf_segment *out) {
+    return !is_for_group(frame, length) && parse(frame, length, verify, out);
+}
+
+// IEEE 802.1Q 9.6: how many bytes of priority tags, with VLAN 0, stand before a frame's type.
+static size_t priority_tags(const uint8_t *frame, size_t size) {
+    size_t tags = 0;
+    while (tags < MAX_TAGS * TAG && size >= ETHERNET + tags + TAG) {
+        uint32_t type = get16(frame + 12 + tags);
+        if ((type != 0x8100 && type != 0x88A8) || get16(frame + 14 + tags) & 0x0fff) {
+            break;
+        }
+        tags += TAG;
+    }
+    return tags;
+}
+
 size_t netbuf_merge(uint8_t *packet, size_t length, size_t room, const uint8_t *frame, size_t size) {
     struct netbuf_segment new, old;
-    if (!netbuf_parse(frame, size, true, &new)) {
+    // Behind the tags all is where it is in a frame without them, but for the hardware addresses.
+    const uint8_t *addresses = frame;
+    size_t tags = priority_tags(frame, size);
+    frame += tags;
+    if (is_for_group(addresses, size) || !parse(frame, size - tags, true, &new)) {
         return 0;
     }
     if (!length) {
         if (new.end > room) {
             return 0;
         }
-        memcpy(packet, frame, new.end);
+        memcpy(packet, addresses, 12);
+        memcpy(packet + 12, frame + 12, new.end - 12u);
         return new.end;
     }
-    if (!netbuf_parse(packet, length, false, &old) || new.source != old.source
+    if (!parse(packet, length, false, &old) || new.source != old.source
         || new.destination != old.destination || new.source_port != old.source_port
         || new.port != old.port || new.start != old.start
         || (int32_t)(new.ack - old.ack) < 0 || (int32_t)(new.value - old.value) < 0) {

@@ -16,7 +16,8 @@ uint16_t netbuf_checksum(const uint8_t *data, size_t length, uint32_t initial);
 void netbuf_copy(uint8_t *to, const uint8_t *from, size_t length);
 
 // What a plain TCP segment says: one in an Ethernet frame with an IPv4 header of 20 bytes, no fragment,
-// flags ACK and perhaps PSH, and no options or timestamps alone (RFC 7323 appendix A).
+// flags ACK and perhaps PSH, and no options or timestamps alone (RFC 7323 appendix A), not sent to a
+// group's hardware address.
 struct netbuf_segment {
     uint32_t source, destination;
     uint16_t source_port, port;
@@ -34,7 +35,8 @@ bool netbuf_parse(const uint8_t *frame, size_t length, bool verify, struct netbu
 
 // Large receive offload: makes `frame` part of `packet`, a frame of `length` bytes (0: none yet) in a
 // buffer of `room` bytes. Returns the packet's new length, or 0 where `frame` is no plain segment or
-// does not continue the packet, which stays as it is.
+// does not continue the packet, which stays as it is. Priority tags of `frame` (IEEE 802.1Q 6.9: VLAN
+// 0) are left out.
 //
 // A segment continues a packet of the same connection whose text it follows, or, without text, where it
 // acknowledges more. The packet then holds all the text, the newest acknowledgement and window, and the

@@ -24,6 +24,7 @@
 #define FRAMES_MAX 1000000 // a stack full of the smallest
 #define RESYNC_WORDS 2048
 #define LOG_SHOWN 16
+#define WHERE_FRAMES 1000
 
 extern char __image_start[], __text_start[], __text_end[], vm_entry_return[];
 
@@ -34,6 +35,7 @@ static struct boots {
 } *const boots = (struct boots *)(CRASH_AREA + CRASH_AREA_SIZE - sizeof(struct boots));
 static bool have_area, have_last;
 static enum crash_policy policy;
+static bool die_of_nmi;
 
 static struct crash_record record; // being written
 static struct trap_frame frame;    // where it happened
@@ -99,6 +101,12 @@ static void say_registers(void) {
     SAY(registers, "r12 %016lx r13 %016lx r14 %016lx r15 %016lx\n", f->r12, f->r13, f->r14, f->r15);
     SAY(registers, "rip %016lx flags %014lx cr2 %016lx cr3 %016lx\n", f->rip, f->rflags, cr2, cr3);
     SAY(registers, "fs  %016lx processor %u\n", rdmsr(MSR_FS_BASE), owner);
+}
+
+static uint32_t processor(void) {
+    uint32_t r[4];
+    cpuid(1, 0, r);
+    return r[1] >> 24; // initial local APIC identifier
 }
 
 static bool readable(uint64_t at) {
@@ -237,6 +245,29 @@ static void say_frames(const struct trap_frame *f) {
     }
 }
 
+size_t crash_where(const struct trap_frame *f, char *line, size_t size) {
+    char name[128], python[256];
+    uint64_t offset;
+    struct walk w;
+    walk_from(&w, f->rip, f->rbp);
+    if (!symbol_find(f->rip, name, sizeof(name), &offset)) {
+        kmemcpy(name, "?", 2);
+        offset = 0;
+    }
+    size_t n = ksnprintf(line, size, "processor %u at %016lx %s+0x%lx", processor(), f->rip, name,
+        offset);
+    for (unsigned i = 0; i < WHERE_FRAMES && walk_up(&w); i++) {
+        if (w.code_state && pyframe_describe(w.code_state, python, sizeof(python))) {
+            return n + ksnprintf(line + n, size - n, ", python %s", python);
+        }
+    }
+    return n;
+}
+
+bool crash_on_nmi(void) {
+    return die_of_nmi;
+}
+
 static void say_backtrace(void) {
     kprintf("backtrace:\n");
     say_frames(&frame);
@@ -280,12 +311,6 @@ static void __attribute__((noreturn)) halt(void) {
     for (;;) {
         __asm__ volatile ("cli; hlt");
     }
-}
-
-static uint32_t processor(void) {
-    uint32_t r[4];
-    cpuid(1, 0, r);
-    return r[1] >> 24; // initial local APIC identifier
 }
 
 // True for the first call. A fault while reporting comes back here on the same processor; another
@@ -336,7 +361,7 @@ static void __attribute__((noreturn)) vcrash(const struct trap_frame *f, int cod
         kmemcpy(&frame, f, sizeof(frame));
         record.code = (uint32_t)code;
         record.uptime_ns = clock_ns();
-        record.realtime_ns = (int64_t)record.uptime_ns + clock_realtime_offset_ns();
+        record.realtime_ns = clock_realtime_ns();
         record.count = earlier_count + 1;
         record.streak = record.uptime_ns < SOON_NS ? earlier_streak + 1 : 1;
         kvsnprintf(record.reason, sizeof(record.reason), fmt, ap);
@@ -417,15 +442,16 @@ static bool overlaps(uint64_t start, uint64_t end) {
 }
 
 static void read_policy(void) {
-    static const char *const words[] = {"crash=reboot", "crash=exit", "crash=halt"};
+    static const char *const words[] = {"crash=reboot", "crash=exit", "crash=halt", "nmi=crash"};
     for (const char *p = bootinfo.cmdline; *p; p++) {
-        for (unsigned i = 0; i < 3 && (p == bootinfo.cmdline || p[-1] == ' '); i++) {
+        for (unsigned i = 0; i < 4 && (p == bootinfo.cmdline || p[-1] == ' '); i++) {
             size_t n = kstrlen(words[i]), k = 0;
             while (k < n && p[k] == words[i][k]) {
                 k++;
             }
             if (k == n && (!p[k] || p[k] == ' ')) {
-                policy = (enum crash_policy)i;
+                policy = i < 3 ? (enum crash_policy)i : policy;
+                die_of_nmi |= i == 3;
             }
         }
     }

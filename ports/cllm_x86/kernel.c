@@ -181,6 +181,7 @@ void kernel_start(uint32_t magic, uint32_t info) {
     smp_start();
     boot_phase("cores");
     klog("smp: %u of %lu cores", n_cpus, bootinfo.n_cpus ? bootinfo.n_cpus : 1);
+    power_init();
     console_enable_irq();
     process_start();
 }

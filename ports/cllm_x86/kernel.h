@@ -85,6 +85,13 @@ uint32_t crash_boots(void);
 void crash_stderr(const char *s, size_t n);
 const char *crash_stderr_last(void);
 
+struct trap_frame;
+// What `f` interrupted, in one line: this processor's function and the line of Python above it.
+// From any context.
+size_t crash_where(const struct trap_frame *f, char *line, size_t size);
+// Whether the word nmi=crash is on the command line.
+bool crash_on_nmi(void);
+
 // --- symbols.c ---------------------------------------------------------------------------------
 // Name of the function at `pc` into `name`, and how far into it; false when there is none.
 bool symbol_find(uint64_t pc, char *name, size_t size, uint64_t *offset);
@@ -135,6 +142,8 @@ void console_status(unsigned line, const char *s, size_t n);
 void console_write(const char *s, size_t n);
 // The same with "\n" sent as "\r\n".
 void console_write_text(const char *s, size_t n);
+// The same from a non-maskable interrupt, which may have interrupted a writer: then it fails.
+bool console_try_write_text(const char *s, size_t n);
 // Next received byte, or -1.
 int console_getc(void);
 bool console_has_input(void);
@@ -150,7 +159,8 @@ const char *cpu_brand(void);
 bool cpu_is_virtual(void);
 // Bytes of vector state that XSAVE writes, 0 if only FXSAVE is there.
 uint32_t cpu_xsave_size(void);
-// Ends the machine: 0 powers off, anything else is QEMU's exit status (code << 1 | 1).
+// Ends the machine: 0 powers off, anything else is QEMU's exit status (code << 1 | 1). A real
+// machine that cannot be switched off halts.
 void machine_exit(int code) __attribute__((noreturn));
 void machine_reboot(void) __attribute__((noreturn));
 
@@ -166,24 +176,33 @@ static inline void irq_restore(uint64_t flags) {
 }
 
 // Device interrupt lines 0..15 as the 8259s number them.
-void irq_mask(unsigned line);
+void irq_mask(unsigned line); // does nothing to the power button's
 void irq_unmask(unsigned line);
 
 struct kernel_hooks {
     void (*irq)(unsigned line);   // a line without a kernel handler fired; it is masked now
     void (*alarm)(void);          // alarm deadline passed
     void (*interrupt_char)(void); // Ctrl-C arrived
+    void (*power_button)(void);   // was pressed; see power_presses()
 };
 extern struct kernel_hooks kernel_hooks;
 
 // --- cpu/clock.c -----------------------------------------------------------------------------
 void clock_init(void);
-uint64_t clock_ns(void);           // since clock_init()
+// Since clock_init(), without the time in which no core could run. Never goes back.
+uint64_t clock_ns(void);
+uint64_t clock_paused_ns(void);    // what clock_ns() left out so far
 uint64_t clock_tsc_hz(void);
-int64_t clock_realtime_offset_ns(void); // wall time = clock_ns() + this, since 1970-01-01 UTC
+int64_t clock_realtime_ns(void);   // since 1970-01-01 UTC
+// The same = clock_ns() + this, until the next pause.
+int64_t clock_realtime_offset_ns(void);
 // Sets the wall time, ns since 1970-01-01 UTC, of this clock and (whole seconds, years 2000 to 2099)
 // of the CMOS clock, from which it is read at the next power-on.
 void clock_set_realtime(int64_t ns);
+void clock_step(int64_t ns); // the same, but not the CMOS clock
+// Seconds since 1970 by the CMOS clock, without what it differed when the wall time was last set.
+// It may run where the TSC stands still. False when there is none.
+bool clock_cmos(int64_t *seconds);
 // Arms the alarm hook for clock_ns() >= deadline; UINT64_MAX disarms.
 void clock_alarm(uint64_t deadline_ns);
 // For the main thread: sleeps until a device interrupt or the alarm was handled or the deadline has
@@ -195,6 +214,15 @@ void clock_interrupted(void);
 // For the scheduler, which owns the timers: sets the calling core's; the alarm's deadline.
 void clock_start_timer(uint64_t deadline_ns);
 uint64_t clock_alarm_deadline(void);
+
+// --- cpu/power.c -----------------------------------------------------------------------------
+// Turns ACPI mode and the power button's interrupt on, where there is one.
+void power_init(void);
+// How often the button was pressed since this was last called with `take`. Presses that nobody
+// takes for 3 s make the next one switch the machine off.
+unsigned power_presses(bool take);
+// Switches the machine off; returns where that does not work.
+void power_off(void);
 
 // --- cpu/smp.c -------------------------------------------------------------------------------
 unsigned cpu_count(void); // cores online

@@ -1,6 +1,7 @@
 // The machine module of this port (included by extmod/modmachine.c).
 
 #include "machine_port.h"
+#include "mpirq.h"
 
 extern const mp_obj_type_t machine_rtc_type;
 
@@ -10,7 +11,26 @@ extern const mp_obj_type_t machine_rtc_type;
 
 MP_DECLARE_CONST_FUN_OBJ_0(machine_last_crash_obj); // modcrash.c
 
+// power_button(handler): handler(n) runs from the scheduler when the power button was pressed n
+// times since it last ran; None: the machine goes off at once.
+static mp_obj_t machine_power_button(mp_obj_t handler) {
+    if (handler != mp_const_none && !mp_obj_is_callable(handler)) {
+        mp_raise_TypeError(MP_ERROR_TEXT("handler must be callable or None"));
+    }
+    mpirq_set_power_button(handler);
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(machine_power_button_obj, machine_power_button);
+
+// power_off(): switches the machine off.
+NORETURN static mp_obj_t machine_power_off(void) {
+    machine_exit(0);
+}
+static MP_DEFINE_CONST_FUN_OBJ_0(machine_power_off_obj, machine_power_off);
+
 #define MICROPY_PY_MACHINE_EXTRA_GLOBALS \
+    { MP_ROM_QSTR(MP_QSTR_power_button), MP_ROM_PTR(&machine_power_button_obj) }, \
+    { MP_ROM_QSTR(MP_QSTR_power_off), MP_ROM_PTR(&machine_power_off_obj) }, \
     { MP_ROM_QSTR(MP_QSTR_PWRON_RESET), MP_ROM_INT(PWRON_RESET) }, \
     { MP_ROM_QSTR(MP_QSTR_HARD_RESET), MP_ROM_INT(HARD_RESET) }, \
     { MP_ROM_QSTR(MP_QSTR_WDT_RESET), MP_ROM_INT(WDT_RESET) }, \

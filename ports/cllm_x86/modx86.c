@@ -65,6 +65,28 @@ static mp_obj_t x86_set_time(mp_obj_t ns) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_1(x86_set_time_obj, x86_set_time);
 
+// step_time(ns): as set_time(), but the CMOS clock stays as it is.
+static mp_obj_t x86_step_time(mp_obj_t ns) {
+    clock_step((int64_t)mp_obj_int_get_truncated(ns));
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(x86_step_time_obj, x86_step_time);
+
+// cmos_time() -> int or None: seconds since 1970 by the CMOS clock, which also runs while the
+// machine is stopped; None without one. What it differed when the clock was last set is taken off.
+static mp_obj_t x86_cmos_time(void) {
+    int64_t seconds;
+    return clock_cmos(&seconds) ? mp_obj_new_int_from_ll(seconds) : mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_0(x86_cmos_time_obj, x86_cmos_time);
+
+// paused() -> int: milliseconds that ticks_ms() has left out so far, because the machine stood
+// still.
+static mp_obj_t x86_paused(void) {
+    return mp_obj_new_int_from_ull(clock_paused_ns() / 1000000);
+}
+static MP_DEFINE_CONST_FUN_OBJ_0(x86_paused_obj, x86_paused);
+
 // wait(timeout_ms): runs pending callbacks, then sleeps until an interrupt or the timeout; None
 // waits for an interrupt alone.
 static mp_obj_t x86_wait(mp_obj_t timeout) {
@@ -233,6 +255,9 @@ static const mp_rom_map_elem_t x86_globals_table[] = {
     { MP_ROM_QSTR(MP_QSTR_alarm), MP_ROM_PTR(&x86_alarm_obj) },
     { MP_ROM_QSTR(MP_QSTR_alarm_at), MP_ROM_PTR(&x86_alarm_at_obj) },
     { MP_ROM_QSTR(MP_QSTR_set_time), MP_ROM_PTR(&x86_set_time_obj) },
+    { MP_ROM_QSTR(MP_QSTR_step_time), MP_ROM_PTR(&x86_step_time_obj) },
+    { MP_ROM_QSTR(MP_QSTR_cmos_time), MP_ROM_PTR(&x86_cmos_time_obj) },
+    { MP_ROM_QSTR(MP_QSTR_paused), MP_ROM_PTR(&x86_paused_obj) },
     { MP_ROM_QSTR(MP_QSTR_wait), MP_ROM_PTR(&x86_wait_obj) },
     { MP_ROM_QSTR(MP_QSTR_dma_alloc), MP_ROM_PTR(&x86_dma_alloc_obj) },
     { MP_ROM_QSTR(MP_QSTR_ram_disk), MP_ROM_PTR(&x86_ram_disk_obj) },

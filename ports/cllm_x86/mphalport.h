@@ -38,7 +38,7 @@ static inline mp_uint_t mp_hal_ticks_cpu(void) {
     return __builtin_ia32_rdtsc();
 }
 static inline uint64_t mp_hal_time_ns(void) {
-    return (uint64_t)((int64_t)clock_ns() + clock_realtime_offset_ns());
+    return (uint64_t)clock_realtime_ns();
 }
 
 #endif

@@ -6,12 +6,13 @@
 #include "shared/runtime/softtimer.h"
 #include "mpirq.h"
 
-// Callbacks by line, then the alarm's.
-MP_REGISTER_ROOT_POINTER(mp_obj_t mpirq_callbacks[17]);
+// Callbacks by line, then the alarm's and the power button's.
+MP_REGISTER_ROOT_POINTER(mp_obj_t mpirq_callbacks[18]);
 
 #define ALARM MPIRQ_LINES
-#define SOFT_TIMER (MPIRQ_LINES + 1)
-#define N_NODES (MPIRQ_LINES + 2)
+#define POWER (MPIRQ_LINES + 1)
+#define SOFT_TIMER (MPIRQ_LINES + 2)
+#define N_NODES (MPIRQ_LINES + 3)
 
 static mp_sched_node_t nodes[N_NODES];
 
@@ -28,9 +29,19 @@ static void run(unsigned i) {
     }
 }
 
+static void run_power(void) {
+    mp_obj_t callback = MP_STATE_VM(mpirq_callbacks)[POWER];
+    if (callback == MP_OBJ_NULL || callback == mp_const_none) {
+        machine_exit(0); // nobody to ask
+    }
+    mp_call_function_1_protected(callback, MP_OBJ_NEW_SMALL_INT(power_presses(true)));
+}
+
 static void run_node(mp_sched_node_t *node) {
     if (node == &nodes[SOFT_TIMER]) {
         soft_timer_handler();
+    } else if (node == &nodes[POWER]) {
+        run_power();
     } else {
         run((unsigned)(node - nodes));
     }
@@ -87,11 +98,15 @@ static void on_interrupt_char(void) {
     mp_sched_keyboard_interrupt();
 }
 
+static void on_power_button(void) {
+    fire(POWER);
+}
+
 void mpirq_init(void) {
-    for (unsigned i = 0; i <= MPIRQ_LINES; i++) {
+    for (unsigned i = 0; i <= POWER; i++) {
         MP_STATE_VM(mpirq_callbacks)[i] = mp_const_none;
     }
-    kernel_hooks = (struct kernel_hooks) {on_irq, on_alarm, on_interrupt_char};
+    kernel_hooks = (struct kernel_hooks) {on_irq, on_alarm, on_interrupt_char, on_power_button};
 }
 
 void mpirq_deinit(void) {
@@ -104,6 +119,7 @@ void mpirq_deinit(void) {
         MP_STATE_VM(mpirq_callbacks)[i] = mp_const_none;
     }
     MP_STATE_VM(mpirq_callbacks)[ALARM] = mp_const_none;
+    MP_STATE_VM(mpirq_callbacks)[POWER] = mp_const_none;
 }
 
 void mpirq_set(unsigned line, mp_obj_t callback) {
@@ -117,4 +133,11 @@ void mpirq_set(unsigned line, mp_obj_t callback) {
 
 void mpirq_set_alarm(mp_obj_t callback) {
     MP_STATE_VM(mpirq_callbacks)[ALARM] = callback;
+}
+
+void mpirq_set_power_button(mp_obj_t callback) {
+    MP_STATE_VM(mpirq_callbacks)[POWER] = callback;
+    if (callback != mp_const_none && power_presses(false)) {
+        fire(POWER); // before there was anybody to tell
+    }
 }

@@ -96,6 +96,95 @@ def test_nonsense_on_the_wire_is_survived(wired):
     raise AssertionError("the guest does not answer any more")
 
 
+class Server:
+    """A DHCP server on the wire: leases GUEST_IP, or refuses what it offered."""
+
+    def __init__(self, wire):
+        self.wire = wire
+        self.refuses = False
+        # (time, message type, whether it names an address, hardware address) of what came.
+        self.messages = []
+
+    def serve(self, wanted, timeout=60):
+        """Answer until a frame comes for which wanted(frame) holds; returns it, or None."""
+        until = time.monotonic() + timeout
+        while (left := until - time.monotonic()) > 0:
+            frame = self.wire.receive(left)
+            if frame is None:
+                break
+            if frame[12:14] == b"\x08\x00" and frame[23] == 17 and frame[36:38] == b"\x00\x43":
+                self.answer(frame)
+            if wanted(frame):
+                return frame
+        return None
+
+    def answer(self, frame):
+        options = self.options(frame[282:])
+        kind = options[53][0]
+        self.messages.append((time.monotonic(), kind, 50 in options, frame[6:12]))
+        answer, address = {1: (2, GUEST_IP), 3: (5, GUEST_IP)}[kind]
+        if self.refuses and kind == 3:
+            answer, address = 6, bytes(4)
+        bootp = bytes([2, 1, 6, 0]) + frame[46:50] + bytes(8) + address + bytes(8) + frame[6:12]
+        bootp += bytes(202) + b"\x63\x82\x53\x63" + bytes([53, 1, answer, 54, 4]) + OUR_IP
+        bootp += bytes([1, 4, 255, 255, 255, 0, 51, 4, 0, 0, 14, 16, 255])
+        udp = struct.pack("!HHHH", 67, 68, 8 + len(bootp), 0) + bootp
+        ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0)
+        ip += OUR_IP + b"\xff" * 4
+        ip = ip[:10] + struct.pack("!H", checksum(ip)) + ip[12:]
+        self.wire.send(b"\xff" * 6 + OUR_MAC + b"\x08\x00" + ip + udp)
+
+    @staticmethod
+    def options(data):
+        found = {}
+        while data[0] != 255:
+            found[data[0]] = data[2 : 2 + data[1]]
+            data = data[2 + data[1] :]
+        return found
+
+
+def test_a_lease_a_cable_and_what_others_send(boot, wire, tmp_path):
+    server = Server(wire)
+    server.refuses = True
+    boot(netdev=wire.netdev, monitor=tmp_path / "monitor", wait=False)
+    assert server.serve(lambda f: len(server.messages) == 2)
+    # A server that refuses what it offers is not asked at the wire's speed.
+    server.serve(lambda f: False, 5)
+    assert 2 <= len(server.messages) <= 8
+    server.refuses = False
+    ours = GUEST_IP + bytes(6) + GUEST_IP
+    assert server.serve(lambda f: f[12:14] == b"\x08\x06" and f[28:42] == ours)
+    mac = server.messages[0][3]
+
+    def pings(number, tag=b""):
+        request = echo_request(mac, number, b"")
+        wire.send(request[:12] + tag + request[12:])
+        answer = b"\0\0", struct.pack("!HH", 77, number)
+        is_answer = lambda f: f[23] == 1 and (f[34:36], f[38:42]) == answer  # noqa: E731
+        return server.serve(lambda f: f[12:14] == b"\x08\0" and is_answer(f), 10)
+
+    wire.send(arp(2, mac, mac, GUEST_IP))
+    assert pings(1)
+    # VLAN 0 is a priority (IEEE 802.1Q 6.9).
+    assert pings(2, b"\x81\0\xe0\0")
+    # A probe asks whether the address is taken (RFC 5227 2.1.1).
+    probe = arp(1, b"\xff" * 6, bytes(6), GUEST_IP)
+    wire.send(probe[:28] + bytes(4) + probe[32:])
+    is_reply = lambda f: f[12:14] == b"\x08\x06" and f[20:22] == b"\0\2"  # noqa: E731
+    assert server.serve(lambda f: is_reply(f) and f[28:32] == GUEST_IP and f[:6] == OUR_MAC, 10)
+    # A cable that was pulled out and is plugged in again: the lease is verified, the address told.
+    before = len(server.messages)
+    with socket.socket(socket.AF_UNIX) as monitor:
+        monitor.connect(str(tmp_path / "monitor"))
+        monitor.sendall(b"set_link net0 off\n")
+        server.serve(lambda f: False, 1)
+        monitor.sendall(b"set_link net0 on\n")
+        assert server.serve(lambda f: f[12:14] == b"\x08\x06" and f[28:42] == ours, 20)
+    assert [message[1:3] for message in server.messages[before:]] == [(3, True)]
+    wire.send(arp(2, mac, mac, GUEST_IP))
+    assert pings(3)
+
+
 @pytest.fixture
 def tap():
     if os.geteuid() != 0 or not Path("/dev/net/tun").exists():
@@ -136,3 +225,20 @@ def test_without_a_card_the_model_is_there_at_the_repl(boot, tiny_model, monkeyp
     line = "len(asyncio.run(llm.generate('Hello', max_tokens=4))) > 0"
     assert guest.serial.run(line) == "True"
     assert b"Traceback" not in guest.log()
+
+
+def test_off_and_on_again_takes_no_memory(boot):
+    guest = boot()
+    serial = guest.serial
+    serial.send("\r")
+    serial.expect(">>> ")
+    serial.run("import gc, network, _x86; l = network.LAN()")
+    cycle = "[(l.active(False), l.active(True), gc.collect()) for _ in range({})] and None"
+    serial.run(cycle.format(3))
+    free = int(serial.run("_x86.memory()[1]"))
+    serial.run(cycle.format(25))
+    assert free - int(serial.run("_x86.memory()[1]")) < 512 * 1024  # 25 MiB without reuse
+    serial.send("\x04")  # a soft reset takes it all back
+    serial.expect("MPY: soft reboot\r\n")
+    serial.booted()
+    assert requests.get(guest.url + "/health", timeout=60).status_code == 503

@@ -138,6 +138,12 @@ class Segments:
         ip = bytearray(struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(tcp), 0, 0, 64, 6, 0) + addresses)
         struct.pack_into(">H", ip, 10, ~_netbuf.checksum(ip, 0, 20) & 0xFFFF)
         frame = bytearray(bytes(12) + b"\x08\0" + ip + tcp + bytes(rng.choice((0, 0, 6))))
+        frame[4:6] = rng.randbytes(2)
+        # Sometimes to a group, and with up to three priority tags, or of a VLAN.
+        frame[0] = rng.choice((2,) * 30 + (1, 255))
+        for _ in range(rng.choice((0, 0, 0, 1, 1, 2, 3))):
+            tag = rng.choice((0x8100, 0x8100, 0x88A8)), rng.choice((0, 0xE000, 0x1000) * 7 + (5,))
+            frame[12:12] = struct.pack(">HH", *tag)
         if rng.random() < 0.1:
             frame[rng.randrange(len(frame))] ^= 1 << rng.randrange(8)
         if rng.random() < 0.03:
@@ -206,3 +212,37 @@ def test_emitting_is_the_same_in_c_and_python_and_is_parsed_again(native, size):
         assert parsed[3:7] == fields[:4]
         assert ours[parsed[7] : parsed[8]] == (ring + ring)[at : at + length]
         assert parsed[9] == ((value & mask, echo & mask, ()) if size == 52 else None)
+
+
+def test_priority_tags_are_left_out(native):
+    # IEEE 802.1Q 6.9
+    frames = []
+    segments = Segments(1)
+    while len(frames) < 2:
+        frame = segments.next()
+        if frame[12:14] == b"\x08\0" and _netbuf.merge(bytearray(2000), 0, frame, len(frame)):
+            frames.append(frame)
+    frame = frames[0]
+    plain = bytearray(2000)
+    end = _netbuf.merge(plain, 0, frame, len(frame))
+    for tags, taken in (
+        (b"\x81\0\0\0", True),
+        (b"\x81\0\xe0\0", True),
+        (b"\x88\xa8\xe0\0\x81\0\x10\0", True),
+        (b"\x81\0\0\0" * 3, False),
+        (b"\x81\0\0\5", False),
+        (b"\x81\0\xef\xff", False),
+        (b"\x81\0\0\0\x81\0\0\5", False),
+    ):
+        tagged = frame[:12] + tags + frame[12:]
+        ours, theirs = bytearray(2000), native.ffi.new("uint8_t[]", 2000)
+        buf = native.ffi.new("uint8_t[]", tagged)
+        got = _netbuf.merge(ours, 0, tagged, len(tagged))
+        assert got == native.lib.netbuf_merge(theirs, 0, 2000, buf, len(tagged))
+        assert got == (end if taken else 0)
+        if taken:
+            assert ours == plain and bytes(native.ffi.buffer(theirs)) == plain
+        group = b"\xff" * 6 + tagged[6:]
+        buf = native.ffi.new("uint8_t[]", group)
+        assert not _netbuf.merge(ours, 0, group, len(group))
+        assert not native.lib.netbuf_merge(theirs, 0, 2000, buf, len(group))

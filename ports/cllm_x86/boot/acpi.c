@@ -1,7 +1,8 @@
-// Processors by the ACPI tables: RSDP, then RSDT or XSDT, then MADT. Runs on the boot page tables,
-// because firmware keeps the tables in memory that it does not report as RAM.
+// Processors and power by the ACPI tables: RSDP, then RSDT or XSDT, then MADT and FADT. Runs on the
+// boot page tables, because firmware keeps the tables in memory that it does not report as RAM.
 // Source: ACPI Specification 6.5, 5.2.5 (RSDP), 5.2.7 and 5.2.8 (RSDT, XSDT), 5.2.12 (MADT).
 #include "boot/acpi.h"
+#include "boot/acpi_power.h"
 #include "boot/bootinfo.h"
 #include "kernel.h"
 
@@ -32,6 +33,8 @@ struct madt_local_apic {
     uint8_t type, length, processor, apic_id;
     uint32_t flags;
 } __attribute__((packed));
+
+static struct acpi_power power;
 
 static bool sums_to_zero(const void *p, size_t n) {
     uint8_t sum = 0;
@@ -70,34 +73,34 @@ static const struct table *table_at(uint64_t at, const char *signature) {
     return t;
 }
 
-static const struct table *find_madt(const struct rsdp *r) {
+// The tables that the root names, one by one: the next with this signature behind *at, where the
+// search begins with 0. NULL: no more.
+static const struct table *next_table(const struct rsdp *r, const char *signature, size_t *at) {
     bool wide = r->revision >= 2 && r->xsdt;
     const struct table *root = table_at(wide ? r->xsdt : r->rsdt, wide ? "XSDT" : "RSDT");
     if (!root) {
         return NULL;
     }
     size_t size = wide ? 8 : 4;
-    for (size_t at = sizeof(*root); at + size <= root->length; at += size) {
+    *at = *at ? *at : sizeof(*root);
+    while (*at + size <= root->length) {
         uint64_t address = 0;
-        kmemcpy(&address, (const char *)root + at, size);
-        const struct table *madt = table_at(address, "APIC");
-        if (madt) {
-            return madt;
+        kmemcpy(&address, (const char *)root + *at, size);
+        *at += size;
+        const struct table *found = table_at(address, signature);
+        if (found) {
+            return found;
         }
     }
     return NULL;
 }
 
-void acpi_parse(void) {
-    uint64_t ebda = (uint64_t)*(const uint16_t *)0x40E << 4; // BIOS data area
-    const struct rsdp *r = ebda >= 0x80000 && ebda < 0xA0000 ? find_rsdp(ebda, ebda + KiB) : NULL;
-    if (!r) {
-        r = find_rsdp(0xE0000, 0x100000);
-    }
-    const struct table *madt = r ? find_madt(r) : NULL;
-    if (!madt) {
-        return;
-    }
+static const struct table *find_table(const struct rsdp *r, const char *signature) {
+    size_t at = 0;
+    return next_table(r, signature, &at);
+}
+
+static void parse_madt(const struct table *madt) {
     const uint8_t *end = (const uint8_t *)madt + madt->length;
     for (const uint8_t *e = (const uint8_t *)(madt + 1) + 8; e + 2 <= end && e[1] >= 2; e += e[1]) {
         const struct madt_local_apic *cpu = (const struct madt_local_apic *)e;
@@ -109,4 +112,42 @@ void acpi_parse(void) {
             }
         }
     }
+}
+
+static void parse_power(const struct rsdp *r) {
+    const struct table *fadt = find_table(r, "FACP");
+    if (!fadt) {
+        return;
+    }
+    acpi_power_fadt(&power, fadt, fadt->length);
+    const struct table *dsdt = table_at(acpi_power_dsdt(fadt, fadt->length), "DSDT");
+    if (dsdt && acpi_power_s5(&power, dsdt + 1, dsdt->length - sizeof(*dsdt))) {
+        return;
+    }
+    const struct table *ssdt;
+    for (size_t at = 0; (ssdt = next_table(r, "SSDT", &at));) {
+        if (acpi_power_s5(&power, ssdt + 1, ssdt->length - sizeof(*ssdt))) {
+            return;
+        }
+    }
+}
+
+void acpi_parse(void) {
+    uint64_t ebda = (uint64_t)*(const uint16_t *)0x40E << 4; // BIOS data area
+    const struct rsdp *r = ebda >= 0x80000 && ebda < 0xA0000 ? find_rsdp(ebda, ebda + KiB) : NULL;
+    if (!r) {
+        r = find_rsdp(0xE0000, 0x100000);
+    }
+    if (!r) {
+        return;
+    }
+    const struct table *madt = find_table(r, "APIC");
+    if (madt) {
+        parse_madt(madt);
+    }
+    parse_power(r);
+}
+
+void acpi_power(struct acpi_power *to) {
+    kmemcpy(to, &power, sizeof(power));
 }

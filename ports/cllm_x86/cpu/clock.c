@@ -1,5 +1,10 @@
 // Time: the TSC calibrated against the 8254 timer, wall time from the CMOS clock, and one-shot
 // deadlines by the local APIC timer.
+//
+// Two clocks count the TSC. clock_ns() leaves pauses out: a hypervisor that stops the machine, a
+// host that sleeps or swaps. Deadlines are of this clock, so a pause is no time in which somebody
+// could have answered, fed a watchdog or sent a packet. Wall time goes on through a pause. (Linux
+// has the same two, CLOCK_MONOTONIC and CLOCK_REALTIME, around a suspend.)
 // Sources: SDM vol. 3A 12.5.4 (APIC timer), 18.17 (TSC); Intel 8254 datasheet; MC146818A datasheet.
 #include "kernel.h"
 #include "cpu/apic.h"
@@ -15,10 +20,23 @@
 
 #define ARM_MAX_NS 4000000000u
 
+// Core 0's timer fires at least this often, so the clock is read at least this often. Nobody read
+// it for longer than PAUSE_NS: nobody ran.
+#define BEAT_NS 250000000
+#define PAUSE_NS 1000000000
+
 static uint64_t tsc_base, tsc_hz, apic_hz;
 static uint64_t tsc_to_ns; // nanoseconds per TSC tick, 32.32 fixed point
-static int64_t realtime_offset;
+// Read by all cores without a lock: while `changes` is odd or differs afterwards, what was read in
+// between may not belong together.
+static volatile uint32_t changes;
+static volatile uint64_t seen;    // raw_ns() of a reading, at most BEAT_NS before the last one
+static volatile uint64_t skipped; // what clock_ns() leaves out of raw_ns()
+static volatile uint64_t paused;  // of it, what pauses took
+static volatile int64_t realtime_offset; // wall time = raw_ns() + this
+static int64_t cmos_ahead;        // seconds, when the clock was last set
 static volatile uint64_t alarm_deadline = UINT64_MAX;
+static volatile uint64_t beat;    // when core 0 is to read the clock; 0 until its timer first fires
 static volatile bool interrupted; // a device or the alarm was handled since the last clock_wait()
 static struct thread *volatile waiting; // the main thread in clock_wait(); guarded as `interrupted`
 
@@ -81,8 +99,9 @@ static int64_t days_from_civil(int64_t y, unsigned m, unsigned d) {
     return era * 146097 + doe - 719468;
 }
 
-// Seconds since 1970 from the CMOS clock, which is taken to be UTC.
-static int64_t read_rtc(void) {
+// Seconds since 1970 from the CMOS clock, which is taken to be UTC. False when it shows no date:
+// there is none.
+static bool read_rtc(int64_t *seconds) {
     uint8_t a[6], b[6];
     static const uint8_t regs[6] = {0, 2, 4, 7, 8, 9};
     for (int tries = 0; tries < 100; tries++) {
@@ -100,13 +119,19 @@ static int64_t read_rtc(void) {
     }
     uint8_t format = cmos(0x0B);
     bool bcd = !(format & 4), pm = a[2] & 0x80;
-    unsigned hour = from_bcd(a[2] & 0x7F, bcd);
+    unsigned second = from_bcd(a[0], bcd), minute = from_bcd(a[1], bcd);
+    unsigned hour = from_bcd(a[2] & 0x7F, bcd), day = from_bcd(a[3], bcd);
+    unsigned month = from_bcd(a[4], bcd), year = from_bcd(a[5], bcd);
     if (!(format & 2)) { // 12-hour clock
         hour = hour % 12 + (pm ? 12 : 0);
     }
-    int64_t days = days_from_civil(2000 + from_bcd(a[5], bcd), from_bcd(a[4], bcd),
-        from_bcd(a[3], bcd));
-    return ((days * 24 + hour) * 60 + from_bcd(a[1], bcd)) * 60 + from_bcd(a[0], bcd);
+    if (second > 59 || minute > 59 || hour > 23 || !day || day > 31 || !month || month > 12
+        || year > 99) {
+        return false;
+    }
+    int64_t days = days_from_civil(2000 + year, month, day);
+    *seconds = ((days * 24 + hour) * 60 + minute) * 60 + second;
+    return true;
 }
 
 static void cmos_write(uint8_t reg, unsigned v) {
@@ -155,26 +180,90 @@ void clock_init(void) {
     calibrate();
     tsc_base = rdtsc();
     tsc_to_ns = (1000000000ul << 32) / tsc_hz;
-    realtime_offset = read_rtc() * 1000000000;
+    int64_t seconds;
+    if (read_rtc(&seconds)) {
+        realtime_offset = seconds * 1000000000;
+    }
+}
+
+static uint64_t raw_ns(void) {
+    return (uint64_t)((unsigned __int128)(rdtsc() - tsc_base) * tsc_to_ns >> 32);
+}
+
+// Notes the reading `raw`; `last` and `then` are `seen` and `changes` before it. A gap is left out:
+// a pause, or a counter that ran back, as after a move to another host. clock_ns() goes on with a
+// time that nobody has read yet.
+static void note(uint64_t raw, uint64_t last, uint32_t then) {
+    uint64_t flags = irq_save();
+    if (__atomic_compare_exchange_n(&changes, &then, then + 1, false, __ATOMIC_ACQUIRE,
+        __ATOMIC_RELAXED)) {
+        int64_t gap = (int64_t)(raw - last);
+        if (gap > PAUSE_NS || gap < -PAUSE_NS) {
+            skipped += (uint64_t)(gap - BEAT_NS);
+            paused += gap > 0 ? (uint64_t)gap : PAUSE_NS;
+            realtime_offset -= gap > 0 ? 0 : gap - BEAT_NS; // the CMOS clock tells more
+        }
+        seen = raw;
+        __atomic_store_n(&changes, then + 2, __ATOMIC_RELEASE);
+    }
+    irq_restore(flags);
 }
 
 uint64_t clock_ns(void) {
-    return tsc_hz ? (uint64_t)((unsigned __int128)(rdtsc() - tsc_base) * tsc_to_ns >> 32) : 0;
+    if (!tsc_hz) {
+        return 0;
+    }
+    for (;;) {
+        uint32_t then = changes;
+        uint64_t out = skipped, last = seen, raw = raw_ns();
+        int64_t gap = (int64_t)(raw - last);
+        if ((then & 1) || then != changes) {
+            __builtin_ia32_pause();
+        } else if (gap > BEAT_NS || gap < -PAUSE_NS) {
+            note(raw, last, then);
+        } else {
+            return raw - out;
+        }
+    }
+}
+
+uint64_t clock_paused_ns(void) {
+    return paused;
 }
 
 uint64_t clock_tsc_hz(void) {
     return tsc_hz;
 }
 
+int64_t clock_realtime_ns(void) {
+    clock_ns(); // notes a counter that ran back
+    return (int64_t)raw_ns() + realtime_offset;
+}
+
 int64_t clock_realtime_offset_ns(void) {
-    return realtime_offset;
+    return realtime_offset + (int64_t)skipped;
+}
+
+void clock_step(int64_t ns) {
+    realtime_offset = ns - (int64_t)raw_ns();
 }
 
 void clock_set_realtime(int64_t ns) {
     uint64_t flags = irq_save();
-    realtime_offset = ns - (int64_t)clock_ns();
+    clock_step(ns);
     write_rtc(ns / 1000000000);
+    // What a clock shows that cannot be set, or not to such a year, is no news later.
+    int64_t seconds;
+    cmos_ahead = read_rtc(&seconds) ? seconds - ns / 1000000000 : 0;
     irq_restore(flags);
+}
+
+bool clock_cmos(int64_t *seconds) {
+    if (!read_rtc(seconds)) {
+        return false;
+    }
+    *seconds -= cmos_ahead;
+    return true;
 }
 
 // Fires at `deadline` or earlier (at most ARM_MAX_NS ahead, so that the product below fits in 64 bits):
@@ -194,7 +283,7 @@ void clock_start_timer(uint64_t deadline) {
 }
 
 uint64_t clock_alarm_deadline(void) {
-    return alarm_deadline;
+    return alarm_deadline < beat ? alarm_deadline : beat;
 }
 
 void clock_alarm(uint64_t deadline) {
@@ -234,12 +323,16 @@ void clock_interrupted(void) {
 }
 
 void timer_interrupt(void) {
-    if (this_cpu()->id == 0 && clock_ns() >= alarm_deadline) {
-        alarm_deadline = UINT64_MAX;
-        if (kernel_hooks.alarm) {
-            kernel_hooks.alarm();
+    if (this_cpu()->id == 0) {
+        uint64_t now = clock_ns();
+        beat = now + BEAT_NS;
+        if (now >= alarm_deadline) {
+            alarm_deadline = UINT64_MAX;
+            if (kernel_hooks.alarm) {
+                kernel_hooks.alarm();
+            }
+            clock_interrupted();
         }
-        clock_interrupted();
     }
     sched_timer_interrupt();
 }

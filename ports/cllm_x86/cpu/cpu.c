@@ -185,7 +185,15 @@ void cpu_random(void *buf, size_t n) {
 void machine_exit(int code) {
     irq_save();
     if (code == 0) {
-        outw(0x604, 0x2000); // QEMU's PIIX4 and ICH9 power management: PM1a_CNT, SLP_EN with S5
+        power_off();
+        if (!have_hypervisor) {
+            klog("power: the machine can be switched off now");
+            for (;;) {
+                __asm__ volatile ("cli; hlt");
+            }
+        }
+        // Without ACPI's tables: PM1a_CNT of QEMU's PIIX4 and ICH9, SLP_EN with S5.
+        outw(0x604, 0x2000);
     } else if (have_hypervisor) {
         outl(0xF4, (uint32_t)code); // QEMU's isa-debug-exit
     }

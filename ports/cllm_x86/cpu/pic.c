@@ -11,6 +11,8 @@
 #define LINE_UART 4
 
 static uint16_t masked = 0xFFFF & ~(1u << LINE_CASCADE);
+static unsigned shared_line = LINE_CASCADE; // none
+static bool (*shared_handler)(void);
 
 static void write_mask(void) {
     outb(PIC1 + 1, (uint8_t)masked);
@@ -29,11 +31,22 @@ void pic_init(void) {
     write_mask();
 }
 
-void irq_mask(unsigned line) {
+void pic_share(unsigned line, bool (*handler)(void)) {
+    shared_handler = handler;
+    shared_line = line;
+}
+
+static void mask(unsigned line) {
     uint64_t flags = irq_save();
     masked |= (uint16_t)(1u << line);
     write_mask();
     irq_restore(flags);
+}
+
+void irq_mask(unsigned line) {
+    if (line != shared_line) { // the kernel goes on listening
+        mask(line);
+    }
 }
 
 void irq_unmask(unsigned line) {
@@ -76,9 +89,13 @@ void pic_interrupt(unsigned line) {
         end_of_interrupt(line);
         return;
     }
+    if (line == shared_line && shared_handler()) {
+        end_of_interrupt(line); // another device on it holds it up and interrupts again
+        return;
+    }
     // A PCI line is level triggered and stays up until its driver, which is Python and runs later,
     // has acknowledged the device: keep it masked until then.
-    irq_mask(line);
+    mask(line);
     end_of_interrupt(line);
     if (kernel_hooks.irq) {
         kernel_hooks.irq(line);

@@ -2,6 +2,7 @@
 // handlers, everything else is a fault of the image, which crash.c reports.
 #include "kernel.h"
 #include "cpu/apic.h"
+#include "cpu/io.h"
 #include "cpu/sched.h"
 #include "cpu/smp.h"
 #include "cpu/trap.h"
@@ -40,6 +41,36 @@ static void fault(struct trap_frame *f) {
         f->error & PF_PROTECTED ? " (protected)" : " (not mapped)");
 }
 
+// What a non-maskable interrupt found while the console was busy, for the next timer interrupt to
+// print.
+static char nmi_text[400];
+static volatile size_t nmi_length;
+
+static void say_nmi(void) {
+    size_t n = nmi_length;
+    if (n) {
+        console_write_text(nmi_text, n);
+        nmi_length = 0;
+    }
+}
+
+// A chipset raises it for memory and bus errors, and tells at port 61h (ICH9 datasheet, 13.7.1);
+// there is no going on from those. Without such a reason somebody pressed a button or asked a
+// hypervisor for it, to see what a machine does that seems to hang.
+static void nmi(const struct trap_frame *f) {
+    uint8_t reason = inb(0x61);
+    if (crash_on_nmi() || (reason != 0xFF && (reason & 0xC0))) {
+        fault(f);
+    }
+    char line[400], where[360];
+    crash_where(f, where, sizeof(where));
+    size_t n = ksnprintf(line, sizeof(line), "cllm: NMI, going on: %s\n", where);
+    if (!console_try_write_text(line, n) && !nmi_length) {
+        kmemcpy(nmi_text, line, n);
+        nmi_length = n;
+    }
+}
+
 void trap_dispatch(struct trap_frame *f) {
     switch (f->vector) {
         case VECTOR_PIC ... VECTOR_PIC + 15:
@@ -48,6 +79,7 @@ void trap_dispatch(struct trap_frame *f) {
         case VECTOR_TIMER:
             apic_eoi();
             timer_interrupt();
+            say_nmi();
             if (this_cpu()->id == 0) { // where what they watch runs
                 watchdog_check(f);
             }
@@ -70,8 +102,8 @@ void trap_dispatch(struct trap_frame *f) {
             if (smp_stopping()) {
                 smp_stop(f);
             }
-            fault(f);
-            break;
+            nmi(f);
+            return; // it may have interrupted the scheduler
         default:
             fault(f);
     }

@@ -39,6 +39,10 @@ struct syscall_frame {
 void trap_dispatch(struct trap_frame *f);
 void pic_init(void);
 void pic_interrupt(unsigned line);
+// `handler` runs first on an interrupt of `line`; it returns whether its device was it. Drivers in
+// Python can share the line.
+void pic_share(unsigned line, bool (*handler)(void));
+bool power_interrupt(void);
 void timer_interrupt(void);
 void console_interrupt(void);
 // Sets the timer anew: a watchdog's deadline has changed.

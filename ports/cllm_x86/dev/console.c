@@ -16,6 +16,7 @@
 #define MCR_DTR_OUT2 0x09 // OUT2 gates the interrupt on a PC
 #define MCR_RTS 0x02
 #define TX_FIFO 16
+#define LOCK_TRIES 100000
 
 #define SCREEN ((volatile uint16_t *)0xB8000)
 #define COLUMNS 80
@@ -50,6 +51,17 @@ static uint64_t lock(void) {
     return flags;
 }
 
+// For those who may have interrupted the holder; it tries for some milliseconds.
+static bool try_lock(void) {
+    for (unsigned i = 0; i < LOCK_TRIES; i++) {
+        if (panicking || !__atomic_exchange_n(&locked, 1, __ATOMIC_ACQUIRE)) {
+            return true;
+        }
+        __asm__ volatile ("pause");
+    }
+    return false;
+}
+
 static void unlock(uint64_t flags) {
     __atomic_store_n(&locked, 0, __ATOMIC_RELEASE);
     irq_restore(flags);
@@ -67,9 +79,8 @@ static void uart_init(void) {
     have_uart = inb(UART + 7) == 0xA5;
 }
 
-// Feeds the transmitter once, if it is ready; callable from anywhere.
-static void uart_feed(void) {
-    uint64_t flags = lock();
+// With the lock held: feeds the transmitter once, if it is ready.
+static void feed(void) {
     if (!have_uart) {
         sent = written;
     } else if (inb(UART + 5) & LSR_THR_EMPTY) { // reports the whole FIFO empty
@@ -77,6 +88,12 @@ static void uart_feed(void) {
             outb(UART, (uint8_t)output[sent++ % OUTPUT_SIZE]);
         }
     }
+}
+
+// The same from anywhere but a non-maskable interrupt.
+static void uart_feed(void) {
+    uint64_t flags = lock();
+    feed();
     unlock(flags);
 }
 
@@ -159,29 +176,32 @@ void console_init(void) {
     }
 }
 
-static void write_out(const char *s, size_t n, bool text) {
-    size_t at = 0;
-    bool half = false; // of a "\r\n"
-    while (at < n) {
-        uint64_t flags = lock();
-        bool busy = sent != written;
-        for (; at < n && written - sent + 2 <= OUTPUT_SIZE; at += !half) {
-            char c = s[at];
-            if (text && c == '\n' && !half) {
-                c = '\r';
-                half = true;
-            } else {
-                half = false;
-            }
+// With the lock held: puts what there is room for into the ring, from s[at] on; returns how far it
+// came.
+static size_t append(const char *s, size_t n, size_t at, bool text) {
+    for (; at < n && written - sent + 2 <= OUTPUT_SIZE; at++) {
+        bool ends = text && s[at] == '\n';
+        for (unsigned i = !ends; i < 2; i++) {
+            char c = i ? s[at] : '\r';
             output[written++ % OUTPUT_SIZE] = c;
             if (have_screen) {
                 screen_put(c);
             }
         }
+    }
+    if (have_screen) {
+        screen_show();
+    }
+    return at;
+}
+
+static void write_out(const char *s, size_t n, bool text) {
+    size_t at = 0;
+    while (at < n) {
+        uint64_t flags = lock();
+        bool busy = sent != written;
+        at = append(s, n, at, text);
         uint64_t end = written;
-        if (have_screen) {
-            screen_show();
-        }
         unlock(flags);
         // An interrupt handler leaves it to whom it interrupted, who is feeding already.
         if (at == n && busy && !(flags & 1u << 9) && !panicking) {
@@ -199,6 +219,19 @@ void console_write(const char *s, size_t n) {
 
 void console_write_text(const char *s, size_t n) {
     write_out(s, n, true);
+}
+
+bool console_try_write_text(const char *s, size_t n) {
+    if (!try_lock()) {
+        return false;
+    }
+    append(s, n, 0, true);
+    unlock(0); // interrupts stay off
+    for (unsigned i = 0; i < LOCK_TRIES && sent != written && try_lock(); i++) {
+        feed();
+        unlock(0);
+    }
+    return true;
 }
 
 size_t console_log(char *buf, size_t size) {

@@ -81,10 +81,9 @@ static int64_t sys_arch_prctl(uint64_t code, uint64_t addr, uint64_t c, uint64_t
 static int64_t sys_clock_gettime(uint64_t id, uint64_t out, uint64_t c, uint64_t d, uint64_t e,
     uint64_t f) {
     struct timespec *ts = (struct timespec *)out;
-    int64_t ns = (int64_t)(id == 3 ? thread_ran_ns() : clock_ns()); // CLOCK_THREAD_CPUTIME_ID
-    if (id == 0 || id == 5) { // CLOCK_REALTIME, CLOCK_REALTIME_COARSE
-        ns += clock_realtime_offset_ns();
-    }
+    bool realtime = id == 0 || id == 5; // CLOCK_REALTIME, CLOCK_REALTIME_COARSE
+    int64_t ns = realtime ? clock_realtime_ns()
+        : (int64_t)(id == 3 ? thread_ran_ns() : clock_ns()); // CLOCK_THREAD_CPUTIME_ID
     ts->sec = ns / 1000000000;
     ts->nsec = ns % 1000000000;
     return 0;

@@ -167,6 +167,45 @@ def serve(scenario, **limits):
 GET = b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
+def test_drain_lets_what_runs_end():
+    async def scenario(connect, gone, server):
+        idle, slow, late, silent = [await connect() for _ in range(4)]
+        idle.send(GET % b"/")
+        await idle.response()
+        slow.send(GET % b"/present")
+        late.send(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\na")
+        while len(server.connections) < 4 or sum(not c.idle for c in server.connections) < 2:
+            await asyncio.sleep(0.005)
+        drain = asyncio.create_task(server.drain(5))
+        assert await idle.closed() and await silent.closed()
+        with pytest.raises(OSError):
+            await connect()
+        late.send(b"b")
+        for client, text in ((slow, b"False"), (late, b"ab")):
+            status, headers, body = await client.response()
+            assert (status, body, headers["connection"]) == (200, text, "close")
+            assert await client.closed()
+        await asyncio.wait_for(drain, 1)
+
+    serve(scenario)
+
+
+def test_drain_ends_in_time():
+    async def scenario(connect, gone, server):
+        client = await connect()
+        client.send(GET % b"/endless")
+        assert (await client.head())[0] == 200
+        started = time.monotonic()
+        await server.drain(0.3)
+        assert 0.3 <= time.monotonic() - started < 2
+        assert server.connections  # close() ends them
+        await server.close()
+        assert not server.connections
+        await server.start()
+
+    serve(scenario)
+
+
 def test_keep_alive_many():
     async def scenario(connect, gone, server):
         client = await connect()

@@ -1,7 +1,8 @@
 """Frames that nobody should send, for a Stack in the middle of everything it does.
 
 `Mutator(seed)` makes them: well-formed ones of each protocol with one thing or many changed, with
-the checksums put right again in most, so that they get past the first look. `Target` is a Stack with
+the checksums put right again in most, so that they get past the first look: from addresses of
+nobody and to groups, tagged, as answers to the questions that are under way. `Target` is a Stack with
 listeners, connections in all states, a DHCP client, a question to a DNS server and fragments, that
 takes them. The frames also go into a booted guest (tests/guest). Everything follows from the seed.
 """
@@ -14,6 +15,14 @@ from net.stack import Stack
 from scripted import HOST_IP, HOST_MAC, PEER_IP, PEER_MAC, Link
 
 PORTS = (80, 81, 4242)
+# Addresses that no host has, or not in the subnet of HOST_IP; the last is somebody's.
+NOBODY = [
+    bytes(address)
+    for address in (
+        (10, 0, 0, 255), (10, 0, 0, 0), (255, 255, 255, 255), (0, 0, 0, 0), (127, 0, 0, 1),
+        (224, 0, 0, 1), (240, 0, 0, 1), (255, 0, 255, 0), (10, 0, 0, 9),
+    )
+]
 
 
 def fix_checksums(frame):
@@ -54,6 +63,10 @@ class Mutator:
         # (port of the target, port of the peer, number that it expects, number that it sent).
         self.connections = []
         self.udp_ports = [68, 53, 123]
+        # What answers have to repeat: DHCP's number, DNS's, NTP's cookie, and the ports that asked.
+        self.dhcp_number = 0
+        self.dns_question = 0, 53
+        self.ntp_question = bytes(8), 123
         self.ports = PORTS
         self.kinds = [self.segment] * 6 + [
             self.datagram,
@@ -79,8 +92,17 @@ class Mutator:
             frame = frame[: rng.randrange(len(frame) + 1)]
         elif dice < 0.65:
             frame += rng.randbytes(rng.randrange(1, 60))
+        if len(frame) >= 34 and rng.random() < 0.1:
+            # From or to what is no host, or another one.
+            at = rng.choice((26, 28, 30)) if frame[12:14] == b"\x08\0" else 28
+            frame[at : at + 4] = rng.choice(NOBODY)
         if rng.random() < 0.8:
             fix_checksums(frame)
+        if rng.random() < 0.05:
+            frame[0:6] = rng.choice((b"\xff" * 6, b"\1\0\x5e\0\0\1"))
+        if rng.random() < 0.1:
+            tag = rng.choice((b"\x81\0\0\0", b"\x81\0\xe0\0", b"\x88\xa8\0\0", b"\x81\0\0\5"))
+            frame[12:12] = tag * rng.choice((1, 1, 1, 2, 3))
         return bytes(frame[:1514])
 
     def _ip(self, protocol, payload, identification=0, at=None, more=False):
@@ -136,22 +158,63 @@ class Mutator:
         rng = self.random
         port = rng.choice(self.udp_ports + [rng.getrandbits(16)])
         source = rng.choice((53, 67, 123, 9))
+        answers = rng.random() < 0.7
         if source == 67:
-            data = bytes((2, 1, 6, 0)) + rng.randbytes(232) + b"\x63\x82\x53\x63"
-            for _ in range(rng.randrange(10)):
-                value = rng.randbytes(rng.choice((0, 1, 4, 8, 200)))
-                data += bytes((rng.choice((1, 3, 6, 51, 52, 53, 54, 58, 59, 255, 42)), len(value)))
-                data += value
+            if answers:
+                port = 68
+            data = self.dhcp(answers)
         elif source == 53:
-            data = rng.randbytes(2) + b"\x81\x80\0\1" + rng.randbytes(6) + b"\4cllm\0\0\1\0\1"
-            for _ in range(rng.randrange(4)):
-                data += rng.choice((b"\xc0\x0c", b"\xc0\xff", b"\x3fabc", b"\0"))
-                data += b"\0\1\0\1\0\0\0\x10\0\4" + rng.randbytes(4)
+            identifier, asked = self.dns_question
+            if answers:
+                port = asked
+            data = self.dns(identifier if answers else rng.getrandbits(16))
+        elif source == 123 and answers:
+            cookie, port = self.ntp_question
+            head = bytes((rng.choice((0x24, 0xE4)), rng.choice((0, 0, 1, 2, 16))))
+            head += rng.randbytes(10)
+            code = rng.choice((b"RATE", b"DENY", b"RSTR", b"INIT", rng.randbytes(4)))
+            data = head + code + rng.randbytes(8) + cookie + rng.randbytes(16)
         else:
             data = rng.randbytes(rng.choice((0, 47, 48, 300)))
         body = bytearray(8) + data
         udp.emit(body, 0, self.peer, source, self.host, port, len(data))
         return self._ip(ipv4.UDP, body)
+
+    def dhcp(self, answers):
+        """A message of a server, to the number that the client asked under or to another."""
+        rng = self.random
+        number = struct.pack(">I", self.dhcp_number) if answers else rng.randbytes(4)
+        host = struct.pack(">I", self.host)
+        yours = rng.choice((host, host, NOBODY[-1], rng.choice(NOBODY), rng.randbytes(4)))
+        head = bytes((2, 1, 6, 0)) + number + bytes(8) + yours + bytes(8) + self.host_mac
+        data = head + rng.randbytes(202) + b"\x63\x82\x53\x63"
+        if answers:
+            data += bytes((53, 1, rng.choice((2, 5, 5, 6)), 54, 4)) + struct.pack(">I", self.peer)
+        for _ in range(rng.randrange(10)):
+            value = rng.choice(NOBODY) * rng.choice((0, 1, 2, 20))
+            if rng.random() < 0.5:
+                value = rng.randbytes(rng.choice((0, 1, 4, 8, 200)))
+            data += bytes((rng.choice((1, 3, 6, 51, 52, 53, 54, 58, 59, 255, 42)), len(value)))
+            data += value
+        return data
+
+    def dns(self, identifier):
+        """An answer, perhaps, to the question for "cllm": addresses and aliases in any order."""
+        rng = self.random
+        flags = rng.choice((b"\x81\x80", b"\x81\x80", b"\x83\x80", b"\x81\x82", b"\x81\x83"))
+        count = rng.choice((0, 1, 2, 5, 100))
+        data = struct.pack(">H", identifier) + flags + b"\0\1" + struct.pack(">H", count) + bytes(4)
+        data += b"\4cllm\0\0\1\0\1"
+        for _ in range(count):
+            names = (b"\xc0\x0c", b"\1a\xc0\x0c", b"\1a\0", b"\1b\0")
+            names += (b"\xc0\xff", b"\x3fabc", b"\0")
+            data += rng.choice(names)
+            if rng.getrandbits(1):
+                data += b"\0\1\0\1\0\0\0\x10\0\4" + rng.randbytes(4)
+            else:
+                name = rng.choice(names)
+                data += b"\0\5\0\1\0\0\0\x10\0" + bytes((len(name),)) + name
+        return data
 
     def echo(self):
         rng = self.random
@@ -180,7 +243,9 @@ class Mutator:
         frame = bytearray(42)
         ethernet.emit(frame, self.host_mac, self.peer_mac, ethernet.TYPE_ARP)
         # Its own address stays what it is, or everything after would be sent elsewhere.
-        sender = (self.peer & 0xFFFFFF00) | rng.randrange(100, 255)
+        sender = (self.peer & 0xFFFFFF00) | rng.randrange(100, 256)
+        if rng.random() < 0.2:
+            sender = rng.choice((0, self.host))
         arp.emit(
             frame, 14, rng.choice((1, 2)), self.peer_mac, sender, bytes(6), self.host
         )
@@ -231,18 +296,44 @@ class Target:
         for number in range(count):
             if number & 63 == 0:
                 self._live()
+            elif number & 7 == 0:
+                self._ask()
             self.stack.input(memoryview(bytearray(self.mutator.frame())), self.now)
             if number & 7 == 0:
                 self.now += self.random.choice((0, 1, 5, 50, 1000))
                 self.stack.poll(self.now)
-                self.link.frames.clear()
+                self._look_at_sent()
+
+    def _look_at_sent(self):
+        """Nobody here sends IP to all, but for DHCP, and ARP never asks for what is no host."""
+        for frame in self.link.frames:
+            if frame[12:14] == b"\x08\x06":
+                target = struct.unpack_from(">I", frame, 38)[0]
+                assert ipv4.is_host(target) or (target == 0 and frame[20:22] == b"\0\2"), frame
+                continue
+            to_dhcp = frame[23] == ipv4.UDP and frame[36:38] == b"\0\x43"
+            assert to_dhcp or not (frame[0] & 1 or frame[30] in (0, 127) or frame[30] >= 224), frame
+        self.link.frames.clear()
+
+    def _ask(self):
+        """Look up, and let the mutator know what would answer who asks."""
+        if self.query is None or self.query.done:
+            self.query = self.resolver.resolve("cllm", self.now)
+        mutator = self.mutator
+        mutator.dhcp_number = self.dhcp._xid
+        mutator.dns_question = self.query._identifier, self.query.port or 53
+        mutator.ntp_question = struct.pack(">Q", self.ntp._cookie), self.ntp.port or 123
+        mutator.udp_ports = list(self.stack._udp) or [68]
 
     def _live(self):
         """What programs do meanwhile: accept, read, write, connect, look up, close."""
         rng, stack = self.random, self.stack
-        if stack.address != HOST_IP:
+        if (stack.address, stack.netmask, stack.gateway) != (HOST_IP, ipv4.mask(24), 0x0A0000FE):
             # A forged lease was believed, as DHCP must; the fuzz goes on where it was.
             stack.configure(HOST_IP, ipv4.mask(24), 0x0A0000FE, [PEER_IP])
+        if rng.random() < 0.1:
+            stack.link_up(self.now)
+            self.dhcp.link_up(self.now)
         self._meet()
         while len(self.users) < 12:
             self.users.append(stack.connect(PEER_IP, rng.choice((80, 4000)), 0, self.now))
@@ -263,13 +354,11 @@ class Target:
             except OSError:
                 self.users.remove(connection)
                 connection.close(self.now)
-        if self.query is None or self.query.done:
-            self.query = self.resolver.resolve("cllm", self.now)
+        self._ask()
         self.mutator.connections = [
             (c.port, c.remote_port, c.rcv_nxt & 0xFFFFFFFF, c.snd_max & 0xFFFFFFFF)
             for c in stack.connections()
         ]
-        self.mutator.udp_ports = list(stack._udp) or [68]
 
     def check(self):
         """Nothing may be left when all is closed and time has passed, and it still answers."""
@@ -293,6 +382,7 @@ class Target:
         stack.configure(HOST_IP, ipv4.mask(24), 0, [])
         self._meet()
         self.link.frames.clear()
+        self.mutator.host = HOST_IP
         body = bytearray(16)
         icmp.emit(body, 0, icmp.ECHO_REQUEST, 0, 1, b"answer!!")
         frame = self.mutator._ip(ipv4.ICMP, body)

@@ -233,6 +233,52 @@ def test_reset_that_does_not_end(model, monkeypatch):
         e1000.Card(0x18)
 
 
+def test_a_card_that_is_started_again_has_the_same_memory(model, monkeypatch):
+    allocated = []
+    alloc = e1000._x86.dma_alloc
+    monkeypatch.setattr(
+        e1000._x86, "dma_alloc", lambda size, align: allocated.append(size) or alloc(size, align)
+    )
+    card = e1000.Card(0x18)
+    allocated.clear()
+    for number in range(5):
+        # What was received and not taken, or sent, is not found by the next start.
+        model.receive(b"stale" * 12)
+        card.tx_alloc()[:60] = b"s" * 60
+        card.tx_commit(60)
+        card.stop()
+        card = e1000.Card(0x18)
+        assert drain(card) == []
+        frame = bytes([number]) * 60
+        assert model.receive(frame) and drain(card) == [frame]
+        model.sent.clear()
+        for _ in range(200):
+            card.tx_alloc()[:60] = frame
+            card.tx_commit(60)
+        assert model.sent == [frame] * 200
+    assert allocated == []
+
+
+def test_a_start_that_lacks_memory_leaks_none(model, monkeypatch):
+    left = [1]
+    alloc = e1000._x86.dma_alloc
+
+    def scarce(size, align):
+        if not left[0]:
+            raise OSError(12)
+        left[0] -= 1
+        return alloc(size, align)
+
+    monkeypatch.setattr(e1000._x86, "dma_alloc", scarce)
+    getattr(e1000, "_memory", {}).clear()
+    for _ in range(5):  # six blocks, and one more each time
+        with pytest.raises(OSError):
+            e1000.Card(0x18)
+        left[0] = 1
+    card = e1000.Card(0x18)
+    assert model.receive(b"frame" * 12) and drain(card) == [b"frame" * 12]
+
+
 def test_transmit(model, card):
     for number in range(1000):
         frame = bytes([number & 0xFF]) * (60 + number)
@@ -335,6 +381,32 @@ def test_segments_that_continue_each_other_come_as_one(model, card):
     assert len(got) == 3
     assert got[0][3:9] == (1000, 7, tcp.ACK, 65535, 54, 54 + 5000)
     assert got[1] == frames[5] and got[2][8] - got[2][7] == 5
+
+
+def test_segments_with_priority_tags_come_as_one_too(model, card):
+    # IEEE 802.1Q 6.9
+    peer = Peer(timestamps=False)
+    frames = []
+    peer.stack.input = lambda frame, now: frames.append(bytes(frame))
+    for number in range(4):
+        peer.send(tcp.ACK, bytes([number]) * 1460, seq=1000 + number * 1460, ack=7)
+    for number, frame in enumerate(frames):
+        tag = b"\x81\0" + bytes((number << 5, 0)) if number else b""
+        model.receive(frame[:12] + tag + frame[12:])
+    peer = Peer(timestamps=False)
+    connection = peer.establish()
+    got = []
+    card.receive(None, lambda frame, length, now: got.append(_netbuf.segment(frame, length)), 0)
+    assert [fields[3:9] for fields in got] == [(1000, 7, tcp.ACK, 65535, 54, 54 + 5840)]
+    # Through the stack, those of a VLAN are nobody's.
+    for tag, there in ((b"\x81\0\0\5", 0), (b"\x81\0\xe0\0", 5)):
+        peer.stack.input = lambda frame, now: frames.append(bytes(frame))
+        peer.send(tcp.ACK, b"hello")
+        del peer.stack.input
+        frame = frames.pop()
+        model.receive(frame[:12] + tag + frame[12:])
+        card.receive(peer.stack.input, peer.stack.input_segment, peer.now)
+        assert connection.available() == there
 
 
 def test_large_segments_are_cut_up_as_small_ones_would_be(model, card):

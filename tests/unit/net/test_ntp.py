@@ -85,3 +85,106 @@ def test_silence_is_met_with_patience(peer):
     assert 8 <= asked <= 20
     client.stop()
     assert not peer.stack._udp and clock.ns == Y2026
+
+
+def kiss(peer, port, cookie, code, **change):
+    packet = bytearray(48)
+    packet[0], packet[1] = change.get("first", 0xE4), change.get("stratum", 0)
+    packet[12:16] = code
+    packet[24:32] = cookie
+    peer.datagram(123, port, packet, source=change.get("source", PEER_IP))
+
+
+def refused(peer, code, duration, servers=(PEER_IP,), refusing=(PEER_IP,), step=100):
+    """(time, server) of questions within so many ms, where some servers answer with a code."""
+    clock = Clock(Y2026)
+    client = ntp.Client(peer.stack, list(servers), clock.read, clock.set)
+    client.start(peer.now)
+    start = peer.now
+    found = []
+    while peer.now < start + duration:
+        for frame in peer.frames():
+            if frame[12:14] == b"\x08\0" and frame[36:38] == b"\0\x7b":
+                server = struct.unpack_from(">I", frame, 30)[0]
+                found.append((peer.now - start, server))
+                if server in refusing:
+                    port = frame[34] << 8 | frame[35]
+                    kiss(peer, port, frame[82:90], code, source=server)
+        peer.now += step
+    client.stop()
+    assert clock.ns == Y2026 and not peer.stack._udp
+    return found
+
+
+@pytest.mark.parametrize("code", [b"DENY", b"RSTR"])
+def test_a_server_that_forbids_questions_gets_none(peer, code):
+    # RFC 5905 7.4
+    assert [time for time, _ in refused(peer, code, 100000)] == [0]
+
+
+def test_a_server_that_is_asked_too_often_is_asked_less(peer):
+    # RFC 5905 7.4: with each such answer less.
+    times = [time for time, _ in refused(peer, b"RATE", 40000000, step=1000)]
+    gaps = [(later - earlier) // 1000 for earlier, later in zip(times, times[1:])]
+    assert len(gaps) >= 9
+    for gap, pause in zip(gaps, (64, 128, 256, 512, 1024, 2048, 3600, 3600, 3600)):
+        assert pause <= gap <= pause + 3
+
+
+@pytest.mark.parametrize("code, least", [(b"DENY", 10**9), (b"RATE", 64000)])
+def test_other_servers_are_asked_instead(peer, code, least):
+    other = PEER_IP + 1
+    peer.learn(other, b"\2\0\0\0\0\3")
+    peer.link.frames.clear()
+    found = refused(peer, code, 130000, (PEER_IP, other))
+    refusing = [time for time, server in found if server == PEER_IP]
+    assert [server for _, server in found[:2]] == [PEER_IP, other]
+    assert len(found) - len(refusing) >= 3
+    assert all(b - a >= least for a, b in zip(refusing, refusing[1:]))
+    # No more often than without an answer.
+    assert all(b[0] - a[0] >= 2000 for a, b in zip(found, found[1:]))
+
+
+@pytest.mark.parametrize(
+    "code, change",
+    [
+        (b"DENY", {"cookie": bytes(8)}),  # nobody who saw the question sent this
+        (b"DENY", {"first": 0xE3}),
+        (b"DENY", {"stratum": 1}),
+        (b"INIT", {}),  # not a word on how often to ask
+        (b"\0\0\0\0", {}),
+    ],
+)
+def test_what_is_no_refusal_ends_nothing(peer, code, change):
+    change = dict(change)
+    clock = Clock(Y2026)
+    client = ntp.Client(peer.stack, [PEER_IP], clock.read, clock.set)
+    client.start(peer.now)
+    port, cookie = question(peer)
+    kiss(peer, port, change.pop("cookie", cookie), code, **change)
+    assert [f for f in peer.frames(1999) if f[23] == 17] == []
+    port, cookie = question_within(peer, 10)
+    answer(peer, port, cookie, Y2026 + SECOND)
+    assert clock.ns != Y2026
+
+
+def question_within(peer, forward):
+    frame = [f for f in peer.frames(forward) if f[23] == 17][-1]
+    return frame[34] << 8 | frame[35], frame[82:90]
+
+
+def test_unreachable_servers_are_not_asked_at_the_wire_s_speed(peer):
+    clock = Clock(Y2026)
+    client = ntp.Client(peer.stack, [PEER_IP, PEER_IP + 1], clock.read, clock.set)
+    asked = []
+    client.stack.send_udp = lambda port, remote, *rest: asked.append((peer.now, remote))
+    client.start(peer.now)
+    start = peer.now
+    for _ in range(120000):
+        if asked and asked[-1][0] == peer.now:
+            client.unreachable(asked[-1][1], 123, 111, peer.now)
+        peer.now += 1
+        peer.stack.poll(peer.now)
+    times = [time - start for time, _ in asked]
+    assert len(times) <= 8
+    assert all(c - a >= 1999 for a, c in zip(times, times[2:]))

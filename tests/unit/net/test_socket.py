@@ -1,6 +1,7 @@
 """The socket module over the loopback of the one Stack, as a program uses it."""
 
 import struct
+import time
 
 import _x86
 import pytest
@@ -358,6 +359,135 @@ def test_alarm_runs_the_timers(joined, monkeypatch):
     assert server.recv(1) == b"x"
 
 
+def test_negative_sizes_are_refused(joined):
+    # As CPython, and nothing is given twice or lost.
+    client, server = joined
+    client.sendall(b"hello world")
+    assert server.recv(5) == b"hello"
+    for timeout in (None, 0, 0.01):
+        server.settimeout(timeout)
+        for size in (-1, -3, -1000, -(1 << 40)):
+            for call in (server.recv, server.recvfrom):
+                with pytest.raises(ValueError):
+                    call(size)
+            for call in (server.recv_into, server.readinto):
+                with pytest.raises(ValueError):
+                    call(bytearray(4), size)
+            if size != -1:
+                with pytest.raises(ValueError):
+                    server.read(size)
+            connection = server._connection
+            with pytest.raises(ValueError):
+                connection.receive_bytes(size)
+            with pytest.raises(ValueError):
+                connection.receive(bytearray(4), 0, size)
+    assert server.recv(100) == b" world"
+    # Where there is nothing, nobody waits for less than it.
+    server.settimeout(None)
+    with pytest.raises(ValueError):
+        server.recv(-1)
+    client.sendall(b"line\nrest")
+    assert server.readline(-5) == b"line\n"
+    client.shutdown(socket.SHUT_WR)
+    assert server.read(-1) == b"rest"
+
+
+def test_negative_sizes_of_datagrams_are_refused():
+    receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    receiver.bind(("127.0.0.1", 7007))
+    sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sender.sendto(b"datagram", ("127.0.0.1", 7007))
+    for call in (receiver.recv, receiver.recvfrom):
+        with pytest.raises(ValueError):
+            call(-1)
+    with pytest.raises(ValueError):
+        receiver.readinto(bytearray(9), -4)
+    with pytest.raises(ValueError):
+        receiver.read(-2)
+    assert receiver.recv(100) == b"datagram"
+    sender.close()
+    receiver.close()
+
+
+@pytest.fixture
+def outside():
+    """The one stack with an address, and what it sends outside."""
+    from scripted import Link
+
+    link = Link()
+    stack = host.stack
+    stack.attach(link)
+    stack.configure(ipv4.address("10.0.0.1"), ipv4.mask(24), 0, [])
+    stack.neighbours.lookup(ipv4.address("10.0.0.2"), 0).resolve(b"\2\0\0\0\0\2", 0)
+    link.frames.clear()
+    yield link
+    stack.attach(None)
+
+
+def arrives(port, data, destination):
+    from net import ethernet, udp
+
+    frame = bytearray(42 + len(data))
+    frame[42:] = data
+    source, destination = ipv4.address("10.0.0.2"), ipv4.address(destination)
+    ethernet.emit(frame, b"\2\0\0\0\0\1", b"\2\0\0\0\0\2", 0x0800)
+    total = udp.emit(frame, 34, source, 999, destination, port, len(data))
+    ipv4.emit(frame, 14, ipv4.UDP, source, destination, total)
+    host.stack.input(memoryview(frame), host.stack.now)
+
+
+def test_datagrams_of_an_address(outside):
+    for bound, expected in (
+        ("127.0.0.1", []),
+        ("10.0.0.1", [b"own"]),
+        ("", [b"own", b"all"]),
+        ("0.0.0.0", [b"own", b"all"]),
+    ):
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        s.bind((bound, 7777))
+        s.settimeout(0)
+        arrives(7777, b"own", "10.0.0.1")
+        arrives(7777, b"all", "10.0.0.255")
+        got = []
+        while len(got) < 2:
+            try:
+                got.append(s.recv(100))
+            except OSError as error:
+                assert error.args[0] == EAGAIN
+                break
+        assert got == expected
+        s.close()
+
+
+def test_what_is_bound_to_the_inside_sends_nothing_outside(outside):
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.bind(("127.0.0.1", 0))
+    assert errno_of(s.sendto, b"x", ("10.0.0.2", 9)) == 22
+    s.close()
+    s = socket.socket()
+    s.bind(("127.0.0.1", 5000))
+    assert errno_of(s.connect, ("10.0.0.2", 9)) == 22
+    s.close()
+    assert outside.frames == []
+    # Of the address itself it goes, as from no address.
+    for bound in ("10.0.0.1", ""):
+        s = socket.socket()
+        s.bind((bound, 5000))
+        s.setblocking(False)
+        assert errno_of(s.connect, ("10.0.0.2", 9)) == EINPROGRESS
+        assert outside.frames[-1][26:30] == b"\x0a\0\0\1"
+        s.close()
+    # Inside, the other end sees who it is.
+    server = listen()
+    s = socket.socket()
+    s.bind(("10.0.0.1", 5001))
+    s.connect(("127.0.0.1", server._port))
+    accepted, address = server.accept()
+    assert address == ("10.0.0.1", 5001)
+    for one in (accepted, s, server):
+        one.close()
+
+
 def test_network_module(monkeypatch):
     network = load("network")
 
@@ -367,6 +497,7 @@ def test_network_module(monkeypatch):
         irq = 11
         up = True
         stopped = False
+        causes = None
 
         def __init__(self, bdf):
             self.sent = []
@@ -382,7 +513,7 @@ def test_network_module(monkeypatch):
             return False
 
         def interrupt(self):
-            pass
+            return self.causes
 
         def link_up(self):
             return self.up
@@ -402,6 +533,14 @@ def test_network_module(monkeypatch):
     assert lan.ipconfig("dhcp4") and not lan.ipconfig("has_dhcp4")
     card = network._card
     assert b"guest" in card.sent[0]
+    # Another cause, the link down, up, and down and up again before anybody looked.
+    looked = []
+    monkeypatch.setattr(network._dhcp, "link_up", looked.append)
+    for causes, up in ((0x80, True), (4, False), (4, True), (0x84, True)):
+        card.causes, card.up = causes, up
+        _x86.raise_irq(11)
+    assert len(looked) == 2
+    card.causes = None
     lan.ipconfig(addr4="10.0.0.5/24", gw4="10.0.0.1")
     assert lan.ipconfig("addr4") == ("10.0.0.5", "255.255.255.0")
     assert lan.ipconfig("gw4") == "10.0.0.1" and not lan.ipconfig("dhcp4")
@@ -409,6 +548,15 @@ def test_network_module(monkeypatch):
     assert lan.ifconfig() == ("10.0.0.5", "255.255.255.0", "10.0.0.1", "10.0.0.2")
     assert lan.isconnected()
     _x86.raise_irq(11)
+    # An address set by hand is announced where the cable leads to now.
+    host.stack.neighbours.lookup(ipv4.address("10.0.0.7"), 0)
+    card.causes = 4
+    card.sent.clear()
+    _x86.raise_irq(11)
+    card.causes = None
+    (frame,) = card.sent
+    assert frame[12:14] == b"\x08\x06" and frame[28:32] == frame[38:42] == b"\x0a\0\0\5"
+    assert not host.stack.neighbours._entries
     for wrong in ("10.0.0.5", "10.0.0.5/33", "10.0.0/24", ("10.0.0.5", "255.0.255.0")):
         with pytest.raises(ValueError):
             lan.ipconfig(addr4=wrong)
@@ -421,7 +569,24 @@ def test_network_module(monkeypatch):
     assert lan.ifconfig()[0] == "10.0.0.6"
     lan.ifconfig("dhcp")
     assert lan.ipconfig("dhcp4")
+    # A pause of the machine: the lease ran on. It is asked for again at once, and used no longer
+    # than it lasts.
+    for left, kept in ((900000, True), (-1, False)):
+        client = network._dhcp
+        now = time.ticks_ms()
+        client.state = network.BOUND
+        client._started = now - 60000
+        client._renew_at, client._rebind_at, client._expires = [now + 3600000 + left] * 3
+        host.stack.configure(ipv4.address("10.0.0.9"), ipv4.mask(24), 0, [])
+        network._card.sent.clear()
+        network.paused(3600000)
+        _x86.wait(1000)
+        assert (host.stack.address != 0) == kept
+        # A REQUEST in INIT-REBOOT, or DISCOVER.
+        kinds = [frame[284] for frame in network._card.sent if frame[36:38] == b"\0\x43"]
+        assert kinds == [3 if kept else 1]
     lan.active(False)
+    network.paused(1000)
     with pytest.raises(ValueError):
         network.LAN(1)
     with pytest.raises(ValueError):

@@ -213,6 +213,212 @@ def test_ephemeral_ports_run_out_with_an_error(peer):
     assert error.value.args[0] == 98
 
 
+def test_udp_of_one_address_gets_what_is_for_it(peer):
+    endpoint = peer.stack.open_udp(7, None, ipv4.LOOPBACK)
+    peer.datagram(1234, 7, b"from outside")
+    peer.datagram(1234, 7, b"for all", destination=0x0A0000FF)
+    assert not endpoint.ready()
+    # Nobody is there, as far as the network can see.
+    (frame,) = peer.frames()
+    assert frame[23] == ipv4.ICMP
+    peer.stack.send_udp(9, ipv4.LOOPBACK, 7, b"from inside")
+    peer.poll()
+    assert endpoint.receive() == (b"from inside", ipv4.LOOPBACK, 9)
+    with pytest.raises(OSError) as error:
+        endpoint.send(b"x", PEER_IP, 1234)
+    assert error.value.args[0] == 22
+    own = peer.stack.open_udp(8, None, HOST_IP)
+    peer.datagram(1234, 8, b"from outside")
+    assert own.receive()[0] == b"from outside"
+    own.send(b"answer", PEER_IP, 1234)
+    assert peer.frames()[0][26:30] == b"\x0a\0\0\1"
+    # Inside, it is still the sender.
+    own.send(b"x", ipv4.LOOPBACK, 7)
+    peer.poll()
+    assert endpoint.receive() == (b"x", HOST_IP, 8)
+
+
+def test_loopback_addresses_stay_inside_without_an_address_too():
+    peer = Peer()
+    peer.stack.configure(0, 0, 0, [])
+    endpoint = peer.stack.open_udp(7, None, ipv4.LOOPBACK)
+    everybody = peer.stack.open_udp(8)
+    peer.datagram(1234, 7, b"x", destination=ipv4.LOOPBACK)
+    peer.datagram(1234, 8, b"x", destination=ipv4.LOOPBACK + 1)
+    assert not endpoint.ready() and not everybody.ready()
+
+
+# -- Sources and frames that nobody may answer ------------------------------------------------
+
+NO_HOSTS = [
+    "10.0.0.255", "10.0.0.0", "10.0.0.1", "255.255.255.255", "224.0.0.1", "240.0.0.1", "0.0.0.0",
+    "0.0.0.7", "127.0.0.1",
+]
+
+
+def segment_frame(flags, source, destination=HOST_IP, ethernet_destination=HOST_MAC, port=80):
+    frame = bytearray(54)
+    ethernet.emit(frame, ethernet_destination, PEER_MAC, ethernet.TYPE_IPV4)
+    pseudo = ipv4.pseudo_header_sum(ipv4.TCP, source, destination)
+    tcp.emit(frame, 34, 40000, port, 1000, 77, flags, 1000, 20, 0, pseudo)
+    ipv4.emit(frame, 14, ipv4.TCP, source, destination, 20)
+    return frame
+
+
+@pytest.mark.parametrize("text", NO_HOSTS)
+def test_what_comes_from_no_host_gets_no_answer(peer, text):
+    # RFC 1122 3.2.1.3, RFC 9293 3.9.2.3
+    source = ipv4.address(text)
+    peer.listen()
+    endpoint = peer.stack.open_udp(7)
+    for flags in (tcp.SYN, tcp.ACK, tcp.SYN | tcp.ACK, tcp.FIN, 0):
+        for port in (80, 81):
+            frame = segment_frame(flags, source, port=port)
+            peer.stack.input(memoryview(frame), peer.now)
+    peer.echo(b"hello", source=source)
+    peer.datagram(5000, 9, b"x", source=source)
+    peer.datagram(5000, 7, b"x", source=source)
+    if text not in ("0.0.0.0", "10.0.0.1"):
+        # A probe, and a conflict.
+        send_arp(peer, arp.REQUEST, PEER_MAC, source, HOST_IP)
+    peer.ip(ipv4.UDP, bytes(8), source)
+    frame = bytearray(34 + 16)
+    ethernet.emit(frame, HOST_MAC, PEER_MAC, ethernet.TYPE_IPV4)
+    ipv4.emit(frame, 14, ipv4.UDP, source, HOST_IP, 16, 5, 0, True)
+    peer.stack.input(memoryview(frame), peer.now)
+    assert peer.link.frames == [] and peer.frames(10000) == []
+    assert not endpoint.ready() and not peer.stack.connections()
+    assert not peer.stack._fragments.bytes and source not in peer.stack.neighbours._entries
+
+
+@pytest.mark.parametrize("text", ["10.0.0.255", "10.0.0.0"])
+def test_merged_segments_of_no_host_get_no_answer(peer, text):
+    peer.listen()
+    frame = segment_frame(tcp.ACK, ipv4.address(text))
+    peer.stack.input_segment(frame, len(frame), peer.now)
+    # Not even a question of where it is.
+    assert peer.link.frames == []
+    # Of a host they do.
+    frame = segment_frame(tcp.ACK, PEER_IP)
+    peer.stack.input_segment(frame, len(frame), peer.now)
+    assert len(peer.frames()) == 1
+
+
+def test_the_ends_of_small_subnets_are_hosts(peer):
+    # RFC 3021 2.1
+    peer.stack.configure(HOST_IP, ipv4.mask(31), 0, [])
+    other = HOST_IP ^ 1
+    peer.learn(other, PEER_MAC)
+    peer.link.frames.clear()
+    peer.echo(b"x", source=other)
+    (frame,) = [f for f in peer.frames() if f[12:14] == b"\x08\0"]
+    assert frame[:6] == PEER_MAC
+
+
+def test_no_connection_to_a_broadcast_address(peer):
+    for text in ("10.0.0.255", "10.0.0.0", "255.255.255.255", "224.0.0.1"):
+        with pytest.raises(OSError) as error:
+            peer.stack.connect(ipv4.address(text), 80, 0, peer.now)
+        assert error.value.args[0] == 101
+    assert not peer.stack.connections() and peer.frames() == []
+
+
+@pytest.mark.parametrize("to", [ethernet.BROADCAST, b"\x01\0\x5e\0\0\1"])
+def test_frames_to_a_group_with_our_address_ask_nobody(peer, to):
+    # RFC 1122 3.3.6
+    peer.listen()
+    for flags in (tcp.SYN, tcp.ACK):
+        peer.stack.input(memoryview(segment_frame(flags, PEER_IP, HOST_IP, to)), peer.now)
+    real = peer.stack.input
+
+    def to_group(frame, now):
+        frame = bytearray(frame)
+        frame[0:6] = to
+        real(memoryview(frame), now)
+
+    peer.stack.input = to_group
+    peer.echo(b"x")
+    peer.datagram(5, 9, b"x")
+    # In fragments, too.
+    syn = segment_frame(tcp.SYN, PEER_IP)[34:]
+    for at in (0, 8):
+        data = syn[:8] if at == 0 else syn[8:]
+        frame = bytearray(34) + data
+        ethernet.emit(frame, to, PEER_MAC, ethernet.TYPE_IPV4)
+        ipv4.emit(frame, 14, ipv4.TCP, PEER_IP, HOST_IP, len(data), 7, at, at == 0)
+        real(memoryview(frame), peer.now)
+    assert peer.frames(5000) == []
+
+
+# -- ARP probes -------------------------------------------------------------------------------
+
+
+def test_probes_for_our_address_are_answered_and_not_remembered(peer):
+    # RFC 5227 2.1.1: by this the next host finds that the address is taken.
+    mac = b"\2\0\0\0\0\x77"
+    send_arp(peer, arp.REQUEST, mac, 0, HOST_IP)
+    assert arp_packets(peer.link.frames) == [(mac, arp.REPLY, HOST_MAC, HOST_IP, mac, 0)]
+    peer.link.frames.clear()
+    assert 0 not in peer.stack.neighbours._entries
+    send_arp(peer, arp.REQUEST, mac, 0, HOST_IP + 1)
+    send_arp(peer, arp.REPLY, mac, 0, HOST_IP)
+    for none in (bytes(6), ethernet.BROADCAST, b"\1\0\0\0\0\1", HOST_MAC):
+        send_arp(peer, arp.REQUEST, none, 0, HOST_IP)
+        send_arp(peer, arp.REQUEST, none, HOST_IP + 9, HOST_IP)
+    peer.stack.configure(0, 0, 0, [])
+    send_arp(peer, arp.REQUEST, mac, 0, 0)
+    assert peer.link.frames == [] and not peer.stack.neighbours._entries
+
+
+# -- Priority tags ----------------------------------------------------------------------------
+
+
+def tagged(frame, *tags):
+    kind = b"\x81\0"
+    inner = b"".join([kind + bytes((tag >> 8, tag & 0xFF)) for tag in tags])
+    return bytearray(bytes(frame[:12]) + inner + bytes(frame[12:]))
+
+
+def arp_frame():
+    frame = bytearray(42)
+    ethernet.emit(frame, HOST_MAC, PEER_MAC, ethernet.TYPE_ARP)
+    arp.emit(frame, 14, arp.REQUEST, PEER_MAC, PEER_IP, bytes(6), HOST_IP)
+    return frame
+
+
+@pytest.mark.parametrize("priority", range(8))
+@pytest.mark.parametrize("drop", [0, 0x1000])
+def test_frames_with_a_priority_are_frames(peer, priority, drop):
+    # IEEE 802.1Q 6.9 and 9.6: priority, drop eligible, and the null VLAN
+    tag = priority << 13 | drop
+    peer.listen()
+    peer.stack.input(memoryview(tagged(arp_frame(), tag)), peer.now)
+    peer.stack.input(memoryview(tagged(segment_frame(tcp.SYN, PEER_IP), tag)), peer.now)
+    peer.stack.input(memoryview(tagged(segment_frame(tcp.ACK, PEER_IP, port=81), tag, 0)), peer.now)
+    service = tagged(arp_frame(), tag)
+    service[12:14] = b"\x88\xa8"
+    peer.stack.input(memoryview(service), peer.now)
+    peer.poll(0)
+    kinds = [frame[12:14] for frame in peer.link.frames]
+    assert len(kinds) == 2 and peer.link.frames[0][12:14] == b"\x08\0"
+
+
+@pytest.mark.parametrize("tags", [(5,), (0xFFF,), (0xE001,), (0, 5), (5, 0), (0, 0, 0)])
+def test_frames_of_a_vlan_are_somebody_else_s(peer, tags):
+    peer.listen()
+    for frame in (arp_frame(), segment_frame(tcp.SYN, PEER_IP), segment_frame(tcp.ACK, PEER_IP)):
+        peer.stack.input(memoryview(tagged(frame, *tags)), peer.now)
+    assert peer.link.frames == [] and peer.frames() == []
+
+
+def test_tags_that_are_cut_short(peer):
+    for tags in ((0,), (0, 0), (0, 0, 0)):
+        frame = tagged(arp_frame(), *tags)
+        for length in range(len(frame)):
+            peer.stack.input(memoryview(frame[:length]), peer.now)
+    assert peer.link.frames == []
+
+
 # -- Nonsense ---------------------------------------------------------------------------------
 
 

@@ -357,6 +357,40 @@ def test_time_wait_is_taken_by_a_later_timestamp():
     assert peer.segment().flags == SYN | ACK
 
 
+def test_time_wait_without_timestamps_is_taken_by_a_syn_with():
+    # RFC 6191 2
+    peer = Peer()
+    connection = peer.establish(tcp.emit_syn_options(MSS, None))
+    connection.close(peer.now)
+    peer.segments()
+    peer.send(ACK | FIN, ack=peer.ack + 1)
+    peer.segments()
+    peer.poll(1000)
+    peer.send(SYN, seq=peer.seq - 500, options=tcp.emit_syn_options(MSS, None, True, (900, 0)))
+    assert peer.segment().flags == SYN | ACK
+
+
+def test_segments_without_the_timestamps_that_were_agreed_are_passed_over():
+    # RFC 7323 3.2: silently, but for a reset, and no connection ends by it.
+    peer, connection = with_timestamps(1000)
+    peer.send(ACK | tcp.PSH, b"text")
+    peer.send(ACK | FIN, b"text")
+    assert connection.available() == 0 and peer.segments(1000) == []
+    assert connection.state == state.ESTABLISHED
+    peer.send(tcp.RST)
+    assert connection.state == state.CLOSED
+    # In the handshake too.
+    peer = Peer()
+    listener = peer.listen()
+    peer.send(SYN, options=tcp.emit_syn_options(MSS, None, True, (1000, 0)))
+    reply = peer.segment()
+    peer.seq, peer.ack = peer.seq + 1, reply.seq + 1
+    peer.send(ACK)
+    assert peer.segments() == [] and not listener.ready()
+    peer.send(ACK, options=stamped(1001, reply.options[3]))
+    assert listener.ready()
+
+
 # -- SYN cookies (RFC 4987 3.6) ---------------------------------------------------------------
 
 

@@ -842,13 +842,66 @@ def test_time_wait_takes_a_new_connection(peer):
     assert listener.accept() is not None
 
 
-def test_time_wait_ignores_resets(peer):
+def waiting(peer):
+    """A listener, and a connection in TIME-WAIT, whose next number from the peer is peer.seq."""
+    listener = peer.listen()
     connection = peer.establish()
     connection.close(peer.now)
     peer.segments()
     peer.send(ACK | FIN, ack=peer.ack + 1)
+    peer.segments()
+    peer.seq += 1
+    assert connection.state == state.TIME_WAIT
+    return listener, connection
+
+
+def test_time_wait_ends_by_an_exact_reset(peer):
+    _, connection = waiting(peer)
     peer.send(RST, seq=peer.seq + 1)
-    assert connection.state == state.TIME_WAIT  # RFC 1337 3
+    peer.send(RST, seq=peer.seq - 1)
+    assert connection.state == state.TIME_WAIT
+    peer.send(RST, seq=peer.seq)
+    assert connection.state == state.CLOSED and not peer.stack._time_waits
+
+
+def test_a_port_is_used_again_at_once_with_lower_numbers(peer):
+    # 3.10.7.4, the peer's 3.10.7.3: SYN, our acknowledgement of the old, its reset, SYN again.
+    listener, _ = waiting(peer)
+    peer.send(SYN, seq=peer.seq - 100000)
+    challenge = peer.segment()
+    assert challenge.flags == ACK
+    peer.send(RST, seq=challenge.ack)
+    assert peer.segments() == []
+    peer.now += 1000
+    peer.send(SYN, seq=peer.seq - 100000)
+    reply = peer.segment()
+    assert reply.flags == SYN | ACK
+    peer.send(ACK, seq=peer.seq - 99999, ack=reply.seq + 1)
+    assert listener.accept() is not None
+
+
+@pytest.mark.parametrize("sent", [0, 10000, 200000])
+def test_the_numbers_of_a_new_connection_are_beyond_the_old_one_s(peer, sent):
+    # MAY-2: whatever the clock of initial numbers says.
+    _, connection = waiting(peer)
+    connection.snd_max += sent
+    old = connection.snd_max
+    peer.send(SYN, seq=peer.seq + 1)
+    assert 65536 < (peer.segment().seq - old) & 0xFFFFFFFF < 0x80000000
+
+
+def test_a_full_listener_leaves_time_wait_alone(peer):
+    listener, connection = waiting(peer)
+    listener.is_full = lambda: True
+    peer.send(SYN, seq=peer.seq + 1000)
+    assert connection.state == state.TIME_WAIT
+
+
+def test_a_listener_of_another_address_leaves_time_wait_alone(peer):
+    listener, connection = waiting(peer)
+    listener.address = 0x7F000001
+    peer.send(SYN, seq=peer.seq + 1000)
+    assert connection.state == state.TIME_WAIT
 
 
 def test_listener_close_resets_what_waits(peer):

@@ -644,6 +644,38 @@ def test_serve_with_user_code(cllm, tmp_path, monkeypatch, capsys):
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
+def test_serve_ends_when_it_is_asked_to(cllm, tmp_path, monkeypatch, capsys):
+    (tmp_path / "model.gguf").write_bytes(b"x")
+    monkeypatch.setattr(main, "_BOOT", str(tmp_path) + "/")
+    monkeypatch.setattr(main, "run_user_code", lambda: None)
+    drained = []
+
+    class Loopback(Server):
+        def __init__(self, app, host, port, limits):
+            Server.__init__(self, app, "127.0.0.1", 0, limits)
+
+        async def drain(self, seconds):
+            drained.append(seconds)
+            await Server.drain(self, seconds)
+
+    monkeypatch.setattr(main, "Server", Loopback)
+
+    async def go():
+        button = asyncio.Event()
+        config = {"limits": {"drain_s": 7}}
+        task = asyncio.create_task(main.serve(config, make=FakeEngine, asked=button.wait))
+        await asyncio.sleep(0.1)
+        assert not task.done() and not drained
+        button.set()
+        await asyncio.wait_for(task, 5)
+
+    asyncio.run(go())
+    assert drained == [7] and "asked to end" in capsys.readouterr().out
+    for wrong in (-1, 86401, "7"):
+        with pytest.raises(main.ConfigError):
+            main.Settings({"limits": {"drain_s": wrong}})
+
+
 def test_broken_user_code_is_reported(tmp_path, capsys):
     path = tmp_path / "app.py"
     for source in ("def x(:", "1 / 0", "import nothing_of_this_name"):

@@ -32,8 +32,19 @@ def copy(dst, dst_off, src, src_off, n):
 _TIMESTAMPS = 0x0101080A
 
 
+def _tags(frame, size):
+    """How many bytes of priority tags stand before a frame's type."""
+    tags = 0
+    while tags < 8 and size >= 18 + tags:
+        kind, tag = struct.unpack_from(">HH", frame, 12 + tags)
+        if kind not in (0x8100, 0x88A8) or tag & 0xFFF:
+            break
+        tags += 4
+    return tags
+
+
 def _parse(frame, length, verify):
-    """What native/netbuf's netbuf_parse() does: (destination, port, key, seq, ack, flags, window,
+    """What native/netbuf's parse() does: (destination, port, key, seq, ack, flags, window,
     start, end, stamps), or None.
     """
     _range(len(frame), 0, length)
@@ -79,13 +90,23 @@ def _parse(frame, length, verify):
     )
 
 
+def _is_for_group(frame, length):
+    _range(len(frame), 0, length)
+    return bool(length and frame[0] & 1)
+
+
 def segment(frame, length):
-    return _parse(frame, length, False)
+    return None if _is_for_group(frame, length) else _parse(frame, length, False)
 
 
 def merge(packet, length, frame, size):
     _range(len(packet), 0, length)
-    new = _parse(frame, size, True)
+    if _is_for_group(frame, size):
+        return 0
+    addresses = bytes(frame[:12])
+    tags = _tags(frame, size)
+    frame = memoryview(frame)[tags:]
+    new = _parse(frame, size - tags, True)
     if new is None:
         return 0
     packet = memoryview(packet)
@@ -93,7 +114,8 @@ def merge(packet, length, frame, size):
     if not length:
         if end > len(packet):
             return 0
-        packet[:end] = memoryview(frame)[:end]
+        packet[:12] = addresses
+        packet[12:end] = frame[12:end]
         return end
     old = _parse(packet, length, False)
     if old is None or new[:3] != old[:3] or start != old[7]:

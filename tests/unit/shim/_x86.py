@@ -63,3 +63,5 @@ def mmio(physical, _size):
 
 def cpu_count():
     return 1
+def paused():
+    return 0
