@@ -79,6 +79,11 @@ static inline size_t read_place(const index_t *index, size_t size, size_t at) {
         : ((const uint32_t *)places)[at];
 }
 
+// Keys that equal nothing of their kind but themselves.
+static inline bool is_word(mp_obj_t key) {
+    return mp_obj_is_small_int(key) || mp_obj_is_qstr(key);
+}
+
 // A multiplication spreads numbers and addresses, which have no low bits, over 32 bits.
 static inline uint32_t hash_of_qstr(mp_obj_t index) {
     return (uint32_t)((uintptr_t)index * 0x9E3779B97F4A7C15u >> 32);
@@ -101,18 +106,31 @@ static inline size_t next_place(size_t alloc, size_t at) {
     return at + 1 == 2 * alloc ? 0 : at + 1;
 }
 
-static void take_place(mp_map_t *map, uint32_t hash, size_t entry) {
-    index_t *index = index_of(map);
-    size_t size = place_size(map->alloc), at = first_place(map->alloc, hash);
+static inline void take_place_of_size(index_t *index, size_t size, size_t alloc, uint32_t hash, size_t entry) {
+    size_t at = first_place(alloc, hash);
     while (read_place(index, size, at)) {
-        at = next_place(map->alloc, at);
+        at = next_place(alloc, at);
     }
+    void *places = index + 1;
     if (size == 1) {
-        ((uint8_t *)(index + 1))[at] = (uint8_t)(entry + 1);
+        ((uint8_t *)places)[at] = (uint8_t)(entry + 1);
     } else if (size == 2) {
-        ((uint16_t *)(index + 1))[at] = (uint16_t)(entry + 1);
+        ((uint16_t *)places)[at] = (uint16_t)(entry + 1);
     } else {
-        ((uint32_t *)(index + 1))[at] = (uint32_t)(entry + 1);
+        ((uint32_t *)places)[at] = (uint32_t)(entry + 1);
+    }
+}
+
+static inline void take_place(mp_map_t *map, uint32_t hash, size_t entry) {
+    switch (place_size(map->alloc)) {
+        case 1:
+            take_place_of_size(index_of(map), 1, map->alloc, hash, entry);
+            break;
+        case 2:
+            take_place_of_size(index_of(map), 2, map->alloc, hash, entry);
+            break;
+        default:
+            take_place_of_size(index_of(map), 4, map->alloc, hash, entry);
     }
 }
 
@@ -141,15 +159,49 @@ static mp_map_elem_t *append(mp_map_t *map, mp_obj_t key, uint32_t hash) {
     return slot;
 }
 
-// A table of up to LEAST_ALLOC without its gaps.
-static void close_gaps(mp_map_t *map) {
-    size_t filled = 0;
+// The filled entries of `map` to `table`, which may be its own; returns how many.
+static size_t pack(mp_map_elem_t *table, const mp_map_t *map) {
+    size_t n = 0;
     for (size_t i = 0; i < map->alloc; i++) {
         if (mp_map_slot_is_filled(map, i)) {
-            map->table[filled++] = map->table[i];
+            table[n++] = map->table[i];
         }
     }
-    memset(map->table + filled, 0, (map->alloc - filled) * sizeof(mp_map_elem_t));
+    return n;
+}
+
+static void close_gaps(mp_map_t *map) {
+    size_t n = pack(map->table, map);
+    memset(map->table + n, 0, (map->alloc - n) * sizeof(mp_map_elem_t));
+}
+
+// Make the index anew from entries whose hashes need no Python.
+static void make_index(mp_map_t *map) {
+    index_t *index = index_of(map);
+    memset(index, 0, table_size(map->alloc) - map->alloc * sizeof(mp_map_elem_t));
+    for (size_t i = 0; i < map->alloc && map->table[i].key != MP_OBJ_NULL; i++) {
+        if (map->table[i].key != MP_OBJ_SENTINEL) {
+            mp_obj_t key = map->table[i].key;
+            take_place(map, map->all_keys_are_qstrs ? hash_of_qstr(key) : hash_of_value(key), i);
+        }
+        index->end = (uint32_t)i + 1;
+    }
+    index->spent = index->end;
+}
+
+// Whether hashes of all keys need no Python.
+static bool has_plain_keys(const mp_map_t *map) {
+    if (map->all_keys_are_qstrs) {
+        return true;
+    }
+    for (size_t i = 0; i < map->alloc; i++) {
+        mp_obj_t key = map->table[i].key;
+        if (key != MP_OBJ_NULL && key != MP_OBJ_SENTINEL && !is_word(key)
+            && !mp_obj_is_exact_type(key, &mp_type_str)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 // The values of `old` for the keys that `map` took from it; false where they are not its keys any more.
@@ -177,14 +229,33 @@ static bool make_room(mp_map_t *map) {
     while (alloc < map->used + 1 || (alloc > LEAST_ALLOC && alloc * 3 < (map->used + 1) * 4)) {
         alloc *= 2;
     }
+    bool plain = has_plain_keys(map);
+    if (plain && alloc == map->alloc) {
+        close_gaps(map);
+        make_index(map);
+        return true;
+    }
     mp_map_t old = *map, grown = *map;
     grown.table = new_table(alloc);
     grown.alloc = alloc;
+    // The collector may have run finalisers.
+    if (map->table != old.table || map->alloc != old.alloc || map->used != old.used) {
+        return false;
+    }
+    if (plain) {
+        pack(grown.table, map);
+        if (has_index(&grown)) {
+            make_index(&grown);
+        }
+        *map = grown;
+        m_del(byte, (byte *)old.table, table_size(old.alloc));
+        return true;
+    }
     grown.used = 0;
     for (size_t i = 0; i < old.alloc && map->table == old.table && map->alloc == old.alloc; i++) {
         if (mp_map_slot_is_filled(&old, i)) {
             mp_obj_t key = old.table[i].key;
-            uint32_t hash = map->all_keys_are_qstrs ? hash_of_qstr(key) : hash_of_value(key);
+            uint32_t hash = hash_of_value(key);
             if (grown.used == old.used) {
                 break; // there are more than there were
             }
@@ -198,21 +269,6 @@ static bool make_room(mp_map_t *map) {
     *map = grown;
     m_del(byte, (byte *)old.table, table_size(old.alloc));
     return true;
-}
-
-// For the first key that is no qstr: hashes are those of values from here on. Runs no Python.
-static void index_anew(mp_map_t *map) {
-    map->all_keys_are_qstrs = 0;
-    if (has_index(map)) {
-        index_t *index = index_of(map);
-        memset(index + 1, 0, 2 * map->alloc * place_size(map->alloc));
-        index->spent = index->end;
-        for (size_t i = 0; i < index->end; i++) {
-            if (mp_map_slot_is_filled(map, i)) {
-                take_place(map, hash_of_value(map->table[i].key), i);
-            }
-        }
-    }
 }
 
 void map_remove(mp_map_t *map, mp_map_elem_t *slot) {
@@ -291,23 +347,6 @@ static inline mp_map_elem_t *find_qstr_by_index(const mp_map_t *map, mp_obj_t ke
     return NULL;
 }
 
-static MP_NOINLINE mp_map_elem_t *find_qstr_in_large(const mp_map_t *map, mp_obj_t key) {
-    return place_size(map->alloc) == 2 ? find_qstr_by_index(map, key, 2) : find_qstr_by_index(map, key, 4);
-}
-
-// The entry of a qstr in a table of qstrs that is not an array, NULL for none.
-static inline mp_map_elem_t *find_qstr(const mp_map_t *map, mp_obj_t key) {
-    if (!has_index(map)) {
-        for (mp_map_elem_t *slot = map->table, *end = slot + map->alloc; slot < end; slot++) {
-            if (slot->key == key) {
-                return slot;
-            }
-        }
-        return NULL;
-    }
-    return place_size(map->alloc) == 1 ? find_qstr_by_index(map, key, 1) : find_qstr_in_large(map, key);
-}
-
 static MP_NOINLINE mp_map_elem_t *find_in_array(mp_map_t *map, mp_obj_t index, mp_map_lookup_kind_t kind) {
     if (!map->is_fixed) {
         // namedtuple._asdict() calls its new dictionary an array, as upstream's OrderedDicts are.
@@ -330,15 +369,17 @@ static MP_NOINLINE mp_map_elem_t *find_in_array(mp_map_t *map, mp_obj_t index, m
 
 typedef enum { FOUND, MISSING, CHANGED } outcome_t;
 
-// Look for any key in a table that is not an array. Runs __eq__.
-static outcome_t search(mp_map_t *map, mp_obj_t index, uint32_t hash, mp_map_elem_t **found) {
+// Look for any key in a table that is not an array: from its beginning with `size` 0, else by an index
+// with places of `size` bytes. Runs __eq__.
+static inline __attribute__((always_inline)) outcome_t search_by(mp_map_t *map, mp_obj_t index,
+    uint32_t hash, size_t size, mp_map_elem_t **found) {
     mp_map_elem_t *table = map->table;
-    size_t alloc = map->alloc, size = place_size(alloc);
-    bool indexed = has_index(map);
-    // Among qstrs, a qstr is equal to itself only, and so are small integers among each other.
-    bool identity = map->all_keys_are_qstrs, small_int = mp_obj_is_small_int(index);
-    for (size_t at = indexed ? first_place(alloc, hash) : 0;; at = indexed ? next_place(alloc, at) : at + 1) {
-        size_t place = indexed ? read_place(index_of(map), size, at) : at < alloc ? at + 1 : 0;
+    size_t alloc = map->alloc;
+    const index_t *places = index_of(map);
+    // Among qstrs, only the same one is equal.
+    bool identity = map->all_keys_are_qstrs, word = is_word(index);
+    for (size_t at = size ? first_place(alloc, hash) : 0;; at = size ? next_place(alloc, at) : at + 1) {
+        size_t place = size ? read_place(places, size, at) : at < alloc ? at + 1 : 0;
         if (!place) {
             return MISSING;
         }
@@ -348,8 +389,7 @@ static outcome_t search(mp_map_t *map, mp_obj_t index, uint32_t hash, mp_map_ele
             *found = slot;
             return FOUND;
         }
-        if (identity || key == MP_OBJ_NULL || key == MP_OBJ_SENTINEL
-            || (small_int && mp_obj_is_small_int(key))) {
+        if (identity || (word && is_word(key)) || key == MP_OBJ_NULL || key == MP_OBJ_SENTINEL) {
             continue;
         }
         bool equal = mp_obj_equal(key, index);
@@ -360,6 +400,20 @@ static outcome_t search(mp_map_t *map, mp_obj_t index, uint32_t hash, mp_map_ele
             *found = slot;
             return FOUND;
         }
+    }
+}
+
+static outcome_t search(mp_map_t *map, mp_obj_t index, uint32_t hash, mp_map_elem_t **found) {
+    if (!has_index(map)) {
+        return search_by(map, index, hash, 0, found);
+    }
+    switch (place_size(map->alloc)) {
+        case 1:
+            return search_by(map, index, hash, 1, found);
+        case 2:
+            return search_by(map, index, hash, 2, found);
+        default:
+            return search_by(map, index, hash, 4, found);
     }
 }
 
@@ -383,7 +437,11 @@ static MP_NOINLINE mp_map_elem_t *find(mp_map_t *map, mp_obj_t index, mp_map_loo
             if (!add) {
                 return NULL;
             }
-            index_anew(map);
+            // The first key that is no qstr: hashes are those of values from here on.
+            map->all_keys_are_qstrs = 0;
+            if (has_index(map)) {
+                make_index(map);
+            }
         }
         uint32_t hash = !is_qstr ? value_hash
             : map->all_keys_are_qstrs ? hash_of_qstr(index) : hash_of_value(index);
@@ -407,20 +465,41 @@ static MP_NOINLINE mp_map_elem_t *find(mp_map_t *map, mp_obj_t index, mp_map_loo
     mp_raise_msg(&mp_type_RuntimeError, MP_ERROR_TEXT("dict changed during look-up"));
 }
 
+static MP_NOINLINE mp_map_elem_t *add_qstr(mp_map_t *map, mp_obj_t key) {
+    if (!has_room(map) && !make_room(map)) {
+        return find(map, key, MP_MAP_LOOKUP_ADD_IF_NOT_FOUND);
+    }
+    return append(map, key, hash_of_qstr(key));
+}
+
+static MP_NOINLINE mp_map_elem_t *find_qstr_in_large(mp_map_t *map, mp_obj_t key, mp_map_lookup_kind_t kind) {
+    mp_map_elem_t *slot = place_size(map->alloc) == 2 ? find_qstr_by_index(map, key, 2)
+        : find_qstr_by_index(map, key, 4);
+    return slot || kind == MP_MAP_LOOKUP ? slot : add_qstr(map, key);
+}
+
+// Every call here is the last thing done, so that the usual ways through need no stack.
 mp_map_elem_t *mp_map_lookup(mp_map_t *map, mp_obj_t index, mp_map_lookup_kind_t kind) {
     if (map->is_ordered) {
         return find_in_array(map, index, kind);
     }
-    if (map->all_keys_are_qstrs && mp_obj_is_qstr(index) && kind != MP_MAP_LOOKUP_REMOVE_IF_FOUND) {
-        mp_map_elem_t *slot = find_qstr(map, index);
-        if (slot || kind == MP_MAP_LOOKUP) {
-            return slot;
-        }
-        if (has_room(map)) {
-            return append(map, index, hash_of_qstr(index));
-        }
+    if (!map->all_keys_are_qstrs || !mp_obj_is_qstr(index) || kind == MP_MAP_LOOKUP_REMOVE_IF_FOUND) {
+        return find(map, index, kind);
     }
-    return find(map, index, kind);
+    mp_map_elem_t *slot;
+    if (!has_index(map)) {
+        mp_map_elem_t *end = map->table + map->alloc;
+        for (slot = map->table; slot < end; slot++) {
+            if (slot->key == index) {
+                return slot;
+            }
+        }
+    } else if (place_size(map->alloc) != 1) {
+        return find_qstr_in_large(map, index, kind);
+    } else if ((slot = find_qstr_by_index(map, index, 1))) {
+        return slot;
+    }
+    return kind == MP_MAP_LOOKUP ? NULL : add_qstr(map, index);
 }
 
 // A function in Python that `attr` is in a class of an object or in the bases that are Python's, if what
