@@ -141,8 +141,8 @@ def build_host_library():
 def build_unix():
     """Bring MicroPython for this machine up to date; returns its path.
 
-    Frozen Python that needs no machine is tested on it. Without what asks for more sources than
-    MicroPython's own.
+    Frozen Python that needs no machine is tested on it. It has the image's dictionaries and sets
+    (ports/cllm_x86/micropython.mk). Without what asks for more sources than MicroPython's own.
     """
     with alone():
         source = fetch.ensure(locks()["micropython"])
@@ -155,6 +155,7 @@ def build_unix():
             VARIANT="standard",
             FROZEN_MANIFEST=source / "extmod" / "asyncio" / "manifest.py",
             BUILD=UNIX.parent,
+            USER_C_MODULES=TOP / "ports",
             MPY_LIB_DIR=TOP,
             MICROPY_MPYCROSS=MPY_CROSS,
             MICROPY_MPYCROSS_DEPENDENCY=MPY_CROSS,

@@ -1,15 +1,25 @@
-// Lookups of names, in place of py/map.c's and py/runtime.c's: every name, attribute and method that
-// Python mentions is one, and half of the instructions of an HTTP request went there.
+// Tables of names and of everything else that a `dict` holds, in place of py/map.c's, and py/runtime.c's
+// look-up of methods: every name, attribute and method that Python mentions is a look-up, and half of the
+// instructions of an HTTP request went there.
 //
-// Tables. Upstream's fill up completely before they grow, by a quarter or so, which saves the memory of a
-// microcontroller; but a method's name is looked for in vain among the object's attributes first, and in
-// a full table that is a search of all of it. Here tables grow at three quarters, to twice as many, and
-// what was deleted does not lengthen searches for ever. A small table is searched from its beginning, so
-// its order is that of insertion, which upstream's tests of select expect.
+// Order. Entries stand in the order of insertion, as CPython's do: json.loads(), keyword arguments and
+// the attributes of classes keep the order of their text. A deleted entry leaves a gap
+// (MP_OBJ_SENTINEL) until the table needs room, so upstream's loops over table[0..alloc), which skip
+// gaps, go on while entries come and go.
+//
+// Search. A table of up to LEAST_ALLOC entries is searched from its beginning. A larger one has an index
+// behind its entries, in the same allocation: for each hash, where its entry is. The index has two places
+// for each entry, so searches are short although the entries fill up before the table grows: a method's
+// name is looked for in vain among the object's attributes first. Deletion leaves the index alone, for
+// a place whose entry has another key now only leads the search on.
 //
 // Keys. While all keys of a table are interned strings (qstrs, which are numbers), as in nearly every
-// table that names are looked for in, their numbers are what is hashed and compared. A table is ordered
+// table that names are looked for in, their numbers are what is hashed and compared. A table is indexed
 // anew when it gets its first key of another kind.
+//
+// Python. __eq__ and __hash__ of keys may change the table that is being searched. Nothing that was read
+// from a table before such a call is used after it unless the table is still the same; otherwise the
+// search starts again, MOST_SEARCHES times at most.
 //
 // Methods. mp_load_method() finds a function of an object's class without the general search, which
 // handles properties, descriptors, builtin base classes and __getattr__.
@@ -17,11 +27,11 @@
 
 #include "py/objtype.h"
 #include "py/runtime.h"
+#include "name_lookup.h"
 
-// map.c's own, for tables that are arrays in order: modules and types in C, keyword arguments,
-// collections.OrderedDict.
+// map.c's own, for fixed arrays: modules and types in C, keyword arguments.
 mp_map_elem_t *upstream_mp_map_lookup(mp_map_t *map, mp_obj_t index, mp_map_lookup_kind_t kind);
-// runtime.c's own (see Makefile).
+// runtime.c's own (see name_lookup.mk).
 void upstream_mp_load_method(mp_obj_t object, qstr attr, mp_obj_t *dest);
 
 // Where a name was found last in whatever array: a guess, checked by comparing keys. qstrs are numbers
@@ -30,13 +40,56 @@ void upstream_mp_load_method(mp_obj_t object, qstr attr, mp_obj_t *dest);
 static uint16_t guesses[N_GUESSES];
 
 #define LEAST_ALLOC 4
+#define MOST_SEARCHES 64
+
+// Behind the entries of a table of more than LEAST_ALLOC: this, then 2 * alloc places of 1, 2 or 4
+// bytes, which hold 0 for none or 1 + the position of an entry.
+typedef struct {
+    uint32_t end; // entries up to here are filled or gaps, the last is filled
+    uint32_t spent; // places taken: as many as `end`, or more after the last entry was deleted
+} index_t;
+
+static inline size_t place_size(size_t alloc) {
+    return alloc <= UINT8_MAX ? 1 : alloc <= UINT16_MAX ? 2 : 4;
+}
+
+static size_t table_size(size_t alloc) {
+    size_t entries = alloc * sizeof(mp_map_elem_t);
+    return alloc <= LEAST_ALLOC ? entries : entries + sizeof(index_t) + 2 * alloc * place_size(alloc);
+}
+
+static mp_map_elem_t *new_table(size_t alloc) {
+    if (alloc > UINT32_MAX / 2) {
+        m_malloc_fail(SIZE_MAX);
+    }
+    return (mp_map_elem_t *)m_malloc0(table_size(alloc));
+}
+
+static inline index_t *index_of(const mp_map_t *map) {
+    return (index_t *)(map->table + map->alloc);
+}
+
+static inline bool has_index(const mp_map_t *map) {
+    return map->alloc > LEAST_ALLOC;
+}
+
+static inline size_t read_place(const index_t *index, size_t size, size_t at) {
+    const void *places = index + 1;
+    return size == 1 ? ((const uint8_t *)places)[at] : size == 2 ? ((const uint16_t *)places)[at]
+        : ((const uint32_t *)places)[at];
+}
+
+// Keys that equal nothing of their kind but themselves.
+static inline bool is_word(mp_obj_t key) {
+    return mp_obj_is_small_int(key) || mp_obj_is_qstr(key);
+}
 
 // A multiplication spreads numbers and addresses, which have no low bits, over 32 bits.
 static inline uint32_t hash_of_qstr(mp_obj_t index) {
     return (uint32_t)((uintptr_t)index * 0x9E3779B97F4A7C15u >> 32);
 }
 
-// The same for all kinds: 1 is equal to 1.0, and a text may be a qstr or not.
+// The same for all kinds: 1 is equal to 1.0, and a text may be a qstr or not. Runs __hash__.
 static uint32_t hash_of_value(mp_obj_t index) {
     uint64_t hash = mp_obj_is_qstr(index) ? qstr_hash(MP_OBJ_QSTR_VALUE(index))
         : mp_obj_is_small_int(index) ? (size_t)MP_OBJ_SMALL_INT_VALUE(index)
@@ -45,99 +98,323 @@ static uint32_t hash_of_value(mp_obj_t index) {
 }
 
 // Where a search begins. Tables have any size, and a division is a slow thing in an emulator.
-static inline size_t start(const mp_map_t *map, uint32_t hash) {
-    return map->alloc <= LEAST_ALLOC ? 0 : (uint64_t)hash * map->alloc >> 32;
+static inline size_t first_place(size_t alloc, uint32_t hash) {
+    return (uint64_t)hash * (2 * alloc) >> 32;
 }
 
-static inline size_t next(const mp_map_t *map, size_t at) {
-    return at + 1 == map->alloc ? 0 : at + 1;
+static inline size_t next_place(size_t alloc, size_t at) {
+    return at + 1 == 2 * alloc ? 0 : at + 1;
 }
 
-// mp_map_init() makes tables of the size that is asked for, to be filled up; those that grew are powers
-// of two and keep room.
-static bool has_room(const mp_map_t *map) {
-    size_t alloc = map->alloc;
-    return alloc <= LEAST_ALLOC || alloc & (alloc - 1) || (map->used + 1) * 4 <= alloc * 3;
-}
-
-// A new table with room for one more, without what was deleted; false where there is no memory.
-static bool rehash(mp_map_t *map) {
-    size_t alloc = LEAST_ALLOC;
-    while (alloc * 3 < (map->used + 1) * 4) {
-        alloc *= 2;
+static inline void take_place_of_size(index_t *index, size_t size, size_t alloc, uint32_t hash, size_t entry) {
+    size_t at = first_place(alloc, hash);
+    while (read_place(index, size, at)) {
+        at = next_place(alloc, at);
     }
-    mp_map_elem_t *table = m_new_maybe(mp_map_elem_t, alloc);
-    if (!table) {
-        return false;
-    }
-    memset(table, 0, alloc * sizeof(*table));
-    mp_map_t old = *map;
-    map->alloc = alloc;
-    map->table = table;
-    for (size_t i = 0; i < old.alloc; i++) {
-        if (mp_map_slot_is_filled(&old, i)) {
-            mp_obj_t key = old.table[i].key;
-            size_t at = start(map, map->all_keys_are_qstrs ? hash_of_qstr(key) : hash_of_value(key));
-            while (table[at].key != MP_OBJ_NULL) {
-                at = next(map, at);
-            }
-            table[at] = old.table[i];
-        }
-    }
-    m_del(mp_map_elem_t, old.table, old.alloc);
-    return true;
-}
-
-static void remove(mp_map_t *map, size_t at) {
-    map->used--;
-    // The value stays for the caller.
-    map->table[at].key = MP_OBJ_SENTINEL;
-    if (map->table[next(map, at)].key == MP_OBJ_NULL) {
-        // No search goes on behind here, so none has to come this far.
-        while (map->table[at].key == MP_OBJ_SENTINEL) {
-            map->table[at].key = MP_OBJ_NULL;
-            at = (at ? at : map->alloc) - 1;
-        }
+    void *places = index + 1;
+    if (size == 1) {
+        ((uint8_t *)places)[at] = (uint8_t)(entry + 1);
+    } else if (size == 2) {
+        ((uint16_t *)places)[at] = (uint16_t)(entry + 1);
+    } else {
+        ((uint32_t *)places)[at] = (uint32_t)(entry + 1);
     }
 }
 
-// The slot of a qstr in a table of qstrs that is not an array, NULL for none.
-static inline mp_map_elem_t *find_qstr(const mp_map_t *map, mp_obj_t index) {
-    mp_map_elem_t *table = map->table, *end = table + map->alloc;
-    if (map->alloc <= LEAST_ALLOC) {
-        for (mp_map_elem_t *slot = table; slot < end; slot++) {
-            if (slot->key == index) {
-                return slot;
-            }
-        }
-        return NULL;
+static inline void take_place(mp_map_t *map, uint32_t hash, size_t entry) {
+    switch (place_size(map->alloc)) {
+        case 1:
+            take_place_of_size(index_of(map), 1, map->alloc, hash, entry);
+            break;
+        case 2:
+            take_place_of_size(index_of(map), 2, map->alloc, hash, entry);
+            break;
+        default:
+            take_place_of_size(index_of(map), 4, map->alloc, hash, entry);
     }
-    mp_map_elem_t *first = table + start(map, hash_of_qstr(index)), *slot = first;
-    while (slot->key != index) {
-        if (slot->key == MP_OBJ_NULL) {
-            return NULL;
-        }
-        slot = slot + 1 == end ? table : slot + 1;
-        if (slot == first) {
-            return NULL;
+}
+
+static inline bool has_room(const mp_map_t *map) {
+    return has_index(map) ? index_of(map)->spent < map->alloc
+        : map->alloc && map->table[map->alloc - 1].key == MP_OBJ_NULL;
+}
+
+// A new entry in a table that has room and not this key.
+static mp_map_elem_t *append(mp_map_t *map, mp_obj_t key, uint32_t hash) {
+    size_t entry = 0;
+    if (has_index(map)) {
+        index_t *index = index_of(map);
+        entry = index->end++;
+        index->spent++;
+        take_place(map, hash, entry);
+    } else {
+        while (map->table[entry].key != MP_OBJ_NULL) {
+            entry++;
         }
     }
+    map->used++;
+    mp_map_elem_t *slot = &map->table[entry];
+    slot->key = key;
+    slot->value = MP_OBJ_NULL;
     return slot;
 }
 
+// The filled entries of `map` to `table`, which may be its own; returns how many.
+static size_t pack(mp_map_elem_t *table, const mp_map_t *map) {
+    size_t n = 0;
+    for (size_t i = 0; i < map->alloc; i++) {
+        if (mp_map_slot_is_filled(map, i)) {
+            table[n++] = map->table[i];
+        }
+    }
+    return n;
+}
+
+static void close_gaps(mp_map_t *map) {
+    size_t n = pack(map->table, map);
+    memset(map->table + n, 0, (map->alloc - n) * sizeof(mp_map_elem_t));
+}
+
+// Make the index anew from entries whose hashes need no Python.
+static void make_index(mp_map_t *map) {
+    index_t *index = index_of(map);
+    memset(index, 0, table_size(map->alloc) - map->alloc * sizeof(mp_map_elem_t));
+    for (size_t i = 0; i < map->alloc && map->table[i].key != MP_OBJ_NULL; i++) {
+        if (map->table[i].key != MP_OBJ_SENTINEL) {
+            mp_obj_t key = map->table[i].key;
+            take_place(map, map->all_keys_are_qstrs ? hash_of_qstr(key) : hash_of_value(key), i);
+        }
+        index->end = (uint32_t)i + 1;
+    }
+    index->spent = index->end;
+}
+
+// Whether hashes of all keys need no Python.
+static bool has_plain_keys(const mp_map_t *map) {
+    if (map->all_keys_are_qstrs) {
+        return true;
+    }
+    for (size_t i = 0; i < map->alloc; i++) {
+        mp_obj_t key = map->table[i].key;
+        if (key != MP_OBJ_NULL && key != MP_OBJ_SENTINEL && !is_word(key)
+            && !mp_obj_is_exact_type(key, &mp_type_str)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// The values of `old` for the keys that `map` took from it; false where they are not its keys any more.
+static bool take_values(mp_map_t *map, const mp_map_t *old) {
+    size_t n = 0;
+    for (size_t i = 0; i < old->alloc; i++) {
+        if (mp_map_slot_is_filled(old, i)) {
+            if (n == map->used || map->table[n].key != old->table[i].key) {
+                return false;
+            }
+            map->table[n++].value = old->table[i].value;
+        }
+    }
+    return n == map->used;
+}
+
+// Make room for one more, without the gaps. False where __hash__ of a key changed the table.
+static bool make_room(mp_map_t *map) {
+    if (!has_index(map) && map->used < map->alloc) {
+        close_gaps(map);
+        return true;
+    }
+    size_t alloc = LEAST_ALLOC;
+    // A quarter stays free, or a table that is full but for one gap would be copied for each new entry.
+    while (alloc < map->used + 1 || (alloc > LEAST_ALLOC && alloc * 3 < (map->used + 1) * 4)) {
+        alloc *= 2;
+    }
+    bool plain = has_plain_keys(map);
+    if (plain && alloc == map->alloc) {
+        close_gaps(map);
+        make_index(map);
+        return true;
+    }
+    mp_map_t old = *map, grown = *map;
+    grown.table = new_table(alloc);
+    grown.alloc = alloc;
+    // The collector may have run finalisers.
+    if (map->table != old.table || map->alloc != old.alloc || map->used != old.used) {
+        return false;
+    }
+    if (plain) {
+        pack(grown.table, map);
+        if (has_index(&grown)) {
+            make_index(&grown);
+        }
+        *map = grown;
+        m_del(byte, (byte *)old.table, table_size(old.alloc));
+        return true;
+    }
+    grown.used = 0;
+    for (size_t i = 0; i < old.alloc && map->table == old.table && map->alloc == old.alloc; i++) {
+        if (mp_map_slot_is_filled(&old, i)) {
+            mp_obj_t key = old.table[i].key;
+            uint32_t hash = hash_of_value(key);
+            if (grown.used == old.used) {
+                break; // there are more than there were
+            }
+            append(&grown, key, hash);
+        }
+    }
+    if (map->table != old.table || map->alloc != old.alloc || map->used != grown.used
+        || map->all_keys_are_qstrs != grown.all_keys_are_qstrs || !take_values(&grown, &old)) {
+        return false;
+    }
+    *map = grown;
+    m_del(byte, (byte *)old.table, table_size(old.alloc));
+    return true;
+}
+
+void map_remove(mp_map_t *map, mp_map_elem_t *slot) {
+    map->used--;
+    slot->key = MP_OBJ_SENTINEL;
+    size_t end = has_index(map) ? index_of(map)->end : map->alloc;
+    if (!has_index(map)) {
+        while (map->table[end - 1].key == MP_OBJ_NULL) {
+            end--;
+        }
+    }
+    // Behind the last entry there are no gaps: popitem() finds it at once.
+    while (end && map->table[end - 1].key == MP_OBJ_SENTINEL) {
+        map->table[--end].key = MP_OBJ_NULL;
+    }
+    if (has_index(map)) {
+        index_of(map)->end = (uint32_t)end;
+    }
+}
+
+mp_map_elem_t *map_last(mp_map_t *map) {
+    size_t end = has_index(map) ? index_of(map)->end : map->alloc;
+    while (end && !mp_map_slot_is_filled(map, end - 1)) {
+        end--;
+    }
+    return end ? &map->table[end - 1] : NULL;
+}
+
+void map_copy(mp_map_t *to, const mp_map_t *from) {
+    mp_map_init(to, from->is_ordered ? from->used : from->alloc);
+    if (from->is_ordered) { // an array, without an index
+        for (size_t i = 0; i < from->used; i++) {
+            mp_map_lookup(to, from->table[i].key, MP_MAP_LOOKUP_ADD_IF_NOT_FOUND)->value =
+                from->table[i].value;
+        }
+    } else if (from->alloc) {
+        memcpy(to->table, from->table, table_size(from->alloc));
+        to->used = from->used;
+        to->all_keys_are_qstrs = from->all_keys_are_qstrs;
+    }
+}
+
+void mp_map_init(mp_map_t *map, size_t n) {
+    map->table = n ? new_table(n) : NULL;
+    map->alloc = n;
+    map->used = 0;
+    map->all_keys_are_qstrs = 1;
+    map->is_fixed = 0;
+    map->is_ordered = 0;
+}
+
+void mp_map_deinit(mp_map_t *map) {
+    if (!map->is_fixed) {
+        m_del(byte, (byte *)map->table, table_size(map->alloc));
+    }
+    map->used = map->alloc = 0;
+}
+
+void mp_map_clear(mp_map_t *map) {
+    mp_map_deinit(map);
+    map->all_keys_are_qstrs = 1;
+    map->is_fixed = 0;
+    map->table = NULL;
+}
+
+static inline mp_map_elem_t *find_qstr_by_index(const mp_map_t *map, mp_obj_t key, size_t size) {
+    const index_t *index = index_of(map);
+    size_t at = first_place(map->alloc, hash_of_qstr(key)), place;
+    while ((place = read_place(index, size, at))) {
+        mp_map_elem_t *slot = &map->table[place - 1];
+        if (slot->key == key) {
+            return slot;
+        }
+        at = next_place(map->alloc, at);
+    }
+    return NULL;
+}
+
 static MP_NOINLINE mp_map_elem_t *find_in_array(mp_map_t *map, mp_obj_t index, mp_map_lookup_kind_t kind) {
+    if (!map->is_fixed) {
+        // namedtuple._asdict() calls its new dictionary an array, as upstream's OrderedDicts are.
+        map->is_ordered = 0;
+        return mp_map_lookup(map, index, kind);
+    }
     uint16_t *guess = &guesses[((uintptr_t)index >> 3) % N_GUESSES];
-    if (*guess < map->alloc && kind != MP_MAP_LOOKUP_REMOVE_IF_FOUND) {
+    if (*guess < map->alloc) {
         mp_map_elem_t *slot = &map->table[*guess];
         if (slot->key == index) {
             return slot;
         }
     }
     mp_map_elem_t *slot = upstream_mp_map_lookup(map, index, kind);
-    if (slot && kind != MP_MAP_LOOKUP_REMOVE_IF_FOUND) {
+    if (slot) {
         *guess = (uint16_t)(slot - map->table);
     }
     return slot;
+}
+
+typedef enum { FOUND, MISSING, CHANGED } outcome_t;
+
+// Look for any key in a table that is not an array: from its beginning with `size` 0, else by an index
+// with places of `size` bytes. Runs __eq__.
+static inline __attribute__((always_inline)) outcome_t search_by(mp_map_t *map, mp_obj_t index,
+    uint32_t hash, size_t size, mp_map_elem_t **found) {
+    mp_map_elem_t *table = map->table;
+    size_t alloc = map->alloc;
+    const index_t *places = index_of(map);
+    // Among qstrs, only the same one is equal.
+    bool identity = map->all_keys_are_qstrs, word = is_word(index);
+    for (size_t at = size ? first_place(alloc, hash) : 0;; at = size ? next_place(alloc, at) : at + 1) {
+        size_t place = size ? read_place(places, size, at) : at < alloc ? at + 1 : 0;
+        if (!place) {
+            return MISSING;
+        }
+        mp_map_elem_t *slot = &table[place - 1];
+        mp_obj_t key = slot->key;
+        if (key == index) {
+            *found = slot;
+            return FOUND;
+        }
+        if (identity || (word && is_word(key)) || key == MP_OBJ_NULL || key == MP_OBJ_SENTINEL) {
+            continue;
+        }
+        bool equal = mp_obj_equal(key, index);
+        if (map->table != table || map->alloc != alloc || map->all_keys_are_qstrs || slot->key != key) {
+            return CHANGED;
+        }
+        if (equal) {
+            *found = slot;
+            return FOUND;
+        }
+    }
+}
+
+static outcome_t search(mp_map_t *map, mp_obj_t index, uint32_t hash, mp_map_elem_t **found) {
+    if (!has_index(map)) {
+        return search_by(map, index, hash, 0, found);
+    }
+    switch (place_size(map->alloc)) {
+        case 1:
+            return search_by(map, index, hash, 1, found);
+        case 2:
+            return search_by(map, index, hash, 2, found);
+        default:
+            return search_by(map, index, hash, 4, found);
+    }
 }
 
 // As mp_map_lookup(), of any key in a table that is not an array.
@@ -150,69 +427,79 @@ static MP_NOINLINE mp_map_elem_t *find(mp_map_t *map, mp_obj_t index, mp_map_loo
         qstr known = qstr_find_strn(text, length);
         index = known == MP_QSTRnull ? index : MP_OBJ_NEW_QSTR(known);
     }
-    if (!add && (map->alloc == 0 || (map->all_keys_are_qstrs && !mp_obj_is_qstr(index)))) {
+    bool is_qstr = mp_obj_is_qstr(index);
+    if (!add && (map->alloc == 0 || (map->all_keys_are_qstrs && !is_qstr))) {
         return NULL;
     }
-    uint32_t hash = map->all_keys_are_qstrs && mp_obj_is_qstr(index) ? hash_of_qstr(index)
-        : hash_of_value(index);
-    if (map->all_keys_are_qstrs && !mp_obj_is_qstr(index)) {
-        map->all_keys_are_qstrs = 0;
-        if (map->used && !rehash(map)) {
-            map->all_keys_are_qstrs = 1;
-            m_malloc_fail(map->alloc * sizeof(mp_map_elem_t));
+    uint32_t value_hash = is_qstr ? 0 : hash_of_value(index);
+    for (int i = 0; i < MOST_SEARCHES; i++) {
+        if (map->all_keys_are_qstrs && !is_qstr) {
+            if (!add) {
+                return NULL;
+            }
+            // The first key that is no qstr: hashes are those of values from here on.
+            map->all_keys_are_qstrs = 0;
+            if (has_index(map)) {
+                make_index(map);
+            }
+        }
+        uint32_t hash = !is_qstr ? value_hash
+            : map->all_keys_are_qstrs ? hash_of_qstr(index) : hash_of_value(index);
+        mp_map_elem_t *slot;
+        outcome_t outcome = search(map, index, hash, &slot);
+        if (outcome == FOUND) {
+            if (kind == MP_MAP_LOOKUP_REMOVE_IF_FOUND) {
+                map_remove(map, slot);
+            }
+            return slot;
+        }
+        if (outcome == MISSING) {
+            if (!add) {
+                return NULL;
+            }
+            if (has_room(map) || make_room(map)) {
+                return append(map, index, hash);
+            }
         }
     }
-    // Among qstrs, a qstr is equal to itself only, and so are small integers among each other.
-    bool identity = map->all_keys_are_qstrs;
-    for (bool again = true;; again = false) {
-        mp_map_elem_t *room = NULL;
-        size_t steps = 0;
-        for (size_t at = start(map, hash); steps < map->alloc; steps++) {
-            mp_map_elem_t *slot = &map->table[at];
-            if (slot->key == MP_OBJ_NULL) {
-                room = room ? room : slot;
-                break;
-            }
-            if (slot->key == MP_OBJ_SENTINEL) {
-                room = room ? room : slot;
-            } else if (slot->key == index
-                || (!identity && !(mp_obj_is_small_int(index) && mp_obj_is_small_int(slot->key))
-                    && mp_obj_equal(slot->key, index))) {
-                if (kind == MP_MAP_LOOKUP_REMOVE_IF_FOUND) {
-                    remove(map, at);
-                }
-                return slot;
-            }
-            at = next(map, at);
-        }
-        if (!add) {
-            return NULL;
-        }
-        // A long search in a table that has room went over what was deleted.
-        bool good = has_room(map) && (steps <= 2 * LEAST_ALLOC || steps * 2 <= map->alloc);
-        if (room && (good || !again || !rehash(map))) {
-            map->used++;
-            room->key = index;
-            room->value = MP_OBJ_NULL;
-            return room;
-        }
-        if (!room && !rehash(map)) {
-            m_malloc_fail(map->alloc * sizeof(mp_map_elem_t));
-        }
-    }
+    mp_raise_msg(&mp_type_RuntimeError, MP_ERROR_TEXT("dict changed during look-up"));
 }
 
+static MP_NOINLINE mp_map_elem_t *add_qstr(mp_map_t *map, mp_obj_t key) {
+    if (!has_room(map) && !make_room(map)) {
+        return find(map, key, MP_MAP_LOOKUP_ADD_IF_NOT_FOUND);
+    }
+    return append(map, key, hash_of_qstr(key));
+}
+
+static MP_NOINLINE mp_map_elem_t *find_qstr_in_large(mp_map_t *map, mp_obj_t key, mp_map_lookup_kind_t kind) {
+    mp_map_elem_t *slot = place_size(map->alloc) == 2 ? find_qstr_by_index(map, key, 2)
+        : find_qstr_by_index(map, key, 4);
+    return slot || kind == MP_MAP_LOOKUP ? slot : add_qstr(map, key);
+}
+
+// Every call here is the last thing done, so that the usual ways through need no stack.
 mp_map_elem_t *mp_map_lookup(mp_map_t *map, mp_obj_t index, mp_map_lookup_kind_t kind) {
     if (map->is_ordered) {
         return find_in_array(map, index, kind);
     }
-    if (map->all_keys_are_qstrs && mp_obj_is_qstr(index) && kind != MP_MAP_LOOKUP_REMOVE_IF_FOUND) {
-        mp_map_elem_t *slot = find_qstr(map, index);
-        if (slot || kind == MP_MAP_LOOKUP) {
-            return slot;
-        }
+    if (!map->all_keys_are_qstrs || !mp_obj_is_qstr(index) || kind == MP_MAP_LOOKUP_REMOVE_IF_FOUND) {
+        return find(map, index, kind);
     }
-    return find(map, index, kind);
+    mp_map_elem_t *slot;
+    if (!has_index(map)) {
+        mp_map_elem_t *end = map->table + map->alloc;
+        for (slot = map->table; slot < end; slot++) {
+            if (slot->key == index) {
+                return slot;
+            }
+        }
+    } else if (place_size(map->alloc) != 1) {
+        return find_qstr_in_large(map, index, kind);
+    } else if ((slot = find_qstr_by_index(map, index, 1))) {
+        return slot;
+    }
+    return kind == MP_MAP_LOOKUP ? NULL : add_qstr(map, index);
 }
 
 // A function in Python that `attr` is in a class of an object or in the bases that are Python's, if what

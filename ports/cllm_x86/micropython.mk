@@ -1,0 +1,6 @@
+# The unix build of MicroPython for tests has the image's dictionaries and sets: there this folder is a
+# "user C module".
+include $(USERMOD_DIR)/name_lookup.mk
+
+SRC_USERMOD_C += $(addprefix $(USERMOD_DIR)/,$(LOOKUP_C))
+CFLAGS_USERMOD += -DMICROPY_OPT_MAP_LOOKUP_CACHE=0 '-DMICROPY_WRAP_MP_MAP_LOOKUP(f)=upstream_\#\#f'
