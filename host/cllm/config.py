@@ -87,7 +87,8 @@ def _read(path):
         raise CllmError(f"cannot read {path}: {error}; it must be JSON in UTF-8") from None
     try:
         content = json.loads(
-            text, object_pairs_hook=_members, parse_float=_float, parse_constant=_float
+            text, object_pairs_hook=_members, parse_int=_int, parse_float=_float,
+            parse_constant=_float,
         )
     except json.JSONDecodeError as error:
         raise CllmError(
@@ -114,6 +115,12 @@ def _members(pairs):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f'"{twice}" is there twice; leave one of them')
     return members
+
+
+def _int(text):
+    if len(text) > 100:  # of thousands, int() says how to take more
+        raise ValueError(f"a number of {len(text)} digits is larger than any setting")
+    return int(text)
 
 
 def _float(text):

@@ -119,7 +119,9 @@ def string(text):
 def header(*pairs, version=3, tensors=0, count=None):
     """A GGUF header of (key, type, bytes of the value)."""
     data = b"GGUF" + struct.pack("<IQQ", version, tensors, len(pairs) if count is None else count)
-    return data + b"".join(string(key) + struct.pack("<I", kind) + value for key, kind, value in pairs)
+    return data + b"".join(
+        string(key) + struct.pack("<I", kind) + value for key, kind, value in pairs
+    )
 
 
 LLAMA = (b"general.architecture", 8, string(b"llama"))
@@ -152,7 +154,8 @@ def test_a_part_of_a_model_is_refused_with_what_to_do(tmp_path):
 
 
 @pytest.mark.parametrize("values", [
-    {"block_count": 2**31 - 1, "attention__head_count": 2**32 - 1, "attention__value_length": 2**30},
+    {"block_count": 2**31 - 1, "attention__head_count": 2**32 - 1,
+     "attention__value_length": 2**30},
     {"embedding_length": 2**64 - 1}, {"feed_forward_length": 2**63},
     {"attention__head_count_kv": 2**64 - 1, "attention__key_length": 2**64 - 1},
 ])
@@ -237,7 +240,8 @@ def test_damaged_headers_give_a_bounded_number_in_bounded_time(tmp_path):
             elif what == 2:
                 del content[at:at + random_.randrange(1, 64)]
             else:
-                content[at:at] = content[random_.randrange(len(content)):][:random_.randrange(1, 64)]
+                other = random_.randrange(len(content))
+                content[at:at] = content[other:other + random_.randrange(1, 64)]
             content = content or bytearray(b"G")
         path.write_bytes(content)
         began = time.monotonic()

@@ -262,7 +262,8 @@ def test_more_memory_than_the_host_has_takes_its_name(fake_qemu, image, tmp_path
     words = f'{model} needs [0-9]+ MiB .* this host has 400: set a smaller "n_ctx" .* --memory'
     with pytest.raises(CllmError, match=words):
         make(tmp_path, image, {"model": {"n_ctx": 8192}}, model=model)
-    assert make(tmp_path, image, {"model": {"n_ctx": 8192}}, model=model, memory=5000).memory == 5000
+    named = make(tmp_path, image, {"model": {"n_ctx": 8192}}, model=model, memory=5000)
+    assert named.memory == 5000
     assert make(tmp_path, image, {"model": {"n_ctx": 256}}, model=model).memory <= 400
 
 
