@@ -198,7 +198,7 @@ template <class Body> int translated(bool *broken, Body &&body) noexcept {
     } catch (const too_long &x) {
         return fail(ENGINE_LIMIT, x.what());
     } catch (const std::bad_alloc &) {
-        return fail(ENGINE_EFAIL, "out of memory");
+        return fail(ENGINE_ENOMEM, "out of memory");
     } catch (const std::exception &x) {
         return fail(ENGINE_EFAIL, x.what());
     } catch (...) {
@@ -282,6 +282,9 @@ template <class Body> void with_input(Body &&body) {
 void check(bool condition, const std::string &reason);
 void check_token(const engine *e, int32_t token);
 void check_seq(const engine *e, int32_t seq);
+
+// Throws std::bad_alloc if what llama.cpp gave as its reason is that memory ran out, else the reason.
+[[noreturn]] void throw_failure(const std::string &reason);
 
 // JSON of a request, nested no deeper than a stack can take; bad_input names `what`.
 common_json parse_json(const char *text, size_t len, const char *what);
