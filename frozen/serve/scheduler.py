@@ -590,6 +590,10 @@ class Scheduler:
             # Its grammar is to blame, and nobody but who sent it.
             sequence.fail(invalid(str(exc)))
             return
+        if isinstance(exc, MemoryError):
+            print("cllm: a request failed: out of memory")
+            sequence.fail(unavailable("out of memory, try again later", headers={"Retry-After": "5"}))
+            return
         if name == "NoSlot":
             message = "Context size has been exceeded."
         else:

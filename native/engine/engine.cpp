@@ -644,7 +644,7 @@ int engine_decode_finish(struct engine *e) {
             case -1:
                 return fail(ENGINE_EINVAL, capture.reason("llama.cpp refused the batch").c_str());
             default:
-                return fail(ENGINE_EFAIL, capture.reason("llama.cpp failed to decode").c_str());
+                throw_failure(capture.reason("llama.cpp failed to decode"));
         }
     });
 }
