@@ -157,6 +157,8 @@ int engine_embed_start(struct engine *e, size_t n, const int32_t *tokens, bool f
     return call(e, CHANGES, [&] {
         check(normalize >= -1 && normalize <= 32, "normalize is not in -1..32");
         const size_t most = is_causal(e) ? e->info.n_batch : longest_whole(e);
+        check(n <= most || is_causal(e), "this model takes a text of at most " + std::to_string(most)
+            + " tokens, not " + std::to_string(n));
         check(n >= 1 && n <= most, "a piece holds 1.." + std::to_string(most) + " tokens, not "
             + std::to_string(n));
         check(is_causal(e) || (first && last), "this model takes a text in one piece");
