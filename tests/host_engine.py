@@ -32,7 +32,8 @@ class Limit(Error):
 
 class _Library(engine_library.Library):
     def failure(self, code, reason):
-        return {1: NoSlot, 2: Aborted, 3: Limit, -1: ValueError}.get(code, Error)(reason)
+        return {1: NoSlot, 2: Aborted, 3: Limit, -1: ValueError,
+                -4: MemoryError}.get(code, Error)(reason)
 
 
 _library = None

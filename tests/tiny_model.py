@@ -164,6 +164,53 @@ def make(path, seed=1, architecture="llama", tokenizer="gpt2", template=CHATML, 
     writer.close()
 
 
+def make_bert(path, seed=1):
+    """Writes a tiny model that computes embeddings of texts of at most 512 tokens, and no text."""
+    tokens, kinds, merges = vocabulary()
+    writer = gguf.GGUFWriter(str(path), "bert")
+    writer.add_block_count(N_LAYER)
+    writer.add_context_length(512)
+    writer.add_embedding_length(N_EMBD)
+    writer.add_feed_forward_length(N_FF)
+    writer.add_head_count(N_HEAD)
+    writer.add_token_type_count(1)
+    writer.add_layer_norm_eps(1e-12)
+    writer.add_causal_attention(False)
+    writer.add_pooling_type(gguf.PoolingType.MEAN)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_merges(merges)
+    writer.add_bos_token_id(BOS)
+    writer.add_eos_token_id(EOS)
+    writer.add_add_bos_token(False)
+    random = numpy.random.default_rng(seed)
+
+    def matrix(name, rows, columns):
+        writer.add_tensor(name, (random.standard_normal((rows, columns)) * 0.2).astype("float32"))
+
+    def norm(name):
+        writer.add_tensor(name + ".weight", numpy.ones(N_EMBD, "float32"))
+        writer.add_tensor(name + ".bias", numpy.zeros(N_EMBD, "float32"))
+
+    matrix("token_embd.weight", len(tokens), N_EMBD)
+    matrix("position_embd.weight", 512, N_EMBD)
+    norm("token_embd_norm")
+    for layer in range(N_LAYER):
+        block = f"blk.{layer}."
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            matrix(block + name + ".weight", N_EMBD, N_EMBD)
+        norm(block + "attn_output_norm")
+        matrix(block + "ffn_up.weight", N_FF, N_EMBD)
+        matrix(block + "ffn_down.weight", N_EMBD, N_FF)
+        norm(block + "layer_output_norm")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def damaged(model):
     """Yields (what, bytes, words of the error) for files that must be refused.
 

@@ -75,7 +75,14 @@ class EngineHost:
         print("cllm: loading %s (%d bytes)" % (self.path, size))
         try:
             engine = await self._loaded(self.path, self._progress)
-        except (RuntimeError, ValueError, OSError, MemoryError, ImportError) as exc:
+        except MemoryError:
+            self.fail(
+                "cannot load %s: the machine has not enough memory for it and %d cells of cache: "
+                "give it more (--memory), or fewer cells (n_ctx)"
+                % (self.path, self.options.get("n_ctx", 0))
+            )
+            return
+        except (RuntimeError, ValueError, OSError, ImportError) as exc:
             # RuntimeError is the engine's, with llama.cpp's own words.
             self.fail("cannot load %s: %s" % (self.path, str(exc) or type(exc).__name__))
             return

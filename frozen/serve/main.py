@@ -168,12 +168,13 @@ def install(service, access):
 def run_user_code(path=_BOOT + "app.py"):
     """Runs the user's handlers, if any. An error in them is printed and the server goes on."""
     try:
-        with open(path) as f:
-            source = f.read()
+        f = open(path)
     except OSError:
         return
     print("cllm: running %s" % path)
     try:
+        with f:
+            source = f.read()  # UnicodeError if it is not UTF-8
         exec(compile(source, path, "exec"), {"__name__": "app", "__file__": path})
     except Exception as exc:
         print("cllm: error in %s, the server goes on without the rest of it:" % path)

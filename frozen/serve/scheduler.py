@@ -16,6 +16,7 @@
 # MIT license; Copyright (c) 2026 cllm contributors
 
 import asyncio
+import gc
 import time
 
 from .errors import RequestError, context_error, invalid, left, too_many, unavailable
@@ -27,6 +28,11 @@ from .speculate import ModelDraft, NgramDraft
 
 # After so long without news an owner is woken: clients and proxies give up on silent connections.
 _SILENCE_MS = 25000
+
+_NO_MEMORY = (
+    "there is not enough memory for this embedding now: try again later, or give the machine more "
+    "(--memory)"
+)
 
 
 def _ticks():
@@ -542,8 +548,23 @@ class Scheduler:
             )
         except ValueError as exc:
             job.fail(invalid(str(exc)))
-        except (RuntimeError, MemoryError) as exc:
-            job.fail(RequestError(500, "server_error", str(exc) or "out of memory"))
+        except MemoryError:
+            if job.done_n or job.swept:
+                job.fail(unavailable(_NO_MEMORY, headers={"Retry-After": "5"}))
+            else:
+                # Requests that have ended may have left memory to Python that its collector gives
+                # back.
+                job.swept = True
+                gc.collect()
+        except RuntimeError as exc:
+            if job.gone is not None and job.gone():
+                job.fail(left())  # look() has stopped it
+            else:
+                # What llama.cpp says is for who runs the machine.
+                print("cllm: an embedding failed: %s" % exc)
+                job.fail(
+                    RequestError(500, "server_error", "the model failed to compute an embedding")
+                )
         else:
             job.done_n += size
             if vector is not None:
@@ -569,6 +590,10 @@ class Scheduler:
         if name == "Limit":
             # Its grammar is to blame, and nobody but who sent it.
             sequence.fail(invalid(str(exc)))
+            return
+        if isinstance(exc, MemoryError):
+            print("cllm: a request failed: out of memory")
+            sequence.fail(unavailable("out of memory, try again later", headers={"Retry-After": "5"}))
             return
         if name == "NoSlot":
             message = "Context size has been exceeded."
@@ -624,6 +649,7 @@ class _Embedding:
         self.normalize = normalize
         self.gone = gone
         self.done_n = 0
+        self.swept = False  # Python's heap, for memory to compute it
         self.vector = None
         self.error = None
         self.done = asyncio.Event()

@@ -148,6 +148,10 @@ def main(arguments=None):
         return 1
     except BrokenPipeError:
         return 1
+    except OSError as error:
+        # Of the machine, and nothing that a command reckons with: a full disk, a folder that is gone.
+        print(f"cllm: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
     return 0

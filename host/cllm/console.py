@@ -33,11 +33,13 @@ class Output:
 
     def _put(self, data):
         self._at_line_start = data.endswith(b"\n")
+        if sys.stdout is None:
+            return  # closed before this process began
         try:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
-        except BrokenPipeError:
-            # Whoever read it is gone; serving goes on.
+        except OSError:
+            # Whoever read it is gone, or the disk is full; serving goes on.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -56,6 +58,8 @@ class Terminal:
         guest.listeners.append(output.write)
 
     def open(self):
+        if sys.stdin is None:
+            return  # closed before this process began; number 0 is another file's
         try:
             own = not os.isatty(0) or os.tcgetpgrp(0) == os.getpgrp()
         except OSError:
@@ -76,12 +80,18 @@ class Terminal:
         threading.Thread(target=self._pump, daemon=True).start()
 
     def _pump(self):
-        while data := os.read(0, 1024):
+        while data := self._read():
             if self._leave and LEAVE in data:
                 self._guest.write(data[:data.index(LEAVE)])
                 self._leave()
                 return
             self._guest.write(data)
+
+    def _read(self):
+        try:
+            return os.read(0, 1024)
+        except OSError:
+            return b""  # a folder, say: no keys come from it
 
     def close(self):
         if self._saved:
@@ -142,8 +152,9 @@ class File:
     def __init__(self, guest, path):
         try:
             self._file = open(path, "wb", buffering=0)
-        except OSError as error:
-            raise CllmError(f"cannot write the serial line to {path}: {error.strerror}") from None
+        except (OSError, ValueError) as error:  # ValueError: a path that no system call takes
+            reason = getattr(error, "strerror", None) or error
+            raise CllmError(f"cannot write the serial line to {path}: {reason}") from None
         guest.listeners.append(self._file.write)
 
     def open(self):

@@ -1,124 +1,272 @@
 """How much memory a guest needs for a model, from the model file's own header.
 
-An estimate with room to spare, of the same terms that llama.cpp allocates: the KV cache, the
-buffers of one batch and the vocabulary. The file itself is mapped into the machine beside its
-memory (see qemu.Guest.mapped). A file that is no GGUF gets the base, so that the guest boots and
-says what is wrong with it.
+An estimate with room to spare, of the same terms that llama.cpp allocates, for everything that a
+configuration offers: the context that generates, the one that computes embeddings, which is made
+when the first is asked for, their KV caches, graphs and buffers, and the vocabulary. What is never
+used takes none of the host's memory. The file itself is mapped into the machine beside its memory
+(see qemu.Guest.mapped). A damaged file gets the base, so that the guest boots and says what is
+wrong with it.
 
-The layout read here is GGUF versions 2 and 3, little-endian (docs/gguf.md of ggml).
+The layout read here is GGUF versions 2 and 3, little-endian (docs/gguf.md of ggml). A file may come
+from anywhere: what is read, and how long that takes, has an end whatever the numbers in it are.
 """
 
 import collections
+import os
 import struct
 
 MIB = 1 << 20
 BASE = 128 * MIB  # kernel, C++ and Python heaps, network buffers, and slack
 STEP = 32  # MiB; sizes are rounded up to it
+LARGEST = 1 << 20  # MiB; more than any machine has
 N_CTX = 2048  # cells of the KV cache unless the configuration says otherwise
 N_BATCH = 64  # tokens of one batch of the engine
+SLOTS = 4  # requests that run at a time
+CELLS_STEP = 256  # llama.cpp rounds the cells of a cache up to it
+N_WHOLE = 512  # tokens that a model of embeddings computes at once (native/engine/vectors.cpp)
 REPACKED = 1.7  # size of repacked weights, at most (Q5_K), to that of the file
 VOCABULARY_BYTES = 512  # per token: strings, maps both ways, merge ranks
+# Per node of a graph: ggml's scheduler has 60 tensors ready for each (ggml_backend_sched_new() in
+# ggml-backend.cpp), llama.cpp's result three more.
+NODE_BYTES = 23 << 10
+# Nodes per tensor of the model: llama_context::graph_max_nodes().
+NODES, NODES_OF = 8, {
+    **dict.fromkeys(("kimi-k3", "glm5-next", "hrm_text"), 64),
+    **dict.fromkeys((
+        "qwen3next", "kimi-linear", "bailingmoe3", "qwen35", "qwen35moe", "qwen4exp", "deepseek4",
+        "dflash", "nanbeige", "minimax-01", "minimax-m3", "hy_v4",
+    ), 32),
+}
+# Models that see a text at once and keep no cache: those without memory in
+# llama_model::create_memory().
+WHOLE = {
+    "bert", "jina-bert-v2", "jina-bert-v3", "nomic-bert", "nomic-bert-moe", "neo-bert", "eurobert",
+    "modern-bert", "gemma-embedding", "wavtokenizer-dec", "dream", "llada", "llada-moe", "rnd1",
+}
 
 SCALARS = {
     0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q",
     12: "<d",
 }
 STRING, ARRAY = 8, 9
-Array = collections.namedtuple("Array", "length")
-LONGEST = 1 << 24  # of a string or array; more is taken as a broken file
+# length: how many; most: the largest of a short array of numbers, else 0.
+Array = collections.namedtuple("Array", "length most", defaults=(0,))
+
+# Bounds of a header. Real ones have some 50 pairs, 2,000 tensors and 500,000 strings in two arrays.
+PAIRS = 1 << 16
+STRINGS = 1 << 22
+LONGEST = 1 << 24  # bytes of a string; items of an array of numbers
+KEPT = 1 << 16  # bytes of a string that are kept; nothing here looks at a longer one
+SHORT = 1 << 10  # numbers of an array that are looked at: one for each layer
+TENSOR_BYTES = 28  # of a tensor's description, at least
+
+
+class Refused(ValueError):
+    """What no guest can serve; the message says why, and what to do where there is something."""
 
 
 def read_metadata(path):
-    """The metadata of a GGUF file as a dict; an array comes as `Array(length)`.
+    """The metadata of a GGUF file as a dict; an array comes as `Array`. `TENSORS` counts tensors.
 
-    Raises ValueError when the file is no GGUF or ends early, OSError when it cannot be read.
+    Raises ValueError when the file is no GGUF, ends early or has what no reader of GGUF takes,
+    OSError when it cannot be read.
     """
     with open(path, "rb") as file:
-        if file.read(4) != b"GGUF":
+        return _Header(file).metadata()
+
+
+TENSORS = "(tensors)"  # no key of a file: it is read first, and a second one is a duplicate
+
+
+class _Header:
+    """Reads the header of an open file, with a budget of strings for all its arrays."""
+
+    def __init__(self, file):
+        self.file = file
+        self.size = os.fstat(file.fileno()).st_size
+        self.strings = STRINGS
+
+    def metadata(self):
+        if self.file.read(4) != b"GGUF":
             raise ValueError("not a GGUF file")
-        version = _number(file, "<I")
+        version = self.number("<I")
         if version not in (2, 3):
             raise ValueError(f"GGUF version {version}")
-        _number(file, "<Q")  # tensors
-        pairs = _number(file, "<Q")
-        metadata = {}
+        tensors, pairs = self.number("<Q"), self.number("<Q")
+        if tensors * TENSOR_BYTES > self.size:
+            raise ValueError("the file ends inside its header")
+        if pairs > PAIRS:
+            raise ValueError(f"{pairs} keys in its header")
+        found = {TENSORS: tensors}
         for _ in range(pairs):
-            key = _string(file).decode("utf-8", "replace")
-            metadata[key] = _value(file, _number(file, "<I"))
-        return metadata
+            key = self.string().decode("utf-8", "replace")
+            if key in found:
+                raise ValueError(f"key {key[:64]!r} comes twice")
+            found[key] = self.value(self.number("<I"))
+        return found
+
+    def number(self, layout):
+        size = struct.calcsize(layout)
+        data = self.file.read(size)
+        if len(data) != size:
+            raise ValueError("the file ends inside its header")
+        return struct.unpack(layout, data)[0]
+
+    def skip(self, size):
+        # Seeking past the end is no error, but what lseek(2) cannot count to is one.
+        if size > self.size or self.file.seek(size, os.SEEK_CUR) > self.size:
+            raise ValueError("the file ends inside its header")
+
+    def string(self):
+        length = self.number("<Q")
+        if length > LONGEST:
+            raise ValueError("a string longer than any template")
+        data = self.file.read(min(length, KEPT))
+        if len(data) != min(length, KEPT):
+            raise ValueError("the file ends inside its header")
+        self.skip(length - len(data))
+        return data
+
+    def value(self, kind):
+        if kind in SCALARS:
+            return self.number(SCALARS[kind])
+        if kind == STRING:
+            return self.string().decode("utf-8", "replace")
+        if kind != ARRAY:
+            raise ValueError(f"value of unknown type {kind}")
+        return self.array(self.number("<I"), self.number("<Q"))
+
+    def array(self, kind, count):
+        if kind == ARRAY:
+            # gguf_init_from_reader() in ggml's gguf.cpp knows no such type.
+            raise Refused("its header has arrays in arrays, which llama.cpp does not read")
+        if kind == STRING:
+            self.strings -= count
+            if self.strings < 0:
+                raise ValueError("an array longer than any vocabulary")
+            for _ in range(count):
+                self.skip(self.number("<Q"))
+            return Array(count)
+        if kind not in SCALARS:
+            raise ValueError(f"array of unknown type {kind}")
+        if count > LONGEST:
+            raise ValueError("an array longer than any vocabulary")
+        if count > SHORT:
+            self.skip(count * struct.calcsize(SCALARS[kind]))
+            return Array(count)
+        numbers = [self.number(SCALARS[kind]) for _ in range(count)]
+        return Array(count, max((n for n in numbers if type(n) is int), default=0))
 
 
-def needed(path, n_ctx=N_CTX, repacked=False):
-    """MiB of guest memory for the model at `path` (None: no model) with `n_ctx` cache cells.
+def needed(path, n_ctx=N_CTX, repacked=False, *, n_batch=N_BATCH, slots=SLOTS, embeds=True):
+    """MiB of guest memory for the model at `path` (None: no model).
 
-    repacked: the guest makes a copy of the weights for its kernels.
+    n_ctx, n_batch, slots: as the configuration has them. repacked: the guest makes a copy of the
+    weights for its kernels. embeds: False for a model that only drafts.
+
+    Raises Refused when that is more than LARGEST, OSError when the file cannot be read.
     """
     if path is None:
         return _rounded(BASE)
-    copy = int(REPACKED * path.stat().st_size) if repacked else 0
+    size = BASE + (int(REPACKED * path.stat().st_size) if repacked else 0)
     try:
-        return _rounded(BASE + copy + _work(read_metadata(path), n_ctx))
+        metadata = read_metadata(path)
     except ValueError:
-        return _rounded(BASE + copy)
+        return _rounded(size)
+    size = _rounded(size + _Model(metadata).work(n_ctx, n_batch, slots, embeds))
+    if size > LARGEST:
+        raise Refused(f"by its header it takes more than {LARGEST >> 20} TiB of memory")
+    return size
+
+
+def check(path):
+    """Raises Refused for a file whose header shows that no guest can serve it.
+
+    A file that is damaged otherwise passes: the guest says best what llama.cpp makes of it.
+    """
+    try:
+        metadata = read_metadata(path)
+    except Refused:
+        raise
+    except ValueError:
+        return
+    parts = metadata.get("split.count")
+    if type(parts) is int and parts > 1:
+        raise Refused(
+            f"it is one of {parts} parts of a model: join them with llama.cpp's "
+            "`llama-gguf-split --merge`"
+        )
+
+
+def of_host():
+    """MiB of this host's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // MIB
 
 
 def _rounded(size):
     return -(-size // (STEP * MIB)) * STEP
 
 
-def _work(metadata, n_ctx):
-    """Bytes that llama.cpp allocates beside the weights, which stay in the file."""
-    prefix = str(metadata.get("general.architecture")) + "."
+class _Model:
+    """What of a model's metadata decides how much memory it takes."""
 
-    def number(key, default):
-        value = metadata.get(prefix + key)
-        return value if isinstance(value, int) and value > 0 else default
+    def __init__(self, metadata):
+        self.metadata = metadata
+        self.arch = str(metadata.get("general.architecture"))
+        self.tensors = metadata[TENSORS]
+        self.layers = self.number("block_count", 32)
+        self.width = self.number("embedding_length", 4096)
+        self.inner = self.number("feed_forward_length", 4 * self.width)
+        self.heads = self.number("attention.head_count", 32)
+        vocabulary = metadata.get("tokenizer.ggml.tokens")
+        self.vocabulary = vocabulary.length if isinstance(vocabulary, Array) else 1 << 17
 
-    layers = number("block_count", 32)
-    width = number("embedding_length", 4096)
-    inner = number("feed_forward_length", 4 * width)
-    heads = number("attention.head_count", 32)
-    kv_heads = number("attention.head_count_kv", heads)
-    head = max(1, width // heads)
-    key, value = number("attention.key_length", head), number("attention.value_length", head)
-    row = kv_heads * (key + value)
-    vocabulary = metadata.get("tokenizer.ggml.tokens")
-    vocabulary = vocabulary.length if isinstance(vocabulary, Array) else 1 << 17
-    cache = 2 * n_ctx * layers * row  # f16
-    # f32: logits, a handful of activations, attention scores of one layer.
-    batch = 4 * N_BATCH * (vocabulary + 8 * width + 3 * inner + 2 * heads * n_ctx)
-    return cache + batch + vocabulary * VOCABULARY_BYTES
+    def number(self, key, default):
+        """A positive number of the architecture; of one for each layer, the largest."""
+        value = self.metadata.get(f"{self.arch}.{key}")
+        if isinstance(value, Array):
+            value = value.most
+        return value if type(value) is int and value > 0 else default
 
+    def work(self, n_ctx, n_batch, slots, embeds):
+        """Bytes that llama.cpp allocates beside the weights, which stay in the file."""
+        if self.arch in WHOLE:
+            work = self.graph() + self.batch(max(n_batch, N_WHOLE), max(n_ctx, N_WHOLE))
+        else:
+            n_ctx = -(-n_ctx // CELLS_STEP) * CELLS_STEP
+            # As many sequences again for prefixes (frozen/serve/main.py); one for embeddings.
+            n_seq = slots + max(4, slots) + embeds
+            each = self.graph() + self.cache(n_ctx) + self.batch(n_batch, n_ctx)
+            work = (2 if embeds else 1) * each + n_seq * self.state()
+        return work + self.vocabulary * VOCABULARY_BYTES
 
-def _number(file, layout):
-    size = struct.calcsize(layout)
-    data = file.read(size)
-    if len(data) != size:
-        raise ValueError("the file ends inside its header")
-    return struct.unpack(layout, data)[0]
+    def graph(self):
+        """What one context needs to make graphs."""
+        return NODE_BYTES * max(1024, NODES_OF.get(self.arch, NODES) * (self.tensors + 16))
 
+    def cache(self, n_ctx):
+        """Keys and values of every cell, as f16."""
+        kv_heads = self.number("attention.head_count_kv", self.heads)
+        head = max(1, self.width // self.heads)
+        key = self.number("attention.key_length", head)
+        value = self.number("attention.value_length", head)
+        return 2 * n_ctx * self.layers * kv_heads * (key + value)
 
-def _string(file):
-    length = _number(file, "<Q")
-    data = file.read(length) if length <= LONGEST else b""
-    if len(data) != length:
-        raise ValueError("the file ends inside its header")
-    return data
+    def state(self):
+        """What a recurrent model keeps of one sequence, as f32: llama_hparams::n_embd_r(), _s()."""
+        conv = self.number("ssm.conv_kernel", 0)
+        inner, state = self.number("ssm.inner_size", 0), self.number("ssm.state_size", 0)
+        groups = self.number("ssm.group_count", 0)
+        rows = conv * (inner + 2 * groups * state) + state * inner
+        rows += self.number("shortconv.l_cache", 0) * self.width
+        if head := self.number("wkv.head_size", 0):
+            rows += self.width * (head + self.number("token_shift_count", 2))
+        if head := self.number("kda.head_dim", 0):
+            rows += self.heads * head * (head + 3 * (conv or 4))
+        return 4 * self.layers * rows
 
-
-def _value(file, kind):
-    if kind in SCALARS:
-        return _number(file, SCALARS[kind])
-    if kind == STRING:
-        return _string(file).decode("utf-8", "replace")
-    if kind != ARRAY:
-        raise ValueError(f"value of unknown type {kind}")
-    item, count = _number(file, "<I"), _number(file, "<Q")
-    if count > LONGEST:
-        raise ValueError("an array longer than any vocabulary")
-    if item in SCALARS:
-        file.seek(count * struct.calcsize(SCALARS[item]), 1)
-    else:
-        for _ in range(count):
-            _value(file, item)
-    return Array(count)
+    def batch(self, n_batch, n_ctx):
+        """f32: logits, computed and kept, some activations, the attention scores of one layer."""
+        return 4 * n_batch * (
+            2 * self.vocabulary + 8 * self.width + 3 * self.inner + 2 * self.heads * n_ctx
+        )

@@ -183,7 +183,12 @@ class Guest:
             raise CllmError(f"there is no {self.image}: run `make build`")
         if not self.netdev:
             _check_port_free(self.port)
-        self._folder = tempfile.TemporaryDirectory(prefix="cllm-")
+        try:
+            self._folder = tempfile.TemporaryDirectory(prefix="cllm-")
+        except OSError as error:
+            raise CllmError(
+                f"no folder for the guest's files ({error.strerror}): name one with TMPDIR"
+            ) from None
         try:
             self._lay_out_modules(Path(self._folder.name))
             parent = os.getpid()
@@ -204,6 +209,9 @@ class Guest:
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                 start_new_session=True, preexec_fn=die_with_parent,
             )
+        except (OSError, ValueError) as error:  # ValueError: a path that no system call takes
+            self._folder.cleanup()
+            raise CllmError(f"cannot start {program}: {error}") from None
         except BaseException:
             self._folder.cleanup()
             raise
@@ -276,6 +284,8 @@ class Guest:
             return "the guest powered off or was reset" + (f" ({said})" if said else "")
         if status < 0:
             return f"QEMU was ended by {signal.Signals(-status).name}"
+        if status == 1 and "cannot set up guest memory" in said:
+            return f"this host has not {self.memory} MiB for the guest: name less with --memory"
         if status == 1 and said:
             return said.splitlines()[-1]
         if deaths := DEATH.findall(self.log()):

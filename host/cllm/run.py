@@ -4,12 +4,15 @@ import json
 import os
 import shlex
 import signal
+import stat
 import sys
 import threading
 from pathlib import Path
 
 from . import CllmError, accel, config, console, health, memory, qemu, reclaim
 from .build import DEBUG_IMAGE, IMAGE
+
+MAX_PROGRAM = 1 << 20  # bytes of --app
 
 
 def make_guest(settings, guest_settings=None, *, image=None, **options):
@@ -21,21 +24,18 @@ def make_guest(settings, guest_settings=None, *, image=None, **options):
     """
     guest_settings = dict(guest_settings or {})
     modules = {}
-    model = settings["model"] and Path(settings["model"])
+    model = settings["model"] and _file(settings["model"], "model file")
     if model:
-        if not model.is_file():
-            raise CllmError(f"there is no model file {model}")
         modules["model.gguf"] = model
-        # The guest sees the file as model.gguf; clients know the model by its real name.
-        named = {"file": "model.gguf", "alias": model.stem}
+        # The guest sees the file as model.gguf; clients know the model by its real name, which need
+        # not be text on Linux.
+        alias = os.fsencode(model.stem).decode("utf-8", "replace")
+        named = {"file": "model.gguf", "alias": alias}
         guest_settings["model"] = {**named, **guest_settings.get("model", {})}
-    draft = settings.get("draft") and Path(settings["draft"])
+    draft = settings.get("draft") and _file(settings["draft"], "model file")
     if draft:
-        if not draft.is_file():
-            raise CllmError(f"there is no model file {draft}")
         modules["draft.gguf"] = draft
         guest_settings["model"] = {**guest_settings.get("model", {}), "draft": "draft.gguf"}
-    kernels = settings["kernels"]
     for key in ("kernels", "cpu_variant"):
         if settings[key] != "auto":
             named = {key: settings[key]}
@@ -43,8 +43,7 @@ def make_guest(settings, guest_settings=None, *, image=None, **options):
     if guest_settings:
         modules["config.json"] = json.dumps(guest_settings).encode()
     if settings["app"]:
-        modules["app.py"] = settings["app"]
-    n_ctx = guest_settings.get("model", {}).get("n_ctx", memory.N_CTX)
+        modules["app.py"] = _program(settings["app"])
     chosen, why = accel.choose(settings["accel"], qemu.find_qemu())
     if settings["accel"] == "auto":
         print(f"cllm: {chosen} ({why})", file=sys.stderr)
@@ -54,15 +53,70 @@ def make_guest(settings, guest_settings=None, *, image=None, **options):
         port=settings["port"] or qemu.free_port(),
         smp=settings["smp"],
         memory=settings["memory"]
-        or sum(
-            memory.needed(file, n_ctx, repacked=kernels == "tcg")
-            for file in (model, draft) if file or file is model
-        ),
+        or _memory(model, draft, guest_settings.get("model", {}), settings["kernels"] == "tcg"),
         accel=chosen,
         pcap=settings["pcap"],
         on_crash=settings["on_crash"],
         **options,
     )
+
+
+def _file(name, what):
+    """The Path of a file that can be read; CllmError says why it cannot."""
+    path = Path(name)
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            with open(path, "rb"):
+                return path
+    except FileNotFoundError:
+        raise CllmError(f"there is no {what} {path}") from None
+    except (OSError, ValueError) as error:  # ValueError: a path that no system call takes
+        reason = getattr(error, "strerror", None) or error
+        raise CllmError(f"cannot read the {what} {path}: {reason}") from None
+    kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+    raise CllmError(f"{path} is {kind}: name a {what}")
+
+
+def _program(name):
+    """The Path of a file of handlers, which the guest compiles in its memory, all of it at once."""
+    path = _file(name, "file of handlers")
+    size = path.stat().st_size
+    if size > MAX_PROGRAM:
+        raise CllmError(
+            f"{path} has {size} bytes, and a file of handlers may have {MAX_PROGRAM}: what is no "
+            "program does not belong in it"
+        )
+    try:
+        path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise CllmError(f"{path}, line {line}: not UTF-8; save it in that encoding") from None
+    return path
+
+
+def _memory(model, draft, settings, repacked):
+    """MiB of memory for the models; `settings`: the guest's "model". CllmError if nobody has it."""
+    options = {
+        "n_ctx": settings.get("n_ctx", memory.N_CTX), "slots": settings.get("slots", memory.SLOTS),
+        "n_batch": settings.get("n_batch", memory.N_BATCH), "repacked": repacked,
+    }
+    size = 0
+    try:
+        for file, embeds in ((model, True), (draft, False)):
+            if file:
+                memory.check(file)
+            if file or embeds:
+                size += memory.needed(file, **options, embeds=embeds)
+    except (memory.Refused, OSError) as error:
+        raise CllmError(f"cannot serve {file}: {error}") from None
+    if size > memory.of_host():
+        raise CllmError(
+            f"{model or 'the guest'} needs {size} MiB of memory with \"n_ctx\" {options['n_ctx']}, "
+            f"and this host has {memory.of_host()}: set a smaller \"n_ctx\" with --config, or name "
+            "the memory with --memory"
+        )
+    return size
 
 
 def run(settings, guest_settings, *, every_key=False, wait_for_debugger=False):

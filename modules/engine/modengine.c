@@ -50,7 +50,8 @@
 //   log(callback)                             callback(level, text), or None for silence
 //   Error(RuntimeError), NoSlot(Error), Aborted(Error), Limit(Error)
 //
-// What each does is told in engine.h. Wrong arguments raise ValueError, the rest Error.
+// What each does is told in engine.h. Wrong arguments raise ValueError, too little memory MemoryError,
+// the rest Error.
 //
 // With background, the constructor returns at once and a thread of the engine loads; until loaded(),
 // which raises what the constructor would have raised, gives 1, close() is all else that works.

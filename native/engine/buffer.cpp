@@ -1,19 +1,28 @@
 // buffer.cpp: ggml's buffers in this machine's memory, cleared without writing to what is zero
-// already.
+// already, and never the last of it.
 //
 // A KV cache is cleared as soon as it is made, for all the cells that there may ever be. The image
 // has no swap and gives memory that is zero, but a hypervisor backs a page only once it is written to:
 // so what no token has used yet takes none of the host's. Reading costs no more than writing did.
+//
+// A buffer that cannot be had is an error. A few things that ggml allocates after the buffers of a
+// context are used without a look whether there was memory for them (ggml_backend_sched_new()), so a
+// buffer that would leave none for these cannot be had either.
 #include "internal.h"
 
 #include "ggml-backend-impl.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 namespace {
 
 constexpr size_t piece = 4096; // a page of any machine that this runs on
+
+// What ggml_backend_sched_new() takes without looking: 1 KiB for each node of a graph, of which there
+// are 8 for each tensor of a model, so this suits 1,000 tensors.
+constexpr size_t spare = 8 << 20;
 
 using allocate_function = decltype(ggml_backend_buffer_type_i::alloc_buffer);
 allocate_function allocate;
@@ -35,6 +44,15 @@ void clear(ggml_backend_buffer_t buffer, uint8_t value) {
     }
 }
 
+// Whether there is memory for ggml's own structures beside the buffers.
+bool leaves_spare() {
+    // As it is not written to, a compiler could know the answer without asking for memory.
+    void *volatile probe = std::malloc(spare);
+    const bool granted = probe != nullptr;
+    std::free(probe);
+    return granted;
+}
+
 } // namespace
 
 void clear_sparsely() {
@@ -42,6 +60,10 @@ void clear_sparsely() {
     allocate = type->iface.alloc_buffer;
     type->iface.alloc_buffer = [](ggml_backend_buffer_type_t of, size_t size) {
         ggml_backend_buffer_t buffer = allocate(of, size);
+        if (buffer && !leaves_spare()) {
+            ggml_backend_buffer_free(buffer);
+            buffer = nullptr;
+        }
         if (buffer) {
             buffer->iface.clear = clear;
         }

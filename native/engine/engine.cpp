@@ -107,6 +107,15 @@ void check_seq(const engine *e, int32_t seq) {
         "sequence " + std::to_string(seq) + " is not in 0.." + std::to_string(e->info.n_seq - 1));
 }
 
+void throw_failure(const std::string &reason) {
+    const auto says = [&](const char *words) { return reason.find(words) != std::string::npos; };
+    // llama.cpp has no code for it: ggml_aligned_malloc() has the first words, others the rest.
+    if (says("insufficient memory") || (says("allocate") && says("buffer"))) {
+        throw std::bad_alloc();
+    }
+    throw std::runtime_error(reason);
+}
+
 common_json parse_json(const char *text, size_t len, const char *what) {
     int depth = 0;
     bool quoted = false;
@@ -240,7 +249,7 @@ void open_model(engine *e, const char *path, progress_function &progress) {
     };
     e->model.reset(llama_model_load_from_file(path, mp));
     if (!e->model) {
-        throw std::runtime_error(capture.reason("the file is not a model"));
+        throw_failure(capture.reason("the file is not a model"));
     }
     e->vocab = llama_model_get_vocab(e->model.get());
     if (llama_vocab_type(e->vocab) == LLAMA_VOCAB_TYPE_NONE || llama_vocab_n_tokens(e->vocab) <= 0) {
@@ -262,7 +271,7 @@ void open_context(engine *e, const engine_params &params) {
     cp.kv_unified = true;
     e->context.reset(llama_init_from_model(e->model.get(), cp));
     if (!e->context) {
-        throw std::runtime_error(capture.reason("the model has no context: out of memory?"));
+        throw_failure(capture.reason("llama.cpp has no context for this model"));
     }
     if (!llama_get_memory(e->context.get())) {
         e->context.reset(); // it only computes embeddings, in a context of their own
@@ -696,7 +705,7 @@ int engine_decode_finish(struct engine *e) {
             case -1:
                 return fail(ENGINE_EINVAL, capture.reason("llama.cpp refused the batch").c_str());
             default:
-                return fail(ENGINE_EFAIL, capture.reason("llama.cpp failed to decode").c_str());
+                throw_failure(capture.reason("llama.cpp failed to decode"));
         }
     });
 }

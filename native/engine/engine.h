@@ -334,7 +334,9 @@ void engine_reply_close(struct engine_reply *reply);
 // The embedding of a text, which a causal model may be given in pieces of at most n_batch tokens;
 // other models take it at once, at most 512 tokens. first, last: of the pieces. The last call gives
 // the vector. normalize: -1 not, 0 to the largest, 2 to Euclid's length, else to that norm. Has
-// a context of its own, made by the first call.
+// a context of its own, made by the first call, for texts of at most n_ctx tokens, or as many as
+// there is memory for then. ENGINE_ENOMEM: there is none, or for a shorter text only; the call may be
+// repeated.
 int engine_embed(struct engine *e, size_t n, const int32_t *tokens, bool first, bool last,
     int32_t normalize, const float **vector, size_t *width);
 

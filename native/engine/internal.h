@@ -271,6 +271,9 @@ void check(bool condition, const std::string &reason);
 void check_token(const engine *e, int32_t token);
 void check_seq(const engine *e, int32_t seq);
 
+// Throws std::bad_alloc if what llama.cpp gave as its reason is that memory ran out, else the reason.
+[[noreturn]] void throw_failure(const std::string &reason);
+
 // JSON of a request, nested no deeper than a stack can take; bad_input names `what`.
 common_json parse_json(const char *text, size_t len, const char *what);
 

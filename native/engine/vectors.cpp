@@ -13,6 +13,9 @@ namespace {
 // Longest text of a model that must see all of it at once; the compute buffer grows with it.
 constexpr uint32_t max_noncausal = 512;
 
+// Fewest cells that are tried, in halves of n_ctx; llama.cpp rounds up to as many.
+constexpr uint32_t min_cells = 256;
+
 bool is_causal(const engine *e) {
     return e->info.generates;
 }
@@ -42,12 +45,19 @@ enum llama_pooling_type pooling_of(const engine *e) {
     return LLAMA_POOLING_TYPE_MEAN;
 }
 
-// A text of a causal model may come in pieces: their token vectors are pooled here.
+// Tokens of the longest text that a model which must see all of it takes.
+uint32_t longest_whole(const engine *e) {
+    return std::min(e->info.n_ctx_train, max_noncausal);
+}
+
+// A text of a causal model may come in pieces: their token vectors are pooled here. The cache is for
+// the longest of texts, or where memory is short, for as long ones as there is room for.
 void open_embedder(engine *e) {
     if (e->embedder) {
         return;
     }
-    log_capture capture;
+    // The other compute threads have no part in this, so an assertion can become an error.
+    scoped_value<bool> catches(catching, true);
     llama_context_params cp = context_params(e);
     cp.embeddings = true;
     cp.n_seq_max = 1;
@@ -56,17 +66,41 @@ void open_embedder(engine *e) {
         cp.n_batch = cp.n_ubatch = e->info.n_batch;
         cp.pooling_type = LLAMA_POOLING_TYPE_NONE;
     } else {
-        cp.n_ctx = std::min(e->info.n_ctx_train, max_noncausal);
+        cp.n_ctx = longest_whole(e);
         cp.n_batch = cp.n_ubatch = cp.n_ctx;
         cp.pooling_type = pooling_of(e);
     }
-    e->embedder.reset(llama_init_from_model(e->model.get(), cp));
-    if (!e->embedder) {
-        throw std::runtime_error(capture.reason("there is no memory for embeddings"));
+    for (;;) {
+        log_capture capture;
+        e->embedder.reset(llama_init_from_model(e->model.get(), cp));
+        if (e->embedder) {
+            break;
+        }
+        if (!is_causal(e) || cp.n_ctx / 2 < min_cells) {
+            throw_failure(capture.reason("llama.cpp has no context for embeddings of this model"));
+        }
+        cp.n_ctx /= 2;
     }
     if (e->threads) {
         llama_attach_threadpool(e->embedder.get(), e->threads.get(), nullptr);
     }
+}
+
+// On the thread that computes, as the first call takes long. What llama.cpp says to the batch.
+int compute(engine *e, const llama_batch &batch, bool first) {
+    open_embedder(e);
+    llama_context *context = e->embedder.get();
+    if (!is_causal(e)) {
+        return llama_encode(context, batch);
+    }
+    if (first) {
+        llama_memory_clear(llama_get_memory(context), false);
+    }
+    if (e->pooled_tokens + e->batch.size() > llama_n_ctx(context)) {
+        e->embedder.reset(); // by the next text there may be memory for a larger one
+        throw std::bad_alloc();
+    }
+    return llama_decode(context, batch);
 }
 
 // Adds the vectors of the batch's tokens to what is pooled.
@@ -122,23 +156,21 @@ int engine_embed_start(struct engine *e, size_t n, const int32_t *tokens, bool f
     int32_t normalize) {
     return call(e, CHANGES, [&] {
         check(normalize >= -1 && normalize <= 32, "normalize is not in -1..32");
-        open_embedder(e);
-        llama_context *context = e->embedder.get();
-        check(n >= 1 && n <= llama_n_batch(context), "a piece holds 1.."
-            + std::to_string(llama_n_batch(context)) + " tokens, not " + std::to_string(n));
+        const size_t most = is_causal(e) ? e->info.n_batch : longest_whole(e);
+        check(n <= most || is_causal(e), "this model takes a text of at most " + std::to_string(most)
+            + " tokens, not " + std::to_string(n));
+        check(n >= 1 && n <= most, "a piece holds 1.." + std::to_string(most) + " tokens, not "
+            + std::to_string(n));
         check(is_causal(e) || (first && last), "this model takes a text in one piece");
         for (size_t i = 0; i < n; ++i) {
             check_token(e, tokens[i]);
         }
         if (first) {
-            if (llama_get_memory(context)) {
-                llama_memory_clear(llama_get_memory(context), false);
-            }
             e->pooled.assign(e->info.n_embd, 0);
             e->pooled_tokens = 0;
         }
         check(first || e->pooled_tokens > 0, "the first piece is missing");
-        check(e->pooled_tokens + n <= llama_n_ctx(context), "the text is too long");
+        check(!is_causal(e) || e->pooled_tokens + n <= e->info.n_ctx, "the text is too long");
         e->last_piece = last;
         e->normalize = normalize;
         e->batch.assign(tokens, tokens + n);
@@ -146,8 +178,8 @@ int engine_embed_start(struct engine *e, size_t n, const int32_t *tokens, bool f
         std::iota(e->positions.begin(), e->positions.end(), static_cast<int32_t>(e->pooled_tokens));
         e->seqs.assign(n, 0);
         e->wanted.assign(n, 1);
-        start_computing(e, computes::embedding, [e, context, batch = batch_of(e)] {
-            return is_causal(e) ? llama_decode(context, batch) : llama_encode(context, batch);
+        start_computing(e, computes::embedding, [e, first, batch = batch_of(e)] {
+            return compute(e, batch, first);
         });
         return static_cast<int>(ENGINE_OK);
     });
@@ -158,10 +190,11 @@ int engine_embed_finish(struct engine *e, const float **vector, size_t *width) {
         log_capture capture;
         try {
             const int code = finish_computing(e);
+            if (code == 2) {
+                throw std::runtime_error("computing an embedding was stopped");
+            }
             if (code != 0) {
-                throw std::runtime_error(
-                    code == 2 ? "computing an embedding was stopped"
-                              : capture.reason("llama.cpp failed to compute an embedding"));
+                throw_failure(capture.reason("llama.cpp failed to compute an embedding"));
             }
             if (is_causal(e)) {
                 pool(e, e->batch.size());
@@ -169,7 +202,7 @@ int engine_embed_finish(struct engine *e, const float **vector, size_t *width) {
             if (e->last_piece) {
                 finish(e, e->normalize);
             }
-        } catch (const std::runtime_error &) {
+        } catch (const std::exception &) {
             e->pooled_tokens = 0; // the next piece must be a first one
             throw;
         }

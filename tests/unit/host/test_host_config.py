@@ -56,6 +56,25 @@ def test_the_guests_part_is_sorted_as_the_guest_reads_it(tmp_path):
     ({"network": []}, '"network" must be an object'),
     ({"keys": "k"}, '"keys" must be an array'),
     ({"n_ctx": True}, '"n_ctx" must be a whole number'),
+    ({"n_ctx": 0}, '"n_ctx" must be a whole number from 1 to 1048576'),
+    ({"n_ctx": 10**30}, '"n_ctx" must be a whole number from 1'),
+    ({"slots": 253}, '"slots" must be a whole number from 1 to 252'),
+    ({"n_batch": -1}, '"n_batch" must be a whole number from 1 to 4096'),
+    ({"slots": 64}, '"slots" (64) must be less than "n_batch" (64)'),
+    ({"watchdog": -1}, '"watchdog" must be a whole number from 0'),
+    ({"pooling": "max"}, '"pooling" must be one of model, mean, cls, last'),
+    ({"keys": ["a", 5]}, '"keys" must hold strings'),
+    ({"keys": [""]}, '"keys" must hold strings that are not empty'),
+    ('{"limits": ' + '{"a":' * 100_000 + "1" + "}" * 100_001, "nested too deeply"),
+    ("[" * 100_000, "nested too deeply"),
+    ('{"port": ' + "9" * 5000 + "}", "digits"),
+    ('{"limits": {"body": NaN}}', "NaN is no number"),
+    ('{"limits": {"body": -Infinity}}', "-Infinity is no number"),
+    ('{"limits": {"body": 1e999}}', "1e999 is no number"),
+    ('{"alias": "\\ud800"}', "surrogate pair"),
+    ('{"keys": ["\\udfff"]}', "surrogate pair"),
+    ('{"port": 1, "port": 2}', '"port" is there twice'),
+    ('{"limits": {"a": 1, "a": 2}}', '"a" is there twice'),
 ])
 def test_mistakes_are_named(tmp_path, content, words):
     file = write(tmp_path, content)
@@ -70,3 +89,19 @@ def test_a_file_that_cannot_be_read(tmp_path):
     (tmp_path / "latin.json").write_bytes(b'{"alias": "\xe9"}')
     with pytest.raises(CllmError, match="cannot read .*latin.json"):
         config.settings({}, tmp_path / "latin.json")
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path):
+    (tmp_path / "bom.json").write_bytes(b'\xef\xbb\xbf{"port": 5}')
+    assert config.settings({}, tmp_path / "bom.json")[0]["port"] == 5
+
+
+def test_a_file_that_no_system_call_takes():
+    with pytest.raises(CllmError, match="cannot read"):
+        config.settings({}, "a\0b")
+
+
+@pytest.mark.parametrize("key", config.PATHS)
+def test_an_empty_path_is_not_none(key):
+    with pytest.raises(CllmError, match=f'"{key}" is empty'):
+        config.settings({key: ""})

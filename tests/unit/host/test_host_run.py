@@ -1,5 +1,6 @@
 """`cllm run` from outside: a process with signals, a terminal, files, and a stand-in for QEMU."""
 
+import json
 import os
 import signal
 import socket
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pexpect
 import pytest
-from cllm import CllmError, qemu, run
+from cllm import CllmError, memory, qemu, run
+from test_host_memory import LLAMA, header, numbers, write_model
 
 HOST = Path(__file__).resolve().parents[3] / "host"
 # What bin/cllm runs, with another image than the one that `make build` leaves.
@@ -196,6 +198,127 @@ def test_no_image(start, image):
 @pytest.mark.parametrize("flag", ["--model", "--app", "--config"])
 def test_a_file_that_is_not_there(start, flag):
     assert "nowhere.x" in fails(start("run", "--port", "0", flag, "nowhere.x"))
+
+
+@pytest.mark.parametrize("flag", ["--model", "--app", "--config"])
+def test_a_folder_is_no_file(start, tmp_path, flag):
+    words = fails(start("run", "--port", "0", flag, str(tmp_path)))
+    assert str(tmp_path) in words and ("is a folder" in words or "directory" in words)
+
+
+@pytest.mark.parametrize("flag", ["--model", "--app"])
+def test_what_is_no_file_is_not_read(start, tmp_path, flag):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (str(tmp_path / "pipe"), "/dev/zero"):
+        assert f"{path} is no regular file" in fails(start("run", "--port", "0", flag, path))
+    long_name = str(tmp_path / ("x" * 300))
+    assert "File name too long" in fails(start("run", "--port", "0", flag, long_name))
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert "symbolic links" in fails(start("run", "--port", "0", flag, str(loop)))
+
+
+@pytest.mark.parametrize("key", ["model", "app", "draft", "serial", "pcap"])
+@pytest.mark.parametrize("path", ["a\0b", "\ud800"])
+def test_paths_that_no_system_call_takes(start, tmp_path, key, path):
+    (tmp_path / "c.json").write_text(json.dumps({key: path}))
+    assert "cannot" in fails(start("run", "--port", "0", "--config", str(tmp_path / "c.json")))
+
+
+def test_handlers_that_the_guest_could_not_read(start, tmp_path):
+    app = tmp_path / "app.py"
+    app.write_bytes(b"# one\n# caf\xe9\n")
+    assert "line 2: not UTF-8" in fails(start("run", "--port", "0", "--app", str(app)))
+    app.write_bytes(b"#" * (run.MAX_PROGRAM + 1))
+    assert "may have 1048576" in fails(start("run", "--port", "0", "--app", str(app)))
+
+
+@pytest.mark.parametrize("content, words", [
+    (header((b"a", 9, b"\t\0\0\0\1\0\0\0\0\0\0\0" * 100_000)), "arrays in arrays"),
+    (header(LLAMA, (b"split.count", 2, b"\2\0")), "llama-gguf-split --merge"),
+    (numbers(block_count=2**31 - 1, attention__head_count=2**32 - 1,
+             attention__value_length=2**30), "more than 1 TiB of memory"),
+])
+def test_a_model_that_no_guest_can_serve_is_refused_before_it_boots(
+    start, tmp_path, fake_qemu, content, words
+):
+    model = tmp_path / "hostile.gguf"
+    model.write_bytes(content)
+    said = fails(start("run", "--port", "0", "--accel", "tcg", "--model", str(model)))
+    assert said.startswith(f"cllm: cannot serve {model}: ") and words in said
+    assert said.count("\n") == 1
+    with pytest.raises(FileNotFoundError):
+        fake_qemu()
+
+
+def make(tmp_path, image, guest=None, **settings):
+    settings = {**run.config.DEFAULTS, "port": 0, "accel": "tcg", **settings}
+    return run.make_guest(settings, guest, image=image)
+
+
+def test_more_memory_than_the_host_has_takes_its_name(fake_qemu, image, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "of_host", lambda: 400)
+    model = str(write_model(tmp_path / "m.gguf"))
+    words = f'{model} needs [0-9]+ MiB .* this host has 400: set a smaller "n_ctx" .* --memory'
+    with pytest.raises(CllmError, match=words):
+        make(tmp_path, image, {"model": {"n_ctx": 8192}}, model=model)
+    named = make(tmp_path, image, {"model": {"n_ctx": 8192}}, model=model, memory=5000)
+    assert named.memory == 5000
+    assert make(tmp_path, image, {"model": {"n_ctx": 256}}, model=model).memory <= 400
+
+
+def test_memory_is_for_all_that_the_configuration_offers(fake_qemu, image, tmp_path):
+    model = str(write_model(tmp_path / "m.gguf"))
+    default = make(tmp_path, image, model=model).memory
+    assert make(tmp_path, image, {"model": {"n_batch": 1024}}, model=model).memory > default
+    assert make(tmp_path, image, model=model, draft=model).memory > default
+    assert make(tmp_path, image).memory < default
+
+
+def test_qemu_that_gets_no_memory_is_put_in_words(start, monkeypatch):
+    monkeypatch.setenv(
+        "FAKE_QEMU", "fail cannot set up guest memory 'pc.ram': Cannot allocate memory"
+    )
+    words = fails(start("run", "--port", "0", "--memory", "99999"))
+    assert "this host has not 99999 MiB for the guest: name less with --memory" in words
+
+
+def test_a_name_that_is_no_text_is_an_alias_all_the_same(fake_qemu, image, tmp_path):
+    path = os.fsencode(tmp_path) + b"/caf\xe9.gguf"
+    with open(path, "wb") as file:
+        file.write(b"GGUF?")
+    guest = make(tmp_path, image, model=os.fsdecode(path))
+    assert json.loads(guest.modules["config.json"])["model"]["alias"] == "caf\ufffd"
+
+
+def test_without_a_folder_for_its_files(fake_qemu, image, monkeypatch):
+    def full(**_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", full)
+    with pytest.raises(CllmError, match="No space left on device.*TMPDIR"):
+        qemu.Guest(image, port=qemu.free_port()).start()
+
+
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_a_stream_may_be_closed(command, closed, tmp_path):
+    port = qemu.free_port()
+    process = subprocess.Popen(
+        ["sh", "-c", f'exec "$@" {closed}<&-', "sh", *command, "run", "--port", str(port)],
+        stdin=subprocess.DEVNULL if closed != 0 else None, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        for _ in range(200):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.terminate()
+        out, err = process.communicate(timeout=20)
+        assert process.returncode == 0 and b"Traceback" not in err
 
 
 def test_bad_json_is_named_by_line(start, tmp_path):

@@ -462,6 +462,63 @@ def test_a_dead_engine_shows_in_health(tmp_path):
         assert status == 503 and "the engine failed" in body["error"]["message"]
 
 
+class CrampedEngine(FakeEngine):
+    """Has no memory for embeddings, the first times that it is asked."""
+
+    refusals = 0
+    error = MemoryError("insufficient memory (attempted to allocate 41.96 MB)")
+
+    def start_embed(self, *arguments):
+        if CrampedEngine.refusals:
+            CrampedEngine.refusals -= 1
+            raise self.error
+        super().start_embed(*arguments)
+
+
+def test_without_memory_an_embedding_may_be_asked_for_again(tmp_path, monkeypatch):
+    swept = []
+    monkeypatch.setattr("serve.scheduler.gc.collect", lambda: swept.append(1))
+    with Running(tmp_path, CrampedEngine) as running:
+        CrampedEngine.refusals = 1000
+        for route in ("/v1/embeddings", "/embedding"):
+            status, headers, data = running.raw(route, {"input": ["a", "b"]})
+            message = json.loads(data)["error"]["message"]
+            assert status == 503 and int(headers["Retry-After"]) > 0
+            assert "not enough memory" in message and "--memory" in message
+            assert "alloc" not in message and "MB" not in message
+        assert running.call("/v1/completions", {"prompt": "x|"})[0] == 200
+        # What Python's heap held was what was missing.
+        CrampedEngine.refusals, swept[:] = 1, []
+        status, body = running.call("/v1/embeddings", {"input": ["a", "b"]})
+        assert status == 200 and len(body["data"]) == 2 and swept == [1]
+
+
+def test_what_llama_cpp_says_of_an_embedding_goes_to_the_console(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(CrampedEngine, "error", RuntimeError("ggml.c:1: GGML_ASSERT(x) failed"))
+    with Running(tmp_path, CrampedEngine) as running:
+        CrampedEngine.refusals = 1
+        status, body = running.call("/v1/embeddings", {"input": "a"})
+        assert status == 500 and "ASSERT" not in body["error"]["message"]
+        assert running.call("/v1/embeddings", {"input": "a"})[0] == 200
+    assert "GGML_ASSERT(x)" in capsys.readouterr().out
+
+
+def test_a_model_without_memory_is_told_in_words(tmp_path):
+    def make(*_, **__):
+        raise MemoryError("failed to allocate CPU buffer of size 13436672")
+
+    with Running(tmp_path, make, n_ctx=2048) as running:
+        status, body = running.call("/health")
+        assert status == 503 and "2048 cells" in body["error"]["message"]
+        assert "--memory" in body["error"]["message"] and "alloc" not in body["error"]["message"]
+
+
+def test_handlers_that_are_no_text_cost_nobody_else_anything(tmp_path, capsys):
+    (tmp_path / "app.py").write_bytes(b"# caf\xe9\n")
+    main.run_user_code(str(tmp_path / "app.py"))
+    assert "the server goes on without" in capsys.readouterr().out
+
+
 def test_progress_is_printed_in_tenths(capsys):
     host = EngineHost(__file__, None, {}, SlowEngine)
     asyncio.run(host.load())

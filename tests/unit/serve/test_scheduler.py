@@ -482,6 +482,28 @@ def test_an_error_costs_only_its_own_request():
     idle(engine, scheduler)
 
 
+def test_a_request_for_which_memory_runs_out_may_come_again():
+    engine, scheduler = make()
+    finish = engine.finish
+
+    def finish_or_not():
+        batch = engine.started
+        if batch and ord("!") in batch[0]:
+            engine.started = None
+            raise MemoryError("failed to allocate CPU buffer of size 13436672")
+        return finish()
+
+    engine.finish = finish_or_not
+    good = submit(scheduler, "good|")
+    bad = submit(scheduler, "ba!d|")
+    drain(scheduler)
+    assert text(good) == "good"
+    with pytest.raises(RequestError, match="out of memory, try again") as info:
+        text(bad)
+    assert info.value.status == 503 and info.value.headers["Retry-After"]
+    idle(engine, scheduler)
+
+
 def test_a_cache_smaller_than_reckoned():
     """Cells were lost without the scheduler's knowledge: all that fit alone still end."""
     engine, scheduler = make(n_ctx=200)
