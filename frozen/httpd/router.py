@@ -19,6 +19,11 @@ _HEAD_SIZE = 512
 _NONE = {}  # arguments of the handlers of fixed paths
 
 
+def out_of_memory():
+    """The 503 for a request that does not fit what memory is left."""
+    return HttpError(503, "not enough memory for this request now", {"Retry-After": "1"})
+
+
 def print_exception(exc):
     """Prints the traceback of `exc` on the console."""
     if hasattr(sys, "print_exception"):
@@ -383,6 +388,10 @@ class App:
             return await handler(request)
         except HttpError as exc:
             return self.failure(request, exc)
+        except MemoryError as exc:
+            # Not a mistake of the handler's: it may fit once others have ended.
+            print("out of memory in %s %s: %s" % (request.method, request.target, exc))
+            return self.failure(request, out_of_memory())
         except Exception as exc:
             return self.crash(request, exc)
 
