@@ -76,6 +76,7 @@ class Limits:
         self.head = 16384  # request line and header section, also a trailer section
         self.headers = 100  # header fields
         self.body = 2 << 20  # body collected for a handler
+        self.json_memory = jsonio.MAX_MEMORY  # of the values of a JSON body
         self.connections = 64
         self.backlog = 16
         self.idle_s = 60  # between requests on a kept connection
@@ -103,10 +104,10 @@ def unquote(text):
             raise HttpError(400, "invalid percent-encoding in the request target")
         out.append(bytes((int(code, 16),)))
         out.append(part[2:])
-    try:
-        text = b"".join(out).decode()
-    except UnicodeError:
+    octets = b"".join(out)
+    if not jsonio.is_utf8(octets):  # MicroPython's decode() lets surrogates pass
         raise HttpError(400, "the request target is not UTF-8")
+    text = octets.decode()
     if "\0" in text:
         raise HttpError(400, "NUL in the request target")
     return text
@@ -115,6 +116,10 @@ def unquote(text):
 # How many header sections are remembered, and of what size.
 _KNOWN_COUNT = 32
 _KNOWN_SIZE = 1024
+
+
+# What the text of an array, object or string begins with: white space and a byte order mark too.
+_JSON_STARTS = (b"{", b"[", b'"', b" ", b"\t", b"\n", b"\r", b"\xef")
 
 
 def _never():
@@ -140,6 +145,8 @@ class Request:
     peer = None
     gone = staticmethod(_never)
     read = None
+    json_memory = jsonio.MAX_MEMORY
+    _parsed = (None, None, None)  # a body, its value, what is wrong with it
 
     def __init__(self, method, target, minor, headers, segments=None, query=None):
         self.method = method
@@ -155,22 +162,42 @@ class Request:
         return self.headers.get(name.lower(), default)
 
     def text(self):
-        """The body as str; HttpError(400) if it is not UTF-8."""
-        try:
-            return self.body.decode()
-        except UnicodeError:
+        """Return the body as str; HttpError(400) if it is not UTF-8."""
+        if not jsonio.is_utf8(self.body):
             raise HttpError(400, "the body is not UTF-8")
+        return bytes(self.body).decode()
 
     def set_json(self, value):
-        """Makes `value` what json() gives, for middleware that changes a request."""
+        """Make `value` what json() gives, for middleware that changes a request."""
         self.body = jsonio.dumps(value).encode()
 
     def json(self):
-        """The body parsed as strict JSON (RFC 8259); HttpError(400) if it is not."""
+        """Return the body as strict JSON (RFC 8259), the same object each time; HttpError(400)
+        if it is not.
+        """
+        if self._parsed[0] is not self.body:
+            value = error = None
+            try:
+                value = jsonio.loads(self.body, self.json_memory)
+            except ValueError as exc:
+                error = str(exc)
+            self._parsed = (self.body, value, error)
+        _, value, error = self._parsed
+        if error is not None:
+            raise HttpError(400, "invalid JSON: " + error)
+        return value
+
+    async def parse(self):
+        """Do the work of json() with turns of the event loop, if the body may be JSON."""
+        body = self.body
+        if body[:1] not in _JSON_STARTS:
+            return
+        value = error = None
         try:
-            return jsonio.loads(self.body)
+            value = await jsonio.read(body, self.json_memory)
         except ValueError as exc:
-            raise HttpError(400, "invalid JSON: %s" % exc)
+            error = str(exc)
+        self._parsed = (body, value, error)
 
 
 def _request_line(line):
@@ -201,9 +228,9 @@ def _fields(lines, minor):
             raise HttpError(400, "malformed header field")
         name = name.lower().decode()
         value = value.strip(_OWS)
-        try:
+        if jsonio.is_utf8(value):
             value = value.decode()
-        except UnicodeError:
+        else:
             # RFC 9110 5.5: bytes above 0x7F are opaque.
             value = "".join([chr(c) for c in value])
         if name in headers:

@@ -398,6 +398,7 @@ class Connection:
                 self.idle = False
                 self._ticks = 0
                 request.peer = self.peer
+                request.json_memory = self.limits.json_memory
                 request.gone = self.gone
                 self._since = time.ticks_ms()
                 return request

@@ -2,10 +2,8 @@
 # and answers become content blocks.
 # MIT license; Copyright (c) 2026 cllm contributors
 
-import json
-
 from httpd import HttpError
-from httpd.jsonio import dumps
+from httpd.jsonio import dumps, loads
 
 from .errors import error_object, invalid
 from .openai import identity, object_of
@@ -168,7 +166,7 @@ def _content(message):
     for call in message.get("tool_calls") or []:
         function = call["function"]
         try:
-            arguments = json.loads(function["arguments"])
+            arguments = loads(function["arguments"])
         except ValueError:
             arguments = {}  # cut off by max_tokens
         blocks.append(

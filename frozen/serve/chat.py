@@ -2,8 +2,6 @@
 # engine.chat(). The other chat APIs are brought into OpenAI's form first.
 # MIT license; Copyright (c) 2026 cllm contributors
 
-import json
-
 from httpd import jsonio
 
 from .errors import invalid
@@ -17,10 +15,10 @@ class Conversation:
 
     def __init__(self, engine, request):
         try:
-            self.chat = engine.chat(jsonio.dumps(request))
+            self.chat = engine.chat(jsonio.dumps_narrow(request))
         except (ValueError, RuntimeError) as exc:
             raise invalid(str(exc))
-        about = json.loads(self.chat.describe())
+        about = jsonio.loads(self.chat.describe())
         self.prompt = about["prompt"]
         self.stops = about["stops"]
         self.plain = about["plain"]

@@ -29,6 +29,7 @@ DEBUG_IMAGE = BUILD / "cllm.debug.elf"
 MPY_CROSS = BUILD / "mpy-cross" / "mpy-cross"
 UNIX = BUILD / "unix" / "micropython"
 HOST_LIBRARY = BUILD / "native-host"
+UNIX_MODULES = ("json",)
 
 TAIL_LINES = 40  # of a failed step's output shown; the rest is in its log
 PACKED_SOURCES = (
@@ -156,6 +157,8 @@ def build_unix():
             FROZEN_MANIFEST=source / "extmod" / "asyncio" / "manifest.py",
             BUILD=UNIX.parent,
             MPY_LIB_DIR=TOP,
+            CLLM_TOP=TOP,
+            USER_C_MODULES=_unix_modules(),
             MICROPY_MPYCROSS=MPY_CROSS,
             MICROPY_MPYCROSS_DEPENDENCY=MPY_CROSS,
             **{f"MICROPY_PY_{option}": 0 for option in options},
@@ -163,6 +166,17 @@ def build_unix():
         )
         steps.run("unix MicroPython", command, environment)
     return UNIX
+
+
+def _unix_modules():
+    """A folder of the modules/ that need no machine, for USER_C_MODULES."""
+    folder = UNIX.parent.with_name("unix-modules")
+    folder.mkdir(exist_ok=True)
+    for name in UNIX_MODULES:
+        link = folder / name
+        if not link.is_symlink():
+            link.symlink_to(TOP / "modules" / name)
+    return folder
 
 
 def build_reference():

@@ -63,6 +63,7 @@
 #include "py/stream.h"
 
 #include "engine.h"
+#include "modjsonio.h"
 
 typedef struct {
     mp_obj_base_t base;
@@ -657,17 +658,15 @@ static mp_obj_t engine_sampler_py(size_t n_args, const mp_obj_t *args) {
         }
         chat = ((chat_obj_t *)MP_OBJ_TO_PTR(args[2]))->chat;
     }
-    vstr_t json;
-    // The JSON printer takes its separators from the extended structure.
-    mp_print_ext_t print = {.item_separator = ",", .key_separator = ":"};
-    vstr_init_print(&json, 64, &print.base);
-    mp_obj_print_helper(&print.base, args[1], PRINT_JSON);
+    // C++ reads an integer beyond 64 bits as a double, if at all.
+    size_t length;
+    mp_obj_t text = jsonio_text(args[1], false);
+    const char *json = mp_obj_str_get_data(text, &length);
 
     sampler_obj_t *self = mp_obj_malloc_with_finaliser(sampler_obj_t, &engine_type_sampler);
     self->engine = args[0];
     self->sampler = NULL;
-    check(engine_sampler_open(engine, json.buf, json.len, chat, &self->sampler));
-    vstr_clear(&json);
+    check(engine_sampler_open(engine, json, length, chat, &self->sampler));
     return MP_OBJ_FROM_PTR(self);
 }
 static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_sampler_obj, 2, 3, engine_sampler_py);

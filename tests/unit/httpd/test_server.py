@@ -80,6 +80,19 @@ def make_app(log):
         yield "some"
         raise RuntimeError("late")
 
+    @app.post("/json")
+    async def json_length(request):
+        return {"length": len(request.json())}
+
+    @app.post("/json-twice")
+    def json_twice(request):
+        assert request.json() is request.json()
+        return [request.json()]
+
+    @app.get("/inf")
+    def infinity(request):
+        return {"a": float("inf")}
+
     @app.get("/no-memory")
     def no_memory(request):
         raise MemoryError("memory allocation failed, allocating 4000000 bytes")
@@ -416,6 +429,50 @@ def test_what_is_no_http_is_answered_and_closed_at_once():
             assert await client.closed()
 
     serve(scenario, head_s=30)
+
+
+def json_post(path, body):
+    head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (path, len(body))
+    return head + body
+
+
+def test_json_bodies():
+    async def scenario(connect, gone, server):
+        client = await connect()
+        for body in (b"[1,2]", b" [1.5" + b",2" * 5000 + b"]", b'"' + b"\\n" * 5000 + b'"'):
+            client.send(json_post(b"/json", body) + json_post(b"/json-twice", body))
+            assert json.loads((await client.response())[2]) == {"length": len(json.loads(body))}
+            assert json.loads((await client.response())[2]) == [json.loads(body)]
+        for body in (b"[1,2", b"[1e999]", b"[1" + b",2" * 5000, b"x" * 5000, b'["\\ud800"]', b""):
+            client.send(json_post(b"/json", body))
+            status, _, answer = await client.response()
+            assert status == 400 and b"invalid JSON" in answer
+        client.send(json_post(b"/echo", b"[1,2" * 5000))  # whose handler wants bytes
+        assert (await client.response())[2] == b"[1,2" * 5000
+
+    serve(scenario)
+
+
+def test_the_memory_of_json_values_is_bounded():
+    async def scenario(connect, gone, server):
+        client = await connect()
+        client.send(json_post(b"/json", b"[" + b"[]," * 9000 + b"0]"))
+        assert (await client.response())[0] == 200
+        client.send(json_post(b"/json", b"[" + b"[]," * 11000 + b"0]"))
+        status, _, answer = await client.response()
+        assert status == 400 and b"memory" in answer
+
+    serve(scenario, json_memory=(96 + 16) * 10000)
+
+
+def test_an_answer_that_is_no_json_is_an_error(capsys):
+    async def scenario(connect, gone, server):
+        client = await connect()
+        client.send(GET % b"/inf" + GET % b"/")
+        assert (await client.response())[0] == 500
+        assert (await client.response())[0] == 200
+
+    serve(scenario)
 
 
 def test_a_handler_without_memory_is_503(capsys):
