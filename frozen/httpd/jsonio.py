@@ -18,6 +18,8 @@ _WRITTEN_DEPTH = 96
 # Members of one object. Names that share a hash are compared with each other, so that n of them cost
 # n * n / 2 comparisons.
 MAX_MEMBERS = 4096
+# Arrays and objects of one text: whoever is given them looks at each, in Python.
+MAX_CONTAINERS = 16384
 # Bytes of memory that the values of one text may take: more than any text of 2 MiB needs that is made
 # of words, and what an array of 500,000 integers takes.
 MAX_MEMORY = 16 << 20
@@ -25,14 +27,15 @@ MAX_MEMORY = 16 << 20
 _SLICE_US = 2000  # of work between two turns of the event loop
 
 
-def loads(data, memory=MAX_MEMORY):
+def loads(data, memory=MAX_MEMORY, containers=MAX_CONTAINERS):
     """Return the value of JSON text, bytes or str. Raise ValueError that says what and where."""
-    return _jsonio.read(_bytes(data), MAX_DEPTH, MAX_MEMBERS, memory, -1)
+    return _jsonio.read(_bytes(data), MAX_DEPTH, MAX_MEMBERS, containers, memory, -1)
 
 
-async def read(data, memory=MAX_MEMORY):
+async def read(data, memory=MAX_MEMORY, containers=MAX_CONTAINERS):
     """Return the value of `data` as loads() does, with a turn of the loop every few milliseconds."""
-    value = _jsonio.read(_bytes(data), MAX_DEPTH, MAX_MEMBERS, memory, _SLICE_US)
+    data = _bytes(data)
+    value = _jsonio.read(data, MAX_DEPTH, MAX_MEMBERS, containers, memory, _SLICE_US)
     if type(value) is not _jsonio.Reader:
         return value
     while True:

@@ -77,6 +77,7 @@ class Limits:
         self.headers = 100  # header fields
         self.body = 2 << 20  # body collected for a handler
         self.json_memory = jsonio.MAX_MEMORY  # of the values of a JSON body
+        self.json_containers = jsonio.MAX_CONTAINERS  # its arrays and objects
         self.connections = 64
         self.backlog = 16
         self.idle_s = 60  # between requests on a kept connection
@@ -146,6 +147,7 @@ class Request:
     gone = staticmethod(_never)
     read = None
     json_memory = jsonio.MAX_MEMORY
+    json_containers = jsonio.MAX_CONTAINERS
     _parsed = (None, None, None)  # a body, its value, what is wrong with it
 
     def __init__(self, method, target, minor, headers, segments=None, query=None):
@@ -178,7 +180,7 @@ class Request:
         if self._parsed[0] is not self.body:
             value = error = None
             try:
-                value = jsonio.loads(self.body, self.json_memory)
+                value = jsonio.loads(self.body, self.json_memory, self.json_containers)
             except ValueError as exc:
                 error = str(exc)
             self._parsed = (self.body, value, error)
@@ -194,7 +196,7 @@ class Request:
             return
         value = error = None
         try:
-            value = await jsonio.read(body, self.json_memory)
+            value = await jsonio.read(body, self.json_memory, self.json_containers)
         except ValueError as exc:
             error = str(exc)
         self._parsed = (body, value, error)

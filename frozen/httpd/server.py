@@ -399,6 +399,7 @@ class Connection:
                 self._ticks = 0
                 request.peer = self.peer
                 request.json_memory = self.limits.json_memory
+                request.json_containers = self.limits.json_containers
                 request.gone = self.gone
                 self._since = time.ticks_ms()
                 return request

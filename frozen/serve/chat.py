@@ -5,7 +5,9 @@
 from httpd import jsonio
 
 from .errors import invalid
-from .params import integer, typed
+from .params import few, integer, typed
+
+MAX_MESSAGES = 2048  # as OpenAI's API
 
 
 class Conversation:
@@ -127,7 +129,7 @@ def messages_of(body):
         raise invalid("Expected 'messages' to be an array")
     if not messages:
         raise invalid("'messages' must not be empty")
-    for message in messages:
+    for message in few(messages, "messages", MAX_MESSAGES):
         if not isinstance(message, dict):
             raise invalid("Expected each of 'messages' to be an object")
         role = message.get("role")
@@ -143,7 +145,7 @@ def messages_of(body):
             continue
         if not isinstance(content, list):
             raise invalid("Expected 'content' to be a string or an array")
-        for part in content:
+        for part in few(content, "content"):
             _part(part)
     return messages
 

@@ -5,6 +5,7 @@
 import asyncio
 
 from httpd import App
+from httpd.jsonio import integers
 
 from .access import client_of
 from .chat import Conversation, conversation_of
@@ -16,6 +17,7 @@ from .scheduler import Bounds, Scheduler
 # A token of a vocabulary in use is rarely longer. A text that cannot fit even so is refused before
 # tokenizing it keeps everybody waiting.
 _BYTES_PER_TOKEN = 64
+_MAX_TOKEN = (1 << 31) - 1
 
 
 class Service:
@@ -88,6 +90,8 @@ class Service:
         """Token ids of a prompt: a str, or a list of token ids and str."""
         if isinstance(prompt, str):
             return self.tokenize(prompt, add_special, parse_special)
+        if integers(prompt, 0, _MAX_TOKEN):
+            return list(prompt)
         tokens = []
         for item in prompt:
             if isinstance(item, str):

@@ -1,7 +1,8 @@
 // The `_jsonio` module: Python values from and to JSON text, by native/json.
 //
-//   read(text, depth, members, memory, us) -> value or Reader     text: bytes. depth: of arrays and
-//       objects. members: of one object. memory: bytes that the values may take, about
+//   read(text, depth, members, containers, memory, us) -> value or Reader     text: bytes. depth: of
+//       arrays and objects. members: of one object. containers: arrays and objects in all. memory:
+//       bytes that the values may take, about
 //   write(value, depth, wide, us) -> bytes or Writer     wide: integers of any size as they are; else
 //       those beyond 64 bits as the doubles that most readers make of them
 //   integers(list, least, most) -> bool    whether all items are integers in that range, no bool
@@ -64,7 +65,7 @@ typedef struct {
     bool is_name; // the string that is being decoded
     mp_obj_t text, value;
     struct json_reader reader;
-    size_t members, memory, compared;
+    size_t members, containers, memory, compared;
     char *string; // being decoded, NULL for none
     size_t from, length;
     mp_obj_t open[JSON_MAX_DEPTH], name[JSON_MAX_DEPTH];
@@ -190,6 +191,9 @@ static void take(reader_t *self, enum json_event event) {
         case JSON_ARRAY:
         case JSON_OBJECT: {
             pay(self, CONTAINER_MEMORY);
+            if (!self->containers--) {
+                mp_raise_ValueError(MP_ERROR_TEXT("too many arrays and objects"));
+            }
             mp_obj_t container = event == JSON_ARRAY ? mp_obj_new_list(0, NULL) : mp_obj_new_dict(0);
             self->open[depth - 1] = container;
             give(self, depth - 1, container);
@@ -269,8 +273,9 @@ static mp_obj_t jsonio_read(size_t n_args, const mp_obj_t *args) {
     reader_t self = {.base = {&reader_type}, .text = args[0], .value = mp_const_none};
     json_read(&self.reader, text, size, (unsigned)mp_obj_get_int(args[1]));
     self.members = (size_t)mp_obj_get_int(args[2]);
-    self.memory = (size_t)mp_obj_get_int(args[3]);
-    reader_work(&self, mp_obj_get_int(args[4]));
+    self.containers = (size_t)mp_obj_get_int(args[3]);
+    self.memory = (size_t)mp_obj_get_int(args[4]);
+    reader_work(&self, mp_obj_get_int(args[5]));
     if (self.state == FINISHED) {
         return self.value;
     }
@@ -278,7 +283,7 @@ static mp_obj_t jsonio_read(size_t n_args, const mp_obj_t *args) {
     *rest = self;
     return MP_OBJ_FROM_PTR(rest);
 }
-static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(jsonio_read_obj, 5, 5, jsonio_read);
+static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(jsonio_read_obj, 6, 6, jsonio_read);
 
 // --- writing
 

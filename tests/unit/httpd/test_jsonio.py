@@ -230,7 +230,7 @@ def test_a_name_that_comes_again_keeps_its_place():
 
 @pytest.mark.parametrize(
     "item, count",
-    [("0.5", 100000), ("[]", 20000), ('""', 20000), ('{"a":0}', 10000), ("1", 100000)],
+    [("0.5", 100000), ("[]", 16000), ('""', 20000), ('{"a":0}', 10000), ("1", 100000)],
 )
 def test_memory_is_bounded(item, count):
     text = "[" + (item + ",") * count + "0]"
@@ -244,11 +244,22 @@ def test_large_bodies_are_within_the_bounds():
     for text in (
         "[" + "99999," * 131071 + "0]",
         "[" + "-0.12345678901234567," * 100000 + "0]",
-        "[" + '{"role":"user","content":"x"},' * 20000 + "0]",
+        "[" + '{"role":"user","content":"x"},' * 16000 + "0]",
         '"' + "\\n" * (1 << 20) + '"',
         "{" + ",".join(['"p%d":{"type":"string"}' % i for i in range(1100)]) + "}",
     ):
         jsonio.loads(text)
+
+
+def test_containers_are_bounded():
+    text = "[" + "[],{}," * 8190 + "[]]"
+    assert len(jsonio.loads(text)) == 16381
+    for more in ("[[],[],[]]", "[{},{},{}]", '{"a":[],"b":{}}'):
+        with pytest.raises(ValueError, match="arrays and objects"):
+            jsonio.loads("[" + more + "," + text + "]")
+    assert len(jsonio.loads("[" + "[]," * 99 + "0]", containers=100)) == 100
+    with pytest.raises(ValueError, match="arrays and objects"):
+        jsonio.loads("[" + "[]," * 100 + "0]", containers=100)
 
 
 class Ticks:
@@ -280,12 +291,12 @@ def test_reading_and_writing_give_way(start, piece, count, end):
 
     async def scenario():
         ticks = Ticks()
-        value = await jsonio.read(data)
+        value = await jsonio.read(data, containers=1 << 20)
         reading = ticks.count
         text = await jsonio.finish(jsonio.begin(value))
         writing = ticks.count - reading
         ticks.task.cancel()
-        assert same(value, jsonio.loads(data)) and same(jsonio.loads(text), value)
+        assert same(value, jsonio.loads(data, containers=1 << 20))
         assert text == jsonio.dumps(value).encode()
         return reading, writing
 

@@ -31,13 +31,13 @@ class _Object(dict):
     memory = 0
 
 
-def read(text, depth, members, memory, us):
+def read(text, depth, members, containers, memory, us):
     if not isinstance(text, bytes):
         raise TypeError("bytes expected")
     string = text.decode("utf-8-sig")
     if string.startswith("\ufeff"):
         raise ValueError("unexpected character at byte 3")
-    _check_depth(string, depth)
+    _check_structure(string, depth, containers)
 
     def pairs(found):
         value = _Object(found)
@@ -54,12 +54,15 @@ def read(text, depth, members, memory, us):
     return _plain(value)
 
 
-def _check_depth(text, depth):
+def _check_structure(text, depth, containers):
     level = 0
     for token in re.findall(r'"(?:[^"\\]|\\.)*"|[\[{\]}]', text, re.DOTALL):
         level += (token in "[{") - (token in "]}")
+        containers -= token in "[{"
         if level > depth:
             raise ValueError("nested too deeply")
+        if containers < 0:
+            raise ValueError("too many arrays and objects")
 
 
 def _int(text):
