@@ -15,13 +15,12 @@ import _jsonio
 # written may be a body inside an answer.
 MAX_DEPTH = 48
 _WRITTEN_DEPTH = 96
-# Members of one object. Names that share a hash are compared with each other, so that n of them cost
-# n * n / 2 comparisons.
+# Members of one object. Names that share a hash are compared with each other, so that n of them
+# cost n * n / 2 comparisons.
 MAX_MEMBERS = 4096
 # Arrays and objects of one text: whoever is given them looks at each, in Python.
 MAX_CONTAINERS = 16384
-# Bytes of memory that the values of one text may take: more than any text of 2 MiB needs that is made
-# of words, and what an array of 500,000 integers takes.
+# Bytes of memory that the values of one text may take: what 2 MiB of words need, or of integers.
 MAX_MEMORY = 16 << 20
 
 _SLICE_US = 2000  # of work between two turns of the event loop
@@ -33,7 +32,7 @@ def loads(data, memory=MAX_MEMORY, containers=MAX_CONTAINERS):
 
 
 async def read(data, memory=MAX_MEMORY, containers=MAX_CONTAINERS):
-    """Return the value of `data` as loads() does, with a turn of the loop every few milliseconds."""
+    """Return the value of `data` as loads() does, with turns of the loop every few milliseconds."""
     data = _bytes(data)
     value = _jsonio.read(data, MAX_DEPTH, MAX_MEMBERS, containers, memory, _SLICE_US)
     if type(value) is not _jsonio.Reader:
@@ -47,13 +46,14 @@ async def read(data, memory=MAX_MEMORY, containers=MAX_CONTAINERS):
 def dumps(value):
     """Return JSON text (str) of `value`, without spaces, non-ASCII as it is, members in order.
 
-    Raise ValueError for an infinity, NaN or a str that is no UTF-8, TypeError for what JSON has not.
+    Raise ValueError for an infinity, NaN or a str that is no UTF-8, TypeError for what JSON has
+    no form of.
     """
     return str(_jsonio.write(value, _WRITTEN_DEPTH, True, -1), "utf-8")
 
 
 def dumps_narrow(value):
-    """Return JSON text of `value` for C++: integers beyond 64 bits are doubles, as it reads them."""
+    """Return JSON text of `value` for C++: integers beyond 64 bits are doubles, as it has it."""
     return str(_jsonio.write(value, _WRITTEN_DEPTH, False, -1), "utf-8")
 
 
@@ -81,12 +81,12 @@ def finish_now(begun):
 
 
 def is_utf8(data):
-    """Whether `data` (bytes) is UTF-8 without surrogates, which decode() of MicroPython lets pass."""
+    """Return whether `data` (bytes) is UTF-8. MicroPython's decode() lets surrogates pass."""
     return _jsonio.is_utf8(data)
 
 
 def integers(values, least, most):
-    """Whether all items of a list are integers from `least` to `most`, and none a bool."""
+    """Return whether all items of a list are integers from `least` to `most`, and none a bool."""
     return _jsonio.integers(values, least, most)
 
 

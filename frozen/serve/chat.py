@@ -150,6 +150,18 @@ def messages_of(body):
     return messages
 
 
+def text_size(messages):
+    """Return the number of characters in the contents of checked messages."""
+    size = 0
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, str):
+            size += len(content)
+        elif content:
+            size += sum([len(part["text"]) for part in content])
+    return size
+
+
 def _part(part):
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "text":

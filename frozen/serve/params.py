@@ -74,7 +74,7 @@ def typed(body, name, kind):
 
 
 def few(items, name, most=_MAX_ITEMS):
-    """Return `items` of the field `name` if they are no more than `most`, else raise RequestError."""
+    """Return `items` of the field `name`; RequestError if they are more than `most`."""
     if len(items) > most:
         raise invalid("Field '%s': more than %d items" % (name, most))
     return items

@@ -8,7 +8,7 @@ from httpd import App
 from httpd.jsonio import integers
 
 from .access import client_of
-from .chat import Conversation, conversation_of
+from .chat import Conversation, conversation_of, text_size
 from .engine import LOADING, READY, EngineHost
 from .errors import RequestError, context_error, error_response, invalid, unavailable
 from .reply import Replies, Reply
@@ -106,7 +106,12 @@ class Service:
     def converse(self, body):
         """The Conversation of a chat request's JSON object."""
         engine = self.generator()
-        return Conversation(engine, conversation_of(body))
+        request = conversation_of(body)
+        # As in tokenize(): a template is no quicker.
+        size = text_size(request["messages"])
+        if size > engine.n_ctx * _BYTES_PER_TOKEN:
+            raise context_error(size // _BYTES_PER_TOKEN, engine.n_ctx)
+        return Conversation(engine, request)
 
     def generate(self, prompts, params, request=None, conversation=None):
         """Submits `params.n` answers to each of `prompts` (str, or lists of token ids and str) for

@@ -1,18 +1,18 @@
 // The `_jsonio` module: Python values from and to JSON text, by native/json.
 //
-//   read(text, depth, members, containers, memory, us) -> value or Reader     text: bytes. depth: of
-//       arrays and objects. members: of one object. containers: arrays and objects in all. memory:
-//       bytes that the values may take, about
-//   write(value, depth, wide, us) -> bytes or Writer     wide: integers of any size as they are; else
-//       those beyond 64 bits as the doubles that most readers make of them
+//   read(text, depth, members, containers, memory, us) -> value or Reader     text: bytes. depth:
+//       of arrays and objects. members: of one object. containers: arrays and objects in all.
+//       memory: bytes that the values may take, about
+//   write(value, depth, wide, us) -> bytes or Writer     wide: integers of any size as they are;
+//       else those beyond 64 bits as the doubles that most readers make of them
 //   integers(list, least, most) -> bool    whether all items are integers in that range, no bool
 //   is_utf8(buffer) -> bool
 //
 // Both work for about `us` microseconds (-1: to the end) and give what goes on where they stopped:
 // run(us) says whether all is done, result() is the value or the bytes. Reading raises ValueError
-// with what is wrong and at which byte, or which bound it passed; writing ValueError for a number or a
-// text that JSON has not, TypeError for any other value. A list or dict that changes while it is
-// written is written as it was or as it is, item by item.
+// with what is wrong and at which byte, or which bound it passed; writing ValueError for a number
+// or a text that JSON has no form of, TypeError for any other value. A list or dict that changes
+// while it is written is written as it was or as it is, item by item.
 #include <string.h>
 
 #include "py/mphal.h"
@@ -76,7 +76,8 @@ static NORETURN void refuse(const struct json_reader *reader) {
     const byte *found = reader->text + reader->at;
     if (reader->at < reader->size && *found > 0x20 && *found < 0x7F
         && strcmp(reader->error, "unexpected character") == 0) {
-        mp_raise_msg_varg(&mp_type_ValueError, MP_ERROR_TEXT("unexpected '%c' at byte %u"), *found, at);
+        mp_raise_msg_varg(
+            &mp_type_ValueError, MP_ERROR_TEXT("unexpected '%c' at byte %u"), *found, at);
     }
     mp_raise_msg_varg(&mp_type_ValueError, MP_ERROR_TEXT("%s at byte %u"), reader->error, at);
 }
@@ -194,7 +195,8 @@ static void take(reader_t *self, enum json_event event) {
             if (!self->containers--) {
                 mp_raise_ValueError(MP_ERROR_TEXT("too many arrays and objects"));
             }
-            mp_obj_t container = event == JSON_ARRAY ? mp_obj_new_list(0, NULL) : mp_obj_new_dict(0);
+            bool array = event == JSON_ARRAY;
+            mp_obj_t container = array ? mp_obj_new_list(0, NULL) : mp_obj_new_dict(0);
             self->open[depth - 1] = container;
             give(self, depth - 1, container);
             break;
@@ -261,12 +263,14 @@ static const mp_rom_map_elem_t reader_locals_table[] = {
     { MP_ROM_QSTR(MP_QSTR_result), MP_ROM_PTR(&reader_result_obj) },
 };
 static MP_DEFINE_CONST_DICT(reader_locals, reader_locals_table);
-static MP_DEFINE_CONST_OBJ_TYPE(reader_type, MP_QSTR_Reader, MP_TYPE_FLAG_NONE, locals_dict, &reader_locals);
+static MP_DEFINE_CONST_OBJ_TYPE(
+    reader_type, MP_QSTR_Reader, MP_TYPE_FLAG_NONE, locals_dict, &reader_locals);
 
 static mp_obj_t jsonio_read(size_t n_args, const mp_obj_t *args) {
     (void)n_args;
     if (!mp_obj_is_type(args[0], &mp_type_bytes)) {
-        mp_raise_TypeError(MP_ERROR_TEXT("bytes expected")); // what can change cannot be gone on with
+        // What can change cannot be gone on with.
+        mp_raise_TypeError(MP_ERROR_TEXT("bytes expected"));
     }
     size_t size;
     const char *text = mp_obj_str_get_data(args[0], &size);
@@ -402,7 +406,8 @@ static bool add_scalar(writer_t *self, mp_obj_t value) {
 }
 
 static NORETURN void refuse_type(mp_obj_t value) {
-    mp_raise_msg_varg(&mp_type_TypeError, MP_ERROR_TEXT("JSON has no %s"), mp_obj_get_type_str(value));
+    mp_raise_msg_varg(
+        &mp_type_TypeError, MP_ERROR_TEXT("JSON has no %s"), mp_obj_get_type_str(value));
 }
 
 // The native object of a value of a class that has one of these for its base, or the value itself.
@@ -571,7 +576,8 @@ static const mp_rom_map_elem_t writer_locals_table[] = {
     { MP_ROM_QSTR(MP_QSTR_result), MP_ROM_PTR(&writer_result_obj) },
 };
 static MP_DEFINE_CONST_DICT(writer_locals, writer_locals_table);
-static MP_DEFINE_CONST_OBJ_TYPE(writer_type, MP_QSTR_Writer, MP_TYPE_FLAG_NONE, locals_dict, &writer_locals);
+static MP_DEFINE_CONST_OBJ_TYPE(
+    writer_type, MP_QSTR_Writer, MP_TYPE_FLAG_NONE, locals_dict, &writer_locals);
 
 static mp_obj_t write_for(mp_obj_t value, mp_int_t depth, bool wide, mp_int_t us) {
     writer_t self = {.base = {&writer_type}, .value = value, .wide = wide};

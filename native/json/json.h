@@ -1,6 +1,6 @@
-// JSON text (RFC 8259) taken apart into tokens and put together from values. No memory is allocated,
-// nothing recurses, and every call does a bounded amount of work: who calls owns the tree, the stack
-// and the time.
+// JSON text (RFC 8259) taken apart into tokens and put together from values. No memory is
+// allocated, nothing recurses, and every call does a bounded amount of work: the caller owns the
+// tree, the stack and the time.
 #ifndef CLLM_JSON_H
 #define CLLM_JSON_H
 
@@ -59,7 +59,7 @@ enum json_event json_next(struct json_reader *reader, size_t work);
 // moves *from on by about `work` bytes; all is done when it is `end`. Returns how many bytes it wrote.
 size_t json_decode(const struct json_reader *reader, size_t *from, uint8_t *to, size_t work);
 
-// Writes text[*from..size) between quotes, without these, until all is done or `room` is used up to
+// Writes text[*from..size) as it stands between quotes, until all is done or `room` is used up to
 // the last few bytes, and moves *from on. Returns how many bytes it wrote, SIZE_MAX if the text is
 // not UTF-8 at *from. room: 16 at least.
 size_t json_escape(const uint8_t *text, size_t size, size_t *from, uint8_t *to, size_t room);

@@ -36,7 +36,8 @@ static enum json_event fail(struct json_reader *reader, size_t at, const char *e
 }
 
 static enum json_event unexpected(struct json_reader *reader) {
-    return fail(reader, reader->at, reader->at < reader->size ? "unexpected character" : "unexpected end");
+    bool end = reader->at == reader->size;
+    return fail(reader, reader->at, end ? "unexpected end" : "unexpected character");
 }
 
 static bool in_object(const struct json_reader *reader) {
@@ -62,7 +63,8 @@ static enum json_event leave(struct json_reader *reader) {
     return event;
 }
 
-static enum json_event literal(struct json_reader *reader, const char *name, enum json_event event) {
+static enum json_event literal(
+    struct json_reader *reader, const char *name, enum json_event event) {
     size_t length = strlen(name);
     for (size_t i = 0; i < length; i++, reader->at++) {
         if (reader->at == reader->size || reader->text[reader->at] != name[i]) {
@@ -292,11 +294,15 @@ static enum json_event value(struct json_reader *reader, size_t work) {
     }
 }
 
+static bool is_space(uint8_t c) {
+    return c == ' ' || c == '\n' || c == '\r' || c == '\t';
+}
+
 // Goes over white space; returns whether the work allowed sufficed.
 static bool skip(struct json_reader *reader, size_t work) {
     const uint8_t *text = reader->text;
     size_t at = reader->at, stop = reader->size - at > work ? at + work : reader->size;
-    while (at < stop && (text[at] == ' ' || text[at] == '\n' || text[at] == '\r' || text[at] == '\t')) {
+    while (at < stop && is_space(text[at])) {
         at++;
     }
     reader->at = at;

@@ -58,6 +58,8 @@ bool json_is_utf8(const uint8_t *text, size_t size) {
 
 size_t json_escape(const uint8_t *text, size_t size, size_t *from, uint8_t *to, size_t room) {
     static const char hex[] = "0123456789abcdef";
+    // Of the control characters these have names (RFC 8259 7).
+    static const char named[] = "\b\f\n\r\t", names[] = "bfnrt";
     size_t at = *from, written = 0;
     while (at < size && room - written >= 8) {
         if (size - at >= 8 && json_plain(text + at)) {
@@ -84,12 +86,11 @@ size_t json_escape(const uint8_t *text, size_t size, size_t *from, uint8_t *to, 
             continue;
         }
         to[written++] = '\\';
-        // Of the control characters these have names (RFC 8259 7).
-        const char *name = c >= 0x20 ? NULL : memchr("\b\f\n\r\t", c, 5);
+        const char *found = memchr(named, c, 5);
         if (c >= 0x20) {
             to[written++] = c;
-        } else if (name) {
-            to[written++] = c == '\b' ? 'b' : c == '\f' ? 'f' : c == '\n' ? 'n' : c == '\r' ? 'r' : 't';
+        } else if (found) {
+            to[written++] = (uint8_t)names[found - named];
         } else {
             memcpy(to + written, "u00", 3);
             to[written + 3] = hex[c >> 4];
@@ -133,9 +134,9 @@ static const uint64_t fives[] = {
 };
 #define MOST_FIVES 27
 
-// Of numbers around 1, exactly and in integers: `value` times 10^scale, of 17 digits, lies among the
-// integers that read as `value`; a multiple of the largest power of ten among them is the shortest
-// decimal (Steele and White 1990). False where that needs more than 128 bits.
+// For numbers around 1, exactly and in integers: `value` times 10^scale, of 17 digits, lies among
+// the integers that read as `value`; a multiple of the largest power of ten among them is the
+// shortest decimal (Steele and White 1990). False where that needs more than 128 bits.
 static bool shortest_near_one(double value, struct decimal *decimal) {
     int exponent;
     uint64_t mantissa = (uint64_t)ldexp(frexp(value, &exponent), 53);
@@ -145,11 +146,12 @@ static bool shortest_near_one(double value, struct decimal *decimal) {
     if (scale < 0 || scale > MOST_FIVES) {
         return false;
     }
-    // In quarters of the last place: half a place to each side, a quarter below a power of two, whose
-    // neighbour there is nearer.
-    unsigned __int128 middle = (unsigned __int128)(mantissa * 4) * fives[scale];
-    unsigned __int128 above = middle + 2 * (unsigned __int128)fives[scale];
-    unsigned __int128 below = middle - (mantissa == 1ull << 52 ? 1 : 2) * (unsigned __int128)fives[scale];
+    // In quarters of the last place: half a place to each side, a quarter below a power of two,
+    // whose neighbour there is nearer.
+    unsigned __int128 quarter = fives[scale];
+    unsigned __int128 middle = mantissa * 4 * quarter;
+    unsigned __int128 above = middle + 2 * quarter;
+    unsigned __int128 below = middle - (mantissa == 1ull << 52 ? 1 : 2) * quarter;
     int shift = 2 - exponent - scale;
     if (shift < 1 || shift > 120) {
         return false;

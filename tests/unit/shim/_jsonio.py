@@ -47,7 +47,8 @@ def read(text, depth, members, containers, memory, us):
         return value
 
     value = json.loads(
-        string, object_pairs_hook=pairs, parse_float=_float, parse_int=_int, parse_constant=_constant
+        string, object_pairs_hook=pairs, parse_float=_float, parse_int=_int,
+        parse_constant=_constant,
     )
     if _memory(value) > memory:
         raise ValueError("its values take too much memory")
