@@ -21,7 +21,7 @@ MAX_MEMBERS = 4096
 # Arrays and objects of one text: whoever is given them looks at each, in Python.
 MAX_CONTAINERS = 16384
 # Bytes of memory that the values of one text may take: what 2 MiB of words need, or of integers.
-MAX_MEMORY = 16 << 20
+MAX_MEMORY = 12 << 20
 
 _SLICE_US = 2000  # of work between two turns of the event loop
 
@@ -83,6 +83,13 @@ def finish_now(begun):
 def is_utf8(data):
     """Return whether `data` (bytes) is UTF-8. MicroPython's decode() lets surrogates pass."""
     return _jsonio.is_utf8(data)
+
+
+def decode(data):
+    """Return (text, used) of `data` (bytes): U+FFFD for what is no UTF-8, and how many bytes were
+    used, which are all but those of a character that the end cuts.
+    """
+    return _jsonio.decode(data)
 
 
 def integers(values, least, most):

@@ -156,7 +156,7 @@ class Service:
         engine = self.engine()
         if not tokens:
             raise invalid("Input content cannot be empty")
-        if min(tokens) < 0 or max(tokens) >= engine.n_vocab:
+        if not integers(tokens, 0, engine.n_vocab - 1):
             raise invalid("Prompt contains invalid tokens")
         if len(tokens) > engine.n_ctx:
             raise context_error(len(tokens), engine.n_ctx)

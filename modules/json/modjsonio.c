@@ -5,8 +5,10 @@
 //       memory: bytes that the values may take, about
 //   write(value, depth, wide, us) -> bytes or Writer     wide: integers of any size as they are;
 //       else those beyond 64 bits as the doubles that most readers make of them
-//   integers(list, least, most) -> bool    whether all items are integers in that range, no bool
+//   integers(items, least, most) -> bool   whether all of a list are integers in that range, no bool
 //   is_utf8(buffer) -> bool
+//   decode(buffer) -> (str, used)    with U+FFFD for what is no UTF-8; a character that the end cuts
+//       is not used
 //
 // Both work for about `us` microseconds (-1: to the end) and give what goes on where they stopped:
 // run(us) says whether all is done, result() is the value or the bytes. Reading raises ValueError
@@ -31,8 +33,8 @@
 #define LOOK 32 // tokens between two
 #define SHORT 64 // bytes of a string that may be a name which Python knows already
 
-// What values take of MicroPython's heap, about: blocks of 32 bytes, and lists that double.
-#define ITEM_MEMORY 16
+// What values take of MicroPython's heap, about: blocks of 32 bytes.
+#define ITEM_MEMORY 8
 #define OBJECT_MEMORY 32
 #define CONTAINER_MEMORY 96
 #define MEMBER_MEMORY 48
@@ -607,7 +609,7 @@ static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(jsonio_write_obj, 4, 4, jsonio_write)
 static mp_obj_t jsonio_integers(mp_obj_t list, mp_obj_t least_in, mp_obj_t most_in) {
     size_t count;
     mp_obj_t *items;
-    mp_obj_list_get(list, &count, &items);
+    mp_obj_get_array(list, &count, &items); // TypeError for what is no list or tuple
     mp_int_t least = mp_obj_get_int(least_in), most = mp_obj_get_int(most_in);
     for (size_t i = 0; i < count; i++) {
         // A large integer is out of any range that mp_int_t can state of tokens.
@@ -623,9 +625,49 @@ static MP_DEFINE_CONST_FUN_OBJ_3(jsonio_integers_obj, jsonio_integers);
 static mp_obj_t jsonio_is_utf8(mp_obj_t buffer) {
     mp_buffer_info_t info;
     mp_get_buffer_raise(buffer, &info, MP_BUFFER_READ);
-    return mp_obj_new_bool(json_is_utf8(info.buf, info.len));
+    return mp_obj_new_bool(json_valid(info.buf, info.len) == info.len);
 }
 static MP_DEFINE_CONST_FUN_OBJ_1(jsonio_is_utf8_obj, jsonio_is_utf8);
+
+static mp_obj_t jsonio_decode(mp_obj_t buffer) {
+    mp_buffer_info_t info;
+    mp_get_buffer_raise(buffer, &info, MP_BUFFER_READ);
+    const byte *text = info.buf;
+    size_t at = 0, size = 0;
+    bool cut = false;
+    char *out = NULL;
+    // The first pass only counts.
+    for (int pass = 0; pass < 2; pass++) {
+        at = size = 0;
+        cut = false;
+        while (at < info.len && !cut) {
+            size_t good = json_valid(text + at, info.len - at);
+            if (pass) {
+                memcpy(out + size, text + at, good);
+            }
+            at += good;
+            size += good;
+            if (at == info.len) {
+                break;
+            }
+            size_t bad = json_broken(text + at, info.len - at, &cut);
+            if (!cut) {
+                if (pass) {
+                    memcpy(out + size, "\xef\xbf\xbd", 3);
+                }
+                at += bad;
+                size += 3;
+            }
+        }
+        if (!pass) {
+            out = m_new(char, size + 1);
+        }
+    }
+    out[size] = 0;
+    mp_obj_t result[2] = { new_str(out, size), MP_OBJ_NEW_SMALL_INT(at) };
+    return mp_obj_new_tuple(2, result);
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(jsonio_decode_obj, jsonio_decode);
 
 static const mp_rom_map_elem_t jsonio_globals_table[] = {
     { MP_ROM_QSTR(MP_QSTR___name__), MP_ROM_QSTR(MP_QSTR__jsonio) },
@@ -635,6 +677,7 @@ static const mp_rom_map_elem_t jsonio_globals_table[] = {
     { MP_ROM_QSTR(MP_QSTR_Writer), MP_ROM_PTR(&writer_type) },
     { MP_ROM_QSTR(MP_QSTR_integers), MP_ROM_PTR(&jsonio_integers_obj) },
     { MP_ROM_QSTR(MP_QSTR_is_utf8), MP_ROM_PTR(&jsonio_is_utf8_obj) },
+    { MP_ROM_QSTR(MP_QSTR_decode), MP_ROM_PTR(&jsonio_decode_obj) },
 };
 static MP_DEFINE_CONST_DICT(jsonio_globals, jsonio_globals_table);
 

@@ -68,7 +68,12 @@ size_t json_escape(const uint8_t *text, size_t size, size_t *from, uint8_t *to, 
 // Returns its length, 0 for what JSON has no number for (infinities, NaN).
 size_t json_double(double value, char to[JSON_DOUBLE_SIZE]);
 
-// Whether the text is UTF-8 (Unicode, table 3-7): no surrogates, nothing longer than it must be.
-bool json_is_utf8(const uint8_t *text, size_t size);
+// How many bytes of the text are whole characters of UTF-8 (Unicode, table 3-7): no surrogates,
+// nothing longer than it must be.
+size_t json_valid(const uint8_t *text, size_t size);
+
+// How many bytes at `text`, where json_valid() is 0, began a character well, 1 at least: what one
+// U+FFFD stands for (Unicode 3.9). *cut: the character may go on behind the text. size: not 0.
+size_t json_broken(const uint8_t *text, size_t size, bool *cut);
 
 #endif

@@ -4,13 +4,15 @@
 
 #include "text.h"
 
-size_t json_character(const uint8_t *text, size_t size) {
+// Bytes at `text` that begin a character well, and in *length how many it has in all; 0 if none
+// begins with the first.
+static size_t begun(const uint8_t *text, size_t size, size_t *length) {
     // Unicode 15, table 3-7. The second byte's range keeps out what is too long, too large, or a
     // surrogate.
     uint8_t first = text[0], low = 0x80, high = 0xBF;
-    size_t length = first < 0xC2 || first > 0xF4 ? 0 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
-    if (!length || size < length) {
-        return 0;
+    *length = first < 0xC2 || first > 0xF4 ? 0 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
+    if (first < 0x80 || !*length) {
+        return *length = first < 0x80;
     }
     switch (first) {
         case 0xE0:
@@ -26,34 +28,41 @@ size_t json_character(const uint8_t *text, size_t size) {
             high = 0x8F;
             break;
     }
-    if (text[1] < low || text[1] > high) {
-        return 0;
+    size_t good = 1;
+    while (good < *length && good < size && text[good] >= low && text[good] <= high) {
+        good++;
+        low = 0x80;
+        high = 0xBF;
     }
-    for (size_t i = 2; i < length; i++) {
-        if ((text[i] & 0xC0) != 0x80) {
-            return 0;
-        }
-    }
-    return length;
+    return good;
 }
 
-bool json_is_utf8(const uint8_t *text, size_t size) {
+size_t json_character(const uint8_t *text, size_t size) {
+    size_t length, good = begun(text, size, &length);
+    return good == length ? length : 0;
+}
+
+size_t json_valid(const uint8_t *text, size_t size) {
     size_t at = 0;
     while (at < size) {
         uint64_t word;
         if (size - at >= 8 && (memcpy(&word, text + at, 8), !(word & EACH(0x80)))) {
             at += 8;
-        } else if (text[at] < 0x80) {
-            at++;
-        } else {
-            size_t length = json_character(text + at, size - at);
-            if (!length) {
-                return false;
-            }
-            at += length;
+            continue;
         }
+        size_t length = json_character(text + at, size - at);
+        if (!length) {
+            break;
+        }
+        at += length;
     }
-    return true;
+    return at;
+}
+
+size_t json_broken(const uint8_t *text, size_t size, bool *cut) {
+    size_t length, good = begun(text, size, &length);
+    *cut = good == size && good < length;
+    return good ? good : 1;
 }
 
 size_t json_escape(const uint8_t *text, size_t size, size_t *from, uint8_t *to, size_t room) {

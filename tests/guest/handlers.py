@@ -23,6 +23,12 @@ def fail(request):
     raise RuntimeError("a handler that always fails")
 
 
+@app.get("/hold")
+async def hold(request):
+    yield b"x"
+    await asyncio.sleep(60)
+
+
 class Watch:
     """Longest time in microseconds that the event loop kept a task waiting."""
 

@@ -36,7 +36,8 @@ def native(compile_native):
         size_t json_decode(const struct json_reader *, size_t *, uint8_t *, size_t);
         size_t json_escape(const uint8_t *, size_t, size_t *, uint8_t *, size_t);
         size_t json_double(double, char *);
-        bool json_is_utf8(const uint8_t *, size_t);
+        size_t json_valid(const uint8_t *, size_t);
+        size_t json_broken(const uint8_t *, size_t, bool *);
         """,
     )
 
@@ -196,7 +197,7 @@ def test_any_bytes(native, data):
     except UnicodeError:
         text = None
     buffer = native.ffi.new("uint8_t[]", data)
-    assert native.lib.json_is_utf8(buffer, len(data)) == (text is not None)
+    assert (native.lib.json_valid(buffer, len(data)) == len(data)) == (text is not None)
     for body in (data, b'"' + data + b'"', b'{"' + data + b'":0}'):
         if text is None:
             with pytest.raises(Malformed):
@@ -216,7 +217,35 @@ def test_every_pair_of_octets_of_utf8(native):
                 except UnicodeError:
                     wanted = False
                 buffer = native.ffi.new("uint8_t[]", data)
-                assert native.lib.json_is_utf8(buffer, len(data)) == wanted, data
+                assert (native.lib.json_valid(buffer, len(data)) == len(data)) == wanted, data
+                assert replaced(native, data) == data.decode(errors="replace")
+
+
+def replaced(native, data):
+    """The text of `data` by json_valid() and json_broken(), with U+FFFD for what is no UTF-8."""
+    cut = native.ffi.new("bool *")
+    text = ""
+    at = 0
+    while at < len(data):
+        rest = native.ffi.new("uint8_t[]", data[at:])
+        good = native.lib.json_valid(rest, len(data) - at)
+        text += data[at : at + good].decode()
+        at += good
+        if at < len(data):
+            rest = native.ffi.new("uint8_t[]", data[at:])
+            at += native.lib.json_broken(rest, len(data) - at, cut)
+            assert not cut[0] or at == len(data)
+            text += "\ufffd"
+    return text
+
+
+BROKEN = [0x20, 0x7F, 0x80, 0xBF, 0xC1, 0xC2, 0xE0, 0xA0, 0x9F, 0xED, 0xEF, 0xF0, 0x90, 0xF4, 0x8F, 0xF5]
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.lists(st.sampled_from(BROKEN), max_size=12).map(bytes) | st.binary(max_size=12))
+def test_broken_characters_are_replaced_as_by_python(native, data):
+    assert replaced(native, data) == data.decode(errors="replace")
 
 
 @pytest.mark.parametrize("depth", [1, DEPTH - 1, DEPTH, DEPTH + 1, 100000])

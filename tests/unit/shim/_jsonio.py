@@ -1,5 +1,6 @@
 """CPython twin of modules/json, by CPython's own json: same results, all at once."""
 
+import contextlib
 import json
 import math
 import re
@@ -17,7 +18,7 @@ class Writer:
 
 def _memory(value):
     if isinstance(value, list):
-        return 96 + sum(16 + _memory(item) for item in value)
+        return 96 + sum(8 + _memory(item) for item in value)
     if isinstance(value, _Object):
         return 96 + value.memory
     if isinstance(value, str):
@@ -118,6 +119,29 @@ def _writable(value, depth, wide):
 
 def integers(values, least, most):
     return all(type(value) is int and least <= value <= most for value in values)
+
+
+def decode(data):
+    data = bytes(data)
+    used = len(data) - _cut(data)
+    return data[:used].decode(errors="replace"), used
+
+
+_REST = (
+    b"\x80", b"\xa0", b"\x90", b"\x80\x80", b"\xa0\x80", b"\x90\x80", b"\x80\x80\x80",
+    b"\x90\x80\x80",
+)
+
+
+def _cut(data):
+    # Bytes at the end that more could make a character of. (CPython's incremental decoder waits for
+    # the third byte of a surrogate, too.)
+    for count in range(1, min(len(data), 3) + 1):
+        for more in _REST:
+            with contextlib.suppress(UnicodeError):
+                if len((data[-count:] + more).decode()) == 1:
+                    return count
+    return 0
 
 
 def is_utf8(data):
