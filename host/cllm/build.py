@@ -29,7 +29,7 @@ DEBUG_IMAGE = BUILD / "cllm.debug.elf"
 MPY_CROSS = BUILD / "mpy-cross" / "mpy-cross"
 UNIX = BUILD / "unix" / "micropython"
 HOST_LIBRARY = BUILD / "native-host"
-UNIX_MODULES = ("json",)
+UNIX_MODULES = ("modules/json",)  # those that need no machine
 
 TAIL_LINES = 40  # of a failed step's output shown; the rest is in its log
 PACKED_SOURCES = (
@@ -169,13 +169,13 @@ def build_unix():
 
 
 def _unix_modules():
-    """A folder of the modules/ that need no machine, for USER_C_MODULES."""
+    """A folder with UNIX_MODULES, for USER_C_MODULES."""
     folder = UNIX.parent.with_name("unix-modules")
     folder.mkdir(exist_ok=True)
-    for name in UNIX_MODULES:
-        link = folder / name
+    for path in UNIX_MODULES:
+        link = folder / Path(path).name
         if not link.is_symlink():
-            link.symlink_to(TOP / "modules" / name)
+            link.symlink_to(TOP / path)
     return folder
 
 
