@@ -11,6 +11,9 @@ from . import jsonio
 _TOKEN = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _DIGITS = b"0123456789"
 _HEX = b"0123456789abcdefABCDEF"
+_OWS = b" \t"  # RFC 9110 5.6.3: all the white space there is; strip() alone takes more
+# RFC 3986 3.2.2, 3.2.3: a name or an address, and a port. Not the comma of a joined list.
+_HOST = b"!$%&'()*+-.:;=[]_~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 # RFC 9110 9: methods this server knows. Another one is 501, not 405.
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")
@@ -73,6 +76,8 @@ class Limits:
         self.head = 16384  # request line and header section, also a trailer section
         self.headers = 100  # header fields
         self.body = 2 << 20  # body collected for a handler
+        self.json_memory = jsonio.MAX_MEMORY  # of the values of a JSON body
+        self.json_containers = jsonio.MAX_CONTAINERS  # its arrays and objects
         self.connections = 64
         self.backlog = 16
         self.idle_s = 60  # between requests on a kept connection
@@ -100,10 +105,10 @@ def unquote(text):
             raise HttpError(400, "invalid percent-encoding in the request target")
         out.append(bytes((int(code, 16),)))
         out.append(part[2:])
-    try:
-        text = b"".join(out).decode()
-    except UnicodeError:
+    octets = b"".join(out)
+    if not jsonio.is_utf8(octets):  # MicroPython's decode() lets surrogates pass
         raise HttpError(400, "the request target is not UTF-8")
+    text = octets.decode()
     if "\0" in text:
         raise HttpError(400, "NUL in the request target")
     return text
@@ -112,6 +117,10 @@ def unquote(text):
 # How many header sections are remembered, and of what size.
 _KNOWN_COUNT = 32
 _KNOWN_SIZE = 1024
+
+
+# What the text of an array, object or string begins with: white space and a byte order mark too.
+_JSON_STARTS = (b"{", b"[", b'"', b" ", b"\t", b"\n", b"\r", b"\xef")
 
 
 def _never():
@@ -137,6 +146,9 @@ class Request:
     peer = None
     gone = staticmethod(_never)
     read = None
+    json_memory = jsonio.MAX_MEMORY
+    json_containers = jsonio.MAX_CONTAINERS
+    _parsed = (None, None, None)  # a body, its value, what is wrong with it
 
     def __init__(self, method, target, minor, headers, segments=None, query=None):
         self.method = method
@@ -152,22 +164,42 @@ class Request:
         return self.headers.get(name.lower(), default)
 
     def text(self):
-        """The body as str; HttpError(400) if it is not UTF-8."""
-        try:
-            return self.body.decode()
-        except UnicodeError:
+        """Return the body as str; HttpError(400) if it is not UTF-8."""
+        if not jsonio.is_utf8(self.body):
             raise HttpError(400, "the body is not UTF-8")
+        return bytes(self.body).decode()
 
     def set_json(self, value):
-        """Makes `value` what json() gives, for middleware that changes a request."""
+        """Make `value` what json() gives, for middleware that changes a request."""
         self.body = jsonio.dumps(value).encode()
 
     def json(self):
-        """The body parsed as strict JSON (RFC 8259); HttpError(400) if it is not."""
+        """Return the body as strict JSON (RFC 8259), the same object each time; HttpError(400)
+        if it is not.
+        """
+        if self._parsed[0] is not self.body:
+            value = error = None
+            try:
+                value = jsonio.loads(self.body, self.json_memory, self.json_containers)
+            except ValueError as exc:
+                error = str(exc)
+            self._parsed = (self.body, value, error)
+        _, value, error = self._parsed
+        if error is not None:
+            raise HttpError(400, "invalid JSON: " + error)
+        return value
+
+    async def parse(self):
+        """Do the work of json() with turns of the event loop, if the body may be JSON."""
+        body = self.body
+        if body[:1] not in _JSON_STARTS:
+            return
+        value = error = None
         try:
-            return jsonio.loads(self.body)
+            value = await jsonio.read(body, self.json_memory, self.json_containers)
         except ValueError as exc:
-            raise HttpError(400, "invalid JSON: %s" % exc)
+            error = str(exc)
+        self._parsed = (body, value, error)
 
 
 def _request_line(line):
@@ -197,10 +229,10 @@ def _fields(lines, minor):
         if not colon or not name or name.strip(_TOKEN):
             raise HttpError(400, "malformed header field")
         name = name.lower().decode()
-        value = value.strip(b" \t")
-        try:
+        value = value.strip(_OWS)
+        if jsonio.is_utf8(value):
             value = value.decode()
-        except UnicodeError:
+        else:
             # RFC 9110 5.5: bytes above 0x7F are opaque.
             value = "".join([chr(c) for c in value])
         if name in headers:
@@ -212,9 +244,32 @@ def _fields(lines, minor):
     if host is None:
         if minor:
             raise HttpError(400, "Host is missing")  # RFC 9112 3.2
-    elif " " in host or "," in host or "\t" in host or "/" in host or "@" in host:
+    elif host.encode().strip(_HOST):
         raise HttpError(400, "invalid Host")
     return headers
+
+
+def _members(value):
+    """The members of a comma-separated list (RFC 9110 5.6.1), as bytes in lower case."""
+    # Of bytes only ASCII letters have a lower case; of str also the Kelvin sign.
+    return [member.strip(_OWS).lower() for member in value.encode().split(b",")]
+
+
+def _check_unfinished(line):
+    """Raises HttpError(400) if no request line (RFC 9112 3) starts with `line`, which has no end
+    yet.
+    """
+    method, _, rest = line.partition(b" ")
+    target, space, version = rest.partition(b" ")
+    if (
+        (line and not method)
+        or method.strip(_TOKEN)
+        or (target and (min(target) < 0x21 or max(target) > 0x7E))
+        or (space and not target)
+        or not b"HTTP/".startswith(version[:5])
+        or len(version) > 8
+    ):
+        raise HttpError(400, "this is no HTTP request")
 
 
 def _target(method, target):
@@ -265,6 +320,7 @@ class Parser:
         self.buf = b""
         self.pos = 0  # everything before is consumed
         self._scan = 0  # everything before was searched in vain
+        self._started = False  # the request line of an unfinished header section is well formed
         self._left = 0  # bytes of the body (or of the chunk) still to come
         self._chunk = None  # None: not chunked; else the part expected next
         self._room = 0  # body bytes the limit still allows
@@ -286,8 +342,8 @@ class Parser:
     def head(self):
         """Parses the next header section. Returns a Request, or None if more input is needed."""
         limits = self.limits
-        while self.buf.startswith(b"\r\n", self.pos):  # RFC 9112 2.2: empty lines before a request
-            self.pos += 2
+        if self.buf[self.pos : self.pos + 1] == b"\r":
+            self._skip_empty_lines()
         start = self.pos
         end = self.buf.find(b"\r\n\r\n", max(start, self._scan - 3))
         if end < 0 or end - start > limits.head:
@@ -297,9 +353,10 @@ class Parser:
                 raise HttpError(414, "request line too long")
             if self._scan - start > limits.head:
                 raise HttpError(431, "header section too large")
-            if self.buf.find(b"\n", start) >= 0 and line < 0:
-                raise HttpError(400, "lines must end in CRLF")
+            if not self._started:
+                self._check_start(start, line)
             return None
+        self._started = False
         head = self.buf[start:end]
         self.pos = end + 4
         self._scan = 0
@@ -320,8 +377,8 @@ class Parser:
             raise HttpError(431, "too many header fields")
         headers = _fields(lines, minor)
         request = Request(method, target, minor, headers, *_target(method, target))
-        options = [o.strip().lower() for o in headers.get("connection", "").split(",")]
-        request.keep_alive = "close" not in options and (minor == 1 or "keep-alive" in options)
+        options = _members(headers.get("connection", ""))
+        request.keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
         self._frame(request)
         if request.length == 0 and len(head) <= _KNOWN_SIZE:
             if len(self._known) >= _KNOWN_COUNT:
@@ -329,6 +386,28 @@ class Parser:
             self._known[head] = request
             return self._recall(request)
         return request
+
+    def _skip_empty_lines(self):
+        # RFC 9112 2.2: a server should ignore empty lines before a request.
+        rest = self.buf[self.pos :]
+        size = len(rest) - len(rest.lstrip(b"\r\n"))
+        if size & 1 and size == len(rest):
+            size -= 1  # half a line end
+        if rest[:size] != b"\r\n" * (size >> 1):
+            raise HttpError(400, "lines must end in CRLF")
+        self.pos += size
+
+    def _check_start(self, start, line):
+        # What is no HTTP never ends as a header section does: it is refused at its first octet, or
+        # when its first line ends at `line`, and not when the time for a request is over.
+        if line >= 0:
+            _request_line(self.buf[start:line])
+            self._started = True
+            return
+        begun = self.buf[start:]
+        if b"\n" in begun or b"\r" in begun[:-1]:
+            raise HttpError(400, "lines must end in CRLF")
+        _check_unfinished(begun[:-1] if begun.endswith(b"\r") else begun)
 
     def _recall(self, known):
         """A new Request like `known`, which has no body."""
@@ -360,18 +439,18 @@ class Parser:
                 raise HttpError(400, "both Content-Length and Transfer-Encoding")
             if not request.minor:
                 raise HttpError(400, "Transfer-Encoding in HTTP/1.0")
-            codings = [c.strip().lower() for c in coding.split(",")]
-            if codings[-1] != "chunked" or codings.count("chunked") != 1:
+            codings = _members(coding)
+            if codings[-1] != b"chunked" or codings.count(b"chunked") != 1:
                 raise HttpError(400, "the last transfer coding must be chunked")
             if len(codings) > 1:
                 raise HttpError(501, "unknown transfer coding")
             request.length = None
             self._chunk = _SIZE
         elif length is not None:
-            values = [v.strip() for v in length.split(",")]
-            value = values[0].encode()
+            values = _members(length)
+            value = values[0]
             # RFC 9112 6.3 allows identical repetitions only.
-            if not value or value.strip(_DIGITS) or values.count(values[0]) != len(values):
+            if not value or value.strip(_DIGITS) or values.count(value) != len(values):
                 raise HttpError(400, "invalid Content-Length")
             if len(value) > 15:
                 raise HttpError(413, "the body is too large")
@@ -379,7 +458,7 @@ class Parser:
 
         expect = headers.get("expect")
         if expect is not None and request.minor:
-            if expect.lower() != "100-continue":
+            if _members(expect) != [b"100-continue"]:
                 raise HttpError(417, "unknown expectation")
             request.expects_continue = request.length != 0
 
@@ -413,7 +492,7 @@ class Parser:
             if self._chunk == _SIZE:
                 size = line.partition(b";")[0]  # RFC 9112 7.1.1: unknown extensions are ignored
                 if size != line:
-                    size = size.rstrip(b" \t")
+                    size = size.rstrip(_OWS)
                 if not size or size.strip(_HEX):
                     raise HttpError(400, "invalid chunk size")
                 size = size.lstrip(b"0")

@@ -16,7 +16,14 @@ _heads = {}
 _HEADS = 64
 _HEAD_SIZE = 512
 
+_SMALL = 1024  # bytes of a body that are parsed when the handler asks, at once
+
 _NONE = {}  # arguments of the handlers of fixed paths
+
+
+def out_of_memory():
+    """The 503 for a request that does not fit what memory is left."""
+    return HttpError(503, "not enough memory for this request now", {"Retry-After": "1"})
 
 
 def print_exception(exc):
@@ -30,20 +37,27 @@ def print_exception(exc):
 
 
 class Response:
-    """A complete answer. body: bytes, str, or any JSON value; headers: dict of str to str."""
+    """A complete answer. body: bytes, str, or any JSON value; headers: dict of str to str.
+
+    The attribute `body` is bytes, but for the text of a large JSON value, which finish() makes.
+    """
 
     def __init__(self, body=b"", status=200, headers=None, content_type=None):
         if isinstance(body, str):
             body = body.encode()
             content_type = content_type or _TEXT
         elif not isinstance(body, (bytes, bytearray, memoryview)):
-            body = jsonio.dumps(body).encode()
+            body = jsonio.begin(body)
             content_type = content_type or JSON
         self.body = body
         self.source = None
         self.status = status
         self.headers = headers or {}
         self.content_type = content_type or "application/octet-stream"
+
+    async def finish(self):
+        """Make `body` bytes, with turns of the event loop."""
+        self.body = await jsonio.finish(self.body)
 
     def head(self, length, connection):
         """Status line and header section as bytes. ValueError: a header has a line break.
@@ -366,6 +380,8 @@ class App:
                     return await self._respond(value)
             if route is None:
                 return Response(b"", 204, {"Allow": ", ".join(params)})
+            if len(request.body) > _SMALL:
+                await request.parse()
             if not self._around:
                 value = route.handler(request, **params) if params else route.handler(request)
                 if type(value) not in _PLAIN:
@@ -373,6 +389,8 @@ class App:
                 response = respond(value)
                 if response.source is not None:
                     await response.start()
+                elif type(response.body) is not bytes:
+                    await response.finish()
                 return response
 
             async def handler(request):
@@ -383,6 +401,10 @@ class App:
             return await handler(request)
         except HttpError as exc:
             return self.failure(request, exc)
+        except MemoryError as exc:
+            # Not a mistake of the handler's: it may fit once others have ended.
+            print("out of memory in %s %s: %s" % (request.method, request.target, exc))
+            return self.failure(request, out_of_memory())
         except Exception as exc:
             return self.crash(request, exc)
 
@@ -390,6 +412,8 @@ class App:
         response = respond(value)
         if response.source is not None:
             await response.start()
+        else:
+            await response.finish()
         return response
 
     def _wrapped(self, hook, inner):
@@ -425,10 +449,17 @@ class App:
         """The answer to an HttpError."""
         if self._error is not None:
             try:
-                return respond(self._error(request, error))
+                response = respond(self._error(request, error))
+                response.body = jsonio.finish_now(response.body)
+                return response
             except Exception as exc:
                 print("error in the error hook:")
                 print_exception(exc)
         body = {"code": error.status, "message": error.message}
         body.update(error.fields)
-        return Response({"error": body}, error.status, error.headers)
+        try:
+            text = jsonio.dumps({"error": body})
+        except (ValueError, TypeError):  # words from elsewhere that are no UTF-8
+            body = {"code": error.status, "message": REASONS.get(error.status, "Error")}
+            text = jsonio.dumps({"error": body})
+        return Response(text.encode(), error.status, error.headers, JSON)

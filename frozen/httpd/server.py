@@ -16,12 +16,13 @@ import time
 
 from .aio import END, Eager
 from .parser import HttpError, Limits, Parser
-from .router import print_exception
+from .router import out_of_memory, print_exception
 
 _READ = 16384  # bytes per read
 _PIECE = 16384  # bytes per write, so that a stalled client is noticed in a large answer too
 _AHEAD = 65536  # unparsed bytes of one connection at which its pump stops reading
-_EXTRA = 8  # connections above the limit that are told so instead of being dropped
+_REFUSED = 32  # connections above the limit that may wait for their request to be refused
+_CREDIT = 4096  # bytes of a body that earn a second
 
 # A stream's ioctl request, and events: something to read; Linux's for "the peer has ended its side".
 _IOCTL_POLL = 3
@@ -45,6 +46,7 @@ class Server:
         self.limits = limits or Limits()
         self.tick_s = tick_s
         self.connections = []
+        self._refused = []  # the oldest first
         self.known = {}  # see Parser
         self.idle_ticks = max(1, int(self.limits.idle_s / tick_s))
         self._server = None
@@ -62,9 +64,9 @@ class Server:
         """Stops listening and drops all connections; their handlers are cancelled."""
         self._janitor_task.cancel()
         self._server.close()
-        for connection in list(self.connections):
+        for connection in self.connections + self._refused:
             connection.cancel()
-        while self.connections:
+        while self.connections or self._refused:
             await asyncio.sleep(0)
         await self._server.wait_closed()
 
@@ -91,20 +93,30 @@ class Server:
                     connection.cancel()
                     count -= 1
                     break
-        connection = Connection(self, reader, writer, count >= self.limits.connections)
-        if count >= self.limits.connections + _EXTRA:
-            await connection.shut(True)
+        if count < self.limits.connections:
+            kind = Connection
+            served = self.connections
+        else:
+            kind = Refusal
+            served = self._refused
+            if len(served) >= _REFUSED:
+                served.pop(0).cancel()
+        try:
+            connection = kind(self, reader, writer)
+            served.append(connection)
+        except MemoryError:
+            await _shut(writer, True)
             return
-        self.connections.append(connection)
         try:
             await connection.run()
         finally:
-            self.connections.remove(connection)
+            if connection in served:
+                served.remove(connection)
 
     async def _janitor(self):
         while True:
             await asyncio.sleep(self.tick_s)
-            for connection in list(self.connections):
+            for connection in self.connections + self._refused:
                 connection.tick()
 
 
@@ -117,6 +129,22 @@ def _address(writer):
     return peer[0] if isinstance(peer, tuple) else None
 
 
+def _report_error(exc):
+    print("error in a connection:")
+    print_exception(exc)
+
+
+async def _shut(writer, abort):
+    """Closes the socket. abort: do not wait for the client to take what is still queued."""
+    try:
+        if abort and hasattr(writer, "transport"):
+            writer.transport.abort()  # CPython's close() would wait for the client
+        writer.close()
+        await writer.wait_closed()
+    except (OSError, asyncio.CancelledError):
+        pass
+
+
 def _send_at_once(writer):
     # Nagle's algorithm would hold a token back until the client acknowledged the last, which it may do
     # 40 ms later. CPython's loop has it off anyway.
@@ -125,15 +153,74 @@ def _send_at_once(writer):
         sock.setsockopt(_IPPROTO_TCP, _TCP_NODELAY, 1)
 
 
-class Connection:
-    """One client. refuse: answer anything with 503, the server is full."""
+class Refusal:
+    """A connection above the limit: whatever it asks, the answer is 503.
 
-    def __init__(self, server, reader, writer, refuse=False):
+    It has no parser and reads for linger_s at most; where more of them come than may wait, the
+    oldest is answered unasked.
+    """
+
+    def __init__(self, server, reader, writer):
+        self.server = server
+        self.reader = reader
+        self.writer = writer
+        self._ticks = max(1, int(server.limits.linger_s / server.tick_s))
+        self._task = asyncio.current_task()
+        self._answered = False
+
+    async def run(self):
+        """Answers once something is asked, or when the time is over; never raises."""
+        try:
+            # Some clients take an answer that comes before their request for an error.
+            data = await self.reader.read(_READ)
+            if data:
+                self._answer(data.startswith(b"HEAD "))
+            while data:  # RFC 9112 9.6: see Connection._linger()
+                data = await self.reader.read(_READ)
+        except asyncio.CancelledError:
+            self._answer(False)
+        except OSError:  # the client is gone
+            pass
+        except Exception as exc:
+            _report_error(exc)
+        await _shut(self.writer, False)
+
+    def _answer(self, head_only):
+        if self._answered:
+            return
+        self._answered = True
+        app = self.server.app
+        response = app.failure(None, HttpError(503, "too many connections", {"Retry-After": "1"}))
+        app.finish(None, response)
+        data = response.head(len(response.body), "close")
+        if not head_only:
+            data += response.body
+        try:
+            # A new connection has room for so little.
+            self.writer.write(data)
+        except OSError:
+            return
+        app.report(None, response, 0, len(data))
+
+    def tick(self):
+        """Called by the janitor."""
+        self._ticks -= 1
+        if self._ticks == 0:
+            self.cancel()
+
+    def cancel(self):
+        """Answers and ends the connection."""
+        self._task.cancel()
+
+
+class Connection:
+    """One client."""
+
+    def __init__(self, server, reader, writer):
         self.server = server
         self.limits = server.limits
         self.reader = reader
         self.writer = writer
-        self.refuse = refuse
         self.parser = Parser(server.limits, server.known)
         self.idle = False  # waits for a next request
         self.eof = False
@@ -143,6 +230,7 @@ class Connection:
         self._room = None  # Event: the pump may read on
         self._ticks = 0  # left of the time limit that runs; 0: none runs
         self._body_ticks = 0  # the body's time limit, while a streaming handler is between reads
+        self._credit = 0  # bytes of the body that have not earned a tick yet
         self._late = False
         self._waits = False  # for input
         self._serves = False  # a handler runs or its answer is being sent
@@ -168,11 +256,10 @@ class Connection:
             clean = False
         except Exception as exc:
             clean = False
-            print("error in a connection:")
-            print_exception(exc)
+            _report_error(exc)
         if self._pump_task is not None:
             self._pump_task.cancel()
-        await self.shut(not clean)
+        await _shut(self.writer, not clean)
 
     def _start_pump(self):
         # From now on another task reads.
@@ -192,16 +279,6 @@ class Connection:
     def cancel(self):
         """Ends the connection and what runs for it."""
         self._task.cancel()
-
-    async def shut(self, abort):
-        """Closes the socket. abort: do not wait for the client to take what is still queued."""
-        try:
-            if abort and hasattr(self.writer, "transport"):
-                self.writer.transport.abort()  # CPython's close() would wait for the client
-            self.writer.close()
-            await self.writer.wait_closed()
-        except (OSError, asyncio.CancelledError):
-            pass
 
     def tick(self):
         """Called by the janitor."""
@@ -286,8 +363,6 @@ class Connection:
             request = await self._head()
             if request is None:
                 return False
-            if self.refuse:
-                raise HttpError(503, "too many connections", {"Retry-After": "1"})
             self._unread = request.length != 0
             route, params = app.find(request)
             limit = self.limits.body
@@ -297,6 +372,7 @@ class Connection:
             if request.expects_continue:
                 await self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._body_ticks = max(1, int(self.limits.body_s / self.server.tick_s))
+            self._credit = 0
             if route is not None and route.stream:
                 request.read = self._read_body
                 self._start_pump()
@@ -307,7 +383,7 @@ class Connection:
             response = app.failure(request, exc)
         except MemoryError:
             self._allow(0)
-            response = app.failure(request, HttpError(503, "out of memory", {"Retry-After": "1"}))
+            response = app.failure(request, out_of_memory())
         else:
             # See _pump: the client may have ended its side already.
             if self.eof:
@@ -319,7 +395,7 @@ class Connection:
                 self._room.set()  # the request may have filled the buffer: watch for the end again
             work = Eager(app.handle(request, route, params), self._start_pump)
             response = work.value if work.done else await work
-        keep = request is not None and request.keep_alive and not self._unread and not self.refuse
+        keep = request is not None and request.keep_alive and not self._unread
         app.finish(request, response)
         try:
             return await self._send(request, response, keep)
@@ -339,6 +415,8 @@ class Connection:
                 self.idle = False
                 self._ticks = 0
                 request.peer = self.peer
+                request.json_memory = self.limits.json_memory
+                request.json_containers = self.limits.json_containers
                 request.gone = self.gone
                 self._since = time.ticks_ms()
                 return request
@@ -369,13 +447,21 @@ class Connection:
             self._looking()
             data = self.parser.body()
             if data is not None:
-                # Each 4 KiB earns a second: slow links get through, a trickle does not.
-                self._body_ticks = self._ticks + int((len(data) >> 12) / self.server.tick_s)
+                self._body_ticks = self._ticks
+                self._earn(len(data))
                 self._ticks = 0
                 if not data:
                     self._unread = False
                 return data
             await self._input()
+
+    def _earn(self, size):
+        # Each 4 KiB earns a second: slow links get through, a trickle does not. Pieces are often
+        # smaller: what is left of one counts for the next.
+        self._credit += size
+        ticks = int(self._credit / (_CREDIT * self.server.tick_s))
+        self._credit -= ticks * _CREDIT * self.server.tick_s
+        self._body_ticks += ticks
 
     async def _collect(self):
         pieces = []

@@ -71,7 +71,7 @@ def _key_of(request):
     header = request.header("authorization", "")
     scheme, _, key = header.partition(" ")
     if scheme.lower() == "bearer":
-        return key.strip()
+        return key.strip(" \t")
     return request.header("x-api-key", "")
 
 

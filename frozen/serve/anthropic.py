@@ -2,14 +2,13 @@
 # and answers become content blocks.
 # MIT license; Copyright (c) 2026 cllm contributors
 
-import json
-
 from httpd import HttpError
-from httpd.jsonio import dumps
+from httpd.jsonio import dumps, loads
 
+from .chat import MAX_MESSAGES
 from .errors import error_object, invalid
 from .openai import identity, object_of
-from .params import Params, typed
+from .params import Params, few, typed
 from .sse import Writer, event, stream
 
 _MAX_TOKENS = 4096  # when the request does not say, although it must
@@ -54,7 +53,7 @@ def _system(body):
         return [{"role": "system", "content": system}]
     if not isinstance(system, list):
         raise invalid("Field 'system': must be a string or an array")
-    texts = [block.get("text") for block in system if isinstance(block, dict)]
+    texts = [block.get("text") for block in few(system, "system") if isinstance(block, dict)]
     return [{"role": "system", "content": "".join([t for t in texts if isinstance(t, str)])}]
 
 
@@ -65,7 +64,7 @@ def _messages(body):
     if not isinstance(messages, list):
         raise invalid("Expected 'messages' to be an array")
     converted = []
-    for message in messages:
+    for message in few(messages, "messages", MAX_MESSAGES):
         if not isinstance(message, dict):
             raise invalid("Expected each of 'messages' to be an object")
         if isinstance(message.get("content"), list):
@@ -81,7 +80,7 @@ def _blocks(message):
     calls = []
     results = []
     thoughts = []
-    for block in message["content"]:
+    for block in few(message["content"], "content"):
         kind = block.get("type") if isinstance(block, dict) else None
         if kind == "text":
             parts.append({"type": "text", "text": block.get("text")})
@@ -168,7 +167,7 @@ def _content(message):
     for call in message.get("tool_calls") or []:
         function = call["function"]
         try:
-            arguments = json.loads(function["arguments"])
+            arguments = loads(function["arguments"])
         except ValueError:
             arguments = {}  # cut off by max_tokens
         blocks.append(

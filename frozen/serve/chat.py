@@ -2,12 +2,12 @@
 # engine.chat(). The other chat APIs are brought into OpenAI's form first.
 # MIT license; Copyright (c) 2026 cllm contributors
 
-import json
-
 from httpd import jsonio
 
 from .errors import invalid
-from .params import integer, typed
+from .params import few, integer, typed
+
+MAX_MESSAGES = 2048  # as OpenAI's API
 
 
 class Conversation:
@@ -17,10 +17,10 @@ class Conversation:
 
     def __init__(self, engine, request):
         try:
-            self.chat = engine.chat(jsonio.dumps(request))
+            self.chat = engine.chat(jsonio.dumps_narrow(request))
         except (ValueError, RuntimeError) as exc:
             raise invalid(str(exc))
-        about = json.loads(self.chat.describe())
+        about = jsonio.loads(self.chat.describe())
         self.prompt = about["prompt"]
         self.stops = about["stops"]
         self.plain = about["plain"]
@@ -129,7 +129,7 @@ def messages_of(body):
         raise invalid("Expected 'messages' to be an array")
     if not messages:
         raise invalid("'messages' must not be empty")
-    for message in messages:
+    for message in few(messages, "messages", MAX_MESSAGES):
         if not isinstance(message, dict):
             raise invalid("Expected each of 'messages' to be an object")
         role = message.get("role")
@@ -145,9 +145,21 @@ def messages_of(body):
             continue
         if not isinstance(content, list):
             raise invalid("Expected 'content' to be a string or an array")
-        for part in content:
+        for part in few(content, "content"):
             _part(part)
     return messages
+
+
+def text_size(messages):
+    """Return the number of characters in the contents of checked messages."""
+    size = 0
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, str):
+            size += len(content)
+        elif content:
+            size += sum([len(part["text"]) for part in content])
+    return size
 
 
 def _part(part):

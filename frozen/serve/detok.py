@@ -2,32 +2,7 @@
 # string can begin in one token and end three later, so both hold back what is not decided yet.
 # MIT license; Copyright (c) 2026 cllm contributors
 
-
-def _length(lead):
-    # Bytes of the character that starts with `lead`; 0 if none does.
-    if lead < 0x80:
-        return 1
-    if 0xC2 <= lead <= 0xDF:
-        return 2
-    if 0xE0 <= lead <= 0xEF:
-        return 3
-    if 0xF0 <= lead <= 0xF4:
-        return 4
-    return 0
-
-
-def _second(lead, byte):
-    # Unicode 15 table 3-7: the second byte's range excludes overlong forms, surrogates and what is
-    # beyond U+10FFFF. MicroPython's decode() lets those pass, a client's JSON parser does not.
-    if lead == 0xE0:
-        return 0xA0 <= byte <= 0xBF
-    if lead == 0xED:
-        return 0x80 <= byte <= 0x9F
-    if lead == 0xF0:
-        return 0x90 <= byte <= 0xBF
-    if lead == 0xF4:
-        return 0x80 <= byte <= 0x8F
-    return 0x80 <= byte <= 0xBF
+from httpd import jsonio
 
 
 class Utf8:
@@ -40,29 +15,9 @@ class Utf8:
         """Text of `data` (bytes) after what was held back; str."""
         if self._held:
             data = self._held + data
-            self._held = b""
-        if not data or max(data) < 0x80:
-            return data.decode()
-        out = []
-        i = 0
-        n = len(data)
-        while i < n:
-            size = _length(data[i])
-            j = i + 1
-            while j < n and j < i + size:
-                if not (_second(data[i], data[j]) if j == i + 1 else 0x80 <= data[j] <= 0xBF):
-                    break
-                j += 1
-            if size and j == i + size:
-                out.append(data[i:j].decode())
-            elif size and j == n:
-                self._held = data[i:]
-                break
-            else:
-                # Unicode 15 3.9: one replacement for the longest part that began well.
-                out.append("\ufffd")
-            i = j
-        return "".join(out)
+        text, used = jsonio.decode(data)
+        self._held = data[used:]
+        return text
 
     def flush(self):
         """An incomplete end, when there is no more to come: U+FFFD or nothing."""

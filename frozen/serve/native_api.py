@@ -1,7 +1,9 @@
 # llama-server's own routes: completion, infill, tokens, templates.
 # MIT license; Copyright (c) 2026 cllm contributors
 
-from httpd.jsonio import dumps
+import asyncio
+
+from httpd.jsonio import dumps, integers
 
 from .detok import Utf8
 from .errors import RequestError, invalid
@@ -9,6 +11,8 @@ from .openai import object_of
 from .params import Params, prompts_of, tokens_of, typed
 from .reply import probs_object
 from .sse import Writer, stream
+
+_SLICE = 1024  # tokens that become text between two turns of the event loop
 
 
 def settings_of(params, brief=False):
@@ -273,7 +277,7 @@ def install(service):
         return await complete(request, body, params, [infill_tokens(service, body)])
 
     @app.post("/tokenize")
-    def tokenize(request):
+    async def tokenize(request):
         body = object_of(request)
         engine = service.engine()
         content = body.get("content")
@@ -289,6 +293,9 @@ def install(service):
             return {"tokens": tokens}
         pieces = []
         for token in tokens:
+            if not len(pieces) % 32:
+                await asyncio.sleep(0)
+                service.engine()
             piece = engine.piece(token, True)
             text = Utf8()
             decoded = text.push(piece) + text.flush()
@@ -299,14 +306,18 @@ def install(service):
         return {"tokens": pieces}
 
     @app.post("/detokenize")
-    def detokenize(request):
+    async def detokenize(request):
         body = object_of(request)
         engine = service.engine()
         tokens = tokens_of(body.get("tokens") or [], "tokens")
-        if tokens and (min(tokens) < 0 or max(tokens) >= engine.n_vocab):
+        if not integers(tokens, 0, engine.n_vocab - 1):
             raise invalid("Field 'tokens': a token is not in the vocabulary")
         text = Utf8()
-        return {"content": text.push(engine.detokenize(tokens)) + text.flush()}
+        parts = []
+        for i in range(0, len(tokens), _SLICE):
+            parts.append(text.push(service.engine().detokenize(tokens[i : i + _SLICE])))
+            await asyncio.sleep(0)
+        return {"content": "".join(parts) + text.flush()}
 
     @app.post("/apply-template")
     def apply_template(request):

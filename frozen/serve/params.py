@@ -3,6 +3,8 @@
 # are ignored, because clients send many.
 # MIT license; Copyright (c) 2026 cllm contributors
 
+from httpd.jsonio import integers
+
 from .errors import invalid
 from .sequence import Options
 
@@ -11,6 +13,8 @@ _MAX_STOPS = 32
 _MAX_STOP = 512  # characters
 _MAX_PROMPTS = 64
 _MAX_SALT = 256  # characters
+_MAX_ITEMS = 4096  # of an array whose items Python looks at one by one
+_MAX_TOKEN = (1 << 31) - 1
 _TOP_LOGPROBS = 20  # when only `logprobs` is given
 
 # name: (least, most, whether a value outside is an error and not clamped)
@@ -64,7 +68,16 @@ def typed(body, name, kind):
     value = body.get(name)
     if value is not None and _kind(value) != kind:
         raise invalid("Field '%s': type must be %s, but is %s" % (name, kind, _kind(value)))
+    if kind == "array" and value:
+        few(value, name)
     return value
+
+
+def few(items, name, most=_MAX_ITEMS):
+    """Return `items` of the field `name`; RequestError if they are more than `most`."""
+    if len(items) > most:
+        raise invalid("Field '%s': more than %d items" % (name, most))
+    return items
 
 
 def integer(body, name, least, most, hard=True):
@@ -190,10 +203,10 @@ def _stop(body):
         return []
     if isinstance(stop, str):
         stop = [stop]
+    if isinstance(stop, list) and len(stop) > _MAX_STOPS:
+        raise invalid("Field 'stop': more than %d strings" % _MAX_STOPS)
     if not isinstance(stop, list) or not all([isinstance(word, str) for word in stop]):
         raise invalid("Field 'stop': must be a string or an array of strings")
-    if len(stop) > _MAX_STOPS:
-        raise invalid("Field 'stop': more than %d strings" % _MAX_STOPS)
     for word in stop:
         if len(word) > _MAX_STOP:
             raise invalid("Field 'stop': a string is longer than %d characters" % _MAX_STOP)
@@ -214,6 +227,9 @@ def prompts_of(value, name="prompt"):
         raise invalid('"%s" must be a string, a list of tokens, or a list of these' % name)
     if not value:
         raise invalid('"%s" must not be empty' % name)
+    if integers(value, 0, _MAX_TOKEN):
+        return [value]
+    few(value, name)
     numbers = [isinstance(item, int) and not isinstance(item, bool) for item in value]
     if any(numbers):
         return [_mixed(value, name)]
@@ -231,7 +247,9 @@ def prompts_of(value, name="prompt"):
 
 
 def _mixed(value, name):
-    for item in value:
+    if integers(value, 0, _MAX_TOKEN):
+        return value
+    for item in few(value, name):
         if isinstance(item, bool) or not isinstance(item, (int, str)):
             raise invalid("Field '%s': a token must be an integer" % name)
     return value
@@ -249,7 +267,6 @@ def tokens_of(value, name):
     """`value` if it is a list of integers."""
     if not isinstance(value, list):
         raise invalid("Field '%s': must be an array of tokens" % name)
-    for token in value:
-        if isinstance(token, bool) or not isinstance(token, int):
-            raise invalid("Field '%s': a token must be an integer" % name)
+    if not integers(value, -_MAX_TOKEN - 1, _MAX_TOKEN):
+        raise invalid("Field '%s': a token must be an integer of 32 bits" % name)
     return value

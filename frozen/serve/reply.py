@@ -3,7 +3,8 @@
 # MIT license; Copyright (c) 2026 cllm contributors
 
 import asyncio
-import json
+
+from httpd.jsonio import loads
 
 from .detok import Utf8
 from .errors import RequestError
@@ -70,7 +71,7 @@ class Reply:
         if not text and not self.ended:
             return []
         try:
-            parsed = json.loads(self._parser.push(text, self.ended))
+            parsed = loads(self._parser.push(text, self.ended))
         except RuntimeError as exc:
             raise RequestError(500, "server_error", str(exc))
         if self.ended:

@@ -6,7 +6,7 @@ import time
 
 from .errors import error_object, invalid
 from .openai import identity, object_of
-from .params import Params, typed
+from .params import Params, few, typed
 from .sse import Writer, event, stream
 
 _ROLES = ("user", "system", "developer")
@@ -70,7 +70,7 @@ def _messages(items):
     if not isinstance(items, list):
         raise invalid("'input' must be a string or array of objects")
     messages = []
-    for item in items:
+    for item in few(items, "input"):
         if not isinstance(item, dict):
             raise invalid("'input' must be a string or array of objects")
         _add(messages, item)
@@ -116,7 +116,7 @@ def _content(item, text_type):
     if not isinstance(content, list):
         raise invalid("Expected 'content' to be a string or an array")
     parts = []
-    for part in content:
+    for part in few(content, "content"):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind in (text_type, "input_text", "output_text"):
             parts.append({"type": "text", "text": part.get("text")})

@@ -19,6 +19,8 @@ import asyncio
 import gc
 import time
 
+from httpd.jsonio import integers
+
 from .errors import RequestError, context_error, invalid, left, too_many, unavailable
 from .metrics import Metrics
 from .policy import FairQueue, Policy
@@ -150,7 +152,7 @@ class Scheduler:
         n = len(prompt)
         if n >= engine.n_ctx:
             raise context_error(n, engine.n_ctx)
-        if n and (min(prompt) < 0 or max(prompt) >= engine.n_vocab):
+        if not integers(prompt, 0, engine.n_vocab - 1):
             raise invalid("Prompt contains invalid tokens")
         waiting = len(self.queue)
         if len(self.running) + waiting >= bounds.slots + bounds.queue:

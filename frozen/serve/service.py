@@ -5,9 +5,10 @@
 import asyncio
 
 from httpd import App
+from httpd.jsonio import integers
 
 from .access import client_of
-from .chat import Conversation, conversation_of
+from .chat import Conversation, conversation_of, text_size
 from .engine import LOADING, READY, EngineHost
 from .errors import RequestError, context_error, error_response, invalid, unavailable
 from .reply import Replies, Reply
@@ -16,6 +17,7 @@ from .scheduler import Bounds, Scheduler
 # A token of a vocabulary in use is rarely longer. A text that cannot fit even so is refused before
 # tokenizing it keeps everybody waiting.
 _BYTES_PER_TOKEN = 64
+_MAX_TOKEN = (1 << 31) - 1
 
 
 class Service:
@@ -88,6 +90,8 @@ class Service:
         """Token ids of a prompt: a str, or a list of token ids and str."""
         if isinstance(prompt, str):
             return self.tokenize(prompt, add_special, parse_special)
+        if integers(prompt, 0, _MAX_TOKEN):
+            return list(prompt)
         tokens = []
         for item in prompt:
             if isinstance(item, str):
@@ -102,7 +106,12 @@ class Service:
     def converse(self, body):
         """The Conversation of a chat request's JSON object."""
         engine = self.generator()
-        return Conversation(engine, conversation_of(body))
+        request = conversation_of(body)
+        # As in tokenize(): a template is no quicker.
+        size = text_size(request["messages"])
+        if size > engine.n_ctx * _BYTES_PER_TOKEN:
+            raise context_error(size // _BYTES_PER_TOKEN, engine.n_ctx)
+        return Conversation(engine, request)
 
     def generate(self, prompts, params, request=None, conversation=None):
         """Submits `params.n` answers to each of `prompts` (str, or lists of token ids and str) for
@@ -147,7 +156,7 @@ class Service:
         engine = self.engine()
         if not tokens:
             raise invalid("Input content cannot be empty")
-        if min(tokens) < 0 or max(tokens) >= engine.n_vocab:
+        if not integers(tokens, 0, engine.n_vocab - 1):
             raise invalid("Prompt contains invalid tokens")
         if len(tokens) > engine.n_ctx:
             raise context_error(len(tokens), engine.n_ctx)

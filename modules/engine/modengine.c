@@ -74,6 +74,7 @@
 #include "py/stream.h"
 
 #include "engine.h"
+#include "modjsonio.h"
 
 typedef struct {
     mp_obj_base_t base;
@@ -676,20 +677,16 @@ static mp_obj_t engine_chat_py(mp_obj_t self_in, mp_obj_t request_in) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_2(engine_chat_obj, engine_chat_py);
 
-// The text of sampler parameters: JSON already, or a dict, printed into `json`.
-static const char *get_params(mp_obj_t params, vstr_t *json, size_t *len) {
-    if (mp_obj_is_str_or_bytes(params)) {
-        return mp_obj_str_get_data(params, len);
+// The text of sampler parameters: JSON already, or a dict.
+static const char *get_params(mp_obj_t params, size_t *len) {
+    if (!mp_obj_is_str_or_bytes(params)) {
+        if (!mp_obj_is_type(params, &mp_type_dict)) {
+            mp_raise_TypeError(MP_ERROR_TEXT("sampler parameters must be a dict or JSON"));
+        }
+        // C++ reads an integer beyond 64 bits as a double, if at all.
+        params = jsonio_text(params, false);
     }
-    if (!mp_obj_is_type(params, &mp_type_dict)) {
-        mp_raise_TypeError(MP_ERROR_TEXT("sampler parameters must be a dict or JSON"));
-    }
-    // The JSON printer takes its separators from the extended structure.
-    mp_print_ext_t print = {.item_separator = ",", .key_separator = ":"};
-    vstr_init_print(json, 64, &print.base);
-    mp_obj_print_helper(&print.base, params, PRINT_JSON);
-    *len = json->len;
-    return json->buf;
+    return mp_obj_str_get_data(params, len);
 }
 
 static struct engine_chat *get_chat_or_null(mp_obj_t chat) {
@@ -712,9 +709,8 @@ static sampler_obj_t *new_sampler(mp_obj_t engine) {
 static mp_obj_t engine_sampler_py(size_t n_args, const mp_obj_t *args) {
     struct engine *engine = get_engine(args[0]);
     struct engine_chat *chat = get_chat_or_null(n_args > 2 ? args[2] : mp_const_none);
-    vstr_t json = {0};
     size_t len;
-    const char *params = get_params(args[1], &json, &len);
+    const char *params = get_params(args[1], &len);
     sampler_obj_t *self = new_sampler(args[0]);
     check(engine_sampler_open(engine, params, len, chat, &self->sampler));
     return MP_OBJ_FROM_PTR(self);
@@ -745,9 +741,8 @@ static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_start_tokenize_obj, 2, 5, engi
 static mp_obj_t engine_start_sampler_py(size_t n_args, const mp_obj_t *args) {
     struct engine_chat *chat = get_chat_or_null(n_args > 2 ? args[2] : mp_const_none);
     uint32_t ms = n_args > 3 ? get_count(mp_obj_get_int(args[3]), MP_QSTR_ms) : 0;
-    vstr_t json = {0};
     size_t len;
-    const char *params = get_params(args[1], &json, &len);
+    const char *params = get_params(args[1], &len);
     job_obj_t *self = new_job(args[0], SAMPLER);
     check(engine_sampler_start(get_engine(args[0]), params, len, chat, ms, &self->job));
     return MP_OBJ_FROM_PTR(self);

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import requests
 
 HANDLERS = Path(__file__).with_name("handlers.py")
 TIMEOUT = 120
+WORST_MS = 250  # between two turns of the event loop
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +130,91 @@ def test_bad_requests_get_their_status_and_a_json_error(url, data, status):
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status), answer[:300]
     assert json.loads(body)["error"]["code"] == status
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01\x00\xc5\x01\x00\x00\xc1\x03\x03",  # TLS
+        b"\0\0\0\x08\x04\xd2\x16\x2f",  # PostgreSQL
+        b" GET / HTTP/1.1",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+    ],
+)
+def test_what_is_no_http_is_refused_at_once(url, data):
+    begun = time.monotonic()
+    assert exchange(url, data, until_closed=False).startswith(b"HTTP/1.1 400 ")
+    assert time.monotonic() - begun < 10  # `head_s` is 15
+
+
+def test_white_space_that_http_has_not(url):
+    start = b"POST /echo HTTP/1.1\r\nHost: x\r\n"
+    for field in (b"Transfer-Encoding: \x0bchunked", b"Content-Length: 5\x0c"):
+        second = b"0\r\n\r\nGET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+        answer = exchange(url, start + field + b"\r\n\r\n" + second)
+        assert answer.startswith(b"HTTP/1.1 400 ") and answer.count(b"HTTP/1.1") == 1
+
+
+def test_connections_above_the_limit_are_told_so(url):
+    host, port = url.removeprefix("http://").split(":")
+    request = b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n"
+    kept = []
+    try:
+        for _ in range(64):
+            kept.append(socket.create_connection((host, int(port)), timeout=TIMEOUT))
+            kept[-1].sendall(request % b"/hold")
+            assert kept[-1].recv(12) == b"HTTP/1.1 200"
+        answer = exchange(url, request % b"/health", until_closed=False)
+        assert answer.startswith(b"HTTP/1.1 503 ") and b"\r\nRetry-After: 1\r\n" in answer
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["type"] == "unavailable_error"
+    finally:
+        for connection in kept:
+            connection.close()
+
+
+def test_json_is_exact(url):
+    for text in (
+        b'[0.30000000000000004,1.7976931348623157e+308,5e-324,9223372036854775807,1e+22]',
+        '{"zulu":1,"alpha":"\U0001f600","mike":[],"bravo":{},"delta":"\\u0001","k":-0.0}'.encode(),
+    ):
+        assert requests.post(url + "/same", data=text, timeout=TIMEOUT).content == text
+    for text in (b"[1e999]", b'["\\ud800"]', b'["\xed\xa0\x80"]', b"[1,]"):
+        assert requests.post(url + "/same", data=text, timeout=TIMEOUT).status_code == 400
+
+
+def chat(content, count=1):
+    message = '{"role":"user","content":"%s"}' % content
+    return '{"max_tokens":1,"messages":[%s]}' % ",".join([message] * count)
+
+
+BODIES = [
+    ("escapes", "/v1/chat/completions", chat("\\n" * 1000000)),
+    ("Cyrillic", "/v1/chat/completions", chat("\\u0436" * 340000)),
+    ("messages", "/v1/chat/completions", chat("a", 20000)),
+    ("floats", "/v1/completions",
+     '{"prompt":"a","max_tokens":1,"x":[%s]}' % ",".join(["0.5"] * 500000)),
+    ("halves of characters", "/detokenize", '{"tokens":[%s]}' % ",".join(["200"] * 500000)),
+    ("integers", "/detokenize", '{"tokens":[%s]}' % ",".join(["5"] * 1000000)),
+    ("token ids", "/v1/completions", '{"prompt":[%s]}' % ",".join(["5"] * 1000000)),
+    ("back again", "/same", "[%s]" % ",".join(["0.12345678901234567"] * 100000)),
+]
+
+
+@pytest.mark.parametrize("name, path, body", BODIES, ids=[body[0] for body in BODIES])
+def test_a_large_body_leaves_turns_to_others(url, name, path, body):
+    assert len(body) < 2 << 20
+    gaps = []
+    for _ in range(3):  # the host may have had other work
+        requests.get(url + "/watch", timeout=TIMEOUT)
+        requests.get(url + "/watch", timeout=TIMEOUT)
+        answer = requests.post(url + path, data=body, timeout=TIMEOUT)
+        assert answer.status_code in (200, 400)
+        gaps.append(requests.get(url + "/watch", timeout=TIMEOUT).json()["worst_us"] / 1000)
+        requests.delete(url + "/watch", timeout=TIMEOUT)
+        if gaps[-1] < WORST_MS:
+            break
+    print(f"{name}: {answer.status_code}, worst gaps in ms: {gaps}")
+    assert min(gaps) < WORST_MS
 
 
 def test_half_a_request_is_not_answered_as_a_whole_one(url):

@@ -178,6 +178,9 @@ def test_keep_alive(version, headers, keep):
         (b"GET /%2 HTTP/1.1\r\n" + H + b"\r\n", 400),
         (b"GET /%ff HTTP/1.1\r\n" + H + b"\r\n", 400),
         (b"GET /%00 HTTP/1.1\r\n" + H + b"\r\n", 400),
+        (b"GET /%ed%a0%80 HTTP/1.1\r\n" + H + b"\r\n", 400),
+        (b"GET /?a=%ED%BF%BF HTTP/1.1\r\n" + H + b"\r\n", 400),
+        (b"GET /%c0%80 HTTP/1.1\r\n" + H + b"\r\n", 400),
         (b"CONNECT h:1 HTTP/1.1\r\n" + H + b"\r\n", 501),
         (b"GET / HTTP/1.1\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
@@ -254,6 +257,120 @@ def test_bad_chunks(body, code):
 
 def test_chunk_total_is_limited():
     assert status(post(CHUNKED, body=b"1f4\r\n" + b"a" * 500 + b"\r\n1f5\r\n")) == 413
+
+
+# Each is white space to some str.strip(), int() or split(), and to no HTTP (RFC 9110 5.6.3).
+NO_SPACE = [bytes([c]) for c in (0x0B, 0x0C, 0x1C, 0x1D, 0x1E, 0x1F, 0x85, 0xA0)] + [
+    "\x85".encode(), "\xa0".encode(), "\u2003".encode(), "\u3000".encode(), "\ufeff".encode(),
+]
+
+
+@pytest.mark.parametrize("space", NO_SPACE)
+def test_only_space_and_tab_are_white_space(space):
+    for value in (space + b"chunked", b"chunked" + space, b"chunked ," + space, space):
+        assert status(post(b"Transfer-Encoding: " + value, body=b"0\r\n\r\n")) == 400
+    for value in (space + b"5", b"5" + space, b"5," + space + b"5", b"5" + space + b",5"):
+        assert status(post(b"Content-Length: " + value, body=b"hello")) == 400
+    for size in (space + b"5", b"5" + space, b"5" + space + b";x"):
+        assert status(post(CHUNKED, body=size + b"\r\nhello\r\n0\r\n\r\n")) == 400
+    for value in (space + b"x", b"x" + space, b"a" + space + b"b", space):
+        assert status(b"GET / HTTP/1.1\r\nHost: " + value + b"\r\n\r\n") == 400
+    assert status(post(b"Expect: 100-continue" + space, b"Content-Length: 1")) == 417
+    assert status(b"GET / HTTP/1.1" + space + b"\r\n" + H + b"\r\n") == 400
+    assert status(b"GET" + space + b" / HTTP/1.1\r\n" + H + b"\r\n") == 400
+    assert status(space + b"GET / HTTP/1.1\r\n" + H + b"\r\n") == 400
+    assert status(b"GET / HTTP/1.1\r\n" + H + b"A" + space + b": b\r\n\r\n") == 400
+    # Another option is not `close`, nor is it another server's mistake to see one here.
+    request, _ = one(post(b"Connection: " + space + b"close"))
+    assert request.keep_alive
+
+
+def test_space_and_tab_are_white_space():
+    request, body = one(post(b"Content-Length: \t 5\t ,\t5 ", body=b"hello"))
+    assert request.length == 5 and body == b"hello"
+    request, _ = one(post(b"Transfer-Encoding:\t chunked \t", body=b"0\r\n\r\n"))
+    assert request.length is None
+    request, _ = one(post(b"Connection:x,\tClose"))
+    assert not request.keep_alive
+
+
+def test_only_ascii_letters_have_a_lower_case():
+    assert status(post("Transfer-Encoding: chun\u212aed".encode(), body=b"0\r\n\r\n")) == 400
+    request, _ = one(post("Connection: clo\u017fe".encode()))
+    assert request.keep_alive
+
+
+@pytest.mark.parametrize("value", [b"x", b"", b"x:80", b"[::1]:80", b"a_b.c-d~%41", b"127.0.0.1"])
+def test_hosts(value):
+    request, _ = one(b"GET / HTTP/1.1\r\nHost: " + value + b"\r\n\r\n")
+    assert request.header("host") == value.decode()
+
+
+@pytest.mark.parametrize("value", [b"a,b", b"a/b", b"u@a", b"a\x01", b"a\\b", b"a#", b"a?b", b"\xe9"])
+def test_bad_hosts(value):
+    assert status(b"GET / HTTP/1.1\r\nHost: " + value + b"\r\n\r\n") == 400
+
+
+def started(data, step=None):
+    """What the parser makes of the beginning of a request: None, or the status it refuses it with."""
+    parser = Parser(LIMITS)
+    try:
+        for i in range(0, len(data), step or len(data)):
+            parser.feed(data[i : i + (step or len(data))])
+            assert parser.head() is None
+    except HttpError as exc:
+        return exc.status
+
+
+def test_what_is_no_http_is_refused_at_its_first_octet():
+    letters = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    may_begin = "\r!#$%&'*+-.^_`|~" + letters  # RFC 9110 5.6.2, and half an empty line
+    for octet in range(256):
+        code = None if chr(octet) in may_begin else 400
+        assert started(bytes([octet])) == code, octet
+        assert started(b"\r\n\r\n" + bytes([octet])) == code, octet
+
+
+@pytest.mark.parametrize(
+    "data, code",
+    [
+        (b"\x16\x03\x01\x00\xc5\x01", 400),  # TLS
+        (b"\0\0\0\x08\x04\xd2\x16\x2f", 400),  # PostgreSQL
+        (b"\x05\x01\0", 400),  # SOCKS
+        (b"A\0\0\0\x01\0", 400),  # MongoDB: a length whose first octet is a letter
+        (b"SSH-2.0-OpenSSH_9\r\n", 400),
+        (b"SSH-2.0-OpenSSH_9\n", 400),
+        (b"EHLO mail\r\n", 400),
+        (b"PING\r\n", 400),
+        (b"*1\r\n$4\r\nPING\r\n", 400),
+        (b"GET /\r\n", 400),
+        (b"GET \t/", 400),
+        (b"GET  /", 400),
+        (b"GET /a\0", 400),
+        (b"GET /a\xff", 400),
+        (b"GET / ICY", 400),
+        (b"GET / HTTP/1.1 x", 400),
+        (b"GET / HTTP/1.1\rx", 400),
+        (b"PRI * HTTP/2.0\r\n", 505),
+        (b"\n", 400),
+        (b"\rG", 400),
+        (b"\r\r", 400),
+        (b"\r\n\n", 400),
+        (b"\r\n\rG", 400),
+        (b" ", 400),
+        (b"\t", 400),
+    ],
+)
+def test_what_is_no_http_is_not_waited_for(data, code):
+    assert started(data) == code
+    assert started(data, 1) == code
+
+
+def test_empty_lines_before_a_request_are_passed_over():
+    data = b"\r\n" * 4000 + b"GET / HTTP/1.1\r\n" + H + b"\r\n"
+    for step in (None, 1, 3):
+        done, left = run(data, step)
+        assert len(done) == 1 and left == 0
 
 
 STREAM = (

@@ -1,6 +1,7 @@
 """The connection loop over loopback sockets: framing, limits, clients that leave."""
 
 import asyncio
+import json
 import time
 
 import pytest
@@ -78,6 +79,23 @@ def make_app(log):
     async def late_boom(request):
         yield "some"
         raise RuntimeError("late")
+
+    @app.post("/json")
+    async def json_length(request):
+        return {"length": len(request.json())}
+
+    @app.post("/json-twice")
+    def json_twice(request):
+        assert request.json() is request.json()
+        return [request.json()]
+
+    @app.get("/inf")
+    def infinity(request):
+        return {"a": float("inf")}
+
+    @app.get("/no-memory")
+    def no_memory(request):
+        raise MemoryError("memory allocation failed, allocating 4000000 bytes")
 
     @app.get("/split")
     def split(request):
@@ -410,6 +428,104 @@ def test_time_limits():
     serve(scenario, idle_s=0.3, head_s=0.1, body_s=0.1, linger_s=0.05)
 
 
+@pytest.mark.parametrize("piece", [1, 700, 1460, 4095, 4097, 8191])
+def test_a_slow_body_earns_time_whatever_its_pieces(piece):
+    """At just above the least rate a body is never too slow, and at just below it is."""
+    for rate, late in ((4200, False), (3900, True)):
+        connection = Connection.__new__(Connection)
+        connection.server = Server(App(), limits=Limits(body_s=5), tick_s=0.25)
+        connection._credit = 0
+        connection._body_ticks = 20
+        sent = spent = 0
+        while sent < 1 << 20 and connection._body_ticks > 0:
+            sent += piece
+            connection._earn(piece)
+            while spent < int(sent / rate / 0.25):
+                spent += 1
+                connection._body_ticks -= 1
+        assert (connection._body_ticks <= 0) is late
+
+
+def test_a_body_in_segments_is_not_too_slow():
+    async def scenario(connect, gone, server):
+        client = await connect()
+        client.send(b"POST /count HTTP/1.1\r\nHost: x\r\nContent-Length: 14000\r\n\r\n")
+        for _ in range(10):  # 14,000 bytes/s
+            client.send(bytes(1400))
+            await asyncio.sleep(0.1)
+        assert (await client.response())[0] == 200
+
+    serve(scenario, body_s=0.4)
+
+
+def test_what_is_no_http_is_answered_and_closed_at_once():
+    async def scenario(connect, gone, server):
+        for data in (b"\x16\x03\x01\x02", b"\0\0\0\x08", b" GET", b"SSH-2.0-x\r\n"):
+            client = await connect()
+            client.send(data)
+            status, headers, _ = await asyncio.wait_for(client.response(), 2)
+            assert status == 400 and headers["connection"] == "close"
+            assert await client.closed()
+
+    serve(scenario, head_s=30)
+
+
+def json_post(path, body):
+    head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (path, len(body))
+    return head + body
+
+
+def test_json_bodies():
+    async def scenario(connect, gone, server):
+        client = await connect()
+        for body in (b"[1,2]", b" [1.5" + b",2" * 5000 + b"]", b'"' + b"\\n" * 5000 + b'"'):
+            client.send(json_post(b"/json", body) + json_post(b"/json-twice", body))
+            assert json.loads((await client.response())[2]) == {"length": len(json.loads(body))}
+            assert json.loads((await client.response())[2]) == [json.loads(body)]
+        for body in (b"[1,2", b"[1e999]", b"[1" + b",2" * 5000, b"x" * 5000, b'["\\ud800"]', b""):
+            client.send(json_post(b"/json", body))
+            status, _, answer = await client.response()
+            assert status == 400 and b"invalid JSON" in answer
+        client.send(json_post(b"/echo", b"[1,2" * 5000))  # whose handler wants bytes
+        assert (await client.response())[2] == b"[1,2" * 5000
+
+    serve(scenario)
+
+
+def test_the_memory_of_json_values_is_bounded():
+    async def scenario(connect, gone, server):
+        client = await connect()
+        client.send(json_post(b"/json", b"[" + b"[]," * 9000 + b"0]"))
+        assert (await client.response())[0] == 200
+        client.send(json_post(b"/json", b"[" + b"[]," * 11000 + b"0]"))
+        status, _, answer = await client.response()
+        assert status == 400 and b"memory" in answer
+
+    serve(scenario, json_memory=(96 + 16) * 10000)
+
+
+def test_an_answer_that_is_no_json_is_an_error(capsys):
+    async def scenario(connect, gone, server):
+        client = await connect()
+        client.send(GET % b"/inf" + GET % b"/")
+        assert (await client.response())[0] == 500
+        assert (await client.response())[0] == 200
+
+    serve(scenario)
+
+
+def test_a_handler_without_memory_is_503(capsys):
+    async def scenario(connect, gone, server):
+        client = await connect()
+        client.send(GET % b"/no-memory" + GET % b"/")
+        status, headers, body = await client.response()
+        assert status == 503 and headers["retry-after"] == "1" and b"memory" in body
+        assert (await client.response())[0] == 200
+
+    serve(scenario)
+    assert "out of memory in GET /no-memory" in capsys.readouterr().out
+
+
 def test_dripping_is_bounded():
     async def scenario(connect, gone, server):
         client = await connect()
@@ -512,6 +628,34 @@ def test_connection_limit():
         assert (await client.response())[0] == 200
 
     serve(scenario, connections=3)
+
+
+def test_every_connection_above_the_limit_is_told_so():
+    async def scenario(connect, gone, server):
+        busy = [await connect() for _ in range(3)]
+        for client in busy:
+            client.send(GET % b"/endless")
+            await client.head()
+        crowd = [await connect() for _ in range(100)]
+        await asyncio.sleep(0.05)
+        assert len(server._refused) <= 32
+        for client in crowd[:99]:
+            client.send(GET % b"/")
+        crowd[99].send(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
+        for client in crowd:
+            status, headers = await client.head()
+            assert status == 503 and headers["retry-after"] == "1"
+            assert headers["connection"] == "close"
+            if client is not crowd[99]:
+                body = await client.reader.readexactly(int(headers["content-length"]))
+                assert json.loads(body)["error"]["code"] == 503
+            assert await client.closed()
+        silent = await connect()
+        assert (await silent.response())[0] == 503
+        assert await silent.closed()
+        assert not server._refused and len(server.connections) == 3
+
+    serve(scenario, connections=3, linger_s=0.3)
 
 
 def test_idle_connections_make_room():

@@ -7,10 +7,10 @@ stored at the wrong place, in the wrong sequence, or not at all, changes the ans
 
 import contextlib
 import json
-import math
 
 EOG = 256
 BOS = 257
+LEAST = -3.4028234663852886e38  # the logarithm of no probability, as the engine has it
 
 
 def step(scheduler):
@@ -197,7 +197,7 @@ class FakeEngine:
         return Sampler(self)
 
     def logprobs(self, index, token, n):
-        return -0.5, [(self.logits[index], -0.5), (120, -math.inf)][:n]
+        return -0.5, [(self.logits[index], -0.5), (120, LEAST)][:n]
 
     def start_embed(self, tokens, first, last, normalize=2):
         self._idle()

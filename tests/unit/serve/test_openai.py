@@ -309,6 +309,45 @@ def test_bad_completion(server, body, names):
     assert names in answer["error"]["message"]
 
 
+MANY = [
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}] * 2049}, "messages"),
+    ("/v1/chat/completions", message(content=[{"type": "text", "text": "a"}] * 4097), "content"),
+    ("/v1/chat/completions", dict(CHAT, tools=[{}] * 4097), "tools"),
+    ("/v1/chat/completions", dict(CHAT, stop=["a"] * 100000), "stop"),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}] * 20000}, "objects"),
+    ("/v1/messages", {"messages": [{"role": "user", "content": "a"}] * 2049}, "messages"),
+    ("/v1/messages", message(content=[{"type": "text", "text": "a"}] * 4097), "content"),
+    ("/v1/messages", dict(CHAT, system=[{"type": "text", "text": "a"}] * 4097), "system"),
+    ("/v1/responses", {"input": [{"role": "user", "content": "a"}] * 4097}, "input"),
+    ("/v1/responses", {"input": message(content=["a"] * 4097)["messages"]}, "content"),
+    ("/v1/completions", {"prompt": ["a", 5] * 2049}, "prompt"),
+    ("/v1/completions", {"prompt": [5] * 400000 + [True]}, "prompt"),
+    ("/v1/completions", {"prompt": ["a"] * 100000}, "prompt"),
+    ("/v1/completions", {"prompt": [5] * 400000}, "context"),
+    ("/tokenize", {"content": ["a"] * 100000}, "content"),
+    ("/detokenize", {"tokens": [5] * 400000 + [True]}, "tokens"),
+    ("/detokenize", {"tokens": [5] * 400000 + [1 << 70]}, "tokens"),
+    ("/v1/embeddings", {"input": ["a", 5] * 2049}, "input"),
+]
+
+
+@pytest.mark.parametrize("path, body, names", MANY)
+def test_what_python_looks_at_one_by_one_is_bounded(server, path, body, names):
+    status, answer = server.call(path, body)
+    assert status == 400 and names in answer["error"]["message"]
+
+
+def test_as_many_as_may_be(server):
+    for path, body in (
+        ("/v1/completions", {"prompt": ["a", 5] * 100, "max_tokens": 1}),
+        ("/v1/completions", {"prompt": "a", "max_tokens": 1, "x": [0.5] * 300000}),
+        ("/detokenize", {"tokens": [5] * 400000}),
+        ("/v1/completions", {"prompt": "a", "max_tokens": 1,
+                             "logit_bias": {str(i % 256): 0 for i in range(256)}}),
+    ):
+        assert server.call(path, body)[0] == 200
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("size", [256, 300, 100000])
 def test_too_long(server, size, stream):
