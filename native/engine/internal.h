@@ -90,7 +90,7 @@ struct engine {
     const llama_vocab *vocab = nullptr;
     struct engine_params params{};
     struct engine_info info{};
-    std::string desc, ftype;
+    std::string desc, ftype, chat_template;
     std::vector<llama_token> eog; // tokens that end a generation
 
     // What the functions hand out, see "Ownership" in engine.h.
