@@ -10,6 +10,7 @@
 struct engine_reply {
     common_chat_parser_params syntax;
     std::string text;
+    common_chat_msg begun; // by the client
     common_chat_msg message;
     std::vector<std::string> call_ids;
     std::string result;
@@ -124,13 +125,23 @@ bool is_plain(const engine_chat &chat) {
     }
     const std::string probe = " Any words,\n\n and then\n ";
     try {
+        std::string begun;
+        if (chat.syntax.is_continuation) {
+            begun = common_chat_parse("", true, chat.syntax).content;
+        }
         common_chat_msg message = common_chat_parse(probe, false, chat.syntax);
-        return message.content == probe && message.reasoning_content.empty()
+        return message.content == begun + probe && message.reasoning_content.empty()
             && message.tool_calls.empty();
     } catch (const assertion &) {
         throw;
     } catch (const std::exception &) {
         return false; // a reply has a form to keep, such as a JSON schema
+    }
+}
+
+void erase_prefix(std::string &text, const std::string &prefix) {
+    if (text.compare(0, prefix.size(), prefix) == 0) {
+        text.erase(0, prefix.size());
     }
 }
 
@@ -165,8 +176,21 @@ common_json delta_of(const common_chat_msg_diff &diff) {
     return delta;
 }
 
-void describe(engine_chat &chat) {
+// Control tokens that a reply's format is made of.
+std::vector<llama_token> shown_tokens(const engine *e, const common_chat_params &params) {
+    std::vector<llama_token> shown;
+    for (const std::string &text : params.preserved_tokens) {
+        std::vector<llama_token> tokens = tokens_of(e, text);
+        if (tokens.size() == 1 && llama_vocab_is_control(e->vocab, tokens[0])) {
+            shown.push_back(tokens[0]);
+        }
+    }
+    return shown;
+}
+
+void describe(const engine *e, engine_chat &chat) {
     common_json all = common_json::object();
+    all["shown"] = shown_tokens(e, chat.params);
     all["prompt"] = chat.params.prompt;
     all["stops"] = chat.params.additional_stops;
     all["plain"] = is_plain(chat);
@@ -246,6 +270,12 @@ int engine_chat_open(struct engine *e, const char *request, size_t len, struct e
             chat->has_tools
                 = !inputs.tools.empty() && inputs.tool_choice != COMMON_CHAT_TOOL_CHOICE_NONE;
             chat->params = common_chat_templates_apply(e->templates.get(), inputs);
+            if (chat->has_tools && inputs.tool_choice == COMMON_CHAT_TOOL_CHOICE_REQUIRED) {
+                force_call(e, inputs, chat->params);
+                if (chat->reasoning_budget < 0) {
+                    chat->reasoning_budget = static_cast<int32_t>(e->info.n_ctx / 2);
+                }
+            }
             chat->syntax = common_chat_parser_params(chat->params);
             chat->syntax.reasoning_format = inputs.reasoning_format;
             chat->syntax.parse_tool_calls = chat->has_tools;
@@ -254,7 +284,7 @@ int engine_chat_open(struct engine *e, const char *request, size_t len, struct e
             if (!chat->params.parser.empty()) {
                 chat->syntax.parser.load(chat->params.parser);
             }
-            describe(*chat);
+            describe(e, *chat);
         });
         *out = chat.release();
         return static_cast<int>(ENGINE_OK);
@@ -278,7 +308,8 @@ int engine_reply_open(const struct engine_chat *chat, struct engine_reply **out)
         reply->syntax = chat->syntax;
         if (reply->syntax.is_continuation) {
             // What the client wrote itself is no news.
-            reply->message = common_chat_parse("", true, reply->syntax);
+            reply->begun = common_chat_parse("", true, reply->syntax);
+            reply->message = reply->begun;
         }
         *out = reply.release();
         return static_cast<int>(ENGINE_OK);
@@ -305,6 +336,8 @@ int engine_reply_push(struct engine_reply *reply, const char *text, size_t len, 
         if (final) {
             common_chat_msg whole = reply->message;
             whole.role = "assistant";
+            erase_prefix(whole.content, reply->begun.content);
+            erase_prefix(whole.reasoning_content, reply->begun.reasoning_content);
             result["message"] = whole.to_json_oaicompat();
         }
         reply->result = result.dump_safe();

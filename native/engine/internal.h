@@ -4,6 +4,7 @@
 // compute.cpp  the thread that computes
 // sampler.cpp  choosing tokens, grammars, probabilities
 // chat.cpp     chat templates and parsing what the model replies
+// forced_tools.cpp  replies that must be calls of tools
 // vectors.cpp  embeddings, LoRA adapters, saved states
 // cpu.cpp      which build of ggml's CPU code computes
 // buffer.cpp   ggml's memory, cleared without writing to what is zero
@@ -318,5 +319,10 @@ struct engine_chat {
 // Adds the grammar and the reasoning budget of a conversation to the parameters of a sampler.
 void sampling_from_chat(
     const engine *e, common_params_sampling &sampling, const engine_chat &chat);
+
+// Makes a conversation's reply a call of one of its tools, and nothing else. params: what common/chat
+// made of `inputs`, whose tool_choice is "required".
+void force_call(
+    const engine *e, const common_chat_templates_inputs &inputs, common_chat_params &params);
 
 #endif // CLLM_ENGINE_INTERNAL_H

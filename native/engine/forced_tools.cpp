@@ -1,0 +1,209 @@
+// forced_tools.cpp: tool_choice "required" makes the reply a call, whatever the chat template knows of
+// tools; see internal.h.
+//
+// A template that describes tools has a format for calls, and common/chat makes a grammar of it that
+// ends in a call. But the grammar lets the model write any text before, and a model that was not
+// trained for tools never comes to an end of it. A template without tools gets a format of ours: JSON,
+// with the tools in the system message.
+#include "internal.h"
+
+#include "chat-peg-parser.h"
+#include "json-schema-to-grammar.h"
+
+namespace {
+
+// A literal of a grammar (GBNF).
+std::string literal(const std::string &text) {
+    std::string quoted = "\"";
+    for (char c : text) {
+        if (c == '"' || c == '\\') {
+            quoted += '\\';
+            quoted += c;
+        } else if (c == '\n') {
+            quoted += "\\n";
+        } else if (c == '\r') {
+            quoted += "\\r";
+        } else {
+            quoted += c;
+        }
+    }
+    return quoted + "\"";
+}
+
+// Number of the "any text until ..." that is all of a parser's node, or COMMON_PEG_INVALID_PARSER_ID.
+common_peg_parser_id until_of(const common_peg_arena &parser, common_peg_parser_id id) {
+    for (int depth = 0; depth < 8; ++depth) {
+        const common_peg_parser_variant &node = parser.get(id);
+        if (std::get_if<common_peg_until_parser>(&node)) {
+            return id;
+        } else if (auto rule = std::get_if<common_peg_rule_parser>(&node)) {
+            id = rule->child;
+        } else if (auto atomic = std::get_if<common_peg_atomic_parser>(&node)) {
+            id = atomic->child;
+        } else if (auto ref = std::get_if<common_peg_ref_parser>(&node)) {
+            id = parser.get_rule(ref->name);
+        } else {
+            break;
+        }
+    }
+    return COMMON_PEG_INVALID_PARSER_ID;
+}
+
+// Gives the rule `name` of a grammar another body.
+void replace_rule(std::string &grammar, const std::string &name, const std::string &body) {
+    const std::string head = name + " ::= ";
+    size_t at = grammar.compare(0, head.size(), head) == 0 ? 0 : grammar.find("\n" + head);
+    if (at == std::string::npos) {
+        return;
+    }
+    at = grammar.find(head, at) + head.size();
+    grammar.replace(at, grammar.find('\n', at) - at, body);
+}
+
+// The message that the reply continues, or NULL.
+const common_chat_msg *continued(const common_chat_templates_inputs &inputs) {
+    return inputs.continue_final_message != COMMON_CHAT_CONTINUATION_NONE ? &inputs.messages.back()
+                                                                          : nullptr;
+}
+
+// Thoughts may come before a call if their end can be forced: that takes a start which is recognized
+// by its token, for letters can be put together in many ways.
+bool may_think(const engine *e, const common_chat_params &params) {
+    if (params.thinking_start_tag.empty() || params.thinking_end_tags.empty()) {
+        return false;
+    }
+    const std::vector<llama_token> tokens = tokens_of(e, params.thinking_start_tag);
+    const int special = LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_USER_DEFINED;
+    return !tokens.empty() && (llama_vocab_get_attr(e->vocab, tokens[0]) & special);
+}
+
+// Takes the text around calls out of the grammar. common_chat_parse() goes on accepting it.
+void leave_out_text(
+    const engine *e, const common_chat_templates_inputs &inputs, common_chat_params &params) {
+    const bool thinks = may_think(e, params);
+    const common_chat_msg *begun = continued(inputs);
+    common_peg_arena parser;
+    parser.load(params.parser);
+    for (common_peg_parser_id id = 0; id < parser.size(); ++id) {
+        auto tag = std::get_if<common_peg_tag_parser>(&parser.get(id));
+        const bool content = tag && tag->tag == common_chat_peg_builder::CONTENT;
+        const bool thought = tag && tag->tag == common_chat_peg_builder::REASONING && !thinks;
+        if (!content && !thought) {
+            continue;
+        }
+        const common_peg_parser_id until = until_of(parser, tag->child);
+        if (until != COMMON_PEG_INVALID_PARSER_ID) {
+            std::string left = !begun ? ""
+                : content             ? begun->render_content()
+                                      : begun->reasoning_content;
+            // common names the rule so (peg-parser.cpp).
+            replace_rule(params.grammar, "until-" + std::to_string(until), literal(left));
+        }
+    }
+}
+
+std::string call_of(const common_chat_tool_call &call) {
+    common_json object = common_json::object();
+    object["name"] = call.name;
+    std::string arguments = call.arguments.empty() ? "{}" : call.arguments;
+    return object.dump_safe().substr(0, object.dump_safe().size() - 1) + ", \"arguments\": "
+        + arguments + "}";
+}
+
+void append_text(common_chat_msg &message, const std::string &text) {
+    if (message.content_parts.empty()) {
+        message.content += message.content.empty() ? text : "\n\n" + text;
+    } else {
+        message.content_parts.push_back({"text", text});
+    }
+}
+
+std::string instructions(const common_chat_templates_inputs &inputs) {
+    std::string text = "You call functions. Each line describes one:\n";
+    for (const common_chat_tool &tool : inputs.tools) {
+        common_json object = common_json::object();
+        object["name"] = tool.name;
+        object["description"] = tool.description;
+        object["parameters"] = common_json::parse(tool.parameters);
+        text += object.dump_safe() + "\n";
+    }
+    const std::string form = "{\"name\": the function's name, \"arguments\": {...}}";
+    return text
+        + (inputs.parallel_tool_calls
+                ? "Answer with nothing but the calls, a JSON array: [" + form + ", ...]"
+                : "Answer with nothing but one call: " + form);
+}
+
+// The conversation in words that any template has: tools, calls and results as text.
+std::vector<common_chat_msg> in_words(
+    const common_chat_templates_inputs &inputs, bool knows_calls) {
+    std::vector<common_chat_msg> messages = inputs.messages;
+    if (!knows_calls) {
+        for (common_chat_msg &message : messages) {
+            for (const common_chat_tool_call &call : message.tool_calls) {
+                append_text(message, call_of(call));
+            }
+            message.tool_calls.clear();
+            if (message.role == "tool") {
+                message.role = "user";
+                message.tool_call_id.clear();
+                message.tool_name.clear();
+            }
+        }
+    }
+    common_chat_msg &first = messages.front();
+    if (first.role == "system" || first.role == "developer") {
+        append_text(first, instructions(inputs));
+    } else {
+        common_chat_msg system;
+        system.role = "system";
+        system.content = instructions(inputs);
+        messages.insert(messages.begin(), system);
+    }
+    return messages;
+}
+
+// A conversation whose reply is calls in our own format.
+common_chat_params own_format(const engine *e, const common_chat_templates_inputs &inputs) {
+    auto caps = common_chat_templates_get_caps(e->templates.get());
+    common_chat_templates_inputs plain = inputs;
+    plain.messages = in_words(inputs, caps["supports_tool_calls"]);
+    plain.tools.clear();
+    plain.tool_choice = COMMON_CHAT_TOOL_CHOICE_NONE;
+    common_chat_params params = common_chat_templates_apply(e->templates.get(), plain);
+
+    const common_json tools = common_chat_tools_to_json_oaicompat(inputs.tools);
+    const common_chat_msg *begun = continued(inputs);
+    common_peg_arena parser = build_chat_peg_parser([&](common_chat_peg_builder &p) {
+        auto all = p.prefix(params.generation_prompt, params.thinking_start_tag);
+        if (!params.thinking_start_tag.empty() && !params.thinking_end_tags.empty()) {
+            const std::string &end = params.thinking_end_tags.front();
+            all += p.optional(p.literal(params.thinking_start_tag)
+                + p.reasoning(p.until(end)) + p.literal(end));
+        }
+        all += p.space();
+        if (begun && !begun->render_content().empty()) {
+            all += p.literal(begun->render_content()) + p.space();
+        }
+        all += p.standard_json_tools("", "", tools, inputs.parallel_tool_calls, true, "name",
+            "arguments", inputs.parallel_tool_calls);
+        return all + p.space() + p.end();
+    });
+    params.format = COMMON_CHAT_FORMAT_PEG_NATIVE;
+    params.parser = parser.save();
+    params.grammar = build_grammar(
+        [&](const common_grammar_builder &builder) { parser.build_grammar(builder, false); });
+    params.grammar_lazy = false;
+    params.grammar_triggers.clear();
+    return params;
+}
+
+} // namespace
+
+void force_call(
+    const engine *e, const common_chat_templates_inputs &inputs, common_chat_params &params) {
+    if (params.grammar.empty() || params.grammar_lazy) {
+        params = own_format(e, inputs);
+    }
+    leave_out_text(e, inputs, params);
+}
