@@ -10,7 +10,7 @@ from httpd.jsonio import dumps
 from .engine import version
 from .errors import invalid
 from .params import Params, prompts_of
-from .reply import probs_object
+from .reply import key_of, probs_object
 from .sse import Writer, stream
 
 _serial = 0
@@ -168,16 +168,25 @@ def text_logprobs(engine, items, post=False):
     name = "prob" if post else "logprob"
     offset = 0
     offsets = []
-    for entry in content:
+    tokens = []
+    tops = []
+    for i in range(len(items)):
         offsets.append(offset)
-        offset += len(entry["token"])
+        offset += len(content[i]["token"])
+        top = {}
+        own = None
+        for token, value in items[i].probs[1]:
+            key = key_of(engine, token, top)
+            top[key] = value
+            if token == items[i].token:
+                own = key
+        tokens.append(own or key_of(engine, items[i].token, top))
+        tops.append(top)
     return {
         "content": content,
-        "tokens": [entry["token"] for entry in content],
+        "tokens": tokens,
         "token_logprobs": [entry[name] for entry in content],
-        "top_logprobs": [
-            {top["token"]: top[name] for top in entry["top_%ss" % name]} for entry in content
-        ],
+        "top_logprobs": tops,
         "text_offset": offsets,
     }
 
