@@ -3,12 +3,14 @@
 
 from httpd.jsonio import dumps
 
-from .detok import Utf8
+from .detok import text_of
 from .errors import RequestError, invalid
 from .openai import object_of
 from .params import Params, prompts_of, tokens_of, typed
 from .reply import probs_object
 from .sse import Writer, stream
+
+_MOST_BYTES = 1024  # of a token that `with_pieces` shows
 
 
 def settings_of(params, brief=False):
@@ -169,11 +171,10 @@ def _selected(body, fields):
 
 def detokenized(engine, prompt):
     """The text of token ids and str."""
-    text = Utf8()
     parts = []
     for item in prompt:
         parts.append(item.encode() if isinstance(item, str) else engine.piece(item, True))
-    return text.push(b"".join(parts)) + text.flush()
+    return text_of(b"".join(parts))
 
 
 def infill_tokens(service, body):
@@ -289,13 +290,10 @@ def install(service):
             return {"tokens": tokens}
         pieces = []
         for token in tokens:
-            piece = engine.piece(token, True)
-            text = Utf8()
-            decoded = text.push(piece) + text.flush()
+            piece = engine.piece(token, True)[:_MOST_BYTES]
+            text = text_of(piece)
             # llama-server shows what is no UTF-8 as a list of bytes.
-            pieces.append(
-                {"id": token, "piece": decoded if decoded.encode() == piece else list(piece)}
-            )
+            pieces.append({"id": token, "piece": text if text.encode() == piece else list(piece)})
         return {"tokens": pieces}
 
     @app.post("/detokenize")
@@ -305,8 +303,7 @@ def install(service):
         tokens = tokens_of(body.get("tokens") or [], "tokens")
         if tokens and (min(tokens) < 0 or max(tokens) >= engine.n_vocab):
             raise invalid("Field 'tokens': a token is not in the vocabulary")
-        text = Utf8()
-        return {"content": text.push(engine.detokenize(tokens)) + text.flush()}
+        return {"content": text_of(engine.detokenize(tokens))}
 
     @app.post("/apply-template")
     def apply_template(request):
