@@ -92,7 +92,7 @@ def _tools(body, tools, request):
         have = [_name(tool) for tool in tools if isinstance(tool, dict)]
         for name in names:
             if name not in have:
-                raise invalid("Field 'tool_choice': there is no tool '%s'" % name)
+                raise invalid("Field 'tool_choice': there is no such tool: '%s'" % name)
         tools = [tool for tool in tools if isinstance(tool, dict) and _name(tool) in names]
     if choice != "none" and body.get("grammar"):
         raise invalid("Cannot use custom grammar constraints with tools.")

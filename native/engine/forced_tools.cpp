@@ -10,6 +10,9 @@
 #include "chat-peg-parser.h"
 #include "json-schema-to-grammar.h"
 
+#include <algorithm>
+#include <utility>
+
 namespace {
 
 // A literal of a grammar (GBNF).
@@ -49,15 +52,34 @@ common_peg_parser_id until_of(const common_peg_arena &parser, common_peg_parser_
     return COMMON_PEG_INVALID_PARSER_ID;
 }
 
+// Where the body of the rule `name` of a grammar is: [begin, end), which are equal if there is none.
+std::pair<size_t, size_t> body_of(const std::string &grammar, const std::string &name) {
+    const std::string head = name + " ::= ";
+    const size_t line = grammar.compare(0, head.size(), head) == 0 ? 0 : grammar.find("\n" + head);
+    if (line == std::string::npos) {
+        return {0, 0};
+    }
+    const size_t begin = grammar.find(head, line) + head.size();
+    return {begin, std::min(grammar.find('\n', begin), grammar.size())};
+}
+
 // Gives the rule `name` of a grammar another body.
 void replace_rule(std::string &grammar, const std::string &name, const std::string &body) {
-    const std::string head = name + " ::= ";
-    size_t at = grammar.compare(0, head.size(), head) == 0 ? 0 : grammar.find("\n" + head);
-    if (at == std::string::npos) {
-        return;
+    const auto [begin, end] = body_of(grammar, name);
+    if (begin < end) {
+        grammar.replace(begin, end - begin, body);
     }
-    at = grammar.find(head, at) + head.size();
-    grammar.replace(at, grammar.find('\n', at) - at, body);
+}
+
+// common repeats some formats' calls whether parallel ones are wanted or not; these are its names for
+// all of a reply's calls.
+void call_once(std::string &grammar) {
+    for (const char *name : {"tools", "tool-calls"}) {
+        const auto [begin, end] = body_of(grammar, name);
+        if (begin < end && grammar[end - 1] == '+') {
+            grammar.erase(end - 1, 1);
+        }
+    }
 }
 
 // The message that the reply continues, or NULL.
@@ -105,9 +127,9 @@ void leave_out_text(
 std::string call_of(const common_chat_tool_call &call) {
     common_json object = common_json::object();
     object["name"] = call.name;
-    std::string arguments = call.arguments.empty() ? "{}" : call.arguments;
-    return object.dump_safe().substr(0, object.dump_safe().size() - 1) + ", \"arguments\": "
-        + arguments + "}";
+    std::string text = object.dump_safe();
+    text.back() = ','; // the arguments stay as they were written
+    return text + "\"arguments\":" + (call.arguments.empty() ? "{}" : call.arguments) + "}";
 }
 
 void append_text(common_chat_msg &message, const std::string &text) {
@@ -206,4 +228,7 @@ void force_call(
         params = own_format(e, inputs);
     }
     leave_out_text(e, inputs, params);
+    if (!inputs.parallel_tool_calls) {
+        call_once(params.grammar);
+    }
 }
