@@ -53,12 +53,16 @@ def out_of_memory():
     return unavailable("out of memory", headers={"Retry-After": "1"})
 
 
+# What the engine, ggml and C++ say when there is none left.
+_NO_MEMORY = ("out of memory", "no memory", "insufficient memory", "bad_alloc")
+
+
 def from_engine(exc, otherwise=500):
     """Return the RequestError for `exc`, an exception of the engine: its words, if they are meant for
     a client. otherwise: the status where nothing says whose fault it is.
     """
     words = str(exc)
-    if isinstance(exc, MemoryError) or words == "out of memory":
+    if isinstance(exc, MemoryError) or any([sign in words for sign in _NO_MEMORY]):
         return out_of_memory()
     if "GGML_ASSERT" in words or "::at" in words or not words:
         # A condition of llama.cpp's source or a container's member function is nobody's mistake by

@@ -7,7 +7,7 @@ from .detok import text_of
 from .errors import RequestError, invalid
 from .openai import object_of
 from .params import Params, prompts_of, tokens_of, typed
-from .reply import probs_object
+from .reply import described, probs_object
 from .sse import Writer, stream
 
 _MOST_BYTES = 1024  # of a token that `with_pieces` shows
@@ -106,8 +106,10 @@ class Completion:
             ]
         return body
 
-    def whole(self, reply):
-        """The object at the end; in a stream, without the text that was sent."""
+    def whole(self, reply, probs=()):
+        """The object at the end; in a stream, without the text that was sent. probs: objects of the
+        tokens.
+        """
         streams = self.params.stream
         sequence = reply.sequence
         text = "" if streams else reply.text
@@ -127,11 +129,15 @@ class Completion:
                 "timings": sequence.timings(),
             }
         )
-        if reply.probs and not streams:
-            body["completion_probabilities"] = [
-                probs_object(self.engine, item, self.params.post_probs) for item in reply.probs
-            ]
+        if probs:
+            body["completion_probabilities"] = probs
         return _selected(body, self.fields) if self.fields else body
+
+    async def answer(self, reply):
+        """The object that is the whole answer."""
+        post = self.params.post_probs
+        probs = await described(reply.probs, lambda item: probs_object(self.engine, item, post))
+        return self.whole(reply, probs)
 
 
 class NativeWriter(Writer):
@@ -245,7 +251,9 @@ def install(service):
         if params.stream:
             return stream(replies, NativeWriter(completion))
         await replies.collect()
-        objects = [completion.whole(reply) for reply in replies.replies]
+        objects = []
+        for reply in replies.replies:
+            objects.append(await completion.answer(reply))
         return objects[0] if len(objects) == 1 else objects
 
     @app.post("/completion")

@@ -10,7 +10,7 @@ from httpd.jsonio import dumps
 from .engine import version
 from .errors import invalid
 from .params import Params, prompts_of
-from .reply import key_of, probs_object
+from .reply import described, key_of, probs_object
 from .sse import Writer, stream
 
 _serial = 0
@@ -152,7 +152,8 @@ class TextWriter(_Writer):
     def piece(self, reply, piece):
         probs = "null"
         if piece.item.probs is not None:
-            probs = dumps(text_logprobs(self.engine, [piece.item], self.params.post_probs))
+            post = self.params.post_probs
+            probs = dumps(text_logprobs([text_entry(self.engine, piece.item, post)], post))
         elif not piece.text:
             return ""
         return self.head.event(self._choice(reply, piece.text, probs), self.timings(reply))
@@ -162,36 +163,41 @@ class TextWriter(_Writer):
         return self.head.event(choice, self.totals([reply]))
 
 
-def text_logprobs(engine, items, post=False):
-    """The `logprobs` of a completion: llama-server's `content`, and OpenAI's four lists."""
-    content = [probs_object(engine, item, post) for item in items]
+def text_entry(engine, item, post=False):
+    """Return what a token adds to the `logprobs` of a completion: (llama-server's object, the token's
+    key, {key: probability} of its alternatives).
+    """
+    top = {}
+    own = None
+    for token, value in item.probs[1]:
+        key = key_of(engine, token, top)
+        top[key] = value
+        if token == item.token:
+            own = key
+    return probs_object(engine, item, post), own or key_of(engine, item.token, top), top
+
+
+def text_logprobs(entries, post=False):
+    """Return the `logprobs` of a completion: llama-server's `content`, and OpenAI's four lists.
+
+    entries: of text_entry().
+    """
     name = "prob" if post else "logprob"
     offset = 0
     offsets = []
-    tokens = []
-    tops = []
-    for i in range(len(items)):
+    for entry, _, _ in entries:
         offsets.append(offset)
-        offset += len(content[i]["token"])
-        top = {}
-        own = None
-        for token, value in items[i].probs[1]:
-            key = key_of(engine, token, top)
-            top[key] = value
-            if token == items[i].token:
-                own = key
-        tokens.append(own or key_of(engine, items[i].token, top))
-        tops.append(top)
+        offset += len(entry["token"])
     return {
-        "content": content,
-        "tokens": tokens,
-        "token_logprobs": [entry[name] for entry in content],
-        "top_logprobs": tops,
+        "content": [entry for entry, _, _ in entries],
+        "tokens": [key for _, key, _ in entries],
+        "token_logprobs": [entry[name] for entry, _, _ in entries],
+        "top_logprobs": [top for _, _, top in entries],
         "text_offset": offsets,
     }
 
 
-def _chat_choice(engine, reply, params):
+async def _chat_choice(engine, reply, params):
     message = dict(reply.message)
     message["refusal"] = None
     choice = {
@@ -201,15 +207,20 @@ def _chat_choice(engine, reply, params):
         "logprobs": None,
     }
     if params.n_probs is not None:
-        content = [probs_object(engine, item, params.post_probs) for item in reply.probs]
+        content = await described(
+            reply.probs, lambda item: probs_object(engine, item, params.post_probs)
+        )
         choice["logprobs"] = {"content": content, "refusal": None}
     return choice
 
 
-def _text_choice(engine, reply, params):
+async def _text_choice(engine, reply, params):
     logprobs = None
     if reply.probs:
-        logprobs = text_logprobs(engine, reply.probs, params.post_probs)
+        entries = await described(
+            reply.probs, lambda item: text_entry(engine, item, params.post_probs)
+        )
+        logprobs = text_logprobs(entries, params.post_probs)
     return {
         "text": reply.text,
         "index": reply.index,
@@ -295,7 +306,9 @@ def install(service):
         if params.stream:
             return stream(replies, TextWriter(service, params))
         await replies.collect()
-        choices = [_text_choice(engine, reply, params) for reply in replies.replies]
+        choices = []
+        for reply in replies.replies:
+            choices.append(await _text_choice(engine, reply, params))
         return Head(service, "text_completion").whole(choices, replies.replies)
 
     @app.post("/chat/completions")
@@ -308,5 +321,7 @@ def install(service):
         if params.stream:
             return stream(replies, ChatWriter(service, params))
         await replies.collect()
-        choices = [_chat_choice(engine, reply, params) for reply in replies.replies]
+        choices = []
+        for reply in replies.replies:
+            choices.append(await _chat_choice(engine, reply, params))
         return Head(service, "chat.completion").whole(choices, replies.replies)

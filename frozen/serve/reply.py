@@ -166,6 +166,17 @@ class Replies:
             reply.sequence.cancel()
 
 
+async def described(items, describe):
+    """Return [describe(item), ...] with a turn of the loop after each: an answer of 2,000 tokens with 20
+    alternatives is 40,000 objects.
+    """
+    found = []
+    for item in items:
+        found.append(describe(item))
+        await asyncio.sleep(0)
+    return found
+
+
 # Bytes of a token that an answer shows; a vocabulary in use has none of that length.
 _MOST_BYTES = 1024
 

@@ -7,7 +7,7 @@ import time
 from .errors import error_object, invalid
 from .openai import identity, object_of
 from .params import Params, integer, typed
-from .reply import probs_object
+from .reply import described, probs_object
 from .sse import Writer, event, stream
 
 _ROLES = ("user", "system", "developer")
@@ -197,16 +197,13 @@ def _is_cut(reply):
     return reply.sequence.finish_reason != "stop"
 
 
-def _logprobs_of(engine, items):
-    # OpenAI's objects, which have no token ids.
-    found = []
-    for item in items:
-        entry = probs_object(engine, item)
-        entry.pop("id")
-        for top in entry["top_logprobs"]:
-            top.pop("id")
-        found.append(entry)
-    return found
+def _logprob(engine, item):
+    # OpenAI's object, which has no token ids.
+    entry = probs_object(engine, item)
+    entry.pop("id")
+    for top in entry["top_logprobs"]:
+        top.pop("id")
+    return entry
 
 
 def _text_part(text, logprobs=()):
@@ -239,14 +236,14 @@ def _function_call(call, arguments, status):
     }
 
 
-def output_of(reply, engine):
+async def output_of(reply, engine):
     """Return the output items of a Reply that has ended. The one that was cut off is incomplete."""
     message = reply.message
     items = []
     if message.get("reasoning_content"):
         items.append(_reasoning(identity("rs_"), message["reasoning_content"], "completed"))
     if message.get("content"):
-        logprobs = _logprobs_of(engine, reply.content_probs)
+        logprobs = await described(reply.content_probs, lambda item: _logprob(engine, item))
         items.append(_message(identity("msg_"), message["content"], "completed", logprobs))
     for call in message.get("tool_calls") or []:
         items.append(_function_call(call, call["function"]["arguments"], "completed"))
@@ -336,7 +333,7 @@ class ResponseWriter(Writer):
                     out += self._part(
                         "response.content_part.added", content_index=0, part=_text_part("")
                     )
-                logprobs = _logprobs_of(self.engine, piece.probs)
+                logprobs = [_logprob(self.engine, item) for item in piece.probs]
                 piece.probs = []
                 self.logprobs.extend(logprobs)
                 out += self._more(
@@ -387,4 +384,4 @@ def install(service):
             return stream(replies, ResponseWriter(response, service.host.engine))
         await replies.collect()
         reply = replies.replies[0]
-        return response.complete(reply, output_of(reply, service.host.engine))
+        return response.complete(reply, await output_of(reply, service.host.engine))

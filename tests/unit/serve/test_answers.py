@@ -1,10 +1,13 @@
 """Answers over HTTP with an engine whose model, vocabulary or memory is hostile."""
 
+import asyncio
 import json
 
 import pytest
 from fake_engine import BOS, EOG, Error, FakeEngine, Sampler
 from test_openai import Running
+
+from serve.reply import described
 
 MARK = 258  # a control token that the model prints
 
@@ -141,6 +144,25 @@ def test_a_long_token_is_shown_in_part(probable):
     assert max([len(key) for key in choice["logprobs"]["top_logprobs"][0]]) == 1024
 
 
+def test_others_have_turns_while_probabilities_are_described():
+    turns = []
+
+    async def other():
+        while True:
+            turns.append(len(said))
+            await asyncio.sleep(0)
+
+    async def go():
+        task = asyncio.create_task(other())
+        found = await described(range(50), lambda item: said.append(item) or -item)
+        task.cancel()
+        return found
+
+    said = []
+    assert asyncio.run(go()) == [-i for i in range(50)]
+    assert max([b - a for a, b in zip(turns, turns[1:])]) == 1 and len(turns) >= 49
+
+
 class Sampled(Sampler):
     """Knows a vocabulary's probabilities, in order."""
 
@@ -218,7 +240,9 @@ def test_what_the_model_computes_is_not_the_requests(stuck, monkeypatch):
     assert stuck.call("/completion", {"prompt": "abcd|"})[0] == 500
 
 
-@pytest.mark.parametrize("words", ["", "out of memory"])
+@pytest.mark.parametrize(
+    "words", ["", "out of memory", "ggml_new_object: insufficient memory (attempted 41.96 MB)"]
+)
 def test_too_little_memory_is_a_503(tmp_path, words):
     class Engine(FakeEngine):
         def sampler(self, params, chat=None):
