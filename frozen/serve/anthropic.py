@@ -64,7 +64,7 @@ def _format(body):
 
 def _system(body):
     system = body.get("system")
-    if system is None:
+    if system is None or system == []:
         return []
     if isinstance(system, str):
         return [{"role": "system", "content": system}]

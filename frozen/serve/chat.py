@@ -2,8 +2,6 @@
 # engine.chat(). The other chat APIs are brought into OpenAI's form first.
 # MIT license; Copyright (c) 2026 cllm contributors
 
-import json
-
 from httpd import jsonio
 
 from .errors import from_engine, invalid
@@ -21,7 +19,7 @@ class Conversation:
             self.chat = engine.chat(jsonio.dumps(request))
         except (ValueError, RuntimeError) as exc:
             raise from_engine(exc, 400)
-        about = json.loads(self.chat.describe())
+        about = jsonio.loads(self.chat.describe())
         self.prompt = about["prompt"]
         self.stops = about["stops"]
         self.plain = about["plain"]

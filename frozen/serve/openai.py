@@ -9,7 +9,7 @@ from httpd.jsonio import dumps
 
 from .engine import version
 from .errors import invalid
-from .params import Params, prompts_of
+from .params import Params, integer, prompts_of
 from .reply import described, key_of, probs_object
 from .sse import Writer, stream
 
@@ -297,9 +297,11 @@ def install(service):
         body = object_of(request)
         engine = service.generator()
         params = Params(body, service.bounds.slots)
-        for name in ("best_of", "suffix"):
-            if body.get(name) is not None:
-                raise invalid("Unsupported param: " + name)
+        # best_of is how many answers are made to choose n of; clients send a schema's defaults.
+        if integer(body, "best_of", 0, 1 << 31) not in (None, 1, params.n):
+            raise invalid("Unsupported param: best_of")
+        if body.get("suffix"):
+            raise invalid("Unsupported param: suffix")
         if body.get("echo"):
             raise invalid("Only no echo is supported")
         replies = service.generate(prompts_of(body.get("prompt")), params, request)

@@ -3,7 +3,8 @@
 # MIT license; Copyright (c) 2026 cllm contributors
 
 import asyncio
-import json
+
+from httpd.jsonio import loads
 
 from .detok import text_of
 
@@ -89,7 +90,7 @@ class Reply:
         if not text and not self.ended:
             return []
         try:
-            parsed = json.loads(self._parser.push(text, self.ended))
+            parsed = loads(self._parser.push(text, self.ended))
         except RuntimeError:
             return self._unparsed(text)
         if self.ended:

@@ -342,3 +342,36 @@ def test_logprobs_of_a_response(controlled):
         "content"
     ]
     assert part["logprobs"] == []
+
+
+def test_defaults_that_are_written_out(controlled):
+    plain = controlled.call("/v1/completions", {"prompt": "ab|"})[1]["choices"]
+    defaults = {
+        "best_of": 1, "suffix": "", "echo": False, "n": 1, "logprobs": None, "stop": None,
+        "logit_bias": {}, "seed": None, "user": "", "presence_penalty": 0, "stream_options": None,
+    }  # fmt: skip
+    status, answer = controlled.call("/v1/completions", dict(defaults, prompt="ab|"))
+    assert status == 200 and answer["choices"] == plain
+    assert controlled.call("/v1/completions", {"prompt": "ab|", "best_of": 2})[0] == 400
+    defaults = {
+        "logprobs": False, "top_logprobs": 0, "n": 1, "tools": [], "tool_choice": "auto",
+        "parallel_tool_calls": True, "response_format": {"type": "text"}, "reasoning_effort": None,
+        "logit_bias": {}, "stop": [], "frequency_penalty": 0.0, "functions": None,
+    }  # fmt: skip
+    messages = [{"role": "user", "content": "x"}]
+    body = dict(defaults, messages=messages)
+    assert controlled.call("/v1/chat/completions", body)[0] == 200
+    defaults = {
+        "top_logprobs": 0, "include": [], "tools": [], "tool_choice": "auto", "store": True,
+        "truncation": "disabled", "text": {"format": {"type": "text"}}, "metadata": {},
+        "previous_response_id": None, "reasoning": None, "instructions": None, "temperature": 1.0,
+        "parallel_tool_calls": True, "max_output_tokens": None, "background": False,
+    }  # fmt: skip
+    assert controlled.call("/v1/responses", dict(defaults, input="x"))[0] == 200
+    defaults = {
+        "system": [], "stop_sequences": [], "tools": [], "tool_choice": {"type": "auto"},
+        "thinking": {"type": "disabled"}, "metadata": {}, "top_k": None, "stream": False,
+    }  # fmt: skip
+    body = dict(defaults, messages=messages, max_tokens=4)
+    status, answer = controlled.call("/v1/messages", body)
+    assert status == 200 and answer["content"][0]["text"] == "x"
