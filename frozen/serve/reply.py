@@ -43,6 +43,7 @@ class Reply:
         self.tokens = []
         self.message = None
         self._said = False  # there were deltas
+        self._unread = []  # text since the parser failed
         self._pending = []  # probabilities of tokens whose text is held back
         self.ended = False
         self._parser = None
@@ -92,7 +93,10 @@ class Reply:
         try:
             parsed = loads(self._parser.push(text, self.ended))
         except RuntimeError:
-            return self._unparsed(text)
+            # Some formats cannot be told by their first letters.
+            self._unread.append(text)
+            return self._unparsed() if self.ended else []
+        self._unread = []
         if self.ended:
             self.message = message = parsed["message"]
             if not (message["content"] or len(message) > 2):
@@ -101,15 +105,12 @@ class Reply:
             self._parser.close()
         return parsed["deltas"]
 
-    def _unparsed(self, text):
-        # The model has left its own format, or goes deeper than can be parsed: what it writes from here
-        # on is content, and the message is its whole text.
+    def _unparsed(self):
+        # The model has left its own format, or went deeper than can be parsed: the message is its whole
+        # text, and what was not sent of it is content.
         self._parser.close()
-        self._parser = None
-        if self.ended:
-            self.message = {"role": "assistant", "content": self.text}
-        if not self._said:
-            text = self.text
+        self.message = {"role": "assistant", "content": self.text}
+        text = "".join(self._unread) if self._said else self.text
         return [{"content": text}] if text else []
 
     def finish_reason(self):

@@ -269,12 +269,13 @@ int engine_chat_open(struct engine *e, const char *request, size_t len, struct e
             check_continuation(inputs);
             chat->has_tools
                 = !inputs.tools.empty() && inputs.tool_choice != COMMON_CHAT_TOOL_CHOICE_NONE;
-            chat->params = common_chat_templates_apply(e->templates.get(), inputs);
             if (chat->has_tools && inputs.tool_choice == COMMON_CHAT_TOOL_CHOICE_REQUIRED) {
-                force_call(e, inputs, chat->params);
+                chat->params = forced_call(e, inputs);
                 if (chat->reasoning_budget < 0) {
                     chat->reasoning_budget = static_cast<int32_t>(e->info.n_ctx / 2);
                 }
+            } else {
+                chat->params = common_chat_templates_apply(e->templates.get(), inputs);
             }
             chat->syntax = common_chat_parser_params(chat->params);
             chat->syntax.reasoning_format = inputs.reasoning_format;

@@ -3,14 +3,17 @@
 //
 // A template that describes tools has a format for calls, and common/chat makes a grammar of it that
 // ends in a call. But the grammar lets the model write any text before, and a model that was not
-// trained for tools never comes to an end of it. A template without tools gets a format of ours: JSON,
-// with the tools in the system message.
+// trained for tools never comes to an end of it: here that text is taken out of the grammar. A
+// template without tools, or whose calls are not JSON by the tools' schemas, gets a format of ours:
+// JSON, with the tools in the system message.
 #include "internal.h"
 
 #include "chat-peg-parser.h"
 #include "json-schema-to-grammar.h"
 
 #include <algorithm>
+#include <cctype>
+#include <set>
 #include <utility>
 
 namespace {
@@ -99,29 +102,103 @@ bool may_think(const engine *e, const common_chat_params &params) {
     return !tokens.empty() && (llama_vocab_get_attr(e->vocab, tokens[0]) & special);
 }
 
-// Takes the text around calls out of the grammar. common_chat_parse() goes on accepting it.
-void leave_out_text(
+// What the free text in a grammar becomes: of an answer or a thought that the client has begun, just
+// that; otherwise as little as the format takes.
+std::string instead_of(const std::string &tag, const common_chat_msg *begun) {
+    const bool content = tag == common_chat_peg_builder::CONTENT;
+    if (begun && content) {
+        return literal(begun->render_content());
+    }
+    if (content) {
+        return "\"\"";
+    }
+    if (tag == common_chat_peg_builder::TOOL_ID) {
+        return "[0-9A-Za-z_.:-]{1,40}";
+    }
+    // The template may have begun a thought with white space.
+    return begun && !begun->reasoning_content.empty() ? literal(begun->reasoning_content)
+                                                      : "[ \\t\\n]{0,4}";
+}
+
+// Takes the text around calls out of the grammar. common_chat_parse() goes on accepting it. Returns
+// the names of the rules that were replaced, or may stay.
+std::set<std::string> leave_out_text(
     const engine *e, const common_chat_templates_inputs &inputs, common_chat_params &params) {
+    using tags = common_chat_peg_builder;
     const bool thinks = may_think(e, params);
-    const common_chat_msg *begun = continued(inputs);
+    std::set<std::string> known;
     common_peg_arena parser;
     parser.load(params.parser);
     for (common_peg_parser_id id = 0; id < parser.size(); ++id) {
-        auto tag = std::get_if<common_peg_tag_parser>(&parser.get(id));
-        const bool content = tag && tag->tag == common_chat_peg_builder::CONTENT;
-        const bool thought = tag && tag->tag == common_chat_peg_builder::REASONING && !thinks;
-        if (!content && !thought) {
+        auto node = std::get_if<common_peg_tag_parser>(&parser.get(id));
+        if (!node
+            || (node->tag != tags::CONTENT && node->tag != tags::REASONING
+                && node->tag != tags::TOOL_ID)) {
             continue;
         }
-        const common_peg_parser_id until = until_of(parser, tag->child);
-        if (until != COMMON_PEG_INVALID_PARSER_ID) {
-            std::string left = !begun ? ""
-                : content             ? begun->render_content()
-                                      : begun->reasoning_content;
-            // common names the rule so (peg-parser.cpp).
-            replace_rule(params.grammar, "until-" + std::to_string(until), literal(left));
+        const common_peg_parser_id until = until_of(parser, node->child);
+        if (until == COMMON_PEG_INVALID_PARSER_ID) {
+            continue;
+        }
+        const std::string name = "until-" + std::to_string(until); // as peg-parser.cpp names it
+        known.insert(name);
+        if (node->tag != tags::REASONING || !thinks) {
+            replace_rule(params.grammar, name, instead_of(node->tag, continued(inputs)));
         }
     }
+    return known;
+}
+
+// Names of the rules that the body of a rule refers to.
+std::vector<std::string> names_in(const std::string &body) {
+    std::vector<std::string> names;
+    for (size_t i = 0; i < body.size();) {
+        const char c = body[i];
+        if (c == '"' || c == '[') {
+            const char end = c == '"' ? '"' : ']';
+            for (++i; i < body.size() && body[i] != end; ++i) {
+                i += body[i] == '\\';
+            }
+            ++i;
+        } else if (c == '{') {
+            i = std::min(body.find('}', i), body.size());
+        } else if (isalnum(static_cast<unsigned char>(c)) || c == '-') {
+            const size_t begin = i;
+            while (i < body.size()
+                && (isalnum(static_cast<unsigned char>(body[i])) || body[i] == '-')) {
+                ++i;
+            }
+            names.push_back(body.substr(begin, i - begin));
+        } else {
+            if (c == '.') {
+                names.push_back("."); // any character
+            }
+            ++i;
+        }
+    }
+    return names;
+}
+
+// Whether a grammar has text that ends where the model likes, in a call too, but for `known` rules.
+// A format that writes arguments without JSON has: it keeps to no schema either.
+bool has_free_text(const std::string &grammar, const std::set<std::string> &known) {
+    std::vector<std::string> todo = {"root"};
+    std::set<std::string> seen;
+    while (!todo.empty()) {
+        const std::string name = todo.back();
+        todo.pop_back();
+        if (!seen.insert(name).second || known.count(name)) {
+            continue;
+        }
+        if (name == "." || name.compare(0, 6, "until-") == 0 || name.compare(0, 3, "ac-") == 0) {
+            return true;
+        }
+        const auto [begin, end] = body_of(grammar, name);
+        for (const std::string &other : names_in(grammar.substr(begin, end - begin))) {
+            todo.push_back(other);
+        }
+    }
+    return false;
 }
 
 std::string call_of(const common_chat_tool_call &call) {
@@ -220,15 +297,36 @@ common_chat_params own_format(const engine *e, const common_chat_templates_input
     return params;
 }
 
+// What common/chat makes of the conversation; no grammar if its calls are not what is wanted.
+common_chat_params templates_format(const engine *e, const common_chat_templates_inputs &inputs) {
+    common_chat_params params;
+    try {
+        params = common_chat_templates_apply(e->templates.get(), inputs);
+    } catch (const assertion &) {
+        throw;
+    } catch (const std::bad_alloc &) {
+        throw;
+    } catch (const std::exception &) {
+        return params; // the template takes no such tools
+    }
+    if (params.grammar_lazy || params.grammar.empty()) {
+        params.grammar.clear();
+    } else if (has_free_text(params.grammar, leave_out_text(e, inputs, params))) {
+        params.grammar.clear();
+    }
+    return params;
+}
+
 } // namespace
 
-void force_call(
-    const engine *e, const common_chat_templates_inputs &inputs, common_chat_params &params) {
-    if (params.grammar.empty() || params.grammar_lazy) {
+common_chat_params forced_call(const engine *e, const common_chat_templates_inputs &inputs) {
+    common_chat_params params = templates_format(e, inputs);
+    if (params.grammar.empty()) {
         params = own_format(e, inputs);
+        leave_out_text(e, inputs, params);
     }
-    leave_out_text(e, inputs, params);
     if (!inputs.parallel_tool_calls) {
         call_once(params.grammar);
     }
+    return params;
 }
