@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <map>
 #include <set>
 #include <utility>
 
@@ -91,61 +92,85 @@ const common_chat_msg *continued(const common_chat_templates_inputs &inputs) {
                                                                           : nullptr;
 }
 
-// Thoughts may come before a call if their end can be forced: that takes a start which is recognized
-// by its token, for letters can be put together in many ways.
-bool may_think(const engine *e, const common_chat_params &params) {
-    if (params.thinking_start_tag.empty() || params.thinking_end_tags.empty()) {
-        return false;
-    }
-    const std::vector<llama_token> tokens = tokens_of(e, params.thinking_start_tag);
+bool is_special(const engine *e, const std::string &text) {
+    const std::vector<llama_token> tokens = tokens_of(e, text);
     const int special = LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_USER_DEFINED;
     return !tokens.empty() && (llama_vocab_get_attr(e->vocab, tokens[0]) & special);
 }
 
-// What the free text in a grammar becomes: of an answer or a thought that the client has begun, just
-// that; otherwise as little as the format takes.
-std::string instead_of(const std::string &tag, const common_chat_msg *begun) {
-    const bool content = tag == common_chat_peg_builder::CONTENT;
-    if (begun && content) {
-        return literal(begun->render_content());
-    }
-    if (content) {
-        return "\"\"";
-    }
-    if (tag == common_chat_peg_builder::TOOL_ID) {
-        return "[0-9A-Za-z_.:-]{1,40}";
-    }
-    // The template may have begun a thought with white space.
-    return begun && !begun->reasoning_content.empty() ? literal(begun->reasoning_content)
-                                                      : "[ \\t\\n]{0,4}";
+// Thoughts may come before a call if their end can be forced. That takes marks which are recognized by
+// their tokens, for letters can be put together in many ways.
+bool may_think(const engine *e, const common_chat_params &params) {
+    return !params.thinking_start_tag.empty() && !params.thinking_end_tags.empty()
+        && is_special(e, params.thinking_start_tag)
+        && is_special(e, params.thinking_end_tags.front());
 }
 
-// Takes the text around calls out of the grammar. common_chat_parse() goes on accepting it. Returns
-// the names of the rules that were replaced, or may stay.
+// The text that is there of an answer or a thought when the model begins: by the client, or by the
+// template in its generation prompt.
+std::string begun_text(const std::string &tag, const common_chat_templates_inputs &inputs,
+    const common_chat_params &params) {
+    const common_chat_msg *begun = continued(inputs);
+    if (tag == common_chat_peg_builder::CONTENT) {
+        return begun ? begun->render_content() : "";
+    }
+    if (begun && !begun->reasoning_content.empty()) {
+        return begun->reasoning_content;
+    }
+    const std::string &start = params.thinking_start_tag;
+    size_t at = start.empty() ? std::string::npos : params.generation_prompt.rfind(start);
+    if (at == std::string::npos) {
+        return "";
+    }
+    const std::string opened = params.generation_prompt.substr(at + start.size());
+    for (const std::string &end : params.thinking_end_tags) {
+        if (opened.find(end) != std::string::npos) {
+            return ""; // it is closed again
+        }
+    }
+    at = opened.find_first_not_of(" \t\n");
+    return at == std::string::npos ? "" : opened.substr(at);
+}
+
+// Takes the text around calls out of the grammar and of the parser, which would take a call for that
+// text. Returns the names of the rules that were replaced, or may stay.
 std::set<std::string> leave_out_text(
     const engine *e, const common_chat_templates_inputs &inputs, common_chat_params &params) {
     using tags = common_chat_peg_builder;
     const bool thinks = may_think(e, params);
     std::set<std::string> known;
+    std::map<common_peg_parser_id, std::string> found; // tags of the text
     common_peg_arena parser;
     parser.load(params.parser);
     for (common_peg_parser_id id = 0; id < parser.size(); ++id) {
         auto node = std::get_if<common_peg_tag_parser>(&parser.get(id));
-        if (!node
-            || (node->tag != tags::CONTENT && node->tag != tags::REASONING
-                && node->tag != tags::TOOL_ID)) {
-            continue;
-        }
-        const common_peg_parser_id until = until_of(parser, node->child);
-        if (until == COMMON_PEG_INVALID_PARSER_ID) {
-            continue;
-        }
-        const std::string name = "until-" + std::to_string(until); // as peg-parser.cpp names it
-        known.insert(name);
-        if (node->tag != tags::REASONING || !thinks) {
-            replace_rule(params.grammar, name, instead_of(node->tag, continued(inputs)));
+        if (node
+            && (node->tag == tags::CONTENT || node->tag == tags::REASONING
+                || node->tag == tags::TOOL_ID)) {
+            found[until_of(parser, node->child)] = node->tag;
         }
     }
+    found.erase(COMMON_PEG_INVALID_PARSER_ID);
+    for (const auto &[until, tag] : found) {
+        const std::string name = "until-" + std::to_string(until); // as peg-parser.cpp names it
+        known.insert(name);
+        if (tag == tags::REASONING && thinks) {
+            continue;
+        }
+        if (tag == tags::TOOL_ID) {
+            replace_rule(params.grammar, name, "[0-9A-Za-z_.:-]{1,40}");
+            continue;
+        }
+        const std::string begun = begun_text(tag, inputs, params);
+        if (tag == tags::CONTENT || !begun.empty()) {
+            replace_rule(params.grammar, name, literal(begun));
+            parser.get(until) = common_peg_literal_parser{begun};
+        } else { // white space that the template may have written
+            replace_rule(params.grammar, name, "[ \\t\\n]{0,4}");
+            parser.get(until) = common_peg_space_parser{};
+        }
+    }
+    params.parser = parser.save();
     return known;
 }
 
@@ -297,6 +322,19 @@ common_chat_params own_format(const engine *e, const common_chat_templates_input
     return params;
 }
 
+// Whether arguments are written one by one, which common reads less freely than its grammar writes.
+bool has_single_arguments(const common_chat_params &params) {
+    common_peg_arena parser;
+    parser.load(params.parser);
+    for (common_peg_parser_id id = 0; id < parser.size(); ++id) {
+        auto node = std::get_if<common_peg_tag_parser>(&parser.get(id));
+        if (node && node->tag == common_chat_peg_builder::TOOL_ARG) {
+            return true;
+        }
+    }
+    return false;
+}
+
 // What common/chat makes of the conversation; no grammar if its calls are not what is wanted.
 common_chat_params templates_format(const engine *e, const common_chat_templates_inputs &inputs) {
     common_chat_params params;
@@ -309,7 +347,7 @@ common_chat_params templates_format(const engine *e, const common_chat_templates
     } catch (const std::exception &) {
         return params; // the template takes no such tools
     }
-    if (params.grammar_lazy || params.grammar.empty()) {
+    if (params.grammar_lazy || params.grammar.empty() || has_single_arguments(params)) {
         params.grammar.clear();
     } else if (has_free_text(params.grammar, leave_out_text(e, inputs, params))) {
         params.grammar.clear();
@@ -327,6 +365,9 @@ common_chat_params forced_call(const engine *e, const common_chat_templates_inpu
     }
     if (!inputs.parallel_tool_calls) {
         call_once(params.grammar);
+    }
+    if (!may_think(e, params)) {
+        params.thinking_end_tags.clear(); // so nothing forces the end of a thought that is none
     }
     return params;
 }
