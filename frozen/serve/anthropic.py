@@ -194,8 +194,8 @@ def _content(reply):
 
 
 def _input(text, cut):
-    # A call's arguments. What max_tokens has cut off is none; what a model has written that is no JSON
-    # object is handed on as text, for `input` is an object in any case.
+    # A call's arguments. What max_tokens has cut off is none; what a model has written that is no
+    # JSON object is handed on as text, for `input` is an object in any case.
     try:
         arguments = loads(text)
         if isinstance(arguments, dict):

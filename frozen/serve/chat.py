@@ -52,8 +52,8 @@ def conversation_of(body):
 
 
 def _continuation(body, request):
-    # As llama-server's prefill_assistant: an answer that the client began is continued. It says no to
-    # that with continue_final_message: false.
+    # As llama-server's prefill_assistant: an answer that the client began is continued. It says no
+    # to that with continue_final_message: false.
     messages = request["messages"]
     wanted = body.get("continue_final_message")
     last = messages[-1]

@@ -96,8 +96,8 @@ class Stops:
         return self._push(text, False)
 
     def hide(self, name):
-        """Like push() for the name of a control token, which is no part of the text but may be one of
-        a stop string's. A stop string matches all of a name or nothing of it.
+        """Like push() for the name of a control token, which is no part of the text but may be one
+        of a stop string's. A stop string matches all of a name or nothing of it.
         """
         return self._push(name, True) if self.words and name else ""
 
@@ -123,11 +123,14 @@ class Stops:
     def _may_begin(self, text):
         # How much of the end of `text` a stop string may begin with.
         hold = 0
+        n = len(text)
         for word in self.words:
-            for size in range(min(len(word) - 1, len(text)), hold, -1):
-                if text.endswith(word[:size]):
-                    hold = size
+            i = text.find(word[0], max(0, n - len(word) + 1))
+            while i >= 0 and n - i > hold:
+                if word.startswith(text[i:]):
+                    hold = n - i
                     break
+                i = text.find(word[0], i + 1)
         return hold
 
     def flush(self):

@@ -58,8 +58,8 @@ _NO_MEMORY = ("out of memory", "no memory", "insufficient memory", "bad_alloc")
 
 
 def from_engine(exc, otherwise=500):
-    """Return the RequestError for `exc`, an exception of the engine: its words, if they are meant for
-    a client. otherwise: the status where nothing says whose fault it is.
+    """Return the RequestError for `exc`, an exception of the engine: its words, if they are meant
+    for a client. otherwise: the status where nothing says whose fault it is.
     """
     words = str(exc)
     if isinstance(exc, MemoryError) or any([sign in words for sign in _NO_MEMORY]):
@@ -70,7 +70,8 @@ def from_engine(exc, otherwise=500):
         print("cllm: the engine refused a request: %s" % (words or type(exc).__name__))
         words = "the engine cannot handle this request with this model"
     # The classes of the engine's errors are in its module, which a test lacks.
-    if otherwise == 400 or isinstance(exc, (ValueError, TypeError)) or type(exc).__name__ == "Limit":
+    limit = type(exc).__name__ == "Limit"
+    if otherwise == 400 or limit or isinstance(exc, (ValueError, TypeError)):
         return invalid(words)
     return RequestError(otherwise, "server_error", words)
 

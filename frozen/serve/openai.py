@@ -164,8 +164,8 @@ class TextWriter(_Writer):
 
 
 def text_entry(engine, item, post=False):
-    """Return what a token adds to the `logprobs` of a completion: (llama-server's object, the token's
-    key, {key: probability} of its alternatives).
+    """Return what a token adds to the `logprobs` of a completion: (llama-server's object, the
+    token's key, {key: probability} of its alternatives).
     """
     top = {}
     own = None

@@ -76,7 +76,7 @@ def integer(body, name, least, most, hard=True):
     if value is None:
         return None
     if isinstance(value, float):
-        # An int is compared with no float: CPython does it exactly, MicroPython by rounding the int.
+        # An int is compared with no float: CPython does that exactly, MicroPython rounds the int.
         if not _LEAST_FLOAT <= value < -_LEAST_FLOAT or int(value) != value:  # NaN, too
             raise invalid("Field '%s': must be an integer" % name)
         value = int(value)
@@ -188,9 +188,9 @@ def _sampling(body):
 
 
 def _seed(body):
-    # llama.cpp's generators take 32 bits, of which 2^32 - 1 means a random seed, as -1 does. OpenAI's
-    # API takes any signed 64-bit integer: a longer one is hashed by multiplication (Knuth, TAOCP 3,
-    # 6.4), so that the upper half counts and none becomes a random seed.
+    # llama.cpp's generators take 32 bits, of which 2^32 - 1 means a random seed, as -1 does.
+    # OpenAI's API takes any signed 64-bit integer: a longer one is hashed by multiplication (Knuth,
+    # TAOCP 3, 6.4), so that the upper half counts and none becomes a random seed.
     seed = integer(body, "seed", -(1 << 63), (1 << 63) - 1)
     if seed is None or seed in (-1, _UINT32):
         return None
@@ -200,9 +200,9 @@ def _seed(body):
 
 
 def schema_of(body):
-    """Return the JSON schema that an answer must follow, or None: from `response_format` in the forms
-    of OpenAI and of llama-server's README, or from llama-server's `json_schema`. A schema is never
-    left out: RequestError if it stands where none is looked for.
+    """Return the JSON schema that an answer must follow, or None: from `response_format` in the
+    forms of OpenAI and of llama-server's README, or from llama-server's `json_schema`. A schema is
+    never left out: RequestError if it stands where none is looked for.
     """
     schema = typed(body, "json_schema", "object")
     if schema is not None and body.get("grammar"):

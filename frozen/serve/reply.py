@@ -106,8 +106,8 @@ class Reply:
         return parsed["deltas"]
 
     def _unparsed(self):
-        # The model has left its own format, or went deeper than can be parsed: the message is its whole
-        # text, and what was not sent of it is content.
+        # The model has left its own format, or went deeper than can be parsed: the message is its
+        # whole text, and what was not sent of it is content.
         self._parser.close()
         self.message = {"role": "assistant", "content": self.text}
         text = "".join(self._unread) if self._said else self.text
@@ -169,8 +169,8 @@ class Replies:
 
 
 async def described(items, describe):
-    """Return [describe(item), ...] with a turn of the loop after each: an answer of 2,000 tokens with 20
-    alternatives is 40,000 objects.
+    """Return [describe(item), ...] with a turn of the loop after each: an answer of 2,000 tokens
+    with 20 alternatives is 40,000 objects.
     """
     found = []
     for item in items:

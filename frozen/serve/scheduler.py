@@ -517,8 +517,8 @@ class Scheduler:
             return None
         if not sequence.options.post_probs:
             return self.engine.logprobs(index, token, n)
-        # The candidates come in order, the likeliest first, and what was sampled is seldom far behind:
-        # a list of a whole vocabulary for every token would keep everybody waiting.
+        # The candidates come in order, the likeliest first, and what was sampled is seldom far
+        # behind: a list of a whole vocabulary for every token would keep everybody waiting.
         count = max(n, _FEW)
         while True:
             pairs = sequence.sampler.probs(count)

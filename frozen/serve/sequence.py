@@ -15,8 +15,8 @@ class Options:
     priority: smaller runs earlier. client: whom to be fair to. gone: tells whether the client has
     left; None: it cannot leave. salt: prefixes are shared only
     among requests with the same one. cache: whether to use prefixes of others. t_max_predict_ms:
-    of generating, 0 for no limit. n_draft: most tokens to guess at a time, None for as many as pay. shown:
-    control tokens that are text here.
+    of generating, 0 for no limit. n_draft: most tokens to guess at a time, None for as many as pay.
+    shown: control tokens that are text here.
     """
 
     def __init__(self, **values):

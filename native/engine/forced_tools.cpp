@@ -1,9 +1,9 @@
-// forced_tools.cpp: tool_choice "required" makes the reply a call, whatever the chat template knows of
-// tools; see internal.h.
+// forced_tools.cpp: tool_choice "required" makes the reply a call, whatever the chat template knows
+// of tools; see internal.h.
 //
-// A template that describes tools has a format for calls, and common/chat makes a grammar of it that
-// ends in a call. But the grammar lets the model write any text before, and a model that was not
-// trained for tools never comes to an end of it: here that text is taken out of the grammar. A
+// A template that describes tools has a format for calls, and common/chat makes a grammar of it
+// that ends in a call. But the grammar lets the model write any text before, and a model that was
+// not trained for tools never comes to an end of it: here that text is taken out of the grammar. A
 // template without tools, or whose calls are not JSON by the tools' schemas, gets a format of ours:
 // JSON, with the tools in the system message.
 #include "internal.h"
@@ -37,7 +37,8 @@ std::string literal(const std::string &text) {
     return quoted + "\"";
 }
 
-// Number of the "any text until ..." that is all of a parser's node, or COMMON_PEG_INVALID_PARSER_ID.
+// Number of the "any text until ..." that is all of a parser's node, or
+// COMMON_PEG_INVALID_PARSER_ID.
 common_peg_parser_id until_of(const common_peg_arena &parser, common_peg_parser_id id) {
     for (int depth = 0; depth < 8; ++depth) {
         const common_peg_parser_variant &node = parser.get(id);
@@ -56,7 +57,7 @@ common_peg_parser_id until_of(const common_peg_arena &parser, common_peg_parser_
     return COMMON_PEG_INVALID_PARSER_ID;
 }
 
-// Where the body of the rule `name` of a grammar is: [begin, end), which are equal if there is none.
+// Where the body of the rule `name` of a grammar is: [begin, end), both 0 if there is none.
 std::pair<size_t, size_t> body_of(const std::string &grammar, const std::string &name) {
     const std::string head = name + " ::= ";
     const size_t line = grammar.compare(0, head.size(), head) == 0 ? 0 : grammar.find("\n" + head);
@@ -75,8 +76,8 @@ void replace_rule(std::string &grammar, const std::string &name, const std::stri
     }
 }
 
-// common repeats some formats' calls whether parallel ones are wanted or not; these are its names for
-// all of a reply's calls.
+// common repeats some formats' calls whether parallel ones are wanted or not; these are its names
+// for all of a reply's calls.
 void call_once(std::string &grammar) {
     for (const char *name : {"tools", "tool-calls"}) {
         const auto [begin, end] = body_of(grammar, name);
@@ -98,8 +99,8 @@ bool is_special(const engine *e, const std::string &text) {
     return !tokens.empty() && (llama_vocab_get_attr(e->vocab, tokens[0]) & special);
 }
 
-// Thoughts may come before a call if their end can be forced. That takes marks which are recognized by
-// their tokens, for letters can be put together in many ways.
+// Thoughts may come before a call if their end can be forced. That takes marks which are recognized
+// by their tokens, for letters can be put together in many ways.
 bool may_think(const engine *e, const common_chat_params &params) {
     return !params.thinking_start_tag.empty() && !params.thinking_end_tags.empty()
         && is_special(e, params.thinking_start_tag)
@@ -132,8 +133,8 @@ std::string begun_text(const std::string &tag, const common_chat_templates_input
     return at == std::string::npos ? "" : opened.substr(at);
 }
 
-// Takes the text around calls out of the grammar and of the parser, which would take a call for that
-// text. Returns the names of the rules that were replaced, or may stay.
+// Takes the text around calls out of the grammar and of the parser, which would take a call for
+// that text. Returns the names of the rules that were replaced, or may stay.
 std::set<std::string> leave_out_text(
     const engine *e, const common_chat_templates_inputs &inputs, common_chat_params &params) {
     using tags = common_chat_peg_builder;

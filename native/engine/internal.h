@@ -320,8 +320,8 @@ struct engine_chat {
 void sampling_from_chat(
     const engine *e, common_params_sampling &sampling, const engine_chat &chat);
 
-// Like common_chat_templates_apply(), for a reply that must be a call of one of the tools of `inputs`
-// and nothing else.
+// Like common_chat_templates_apply(), for a reply that must be a call of one of the tools of
+// `inputs` and nothing else.
 common_chat_params forced_call(const engine *e, const common_chat_templates_inputs &inputs);
 
 #endif // CLLM_ENGINE_INTERNAL_H

@@ -163,7 +163,8 @@ def test_allowed_tools():
 @pytest.mark.parametrize(
     "choice",
     [
-        "any", "", 1, True, [], {"type": "any"}, {"type": "function"}, {"type": "function", "name": 1},
+        "any", "", 1, True, [], {"type": "any"}, {"type": "function"},
+        {"type": "function", "name": 1},
         {"type": "custom", "custom": {"name": "clock"}}, {"type": "web_search_preview"},
         {"type": "allowed_tools"}, {"type": "allowed_tools", "mode": "none", "tools": FLAT_TOOLS},
         {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "web_search"}]},

@@ -1,4 +1,4 @@
-"""Fields of a request, on CPython and on MicroPython: what ints, floats and dicts are differs there."""
+"""Fields of a request, on CPython and on MicroPython, whose ints, floats and dicts differ."""
 
 import pytest
 

@@ -1,5 +1,5 @@
-"""The tests of this folder whose subject differs between the interpreters (ints, floats, dicts, JSON,
-UTF-8), under the unix port of MicroPython.
+"""The tests of this folder whose subject differs between the interpreters (ints, floats, dicts,
+JSON, UTF-8), under the unix port of MicroPython.
 
 Skipped where there is no such build: see unix_micropython.py.
 """
