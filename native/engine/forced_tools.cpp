@@ -15,7 +15,7 @@
 #include <cctype>
 #include <map>
 #include <set>
-#include <utility>
+#include <unordered_map>
 
 namespace {
 
@@ -57,34 +57,60 @@ common_peg_parser_id until_of(const common_peg_arena &parser, common_peg_parser_
     return COMMON_PEG_INVALID_PARSER_ID;
 }
 
-// Where the body of the rule `name` of a grammar is: [begin, end), both 0 if there is none.
-std::pair<size_t, size_t> body_of(const std::string &grammar, const std::string &name) {
-    const std::string head = name + " ::= ";
-    const size_t line = grammar.compare(0, head.size(), head) == 0 ? 0 : grammar.find("\n" + head);
-    if (line == std::string::npos) {
-        return {0, 0};
+// The rules of a grammar as common writes them, one a line.
+class rules {
+public:
+    explicit rules(const std::string &grammar) {
+        for (size_t at = 0; at < grammar.size();) {
+            const size_t end = std::min(grammar.find('\n', at), grammar.size());
+            const size_t sign = grammar.find(" ::= ", at);
+            if (sign < end) {
+                index[grammar.substr(at, sign - at)] = bodies.size();
+                names.push_back(grammar.substr(at, sign - at));
+                bodies.push_back(grammar.substr(sign + 5, end - sign - 5));
+            } else if (!bodies.empty()) {
+                bodies.back() += "\n" + grammar.substr(at, end - at);
+            }
+            at = end + 1;
+        }
     }
-    const size_t begin = grammar.find(head, line) + head.size();
-    return {begin, std::min(grammar.find('\n', begin), grammar.size())};
-}
 
-// Gives the rule `name` of a grammar another body.
-void replace_rule(std::string &grammar, const std::string &name, const std::string &body) {
-    const auto [begin, end] = body_of(grammar, name);
-    if (begin < end) {
-        grammar.replace(begin, end - begin, body);
+    // The body of a rule, or NULL.
+    std::string *body(const std::string &name) {
+        auto found = index.find(name);
+        return found == index.end() ? nullptr : &bodies[found->second];
     }
-}
+
+    void replace(const std::string &name, const std::string &text) {
+        if (std::string *old = body(name)) {
+            *old = text;
+        }
+    }
+
+    std::string grammar() const {
+        std::string text;
+        for (size_t i = 0; i < names.size(); ++i) {
+            text += names[i] + " ::= " + bodies[i] + "\n";
+        }
+        return text;
+    }
+
+private:
+    std::vector<std::string> names, bodies;
+    std::unordered_map<std::string, size_t> index;
+};
 
 // common repeats some formats' calls whether parallel ones are wanted or not; these are its names
 // for all of a reply's calls.
 void call_once(std::string &grammar) {
+    rules all(grammar);
     for (const char *name : {"tools", "tool-calls"}) {
-        const auto [begin, end] = body_of(grammar, name);
-        if (begin < end && grammar[end - 1] == '+') {
-            grammar.erase(end - 1, 1);
+        std::string *body = all.body(name);
+        if (body && !body->empty() && body->back() == '+') {
+            body->pop_back();
         }
     }
+    grammar = all.grammar();
 }
 
 // The message that the reply continues, or NULL.
@@ -93,8 +119,16 @@ const common_chat_msg *continued(const common_chat_templates_inputs &inputs) {
                                                                           : nullptr;
 }
 
+std::string trimmed(const std::string &text) {
+    const char *space = " \t\n";
+    const size_t begin = text.find_first_not_of(space);
+    return begin == std::string::npos
+        ? ""
+        : text.substr(begin, text.find_last_not_of(space) + 1 - begin);
+}
+
 bool is_special(const engine *e, const std::string &text) {
-    const std::vector<llama_token> tokens = tokens_of(e, text);
+    const std::vector<llama_token> tokens = tokens_of(e, trimmed(text));
     const int special = LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_USER_DEFINED;
     return !tokens.empty() && (llama_vocab_get_attr(e->vocab, tokens[0]) & special);
 }
@@ -118,14 +152,14 @@ std::string begun_text(const std::string &tag, const common_chat_templates_input
     if (begun && !begun->reasoning_content.empty()) {
         return begun->reasoning_content;
     }
-    const std::string &start = params.thinking_start_tag;
+    const std::string start = trimmed(params.thinking_start_tag);
     size_t at = start.empty() ? std::string::npos : params.generation_prompt.rfind(start);
     if (at == std::string::npos) {
         return "";
     }
     const std::string opened = params.generation_prompt.substr(at + start.size());
     for (const std::string &end : params.thinking_end_tags) {
-        if (opened.find(end) != std::string::npos) {
+        if (opened.find(trimmed(end)) != std::string::npos) {
             return ""; // it is closed again
         }
     }
@@ -152,6 +186,7 @@ std::set<std::string> leave_out_text(
         }
     }
     found.erase(COMMON_PEG_INVALID_PARSER_ID);
+    rules all(params.grammar);
     for (const auto &[until, tag] : found) {
         const std::string name = "until-" + std::to_string(until); // as peg-parser.cpp names it
         known.insert(name);
@@ -159,18 +194,19 @@ std::set<std::string> leave_out_text(
             continue;
         }
         if (tag == tags::TOOL_ID) {
-            replace_rule(params.grammar, name, "[0-9A-Za-z_.:-]{1,40}");
+            all.replace(name, "[0-9A-Za-z_.:-]{1,40}");
             continue;
         }
         const std::string begun = begun_text(tag, inputs, params);
         if (tag == tags::CONTENT || !begun.empty()) {
-            replace_rule(params.grammar, name, literal(begun));
+            all.replace(name, literal(begun));
             parser.get(until) = common_peg_literal_parser{begun};
         } else { // white space that the template may have written
-            replace_rule(params.grammar, name, "[ \\t\\n]{0,4}");
+            all.replace(name, "[ \\t\\n]{0,4}");
             parser.get(until) = common_peg_space_parser{};
         }
     }
+    params.grammar = all.grammar();
     params.parser = parser.save();
     return known;
 }
@@ -208,6 +244,7 @@ std::vector<std::string> names_in(const std::string &body) {
 // Whether a grammar has text that ends where the model likes, in a call too, but for `known` rules.
 // A format that writes arguments without JSON has: it keeps to no schema either.
 bool has_free_text(const std::string &grammar, const std::set<std::string> &known) {
+    rules all(grammar);
     std::vector<std::string> todo = {"root"};
     std::set<std::string> seen;
     while (!todo.empty()) {
@@ -219,9 +256,10 @@ bool has_free_text(const std::string &grammar, const std::set<std::string> &know
         if (name == "." || name.compare(0, 6, "until-") == 0 || name.compare(0, 3, "ac-") == 0) {
             return true;
         }
-        const auto [begin, end] = body_of(grammar, name);
-        for (const std::string &other : names_in(grammar.substr(begin, end - begin))) {
-            todo.push_back(other);
+        if (const std::string *body = all.body(name)) {
+            for (const std::string &other : names_in(*body)) {
+                todo.push_back(other);
+            }
         }
     }
     return false;
@@ -299,12 +337,13 @@ common_chat_params own_format(const engine *e, const common_chat_templates_input
 
     const common_json tools = common_chat_tools_to_json_oaicompat(inputs.tools);
     const common_chat_msg *begun = continued(inputs);
+    const std::string start = trimmed(params.thinking_start_tag);
+    const std::string end
+        = params.thinking_end_tags.empty() ? "" : trimmed(params.thinking_end_tags.front());
     common_peg_arena parser = build_chat_peg_parser([&](common_chat_peg_builder &p) {
-        auto all = p.prefix(params.generation_prompt, params.thinking_start_tag);
-        if (!params.thinking_start_tag.empty() && !params.thinking_end_tags.empty()) {
-            const std::string &end = params.thinking_end_tags.front();
-            all += p.optional(p.literal(params.thinking_start_tag)
-                + p.reasoning(p.until(end)) + p.literal(end));
+        auto all = p.prefix(params.generation_prompt, start);
+        if (!start.empty() && !end.empty()) {
+            all += p.optional(p.literal(start) + p.reasoning(p.until(end)) + p.literal(end));
         }
         all += p.space();
         if (begun && !begun->render_content().empty()) {

@@ -1,6 +1,7 @@
 """What an API's documents promise whatever the model and its template are, with the real engine."""
 
 import json
+from pathlib import Path
 
 import anthropic
 import openai
@@ -315,3 +316,28 @@ def test_a_control_token_stops(server):
     answer = post(server, "/v1/completions", prompt="x", stop="<|im_start|>", **fields).json()
     assert answer["choices"][0]["finish_reason"] == "stop"
     assert answer["usage"]["completion_tokens"] == 1
+
+
+TEMPLATES = sorted((Path(__file__).parents[2] / "llama.cpp/src/models/templates").glob("*.jinja"))
+
+
+@pytest.mark.skipif(not TEMPLATES, reason="llama.cpp is not unpacked")
+def test_a_call_is_forced_with_any_template(tmp_path, tiny):
+    """With each template that llama.cpp has, of models that this one is not."""
+    failed = []
+    options = dict(messages=HELLO, tools=TOOLS, max_tokens=700, temperature=1, seed=4)
+    for template in TEMPLATES:
+        path = tmp_path / "model.gguf"
+        tiny_model.make(path, template=template.read_text(), ascii_only=True)
+        choice = "required" if len(template.name) % 2 else {"function": {"name": "weather"}}
+        with ApiServer(path, {"model": {"n_ctx": 8192}}) as server:
+            answer = post(server, "/v1/chat/completions", tool_choice=choice,
+                          parallel_tool_calls=False, **options).json()
+        try:
+            (choice,) = answer["choices"]
+            (call,) = choice["message"]["tool_calls"]
+            check(call["function"]["name"], json.loads(call["function"]["arguments"]))
+            assert choice["finish_reason"] == "tool_calls" and not choice["message"]["content"]
+        except (AssertionError, KeyError, ValueError):
+            failed.append((template.name, answer))
+    assert not failed
