@@ -190,7 +190,6 @@ std::vector<llama_token> shown_tokens(const engine *e, const common_chat_params 
 
 void describe(const engine *e, engine_chat &chat) {
     common_json all = common_json::object();
-    all["shown"] = shown_tokens(e, chat.params);
     all["prompt"] = chat.params.prompt;
     all["stops"] = chat.params.additional_stops;
     all["plain"] = is_plain(chat);
@@ -198,6 +197,9 @@ void describe(const engine *e, engine_chat &chat) {
     all["generation_prompt"] = chat.params.generation_prompt;
     all["grammar"] = chat.params.grammar;
     all["thinking"] = chat.params.supports_thinking;
+    if (auto shown = shown_tokens(e, chat.params); !shown.empty()) {
+        all["shown"] = shown;
+    }
     chat.description = all.dump_safe();
 }
 
