@@ -273,7 +273,7 @@ int engine_logprobs(struct engine *e, size_t index, int32_t token, size_t n, flo
 int engine_chat_open(struct engine *e, const char *request, size_t len, struct engine_chat **out);
 
 // A JSON object: prompt (tokenize it with add_special and parse_special), stops, plain (a reply
-// needs no parsing), shown (if there are any: control tokens whose names are part of a reply's text),
+// needs no parsing), shown (if there are any: control tokens whose names are text of a reply),
 // thinking (the template knows reasoning), format, generation_prompt, grammar. Belongs to the
 // conversation.
 int engine_chat_describe(const struct engine_chat *chat, const char **json, size_t *len);
