@@ -52,7 +52,9 @@ FIELDS = [
     "logit_bias", "response_format", "json_schema", "grammar", "tools", "tool_choice", "thinking",
     "reasoning", "reasoning_effort", "text", "chat_template_kwargs", "cache_salt", "priority",
     "cache_prompt", "timings_per_token", "t_max_predict_ms", "samplers", "response_fields",
-    "encoding_format", "dimensions", "embd_normalize", "input_prefix", "input_suffix",
+    "encoding_format", "dimensions", "embd_normalize", "input_prefix", "input_suffix", "include",
+    "continue_final_message", "add_generation_prompt", "output_config", "output_format", "best_of",
+    "parallel_tool_calls", "suffix", "post_sampling_probs", "ignore_eos", "min_tokens",
     "input_extra", "with_pieces", "add_special", "model", "previous_response_id", "min_tokens",
 ]
 WORDS = ["role", "content", "type", "text", "user", "assistant", "tool", "function", "name", "id",

@@ -117,14 +117,14 @@ def saying(words, all_words):
 
 
 def make(path, seed=1, architecture="llama", tokenizer="gpt2", template=CHATML, omit=(), words=(),
-         ascii_only=False, exact=False):
+         ascii_only=False, exact=False, add_bos=False):
     """Writes the model to `path`.
 
     seed: of the weights. architecture, tokenizer: names to claim, for models that nobody can load.
     template: chat template, None for none. omit: names of tensors to leave out.
     words: tokens to add, see saying(). ascii_only: what it says greedily is ASCII.
     exact: weights are float32, so that sums in another order, as in another batch, choose the same
-    tokens.
+    tokens. add_bos: a text begins with BOS.
     """
     tokens, kinds, merges = vocabulary(words)
     writer = gguf.GGUFWriter(str(path), architecture)
@@ -149,7 +149,7 @@ def make(path, seed=1, architecture="llama", tokenizer="gpt2", template=CHATML, 
     writer.add_token_merges(merges)
     writer.add_bos_token_id(BOS)
     writer.add_eos_token_id(EOS)
-    writer.add_add_bos_token(False)
+    writer.add_add_bos_token(add_bos)
     if template is not None:
         writer.add_chat_template(template)
 

@@ -11,11 +11,13 @@ from .openai import identity, object_of
 from .params import Params, few, typed
 from .sse import Writer, event, stream
 
+_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _MAX_TOKENS = 4096  # when the request does not say, although it must
 _SAME = (
     "temperature", "top_p", "top_k", "stream", "chat_template_kwargs", "priority", "cache_salt",
     "min_tokens", "seed", "logit_bias", "presence_penalty", "frequency_penalty", "min_p",
-    "repeat_penalty", "repeat_last_n",
+    "repeat_penalty", "repeat_last_n", "response_format", "json_schema", "grammar",
+    "add_generation_prompt", "continue_final_message",
 )  # fmt: skip
 
 
@@ -25,11 +27,11 @@ def chat_of(body):
     tools = typed(body, "tools", "array")
     if tools:
         chat["tools"] = [_tool(tool) for tool in tools]
-        choice = typed(body, "tool_choice", "object")
-        if choice is not None:
-            chat["tool_choice"] = _choice(choice)
-            if choice.get("disable_parallel_tool_use") is True:
-                chat["parallel_tool_calls"] = False
+    choice = typed(body, "tool_choice", "object")
+    if choice is not None:
+        chat["tool_choice"] = _choice(choice)
+        if typed(choice, "disable_parallel_tool_use", "boolean"):
+            chat["parallel_tool_calls"] = False
     stop = typed(body, "stop_sequences", "array")
     if stop:
         chat["stop"] = stop
@@ -38,6 +40,9 @@ def chat_of(body):
     for name in _SAME:
         if body.get(name) is not None:
             chat[name] = body[name]
+    form = _format(body)
+    if form is not None:
+        chat["response_format"] = form
     thinking = typed(body, "thinking", "object") or {}
     if thinking.get("type") == "enabled":
         budget = thinking.get("budget_tokens")
@@ -45,9 +50,22 @@ def chat_of(body):
     return chat
 
 
+def _format(body):
+    # output_config.format, or output_format, which it was in beta.
+    for place in (typed(body, "output_config", "object") or {}, body):
+        name = "output_format" if place is body else "format"
+        form = typed(place, name, "object")
+        if form is None:
+            continue
+        if form.get("type") != "json_schema":
+            raise invalid("Field '%s': the type must be \"json_schema\"" % name)
+        return form
+    return None
+
+
 def _system(body):
     system = body.get("system")
-    if system is None:
+    if system is None or system == []:
         return []
     if isinstance(system, str):
         return [{"role": "system", "content": system}]
@@ -75,7 +93,8 @@ def _messages(body):
 
 
 def _blocks(message):
-    # One message of content blocks becomes one of text and tool calls, and one per tool result.
+    # One message of content blocks becomes one per tool result and one of text and tool calls. A
+    # result comes directly behind its call, as Anthropic's API has it.
     parts = []
     calls = []
     results = []
@@ -99,15 +118,14 @@ def _blocks(message):
             )
         elif kind != "redacted_thinking":
             raise invalid("%s input is not supported by this model" % kind)
-    converted = []
     if parts or calls or thoughts:
         new = {"role": message.get("role"), "content": parts or ""}
         if calls:
             new["tool_calls"] = calls
         if thoughts:
             new["reasoning_content"] = "".join(thoughts)
-        converted.append(new)
-    return converted + results
+        results.append(new)
+    return results
 
 
 def _result_text(content):
@@ -136,7 +154,9 @@ def _choice(choice):
     kind = choice.get("type")
     if kind == "tool":
         return {"type": "function", "function": {"name": choice.get("name")}}
-    return {"any": "required", "none": "none"}.get(kind, "auto")
+    if kind not in _CHOICES:
+        raise invalid("Field 'tool_choice': the type must be one of auto, any, tool, none")
+    return _CHOICES[kind]
 
 
 def _stop_reason(reply, stops):
@@ -156,7 +176,9 @@ def _usage(sequence, generated):
     }
 
 
-def _content(message):
+def _content(reply):
+    message = reply.message
+    cut = reply.sequence.finish_reason != "stop"
     blocks = []
     if message.get("reasoning_content"):
         blocks.append(
@@ -166,14 +188,22 @@ def _content(message):
         blocks.append({"type": "text", "text": message["content"]})
     for call in message.get("tool_calls") or []:
         function = call["function"]
-        try:
-            arguments = loads(function["arguments"])
-        except ValueError:
-            arguments = {}  # cut off by max_tokens
-        blocks.append(
-            {"type": "tool_use", "id": call["id"], "name": function["name"], "input": arguments}
-        )
+        use = {"type": "tool_use", "id": call["id"], "name": function["name"]}
+        use["input"] = _input(function["arguments"], cut)
+        blocks.append(use)
     return blocks
+
+
+def _input(text, cut):
+    # A call's arguments. What max_tokens has cut off is none; what a model has written that is no
+    # JSON object is handed on as text, for `input` is an object in any case.
+    try:
+        arguments = loads(text)
+        if isinstance(arguments, dict):
+            return arguments
+    except ValueError:
+        pass
+    return {} if cut or not text.strip() else {"raw_arguments": text}
 
 
 class MessageWriter(Writer):
@@ -299,7 +329,7 @@ def install(service):
             "id": identity("msg_"),
             "type": "message",
             "role": "assistant",
-            "content": _content(reply.message),
+            "content": _content(reply),
             "model": service.host.alias,
             "stop_reason": _stop_reason(reply, params.stop),
             "stop_sequence": reply.sequence.stop_word,

@@ -4,95 +4,147 @@
 
 from httpd import jsonio
 
-from .errors import invalid
-from .params import few, integer, typed
+from .errors import from_engine, invalid
+from .params import few, integer, schema_of, typed
 
 MAX_MESSAGES = 2048  # as OpenAI's API
 
 
 class Conversation:
     """A rendered chat. prompt: text; stops: stop strings of the template; chat: the engine's
-    conversation; plain: a reply needs no parsing.
+    conversation; plain: a reply needs no parsing; shown: control tokens that are part of a reply's
+    text, because its format is made of them.
     """
 
     def __init__(self, engine, request):
         try:
             self.chat = engine.chat(jsonio.dumps_narrow(request))
         except (ValueError, RuntimeError) as exc:
-            raise invalid(str(exc))
+            raise from_engine(exc, 400)
         about = jsonio.loads(self.chat.describe())
         self.prompt = about["prompt"]
         self.stops = about["stops"]
         self.plain = about["plain"]
+        self.shown = () if self.plain else about.get("shown") or ()
 
 
 def conversation_of(body):
     """The request for engine.chat(), from the JSON object of a chat completion."""
     request = {"messages": messages_of(body)}
     tools = typed(body, "tools", "array")
-    if tools:
-        _tools(body, tools, request)
-    _format(body, request)
+    _tools(body, tools, request)
+    schema = schema_of(body)
+    if schema is not None and request.get("tool_choice") != "required":
+        request["json_schema"] = schema
     for name in ("parallel_tool_calls", "add_generation_prompt"):
         value = typed(body, name, "boolean")
         if value is not None:
-            request[name] = value
-    if body.get("continue_final_message") is not None:
-        request["continue_final_message"] = body["continue_final_message"]
+            request.setdefault(name, value)
+    _continuation(body, request)
     reasoning = typed(body, "reasoning_format", "string")
     if reasoning is not None:
         request["reasoning_format"] = reasoning
     _thinking(body, request)
     if body.get("logprobs") and tools and body.get("stream"):
         raise invalid("logprobs is not supported with tools + stream")
-    if body.get("top_logprobs") is not None and not body.get("logprobs"):
+    # 0 is what clients send that write out a schema's defaults.
+    if integer(body, "top_logprobs", 0, 1000) and not body.get("logprobs"):
         raise invalid("top_logprobs requires logprobs to be set to true")
     return request
 
 
+def _continuation(body, request):
+    # As llama-server's prefill_assistant: an answer that the client began is continued. It says no
+    # to that with continue_final_message: false.
+    messages = request["messages"]
+    wanted = body.get("continue_final_message")
+    last = messages[-1]
+    if wanted is None and last["role"] == "assistant":
+        if len(messages) > 1 and messages[-2]["role"] == "assistant":
+            raise invalid("Cannot have 2 or more assistant messages at the end of the list.")
+        request["add_generation_prompt"] = False
+        wanted = True
+        if len(messages) > 1 and not (
+            last.get("content") or last.get("tool_calls") or last.get("reasoning_content")
+        ):
+            # Nothing of it is there to be continued.
+            request["messages"] = messages[:-1]
+            del request["add_generation_prompt"]
+            return
+    if wanted is not None:
+        request["continue_final_message"] = wanted
+
+
 def _tools(body, tools, request):
     choice = body.get("tool_choice")
-    if isinstance(choice, dict):
-        # One function by name: it is the only one, and must be called.
-        name = (typed(choice, "function", "object") or {}).get("name")
-        tools = [t for t in tools if isinstance(t, dict) and _name(t) == name]
-        if not tools:
-            raise invalid("Field 'tool_choice': there is no such tool")
-        choice = "required"
-    elif choice is None:
+    if choice is None:
         choice = "auto"
+    names = None  # of those that may be called
+    if isinstance(choice, dict):
+        choice, names = _chosen(choice, request)
     elif choice not in ("auto", "none", "required"):
         raise invalid("Invalid tool_choice: %s" % choice)
+    if not tools:
+        if choice == "required" or names:
+            raise invalid("Field 'tool_choice': there are no tools to choose from")
+        return
+    if names is not None:
+        have = [_name(tool) for tool in tools if isinstance(tool, dict)]
+        for name in names:
+            if name not in have:
+                raise invalid("Field 'tool_choice': there is no such tool: '%s'" % name)
+        tools = [tool for tool in tools if isinstance(tool, dict) and _name(tool) in names]
     if choice != "none" and body.get("grammar"):
         raise invalid("Cannot use custom grammar constraints with tools.")
     request["tools"] = tools
     request["tool_choice"] = choice
+    if choice == "required":
+        _spare_half(body, request)
+
+
+def _chosen(choice, request):
+    # (what to do, names of the functions) of a tool_choice that is an object: OpenAI's two forms.
+    kind = typed(choice, "type", "string") or "function"
+    if kind == "function":
+        function = typed(choice, "function", "object") or choice
+        request["parallel_tool_calls"] = False  # a function by name is called once
+        return "required", [_named(function)]
+    if kind != "allowed_tools":
+        raise invalid("Field 'tool_choice': the type must be \"function\" or \"allowed_tools\"")
+    allowed = typed(choice, "allowed_tools", "object") or choice
+    mode = typed(allowed, "mode", "string") or "auto"
+    if mode not in ("auto", "required"):
+        raise invalid("Field 'tool_choice': the mode must be \"auto\" or \"required\"")
+    names = []
+    for tool in typed(allowed, "tools", "array") or []:
+        if not isinstance(tool, dict):
+            raise invalid("Field 'tool_choice': each of 'tools' must be an object")
+        if tool.get("type") in (None, "function"):  # others are OpenAI's own, such as web search
+            names.append(_named(typed(tool, "function", "object") or tool))
+    if not names:
+        raise invalid("Field 'tool_choice': 'tools' names no function")
+    return mode, names
+
+
+def _named(function):
+    name = function.get("name")
+    if not isinstance(name, str) or not name:
+        raise invalid("Field 'tool_choice': a function must have a name")
+    return name
+
+
+def _spare_half(body, request):
+    # Thoughts before a call that is a must leave room for it.
+    for name in ("n_predict", "max_completion_tokens", "max_tokens"):
+        limit = body.get(name)
+        if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0:
+            request["reasoning_budget_tokens"] = limit // 2
+            return
 
 
 def _name(tool):
     function = tool.get("function")
     return function.get("name") if isinstance(function, dict) else None
-
-
-def _format(body, request):
-    schema = typed(body, "json_schema", "object")
-    if schema is not None and body.get("grammar"):
-        raise invalid("Cannot use both json_schema and grammar")
-    wanted = typed(body, "response_format", "object")
-    if wanted is not None:
-        kind = typed(wanted, "type", "string")
-        if kind == "json_object":
-            if schema is None:
-                schema = typed(wanted, "schema", "object") or {}
-        elif kind == "json_schema":
-            wrapper = typed(wanted, "json_schema", "object") or {}
-            schema = typed(wrapper, "schema", "object") or {}
-        elif kind and kind != "text":
-            raise invalid(
-                'response_format type must be one of "text" or "json_object", but got: ' + kind
-            )
-    if schema is not None:
-        request["json_schema"] = schema
 
 
 def _thinking(body, request):

@@ -48,6 +48,34 @@ def unavailable(message, fields=None, headers=None):
     return RequestError(503, "unavailable_error", message, fields, headers)
 
 
+def out_of_memory():
+    """The 503 for a request that memory did not suffice for at this time."""
+    return unavailable("out of memory", headers={"Retry-After": "1"})
+
+
+# What the engine, ggml and C++ say when there is none left.
+_NO_MEMORY = ("out of memory", "no memory", "insufficient memory", "bad_alloc")
+
+
+def from_engine(exc, otherwise=500):
+    """Return the RequestError for `exc`, an exception of the engine: its words, if they are meant
+    for a client. otherwise: the status where nothing says whose fault it is.
+    """
+    words = str(exc)
+    if isinstance(exc, MemoryError) or any([sign in words for sign in _NO_MEMORY]):
+        return out_of_memory()
+    if "GGML_ASSERT" in words or "::at" in words or not words:
+        # A condition of llama.cpp's source or a container's member function is nobody's mistake by
+        # name: the log has it.
+        print("cllm: the engine refused a request: %s" % (words or type(exc).__name__))
+        words = "the engine cannot handle this request with this model"
+    # The classes of the engine's errors are in its module, which a test lacks.
+    limit = type(exc).__name__ == "Limit"
+    if otherwise == 400 or limit or isinstance(exc, (ValueError, TypeError)):
+        return invalid(words)
+    return RequestError(otherwise, "server_error", words)
+
+
 def too_many(message):
     """The 429 for a client that asks for more than its share."""
     return RequestError(429, "rate_limit_error", message, headers={"Retry-After": "1"})

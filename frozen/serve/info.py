@@ -6,6 +6,7 @@ from httpd.jsonio import dumps
 from httpd.router import JSON
 
 from .access import forbidden
+from .detok import text_of
 from .engine import cpu, version
 from .errors import RequestError, unavailable
 from .native_api import settings_of
@@ -14,7 +15,7 @@ from .sequence import Options
 
 
 def _token_text(engine, token):
-    return engine.piece(token, True).decode() if token >= 0 else ""
+    return text_of(engine.piece(token, True)) if token >= 0 else ""
 
 
 def props_of(service):

@@ -5,14 +5,15 @@ import asyncio
 
 from httpd.jsonio import dumps, integers
 
-from .detok import Utf8
+from .detok import text_of
 from .errors import RequestError, invalid
 from .openai import object_of
 from .params import Params, prompts_of, tokens_of, typed
-from .reply import probs_object
+from .reply import described, probs_object
 from .sse import Writer, stream
 
 _SLICE = 1024  # tokens that become text between two turns of the event loop
+_MOST_BYTES = 1024  # of a token that `with_pieces` shows
 
 
 def settings_of(params, brief=False):
@@ -108,8 +109,10 @@ class Completion:
             ]
         return body
 
-    def whole(self, reply):
-        """The object at the end; in a stream, without the text that was sent."""
+    def whole(self, reply, probs=()):
+        """The object at the end; in a stream, without the text that was sent. probs: objects of the
+        tokens.
+        """
         streams = self.params.stream
         sequence = reply.sequence
         text = "" if streams else reply.text
@@ -129,11 +132,15 @@ class Completion:
                 "timings": sequence.timings(),
             }
         )
-        if reply.probs and not streams:
-            body["completion_probabilities"] = [
-                probs_object(self.engine, item, self.params.post_probs) for item in reply.probs
-            ]
+        if probs:
+            body["completion_probabilities"] = probs
         return _selected(body, self.fields) if self.fields else body
+
+    async def answer(self, reply):
+        """The object that is the whole answer."""
+        post = self.params.post_probs
+        probs = await described(reply.probs, lambda item: probs_object(self.engine, item, post))
+        return self.whole(reply, probs)
 
 
 class NativeWriter(Writer):
@@ -173,11 +180,10 @@ def _selected(body, fields):
 
 def detokenized(engine, prompt):
     """The text of token ids and str."""
-    text = Utf8()
     parts = []
     for item in prompt:
         parts.append(item.encode() if isinstance(item, str) else engine.piece(item, True))
-    return text.push(b"".join(parts)) + text.flush()
+    return text_of(b"".join(parts))
 
 
 def infill_tokens(service, body):
@@ -248,7 +254,9 @@ def install(service):
         if params.stream:
             return stream(replies, NativeWriter(completion))
         await replies.collect()
-        objects = [completion.whole(reply) for reply in replies.replies]
+        objects = []
+        for reply in replies.replies:
+            objects.append(await completion.answer(reply))
         return objects[0] if len(objects) == 1 else objects
 
     @app.post("/completion")
@@ -296,13 +304,10 @@ def install(service):
             if not len(pieces) % 32:
                 await asyncio.sleep(0)
                 service.engine()
-            piece = engine.piece(token, True)
-            text = Utf8()
-            decoded = text.push(piece) + text.flush()
+            piece = engine.piece(token, True)[:_MOST_BYTES]
+            text = text_of(piece)
             # llama-server shows what is no UTF-8 as a list of bytes.
-            pieces.append(
-                {"id": token, "piece": decoded if decoded.encode() == piece else list(piece)}
-            )
+            pieces.append({"id": token, "piece": text if text.encode() == piece else list(piece)})
         return {"tokens": pieces}
 
     @app.post("/detokenize")

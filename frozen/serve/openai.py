@@ -9,8 +9,8 @@ from httpd.jsonio import dumps
 
 from .engine import version
 from .errors import invalid
-from .params import Params, prompts_of
-from .reply import probs_object
+from .params import Params, integer, prompts_of
+from .reply import described, key_of, probs_object
 from .sse import Writer, stream
 
 _serial = 0
@@ -152,7 +152,8 @@ class TextWriter(_Writer):
     def piece(self, reply, piece):
         probs = "null"
         if piece.item.probs is not None:
-            probs = dumps(text_logprobs(self.engine, [piece.item], self.params.post_probs))
+            post = self.params.post_probs
+            probs = dumps(text_logprobs([text_entry(self.engine, piece.item, post)], post))
         elif not piece.text:
             return ""
         return self.head.event(self._choice(reply, piece.text, probs), self.timings(reply))
@@ -162,27 +163,41 @@ class TextWriter(_Writer):
         return self.head.event(choice, self.totals([reply]))
 
 
-def text_logprobs(engine, items, post=False):
-    """The `logprobs` of a completion: llama-server's `content`, and OpenAI's four lists."""
-    content = [probs_object(engine, item, post) for item in items]
+def text_entry(engine, item, post=False):
+    """Return what a token adds to the `logprobs` of a completion: (llama-server's object, the
+    token's key, {key: probability} of its alternatives).
+    """
+    top = {}
+    own = None
+    for token, value in item.probs[1]:
+        key = key_of(engine, token, top)
+        top[key] = value
+        if token == item.token:
+            own = key
+    return probs_object(engine, item, post), own or key_of(engine, item.token, top), top
+
+
+def text_logprobs(entries, post=False):
+    """Return the `logprobs` of a completion: llama-server's `content`, and OpenAI's four lists.
+
+    entries: of text_entry().
+    """
     name = "prob" if post else "logprob"
     offset = 0
     offsets = []
-    for entry in content:
+    for entry, _, _ in entries:
         offsets.append(offset)
         offset += len(entry["token"])
     return {
-        "content": content,
-        "tokens": [entry["token"] for entry in content],
-        "token_logprobs": [entry[name] for entry in content],
-        "top_logprobs": [
-            {top["token"]: top[name] for top in entry["top_%ss" % name]} for entry in content
-        ],
+        "content": [entry for entry, _, _ in entries],
+        "tokens": [key for _, key, _ in entries],
+        "token_logprobs": [entry[name] for entry, _, _ in entries],
+        "top_logprobs": [top for _, _, top in entries],
         "text_offset": offsets,
     }
 
 
-def _chat_choice(engine, reply, params):
+async def _chat_choice(engine, reply, params):
     message = dict(reply.message)
     message["refusal"] = None
     choice = {
@@ -192,15 +207,20 @@ def _chat_choice(engine, reply, params):
         "logprobs": None,
     }
     if params.n_probs is not None:
-        content = [probs_object(engine, item, params.post_probs) for item in reply.probs]
+        content = await described(
+            reply.probs, lambda item: probs_object(engine, item, params.post_probs)
+        )
         choice["logprobs"] = {"content": content, "refusal": None}
     return choice
 
 
-def _text_choice(engine, reply, params):
+async def _text_choice(engine, reply, params):
     logprobs = None
     if reply.probs:
-        logprobs = text_logprobs(engine, reply.probs, params.post_probs)
+        entries = await described(
+            reply.probs, lambda item: text_entry(engine, item, params.post_probs)
+        )
+        logprobs = text_logprobs(entries, params.post_probs)
     return {
         "text": reply.text,
         "index": reply.index,
@@ -277,16 +297,20 @@ def install(service):
         body = object_of(request)
         engine = service.generator()
         params = Params(body, service.bounds.slots)
-        for name in ("best_of", "suffix"):
-            if body.get(name) is not None:
-                raise invalid("Unsupported param: " + name)
+        # best_of is how many answers are made to choose n of; clients send a schema's defaults.
+        if integer(body, "best_of", 0, 1 << 31) not in (None, 1, params.n):
+            raise invalid("Unsupported param: best_of")
+        if body.get("suffix"):
+            raise invalid("Unsupported param: suffix")
         if body.get("echo"):
             raise invalid("Only no echo is supported")
         replies = service.generate(prompts_of(body.get("prompt")), params, request)
         if params.stream:
             return stream(replies, TextWriter(service, params))
         await replies.collect()
-        choices = [_text_choice(engine, reply, params) for reply in replies.replies]
+        choices = []
+        for reply in replies.replies:
+            choices.append(await _text_choice(engine, reply, params))
         return Head(service, "text_completion").whole(choices, replies.replies)
 
     @app.post("/chat/completions")
@@ -299,5 +323,7 @@ def install(service):
         if params.stream:
             return stream(replies, ChatWriter(service, params))
         await replies.collect()
-        choices = [_chat_choice(engine, reply, params) for reply in replies.replies]
+        choices = []
+        for reply in replies.replies:
+            choices.append(await _chat_choice(engine, reply, params))
         return Head(service, "chat.completion").whole(choices, replies.replies)

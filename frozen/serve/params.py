@@ -9,6 +9,9 @@ from .errors import invalid
 from .sequence import Options
 
 _INT32 = 0x7FFFFFFF
+_UINT32 = 0xFFFFFFFF
+_BEYOND = 1 << 1000  # an integer that a double still holds, and no field's range does
+_LEAST_FLOAT = -9223372036854775808.0  # -2^63: a float that is an integer is smaller than 2^63
 _MAX_STOPS = 32
 _MAX_STOP = 512  # characters
 _MAX_PROMPTS = 64
@@ -85,14 +88,29 @@ def integer(body, name, least, most, hard=True):
     value = typed(body, name, "number")
     if value is None:
         return None
-    if value != value or abs(value) > 1e18 or int(value) != value:
-        raise invalid("Field '%s': must be an integer" % name)
-    value = int(value)
+    if isinstance(value, float):
+        # An int is compared with no float: CPython does that exactly, MicroPython rounds the int.
+        if not _LEAST_FLOAT <= value < -_LEAST_FLOAT or int(value) != value:  # NaN, too
+            raise invalid("Field '%s': must be an integer" % name)
+        value = int(value)
     if hard and not least <= value <= most:
         raise invalid(
             "Field '%s': Value must be between %d <= value <= %d, but got %d"
             % (name, least, most, value)
         )
+    return min(most, max(least, value))
+
+
+def number(body, name, least, most):
+    """Return the field `name` as a float clamped to least..most, or None."""
+    value = typed(body, name, "number")
+    if value is None:
+        return None
+    if isinstance(value, int):
+        value = max(-_BEYOND, min(_BEYOND, value))
+    value = float(value)
+    if value - value != 0:  # an infinity or NaN, which JSON has not (RFC 8259 6)
+        raise invalid("Field '%s': must be a finite number" % name)
     return min(most, max(least, value))
 
 
@@ -160,15 +178,13 @@ def _sampling(body):
         if value is not None:
             sampling[name] = value
     for name in _FLOATS:
-        value = typed(body, name, "number")
+        least, most = _FLOATS[name]
+        value = number(body, name, least, most)
         if value is not None:
-            if value != value:
-                raise invalid("Field '%s': not a number" % name)
-            least, most = _FLOATS[name]
-            sampling[name] = min(most, max(least, float(value)))
-    seed = integer(body, "seed", -(1 << 62), 1 << 62)
-    if seed is not None and seed != -1:
-        sampling["seed"] = seed & 0xFFFFFFFF
+            sampling[name] = value
+    seed = _seed(body)
+    if seed is not None:
+        sampling["seed"] = seed
     if typed(body, "ignore_eos", "boolean"):
         sampling["ignore_eos"] = True
     # The engine checks what is in these.
@@ -176,12 +192,73 @@ def _sampling(body):
         if body.get(name) is not None:
             sampling[name] = body[name]
     grammar = typed(body, "grammar", "string")
-    schema = typed(body, "json_schema", "object")
+    schema = schema_of(body)
     if grammar:
         sampling["grammar"] = grammar
     elif schema is not None:
         sampling["json_schema"] = schema
     return sampling
+
+
+def _seed(body):
+    # llama.cpp's generators take 32 bits, of which 2^32 - 1 means a random seed, as -1 does.
+    # OpenAI's API takes any signed 64-bit integer: a longer one is hashed by multiplication (Knuth,
+    # TAOCP 3, 6.4), so that the upper half counts and none becomes a random seed.
+    seed = integer(body, "seed", -(1 << 63), (1 << 63) - 1)
+    if seed is None or seed in (-1, _UINT32):
+        return None
+    if not -(1 << 31) <= seed <= _UINT32:
+        seed = (seed * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF) >> 32
+    return min(seed & _UINT32, _UINT32 - 1)
+
+
+def schema_of(body):
+    """Return the JSON schema that an answer must follow, or None: from `response_format` in the
+    forms of OpenAI and of llama-server's README, or from llama-server's `json_schema`. A schema is
+    never left out: RequestError if it stands where none is looked for.
+    """
+    schema = typed(body, "json_schema", "object")
+    if schema is not None and body.get("grammar"):
+        raise invalid("Cannot use both json_schema and grammar")
+    form = typed(body, "response_format", "object")
+    if form is None:
+        return schema
+    kind = typed(form, "type", "string")
+    own = _schema_in(form)
+    for name in form:
+        if name not in ("type", "schema", "json_schema") and isinstance(form[name], dict):
+            raise invalid("response_format: there is no member '%s'" % name)
+    if kind == "json_schema":
+        if own is None:
+            raise invalid("response_format: 'json_schema.schema' is required")
+        schema = own
+    elif kind == "json_object":
+        if own is not None or schema is None:
+            schema = own or {}
+    elif kind and kind != "text":
+        raise invalid(
+            'response_format type must be one of "text", "json_object" or "json_schema", but got: '
+            + kind
+        )
+    elif own is not None:
+        raise invalid("response_format: a schema needs the type \"json_schema\"")
+    if schema is not None and body.get("grammar"):
+        raise invalid("Cannot use both json_schema and grammar")
+    return schema
+
+
+def _schema_in(form):
+    # {"json_schema": {"schema": {}}} is OpenAI's, {"schema": {}} llama-server's and Anthropic's.
+    wrapper = typed(form, "json_schema", "object")
+    schema = typed(form, "schema", "object")
+    for part in (form, wrapper or {}):
+        typed(part, "strict", "boolean")
+    if wrapper is None:
+        return schema
+    wrapped = typed(wrapper, "schema", "object")
+    if wrapped is None and wrapper and schema is None:
+        raise invalid("response_format: 'json_schema.schema' is required")
+    return schema if wrapped is None else wrapped
 
 
 def _n_probs(body):

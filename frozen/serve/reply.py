@@ -6,18 +6,19 @@ import asyncio
 
 from httpd.jsonio import loads
 
-from .detok import Utf8
-from .errors import RequestError
+from .detok import text_of
 
 PING = "ping"  # from Replies: nothing came for long
 
 
 class Piece:
     """News of one answer. index: of the answer; text: new text; deltas: what it adds to a chat
-    message, as OpenAI's delta objects; item: the sequence's Item, None at the end; last: the end.
+    message, as OpenAI's delta objects; item: the sequence's Item, None at the end; last: the end;
+    probs: Items whose text is in the content that the deltas add.
     """
 
     def __init__(self, index, text, deltas, item):
+        self.probs = []
         self.index = index
         self.text = text
         self.deltas = deltas
@@ -29,7 +30,8 @@ class Reply:
     """One answer. sequence: where it comes from; conversation: what it replies to, None for a
     completion; index: among the answers of a request.
 
-    text, probs, tokens: what came so far; message: OpenAI's message object, at the end.
+    text, probs, tokens: what came so far; content_probs: those of the content, without thoughts and
+    calls; message: OpenAI's message object, at the end.
     """
 
     def __init__(self, sequence, conversation=None, index=0):
@@ -37,8 +39,12 @@ class Reply:
         self.index = index
         self.texts = []
         self.probs = []
+        self.content_probs = []
         self.tokens = []
         self.message = None
+        self._said = False  # there were deltas
+        self._unread = []  # text since the parser failed
+        self._pending = []  # probabilities of tokens whose text is held back
         self.ended = False
         self._parser = None
         if conversation is not None and not conversation.plain:
@@ -61,7 +67,21 @@ class Reply:
                 self.probs.append(item)
             if item.token is not None:
                 self.tokens.append(item.token)
-        return Piece(self.index, text, self._deltas(text), item)
+        piece = Piece(self.index, text, self._deltas(text), item)
+        self._attribute(piece)
+        return piece
+
+    def _attribute(self, piece):
+        # Tokens become text later, and some of that is no content.
+        if piece.item is not None and piece.item.probs is not None:
+            self._pending.append(piece.item)
+        if not piece.deltas:
+            return
+        self._said = True
+        if any(["content" in delta for delta in piece.deltas]):
+            piece.probs = self._pending
+            self.content_probs.extend(self._pending)
+        self._pending = []
 
     def _deltas(self, text):
         if self._parser is None:
@@ -72,8 +92,11 @@ class Reply:
             return []
         try:
             parsed = loads(self._parser.push(text, self.ended))
-        except RuntimeError as exc:
-            raise RequestError(500, "server_error", str(exc))
+        except RuntimeError:
+            # Some formats cannot be told by their first letters.
+            self._unread.append(text)
+            return self._unparsed() if self.ended else []
+        self._unread = []
         if self.ended:
             self.message = message = parsed["message"]
             if not (message["content"] or len(message) > 2):
@@ -81,6 +104,14 @@ class Reply:
                 message["content"] = self.text
             self._parser.close()
         return parsed["deltas"]
+
+    def _unparsed(self):
+        # The model has left its own format, or went deeper than can be parsed: the message is its
+        # whole text, and what was not sent of it is content.
+        self._parser.close()
+        self.message = {"role": "assistant", "content": self.text}
+        text = "".join(self._unread) if self._said else self.text
+        return [{"content": text}] if text else []
 
     def finish_reason(self):
         """OpenAI's word for how it ended."""
@@ -137,17 +168,46 @@ class Replies:
             reply.sequence.cancel()
 
 
+async def described(items, describe):
+    """Return [describe(item), ...] with a turn of the loop after each: an answer of 2,000 tokens
+    with 20 alternatives is 40,000 objects.
+    """
+    found = []
+    for item in items:
+        found.append(describe(item))
+        await asyncio.sleep(0)
+    return found
+
+
+# Bytes of a token that an answer shows; a vocabulary in use has none of that length.
+_MOST_BYTES = 1024
+
+
 def _text(engine, token):
     # (text, bytes) of a token, with U+FFFD for what is no UTF-8 by itself. A control token has no
     # text: that of all tokens together is the answer's, for which OpenAI's schema has the bytes.
     piece = engine.piece(token)
-    text = Utf8()
-    return text.push(piece) + text.flush(), list(piece)
+    if len(piece) > _MOST_BYTES:
+        return text_of(piece[:_MOST_BYTES]), None
+    return text_of(piece), list(piece)
+
+
+def key_of(engine, token, taken=()):
+    """Return the name of a token among others, as a key of OpenAI's `top_logprobs`: its text, or
+    "bytes:" and the bytes of what is no text by itself. taken: keys of others.
+    """
+    piece = engine.piece(token, True)[:_MOST_BYTES]
+    key = text_of(piece)
+    if key.encode() != piece:
+        key = "bytes:" + "".join(["\\x%02x" % byte for byte in piece])
+    if key in taken:  # a vocabulary may have one text twice
+        key = "token_id:%d" % token
+    return key
 
 
 def probs_object(engine, item, post=False):
-    """llama-server's object for a token and its alternatives. post: probabilities after sampling,
-    not logarithms.
+    """Return llama-server's object for a token and its alternatives. post: probabilities after
+    sampling, not logarithms.
     """
     name = "prob" if post else "logprob"
     own, others = item.probs

@@ -6,10 +6,15 @@ import time
 
 from .errors import error_object, invalid
 from .openai import identity, object_of
-from .params import Params, few, typed
+from .params import Params, few, integer, typed
+from .reply import described, probs_object
 from .sse import Writer, event, stream
 
 _ROLES = ("user", "system", "developer")
+_OWN = (
+    "input", "instructions", "tools", "tool_choice", "max_output_tokens", "reasoning", "text",
+    "logprobs", "top_logprobs", "include",
+)  # fmt: skip
 
 
 def chat_of(body):
@@ -18,32 +23,33 @@ def chat_of(body):
         raise invalid("cllm keeps no responses: 'previous_response_id' is not supported")
     chat = {}
     for name in body:
-        if name not in ("input", "instructions", "tools", "max_output_tokens", "reasoning", "text"):
+        if name not in _OWN:
             chat[name] = body[name]
     chat["messages"] = _instructions(body) + _messages(body.get("input"))
     tools = [_tool(tool) for tool in typed(body, "tools", "array") or [] if _is_function(tool)]
     if tools:
         chat["tools"] = tools
-        choice = body.get("tool_choice")
-        if isinstance(choice, dict):
-            chat["tool_choice"] = {"type": "function", "function": {"name": choice.get("name")}}
-    else:
-        chat.pop("tool_choice", None)
+    if body.get("tool_choice") is not None:
+        chat["tool_choice"] = body["tool_choice"]
+    _logprobs(body, chat)
     if body.get("max_output_tokens") is not None:
         chat["max_tokens"] = body["max_output_tokens"]
     effort = (typed(body, "reasoning", "object") or {}).get("effort")
     if effort is not None:
         chat["reasoning_effort"] = effort
-    form = (typed(body, "text", "object") or {}).get("format")
-    if isinstance(form, dict):
-        chat["response_format"] = _format(form)
+    form = typed(typed(body, "text", "object") or {}, "format", "object")
+    if form is not None:
+        chat["response_format"] = form  # {"type", "schema"}, as in llama-server's README
     return chat
 
 
-def _format(form):
-    if form.get("type") == "json_schema":
-        return {"type": "json_schema", "json_schema": {"schema": form.get("schema")}}
-    return {"type": form.get("type")}
+def _logprobs(body, chat):
+    # Asked for by `include`; `top_logprobs` is how many alternatives each has.
+    include = typed(body, "include", "array") or []
+    top = integer(body, "top_logprobs", 0, 20)
+    if "message.output_text.logprobs" in include:
+        chat["logprobs"] = True
+        chat["top_logprobs"] = top or 0
 
 
 def _is_function(tool):
@@ -150,6 +156,7 @@ class Response:
             "top_p": body.get("top_p"),
             "tool_choice": body.get("tool_choice") or "auto",
             "tools": body.get("tools") or [],
+            "top_logprobs": body.get("top_logprobs") or 0,
             "max_output_tokens": body.get("max_output_tokens"),
             "usage": None,
         }
@@ -157,7 +164,7 @@ class Response:
     def complete(self, reply, items):
         """The object at the end, with its output `items`."""
         sequence = reply.sequence
-        cut = sequence.finish_reason != "stop"
+        cut = _is_cut(reply)
         body = dict(self.body)
         body["status"] = "incomplete" if cut else "completed"
         if cut:
@@ -186,17 +193,35 @@ def _reasoning(identifier, text, status):
     }
 
 
-def _text_part(text):
-    return {"type": "output_text", "annotations": [], "logprobs": [], "text": text}
+def _is_cut(reply):
+    return reply.sequence.finish_reason != "stop"
 
 
-def _message(identifier, text, status):
+def _logprob(engine, item):
+    # OpenAI's object, which has no token ids.
+    entry = probs_object(engine, item)
+    entry.pop("id")
+    for top in entry["top_logprobs"]:
+        top.pop("id")
+    return entry
+
+
+def _text_part(text, logprobs=()):
+    return {
+        "type": "output_text",
+        "annotations": [],
+        "logprobs": list(logprobs),
+        "text": text,
+    }
+
+
+def _message(identifier, text, status, logprobs=()):
     return {
         "id": identifier,
         "type": "message",
         "role": "assistant",
         "status": status,
-        "content": [_text_part(text)] if status == "completed" else [],
+        "content": [] if status == "in_progress" else [_text_part(text, logprobs)],
     }
 
 
@@ -211,15 +236,19 @@ def _function_call(call, arguments, status):
     }
 
 
-def output_of(message):
-    """The output items of a chat message."""
+async def output_of(reply, engine):
+    """Return the output items of a Reply that has ended. The one that was cut off is incomplete."""
+    message = reply.message
     items = []
     if message.get("reasoning_content"):
         items.append(_reasoning(identity("rs_"), message["reasoning_content"], "completed"))
     if message.get("content"):
-        items.append(_message(identity("msg_"), message["content"], "completed"))
+        logprobs = await described(reply.content_probs, lambda item: _logprob(engine, item))
+        items.append(_message(identity("msg_"), message["content"], "completed", logprobs))
     for call in message.get("tool_calls") or []:
         items.append(_function_call(call, call["function"]["arguments"], "completed"))
+    if items and _is_cut(reply):
+        items[-1]["status"] = "incomplete"
     return items
 
 
@@ -228,8 +257,10 @@ class ResponseWriter(Writer):
     another kind does.
     """
 
-    def __init__(self, response):
+    def __init__(self, response, engine):
         self.response = response
+        self.engine = engine
+        self.logprobs = []  # of the open item
         self.items = []  # that were closed
         self.number = 0
         self.open = None  # what the open item is: "reasoning", "message" or ("call", number)
@@ -258,30 +289,32 @@ class ResponseWriter(Writer):
         self.open = what
         self.item = item
         self.text = ""
+        self.logprobs = []
         return out + self._event(
             "response.output_item.added", output_index=len(self.items), item=item
         )
 
-    def _close(self):
+    def _close(self, status="completed"):
         if self.open is None:
             return ""
         out = ""
         text = self.text
         if self.open == "reasoning":
             out = self._part("response.reasoning_text.done", content_index=0, text=text)
-            done = _reasoning(self.item["id"], text, "completed")
+            done = _reasoning(self.item["id"], text, status)
         elif self.open == "message":
+            part = _text_part(text, self.logprobs)
             out = self._part(
-                "response.output_text.done", content_index=0, text=text, logprobs=[]
-            ) + self._part("response.content_part.done", content_index=0, part=_text_part(text))
-            done = _message(self.item["id"], text, "completed")
+                "response.output_text.done", content_index=0, text=text, logprobs=self.logprobs
+            ) + self._part("response.content_part.done", content_index=0, part=part)
+            done = _message(self.item["id"], text, status, self.logprobs)
         else:
             out = self._part(
                 "response.function_call_arguments.done", arguments=text, name=self.item["name"]
             )
             done = dict(self.item)
             done["arguments"] = text
-            done["status"] = "completed"
+            done["status"] = status
         out += self._event("response.output_item.done", output_index=len(self.items), item=done)
         self.items.append(done)
         self.open = None
@@ -300,7 +333,12 @@ class ResponseWriter(Writer):
                     out += self._part(
                         "response.content_part.added", content_index=0, part=_text_part("")
                     )
-                out += self._more("output_text", delta["content"], content_index=0, logprobs=[])
+                logprobs = [_logprob(self.engine, item) for item in piece.probs]
+                piece.probs = []
+                self.logprobs.extend(logprobs)
+                out += self._more(
+                    "output_text", delta["content"], content_index=0, logprobs=logprobs
+                )
             for call in delta.get("tool_calls") or []:
                 out += self._call(call)
         return out
@@ -319,7 +357,8 @@ class ResponseWriter(Writer):
         return out
 
     def end(self, reply, piece):
-        out = self.piece(reply, piece) + self._close()
+        out = self.piece(reply, piece)
+        out += self._close("incomplete" if _is_cut(reply) else "completed")
         body = self.response.complete(reply, self.items)
         return out + self._event("response." + body["status"], response=body)
 
@@ -342,7 +381,7 @@ def install(service):
         replies = service.chat(chat, params, request)
         response = Response(service, body)
         if params.stream:
-            return stream(replies, ResponseWriter(response))
+            return stream(replies, ResponseWriter(response, service.host.engine))
         await replies.collect()
         reply = replies.replies[0]
-        return response.complete(reply, output_of(reply.message))
+        return response.complete(reply, await output_of(reply, service.host.engine))

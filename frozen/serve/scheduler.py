@@ -21,7 +21,8 @@ import time
 
 from httpd.jsonio import integers
 
-from .errors import RequestError, context_error, invalid, left, too_many, unavailable
+from .detok import text_of
+from .errors import RequestError, context_error, from_engine, invalid, left, too_many, unavailable
 from .metrics import Metrics
 from .policy import FairQueue, Policy
 from .prefix_cache import PrefixCache
@@ -30,6 +31,8 @@ from .speculate import ModelDraft, NgramDraft
 
 # After so long without news an owner is woken: clients and proxies give up on silent connections.
 _SILENCE_MS = 25000
+
+_FEW = 64  # candidates to look at first for the probability of a token
 
 _NO_MEMORY = (
     "there is not enough memory for this embedding now: try again later, or give the machine more "
@@ -126,16 +129,21 @@ class Scheduler:
         try:
             sampler = engine.sampler(sampling or {}, chat)
         except (ValueError, TypeError, RuntimeError) as exc:
-            raise invalid(str(exc))
+            raise from_engine(exc, 400)
         sequence = Sequence(self, prompt, sampler, options, after)
         if not prompt:
             # llama-server answers an empty prompt with an empty text.
             sampler.close()
             sequence.finish("length")
             return sequence
+        sequence.constrained = _constrains(sampling or {}, chat)
         if sampling and _penalizes(sampling):
-            for token in prompt:
-                sampler.accept(token, True)
+            try:
+                for token in prompt:
+                    sampler.accept(token, True)
+            except (ValueError, RuntimeError) as exc:
+                sampler.close()
+                raise from_engine(exc)
         self._number += 1
         sequence.number = self._number
         sequence.t_submit = sequence.t_news = self.clock()
@@ -491,7 +499,12 @@ class Scheduler:
     def _sample(self, sequence, index, now):
         metrics = self.metrics
         began = self.clock()
-        token = sequence.sampler.sample(index)
+        try:
+            token = sequence.sampler.sample(index)
+        except RuntimeError as exc:
+            if sequence.constrained and not _is_engines(exc):
+                raise Stuck(exc)
+            raise
         metrics.engine_ms += self.clock() - began
         probs = self._probs(sequence, index, token)
         sequence.tokens.append(token)
@@ -513,12 +526,17 @@ class Scheduler:
             return None
         if not sequence.options.post_probs:
             return self.engine.logprobs(index, token, n)
-        own = 0.0
-        pairs = sequence.sampler.probs(self.engine.n_vocab)
-        for pair in pairs:
-            if pair[0] == token:
-                own = pair[1]
-        return own, [pair for pair in pairs[:n] if pair[1] > 0]
+        # The candidates come in order, the likeliest first, and what was sampled is seldom far
+        # behind: a list of a whole vocabulary for every token would keep everybody waiting.
+        count = max(n, _FEW)
+        while True:
+            pairs = sequence.sampler.probs(count)
+            for pair in pairs:
+                if pair[0] == token:
+                    return pair[1], [pair for pair in pairs[:n] if pair[1] > 0]
+            if len(pairs) < count:
+                return 0.0, [pair for pair in pairs[:n] if pair[1] > 0]
+            count *= 16
 
     def _text_of(self, sequence, token):
         # (text that can be sent, finish reason or None, kind of stop). A character that is not
@@ -527,10 +545,15 @@ class Scheduler:
         stops = sequence.stops
         if engine.is_eog(token):
             return stops.flush(), "stop", "eos"
-        text = sequence.utf8.push(engine.piece(token))
+        piece = engine.piece(token, token in sequence.options.shown)
+        text = sequence.utf8.push(piece)
         n = sequence.n_generated
         if n > sequence.options.min_tokens:
-            text = stops.push(text)
+            if stops.words and not piece:
+                # A control token has no text, and yet its name may be one of the stop strings.
+                text = stops.push(text) + stops.hide(text_of(engine.piece(token, True)))
+            else:
+                text = stops.push(text)
             if stops.found:
                 return text, "stop", "word"
         full = len(sequence.tokens) >= engine.n_ctx
@@ -588,21 +611,12 @@ class Scheduler:
     def _fail(self, sequence, exc):
         self.drop(sequence)
         self.metrics.finish("error")
-        name = type(exc).__name__
-        if name == "Limit":
-            # Its grammar is to blame, and nobody but who sent it.
-            sequence.fail(invalid(str(exc)))
-            return
-        if isinstance(exc, MemoryError):
-            print("cllm: a request failed: out of memory")
-            sequence.fail(unavailable("out of memory, try again later", headers={"Retry-After": "5"}))
-            return
-        if name == "NoSlot":
-            message = "Context size has been exceeded."
-        else:
-            message = str(exc) or "out of memory"
-        print("cllm: a request failed: " + message)
-        sequence.fail(RequestError(500, "server_error", message))
+        if type(exc).__name__ == "NoSlot":
+            exc = RuntimeError("Context size has been exceeded.")
+        error = from_engine(exc, 400 if isinstance(exc, Stuck) else 500)
+        if error.status != 400:
+            print("cllm: a request failed: " + error.message)
+        sequence.fail(error)
 
     def _end_all(self):
         for sequence in self.running + self.queue.items:
@@ -659,6 +673,34 @@ class _Embedding:
     def fail(self, error):
         self.error = error
         self.done.set()
+
+
+class Stuck(RuntimeError):
+    """The constraints of a request leave no token to go on with."""
+
+    def __init__(self, exc):
+        words = str(exc)
+        if "GGML_" in words:
+            words = "none is left"
+        super().__init__("The constraints of the request allow no next token: " + words)
+
+
+# Of the sampler's parameters, those that can leave nothing to be sampled.
+_CONSTRAINTS = ("grammar", "json_schema", "logit_bias", "ignore_eos", "min_tokens")
+
+
+def _constrains(sampling, chat):
+    return chat is not None or any([name in sampling for name in _CONSTRAINTS])
+
+
+def _is_engines(exc):
+    # Whether sampling failed for a reason that is not the request's: the model's numbers or memory.
+    words = str(exc)
+    return (
+        type(exc).__name__ == "Limit"
+        or words.startswith("the model computed")
+        or words == "out of memory"
+    )
 
 
 def _is_over(since, ms, now):

@@ -16,6 +16,7 @@ class Options:
     left; None: it cannot leave. salt: prefixes are shared only
     among requests with the same one. cache: whether to use prefixes of others. t_max_predict_ms:
     of generating, 0 for no limit. n_draft: most tokens to guess at a time, None for as many as pay.
+    shown: control tokens that are text here.
     """
 
     def __init__(self, **values):
@@ -31,6 +32,7 @@ class Options:
         self.cache = True
         self.t_max_predict_ms = 0
         self.n_draft = None
+        self.shown = ()
         for name in values:
             if not hasattr(self, name):
                 raise TypeError("unknown option '%s'" % name)
@@ -58,6 +60,7 @@ class Sequence:
         self.stop_kind = "none"  # llama-server's stop_type: eos, word, limit
         self.n_drafted = 0
         self.n_accepted = 0
+        self.constrained = False  # by the request: it may leave no token to go on with
         self.drafts = None  # what the speculator keeps of this sequence
         self.stops = Stops(list(options.stop))
         self.utf8 = Utf8()

@@ -10,7 +10,14 @@ from httpd.jsonio import integers
 from .access import client_of
 from .chat import Conversation, conversation_of, text_size
 from .engine import LOADING, READY, EngineHost
-from .errors import RequestError, context_error, error_response, invalid, unavailable
+from .errors import (
+    RequestError,
+    context_error,
+    error_response,
+    from_engine,
+    invalid,
+    unavailable,
+)
 from .reply import Replies, Reply
 from .scheduler import Bounds, Scheduler
 
@@ -84,7 +91,17 @@ class Service:
         size = len(text.encode())
         if size > engine.n_ctx * _BYTES_PER_TOKEN:
             raise context_error(size // _BYTES_PER_TOKEN, engine.n_ctx)
-        return engine.tokenize(text, add_special, parse_special)
+        try:
+            tokens = engine.tokenize(text, add_special, parse_special)
+        except RuntimeError as exc:
+            if "::at" in str(exc):
+                # llama.cpp looks up the token of a byte, and there is none.
+                raise invalid("The model's vocabulary has no tokens for this text")
+            raise from_engine(exc)
+        # A text that begins with the token's name brings it along.
+        if add_special and engine.add_bos and tokens[:2] == [engine.bos, engine.bos]:
+            del tokens[0]
+        return tokens
 
     def tokens(self, prompt, add_special=True, parse_special=True):
         """Token ids of a prompt: a str, or a list of token ids and str."""
@@ -93,12 +110,11 @@ class Service:
         if integers(prompt, 0, _MAX_TOKEN):
             return list(prompt)
         tokens = []
-        for item in prompt:
+        for i in range(len(prompt)):
+            item = prompt[i]
             if isinstance(item, str):
                 # What a text begins with is only at the beginning.
-                tokens.extend(
-                    self.tokenize(item, add_special and item is prompt[0], parse_special)
-                )
+                tokens.extend(self.tokenize(item, add_special and i == 0, parse_special))
             else:
                 tokens.append(item)
         return tokens
@@ -120,10 +136,12 @@ class Service:
         self.generator()
         chat = None
         stops = ()
+        shown = ()
         sampling = params.sampling
         if conversation is not None:
             chat = conversation.chat
             stops = conversation.stops
+            shown = conversation.shown
             sampling = dict(sampling)
             sampling.pop("json_schema", None)  # it is part of the conversation
         all_tokens = [self.tokens(prompt) for prompt in prompts]
@@ -133,6 +151,7 @@ class Service:
                 first = None
                 for i in range(params.n):
                     options = params.options(stops)
+                    options.shown = shown
                     if request is not None:
                         options.client = client_of(request)
                         options.gone = request.gone

@@ -10,6 +10,7 @@
 struct engine_reply {
     common_chat_parser_params syntax;
     std::string text;
+    common_chat_msg begun; // by the client
     common_chat_msg message;
     std::vector<std::string> call_ids;
     std::string result;
@@ -124,13 +125,23 @@ bool is_plain(const engine_chat &chat) {
     }
     const std::string probe = " Any words,\n\n and then\n ";
     try {
+        std::string begun;
+        if (chat.syntax.is_continuation) {
+            begun = common_chat_parse("", true, chat.syntax).content;
+        }
         common_chat_msg message = common_chat_parse(probe, false, chat.syntax);
-        return message.content == probe && message.reasoning_content.empty()
+        return message.content == begun + probe && message.reasoning_content.empty()
             && message.tool_calls.empty();
     } catch (const assertion &) {
         throw;
     } catch (const std::exception &) {
         return false; // a reply has a form to keep, such as a JSON schema
+    }
+}
+
+void erase_prefix(std::string &text, const std::string &prefix) {
+    if (text.compare(0, prefix.size(), prefix) == 0) {
+        text.erase(0, prefix.size());
     }
 }
 
@@ -165,7 +176,19 @@ common_json delta_of(const common_chat_msg_diff &diff) {
     return delta;
 }
 
-void describe(engine_chat &chat) {
+// Control tokens that a reply's format is made of.
+std::vector<llama_token> shown_tokens(const engine *e, const common_chat_params &params) {
+    std::vector<llama_token> shown;
+    for (const std::string &text : params.preserved_tokens) {
+        std::vector<llama_token> tokens = tokens_of(e, text);
+        if (tokens.size() == 1 && llama_vocab_is_control(e->vocab, tokens[0])) {
+            shown.push_back(tokens[0]);
+        }
+    }
+    return shown;
+}
+
+void describe(const engine *e, engine_chat &chat) {
     common_json all = common_json::object();
     all["prompt"] = chat.params.prompt;
     all["stops"] = chat.params.additional_stops;
@@ -174,6 +197,9 @@ void describe(engine_chat &chat) {
     all["generation_prompt"] = chat.params.generation_prompt;
     all["grammar"] = chat.params.grammar;
     all["thinking"] = chat.params.supports_thinking;
+    if (auto shown = shown_tokens(e, chat.params); !shown.empty()) {
+        all["shown"] = shown;
+    }
     chat.description = all.dump_safe();
 }
 
@@ -222,8 +248,8 @@ void sampling_from_chat(
     }
 }
 
-static void render(
-    common_chat_templates *templates, const common_json &json, engine_chat &chat) {
+static void render(const engine *e, const common_json &json, engine_chat &chat) {
+    common_chat_templates *templates = e->templates.get();
     common_chat_templates_inputs inputs;
     inputs.reasoning_format = COMMON_REASONING_FORMAT_AUTO;
     auto caps = common_chat_templates_get_caps(templates);
@@ -235,7 +261,14 @@ static void render(
     check_continuation(inputs);
     chat.has_tools
         = !inputs.tools.empty() && inputs.tool_choice != COMMON_CHAT_TOOL_CHOICE_NONE;
-    chat.params = common_chat_templates_apply(templates, inputs);
+    if (chat.has_tools && inputs.tool_choice == COMMON_CHAT_TOOL_CHOICE_REQUIRED) {
+        chat.params = forced_call(e, inputs);
+        if (chat.reasoning_budget < 0) {
+            chat.reasoning_budget = static_cast<int32_t>(e->info.n_ctx / 2);
+        }
+    } else {
+        chat.params = common_chat_templates_apply(templates, inputs);
+    }
     chat.syntax = common_chat_parser_params(chat.params);
     chat.syntax.reasoning_format = inputs.reasoning_format;
     chat.syntax.parse_tool_calls = chat.has_tools;
@@ -243,7 +276,7 @@ static void render(
     if (!chat.params.parser.empty()) {
         chat.syntax.parser.load(chat.params.parser);
     }
-    describe(chat);
+    describe(e, chat);
 }
 
 int engine_chat_start(struct engine *e, const char *request, size_t len, uint32_t ms,
@@ -253,14 +286,13 @@ int engine_chat_start(struct engine *e, const char *request, size_t len, uint32_
         if (!e->templates) {
             throw std::runtime_error(e->template_error);
         }
-        auto body = [text = std::string(request, len), templates = e->templates.get(),
-                        serial = e->serial](job_result &result) {
+        auto body = [text = std::string(request, len), e](job_result &result) {
             common_json json = parse_json(text.data(), text.size(), "conversation");
             check(json.is_object() && json.contains("messages"), "conversation: no messages");
             auto chat = std::make_shared<engine_chat>();
-            chat->owner = serial;
+            chat->owner = e->serial;
             log_capture capture;
-            with_input([&] { render(templates, json, *chat); });
+            with_input([&] { render(e, json, *chat); });
             result.chat = std::move(chat);
         };
         start_job(e, engine_job::kind::chat, ms, std::move(body), out);
@@ -307,7 +339,8 @@ int engine_reply_open(const struct engine_chat *chat, struct engine_reply **out)
         reply->syntax = chat->syntax;
         if (reply->syntax.is_continuation) {
             // What the client wrote itself is no news.
-            reply->message = common_chat_parse("", true, reply->syntax);
+            reply->begun = common_chat_parse("", true, reply->syntax);
+            reply->message = reply->begun;
         }
         *out = reply.release();
         return static_cast<int>(ENGINE_OK);
@@ -334,6 +367,8 @@ int engine_reply_push(struct engine_reply *reply, const char *text, size_t len, 
         if (final) {
             common_chat_msg whole = reply->message;
             whole.role = "assistant";
+            erase_prefix(whole.content, reply->begun.content);
+            erase_prefix(whole.reasoning_content, reply->begun.reasoning_content);
             result["message"] = whole.to_json_oaicompat();
         }
         reply->result = result.dump_safe();

@@ -303,12 +303,19 @@ void open_templates(engine *e) {
     }
 }
 
+// What a model's file says in words may be no UTF-8, which Python's strings and JSON are.
+std::string in_utf8(const char *text) {
+    std::string quoted = common_json::make(common_json_value(text)).dump_safe();
+    return common_json::parse(quoted).get<std::string>();
+}
+
 void fill_info(engine *e) {
     char desc[128];
     llama_model_desc(e->model.get(), desc, sizeof desc);
-    e->desc = desc;
-    e->ftype = llama_ftype_name(llama_model_ftype(e->model.get()));
+    e->desc = in_utf8(desc);
+    e->ftype = in_utf8(llama_ftype_name(llama_model_ftype(e->model.get())));
     const char *source = llama_model_chat_template(e->model.get(), nullptr);
+    e->chat_template = in_utf8(source ? source : "");
 
     struct engine_info &info = e->info;
     info.generates = e->context != nullptr;
@@ -338,7 +345,7 @@ void fill_info(engine *e) {
     info.divisible = info.generates && !llama_model_is_recurrent(e->model.get())
         && !llama_model_is_hybrid(e->model.get()) && llama_model_n_swa(e->model.get()) == 0;
     info.has_chat_template = source != nullptr;
-    info.chat_template = source ? source : "";
+    info.chat_template = e->chat_template.c_str();
     info.desc = e->desc.c_str();
     info.ftype = e->ftype.c_str();
     info.kernels = kernel_names[e->params.kernels];

@@ -298,8 +298,9 @@ int engine_logprobs(struct engine *e, size_t index, int32_t token, size_t n, flo
     const int32_t **tokens, const float **logprobs, size_t *count);
 
 // Renders a conversation with the model's Jinja template. `request` is a JSON object with OpenAI's
-// messages and, if wanted, tools, tool_choice (a string), parallel_tool_calls, json_schema (of the
-// reply), add_generation_prompt (true), continue_final_message, enable_thinking (true),
+// messages and, if wanted, tools, tool_choice (a string; "required" makes the reply a call whatever
+// the template knows of tools), parallel_tool_calls, json_schema (of the reply),
+// add_generation_prompt (true), continue_final_message, enable_thinking (true),
 // reasoning_format, reasoning_budget_tokens (-1: no limit), reasoning_budget_message,
 // chat_template_kwargs (an object of variables for the template).
 // ENGINE_EINVAL carries the reason, which may be the template's own.
@@ -311,8 +312,9 @@ int engine_chat_start(struct engine *e, const char *request, size_t len, uint32_
 int engine_chat_finish(struct engine_job *j, struct engine_chat **out);
 
 // A JSON object: prompt (tokenize it with add_special and parse_special), stops, plain (a reply
-// needs no parsing), thinking (the template knows reasoning), format, generation_prompt, grammar.
-// Belongs to the conversation.
+// needs no parsing), shown (if there are any: control tokens whose names are text of a reply),
+// thinking (the template knows reasoning), format, generation_prompt, grammar. Belongs to the
+// conversation.
 int engine_chat_describe(const struct engine_chat *chat, const char **json, size_t *len);
 
 // chat may be NULL; samplers and replies made from it stay valid.

@@ -4,6 +4,7 @@
 // compute.cpp  the thread that computes
 // sampler.cpp  choosing tokens, grammars, probabilities
 // chat.cpp     chat templates and parsing what the model replies
+// forced_tools.cpp  replies that must be calls of tools
 // vectors.cpp  embeddings, LoRA adapters, saved states
 // cpu.cpp      which build of ggml's CPU code computes
 // buffer.cpp   ggml's memory, cleared without writing to what is zero
@@ -96,7 +97,7 @@ struct engine {
     const llama_vocab *vocab = nullptr;
     struct engine_params params{};
     struct engine_info info{};
-    std::string desc, ftype;
+    std::string desc, ftype, chat_template;
     std::vector<llama_token> eog; // tokens that end a generation
 
     // What the functions hand out, see "Ownership" in engine.h.
@@ -313,6 +314,10 @@ struct engine_chat {
 // Adds the grammar and the reasoning budget of a conversation to the parameters of a sampler.
 void sampling_from_chat(
     const engine *e, common_params_sampling &sampling, const engine_chat &chat);
+
+// Like common_chat_templates_apply(), for a reply that must be a call of one of the tools of
+// `inputs` and nothing else.
+common_chat_params forced_call(const engine *e, const common_chat_templates_inputs &inputs);
 
 // What comes of a job: one of these.
 struct job_result {

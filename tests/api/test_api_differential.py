@@ -25,7 +25,7 @@ OURS = {
     "error": "an Anthropic error is {type, error} as Anthropic's clients read it",
     **dict.fromkeys(
         ["incomplete_details", "instructions", "metadata", "parallel_tool_calls", "temperature",
-         "top_p", "tool_choice", "tools", "max_output_tokens"],
+         "top_p", "tool_choice", "tools", "max_output_tokens", "top_logprobs"],
         "OpenAI's response object requires it, and its typed client reads it"),
     **dict.fromkeys(
         ["draft_n", "draft_n_accepted"],
@@ -69,6 +69,7 @@ STRICTER = {
     "must not be empty": "llama-server takes an empty list for an answer of no choices",
     "must be a boolean": "llama-server takes 1 and null for a flag; OpenAI's schema does not",
     "Value must be between": "a number out of range is a 400 for every field, not for some",
+    "constraints of the request": "a grammar that cannot go on: not a 500, which SDKs ask again",
     "integer outside": "a token that no vocabulary has: the client's mistake, not a 500",
 }
 SKIPPED = {"/slots": "what a slot shows depends on what it did"}
