@@ -43,7 +43,7 @@ class ApiServer:
             str(model), self.settings.alias or Path(model).stem, self.settings.options,
             draft=self.settings.draft,
         )
-        host.ended = host_engine.Engine.computed
+        host.ended = host_engine.computed
         self.service.configure(host, self.settings.bounds)
         main.install(self.service, self.settings.access)
         if setup:

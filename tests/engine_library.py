@@ -282,7 +282,6 @@ class Job:
     def ended(self):
         return bool(self.library.so.engine_job_ended(self.handle))
 
-    @property
     def ms(self):
         return self.library.so.engine_job_ms(self.handle)
 

@@ -68,7 +68,7 @@ class Engine(engine_library.Engine):
         if poll:
             options["poll"] = lambda: bool(poll())
         self._woken = threading.Event()
-        self._on_wake = None
+        self._waiting = []  # what to call when something has ended
         super().__init__(library(), path, n_ctx, n_batch, n_seq, n_threads, pooling,
                          wait=self._wait, wake=self._wake, **options)
 
@@ -78,16 +78,23 @@ class Engine(engine_library.Engine):
 
     def _wake(self):
         self._woken.set()
-        if self._on_wake:
-            self._on_wake()
+        for wake in list(self._waiting):
+            wake()
 
-    async def computed(self):
-        """Returns when what start() was given has been computed."""
+    async def until(self, ended):
+        """Returns when ended() is true; something of the engine's makes it so."""
         loop, woken = asyncio.get_running_loop(), asyncio.Event()
-        self._on_wake = lambda: loop.call_soon_threadsafe(woken.set)
-        while not self.ended():
-            await woken.wait()
-            woken.clear()
+
+        def wake():
+            loop.call_soon_threadsafe(woken.set)
+
+        self._waiting.append(wake)
+        try:
+            while not ended():
+                await woken.wait()
+                woken.clear()
+        finally:
+            self._waiting.remove(wake)
 
     def __getattr__(self, name):
         if name == "info":
@@ -100,10 +107,22 @@ class Engine(engine_library.Engine):
         return 1.0
 
     def sampler(self, params, chat=None):
-        if not isinstance(params, dict):
-            raise TypeError("sampler parameters must be a dict")
-        return engine_library.Sampler(self, json.dumps(params), chat)
+        return super().sampler(_text(params), chat)
 
+    def start_sampler(self, params, chat=None, ms=0):
+        return super().start_sampler(_text(params), chat, ms)
+
+
+def _text(params):
+    if not isinstance(params, (dict, str)):
+        raise TypeError("sampler parameters must be a dict or JSON")
+    return params if isinstance(params, str) else json.dumps(params)
+
+
+async def computed(item):
+    """Returns when an Engine's computation or a Job has ended."""
+    engine = item if isinstance(item, Engine) else item.engine
+    await engine.until(item.ended)
 
 
 def install():

@@ -28,7 +28,7 @@ class Llm:
 
     async def generate(self, prompt, **params):
         """Completes `prompt` (str or list of token ids); returns the new text."""
-        replies = service.generate([prompt_of({"prompt": prompt})], Params(params))
+        replies = await service.generate([prompt_of({"prompt": prompt})], Params(params))
         await replies.collect()
         return replies.replies[0].text
 
@@ -42,7 +42,7 @@ class Llm:
             messages = [{"role": "user", "content": messages}]
         body = dict(params)
         body["messages"] = messages
-        replies = service.chat(body, Params(params))
+        replies = await service.chat(body, Params(params))
         await replies.collect()
         return replies.replies[0].message
 
@@ -50,16 +50,40 @@ class Llm:
         """Like generate(), piece by piece: `async for piece in llm.stream(...)`, where piece.text
         is new text. Call cancel() on it to stop early.
         """
-        replies = service.generate([prompt_of({"prompt": prompt})], Params(params))
-        return replies.replies[0].sequence
+        return _Stream(prompt_of({"prompt": prompt}), Params(params))
 
     async def tokenize(self, text, add_special=False):
         """Token ids of `text`; add_special: with what the model wants at the beginning."""
-        return service.tokenize(text, add_special)
+        return await service.tokenize(text, add_special)
 
     async def embed(self, text):
         """The embedding of `text`: a list of float of length 1."""
-        return await service.embed(service.tokenize(text))
+        return await service.embed(await service.tokenize(text))
+
+
+class _Stream:
+    # The pieces of a text, which is asked for when the first one is.
+    def __init__(self, prompt, params):
+        self._prompt = prompt
+        self._params = params
+        self._sequence = None
+        self._cancelled = False
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        if self._cancelled:
+            raise StopAsyncIteration
+        if self._sequence is None:
+            replies = await service.generate([self._prompt], self._params)
+            self._sequence = replies.replies[0].sequence
+        return await self._sequence.__anext__()
+
+    def cancel(self):
+        self._cancelled = True
+        if self._sequence is not None:
+            self._sequence.cancel()
 
 
 llm = Llm()

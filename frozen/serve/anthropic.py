@@ -320,7 +320,7 @@ def install(service):
         service.generator()
         chat = chat_of(body)
         params = Params(chat)
-        replies = service.chat(chat, params, request)
+        replies = await service.chat(chat, params, request)
         if params.stream:
             return stream(replies, MessageWriter(service, params.stop))
         await replies.collect()
@@ -340,4 +340,6 @@ def install(service):
     @_shaped
     async def count_tokens(request):
         chat = chat_of(object_of(request))
-        return {"input_tokens": len(service.tokenize(service.converse(chat).prompt))}
+        work = service.prepare()
+        prompt = (await service.converse(chat, work)).prompt
+        return {"input_tokens": len(await service.tokenize(prompt, preparation=work))}

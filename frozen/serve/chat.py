@@ -4,7 +4,7 @@
 
 from httpd import jsonio
 
-from .errors import from_engine, invalid
+from .errors import invalid
 from .params import few, integer, schema_of, typed
 
 MAX_MESSAGES = 2048  # as OpenAI's API
@@ -16,12 +16,9 @@ class Conversation:
     text, because its format is made of them.
     """
 
-    def __init__(self, engine, request):
-        try:
-            self.chat = engine.chat(jsonio.dumps_narrow(request))
-        except (ValueError, RuntimeError) as exc:
-            raise from_engine(exc, 400)
-        about = jsonio.loads(self.chat.describe())
+    def __init__(self, chat):
+        self.chat = chat
+        about = jsonio.loads(chat.describe())
         self.prompt = about["prompt"]
         self.stops = about["stops"]
         self.plain = about["plain"]

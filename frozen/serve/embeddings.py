@@ -33,7 +33,10 @@ def install(service):
         size = typed(body, "dimensions", "number")
         if size is not None and size != service.engine().n_embd:
             raise invalid("This model's embeddings have %d dimensions" % service.engine().n_embd)
-        all_tokens = [service.tokens(prompt) for prompt in prompts]
+        work = service.prepare()
+        all_tokens = []
+        for prompt in prompts:
+            all_tokens.append(await service.tokens(prompt, preparation=work))
         found = []
         for tokens in all_tokens:
             found.append(await service.embed(tokens, normalize, request))

@@ -186,15 +186,16 @@ def detokenized(engine, prompt):
     return text_of(b"".join(parts))
 
 
-def infill_tokens(service, body):
+async def infill_tokens(service, body):
     """The prompt that fills in the middle, as llama-server lays it out (Qwen's repository-level
     pattern, arXiv 2409.12186): [extra files] prefix, suffix, then the beginning of the middle.
     """
     engine = service.generator()
-    prefix = service.tokenize(_text(body, "input_prefix", True), False, False)
-    suffix = service.tokenize(_text(body, "input_suffix", True), False, False)
-    prompt = service.tokenize(_text(body, "prompt", False), False, True)
-    extra = _extra_tokens(service, body)
+    work = service.prepare()
+    prefix = await service.tokenize(_text(body, "input_prefix", True), False, False, work)
+    suffix = await service.tokenize(_text(body, "input_suffix", True), False, False, work)
+    prompt = await service.tokenize(_text(body, "prompt", False), False, True, work)
+    extra = await _extra_tokens(service, body, work)
     # Of a context that holds a batch of it: three parts before, one behind. llama-server's batch
     # is 2048; here what fits the context decides.
     size = min(2048, engine.n_ctx // 2)
@@ -223,24 +224,24 @@ def _text(body, name, required):
     return value
 
 
-def _extra_tokens(service, body):
+async def _extra_tokens(service, body, work):
     engine = service.host.engine
     chunks = typed(body, "input_extra", "array") or []
     tokens = []
     if engine.fim_rep >= 0:
-        tokens = [engine.fim_rep] + service.tokenize("myproject\n", False, False)
+        tokens = [engine.fim_rep] + await service.tokenize("myproject\n", False, False, work)
     for chunk in chunks:
         text = chunk.get("text") if isinstance(chunk, dict) else None
         if not isinstance(text, str):
             raise invalid('extra_context chunk must contain a "text" field with a string value')
         name = typed(chunk, "filename", "string") or "tmp"
         if engine.fim_sep >= 0:
-            tokens += [engine.fim_sep] + service.tokenize(name + "\n", False, False)
+            tokens += [engine.fim_sep] + await service.tokenize(name + "\n", False, False, work)
         else:
-            tokens += service.tokenize("\n\n--- snippet ---\n\n", False, False)
-        tokens += service.tokenize(text, False, False)
+            tokens += await service.tokenize("\n\n--- snippet ---\n\n", False, False, work)
+        tokens += await service.tokenize(text, False, False, work)
     if engine.fim_sep >= 0:
-        tokens += [engine.fim_sep] + service.tokenize("filename\n", False, False)
+        tokens += [engine.fim_sep] + await service.tokenize("filename\n", False, False, work)
     return tokens
 
 
@@ -249,7 +250,7 @@ def install(service):
     app = service.app
 
     async def complete(request, body, params, prompts):
-        replies = service.generate(prompts, params, request)
+        replies = await service.generate(prompts, params, request)
         completion = Completion(service, params, body, prompts)
         if params.stream:
             return stream(replies, NativeWriter(completion))
@@ -282,7 +283,7 @@ def install(service):
             message = "Infill is not supported by this model: " + "".join(missing)
             raise RequestError(501, "not_supported_error", message)
         params = Params(body, service.bounds.slots)
-        return await complete(request, body, params, [infill_tokens(service, body)])
+        return await complete(request, body, params, [await infill_tokens(service, body)])
 
     @app.post("/tokenize")
     async def tokenize(request):
@@ -292,7 +293,7 @@ def install(service):
         if content is None:
             return {"tokens": []}
         special = typed(body, "parse_special", "boolean")
-        tokens = service.tokens(
+        tokens = await service.tokens(
             prompts_of(content, "content")[0] if content not in ("", []) else "",
             bool(typed(body, "add_special", "boolean")),
             True if special is None else special,
@@ -325,5 +326,5 @@ def install(service):
         return {"content": "".join(parts) + text.flush()}
 
     @app.post("/apply-template")
-    def apply_template(request):
-        return {"prompt": service.converse(object_of(request)).prompt}
+    async def apply_template(request):
+        return {"prompt": (await service.converse(object_of(request))).prompt}

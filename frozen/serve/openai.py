@@ -304,7 +304,7 @@ def install(service):
             raise invalid("Unsupported param: suffix")
         if body.get("echo"):
             raise invalid("Only no echo is supported")
-        replies = service.generate(prompts_of(body.get("prompt")), params, request)
+        replies = await service.generate(prompts_of(body.get("prompt")), params, request)
         if params.stream:
             return stream(replies, TextWriter(service, params))
         await replies.collect()
@@ -319,7 +319,7 @@ def install(service):
         body = object_of(request)
         engine = service.generator()
         params = Params(body, service.bounds.slots)
-        replies = service.chat(body, params, request)
+        replies = await service.chat(body, params, request)
         if params.stream:
             return stream(replies, ChatWriter(service, params))
         await replies.collect()

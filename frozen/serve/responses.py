@@ -378,7 +378,7 @@ def install(service):
         service.generator()
         chat = chat_of(body)
         params = Params(chat)
-        replies = service.chat(chat, params, request)
+        replies = await service.chat(chat, params, request)
         response = Response(service, body)
         if params.stream:
             return stream(replies, ResponseWriter(response, service.host.engine))

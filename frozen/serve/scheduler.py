@@ -116,18 +116,24 @@ class Scheduler:
         """Whether there is anything to do."""
         return bool(self.running or self.queue.items or self._jobs)
 
-    def submit(self, prompt, sampling=None, options=None, chat=None, after=None):
-        """Queues a request.
+    def submit(
+        self, prompt, sampling=None, options=None, chat=None, after=None, sampler=None
+    ):
+        """Queue a request.
 
         prompt: token ids; sampling, chat: for engine.sampler(); options: Options; after: a
-        Sequence with the same prompt, to share its computation. Returns a Sequence. Raises
-        RequestError if it can never run, or too many wait.
+        Sequence with the same prompt, to share its computation; sampler: what was made of sampling
+        and chat, if it was, for this request to close. Return a Sequence. Raise RequestError if it
+        can never run, or too many wait.
         """
-        engine = self.engine
         options = options or Options()
-        self._check(prompt, options)
         try:
-            sampler = engine.sampler(sampling or {}, chat)
+            self.check(prompt, options)
+            sampler = sampler or self.engine.sampler(sampling or {}, chat)
+        except RequestError:
+            if sampler:
+                sampler.close()
+            raise
         except (ValueError, TypeError, RuntimeError) as exc:
             raise from_engine(exc, 400)
         sequence = Sequence(self, prompt, sampler, options, after)
@@ -152,7 +158,8 @@ class Scheduler:
         self._work.set()
         return sequence
 
-    def _check(self, prompt, options):
+    def check(self, prompt, options):
+        """Raise the RequestError that submit() would, but for the sampler's."""
         engine = self.engine
         bounds = self.bounds
         if self._broken:
@@ -387,9 +394,10 @@ class Scheduler:
                 continue  # cancelled meanwhile
             item.others = len(work) - 1
             try:
-                self._advance(item, now)
+                await self._advance(item, now)
             except (RuntimeError, ValueError, MemoryError) as exc:
-                self._fail(item.sequence, exc)
+                if not item.sequence.finished:
+                    self._fail(item.sequence, exc)
 
     async def _compute(self, start, *batch):
         # What engine.finish() returns or raises.
@@ -461,7 +469,7 @@ class Scheduler:
         metrics.prompt_ms += ms * prompt / n
         metrics.predicted_ms += ms * (n - prompt) / n
 
-    def _advance(self, item, now):
+    async def _advance(self, item, now):
         # What was computed is in the cache; then the next token, and more if a draft was right.
         sequence = item.sequence
         start = sequence.computed
@@ -476,7 +484,10 @@ class Scheduler:
         draft = item.draft
         right = 0
         while not sequence.finished:
-            token = self._sample(sequence, item.index + right, now)
+            token = await self._sample(sequence, item.index + right)
+            if sequence.finished:
+                break  # cancelled meanwhile
+            self._accept(sequence, item.index + right, token, now)
             if right == len(draft) or token != draft[right] or sequence.finished:
                 break
             right += 1
@@ -496,16 +507,24 @@ class Scheduler:
         if right < drafted:
             self.engine.seq_rm(sequence.holder.seq, sequence.computed, -1)
 
-    def _sample(self, sequence, index, now):
-        metrics = self.metrics
+    async def _sample(self, sequence, index):
+        # A grammar takes its time, beside the loop.
+        sampler = sequence.sampler
         began = self.clock()
         try:
-            token = sequence.sampler.sample(index)
+            if sampler.constrained:
+                token = await self._compute(self.engine.start_sample, sampler, index)
+            else:
+                token = sampler.sample(index)
         except RuntimeError as exc:
             if sequence.constrained and not _is_engines(exc):
                 raise Stuck(exc)
             raise
-        metrics.engine_ms += self.clock() - began
+        self.metrics.engine_ms += self.clock() - began
+        return token
+
+    def _accept(self, sequence, index, token, now):
+        metrics = self.metrics
         probs = self._probs(sequence, index, token)
         sequence.tokens.append(token)
         metrics.predicted_tokens += 1
@@ -518,7 +537,6 @@ class Scheduler:
         sequence.emit(text, token, probs)
         if reason:
             self._finish(sequence, reason, kind)
-        return token
 
     def _probs(self, sequence, index, token):
         n = sequence.options.n_probs

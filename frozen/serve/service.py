@@ -4,20 +4,14 @@
 
 import asyncio
 
-from httpd import App
+from httpd import App, jsonio
 from httpd.jsonio import integers
 
 from .access import client_of
 from .chat import Conversation, conversation_of, text_size
 from .engine import LOADING, READY, EngineHost
-from .errors import (
-    RequestError,
-    context_error,
-    error_response,
-    from_engine,
-    invalid,
-    unavailable,
-)
+from .errors import RequestError, context_error, error_response, invalid, unavailable
+from .preparation import Preparation
 from .reply import Replies, Reply
 from .scheduler import Bounds, Scheduler
 
@@ -85,28 +79,30 @@ class Service:
             raise RequestError(501, "not_supported_error", "this model computes embeddings only")
         return engine
 
-    def tokenize(self, text, add_special=True, parse_special=True):
-        """Token ids of `text`. RequestError if it is far too long."""
+    def prepare(self):
+        """Return the Preparation for one request."""
+        return Preparation(self.engine(), self.host.ended, self.bounds.job_ms)
+
+    async def tokenize(self, text, add_special=True, parse_special=True, preparation=None):
+        """Return the token ids of `text`. RequestError if it is far too long. preparation: the
+        request's, if it has one.
+        """
         engine = self.engine()
         size = len(text.encode())
         if size > engine.n_ctx * _BYTES_PER_TOKEN:
             raise context_error(size // _BYTES_PER_TOKEN, engine.n_ctx)
-        try:
-            tokens = engine.tokenize(text, add_special, parse_special)
-        except RuntimeError as exc:
-            if "::at" in str(exc):
-                # llama.cpp looks up the token of a byte, and there is none.
-                raise invalid("The model's vocabulary has no tokens for this text")
-            raise from_engine(exc)
+        preparation = preparation or self.prepare()
+        tokens = await preparation.tokenize(text, add_special, parse_special)
         # A text that begins with the token's name brings it along.
         if add_special and engine.add_bos and tokens[:2] == [engine.bos, engine.bos]:
             del tokens[0]
         return tokens
 
-    def tokens(self, prompt, add_special=True, parse_special=True):
-        """Token ids of a prompt: a str, or a list of token ids and str."""
+    async def tokens(self, prompt, add_special=True, parse_special=True, preparation=None):
+        """Return the token ids of a prompt: a str, or a list of token ids and str."""
+        preparation = preparation or self.prepare()
         if isinstance(prompt, str):
-            return self.tokenize(prompt, add_special, parse_special)
+            return await self.tokenize(prompt, add_special, parse_special, preparation)
         if integers(prompt, 0, _MAX_TOKEN):
             return list(prompt)
         tokens = []
@@ -114,26 +110,32 @@ class Service:
             item = prompt[i]
             if isinstance(item, str):
                 # What a text begins with is only at the beginning.
-                tokens.extend(self.tokenize(item, add_special and i == 0, parse_special))
+                tokens.extend(
+                    await self.tokenize(item, add_special and i == 0, parse_special, preparation)
+                )
             else:
                 tokens.append(item)
         return tokens
 
-    def converse(self, body):
-        """The Conversation of a chat request's JSON object."""
+    async def converse(self, body, preparation=None):
+        """Return the Conversation of a chat request's JSON object."""
         engine = self.generator()
         request = conversation_of(body)
         # As in tokenize(): a template is no quicker.
         size = text_size(request["messages"])
         if size > engine.n_ctx * _BYTES_PER_TOKEN:
             raise context_error(size // _BYTES_PER_TOKEN, engine.n_ctx)
-        return Conversation(engine, request)
+        preparation = preparation or self.prepare()
+        return Conversation(await preparation.chat(jsonio.dumps_narrow(request)))
 
-    def generate(self, prompts, params, request=None, conversation=None):
-        """Submits `params.n` answers to each of `prompts` (str, or lists of token ids and str) for
-        the client of `request`, None for user code. Returns Replies.
+    async def generate(
+        self, prompts, params, request=None, conversation=None, preparation=None
+    ):
+        """Submit `params.n` answers to each of `prompts` (str, or lists of token ids and str) for
+        the client of `request`, None for user code. Return Replies.
         """
         self.generator()
+        preparation = preparation or self.prepare()
         chat = None
         stops = ()
         shown = ()
@@ -144,31 +146,57 @@ class Service:
             shown = conversation.shown
             sampling = dict(sampling)
             sampling.pop("json_schema", None)  # it is part of the conversation
-        all_tokens = [self.tokens(prompt) for prompt in prompts]
-        replies = []
+        requests = []  # (tokens, number of the answer, Options)
+        for prompt in prompts:
+            tokens = await self.tokens(prompt, preparation=preparation)
+            for i in range(params.n):
+                options = params.options(stops)
+                options.shown = shown
+                if request is not None:
+                    options.client = client_of(request)
+                    options.gone = request.gone
+                requests.append((tokens, i, options))
+        # A queue that is full says so before anything is converted.
+        self.scheduler.check(*requests[0][::2])
+        samplers = []
         try:
-            for tokens in all_tokens:
-                first = None
-                for i in range(params.n):
-                    options = params.options(stops)
-                    options.shown = shown
-                    if request is not None:
-                        options.client = client_of(request)
-                        options.gone = request.gone
-                    own = _reseeded(sampling, i)
-                    sequence = self.scheduler.submit(tokens, own, options, chat, first)
-                    first = first or sequence
-                    replies.append(Reply(sequence, conversation, len(replies)))
+            for _, i, _ in requests:
+                samplers.append(await preparation.sampler(_reseeded(sampling, i), chat))
+            return Replies(self._submit(requests, samplers, sampling, conversation))
+        except BaseException:
+            for sampler in samplers:
+                if sampler is not None:
+                    sampler.close()
+            raise
+
+    def _submit(self, requests, samplers, sampling, conversation):
+        # The Replies' list. The samplers that have an owner become None.
+        chat = conversation and conversation.chat
+        replies = []
+        first = None
+        try:
+            for k in range(len(requests)):
+                tokens, i, options = requests[k]
+                sampler = samplers[k]
+                if i == 0:
+                    first = None
+                samplers[k] = None  # submit() closes it if it fails
+                sequence = self.scheduler.submit(tokens, sampling, options, chat, first, sampler)
+                first = first or sequence
+                replies.append(Reply(sequence, conversation, len(replies)))
         except Exception:
             for reply in replies:
                 reply.sequence.cancel()
             raise
-        return Replies(replies)
+        return replies
 
-    def chat(self, body, params, request=None):
-        """Submits the answers to a chat request's JSON object; `request` as in generate()."""
-        conversation = self.converse(body)
-        return self.generate([conversation.prompt], params, request, conversation)
+    async def chat(self, body, params, request=None):
+        """Submit the answers to a chat request's JSON object; `request` as in generate()."""
+        preparation = self.prepare()
+        conversation = await self.converse(body, preparation)
+        return await self.generate(
+            [conversation.prompt], params, request, conversation, preparation
+        )
 
     async def embed(self, tokens, normalize=2, request=None):
         """The embedding of token ids: a list of float; `request` as in generate()."""

@@ -621,13 +621,16 @@ int engine_tokenize_finish(struct engine_job *j, const int32_t **tokens, size_t 
 
 int engine_tokenize(struct engine *e, const char *text, size_t len, bool add_special,
     bool parse_special, const int32_t **tokens, size_t *n) {
-    engine_job *j;
-    int code = engine_tokenize_start(e, text, len, add_special, parse_special, 0, &j);
-    if (code == ENGINE_OK) {
-        code = engine_tokenize_finish(j, tokens, n);
-        engine_job_close(j);
-    }
-    return code;
+    return call(e, KNOWS, [&] {
+        check(len <= max_text, "the text is too long");
+        std::vector<int32_t> found;
+        within({e->params.job_ms, job_bytes(), stack_size - stack_margin, nullptr},
+            [&] { found = tokenize(e, std::string(text, len), add_special, parse_special); });
+        e->tokens = std::move(found);
+        *tokens = e->tokens.data();
+        *n = e->tokens.size();
+        return static_cast<int>(ENGINE_OK);
+    });
 }
 
 int engine_detokenize(

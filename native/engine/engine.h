@@ -182,8 +182,8 @@ int engine_tokenize(struct engine *e, const char *text, size_t len, bool add_spe
 // order in which they were started. Each may take `ms` of processor time (0: engine_params.job_ms), a part of the machine's
 // memory and the thread's stack; what takes more ends with ENGINE_LIMIT and costs nobody else
 // anything. engine_params.wake is called when a job has ended. The finish function, called once, waits
-// for that (as engine_params.wait has it) and gives the result or the error. The plain forms
-// (engine_tokenize, engine_chat_open, engine_sampler_open) are start and finish in one.
+// for that (as engine_params.wait has it) and gives the result or the error. engine_chat_open() and
+// engine_sampler_open() are start and finish in one; engine_tokenize() takes no thread.
 int engine_tokenize_start(struct engine *e, const char *text, size_t len, bool add_special,
     bool parse_special, uint32_t ms, struct engine_job **out);
 int engine_tokenize_finish(struct engine_job *j, const int32_t **tokens, size_t *n);

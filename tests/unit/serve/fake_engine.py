@@ -34,6 +34,7 @@ class Aborted(Error):
 
 class Sampler:
     open = 0
+    constrained = False
 
     def __init__(self, engine):
         self.engine = engine
@@ -208,6 +209,29 @@ class FakeEngine:
 
     def chat(self, request):
         return Chat(json.loads(request))
+
+    def start_tokenize(self, text, add_special=True, parse_special=True, ms=0):
+        return Job(lambda: self.tokenize(text, add_special, parse_special))
+
+    def start_sampler(self, params, chat=None, ms=0):
+        return Job(lambda: self.sampler(params, chat))
+
+    def start_chat(self, request, ms=0):
+        return Job(lambda: self.chat(request))
+
+
+class Job:
+    open = 0
+
+    def __init__(self, finish):
+        self.finish = finish
+        Job.open += 1
+
+    def ms(self):
+        return 1
+
+    def close(self):
+        Job.open -= 1
 
 
 class Cell:
