@@ -161,6 +161,10 @@ static mp_map_elem_t *append(mp_map_t *map, mp_obj_t key, uint32_t hash) {
 
 // The filled entries of `map` to `table`, which may be its own; returns how many.
 static size_t pack(mp_map_elem_t *table, const mp_map_t *map) {
+    if (map->used == map->alloc) {
+        memmove(table, map->table, map->alloc * sizeof(mp_map_elem_t));
+        return map->alloc;
+    }
     size_t n = 0;
     for (size_t i = 0; i < map->alloc; i++) {
         if (mp_map_slot_is_filled(map, i)) {
