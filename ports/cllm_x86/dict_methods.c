@@ -1,6 +1,6 @@
-// Methods of `dict` and OrderedDict, in place of py/objdict.c's where those hold a pointer into a table
-// while Python runs (__eq__, __hash__ and __repr__ may clear or grow the very dictionary), or go by the
-// order of entries. What is not here is upstream's (dict_methods.h says how).
+// Methods of `dict` and OrderedDict, in place of py/objdict.c's where those hold a pointer into a
+// table while Python runs (__eq__, __hash__ and __repr__ may clear or grow the very dictionary),
+// or go by the order of entries. What is not here is upstream's (dict_methods.h says how).
 //
 // Here a slot is read at once, and found anew by its number after each call that may run Python.
 #include "py/builtin.h"
@@ -77,10 +77,12 @@ mp_obj_t dict_update(size_t n_args, const mp_obj_t *args, mp_map_t *kwargs) {
     return mp_const_none;
 }
 
-mp_obj_t mp_obj_dict_make_new(const mp_obj_type_t *type, size_t n_args, size_t n_kw, const mp_obj_t *args) {
+mp_obj_t mp_obj_dict_make_new(const mp_obj_type_t *type, size_t n_args, size_t n_kw,
+    const mp_obj_t *args) {
     bool copy = n_args == 1 && n_kw == 0 && mp_obj_is_dict_or_ordereddict(args[0]);
     mp_obj_t self = copy ? mp_obj_dict_copy(args[0]) : mp_obj_new_dict(0);
-    // An OrderedDict is a dictionary like all others: upstream's array is searched from its beginning.
+    // An OrderedDict is a dictionary like all others: upstream's array is searched from its
+    // beginning.
     ((mp_obj_dict_t *)MP_OBJ_TO_PTR(self))->base.type = type;
     if (!copy && (n_args || n_kw)) {
         mp_obj_t of_update[2] = {self, args[0]};
@@ -179,10 +181,12 @@ mp_obj_t dict_binary_op(mp_binary_op_t op, mp_obj_t left, mp_obj_t right) {
         case MP_BINARY_OP_CONTAINS:
             return mp_obj_new_bool(mp_map_lookup(map_of(left), right, MP_MAP_LOOKUP) != NULL);
         case MP_BINARY_OP_EQUAL:
-            if (mp_obj_is_type(left, &mp_type_ordereddict) && mp_obj_is_type(right, &mp_type_ordereddict)) {
+            if (mp_obj_is_type(left, &mp_type_ordereddict)
+                && mp_obj_is_type(right, &mp_type_ordereddict)) {
                 return mp_obj_new_bool(equal_in_order(map_of(left), map_of(right)));
             }
-            return mp_obj_new_bool(mp_obj_is_type(right, &mp_type_dict) && equal(map_of(left), map_of(right)));
+            return mp_obj_new_bool(mp_obj_is_type(right, &mp_type_dict)
+                && equal(map_of(left), map_of(right)));
         case MP_BINARY_OP_OR:
         case MP_BINARY_OP_INPLACE_OR: {
             mp_obj_t sum = op == MP_BINARY_OP_OR ? mp_obj_dict_copy(left) : left;

@@ -1,25 +1,26 @@
-// Tables of names and of everything else that a `dict` holds, in place of py/map.c's, and py/runtime.c's
-// look-up of methods: every name, attribute and method that Python mentions is a look-up, and half of the
-// instructions of an HTTP request went there.
+// Tables of names and of everything else that a `dict` holds, in place of py/map.c's, and
+// py/runtime.c's look-up of methods: every name, attribute and method that Python mentions is a
+// look-up, and half of the instructions of an HTTP request went there.
 //
-// Order. Entries stand in the order of insertion, as CPython's do: json.loads(), keyword arguments and
-// the attributes of classes keep the order of their text. A deleted entry leaves a gap
-// (MP_OBJ_SENTINEL) until the table needs room, so upstream's loops over table[0..alloc), which skip
-// gaps, go on while entries come and go.
+// Order. Entries stand in the order of insertion, as CPython's do: json.loads(), keyword
+// arguments and the attributes of classes keep the order of their text. A deleted entry leaves a
+// gap (MP_OBJ_SENTINEL) until the table needs room, so upstream's loops over table[0..alloc),
+// which skip gaps, go on while entries come and go.
 //
-// Search. A table of up to LEAST_ALLOC entries is searched from its beginning. A larger one has an index
-// behind its entries, in the same allocation: for each hash, where its entry is. The index has two places
-// for each entry, so searches are short although the entries fill up before the table grows: a method's
-// name is looked for in vain among the object's attributes first. Deletion leaves the index alone, for
-// a place whose entry has another key now only leads the search on.
+// Search. A table of up to LEAST_ALLOC entries is searched from its beginning. A larger one has
+// an index behind its entries, in the same allocation: for each hash, where its entry is. The
+// index has two places for each entry, so searches are short although the entries fill up before
+// the table grows: a method's name is looked for in vain among the object's attributes first.
+// Deletion leaves the index alone, for a place whose entry has another key now only leads the
+// search on.
 //
-// Keys. While all keys of a table are interned strings (qstrs, which are numbers), as in nearly every
-// table that names are looked for in, their numbers are what is hashed and compared. A table is indexed
-// anew when it gets its first key of another kind.
+// Keys. While all keys of a table are interned strings (qstrs, which are numbers), as in nearly
+// every table that names are looked for in, their numbers are what is hashed and compared. A
+// table is indexed anew when it gets its first key of another kind.
 //
-// Python. __eq__ and __hash__ of keys may change the table that is being searched. Nothing that was read
-// from a table before such a call is used after it unless the table is still the same; otherwise the
-// search starts again, MOST_SEARCHES times at most.
+// Python. __eq__ and __hash__ of keys may change the table that is being searched. Nothing that
+// was read from a table before such a call is used after it unless the table is still the same;
+// otherwise the search starts again, MOST_SEARCHES times at most.
 //
 // Methods. mp_load_method() finds a function of an object's class without the general search, which
 // handles properties, descriptors, builtin base classes and __getattr__.
@@ -34,8 +35,8 @@ mp_map_elem_t *upstream_mp_map_lookup(mp_map_t *map, mp_obj_t index, mp_map_look
 // runtime.c's own (see name_lookup.mk).
 void upstream_mp_load_method(mp_obj_t object, qstr attr, mp_obj_t *dest);
 
-// Where a name was found last in whatever array: a guess, checked by comparing keys. qstrs are numbers
-// from 0 up, so that most have a place for themselves.
+// Where a name was found last in whatever array: a guess, checked by comparing keys. qstrs are
+// numbers from 0 up, so that most have a place for themselves.
 #define N_GUESSES 8192
 static uint16_t guesses[N_GUESSES];
 
@@ -55,7 +56,8 @@ static inline size_t place_size(size_t alloc) {
 
 static size_t table_size(size_t alloc) {
     size_t entries = alloc * sizeof(mp_map_elem_t);
-    return alloc <= LEAST_ALLOC ? entries : entries + sizeof(index_t) + 2 * alloc * place_size(alloc);
+    size_t index = sizeof(index_t) + 2 * alloc * place_size(alloc);
+    return alloc <= LEAST_ALLOC ? entries : entries + index;
 }
 
 static mp_map_elem_t *new_table(size_t alloc) {
@@ -106,7 +108,8 @@ static inline size_t next_place(size_t alloc, size_t at) {
     return at + 1 == 2 * alloc ? 0 : at + 1;
 }
 
-static inline void take_place_of_size(index_t *index, size_t size, size_t alloc, uint32_t hash, size_t entry) {
+static inline void take_place_of_size(index_t *index, size_t size, size_t alloc, uint32_t hash,
+    size_t entry) {
     size_t at = first_place(alloc, hash);
     while (read_place(index, size, at)) {
         at = next_place(alloc, at);
@@ -161,6 +164,10 @@ static mp_map_elem_t *append(mp_map_t *map, mp_obj_t key, uint32_t hash) {
 
 // The filled entries of `map` to `table`, which may be its own; returns how many.
 static size_t pack(mp_map_elem_t *table, const mp_map_t *map) {
+    if (map->used == map->alloc) {
+        memmove(table, map->table, map->alloc * sizeof(mp_map_elem_t));
+        return map->alloc;
+    }
     size_t n = 0;
     for (size_t i = 0; i < map->alloc; i++) {
         if (mp_map_slot_is_filled(map, i)) {
@@ -204,7 +211,8 @@ static bool has_plain_keys(const mp_map_t *map) {
     return true;
 }
 
-// The values of `old` for the keys that `map` took from it; false where they are not its keys any more.
+// The values of `old` for the keys that `map` took from it; false where they are not its keys any
+// more.
 static bool take_values(mp_map_t *map, const mp_map_t *old) {
     size_t n = 0;
     for (size_t i = 0; i < old->alloc; i++) {
@@ -225,7 +233,8 @@ static bool make_room(mp_map_t *map) {
         return true;
     }
     size_t alloc = LEAST_ALLOC;
-    // A quarter stays free, or a table that is full but for one gap would be copied for each new entry.
+    // A quarter stays free, or a table that is full but for one gap would be copied for each new
+    // entry.
     while (alloc < map->used + 1 || (alloc > LEAST_ALLOC && alloc * 3 < (map->used + 1) * 4)) {
         alloc *= 2;
     }
@@ -347,7 +356,8 @@ static inline mp_map_elem_t *find_qstr_by_index(const mp_map_t *map, mp_obj_t ke
     return NULL;
 }
 
-static MP_NOINLINE mp_map_elem_t *find_in_array(mp_map_t *map, mp_obj_t index, mp_map_lookup_kind_t kind) {
+static MP_NOINLINE mp_map_elem_t *find_in_array(mp_map_t *map, mp_obj_t index,
+    mp_map_lookup_kind_t kind) {
     if (!map->is_fixed) {
         // namedtuple._asdict() calls its new dictionary an array, as upstream's OrderedDicts are.
         map->is_ordered = 0;
@@ -369,8 +379,8 @@ static MP_NOINLINE mp_map_elem_t *find_in_array(mp_map_t *map, mp_obj_t index, m
 
 typedef enum { FOUND, MISSING, CHANGED } outcome_t;
 
-// Look for any key in a table that is not an array: from its beginning with `size` 0, else by an index
-// with places of `size` bytes. Runs __eq__.
+// Look for any key in a table that is not an array: from its beginning with `size` 0, else by an
+// index with places of `size` bytes. Runs __eq__.
 static inline __attribute__((always_inline)) outcome_t search_by(mp_map_t *map, mp_obj_t index,
     uint32_t hash, size_t size, mp_map_elem_t **found) {
     mp_map_elem_t *table = map->table;
@@ -378,7 +388,8 @@ static inline __attribute__((always_inline)) outcome_t search_by(mp_map_t *map, 
     const index_t *places = index_of(map);
     // Among qstrs, only the same one is equal.
     bool identity = map->all_keys_are_qstrs, word = is_word(index);
-    for (size_t at = size ? first_place(alloc, hash) : 0;; at = size ? next_place(alloc, at) : at + 1) {
+    size_t at = size ? first_place(alloc, hash) : 0;
+    for (;; at = size ? next_place(alloc, at) : at + 1) {
         size_t place = size ? read_place(places, size, at) : at < alloc ? at + 1 : 0;
         if (!place) {
             return MISSING;
@@ -393,7 +404,8 @@ static inline __attribute__((always_inline)) outcome_t search_by(mp_map_t *map, 
             continue;
         }
         bool equal = mp_obj_equal(key, index);
-        if (map->table != table || map->alloc != alloc || map->all_keys_are_qstrs || slot->key != key) {
+        if (map->table != table || map->alloc != alloc || map->all_keys_are_qstrs
+            || slot->key != key) {
             return CHANGED;
         }
         if (equal) {
@@ -472,7 +484,8 @@ static MP_NOINLINE mp_map_elem_t *add_qstr(mp_map_t *map, mp_obj_t key) {
     return append(map, key, hash_of_qstr(key));
 }
 
-static MP_NOINLINE mp_map_elem_t *find_qstr_in_large(mp_map_t *map, mp_obj_t key, mp_map_lookup_kind_t kind) {
+static MP_NOINLINE mp_map_elem_t *find_qstr_in_large(mp_map_t *map, mp_obj_t key,
+    mp_map_lookup_kind_t kind) {
     mp_map_elem_t *slot = place_size(map->alloc) == 2 ? find_qstr_by_index(map, key, 2)
         : find_qstr_by_index(map, key, 4);
     return slot || kind == MP_MAP_LOOKUP ? slot : add_qstr(map, key);
@@ -483,7 +496,8 @@ mp_map_elem_t *mp_map_lookup(mp_map_t *map, mp_obj_t index, mp_map_lookup_kind_t
     if (map->is_ordered) {
         return find_in_array(map, index, kind);
     }
-    if (!map->all_keys_are_qstrs || !mp_obj_is_qstr(index) || kind == MP_MAP_LOOKUP_REMOVE_IF_FOUND) {
+    if (!map->all_keys_are_qstrs || !mp_obj_is_qstr(index)
+        || kind == MP_MAP_LOOKUP_REMOVE_IF_FOUND) {
         return find(map, index, kind);
     }
     mp_map_elem_t *slot;
@@ -502,8 +516,8 @@ mp_map_elem_t *mp_map_lookup(mp_map_t *map, mp_obj_t index, mp_map_lookup_kind_t
     return kind == MP_MAP_LOOKUP ? NULL : add_qstr(map, index);
 }
 
-// A function in Python that `attr` is in a class of an object or in the bases that are Python's, if what
-// the general search finds would be just that; MP_OBJ_NULL otherwise.
+// A function in Python that `attr` is in a class of an object or in the bases that are Python's,
+// if what the general search finds would be just that; MP_OBJ_NULL otherwise.
 static mp_obj_t method_in_class(const mp_obj_type_t *type, qstr attr) {
     for (;;) {
         if (MP_OBJ_TYPE_HAS_SLOT(type, locals_dict)) {

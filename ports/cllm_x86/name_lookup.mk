@@ -1,5 +1,5 @@
-# Look-ups in dictionaries and sets: functions of MicroPython's that are replaced by those of LOOKUP_C.
-# Included by the image's Makefile and by the unix build for tests (micropython.mk).
+# Look-ups in dictionaries and sets: functions of MicroPython's that are replaced by those of
+# LOOKUP_C. Included by the image's Makefile and by the unix build for tests (micropython.mk).
 LOOKUP_C = name_lookup.c dict_methods.c set_lookup.c
 
 LOOKUP_DIR := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))

@@ -1,8 +1,10 @@
-// Tables of sets, in place of py/map.c's: upstream's searches go wrong where __eq__ or __hash__ of a
-// member changes the set (division by zero after clear(), writes to a table that is freed). As in
-// name_lookup.c, nothing that was read before such a call is used after it unless the table is the same.
+// Tables of sets, in place of py/map.c's: upstream's searches go wrong where __eq__ or __hash__
+// of a member changes the set (division by zero after clear(), writes to a table that is freed).
+// As in name_lookup.c, nothing that was read before such a call is used after it unless the table
+// is the same.
 //
-// A table has a power of two of slots and grows at three quarters, so that a search in vain ends soon.
+// A table has a power of two of slots and grows at three quarters, so that a search in vain ends
+// soon.
 #include <string.h>
 
 #include "py/runtime.h"
@@ -15,8 +17,8 @@ static size_t hash_of(mp_obj_t item) {
     return MP_OBJ_SMALL_INT_VALUE(mp_unary_op(MP_UNARY_OP_HASH, item));
 }
 
-// Small numbers are in order, as in CPython. A multiplication spreads all else over 32 bits: runs of
-// numbers, and addresses, which have no low bits.
+// Small numbers are in order, as in CPython. A multiplication spreads all else over 32 bits: runs
+// of numbers, and addresses, which have no low bits.
 static size_t first_slot(const mp_set_t *set, size_t hash) {
     return hash < set->alloc ? hash
         : ((uint64_t)hash * 0x9E3779B97F4A7C15u >> 32) * (uint64_t)set->alloc >> 32;
@@ -66,8 +68,8 @@ static bool is_same(const mp_set_t *set, const mp_set_t *before) {
     return set->table == before->table && set->alloc == before->alloc && set->used == before->used;
 }
 
-// A new table with room for one more, without what was removed. False where __hash__ of an item changed
-// the set.
+// A new table with room for one more, without what was removed. False where __hash__ of an item
+// changed the set.
 static bool rehash(mp_set_t *set) {
     mp_set_t old = *set, grown, items;
     mp_set_init(&grown, alloc_for(set->used + 1));
@@ -96,8 +98,8 @@ static void remove_at(mp_set_t *set, size_t at) {
     set->table[at] = set->table[next_slot(set, at)] == MP_OBJ_NULL ? MP_OBJ_NULL : MP_OBJ_SENTINEL;
 }
 
-// Where the item is, NOWHERE if it is not there. False where __eq__ changed the set. `steps` is how many
-// slots were looked at.
+// Where the item is, NOWHERE if it is not there. False where __eq__ changed the set. `steps` is
+// how many slots were looked at.
 static bool search(mp_set_t *set, mp_obj_t item, size_t hash, size_t *found, size_t *steps) {
     mp_set_t before = *set;
     *found = NOWHERE;

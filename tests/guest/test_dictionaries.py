@@ -3,7 +3,9 @@
 import pytest
 
 SOURCE = """\
+import json
 import random
+from collections import OrderedDict, namedtuple
 NAMES = ["n%d" % i for i in range(40)]
 KEYS = NAMES + list(range(-20, 20)) + [1 << 70, 2.5, None, "n" * 300, (1, 2), ("n1",)]
 class Thing:
@@ -16,14 +18,13 @@ def find(pairs, key):
             return i
     return -1
 def same(d, pairs):
+    assert list(d.items()) == [(key, value) for key, value in pairs]
     assert len(d) == len(pairs) == len(list(d)), (len(d), len(pairs))
     for key, value in pairs:
         assert key in d and d[key] == value, key
     for key in KEYS:
         assert (key in d) == (find(pairs, key) >= 0), key
         assert (d.get(key, "none") == "none") == (find(pairs, key) < 0), key
-    for key, value in d.items():
-        assert pairs[find(pairs, key)][1] == value
 def run(seed, keys, size):
     random.seed(seed)
     d, pairs = {}, []
@@ -42,8 +43,7 @@ def run(seed, keys, size):
             same(d.copy(), pairs)
             same(dict(list(d.items())), pairs)
     while pairs:
-        key, value = d.popitem()
-        assert pairs.pop(find(pairs, key))[1] == value
+        assert d.popitem() == tuple(pairs.pop())
     same(d, [])
     d.clear()
 def attributes(seed):
@@ -67,6 +67,32 @@ def attributes(seed):
             name for name in NAMES if find(pairs, name) >= 0]
 def keywords(**given):
     same(given, [[name, i] for i, name in enumerate(NAMES)])
+def order():
+    d = namedtuple("Pair", ["second", "first"])(1, 2)._asdict()
+    d["more"] = 3
+    d.pop("second")
+    d["second"] = 4
+    assert list(d.items()) == [("first", 2), ("more", 3), ("second", 4)]
+    text = "{" + ", ".join('"k%d": %d' % (i * 7 % 300, i) for i in range(300)) + "}"
+    d = json.loads(text)
+    assert json.dumps(d) == text and list(d.values()) == list(range(300))
+    assert d.popitem() == ("k293", 299)
+    d["k0"] = d.pop("k0")
+    assert list(d)[-1] == "k0" and list(d)[0] == "k7"
+class Changer(int):
+    def __hash__(self):
+        return 1
+    def __eq__(self, other):
+        Changer.of.clear()
+        return False
+def changing():
+    def add(i):
+        Changer.of.update({Changer(i): i} if isinstance(Changer.of, dict) else [Changer(i)])
+    for of in (set(), {}, OrderedDict()):
+        Changer.of = of
+        for i in range(9):
+            add(i)
+        assert len(of) <= 9
 """
 
 
@@ -104,3 +130,12 @@ def test_unhashable_and_misleading_keys(repl):
             "(1, 2, 2, 2, False)"
     assert repl.run("d = {'a' + str(i): i for i in range(5000)}; d['a4999'], len(d)") == \
         "(4999, 5000)"
+
+
+def test_order_and_other_makers(repl):
+    assert repl.run("order()") == ""
+
+
+def test_comparisons_that_change_what_they_are_called_for(repl):
+    # Each of these ended the machine.
+    assert repl.run("changing()") == ""

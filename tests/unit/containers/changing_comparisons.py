@@ -1,7 +1,8 @@
 """__eq__, __hash__ and __repr__ that change the dictionary or set that they are called for.
 
-The answer may be any that Python's rules allow, or an exception; the interpreter and the container must
-be sound afterwards. Each is tried with containers of several sizes and with each change at each call.
+The answer may be any that Python's rules allow, or an exception; the interpreter and the
+container must be sound afterwards. Each is tried with containers of several sizes and with each
+change at each call.
 """
 
 import json
@@ -170,13 +171,12 @@ SET_OPERATIONS = {
     "print": lambda c, n, s: repr(c),
 }
 CHANGES = (clear, clear_and_fill, grow, shrink, remove_one, exchange, None)
-# What CPython and the image answer to changes, besides results. A member that comes or goes while an
-# iterator of Python's own runs through is a RuntimeError there.
+# What the answer to a change may be, besides a result.
 ALLOWED = (KeyError, RuntimeError, Stop, TypeError)
 
 
 def sound(c):
-    """Make sure that a container is one, by using it: a damaged one ends the interpreter at last."""
+    """Use a container: a damaged one fails or ends the interpreter."""
     Key.at, Key.change = -1, None
     assert len(c) == len(list(c))
     for key in list(c):
@@ -190,7 +190,7 @@ def sound(c):
 
 
 def attempt(kind, operation, change, n, slots, at):
-    """Returns whether `at` calls were reached."""
+    """Return whether `at` calls were reached."""
     Key.change = None
     c = make(kind, n, slots)
     Key.calls, Key.at = 0, at

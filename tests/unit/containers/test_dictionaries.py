@@ -108,7 +108,8 @@ def test_entries_come_and_go_in_order(name, size, kind):
 
 @pytest.mark.parametrize("n", list(range(1, 20)) + [100, 127, 128, 129, 255, 256, 257, 1000])
 def test_a_copy_goes_its_own_way(n):
-    for keys in ([NAMES[i % 40] + str(i) for i in range(n)], list(range(n)), [Key(i) for i in range(n)]):
+    names = [NAMES[i % 40] + str(i) for i in range(n)]
+    for keys in (names, list(range(n)), [Key(i) for i in range(n)]):
         d = {key: i for i, key in enumerate(keys)}
         for key in keys[: n // 2 : 2]:
             del d[key]

@@ -1,4 +1,4 @@
-"""The tests of this folder on MicroPython's unix build, which has the image's dictionaries and sets.
+"""This folder's tests on MicroPython's unix build, which has the image's dictionaries and sets.
 
 Skipped where there is no such build: see unix_micropython.py.
 """
@@ -18,4 +18,5 @@ pytestmark = pytest.mark.skipif(not unix_micropython.program(), reason=unix_micr
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_same_on_micropython(path, tmp_path):
     (passed, skipped, failed), said = unix_micropython.run_tests(path, tmp_path)
-    assert failed == 0 and skipped == 0 and passed >= len(unix_micropython.plan(path)["tests"]), said
+    functions = unix_micropython.plan(path)["tests"]
+    assert failed == 0 and skipped == 0 and passed >= len(functions), said
