@@ -100,7 +100,7 @@ def test_a_checkout_is_used_as_it_is_with_a_word(home, monkeypatch, capsys, cont
 def test_the_committed_patches_are_listed_and_name_their_reports():
     lock = locks()["micropython"]
     folder = lock.folder / "patches"
-    assert sorted(path.name for path in folder.iterdir()) == sorted(lock.patches)
+    assert sorted(path.name for path in folder.glob("*.patch")) == sorted(lock.patches)
     changed = set()
     for name in lock.patches:
         text = (folder / name).read_text()
