@@ -15,7 +15,7 @@ import time
 import zipfile
 from pathlib import Path
 
-from . import CllmError
+from . import CllmError, patches
 from .lock import locks, sha256_of
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -40,6 +40,7 @@ def ensure(lock):
         folder = Path(checkout).resolve()
         if not folder.is_dir():
             raise CllmError(f"{lock.override}={checkout} is not a folder")
+        _warn_of_patches(lock, folder)
         return folder
     if lock.unpacked.is_dir() and _read(lock.stamp) == lock.identity():
         return lock.unpacked
@@ -48,6 +49,20 @@ def ensure(lock):
     _unpack(lock, package)
     say(f"unpacked {lock.file} into {lock.unpacked} in {time.monotonic() - started:.1f} s")
     return lock.unpacked
+
+
+def _warn_of_patches(lock, folder):
+    """Say so when a checkout lacks what is patched here; it is used as it is all the same."""
+    if not lock.patches or (state := patches.state(lock, folder)) == "patched":
+        return
+    names = " ".join(str(lock.folder / "patches" / name) for name in lock.patches)
+    if state == "unpatched":
+        say(
+            f"{folder} lacks the patches in {lock.folder / 'patches'}: Python programs can end "
+            f"the machine by what they fix. To apply them: cat {names} | patch -p1 -d {folder}"
+        )
+    else:
+        say(f"{folder} is not {lock.name} {lock.version} with this repository's patches")
 
 
 def ensure_all():
@@ -198,6 +213,8 @@ def _unpack(lock, package):
                 archive.extractall(fresh, members=_below(archive, lock.member), **safe)
         if not any(fresh.iterdir()):
             raise CllmError(f"{package} holds nothing below {lock.member!r}")
+        patches.apply(lock, fresh)
+        _touch(fresh)
         shutil.rmtree(lock.unpacked, ignore_errors=True)
         os.replace(fresh, lock.unpacked)
         lock.stamp.write_text(lock.identity())
@@ -205,6 +222,13 @@ def _unpack(lock, package):
         raise CllmError(f"cannot unpack {package}: {error}") from None
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _touch(folder):
+    """Make all files newer than what was built from an earlier `src/`: make compares times."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            os.utime(path)
 
 
 def _below(archive, folder):

@@ -18,7 +18,8 @@ class Lock:
     Attributes: name, version, file, sha256 of the upstream package; `origin`, who serves it
     (one of SOURCES); `suite`, the Debian suite for origin "debian"; `member`, the path inside
     the package that becomes `src/` ("" for all of it); `override`, the environment variable
-    naming a checkout to use instead, or None; `model`, for a model: its path inside `src/`.
+    naming a checkout to use instead, or None; `model`, for a model: its path inside `src/`;
+    `patches` and `patched`, see patches.py.
     """
 
     def __init__(self, folder):
@@ -47,6 +48,8 @@ class Lock:
         self.suite = entry.get("suite")
         self.override = entry.get("override")
         self.model = entry.get("model")
+        self.patches = entry.get("patches", [])
+        self.patched = entry.get("patched", {})
 
     @property
     def unpacked(self):
@@ -54,12 +57,16 @@ class Lock:
 
     @property
     def stamp(self):
-        """Outside `src/`, so that the upstream tree stays as upstream made it."""
+        """Outside `src/`, which has nothing but upstream's files."""
         return self.folder / ".src-stamp"
 
     def identity(self):
         """What `src/` was made from; compared with the stamp."""
-        return f"{self.sha256} {self.member}\n"
+        words = [self.sha256, self.member]
+        if self.patched:
+            # What the patches make of it.
+            words.append(hashlib.sha256(json.dumps(self.patched).encode()).hexdigest())
+        return " ".join(words) + "\n"
 
 
 def locks(top=TOP):
