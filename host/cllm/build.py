@@ -29,7 +29,8 @@ DEBUG_IMAGE = BUILD / "cllm.debug.elf"
 MPY_CROSS = BUILD / "mpy-cross" / "mpy-cross"
 UNIX = BUILD / "unix" / "micropython"
 HOST_LIBRARY = BUILD / "native-host"
-UNIX_MODULES = ("modules/json",)  # those that need no machine
+# C modules that need no machine, and the image's dictionaries and sets.
+UNIX_MODULES = ("modules/json", "ports/cllm_x86")
 
 TAIL_LINES = 40  # of a failed step's output shown; the rest is in its log
 PACKED_SOURCES = (
@@ -156,7 +157,6 @@ def build_unix():
             VARIANT="standard",
             FROZEN_MANIFEST=source / "extmod" / "asyncio" / "manifest.py",
             BUILD=UNIX.parent,
-            USER_C_MODULES=TOP / "ports",
             MPY_LIB_DIR=TOP,
             CLLM_TOP=TOP,
             USER_C_MODULES=_unix_modules(),
