@@ -121,7 +121,8 @@ TOOLS = [{"type": "function", "function": {"name": "w"}}]
 
 
 def test_the_service(call):
-    status, answer = call("/v1/chat/completions", messages=[USER], seed=(1 << 63) - 1, top_logprobs=0)
+    fields = {"messages": [USER], "seed": (1 << 63) - 1, "top_logprobs": 0}
+    status, answer = call("/v1/chat/completions", **fields)
     assert (status, answer["choices"][0]["message"]["content"]) == (200, "h\u00e9y")
     status, events = call("/v1/chat/completions", messages=[USER], stream=True)
     deltas = [event["choices"][0]["delta"].get("content") or "" for event in events]
