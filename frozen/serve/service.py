@@ -91,7 +91,7 @@ class Service:
             raise context_error(size // _BYTES_PER_TOKEN, engine.n_ctx)
         try:
             tokens = engine.tokenize(text, add_special, parse_special)
-        except RuntimeError as exc:
+        except (RuntimeError, ValueError) as exc:
             if "::at" in str(exc):
                 # llama.cpp looks up the token of a byte, and there is none.
                 raise invalid("The model's vocabulary has no tokens for this text")
