@@ -5,7 +5,7 @@ import asyncio
 
 from httpd.jsonio import dumps, integers
 
-from .detok import text_of
+from .detok import Utf8, text_of
 from .errors import RequestError, invalid
 from .openai import object_of
 from .params import Params, prompts_of, tokens_of, typed

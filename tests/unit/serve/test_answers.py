@@ -260,7 +260,7 @@ def test_too_little_memory_is_a_503(tmp_path, words):
 def test_a_vocabulary_without_tokens_for_a_text(tmp_path):
     class Engine(FakeEngine):
         def tokenize(self, text, add_special=True, parse_special=True):
-            raise Error("unordered_map::at: key not found")
+            raise ValueError("the model's vocabulary has no token for a part of the text")
 
     with Running(tmp_path, Engine) as running:
         for path, body in (
