@@ -15,8 +15,8 @@ import _jsonio
 # written may be a body inside an answer.
 MAX_DEPTH = 48
 _WRITTEN_DEPTH = 96
-# Members of one object. Names that share a hash are compared with each other, so that n of them
-# cost n * n / 2 comparisons.
+# Members of one object. Names that share a hash are compared with each other, n of them n * n / 2
+# times: all objects of a text together may cost as much as two of this size.
 MAX_MEMBERS = 4096
 # Arrays and objects of one text: whoever is given them looks at each, in Python.
 MAX_CONTAINERS = 16384

@@ -173,10 +173,10 @@ def _unix_modules():
     """A folder with UNIX_MODULES, for USER_C_MODULES."""
     folder = UNIX.parent.with_name("unix-modules")
     folder.mkdir(exist_ok=True)
+    for link in folder.iterdir():
+        link.unlink()
     for path in UNIX_MODULES:
-        link = folder / Path(path).name
-        if not link.is_symlink():
-            link.symlink_to(TOP / path)
+        (folder / Path(path).name).symlink_to(TOP / path)
     return folder
 
 

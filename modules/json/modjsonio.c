@@ -31,6 +31,7 @@
 
 #define WORK 4096 // bytes of one token between two looks at the clock
 #define LOOK 32 // tokens between two
+#define MANY 64 // members of an object from which each is a reason to look
 #define SHORT 64 // bytes of a string that may be a name which Python knows already
 
 // What values take of MicroPython's heap, about: blocks of 32 bytes.
@@ -65,6 +66,7 @@ typedef struct {
     mp_obj_base_t base;
     uint8_t state;
     bool is_name; // the string that is being decoded
+    bool slow; // the last value may have taken long
     mp_obj_t text, value;
     struct json_reader reader;
     size_t members, containers, memory, compared;
@@ -107,12 +109,13 @@ static void give(reader_t *self, unsigned depth, mp_obj_t value) {
     // A client can choose names that have all one hash and cost a comparison with each other.
     size_t used = mp_obj_dict_get_map(parent)->used;
     self->compared += used;
+    self->slow = used > MANY;
     mp_obj_dict_store(parent, self->name[depth - 1], value);
     if (used >= self->members && mp_obj_dict_get_map(parent)->used > self->members) {
         mp_raise_msg_varg(&mp_type_ValueError, MP_ERROR_TEXT("more than %u members in an object"),
             (unsigned)self->members);
     }
-    if (self->compared > 4 * self->members * self->members) {
+    if (self->compared > self->members * self->members) {
         mp_raise_ValueError(MP_ERROR_TEXT("too many members in its objects"));
     }
 }
@@ -231,11 +234,11 @@ static void reader_work(reader_t *self, mp_int_t us) {
             if (event == JSON_ERROR) {
                 refuse(&self->reader);
             }
-            if (event == JSON_PAUSE) {
-                look = true;
-            } else {
+            if (event != JSON_PAUSE) {
                 take(self, event);
             }
+            look |= event == JSON_PAUSE || self->slow;
+            self->slow = false;
         }
         if (look && over(us, start)) {
             break;

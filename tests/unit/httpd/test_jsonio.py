@@ -224,6 +224,15 @@ def test_members_are_in_order_and_bounded():
         jsonio.loads(text[:-1] + ',"more":1}')
 
 
+def test_the_members_of_all_objects_are_bounded():
+    if not MICROPYTHON:
+        pytest.skip("CPython's dicts are not afraid of it")
+    text = "{" + ",".join(['"k%d":0' % i for i in range(1100)]) + "}"
+    assert len(jsonio.loads("[" + (text + ",") * 25 + "0]")) == 26
+    with pytest.raises(ValueError, match="members"):
+        jsonio.loads("[" + (text + ",") * 40 + "0]")
+
+
 def test_a_name_that_comes_again_keeps_its_place():
     need_order()
     assert list(jsonio.loads('{"b":1,"a":2,"b":3}').items()) == [("b", 3), ("a", 2)]
