@@ -157,7 +157,7 @@ class Service:
                     options.gone = request.gone
                 requests.append((tokens, i, options))
         # A queue that is full says so before anything is converted.
-        self.scheduler.check(*requests[0][::2])
+        self.scheduler.check(requests[0][0], requests[0][2])
         samplers = []
         try:
             for _, i, _ in requests:
