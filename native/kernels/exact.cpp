@@ -96,7 +96,7 @@ void multiply_row(const Weights *row, size_t n, size_t i, const exact_column *co
 
 template <class Weights, class Column>
 void multiply(const uint8_t *rows, size_t n, size_t first, size_t last,
-    const exact_column *columns, size_t n_columns, bool) {
+    const exact_column *columns, size_t n_columns) {
     for (size_t c = 0; c < n_columns; c += columns_at_once) {
         for (size_t i = first; i < last; ++i) {
             const auto *row = reinterpret_cast<const Weights *>(rows) + i * n;
@@ -123,7 +123,7 @@ void prepare(const uint8_t *blocks, size_t first, size_t last, exact_word *scale
 }
 
 template <class Weights, class Column> constexpr exact_format make(int activations) {
-    return {activations, prepare<Column>, multiply<Weights, Column>, {0, 1}};
+    return {activations, prepare<Column>, multiply<Weights, Column>};
 }
 
 } // namespace

@@ -34,22 +34,14 @@ struct exact_column {
     float *out;                       // of row 0
 };
 
-// From how many columns on, and for how many rows or a multiple of them, ggml has another order of
-// sums than for one column; 0 columns: never.
-struct exact_batch {
-    size_t columns, rows;
-};
-
 struct exact_format {
     int activations; // ggml_type of the column's blocks
     // Of blocks first to last - 1 of a column.
     void (*prepare)(
         const uint8_t *blocks, size_t first, size_t last, exact_word *scales, exact_word *sums);
-    // Rows first to last - 1 of a matrix whose rows have n blocks, times the columns; batched: in
-    // the order for many columns.
+    // Rows first to last - 1 of a matrix whose rows have n blocks, times the columns.
     void (*multiply)(const uint8_t *rows, size_t n, size_t first, size_t last,
-        const exact_column *columns, size_t n_columns, bool batched);
-    exact_batch batch;
+        const exact_column *columns, size_t n_columns);
 };
 
 // NULL for a type that has none.

@@ -1,0 +1,167 @@
+"""The same requests in every way that a server may come to compute them: each alone, with drafts by
+n-grams and by a model, eight at a time, with too little memory, after others with the same beginning.
+Their tokens and their probabilities must be the same in all.
+
+    python tests/api/invariance.py [--requests 500] [--model FILE] [--draft FILE] [--tokens 24]
+        [--kernels exact] [--seed 1]
+
+Without --model a small random one is made. --draft: default is the model itself, or a small one with
+other weights.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+if __name__ == "__main__":
+    for folder in ("tests", "host"):
+        sys.path.insert(0, str(Path(__file__).resolve().parents[2] / folder))
+
+import requests
+from api_server import ApiServer
+
+WORDS = ("a the one of in is was to and it for with on as at by he she they river stone light house "
+         "small open quiet blue seven never again because slowly under winter letters count").split()
+
+
+def make_requests(number, tokens, seed):
+    """Bodies for /completion: prompts of 1 to 150 words, some repeating, some with a common beginning,
+    one in four sampled with a seed, one in two with probabilities.
+    """
+    chance = random.Random(seed)
+
+    def words(most):
+        return chance.choices(WORDS, k=chance.randint(1, most))
+
+    beginnings = [words(120) for _ in range(5)]
+    made = []
+    for i in range(number):
+        prompt = words(40)
+        if i % 3 == 0:
+            prompt = chance.choice(beginnings) + prompt
+        elif i % 3 == 1:
+            prompt = prompt * chance.randint(1, 4)
+        body = {"prompt": " ".join(prompt), "n_predict": chance.randint(1, tokens), "temperature": 0,
+                "return_tokens": True}
+        if i % 4 == 0:
+            body.update(temperature=1.0, seed=i)
+        if i % 2 == 0:
+            body["n_probs"] = 3
+        made.append(body)
+    return made
+
+
+def answer(server, body, **more):
+    """What must be the same: tokens, text, probabilities."""
+    reply = requests.post(server.url + "/completion", json={**body, **more}, timeout=600)
+    reply.raise_for_status()
+    reply = reply.json()
+    return {name: reply.get(name) for name in ("content", "tokens", "completion_probabilities")}
+
+
+def at_once(server, bodies, number, **more):
+    """The answers, `number` requests at a time."""
+    with concurrent.futures.ThreadPoolExecutor(number) as pool:
+        return list(pool.map(lambda body: answer(server, body, **more), bodies))
+
+
+def eager(server):
+    """Has it draft whether or not that pays."""
+    server.scheduler.policy.draft_size = lambda right, most, *_: min(most, 7)
+
+
+def compute(model, draft, bodies, kernels="exact", threads=1):
+    """{way: (answers, metrics)}; the first is how each is alone."""
+    def served(name, run, speculate=False, **options):
+        settings = {"n_ctx": 4096, "kernels": kernels, "threads": threads, "speculate": speculate}
+        with ApiServer(model, {"model": {**settings, **options}}) as server:
+            if speculate:
+                eager(server)
+            began = time.monotonic()
+            answers = run(server)
+            metrics = server.scheduler.metrics
+            print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
+            return answers, metrics
+
+    def alone(server):
+        return [answer(server, body, cache_prompt=False) for body in bodies]
+
+    def kept(server):
+        return [answer(server, body) for body in bodies]
+
+    def eight(server):
+        return at_once(server, bodies, 8, cache_prompt=False)
+
+    def backwards(server):
+        return at_once(server, bodies[::-1], 3)[::-1]
+
+    longest = 700  # tokens that a request may take
+    return {
+        "alone": served("alone", alone),
+        "one after the other, prefixes kept": served("one after the other, prefixes kept", kept),
+        "drafts by n-grams": served("drafts by n-grams", alone, speculate=True),
+        "drafts by a model": served(
+            "drafts by a model", backwards, speculate=True, slots=2, draft=str(draft)),
+        "eight at a time": served("eight at a time", eight, slots=8),
+        "eight at a time, in pieces": served(
+            "eight at a time, in pieces", eight, slots=8, n_batch=13),
+        "preempted": served(
+            "preempted", lambda server: at_once(server, bodies, 8), slots=8, n_ctx=longest),
+    }
+
+
+def differences(made):
+    """A line for each answer that is not as it is alone."""
+    ways = list(made)
+    expected = made[ways[0]][0]
+    return [f"{way}, request {i}: {its!r} instead of {alone!r}"[:600]
+            for way in ways[1:]
+            for i, (its, alone) in enumerate(zip(made[way][0], expected, strict=True))
+            if its != alone]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--requests", type=int, default=500)
+    parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--draft", type=Path)
+    parser.add_argument("--kernels", default="exact")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        model, draft = options.model, options.draft or options.model
+        if not model:
+            import small_models
+
+            model, draft = small_models.pair(folder)
+        bodies = make_requests(options.requests, options.tokens, options.seed)
+        made = compute(model, draft, bodies, options.kernels, options.threads)
+    wrong = differences(made)
+    print("\n".join(wrong[:20]))
+    counts = {way: sum(line.startswith(way + ",") for line in wrong) for way in made}
+    print(json.dumps({"requests": options.requests, "different": counts, **evidence(made)}))
+    return 1 if wrong else 0
+
+
+def evidence(made):
+    """That the ways were what they are called."""
+    def metric(way, name):
+        return getattr(made[way][1], name)
+
+    return {
+        "prefix tokens": metric("one after the other, prefixes kept", "cached_tokens"),
+        "n-grams accepted": metric("drafts by n-grams", "accepted"),
+        "model's accepted": metric("drafts by a model", "accepted"),
+        "preemptions": metric("preempted", "preemptions"),
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
