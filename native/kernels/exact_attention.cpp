@@ -29,23 +29,30 @@ struct softmax {
     float largest = -INFINITY;
     float sum = 0; // of the weights
 
-    // Of the next key: its weight, and what all before are to be multiplied by.
-    void add(float score, float &weight, float &shrink) {
-        weight = shrink = 1;
-        if (score > largest) {
-            shrink = expf(largest - score);
-            largest = score;
-        } else {
-            weight = expf(score - largest);
-        }
-        sum = multiply_add(sum, shrink, weight);
+    // A key: 1 is its weight and the power what all before are multiplied by, or the other way round.
+    bool is_largest(float score, float &exponent) {
+        const bool is = score > largest;
+        exponent = is ? largest - score : score - largest;
+        largest = is ? score : largest;
+        return is;
+    }
+
+    void add(float weight, float shrink) { sum = multiply_add(sum, shrink, weight); }
+
+    void add_score(float score, float &weight, float &shrink) {
+        float exponent;
+        const bool is = is_largest(score, exponent);
+        const float power = expf(exponent);
+        weight = is ? 1 : power;
+        shrink = is ? power : 1;
+        add(weight, shrink);
     }
 
     // out: the values' sum, by their weights.
     void finish(const exact_query &query, int dv, float *out) {
         if (query.sink) {
             float weight, shrink;
-            add(*query.sink, weight, shrink);
+            add_score(*query.sink, weight, shrink);
             if (shrink != 1) {
                 ggml_vec_scale_f32(dv, out, shrink);
             }
@@ -92,7 +99,7 @@ void attend_with_ggml(
             const auto &cache = keys.cache;
             traits->vec_dot(
                 dk, &product, 0, row(cache.k, cache.k_stride, keys.rows[i]), 0, q, 0, 1);
-            so_far.add(score_of(product, keys, bias), weight, shrink);
+            so_far.add_score(score_of(product, keys, bias), weight, shrink);
             if (shrink != 1) {
                 ggml_vec_scale_f16(dv, values, shrink);
             }
@@ -129,9 +136,73 @@ struct column {
     float *q;      // dk, rounded to halves
     float *values; // dv
     float scores[keys_at_once];
+    float powers[keys_at_once];
     step steps[keys_at_once];
     int n_steps;
 };
+
+constexpr float least_exponent = -87; // e^x is a normal number from there on
+
+// e^x for eight x <= 0, as the expf() of zig's C library computes it: 2^k * y, k to nearest, y by a
+// rational function of what is left.
+__m256 power_by_vectors(__m256 x) {
+    auto all = [](float f) { return _mm256_set1_ps(f); };
+    const __m256 size = _mm256_andnot_ps(all(-0.0f), x);
+    const __m256i bits = _mm256_castps_si256(size);
+    auto above = [bits](int limit) { return _mm256_cmpgt_epi32(bits, _mm256_set1_epi32(limit)); };
+    const __m256 scaled = _mm256_sub_ps(_mm256_mul_ps(all(1.4426950216e+0f), x), all(0.5f));
+    __m256i k = _mm256_blendv_epi8(
+        _mm256_set1_epi32(-1), _mm256_cvttps_epi32(scaled), above(0x3F851592));
+    k = _mm256_and_si256(k, above(0x3EB17218));
+    const __m256 n = _mm256_cvtepi32_ps(k);
+    const __m256 high = _mm256_sub_ps(x, _mm256_mul_ps(n, all(6.9314575195e-1f)));
+    const __m256 low = _mm256_mul_ps(n, all(1.4286067653e-6f));
+    const __m256 r = _mm256_sub_ps(high, low), rr = _mm256_mul_ps(r, r);
+    const __m256 polynomial =
+        _mm256_add_ps(all(1.6666625440e-1f), _mm256_mul_ps(rr, all(-2.7667332906e-3f)));
+    const __m256 c = _mm256_sub_ps(r, _mm256_mul_ps(rr, polynomial));
+    const __m256 quotient = _mm256_div_ps(_mm256_mul_ps(r, c), _mm256_sub_ps(all(2), c));
+    const __m256 y =
+        _mm256_add_ps(all(1), _mm256_add_ps(_mm256_sub_ps(quotient, low), high));
+    const __m256 power = _mm256_castsi256_ps(
+        _mm256_add_epi32(_mm256_castps_si256(y), _mm256_slli_epi32(k, 23)));
+    return _mm256_blendv_ps(
+        _mm256_add_ps(all(1), x), power, _mm256_castsi256_ps(above(0x39000000)));
+}
+
+// True if that is what expf() is here.
+bool is_expf() {
+    for (int i = 0; i < 4096; i += 8) {
+        float x[8], powers[8];
+        for (int j = 0; j < 8; ++j) {
+            const int n = i + j; // from -87 to 0, and closer to 0
+            x[j] = static_cast<float>(n % 64 - 63) * 1.37f / static_cast<float>(1 + n / 64 * n / 64);
+        }
+        _mm256_storeu_ps(powers, power_by_vectors(_mm256_loadu_ps(x)));
+        for (int j = 0; j < 8; ++j) {
+            if (powers[j] != expf(x[j])) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+// x[n] to their powers of e; n may be rounded up to a multiple of 8.
+void to_powers(float *x, int n) {
+    static const bool by_vectors = is_expf();
+    for (int i = 0; i < n; i += 8) {
+        const __m256 v = _mm256_loadu_ps(x + i);
+        const __m256 in = _mm256_cmp_ps(v, _mm256_set1_ps(least_exponent), _CMP_GE_OQ);
+        if (by_vectors && _mm256_movemask_ps(in) == 0xFF) {
+            _mm256_storeu_ps(x + i, power_by_vectors(v));
+            continue;
+        }
+        for (int j = i; j < i + 8 && j < n; ++j) {
+            x[j] = expf(x[j]);
+        }
+    }
+}
 
 GGML_F16_DOT_VEC load_floats(const float *p) {
 #ifdef __AVX512F__
@@ -141,9 +212,17 @@ GGML_F16_DOT_VEC load_floats(const float *p) {
 #endif
 }
 
+// Four sums of four lanes, as GGML_F32x8_REDUCE ends.
+[[maybe_unused]] void reduce(const float (*four)[4], float *out) {
+    const __m128 low = _mm_hadd_ps(_mm_loadu_ps(four[0]), _mm_loadu_ps(four[1]));
+    const __m128 high = _mm_hadd_ps(_mm_loadu_ps(four[2]), _mm_loadu_ps(four[3]));
+    _mm_storeu_ps(out, _mm_hadd_ps(low, high));
+}
+
 // As ggml_vec_dot_f16().
 template <int n_columns>
 void multiply(const attention_cache &cache, const int32_t *rows, int n, column *columns) {
+    [[maybe_unused]] float four[n_columns][4][4] = {};
     for (int j = 0; j < n; ++j) {
         const uint16_t *k = row(cache.k, cache.k_stride, rows[j]);
         GGML_F16_DOT_VEC sums[n_columns][GGML_F16_DOT_ARR];
@@ -163,9 +242,47 @@ void multiply(const attention_cache &cache, const int32_t *rows, int n, column *
             }
         }
         for (int c = 0; c < n_columns; ++c) {
+#ifdef __AVX512F__
             GGML_F16_DOT_VEC_REDUCE(columns[c].scores[j], sums[c]);
+#else
+            const __m256 all = _mm256_add_ps(_mm256_add_ps(sums[c][0], sums[c][2]),
+                _mm256_add_ps(sums[c][1], sums[c][3]));
+            _mm_storeu_ps(four[c][j % 4], _mm_add_ps(
+                _mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+            if (j % 4 == 3) {
+                reduce(four[c], columns[c].scores + j - 3);
+            }
+#endif
         }
     }
+#ifndef __AVX512F__
+    for (int c = 0; c < n_columns && n % 4 != 0; ++c) {
+        reduce(four[c], columns[c].scores + n / 4 * 4);
+    }
+#endif
+}
+
+// The steps of some keys, by their products with the query.
+void weigh(const exact_keys &keys, const exact_query &query, const int32_t *rows, int n, column &c) {
+    int steps = 0;
+    for (int j = 0; j < n; ++j) {
+        float bias;
+        if (is_seen(query, rows[j], bias)) {
+            const bool is_largest =
+                c.so_far.is_largest(score_of(c.scores[j], keys, bias), c.powers[steps]);
+            c.steps[steps++] = {j, 1, is_largest ? 0.0f : 1.0f};
+        }
+    }
+    for (int i = steps; i % 8 != 0; ++i) {
+        c.powers[i] = 0;
+    }
+    to_powers(c.powers, steps);
+    for (int i = 0; i < steps; ++i) {
+        step &s = c.steps[i];
+        (s.shrink == 0 ? s.shrink : s.weight) = c.powers[i];
+        c.so_far.add(s.weight, s.shrink);
+    }
+    c.n_steps = steps;
 }
 
 __m256 rounded(__m256 v) {
@@ -232,16 +349,7 @@ void attend_by_vectors(
             }
         }
         for (int c = 0; c < n_queries; ++c) {
-            column &its = columns[c];
-            its.n_steps = 0;
-            for (int j = 0; j < n; ++j) {
-                float bias;
-                if (is_seen(queries[c], rows[j], bias)) {
-                    step &s = its.steps[its.n_steps++];
-                    s.key = j;
-                    its.so_far.add(score_of(its.scores[j], keys, bias), s.weight, s.shrink);
-                }
-            }
+            weigh(keys, queries[c], rows, n, columns[c]);
         }
         for (int d = 0; d < dv; d += width) {
             const int some = dv - d < width ? dv - d : width;
