@@ -1,11 +1,10 @@
-// exact.h: products bit for bit those of ggml's AVX2 code, from the weights as they lie in the
-// file. What is added to what, and in which order, is ggml's; which, depends on the type and on how
-// many columns there are.
+// exact.h: products bit for bit those of ggml's AVX2 code for a column alone, from the weights as they
+// lie in the file. What is added to what, and in which order, is that of ggml's dot products
+// (ggml-cpu/arch/x86/quants.c), however many columns there are.
 //
-// On a real processor (exact.cpp, for blocks of 32 columns): ggml multiplies one row by one column
-// at a time, so that for eight columns it unpacks a block of weights and converts its scale eight
-// times. Here a block meets up to four columns. The order (ggml-cpu/arch/x86/quants.c): eight
-// lanes, one fused multiply-add for a block in each, lane k for columns 4k to 4k+3 of the block.
+// On a real processor (exact.cpp): a dot product unpacks a block of weights and converts its scale for
+// each column. Here a block of 32 meets up to four columns, one of 256 sixteen. The order: eight
+// lanes, one fused multiply-add for a block in each, lane k for columns 4k to 4k+3 of a block of 32.
 //
 // Under TCG (exact_emulated.cpp) the same is computed in vectors of 128 bits. QEMU's generated code
 // has 256-bit instructions for 256-bit integers, and leaves the upper halves of the host's
