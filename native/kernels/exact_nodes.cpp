@@ -58,7 +58,8 @@ public:
         const ggml_tensor *q = op->src[0], *k = op->src[1], *v = op->src[2], *mask = op->src[3];
         const auto *traits = ggml_get_type_traits_cpu(k->type);
         return q->type == GGML_TYPE_F32 && v->type == GGML_TYPE_F16
-            && (!mask || mask->type == GGML_TYPE_F16) && traits->vec_dot
+            && (!mask || (mask->type == GGML_TYPE_F16 && mask->ne[2] == 1)) && traits->vec_dot
+            && k->ne[2] == v->ne[2] && k->ne[3] == v->ne[3]
             && ggml_get_type_traits_cpu(traits->vec_dot_type)->from_float
             && q->nb[0] == sizeof(float) && op->nb[0] == sizeof(float)
             && k->nb[0] == ggml_type_size(k->type) && v->nb[0] == sizeof(uint16_t);
@@ -105,10 +106,10 @@ public:
                             order_cells(k, keys, seen.n, sorted);
                             listed = true;
                         }
-                        const int64_t of_v = head / (q->ne[2] / v->ne[2]);
-                        seen.cache = {at<const uint8_t>(k, 0, shared, i3 / (q->ne[3] / k->ne[3])),
-                            at<const uint8_t>(v, 0, of_v, i3 / (q->ne[3] / v->ne[3])), k->nb[1],
-                            v->nb[1], static_cast<int>(k->ne[0]), static_cast<int>(v->ne[0])};
+                        const int64_t of_3 = i3 / (q->ne[3] / k->ne[3]);
+                        seen.cache = {at<const uint8_t>(k, 0, shared, of_3),
+                            at<const uint8_t>(v, 0, shared, of_3), k->nb[1], v->nb[1],
+                            static_cast<int>(k->ne[0]), static_cast<int>(v->ne[0])};
                         exact_query queries[exact_queries];
                         int n_queries = 0;
                         for (int64_t i1 = first; i1 < last; ++i1) {
@@ -186,7 +187,7 @@ private:
         return different <= few;
     }
 
-    // The keys that any of the queries sees. The mask is that of all heads, as in every model.
+    // The keys that any of the queries sees.
     static size_t list(
         const ggml_tensor *op, int64_t i3, int64_t first, int64_t last, int32_t *keys) {
         constexpr uint64_t none = 0x0001000100010001u * minus_infinity;

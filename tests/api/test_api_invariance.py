@@ -1,7 +1,8 @@
 """invariance.py, in small: what a request is answered depends on the request alone."""
 
 import pytest
-from invariance import compute, differences, evidence, make_requests
+from invariance import compute, evidence
+from same_answers import differences, make_requests
 
 gguf = pytest.importorskip("gguf")
 import small_models  # noqa: E402
