@@ -13,9 +13,9 @@
 namespace kernels {
 namespace {
 
-// By buffer, as all layers of a cache have the same cells: when each was written, counted in tokens.
-// A buffer that is freed leaves its numbers behind. Whoever gets its address writes a cell before
-// reading it.
+// One table for each buffer, because all layers of a cache have the same cells: the time at which each
+// cell was written, counted in tokens. A freed buffer leaves its table behind; a new buffer at that
+// address writes each cell before it reads it.
 std::mutex mutex;
 std::unordered_map<ggml_backend_buffer_t, std::vector<uint64_t>> written;
 uint64_t now;
@@ -29,8 +29,8 @@ bool is_cache(const ggml_tensor *root) {
     return root->buffer && strncmp(root->name, prefix, sizeof prefix - 1) == 0;
 }
 
-// When the rows of `keys` were written; NULL if nobody knows. Only a decode adds to it, and computes
-// no attention meanwhile.
+// Times of the rows of `keys`, or NULL. They stay valid while a node is computed: only the node that
+// writes cells changes them.
 const uint64_t *times_of(const ggml_tensor *keys) {
     const ggml_tensor *root = root_of(keys);
     if (!is_cache(root)) {
@@ -70,7 +70,7 @@ void order_cells(const ggml_tensor *keys, int32_t *rows, size_t n, int32_t *scra
     if (!times || std::is_sorted(rows, rows + n, earlier)) {
         return;
     }
-    // There are few runs, of what was written at a time. Pairs of them are merged until there is one.
+    // A batch writes a run of cells, so there are few runs. Merge pairs of them until one is left.
     for (bool several = true; several;) {
         several = false;
         int32_t *to = scratch;

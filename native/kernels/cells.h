@@ -18,8 +18,8 @@ bool writes_cells(const ggml_tensor *op);
 // Notes that such a node is computed now. On one thread.
 void note_cells(const ggml_tensor *op);
 
-// Puts numbers of rows of a tensor of keys into the order in which these were written; rows of which
-// nothing is known keep theirs. scratch: as many numbers.
+// Sorts n numbers of rows of a tensor of keys by the time at which the rows were written. Without times
+// they keep their order. scratch: n numbers.
 void order_cells(const ggml_tensor *keys, int32_t *rows, size_t n, int32_t *scratch);
 
 } // namespace kernels

@@ -24,12 +24,13 @@ float multiply_add(float a, float b, float c) {
 #endif
 }
 
-// What the keys so far give for one query.
+// The running softmax of one query.
 struct softmax {
     float largest = -INFINITY;
     float sum = 0; // of the weights
 
-    // A key: 1 is its weight and the power what all before are multiplied by, or the other way round.
+    // Takes the score of the next key. True: its weight is 1, and e^exponent shrinks all sums before it.
+    // False: nothing shrinks, and its weight is e^exponent.
     bool is_largest(float score, float &exponent) {
         const bool is = score > largest;
         exponent = is ? largest - score : score - largest;

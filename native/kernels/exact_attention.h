@@ -1,7 +1,7 @@
-// exact_attention.h: attention over a KV cache of halves as ggml computes it for one query at a time on
-// one thread, bit for bit: a sum over the keys in an order that the caller gives, so that the result
-// does not depend on where in the cache they lie, nor on what else is computed. ggml's own order is
-// that of the cells, cut by the number of threads, and from GGML_FA_TILE_Q queries on another one.
+// exact_attention.h: attention over a KV cache of halves, bit for bit as ggml computes it for one query
+// on one thread. The caller gives the order of the sum over keys, so the result depends neither on
+// where in the cache they lie nor on the rest of the batch. ggml sums in the order of cells, in pieces
+// by the number of threads, and in tiles from GGML_FA_TILE_Q queries on.
 #ifndef CLLM_KERNELS_EXACT_ATTENTION_H
 #define CLLM_KERNELS_EXACT_ATTENTION_H
 

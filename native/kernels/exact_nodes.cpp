@@ -3,8 +3,7 @@
 //
 // ggml's sums are in one order for a column or a query alone and in others for several: tinyBLAS
 // (llamafile/sgemm.cpp) and tiles (tiled/tiled.cpp) for products, tiles and pieces of the cache for
-// attention (ops.cpp). So a token's numbers change with whatever shares its batch. What is taken from
-// ggml here is what does that.
+// attention (ops.cpp). So a token's numbers would change with its batch.
 #include "nodes.h"
 
 #include "cells.h"
@@ -21,8 +20,8 @@
 namespace kernels {
 namespace {
 
-// Nodes that ggml computes itself, by the way that it calls its reference: without tiles, and what it
-// means by pieces of the cache.
+// A node that ggml computes in what it calls reference mode, without tiles and pieces of the cache, or
+// as usual.
 class reference_node : public ggml::cpu::tensor_traits {
 public:
     explicit reference_node(bool wanted) : wanted_(wanted) {}
