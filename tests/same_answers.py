@@ -5,13 +5,14 @@ import random
 
 import requests
 
-WORDS = ("a the one of in is was to and it for with on as at by he she they river stone light house "
-         "small open quiet blue seven never again because slowly under winter letters count").split()
+WORDS = (
+    "a the one of in is was to and it for with on as at by he she they river stone light house "
+    "small open quiet blue seven never again because slowly under winter letters count").split()
 
 
 def make_requests(number, tokens, seed):
-    """Bodies for /completion: prompts of 1 to 90 words, some repeating, some with a common beginning,
-    one in four sampled with a seed, one in two with probabilities.
+    """Bodies for /completion: prompts of 1 to 90 words, some repeating, some with a common
+    beginning, one in four sampled with a seed, one in two with probabilities.
     """
     chance = random.Random(seed)
 

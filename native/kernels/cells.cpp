@@ -13,9 +13,9 @@
 namespace kernels {
 namespace {
 
-// One table for each buffer, because all layers of a cache have the same cells: the time at which each
-// cell was written, counted in tokens. A freed buffer leaves its table behind; a new buffer at that
-// address writes each cell before it reads it.
+// One table for each buffer, because all layers of a cache have the same cells: the time at which
+// each cell was written, counted in tokens. A freed buffer leaves its table behind; a new buffer
+// at that address writes each cell before it reads it.
 std::mutex mutex;
 std::unordered_map<ggml_backend_buffer_t, std::vector<uint64_t>> written;
 uint64_t now;
@@ -29,8 +29,8 @@ bool is_cache(const ggml_tensor *root) {
     return root->buffer && strncmp(root->name, prefix, sizeof prefix - 1) == 0;
 }
 
-// Times of the rows of `keys`, or NULL. They stay valid while a node is computed: only the node that
-// writes cells changes them.
+// Times of the rows of `keys`, or NULL. They stay valid while a node is computed: only the node
+// that writes cells changes them.
 const uint64_t *times_of(const ggml_tensor *keys) {
     const ggml_tensor *root = root_of(keys);
     if (!is_cache(root)) {
@@ -38,9 +38,11 @@ const uint64_t *times_of(const ggml_tensor *keys) {
     }
     const std::lock_guard<std::mutex> lock(mutex);
     const auto found = written.find(root->buffer);
-    const auto offset = static_cast<const char *>(keys->data) - static_cast<const char *>(root->data);
-    const size_t first = static_cast<size_t>(offset) / root->nb[1];
-    if (found == written.end() || first + static_cast<size_t>(keys->ne[1]) > found->second.size()) {
+    const auto bytes =
+        static_cast<const char *>(keys->data) - static_cast<const char *>(root->data);
+    const size_t first = static_cast<size_t>(bytes) / root->nb[1];
+    const size_t end = first + static_cast<size_t>(keys->ne[1]);
+    if (found == written.end() || end > found->second.size()) {
         return nullptr;
     }
     return found->second.data() + first;

@@ -1,13 +1,14 @@
-// exact.h: products bit for bit those of ggml's AVX2 code for a column alone, from the weights as they
-// lie in the file. What is added to what, and in which order, is that of ggml's dot products
+// exact.h: products bit for bit those of ggml's AVX2 code for a column alone, from the weights as
+// they lie in the file. What is added to what, and in which order, is that of ggml's dot products
 // (ggml-cpu/arch/x86/quants.c), however many columns there are.
 //
-// On a real processor (exact.cpp): a dot product unpacks a block of weights and converts its scale for
-// each column. Here a block of 32 meets up to four columns, one of 256 sixteen. The order: eight
-// lanes, one fused multiply-add for a block in each, lane k for columns 4k to 4k+3 of a block of 32.
+// On a real processor (exact.cpp): a dot product unpacks a block of weights and converts its scale
+// for each column. Here a block of 32 meets up to four columns, one of 256 sixteen. The order:
+// eight lanes, one fused multiply-add for a block in each, lane k for columns 4k to 4k+3 of a
+// block of 32.
 //
-// Under TCG (exact_emulated.cpp) the same is computed in vectors of 128 bits. QEMU's generated code
-// has 256-bit instructions for 256-bit integers, and leaves the upper halves of the host's
+// Under TCG (exact_emulated.cpp) the same is computed in vectors of 128 bits. QEMU's generated
+// code has 256-bit instructions for 256-bit integers, and leaves the upper halves of the host's
 // registers dirty; then each fused multiply-add, which is a C library function of VEX instructions
 // called from code of legacy SSE ones, pays for a transition between them (112 ns on an EPYC;
 // Intel's Optimization Reference Manual, "Mixing AVX code with SSE code", tells of the same). For

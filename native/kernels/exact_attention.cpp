@@ -29,8 +29,8 @@ struct softmax {
     float largest = -INFINITY;
     float sum = 0; // of the weights
 
-    // Takes the score of the next key. True: its weight is 1, and e^exponent shrinks all sums before it.
-    // False: nothing shrinks, and its weight is e^exponent.
+    // Takes the score of the next key. True: its weight is 1, and e^exponent shrinks all sums
+    // before it. False: nothing shrinks, and its weight is e^exponent.
     bool is_largest(float score, float &exponent) {
         const bool is = score > largest;
         exponent = is ? largest - score : score - largest;
@@ -119,8 +119,8 @@ size_t scratch_with_ggml(int dk, int dv) {
 
 #if defined(__AVX2__) && defined(__F16C__) && defined(__FMA__)
 
-// By vectors. A key's halves are converted once for some queries; a sum of values stays in registers for
-// some keys, as floats that are rounded to halves after each.
+// By vectors. A key's halves are converted once for some queries; a sum of values stays in
+// registers for some keys, as floats that are rounded to halves after each.
 
 constexpr int keys_at_once = 64;
 constexpr int width = 64; // numbers of a value at once
@@ -144,8 +144,8 @@ struct column {
 
 constexpr float least_exponent = -87; // e^x is a normal number from there on
 
-// e^x for eight x <= 0, as the expf() of zig's C library computes it: 2^k * y, k to nearest, y by a
-// rational function of what is left.
+// e^x for eight x <= 0, as the expf() of zig's C library computes it: 2^k * y, k to nearest, y by
+// a rational function of what is left.
 __m256 power_by_vectors(__m256 x) {
     auto all = [](float f) { return _mm256_set1_ps(f); };
     const __m256 size = _mm256_andnot_ps(all(-0.0f), x);
@@ -176,8 +176,8 @@ bool is_expf() {
     for (int i = 0; i < 4096; i += 8) {
         float x[8], powers[8];
         for (int j = 0; j < 8; ++j) {
-            const int n = i + j; // from -87 to 0, and closer to 0
-            x[j] = static_cast<float>(n % 64 - 63) * 1.37f / static_cast<float>(1 + n / 64 * n / 64);
+            const int n = i + j, part = n / 64; // -87 to 0, then closer and closer to 0
+            x[j] = static_cast<float>(n % 64 - 63) * 1.37f / static_cast<float>(1 + part * part);
         }
         _mm256_storeu_ps(powers, power_by_vectors(_mm256_loadu_ps(x)));
         for (int j = 0; j < 8; ++j) {
@@ -264,7 +264,8 @@ void multiply(const attention_cache &cache, const int32_t *rows, int n, column *
 }
 
 // The steps of some keys, by their products with the query.
-void weigh(const exact_keys &keys, const exact_query &query, const int32_t *rows, int n, column &c) {
+void weigh(
+    const exact_keys &keys, const exact_query &query, const int32_t *rows, int n, column &c) {
     int steps = 0;
     for (int j = 0; j < n; ++j) {
         float bias;
@@ -341,7 +342,8 @@ void attend_by_vectors(
     }
     for (size_t first = 0; first < keys.n; first += keys_at_once) {
         const int32_t *rows = keys.rows + first;
-        const int n = static_cast<int>(keys.n - first < keys_at_once ? keys.n - first : keys_at_once);
+        const size_t left = keys.n - first;
+        const int n = left < keys_at_once ? static_cast<int>(left) : keys_at_once;
         for (int c = 0; c < n_queries; c += columns_at_once) {
             switch (n_queries - c) {
             case 1: multiply<1>(cache, rows, n, columns + c); break;
@@ -357,8 +359,9 @@ void attend_by_vectors(
             for (int j = 0; j < n; ++j) {
                 const uint16_t *v = row(cache.v, cache.v_stride, rows[j]) + d;
                 for (int i = 0; i < some; i += 8) {
-                    _mm256_storeu_ps(values + j * width + i,
-                        _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(v + i))));
+                    const auto *halves = reinterpret_cast<const __m128i *>(v + i);
+                    _mm256_storeu_ps(
+                        values + j * width + i, _mm256_cvtph_ps(_mm_loadu_si128(halves)));
                 }
             }
             for (int c = 0; c < n_queries; ++c) {

@@ -1,7 +1,7 @@
-// exact_attention.h: attention over a KV cache of halves, bit for bit as ggml computes it for one query
-// on one thread. The caller gives the order of the sum over keys, so the result depends neither on
-// where in the cache they lie nor on the rest of the batch. ggml sums in the order of cells, in pieces
-// by the number of threads, and in tiles from GGML_FA_TILE_Q queries on.
+// exact_attention.h: attention over a KV cache of halves, bit for bit as ggml computes it for one
+// query on one thread. The caller gives the order of the sum over keys, so the result depends
+// neither on where in the cache they lie nor on the rest of the batch. ggml sums in the order of
+// cells, in pieces by the number of threads, and in tiles from GGML_FA_TILE_Q queries on.
 #ifndef CLLM_KERNELS_EXACT_ATTENTION_H
 #define CLLM_KERNELS_EXACT_ATTENTION_H
 
@@ -37,8 +37,8 @@ struct exact_attention {
 // For all types of K, from ggml's own functions.
 extern const exact_attention attention_of_ggml;
 
-// For K of halves, with vectors for what several queries share; NULL without AVX2, or for widths that
-// it does not take.
+// For K of halves, with vectors for what several queries share; NULL without AVX2, or for widths
+// that it does not take.
 const exact_attention *attention_by_vectors(int dk, int dv);
 
 // For K of halves, no softcap, slopes of 1 and no sinks, in instructions that suit TCG.

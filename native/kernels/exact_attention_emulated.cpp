@@ -1,6 +1,6 @@
-// exact_attention_emulated.cpp: exact_attention.h's for a processor that TCG emulates. Compiled for
-// AVX2, FMA and F16C, but no instruction here is of 256 bits. The order of all operations is that of
-// ggml_compute_forward_flash_attn_ext_f16_one_chunk() (ggml-cpu/ops.cpp).
+// exact_attention_emulated.cpp: exact_attention.h's for a processor that TCG emulates. Compiled
+// for AVX2, FMA and F16C, but no instruction here is of 256 bits. The order of all operations is
+// that of ggml_compute_forward_flash_attn_ext_f16_one_chunk() (ggml-cpu/ops.cpp).
 //
 // ggml keeps the sum of values in halves: it converts them to floats for each key and back. Here
 // floats hold it, rounded to what a half can, with integers.
@@ -50,8 +50,8 @@ const uint16_t *row(const uint8_t *rows, size_t stride, int32_t i) {
     return reinterpret_cast<const uint16_t *>(rows + static_cast<size_t>(i) * stride);
 }
 
-// The values' sum in y; returns that of their weights, or less than 0 if the rounding was not for such
-// numbers.
+// The values' sum in y; returns that of their weights, or less than 0 if the rounding was not for
+// such numbers.
 template <class Rounding>
 float attend_with(
     const exact_keys &keys, const half_column &q, const uint16_t *mask, float *y) {

@@ -1,9 +1,9 @@
-// exact_nodes.cpp: the nodes of `exact`; see nodes.h. Here the arguments are taken apart; the other files
-// compute.
+// exact_nodes.cpp: the nodes of `exact`; see nodes.h. Here the arguments are taken apart; the
+// other files compute.
 //
 // ggml's sums are in one order for a column or a query alone and in others for several: tinyBLAS
-// (llamafile/sgemm.cpp) and tiles (tiled/tiled.cpp) for products, tiles and pieces of the cache for
-// attention (ops.cpp). So a token's numbers would change with its batch.
+// (llamafile/sgemm.cpp) and tiles (tiled/tiled.cpp) for products, tiles and pieces of the cache
+// for attention (ops.cpp). So a token's numbers would change with its batch.
 #include "nodes.h"
 
 #include "cells.h"
@@ -20,8 +20,8 @@
 namespace kernels {
 namespace {
 
-// A node that ggml computes in what it calls reference mode, without tiles and pieces of the cache, or
-// as usual.
+// A node that ggml computes in what it calls reference mode, without tiles and pieces of the
+// cache, or as usual.
 class reference_node : public ggml::cpu::tensor_traits {
 public:
     explicit reference_node(bool wanted) : wanted_(wanted) {}
@@ -155,7 +155,8 @@ private:
         const float max_bias = float_param(op, 1);
         float slope = 1;
         if (max_bias > 0) {
-            const int n = 1 << static_cast<int>(floor(log2(static_cast<double>(op->src[0]->ne[2]))));
+            const auto heads = static_cast<double>(op->src[0]->ne[2]);
+            const int n = 1 << static_cast<int>(floor(log2(heads)));
             const int head = static_cast<int>(i2);
             slope = head < n
                 ? powf(powf(2.0f, -max_bias / static_cast<float>(n)), static_cast<float>(head + 1))

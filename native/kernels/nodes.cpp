@@ -1,4 +1,5 @@
-// nodes.cpp: the nodes of `tcg`; see nodes.h. Here the arguments are taken apart; the other files compute.
+// nodes.cpp: the nodes of `tcg`; see nodes.h. Here the arguments are taken apart; the other files
+// compute.
 #include "nodes.h"
 
 #include "attention.h"

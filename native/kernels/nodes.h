@@ -6,8 +6,8 @@
 
 namespace kernels {
 
-// What computes this node of a graph in ggml's place with less than ggml's precision, but fast where
-// floating point is slow; NULL leaves it to ggml.
+// What computes this node of a graph in ggml's place with less than ggml's precision, but fast
+// where floating point is slow; NULL leaves it to ggml.
 ggml::cpu::tensor_traits *fast_node(const ggml_tensor *op);
 
 // The same with results that depend on nothing but the operands: bit for bit those of ggml for one

@@ -1,12 +1,12 @@
-"""The same requests in every way that a server may come to compute them: each alone, with drafts by
-n-grams and by a model, eight at a time, with too little memory, after others with the same beginning.
-Their tokens and their probabilities must be the same in all.
+"""The same requests in every way that a server may come to compute them: each alone, with drafts
+by n-grams and by a model, eight at a time, with too little memory, after others with the same
+beginning. Their tokens and their probabilities must be the same in all.
 
     python tests/api/invariance.py [--requests 500] [--model FILE] [--draft FILE] [--tokens 24]
         [--kernels exact] [--seed 1]
 
-Without --model a small random one is made. --draft: default is the model itself, or a small one with
-other weights.
+Without --model a small random one is made. --draft: default is the model itself, or a small one
+with other weights.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def main():
         made = compute(model, draft, bodies, options.kernels, options.threads)
     wrong = differences(made)
     print("\n".join(wrong[:20]))
-    counts = {way: sum(line.startswith(way + ",") for line in wrong) for way in made}
+    counts = {way: sum(line.startswith(way + ", request") for line in wrong) for way in made}
     print(json.dumps({"requests": options.requests, "different": counts, **evidence(made)}))
     return 1 if wrong else 0
 

@@ -1,5 +1,5 @@
-"""A request's tokens in the guest are the same alone, beside others, with drafts, when its cells were
-taken away, and on the host.
+"""A request's tokens in the guest are the same alone, beside others, with drafts, when its cells
+were taken away, and on the host.
 """
 
 import pytest

@@ -1,8 +1,8 @@
-"""What the engine computes for a token depends on the tokens before it and on nothing else: not on how
-a prompt is cut, on who shares the batch, on where cells lie, on what was taken back, on threads.
+"""What the engine computes for a token depends on the tokens before it and on nothing else: not on
+how a prompt is cut, who shares the batch, where cells lie, what was taken back, how many threads
+there are.
 
-Probabilities are compared to the last bit. That of a token alone, one at a time, is the measure, which
-is llama.cpp's.
+Probabilities are compared to the last bit, with those of llama.cpp for one token at a time.
 """
 
 import random
