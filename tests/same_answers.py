@@ -27,8 +27,8 @@ def make_requests(number, tokens, seed):
             prompt = chance.choice(beginnings) + prompt
         elif i % 3 == 1:
             prompt = prompt * chance.randint(1, 3)
-        body = {"prompt": " ".join(prompt), "n_predict": chance.randint(1, tokens), "temperature": 0,
-                "return_tokens": True}
+        body = {"prompt": " ".join(prompt), "n_predict": chance.randint(1, tokens),
+                "temperature": 0, "return_tokens": True}
         if i % 4 == 0:
             body.update(temperature=1.0, seed=i)
         if i % 2 == 0:
