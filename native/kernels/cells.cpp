@@ -16,8 +16,14 @@ namespace {
 // One table for each buffer, because all layers of a cache have the same cells: the time at which
 // each cell was written, counted in tokens. A freed buffer leaves its table behind; a new buffer
 // at that address writes each cell before it reads it.
+//
+// Made when first used: a constructor that ran at start would run on any processor, in each build.
+std::unordered_map<ggml_backend_buffer_t, std::vector<uint64_t>> &written() {
+    static std::unordered_map<ggml_backend_buffer_t, std::vector<uint64_t>> tables;
+    return tables;
+}
+
 std::mutex mutex;
-std::unordered_map<ggml_backend_buffer_t, std::vector<uint64_t>> written;
 uint64_t now;
 
 const ggml_tensor *root_of(const ggml_tensor *t) {
@@ -37,12 +43,12 @@ const uint64_t *times_of(const ggml_tensor *keys) {
         return nullptr;
     }
     const std::lock_guard<std::mutex> lock(mutex);
-    const auto found = written.find(root->buffer);
+    const auto found = written().find(root->buffer);
     const auto bytes =
         static_cast<const char *>(keys->data) - static_cast<const char *>(root->data);
     const size_t first = static_cast<size_t>(bytes) / root->nb[1];
     const size_t end = first + static_cast<size_t>(keys->ne[1]);
-    if (found == written.end() || end > found->second.size()) {
+    if (found == written().end() || end > found->second.size()) {
         return nullptr;
     }
     return found->second.data() + first;
@@ -57,7 +63,7 @@ bool writes_cells(const ggml_tensor *op) {
 
 void note_cells(const ggml_tensor *op) {
     const std::lock_guard<std::mutex> lock(mutex);
-    std::vector<uint64_t> &times = written[root_of(op)->buffer];
+    std::vector<uint64_t> &times = written()[root_of(op)->buffer];
     times.resize(std::max(times.size(), static_cast<size_t>(ggml_nrows(root_of(op)))));
     const ggml_tensor *rows = op->src[1];
     const auto *row = static_cast<const int64_t *>(rows->data);
