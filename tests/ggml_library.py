@@ -19,7 +19,7 @@ size_t ggml_nbytes(const void *tensor);
 size_t ggml_quantize_chunk(int type, const float *src, void *dst, int64_t start, int64_t nrows,
     int64_t n_per_row, const float *imatrix);
 size_t ggml_row_size(int type, int64_t ne);
-struct kernels { void (*install)(void); void (*set_mode)(int mode); };
+struct kernels { void (*install)(void); void (*set_mode)(int mode); bool for_tcg; };
 const struct kernels *cllm_kernels(void); // native/kernels/kernels.h
 
 void *ggml_backend_cpu_init(void);
@@ -111,13 +111,13 @@ class Ggml:
             so.ggml_free(ctx)
             so.ggml_free(weights_ctx)
 
-    def attention(self, q, k, v, mask, scale):
+    def attention(self, q, k, v, mask, scale, max_bias=0, softcap=0):
         """ggml_flash_attn_ext() of q (heads, n, width), k, v (kv heads, keys, width), mask (n, keys).
 
         k, v and mask go there as halves; mask may be None. Returns float32 (n, heads, width).
         """
         def make(ctx, q, k, v, mask=self.ffi.NULL):
-            return self.so.ggml_flash_attn_ext(ctx, q, k, v, mask, scale, 0, 0)
+            return self.so.ggml_flash_attn_ext(ctx, q, k, v, mask, scale, max_bias, softcap)
 
         inputs = [(q, F32), (k, F16), (v, F16), *([(mask, F16)] if mask is not None else [])]
         return self._compute(make, inputs, (q.shape[1], q.shape[0], v.shape[2]))

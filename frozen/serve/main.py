@@ -126,8 +126,10 @@ class Settings:
             self.options["cpu"] = model["cpu_variant"]
             if not isinstance(self.options["cpu"], str):
                 raise ConfigError("'cpu_variant' must be a string")
-        if slots >= self.options["n_batch"]:
-            raise ConfigError("'slots' must be less than 'n_batch'")
+        if self.options["n_batch"] < self.options["n_seq"]:
+            raise ConfigError(
+                "'n_batch' must be at least %d for %d slots" % (self.options["n_seq"], slots)
+            )
 
     def _bounds(self, limits, model):
         bounds = Bounds(

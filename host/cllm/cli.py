@@ -39,8 +39,8 @@ def add_boot_flags(parser, serial=True):
     parser.add_argument("--accel", choices=config.ACCELS, help="default auto")
     parser.add_argument(
         "--kernels", choices=config.KERNELS,
-        help="matrix products: ggml's own, quicker ones with exactly its results, or quickest under "
-        "QEMU's TCG with nearly its results (default auto: exact where there is AVX2)",
+        help="ggml's own sums; exact: the same for a token whatever is computed with it; tcg: quickest "
+        "under QEMU's TCG, nearly the same (default auto: exact)",
     )
     parser.add_argument(
         "--on-crash", choices=config.ON_CRASH,

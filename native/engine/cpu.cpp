@@ -56,7 +56,11 @@ ggml_backend_reg_t reg_avx2() __asm__("ggml_backend_cpu_reg.avx2");
 ggml_backend_reg_t reg_avx512() __asm__("ggml_backend_cpu_reg.avx512");
 ggml_backend_reg_t reg_avx512_vnni() __asm__("ggml_backend_cpu_reg.avx512-vnni");
 ggml_backend_reg_t reg_avx512_bf16() __asm__("ggml_backend_cpu_reg.avx512-bf16");
+const kernels::functions *kernels_sse42() __asm__("cllm_kernels.sse42");
 const kernels::functions *kernels_avx2() __asm__("cllm_kernels.avx2");
+const kernels::functions *kernels_avx512() __asm__("cllm_kernels.avx512");
+const kernels::functions *kernels_avx512_vnni() __asm__("cllm_kernels.avx512-vnni");
+const kernels::functions *kernels_avx512_bf16() __asm__("cllm_kernels.avx512-bf16");
 #else
 ggml_backend_reg_t ggml_backend_cpu_reg();
 #endif
@@ -69,14 +73,14 @@ const struct {
     const char *name;
     unsigned needs;
     ggml_backend_reg_t (*reg)();
-    const kernels::functions *(*kernels)(); // native/kernels, in the build for what TCG emulates
+    const kernels::functions *(*kernels)(); // native/kernels in this build
 } variants[] = {
 #ifdef CLLM_CPU_VARIANTS
-    {"sse42", 0, reg_sse42, nullptr}, // all that boots here has x86-64-v2's instructions
+    {"sse42", 0, reg_sse42, kernels_sse42}, // all that boots here has x86-64-v2's instructions
     {"avx2", avx2, reg_avx2, kernels_avx2},
-    {"avx512", avx2 | avx512, reg_avx512, nullptr},
-    {"avx512-vnni", avx2 | avx512 | vnni, reg_avx512_vnni, nullptr},
-    {"avx512-bf16", avx2 | avx512 | vnni | bf16, reg_avx512_bf16, nullptr},
+    {"avx512", avx2 | avx512, reg_avx512, kernels_avx512},
+    {"avx512-vnni", avx2 | avx512 | vnni, reg_avx512_vnni, kernels_avx512_vnni},
+    {"avx512-bf16", avx2 | avx512 | vnni | bf16, reg_avx512_bf16, kernels_avx512_bf16},
 #else
     {"avx2", avx2, ggml_backend_cpu_reg, cllm_kernels},
 #endif
@@ -131,8 +135,7 @@ void choose_cpu(const char *name) {
 }
 
 const kernels::functions *cpu_kernels() {
-    const auto get = variants[chosen].kernels;
-    return get ? get() : nullptr;
+    return variants[chosen].kernels();
 }
 
 bool cpu_is_emulated() {

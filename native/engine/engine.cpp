@@ -83,7 +83,7 @@ static void start_once() {
         llama_log_set(engine_log, nullptr);
         llama_backend_init();
         clear_sparsely();
-        if (cpu_kernels()) {
+        {
             cpu_kernels()->install();
         }
         return true;
@@ -143,14 +143,14 @@ common_json parse_json(const char *text, size_t len, const char *what) {
 }
 
 void choose_kernels(const engine *e) {
-    if (cpu_kernels()) {
-        using kernels::mode;
-        switch (e->params.kernels) {
-        case ENGINE_KERNELS_TCG: return cpu_kernels()->set_mode(mode::fast);
-        case ENGINE_KERNELS_EXACT:
-            return cpu_kernels()->set_mode(cpu_is_emulated() ? mode::exact_emulated : mode::exact);
-        default: cpu_kernels()->set_mode(mode::ggml);
-        }
+    using kernels::mode;
+    const kernels::functions &known = *cpu_kernels();
+    switch (e->params.kernels) {
+    case ENGINE_KERNELS_TCG: return known.set_mode(mode::fast);
+    case ENGINE_KERNELS_EXACT:
+        return known.set_mode(
+            known.for_tcg && cpu_is_emulated() ? mode::exact_emulated : mode::exact);
+    default: known.set_mode(mode::ggml);
     }
 }
 
@@ -425,9 +425,8 @@ std::unique_ptr<engine> make_engine(const char *path, const struct engine_params
         "there is no such pooling");
     check(params->kernels >= ENGINE_KERNELS_AUTO && params->kernels <= ENGINE_KERNELS_EXACT,
         "there are no such kernels");
-    check(params->kernels <= ENGINE_KERNELS_GGML || cpu_kernels(),
-        std::string("the kernels '") + kernel_names[params->kernels] + "' come with 'avx2', and '"
-            + engine_cpu() + "' is in use");
+    check(params->kernels != ENGINE_KERNELS_TCG || cpu_kernels()->for_tcg,
+        std::string("the kernels 'tcg' come with 'avx2', and '") + engine_cpu() + "' is in use");
     check(!params->wait == !params->wake, "wait and wake belong together");
     check(params->n_threads >= 1 && params->n_threads <= GGML_MAX_N_THREADS,
         "n_threads is not in 1.." + std::to_string(GGML_MAX_N_THREADS));
@@ -437,7 +436,7 @@ std::unique_ptr<engine> make_engine(const char *path, const struct engine_params
     e->serial = ++serial;
     e->params = *params;
     if (params->kernels == ENGINE_KERNELS_AUTO) {
-        e->params.kernels = cpu_kernels() ? ENGINE_KERNELS_EXACT : ENGINE_KERNELS_GGML;
+        e->params.kernels = ENGINE_KERNELS_EXACT;
     }
     if (params->wait) {
         e->computer = std::make_unique<compute_thread>(*params);

@@ -57,8 +57,8 @@ enum {
     // native/kernels, made for QEMU's TCG; weights are repacked into a copy, and results differ in
     // the last digits. Needs AVX2.
     ENGINE_KERNELS_TCG = 2,
-    // native/kernels with ggml's results, bit for bit, from the weights as they are: for batches of
-    // several columns, and under TCG for one, too; what they have no code for is ggml's. Needs AVX2.
+    // native/kernels with results that depend on nothing but a token and those before it: bit for
+    // bit what ggml computes for one token at a time on one thread, from the weights as they are.
     ENGINE_KERNELS_EXACT = 3,
 };
 

@@ -50,7 +50,7 @@ struct free_context {
 // chosen already. Throws bad_input.
 void choose_cpu(const char *name);
 
-// native/kernels in the chosen build; NULL where it has none.
+// native/kernels in the chosen build.
 namespace kernels { struct functions; }
 const kernels::functions *cpu_kernels();
 

@@ -5,6 +5,7 @@
 
 #include "nodes.h"
 #include "pack.h"
+#include "tensors.h"
 
 #include "ggml-backend-impl.h"
 #include "ggml-cpu-impl.h"
@@ -166,6 +167,7 @@ const kernels::functions *cllm_kernels() {
             types.insert(types.begin(), kernels::buffer_type());
         },
         [](kernels::mode wanted) { kernels::now = wanted; },
+        kernels::format_of(GGML_TYPE_Q4_0) != nullptr,
     };
     return &functions;
 }

@@ -1,14 +1,14 @@
-// exact.h: products bit for bit those of ggml's AVX2 code, from the weights as they lie in the
-// file. What is added to what, and in which order, is ggml's; which, depends on the type and on how
-// many columns there are.
+// exact.h: products bit for bit those of ggml's AVX2 code for a column alone, from the weights as
+// they lie in the file. What is added to what, and in which order, is that of ggml's dot products
+// (ggml-cpu/arch/x86/quants.c), however many columns there are.
 //
-// On a real processor (exact.cpp, for blocks of 32 columns): ggml multiplies one row by one column
-// at a time, so that for eight columns it unpacks a block of weights and converts its scale eight
-// times. Here a block meets up to four columns. The order (ggml-cpu/arch/x86/quants.c): eight
-// lanes, one fused multiply-add for a block in each, lane k for columns 4k to 4k+3 of the block.
+// On a real processor (exact.cpp): a dot product unpacks a block of weights and converts its scale
+// for each column. Here a block of 32 meets up to four columns, one of 256 sixteen. The order:
+// eight lanes, one fused multiply-add for a block in each, lane k for columns 4k to 4k+3 of a
+// block of 32.
 //
-// Under TCG (exact_emulated.cpp) the same is computed in vectors of 128 bits. QEMU's generated code
-// has 256-bit instructions for 256-bit integers, and leaves the upper halves of the host's
+// Under TCG (exact_emulated.cpp) the same is computed in vectors of 128 bits. QEMU's generated
+// code has 256-bit instructions for 256-bit integers, and leaves the upper halves of the host's
 // registers dirty; then each fused multiply-add, which is a C library function of VEX instructions
 // called from code of legacy SSE ones, pays for a transition between them (112 ns on an EPYC;
 // Intel's Optimization Reference Manual, "Mixing AVX code with SSE code", tells of the same). For
@@ -34,22 +34,14 @@ struct exact_column {
     float *out;                       // of row 0
 };
 
-// From how many columns on, and for how many rows or a multiple of them, ggml has another order of
-// sums than for one column; 0 columns: never.
-struct exact_batch {
-    size_t columns, rows;
-};
-
 struct exact_format {
     int activations; // ggml_type of the column's blocks
     // Of blocks first to last - 1 of a column.
     void (*prepare)(
         const uint8_t *blocks, size_t first, size_t last, exact_word *scales, exact_word *sums);
-    // Rows first to last - 1 of a matrix whose rows have n blocks, times the columns; batched: in
-    // the order for many columns.
+    // Rows first to last - 1 of a matrix whose rows have n blocks, times the columns.
     void (*multiply)(const uint8_t *rows, size_t n, size_t first, size_t last,
-        const exact_column *columns, size_t n_columns, bool batched);
-    exact_batch batch;
+        const exact_column *columns, size_t n_columns);
 };
 
 // NULL for a type that has none.

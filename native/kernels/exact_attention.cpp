@@ -1,155 +1,394 @@
-// exact_attention.cpp: see exact_attention.h. Compiled for AVX2, FMA and F16C, but no instruction
-// here is of 256 bits. The order of all operations is that of
-// ggml_compute_forward_flash_attn_ext_f16_one_chunk() and ggml_flash_attn_ext_reduce_partials()
-// (ggml-cpu/ops.cpp).
-//
-// ggml keeps the sum of values in halves: it converts them to floats for each key and back. Here
-// floats hold it, rounded to what a half can, with integers.
+// exact_attention.cpp: see exact_attention.h. The order of all operations is that of
+// ggml_compute_forward_flash_attn_ext_f16_one_chunk() (ggml-cpu/ops.cpp).
 #include "exact_attention.h"
 
-#include "halves.h"
+#include "tensors.h"
+
+#include "ggml-cpu.h"
+#include "vec.h"
 
 #include <math.h>
 
 namespace kernels {
 namespace {
 
-constexpr int32_t least_normal_half = 0x38800000; // 2^-14 as a float
-constexpr int32_t above_all_halves = 0x477FF000;  // 65520, which rounds to infinity
-
-struct half_rounding {
-    __m128i largest = _mm_setzero_si128(); // of the sizes' bits
-    bool overflowed() const {
-        return _mm_movemask_epi8(
-                   _mm_cmpgt_epi32(largest, _mm_set1_epi32(above_all_halves - 1))) != 0;
-    }
-    // To nearest, ties to even. Below 2^-14 a half's digits end at 2^-24, as those of a float
-    // between 0.5 and 1 do.
-    __m128 operator()(__m128 v) {
-        const __m128i bits = _mm_castps_si128(v), sign = left32<31>(right32<31>(bits));
-        const __m128i size = _mm_xor_si128(bits, sign);
-        largest = _mm_max_epi32(largest, size);
-        const __m128i even = right32<31>(left32<18>(size)); // bit 13
-        const __m128i normal = left32<13>(
-            right32<13>(add32(add32(size, _mm_set1_epi32(0x0FFF)), even)));
-        const __m128 half = _mm_set1_ps(0.5f);
-        const __m128i small = _mm_castps_si128(
-            subtract(_mm_add_ps(_mm_castsi128_ps(size), half), half));
-        const __m128i is_small = _mm_cmpgt_epi32(_mm_set1_epi32(least_normal_half), size);
-        return _mm_castsi128_ps(either(sign, _mm_xor_si128(normal,
-            _mm_and_si128(is_small, _mm_xor_si128(normal, small)))));
-    }
-};
-
-// By the processor's own conversions, for what is no number, infinite or becomes so.
-struct any_rounding {
-    bool overflowed() const { return false; }
-    __m128 operator()(__m128 v) { return _mm_cvtph_ps(_mm_cvtps_ph(v, 0)); }
-};
-
-const uint16_t *row(const uint8_t *rows, size_t stride, int64_t i) {
-    return reinterpret_cast<const uint16_t *>(rows + static_cast<size_t>(i) * stride);
+const uint16_t *row(const uint8_t *rows, size_t stride, int32_t i) {
+    return reinterpret_cast<const uint16_t *>(rows + size(i) * stride);
 }
 
-// False if the rounding was not for such numbers.
-template <class Rounding>
-bool attend_with(const attention_cache &cache, const half_column &q, const uint16_t *mask,
-    int64_t first, int64_t last, float scale, exact_partial &out) {
-    constexpr bool any = __is_same(Rounding, any_rounding);
-    Rounding round;
-    float *y = out.values;
-    out.largest = -INFINITY;
-    out.sum = 0;
-    memset(y, 0, static_cast<size_t>(cache.dv) * sizeof(float));
-    __m128i strange = _mm_setzero_si128();
-    for (int64_t i = first; i < last; ++i) {
-        const float bias = mask ? value_of(mask[i]) : 0;
-        if (bias == -INFINITY) {
+float multiply_add(float a, float b, float c) {
+#ifdef __FMA__ // then ggml's compiler fuses
+    return __builtin_fmaf(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
+// The running softmax of one query.
+struct softmax {
+    float largest = -INFINITY;
+    float sum = 0; // of the weights
+
+    // Takes the score of the next key. True: its weight is 1, and e^exponent shrinks all sums
+    // before it. False: nothing shrinks, and its weight is e^exponent.
+    bool is_largest(float score, float &exponent) {
+        const bool is = score > largest;
+        exponent = is ? largest - score : score - largest;
+        largest = is ? score : largest;
+        return is;
+    }
+
+    void add(float weight, float shrink) { sum = multiply_add(sum, shrink, weight); }
+
+    void add_score(float score, float &weight, float &shrink) {
+        float exponent;
+        const bool is = is_largest(score, exponent);
+        const float power = expf(exponent);
+        weight = is ? 1 : power;
+        shrink = is ? power : 1;
+        add(weight, shrink);
+    }
+
+    // out: the values' sum, by their weights.
+    void finish(const exact_query &query, int dv, float *out) {
+        if (query.sink) {
+            float weight, shrink;
+            add_score(*query.sink, weight, shrink);
+            if (shrink != 1) {
+                ggml_vec_scale_f32(dv, out, shrink);
+            }
+        }
+        ggml_vec_scale_f32(dv, out, sum == 0 ? 0 : 1 / sum); // no key: zeros
+    }
+};
+
+// False for a key that the query does not see; else what is added to its score.
+bool is_seen(const exact_query &query, int32_t key, float &bias) {
+    bias = 0;
+    if (!query.mask || query.mask[key] == 0) {
+        return true;
+    }
+    bias = query.slope * ggml_fp16_to_fp32(query.mask[key]);
+    return bias != -INFINITY;
+}
+
+float score_of(float product, const exact_keys &keys, float bias) {
+    float score = product * keys.scale;
+    if (keys.softcap != 0) {
+        score = keys.softcap * tanhf(score);
+    }
+    return score + bias;
+}
+
+// By ggml's functions.
+
+void attend_with_ggml(
+    const exact_keys &keys, const exact_query *queries, int n_queries, void *scratch) {
+    const int dk = keys.cache.dk, dv = keys.cache.dv;
+    auto *values = static_cast<uint16_t *>(scratch);
+    void *q = static_cast<uint8_t *>(scratch) + aligned(size(dv) * sizeof *values);
+    const auto *traits = ggml_get_type_traits_cpu(static_cast<ggml_type>(keys.type));
+    for (const exact_query *query = queries; query != queries + n_queries; ++query) {
+        ggml_get_type_traits_cpu(traits->vec_dot_type)->from_float(query->q, q, dk);
+        memset(values, 0, size(dv) * sizeof *values);
+        softmax so_far;
+        for (size_t i = 0; i < keys.n; ++i) {
+            float bias, product, weight, shrink;
+            if (!is_seen(*query, keys.rows[i], bias)) {
+                continue;
+            }
+            const auto &cache = keys.cache;
+            traits->vec_dot(
+                dk, &product, 0, row(cache.k, cache.k_stride, keys.rows[i]), 0, q, 0, 1);
+            so_far.add_score(score_of(product, keys, bias), weight, shrink);
+            if (shrink != 1) {
+                ggml_vec_scale_f16(dv, values, shrink);
+            }
+            ggml_vec_mad_f16(dv, values, row(cache.v, cache.v_stride, keys.rows[i]), weight);
+        }
+        for (int d = 0; d < dv; ++d) {
+            query->out[d] = GGML_CPU_FP16_TO_FP32(values[d]);
+        }
+        so_far.finish(*query, dv, query->out);
+    }
+}
+
+size_t scratch_with_ggml(int dk, int dv) {
+    return aligned(size(dv) * sizeof(uint16_t)) + aligned(size(dk) * sizeof(float));
+}
+
+#if defined(__AVX2__) && defined(__F16C__) && defined(__FMA__)
+
+// By vectors. A key's halves are converted once for some queries; a sum of values stays in
+// registers for some keys, as floats that are rounded to halves after each.
+
+constexpr int keys_at_once = 64;
+constexpr int width = 64; // numbers of a value at once
+constexpr int columns_at_once = 3;
+
+// A key that a query sees.
+struct step {
+    int key; // of those at once
+    float weight, shrink;
+};
+
+struct column {
+    softmax so_far;
+    float *q;      // dk, rounded to halves
+    float *values; // dv
+    float scores[keys_at_once];
+    float powers[keys_at_once];
+    step steps[keys_at_once];
+    int n_steps;
+};
+
+constexpr float least_exponent = -87; // e^x is a normal number from there on
+
+// e^x for eight x <= 0, as the expf() of zig's C library computes it: 2^k * y, k to nearest, y by
+// a rational function of what is left.
+__m256 power_by_vectors(__m256 x) {
+    auto all = [](float f) { return _mm256_set1_ps(f); };
+    const __m256 size = _mm256_andnot_ps(all(-0.0f), x);
+    const __m256i bits = _mm256_castps_si256(size);
+    auto above = [bits](int limit) { return _mm256_cmpgt_epi32(bits, _mm256_set1_epi32(limit)); };
+    const __m256 scaled = _mm256_sub_ps(_mm256_mul_ps(all(1.4426950216e+0f), x), all(0.5f));
+    __m256i k = _mm256_blendv_epi8(
+        _mm256_set1_epi32(-1), _mm256_cvttps_epi32(scaled), above(0x3F851592));
+    k = _mm256_and_si256(k, above(0x3EB17218));
+    const __m256 n = _mm256_cvtepi32_ps(k);
+    const __m256 high = _mm256_sub_ps(x, _mm256_mul_ps(n, all(6.9314575195e-1f)));
+    const __m256 low = _mm256_mul_ps(n, all(1.4286067653e-6f));
+    const __m256 r = _mm256_sub_ps(high, low), rr = _mm256_mul_ps(r, r);
+    const __m256 polynomial =
+        _mm256_add_ps(all(1.6666625440e-1f), _mm256_mul_ps(rr, all(-2.7667332906e-3f)));
+    const __m256 c = _mm256_sub_ps(r, _mm256_mul_ps(rr, polynomial));
+    const __m256 quotient = _mm256_div_ps(_mm256_mul_ps(r, c), _mm256_sub_ps(all(2), c));
+    const __m256 y =
+        _mm256_add_ps(all(1), _mm256_add_ps(_mm256_sub_ps(quotient, low), high));
+    const __m256 power = _mm256_castsi256_ps(
+        _mm256_add_epi32(_mm256_castps_si256(y), _mm256_slli_epi32(k, 23)));
+    return _mm256_blendv_ps(
+        _mm256_add_ps(all(1), x), power, _mm256_castsi256_ps(above(0x39000000)));
+}
+
+// True if that is what expf() is here.
+bool is_expf() {
+    for (int i = 0; i < 4096; i += 8) {
+        float x[8], powers[8];
+        for (int j = 0; j < 8; ++j) {
+            const int n = i + j, part = n / 64; // -87 to 0, then closer and closer to 0
+            x[j] = static_cast<float>(n % 64 - 63) * 1.37f / static_cast<float>(1 + part * part);
+        }
+        _mm256_storeu_ps(powers, power_by_vectors(_mm256_loadu_ps(x)));
+        for (int j = 0; j < 8; ++j) {
+            if (powers[j] != expf(x[j])) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+// x[n] to their powers of e; n may be rounded up to a multiple of 8.
+void to_powers(float *x, int n) {
+    static const bool by_vectors = is_expf();
+    for (int i = 0; i < n; i += 8) {
+        const __m256 v = _mm256_loadu_ps(x + i);
+        const __m256 in = _mm256_cmp_ps(v, _mm256_set1_ps(least_exponent), _CMP_GE_OQ);
+        if (by_vectors && _mm256_movemask_ps(in) == 0xFF) {
+            _mm256_storeu_ps(x + i, power_by_vectors(v));
             continue;
         }
-        float score;
-        multiply_halves<1, 4>(
-            row(cache.k, cache.k_stride, i), static_cast<size_t>(cache.dk), q, &score);
-        score *= scale;
-        score += bias;
-        float shrink = 1, weight = 1;
-        if (score > out.largest) {
-            shrink = expf(out.largest - score);
-            out.largest = score;
-            const __m128 by = _mm_set1_ps(shrink);
-            for (int d = 0; d < cache.dv; d += 4) {
-                _mm_storeu_ps(y + d, round(_mm_mul_ps(_mm_loadu_ps(y + d), by)));
-            }
-        } else {
-            weight = expf(score - out.largest);
+        for (int j = i; j < i + 8 && j < n; ++j) {
+            x[j] = expf(x[j]);
         }
-        const uint16_t *v = row(cache.v, cache.v_stride, i);
-        const __m128 by = _mm_set1_ps(any ? weight : weight * two_to_112);
-        for (int d = 0; d < cache.dv; d += 8) {
-            __m128 low, high, sum_low = _mm_loadu_ps(y + d), sum_high = _mm_loadu_ps(y + d + 4);
-            if constexpr (any) {
-                const __m128i halves = load128(v + d);
-                low = _mm_cvtph_ps(halves);
-                high = _mm_cvtph_ps(_mm_srli_si128(halves, 8));
-            } else {
-                scaled_halves(v + d, low, high, strange);
-            }
-            fuse(sum_low, low, by);
-            fuse(sum_high, high, by);
-            _mm_storeu_ps(y + d, round(sum_low));
-            _mm_storeu_ps(y + d + 4, round(sum_high));
-        }
-        out.sum = __builtin_fmaf(out.sum, shrink, weight);
     }
-    return all_finite(strange) && !round.overflowed();
 }
+
+GGML_F16_DOT_VEC load_floats(const float *p) {
+#ifdef __AVX512F__
+    return _mm512_loadu_ps(p);
+#else
+    return _mm256_loadu_ps(p);
+#endif
+}
+
+// Four sums of four lanes, as GGML_F32x8_REDUCE ends.
+[[maybe_unused]] void reduce(const float (*four)[4], float *out) {
+    const __m128 low = _mm_hadd_ps(_mm_loadu_ps(four[0]), _mm_loadu_ps(four[1]));
+    const __m128 high = _mm_hadd_ps(_mm_loadu_ps(four[2]), _mm_loadu_ps(four[3]));
+    _mm_storeu_ps(out, _mm_hadd_ps(low, high));
+}
+
+// As ggml_vec_dot_f16().
+template <int n_columns>
+void multiply(const attention_cache &cache, const int32_t *rows, int n, column *columns) {
+    [[maybe_unused]] float four[n_columns][4][4] = {};
+    for (int j = 0; j < n; ++j) {
+        const uint16_t *k = row(cache.k, cache.k_stride, rows[j]);
+        GGML_F16_DOT_VEC sums[n_columns][GGML_F16_DOT_ARR];
+        for (int c = 0; c < n_columns; ++c) {
+            for (int v = 0; v < GGML_F16_DOT_ARR; ++v) {
+                sums[c][v] = GGML_F16_DOT_VEC_ZERO;
+            }
+        }
+        for (int i = 0; i < cache.dk; i += GGML_F16_DOT_STEP) {
+            for (int v = 0; v < GGML_F16_DOT_ARR; ++v) {
+                const int at = i + v * GGML_F16_DOT_EPR;
+                const GGML_F16_DOT_VEC numbers = GGML_F16_DOT_VEC_LOAD(k + at, v);
+                for (int c = 0; c < n_columns; ++c) {
+                    sums[c][v] = GGML_F16_DOT_VEC_FMA(
+                        sums[c][v], numbers, load_floats(columns[c].q + at));
+                }
+            }
+        }
+        for (int c = 0; c < n_columns; ++c) {
+#ifdef __AVX512F__
+            GGML_F16_DOT_VEC_REDUCE(columns[c].scores[j], sums[c]);
+#else
+            const __m256 all = _mm256_add_ps(_mm256_add_ps(sums[c][0], sums[c][2]),
+                _mm256_add_ps(sums[c][1], sums[c][3]));
+            _mm_storeu_ps(four[c][j % 4], _mm_add_ps(
+                _mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+            if (j % 4 == 3) {
+                reduce(four[c], columns[c].scores + j - 3);
+            }
+#endif
+        }
+    }
+#ifndef __AVX512F__
+    for (int c = 0; c < n_columns && n % 4 != 0; ++c) {
+        reduce(four[c], columns[c].scores + n / 4 * 4);
+    }
+#endif
+}
+
+// The steps of some keys, by their products with the query.
+void weigh(
+    const exact_keys &keys, const exact_query &query, const int32_t *rows, int n, column &c) {
+    int steps = 0;
+    for (int j = 0; j < n; ++j) {
+        float bias;
+        if (is_seen(query, rows[j], bias)) {
+            const bool is_largest =
+                c.so_far.is_largest(score_of(c.scores[j], keys, bias), c.powers[steps]);
+            c.steps[steps++] = {j, 1, is_largest ? 0.0f : 1.0f};
+        }
+    }
+    for (int i = steps; i % 8 != 0; ++i) {
+        c.powers[i] = 0;
+    }
+    to_powers(c.powers, steps);
+    for (int i = 0; i < steps; ++i) {
+        step &s = c.steps[i];
+        (s.shrink == 0 ? s.shrink : s.weight) = c.powers[i];
+        c.so_far.add(s.weight, s.shrink);
+    }
+    c.n_steps = steps;
+}
+
+__m256 rounded(__m256 v) {
+    return _mm256_cvtph_ps(_mm256_cvtps_ph(v, 0));
+}
+
+// Adds values, `width` numbers of each key, to n_vectors * 8 numbers of a column.
+template <int n_vectors> void add_values(const float *values, const column &c, float *to) {
+    __m256 sums[n_vectors];
+    for (int v = 0; v < n_vectors; ++v) {
+        sums[v] = _mm256_loadu_ps(to + 8 * v);
+    }
+    for (const step *s = c.steps; s != c.steps + c.n_steps; ++s) {
+        if (s->shrink != 1) {
+            const __m256 by = _mm256_set1_ps(s->shrink);
+            for (int v = 0; v < n_vectors; ++v) {
+                sums[v] = rounded(_mm256_mul_ps(sums[v], by));
+            }
+        }
+        const __m256 weight = _mm256_set1_ps(s->weight);
+        const float *its = values + s->key * width;
+        for (int v = 0; v < n_vectors; ++v) {
+            sums[v] = rounded(_mm256_fmadd_ps(_mm256_loadu_ps(its + 8 * v), weight, sums[v]));
+        }
+    }
+    for (int v = 0; v < n_vectors; ++v) {
+        _mm256_storeu_ps(to + 8 * v, sums[v]);
+    }
+}
+
+size_t scratch_by_vectors(int dk, int dv) {
+    return aligned(exact_queries * sizeof(column))
+        + aligned(size(exact_queries * (dk + dv)) * sizeof(float))
+        + keys_at_once * width * sizeof(float);
+}
+
+void attend_by_vectors(
+    const exact_keys &keys, const exact_query *queries, int n_queries, void *scratch) {
+    const attention_cache &cache = keys.cache;
+    const int dk = cache.dk, dv = cache.dv;
+    auto *columns = static_cast<column *>(scratch);
+    auto *floats = reinterpret_cast<float *>(
+        static_cast<uint8_t *>(scratch) + aligned(exact_queries * sizeof(column)));
+    auto *values = reinterpret_cast<float *>(reinterpret_cast<uint8_t *>(floats)
+        + aligned(size(exact_queries * (dk + dv)) * sizeof(float)));
+    for (int c = 0; c < n_queries; ++c) {
+        columns[c].so_far = {};
+        columns[c].q = floats;
+        columns[c].values = floats + dk;
+        floats += dk + dv;
+        for (int d = 0; d < dk; d += 8) {
+            _mm256_storeu_ps(columns[c].q + d, rounded(_mm256_loadu_ps(queries[c].q + d)));
+        }
+        memset(columns[c].values, 0, size(dv) * sizeof(float));
+    }
+    for (size_t first = 0; first < keys.n; first += keys_at_once) {
+        const int32_t *rows = keys.rows + first;
+        const size_t left = keys.n - first;
+        const int n = left < keys_at_once ? static_cast<int>(left) : keys_at_once;
+        for (int c = 0; c < n_queries; c += columns_at_once) {
+            switch (n_queries - c) {
+            case 1: multiply<1>(cache, rows, n, columns + c); break;
+            case 2: multiply<2>(cache, rows, n, columns + c); break;
+            default: multiply<columns_at_once>(cache, rows, n, columns + c);
+            }
+        }
+        for (int c = 0; c < n_queries; ++c) {
+            weigh(keys, queries[c], rows, n, columns[c]);
+        }
+        for (int d = 0; d < dv; d += width) {
+            const int some = dv - d < width ? dv - d : width;
+            for (int j = 0; j < n; ++j) {
+                const uint16_t *v = row(cache.v, cache.v_stride, rows[j]) + d;
+                for (int i = 0; i < some; i += 8) {
+                    const auto *halves = reinterpret_cast<const __m128i *>(v + i);
+                    _mm256_storeu_ps(
+                        values + j * width + i, _mm256_cvtph_ps(_mm_loadu_si128(halves)));
+                }
+            }
+            for (int c = 0; c < n_queries; ++c) {
+                (some == width ? add_values<width / 8> : add_values<width / 16>)(
+                    values, columns[c], columns[c].values + d);
+            }
+        }
+    }
+    for (int c = 0; c < n_queries; ++c) {
+        columns[c].so_far.finish(queries[c], dv, columns[c].values);
+        memcpy(queries[c].out, columns[c].values, size(dv) * sizeof(float));
+    }
+}
+
+#endif
 
 } // namespace
 
-size_t exact_attention_scratch(int dk) {
-    return static_cast<size_t>(dk) + static_cast<size_t>(dk) / 2;
-}
+const exact_attention attention_of_ggml = {scratch_with_ggml, attend_with_ggml};
 
-void attend_exactly(const attention_cache &cache, const float *q, const uint16_t *mask,
-    int64_t first, int64_t last, float scale, float *scratch, exact_partial &out) {
-    auto *halves = reinterpret_cast<uint16_t *>(scratch + cache.dk);
-    ggml_get_type_traits_cpu(GGML_TYPE_F16)->from_float(q, halves, cache.dk);
-    clean_registers(); // of what that left
-    for (int d = 0; d < cache.dk; ++d) {
-        scratch[d] = value_of(halves[d]) * two_to_112;
-    }
-    const half_column column = {reinterpret_cast<const uint8_t *>(halves), scratch};
-    if (!attend_with<half_rounding>(cache, column, mask, first, last, scale, out)) {
-        attend_with<any_rounding>(cache, column, mask, first, last, scale, out);
-    }
-}
-
-void finish_exactly(const exact_partial &all, int dv, float *out) {
-    const float by = all.sum == 0 ? 0 : 1 / all.sum; // no key: zeros
-    for (int d = 0; d < dv; ++d) {
-        out[d] = all.values[d] * by;
-    }
-}
-
-void combine_exactly(
-    const exact_partial *first, size_t part_size, int n_parts, int dv, float *out) {
-    exact_partial all = {-INFINITY, 0, out};
-    memset(out, 0, static_cast<size_t>(dv) * sizeof(float));
-    for (int i = 0; i < n_parts; ++i) {
-        const auto &part = *reinterpret_cast<const exact_partial *>(
-            reinterpret_cast<const uint8_t *>(first) + static_cast<size_t>(i) * part_size);
-        if (part.sum == 0) {
-            continue;
-        }
-        const float largest = fmaxf(all.largest, part.largest);
-        const float before = expf(all.largest - largest), its = expf(part.largest - largest);
-        for (int d = 0; d < dv; ++d) {
-            out[d] = __builtin_fmaf(out[d], before, part.values[d] * its);
-        }
-        all.sum = __builtin_fmaf(all.sum, before, part.sum * its);
-        all.largest = largest;
-    }
-    finish_exactly(all, dv, out);
+const exact_attention *attention_by_vectors([[maybe_unused]] int dk, [[maybe_unused]] int dv) {
+#if defined(__AVX2__) && defined(__F16C__) && defined(__FMA__)
+    static constexpr exact_attention by_vectors = {scratch_by_vectors, attend_by_vectors};
+    return dk % GGML_F16_DOT_STEP == 0 && dv % (width / 2) == 0 ? &by_vectors : nullptr;
+#else
+    return nullptr;
+#endif
 }
 
 } // namespace kernels

@@ -1,5 +1,7 @@
-// exact_attention.h: attention over a KV cache of halves as ggml's AVX2 code computes it, bit for
-// bit, in instructions that suit TCG.
+// exact_attention.h: attention over a KV cache of halves, bit for bit as ggml computes it for one
+// query on one thread. The caller gives the order of the sum over keys, so the result depends
+// neither on where in the cache they lie nor on the rest of the batch. ggml sums in the order of
+// cells, in pieces by the number of threads, and in tiles from GGML_FA_TILE_Q queries on.
 #ifndef CLLM_KERNELS_EXACT_ATTENTION_H
 #define CLLM_KERNELS_EXACT_ATTENTION_H
 
@@ -7,25 +9,40 @@
 
 namespace kernels {
 
-// What some keys give for one query: their largest score, the sum of their weights relative to that
-// one's, and the sum of their values by these weights, of dv floats.
-struct exact_partial {
-    float largest, sum;
-    float *values;
+// A head of one query.
+struct exact_query {
+    const float *q;
+    const uint16_t *mask; // a half for each row of the cache, minus infinity where it is not seen,
+    float slope;          // added to the score times `slope`; NULL: all rows are seen
+    const float *sink;    // the score of a key without a value; NULL: none
+    float *out;           // dv floats
 };
 
-// Floats of scratch that attend_exactly() needs.
-size_t exact_attention_scratch(int dk);
+struct exact_keys {
+    attention_cache cache;
+    int type;            // ggml_type of K; V is of halves
+    const int32_t *rows; // what any of the queries sees, in the order of the sums
+    size_t n;
+    float scale, softcap; // 0: none
+};
 
-// Keys first to last - 1. mask: what is added to the score of each key, as halves, or NULL.
-void attend_exactly(const attention_cache &cache, const float *q, const uint16_t *mask,
-    int64_t first, int64_t last, float scale, float *scratch, exact_partial &out);
+constexpr int exact_queries = 16; // most in one call
 
-// out[dv] of what all keys gave.
-void finish_exactly(const exact_partial &all, int dv, float *out);
+struct exact_attention {
+    size_t (*scratch)(int dk, int dv); // bytes
+    void (*attend)(
+        const exact_keys &keys, const exact_query *queries, int n_queries, void *scratch);
+};
 
-// The same of what n_parts parts of the keys gave, each part_size bytes behind the one before.
-void combine_exactly(const exact_partial *first, size_t part_size, int n_parts, int dv, float *out);
+// For all types of K, from ggml's own functions.
+extern const exact_attention attention_of_ggml;
+
+// For K of halves, with vectors for what several queries share; NULL without AVX2, or for widths
+// that it does not take.
+const exact_attention *attention_by_vectors(int dk, int dv);
+
+// For K of halves, no softcap, slopes of 1 and no sinks, in instructions that suit TCG.
+extern const exact_attention attention_emulated;
 
 } // namespace kernels
 

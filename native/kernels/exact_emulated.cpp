@@ -430,17 +430,16 @@ void block_sums(const typename Format::weights *const *rows, const block_q8_K &x
     }
 }
 
-// Up to four rows of blocks of 256 columns by one column. Alone, or few at a time, as ggml's dot
-// products (ggml-cpu/arch/x86/quants.c); in a batch of eight, as its tiles
-// (tiled/tiled-kernel.cpp).
-template <class Format, int n_rows, bool batched>
+// Up to four rows of blocks of 256 columns by one column, as ggml's dot products
+// (ggml-cpu/arch/x86/quants.c).
+template <class Format, int n_rows>
 void multiply_large_rows(
     const typename Format::weights *first, size_t n, const exact_column &column, float *out) {
     __m128i magic = _mm_set1_epi32(magic_bits);
     __asm__("" : "+x"(magic));
     const auto *x = reinterpret_cast<const block_q8_K *>(column.blocks);
     __m128 low[n_rows], high[n_rows], minimum[n_rows];
-    float of_minimums[n_rows] = {}, totals[n_rows] = {};
+    float of_minimums[n_rows] = {};
     for (int r = 0; r < n_rows; ++r) {
         low[r] = high[r] = minimum[r] = _mm_setzero_ps();
     }
@@ -478,15 +477,6 @@ void multiply_large_rows(
                     sums[r][i] = _mm_sub_epi32(sums[r][i], left32<5>(bias));
                 }
             }
-            if constexpr (batched) {
-                float scaled = d * static_cast<float>(sum_of(add32(sums[r][0], sums[r][1])));
-                if constexpr (Format::has_minimum) {
-                    scaled = __builtin_fmaf(
-                        -dmin, static_cast<float>(sum_of(parts_minimums)), scaled);
-                }
-                totals[r] = __builtin_fmaf(scaled, x[b].d, totals[r]);
-                continue;
-            }
             const __m128 scale = _mm_set1_ps(x[b].d * d);
             fuse(low[r], sums_to_float<Format>(sums[r][0], magic), scale);
             fuse(high[r], sums_to_float<Format>(sums[r][1], magic), scale);
@@ -499,11 +489,11 @@ void multiply_large_rows(
         }
     }
     for (int r = 0; r < n_rows; ++r) {
-        out[r] = batched ? totals[r] : sum(low[r], high[r]);
-        if constexpr (!batched && std::is_same_v<Format, q4_K>) {
+        out[r] = sum(low[r], high[r]);
+        if constexpr (std::is_same_v<Format, q4_K>) {
             __m128 m = _mm_add_ps(minimum[r], _mm_movehl_ps(minimum[r], minimum[r]));
             out[r] += _mm_cvtss_f32(_mm_add_ss(m, _mm_movehdup_ps(m)));
-        } else if constexpr (!batched && Format::has_minimum) {
+        } else if constexpr (Format::has_minimum) {
             out[r] += of_minimums[r];
         }
     }
@@ -521,7 +511,6 @@ template <class Format> struct small {
             sums[b].integer = packed(parts_of(bits >> 16));
         }
     }
-    template <bool>
     static void multiply(const uint8_t *rows, size_t n, size_t first, size_t last,
         const exact_column *columns, size_t n_columns) {
         const auto *weights = reinterpret_cast<const typename Format::weights *>(rows);
@@ -554,14 +543,13 @@ private:
 
 // Four rows at a time, for what is done once for a column.
 template <class Kind, class Weights> struct by_fours {
-    template <bool batched>
     static void multiply(const uint8_t *rows, size_t n, size_t first, size_t last,
         const exact_column *columns, size_t n_columns) {
         const auto *weights = reinterpret_cast<const Weights *>(rows);
         for (size_t i = first; i < last;) {
             const bool four = last - i >= 4;
             for (size_t c = 0; c < n_columns; ++c) {
-                (four ? Kind::template rows<4, batched> : Kind::template rows<1, batched>)(
+                (four ? Kind::template rows<4> : Kind::template rows<1>)(
                     weights + i * n, n, columns[c], columns[c].out + i);
             }
             i += four ? 4 : 1;
@@ -570,24 +558,20 @@ template <class Kind, class Weights> struct by_fours {
 };
 
 template <class Format> struct large : by_fours<large<Format>, typename Format::weights> {
-    template <int n_rows, bool batched>
+    template <int n_rows>
     static void rows(
         const typename Format::weights *first, size_t n, const exact_column &column, float *out) {
-        multiply_large_rows<Format, n_rows, batched>(first, n, column, out);
+        multiply_large_rows<Format, n_rows>(first, n, column, out);
     }
     static void prepare(const uint8_t *, size_t, size_t, exact_word *, exact_word *) {}
 };
 
 struct f16 : by_fours<f16, uint16_t> {
-    template <int n_rows, bool batched>
+    template <int n_rows>
     static void rows(const uint16_t *first, size_t n, const exact_column &column, float *out) {
         const half_column halves = {column.blocks, &column.first->number};
-        if constexpr (batched) {
-            multiply_halves<n_rows, 1>(first, n, halves, out);
-        } else { // the sums of one row are all that registers hold
-            for (int r = 0; r < n_rows; ++r) {
-                multiply_halves<1, 4>(first + r * n, n, halves, out + r);
-            }
+        for (int r = 0; r < n_rows; ++r) { // the sums of one row are all that registers hold
+            multiply_halves(first + r * n, n, halves, out + r);
         }
     }
     static void prepare(
@@ -600,31 +584,28 @@ struct f16 : by_fours<f16, uint16_t> {
 
 template <class Kind>
 void multiply(const uint8_t *rows, size_t n, size_t first, size_t last, const exact_column *columns,
-    size_t n_columns, bool batched) {
+    size_t n_columns) {
     clean_registers();
-    (batched ? Kind::template multiply<true> : Kind::template multiply<false>)(
-        rows, n, first, last, columns, n_columns);
+    Kind::multiply(rows, n, first, last, columns, n_columns);
 }
 
-template <class Kind> constexpr exact_format make(int activations, exact_batch batch) {
-    return {activations, Kind::prepare, multiply<Kind>, batch};
+template <class Kind> constexpr exact_format make(int activations) {
+    return {activations, Kind::prepare, multiply<Kind>};
 }
-
-constexpr exact_batch never = {0, 1}, tiled = {8, 1}, tiny_blas = {2, 4};
 
 } // namespace
 
 const exact_format *exact_format_emulated(int type) {
     static constexpr exact_format
-        of_q4_0 = make<small<q4_0>>(GGML_TYPE_Q8_0, never),
-        of_q4_1 = make<small<q4_1>>(GGML_TYPE_Q8_1, never),
-        of_q5_0 = make<small<q5_0>>(GGML_TYPE_Q8_0, never),
-        of_q5_1 = make<small<q5_1>>(GGML_TYPE_Q8_1, never),
-        of_q8_0 = make<small<q8_0>>(GGML_TYPE_Q8_0, never),
-        of_q4_K = make<large<q4_K>>(GGML_TYPE_Q8_K, tiled),
-        of_q5_K = make<large<q5_K>>(GGML_TYPE_Q8_K, tiled),
-        of_q6_K = make<large<q6_K>>(GGML_TYPE_Q8_K, tiled),
-        of_f16 = make<f16>(GGML_TYPE_F16, tiny_blas);
+        of_q4_0 = make<small<q4_0>>(GGML_TYPE_Q8_0),
+        of_q4_1 = make<small<q4_1>>(GGML_TYPE_Q8_1),
+        of_q5_0 = make<small<q5_0>>(GGML_TYPE_Q8_0),
+        of_q5_1 = make<small<q5_1>>(GGML_TYPE_Q8_1),
+        of_q8_0 = make<small<q8_0>>(GGML_TYPE_Q8_0),
+        of_q4_K = make<large<q4_K>>(GGML_TYPE_Q8_K),
+        of_q5_K = make<large<q5_K>>(GGML_TYPE_Q8_K),
+        of_q6_K = make<large<q6_K>>(GGML_TYPE_Q8_K),
+        of_f16 = make<f16>(GGML_TYPE_F16);
     switch (type) {
     case GGML_TYPE_Q4_0: return &of_q4_0;
     case GGML_TYPE_Q4_1: return &of_q4_1;

@@ -49,7 +49,7 @@ inline float value_of(uint16_t half) {
     return float_of((half & 0x8000u) << 16 | ((half & 0x7FFFu) << 13) + (112u << 23));
 }
 
-// As ggml's hsum_float_8() and tinyBLAS's hsum().
+// As ggml's hsum_float_8().
 inline float sum(__m128 low, __m128 high) {
     __m128 r = _mm_add_ps(high, low);
     r = _mm_add_ps(r, _mm_movehl_ps(r, r));
@@ -80,54 +80,37 @@ struct half_column {
     const float *scaled;
 };
 
-// Rows of n halves by a column. Four vectors: as ggml_vec_dot_f16(), eight lanes of each; one: as
-// tinyBLAS (llamafile/sgemm.cpp).
-template <int n_rows, int n_vectors>
-void multiply_halves(const uint16_t *first, size_t n, const half_column &column, float *out) {
-    __m128 low[n_rows][n_vectors], high[n_rows][n_vectors];
+// A row of n halves by a column, as ggml_vec_dot_f16(): four vectors of eight lanes.
+inline void multiply_halves(
+    const uint16_t *row, size_t n, const half_column &column, float *out) {
+    constexpr int n_vectors = 4;
+    __m128 low[n_vectors], high[n_vectors];
     __m128i strange = _mm_setzero_si128();
-    for (int r = 0; r < n_rows; ++r) {
-        for (int v = 0; v < n_vectors; ++v) {
-            low[r][v] = high[r][v] = _mm_setzero_ps();
-        }
+    for (int v = 0; v < n_vectors; ++v) {
+        low[v] = high[v] = _mm_setzero_ps();
     }
     for (size_t i = 0; i < n; i += 8 * n_vectors) {
 #pragma GCC unroll 4
         for (int v = 0; v < n_vectors; ++v) {
             const __m128 a = _mm_loadu_ps(column.scaled + i + 8 * v),
                          b = _mm_loadu_ps(column.scaled + i + 8 * v + 4);
-#pragma GCC unroll 4
-            for (int r = 0; r < n_rows; ++r) {
-                __m128 w_low, w_high;
-                scaled_halves(first + r * n + i + 8 * v, w_low, w_high, strange);
-                fuse(low[r][v], w_low, a);
-                fuse(high[r][v], w_high, b);
-            }
+            __m128 w_low, w_high;
+            scaled_halves(row + i + 8 * v, w_low, w_high, strange);
+            fuse(low[v], w_low, a);
+            fuse(high[v], w_high, b);
         }
     }
-    if (!all_finite(strange)) {
-        if constexpr (n_rows > 1) { // which of them?
-            for (int r = 0; r < n_rows; ++r) {
-                multiply_halves<1, n_vectors>(first + r * n, n, column, out + r);
-            }
-        } else { // the result is infinite or no number, whatever the order
-            ggml_get_type_traits_cpu(GGML_TYPE_F16)->vec_dot(
-                static_cast<int>(n), out, 0, first, 0, column.halves, 0, 1);
-        }
+    if (!all_finite(strange)) { // the result is infinite or no number, whatever the order
+        ggml_get_type_traits_cpu(GGML_TYPE_F16)->vec_dot(
+            static_cast<int>(n), out, 0, row, 0, column.halves, 0, 1);
         return;
     }
-    for (int r = 0; r < n_rows; ++r) {
-        if constexpr (n_vectors == 4) { // as GGML_F32x8_REDUCE
-            auto total = [](const __m128 *v) {
-                return _mm_add_ps(_mm_add_ps(v[0], v[2]), _mm_add_ps(v[1], v[3]));
-            };
-            const __m128 all = _mm_add_ps(total(low[r]), total(high[r]));
-            const __m128 two = _mm_hadd_ps(all, all);
-            out[r] = _mm_cvtss_f32(_mm_hadd_ps(two, two));
-        } else {
-            out[r] = sum(low[r][0], high[r][0]);
-        }
-    }
+    auto total = [](const __m128 *v) { // as GGML_F32x8_REDUCE
+        return _mm_add_ps(_mm_add_ps(v[0], v[2]), _mm_add_ps(v[1], v[3]));
+    };
+    const __m128 all = _mm_add_ps(total(low), total(high));
+    const __m128 two = _mm_hadd_ps(all, all);
+    *out = _mm_cvtss_f32(_mm_hadd_ps(two, two));
 }
 
 } // namespace

@@ -12,9 +12,12 @@
 //   pack.cpp       GGUF's types to that layout
 //   attention.cpp  attention over a KV cache of halves
 //   gate.cpp       the gated activation of a feed-forward network
-//   exact.cpp      products with weights as they are, and exactly ggml's results
-//   exact_emulated.cpp, exact_attention.cpp, exact_gate.cpp  the same for TCG, with attention and gate
-//   buffer.cpp, nodes.cpp  what ggml sees
+//   exact.cpp      products with weights as they are, and exactly ggml's results for a column alone
+//   exact_attention.cpp  attention with exactly ggml's results for a query alone
+//   exact_emulated.cpp, exact_attention_emulated.cpp, exact_gate.cpp  the same for TCG
+//   cells.cpp      in which order attention's sums are
+//   buffer.cpp, nodes.cpp, exact_nodes.cpp  what ggml sees
+//   no_tcg.cpp     where all for TCG is left out
 #ifndef CLLM_KERNELS_KERNELS_H
 #define CLLM_KERNELS_KERNELS_H
 
@@ -27,8 +30,8 @@ ggml_backend_buffer_type_t buffer_type();
 enum class mode {
     ggml,           // none
     fast,           // what is slow under TCG, with errors as small as ggml's own
-    exact,          // what a real processor does faster so, bit for bit as ggml
-    exact_emulated, // what TCG does faster so, bit for bit as ggml
+    exact,          // results that depend on nothing but the operands, for a real processor
+    exact_emulated, // the same, for TCG
 };
 
 // All that the engine knows of the kernels, which are part of one of the builds of ggml's CPU code
@@ -41,6 +44,9 @@ struct functions {
     // Which nodes (nodes.h) of the graphs computed from now on we compute, besides the products
     // with weights in buffer_type().
     void (*set_mode)(mode wanted);
+
+    // The modes for TCG, and buffer_type()'s packing, are there.
+    bool for_tcg;
 };
 
 } // namespace kernels

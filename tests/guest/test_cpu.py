@@ -64,8 +64,9 @@ def test_kernels_can_be_chosen(boot, tiny_model, wanted, chosen):
     assert completion(guest)
 
 
-def test_without_avx2_the_kernels_are_ggmls(boot, tiny_model):
+def test_without_avx2_there_are_no_kernels_for_tcg(boot, tiny_model):
     older = boot(model=str(tiny_model), cpu_variant="sse42")
-    assert requests.get(older.url + "/props", timeout=TIMEOUT).json()["kernels"] == "ggml"
-    guest = boot(model=str(tiny_model), cpu_variant="sse42", kernels="exact")
-    assert "the kernels 'exact' come with 'avx2', and 'sse42' is in use" in guest.verdict
+    assert requests.get(older.url + "/props", timeout=TIMEOUT).json()["kernels"] == "exact"
+    assert completion(older)
+    guest = boot(model=str(tiny_model), cpu_variant="sse42", kernels="tcg")
+    assert "the kernels 'tcg' come with 'avx2', and 'sse42' is in use" in guest.verdict

@@ -221,16 +221,22 @@ def mode(ggml):
 
 
 def by_all(ggml, mode, kind, data, shape, x):
-    """The product by ggml, and by us in vectors for a real and for an emulated processor."""
-    made = []
-    for number in (BY_GGML, EXACTLY, EXACTLY_EMULATED):
+    """The product by ggml, a column at a time, and by us in vectors for a real and for an emulated
+    processor.
+    """
+    cpu = ggml.buffer_types()["CPU"]
+    mode(BY_GGML)
+    columns = [ggml.mul_mat(cpu, kind, data, shape, column[None])
+               for column in x.reshape(-1, x.shape[-1])]
+    made = [np.concatenate(columns).reshape(*x.shape[:-1], -1)]
+    for number in (EXACTLY, EXACTLY_EMULATED):
         mode(number)
-        made.append(ggml.mul_mat(ggml.buffer_types()["CPU"], kind, data, shape, x).view(np.uint32))
-    return made
+        made.append(ggml.mul_mat(cpu, kind, data, shape, x))
+    return [array.view(np.uint32) for array in made]
 
 
-EXACT_TYPES = TYPES[:-1]
-LARGE = (Type.Q4_K, Type.Q5_K, Type.Q6_K)  # blocks of 256 columns
+EXACT_TYPES = [*TYPES, Type.F32, Type.Q2_K, Type.Q3_K, Type.IQ4_NL, Type.IQ4_XS, Type.IQ3_S]
+LARGE = [kind for kind in EXACT_TYPES if gguf.GGML_QUANT_SIZES[kind][0] == 256]
 
 
 @pytest.mark.parametrize("kind", EXACT_TYPES, ids=lambda kind: kind.name)
@@ -267,6 +273,8 @@ def test_exact_products_of_any_bits(ggml, mode, kind, n):
     x[4] *= 1e-12
     if kind == Type.F16:
         x[2, ::3] = 60000
+    if kind in (Type.F32, Type.BF16):
+        x[2, ::3] = 1e20
     for some in (x[:n], x[-n:]):
         expected, real, emulated = by_all(ggml, mode, kind, bytes(data), shape, some)
         nan = np.isnan(expected.view(np.float32))  # which NaN it is, is nobody's business
@@ -295,6 +303,27 @@ def by_both(mode, compute):
     return made
 
 
+@pytest.fixture(scope="module")
+def alone():
+    """ggml with one thread."""
+    ggml = Ggml(1)
+    yield ggml
+    ggml.close()
+
+
+def attention_by_all(ggml, alone, mode, q, k, v, mask, scale, **more):
+    """Attention by ggml, a query at a time, and by us for a real and for an emulated processor."""
+    mode(BY_GGML)
+    rows = [alone.attention(q[:, i:i + 1], k, v, None if mask is None else mask[i:i + 1], scale,
+                            **more) for i in range(q.shape[1])]
+    made = [np.concatenate(rows)]
+    for number in (EXACTLY, EXACTLY_EMULATED):
+        mode(number)
+        made.append(ggml.attention(q, k, v, mask, scale, **more))
+    # ggml adds a zero to what all of a large cache gives, so it has none below.
+    return [array + np.float32(0) for array in made]
+
+
 def same_bits(ours, expected):
     nan = np.isnan(expected)
     return np.array_equal(np.isnan(ours), nan) and np.array_equal(
@@ -314,11 +343,12 @@ def test_exact_swiglu(ggml, mode, parts):
     assert same_bits(ours, expected)
 
 
-@pytest.mark.parametrize("heads, kv_heads, width", [(9, 3, 64), (4, 4, 32), (15, 1, 96)])
+@pytest.mark.parametrize("heads, kv_heads, width", [
+    (9, 3, 64), (4, 4, 32), (15, 1, 96), (32, 1, 128), (2, 1, 80), (3, 3, 20)])
 @pytest.mark.parametrize("n, keys", [
-    (1, 1), (1, 13), (1, 256), (5, 77), (1, 512), (1, 700), (63, 90), (64, 64)])
+    (1, 1), (1, 256), (5, 77), (1, 700), (64, 64), (70, 600)])
 @pytest.mark.parametrize("masked", [False, True])
-def test_exact_attention(ggml, mode, heads, kv_heads, width, n, keys, masked):
+def test_exact_attention(ggml, alone, mode, heads, kv_heads, width, n, keys, masked):
     random = np.random.default_rng(keys)
     q = random.normal(0, 1, (heads, n, width))
     k = random.normal(0, 1, (kv_heads, keys, width)) * np.exp(random.normal(0, 1, (1, keys, 1)))
@@ -328,13 +358,43 @@ def test_exact_attention(ggml, mode, heads, kv_heads, width, n, keys, masked):
         mask = np.where(random.random((n, keys)) < 0.3, -np.inf, random.normal(0, 1, (n, keys)))
         mask[0] = -np.inf  # sees nothing
         mask[:, keys // 2:] = -np.inf
-    expected, ours = by_both(mode, lambda: ggml.attention(q, k, v, mask, width ** -0.5))
-    assert same_bits(ours, expected)
+    expected, *ours = attention_by_all(ggml, alone, mode, q, k, v, mask, width ** -0.5)
+    assert all(same_bits(made, expected) for made in ours)
     assert masked or expected.any()
 
 
-@pytest.mark.parametrize("n, keys", [(1, 40), (3, 40), (1, 600)])
-def test_exact_attention_of_any_bits(ggml, mode, n, keys):
+@pytest.mark.parametrize("max_bias, softcap", [(8, 0), (0, 3), (8, 3)])
+@pytest.mark.parametrize("n, heads", [(1, 4), (9, 6), (64, 4)])
+def test_exact_attention_with_slopes_and_caps(ggml, alone, mode, n, heads, max_bias, softcap):
+    random = np.random.default_rng(n)
+    keys = 150
+    q = random.normal(0, 1, (heads, n, 64))
+    k, v = random.normal(0, 1, (2, 2, keys, 64))
+    distance = np.arange(keys) - np.arange(keys - n, keys)[:, None]
+    mask = np.where(distance > 0, -np.inf, distance)
+    expected, *ours = attention_by_all(
+        ggml, alone, mode, q, k, v, mask, 0.125, max_bias=max_bias, softcap=softcap)
+    assert all(same_bits(made, expected) for made in ours)
+
+
+def test_exact_attention_of_sequences_that_share_nothing(ggml, alone, mode):
+    """A causal prompt, then queries of others, in one batch."""
+    random = np.random.default_rng(0)
+    keys, n = 200, 24
+    q = random.normal(0, 1, (6, n, 64))
+    k, v = random.normal(0, 1, (2, 2, keys, 64))
+    mask = np.full((n, keys), -np.inf)
+    for i in range(16):
+        mask[i, :50 + i] = 0
+    for i in range(16, n):
+        mask[i, 66 + 10 * (i - 16):76 + 10 * (i - 16)] = 0
+    mask[3, 7] = -1.5
+    expected, *ours = attention_by_all(ggml, alone, mode, q, k, v, mask, 0.125)
+    assert all(same_bits(made, expected) for made in ours)
+
+
+@pytest.mark.parametrize("n, keys", [(1, 40), (3, 40), (1, 500)])
+def test_exact_attention_of_any_bits(ggml, alone, mode, n, keys):
     """Halves that are subnormal, at their ends, infinite, no numbers; sums that no half can hold."""
     random = np.random.default_rng(n)
     for case in range(6):
@@ -353,5 +413,5 @@ def test_exact_attention_of_any_bits(ggml, mode, n, keys):
         else:
             k, v = (random.integers(0, 1 << 16, k.shape).astype(np.uint16).view(np.float16)
                     for _ in range(2))
-        expected, ours = by_both(mode, lambda: ggml.attention(q, k, v, None, 0.125))
-        assert same_bits(ours, expected), case
+        expected, *ours = attention_by_all(ggml, alone, mode, q, k, v, None, 0.125)
+        assert all(same_bits(made, expected) for made in ours), case

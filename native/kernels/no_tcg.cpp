@@ -1,0 +1,33 @@
+// no_tcg.cpp: stands in for the files for TCG in builds for processors that it does not emulate.
+#include "exact.h"
+#include "exact_attention.h"
+#include "nodes.h"
+#include "pack.h"
+
+namespace kernels {
+
+const format *format_of(ggml_type) {
+    return nullptr;
+}
+
+const exact_format *exact_format_emulated(int) {
+    return nullptr;
+}
+
+#ifndef __AVX2__
+const exact_format *exact_format_real(int) {
+    return nullptr;
+}
+#endif
+
+const exact_attention attention_emulated = {};
+
+ggml::cpu::tensor_traits *fast_node(const ggml_tensor *) {
+    return nullptr;
+}
+
+ggml::cpu::tensor_traits *emulated_gate(const ggml_tensor *) {
+    return nullptr;
+}
+
+} // namespace kernels

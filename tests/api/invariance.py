@@ -1,0 +1,112 @@
+"""The same requests in every way that a server may come to compute them: each alone, with drafts
+by n-grams and by a model, eight at a time, with too little memory, after others with the same
+beginning. Their tokens and their probabilities must be the same in all.
+
+    python tests/api/invariance.py [--requests 500] [--model FILE] [--draft FILE] [--tokens 24]
+        [--kernels exact] [--seed 1]
+
+Without --model a small random one is made. --draft: default is the model itself, or a small one
+with other weights.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+if __name__ == "__main__":
+    for folder in ("tests", "host"):
+        sys.path.insert(0, str(Path(__file__).resolve().parents[2] / folder))
+
+from api_server import ApiServer
+from same_answers import answer, at_once, differences, make_requests
+
+def eager(server):
+    """Has it draft whether or not that pays."""
+    server.scheduler.policy.draft_size = lambda right, most, *_: min(most, 7)
+
+
+def compute(model, draft, bodies, kernels="exact", threads=1):
+    """{way: (answers, metrics)}; the first is how each is alone."""
+    def served(name, run, speculate=False, **options):
+        settings = {"n_ctx": 4096, "kernels": kernels, "threads": threads, "speculate": speculate}
+        with ApiServer(model, {"model": {**settings, **options}}) as server:
+            if speculate:
+                eager(server)
+            began = time.monotonic()
+            answers = run(server)
+            metrics = server.scheduler.metrics
+            print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
+            return answers, metrics
+
+    def alone(server):
+        return [answer(server, body, cache_prompt=False) for body in bodies]
+
+    def kept(server):
+        return [answer(server, body) for body in bodies]
+
+    def eight(server):
+        return at_once(server, bodies, 8, cache_prompt=False)
+
+    def backwards(server):
+        return at_once(server, bodies[::-1], 3)[::-1]
+
+    longest = 512  # tokens that a request may take
+    return {
+        "alone": served("alone", alone),
+        "one after the other, prefixes kept": served("one after the other, prefixes kept", kept),
+        "drafts by n-grams": served("drafts by n-grams", alone, speculate=True),
+        "drafts by a model": served(
+            "drafts by a model", backwards, speculate=True, slots=2, draft=str(draft)),
+        "eight at a time": served("eight at a time", eight, slots=8),
+        "eight at a time, in pieces": served(
+            "eight at a time, in pieces", eight, slots=8, n_batch=17),
+        "preempted": served(
+            "preempted", lambda server: at_once(server, bodies, 8), slots=8, n_ctx=longest),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--requests", type=int, default=500)
+    parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--draft", type=Path)
+    parser.add_argument("--kernels", default="exact")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        model, draft = options.model, options.draft or options.model
+        if not model:
+            import small_models
+
+            model, draft = small_models.pair(folder)
+        bodies = make_requests(options.requests, options.tokens, options.seed)
+        made = compute(model, draft, bodies, options.kernels, options.threads)
+    wrong = differences(made)
+    print("\n".join(wrong[:20]))
+    counts = {way: sum(line.startswith(way + ", request") for line in wrong) for way in made}
+    print(json.dumps({"requests": options.requests, "different": counts, **evidence(made)}))
+    return 1 if wrong else 0
+
+
+def evidence(made):
+    """That the ways were what they are called."""
+    def metric(way, name):
+        return getattr(made[way][1], name)
+
+    return {
+        "prefix tokens": metric("one after the other, prefixes kept", "cached_tokens"),
+        "n-grams drafted": metric("drafts by n-grams", "drafted"),
+        "n-grams accepted": metric("drafts by n-grams", "accepted"),
+        "model's drafted": metric("drafts by a model", "drafted"),
+        "model's accepted": metric("drafts by a model", "accepted"),
+        "preemptions": metric("preempted", "preemptions"),
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
