@@ -4,6 +4,7 @@
 //
 // Here a slot is read at once, and found anew by its number after each call that may run Python.
 #include "py/builtin.h"
+#include "py/cstack.h"
 #include "py/objstr.h"
 #include "py/runtime.h"
 #include "name_lookup.h"
@@ -181,6 +182,7 @@ mp_obj_t dict_binary_op(mp_binary_op_t op, mp_obj_t left, mp_obj_t right) {
         case MP_BINARY_OP_CONTAINS:
             return mp_obj_new_bool(mp_map_lookup(map_of(left), right, MP_MAP_LOOKUP) != NULL);
         case MP_BINARY_OP_EQUAL:
+            mp_cstack_check(); // a dict may hold dicts, itself too
             if (mp_obj_is_type(left, &mp_type_ordereddict)
                 && mp_obj_is_type(right, &mp_type_ordereddict)) {
                 return mp_obj_new_bool(equal_in_order(map_of(left), map_of(right)));

@@ -295,9 +295,14 @@ def test_a_template_that_is_no_utf8(tmp_path, tiny):
         assert answer.status_code == 200
 
 
-def test_a_token_of_a_megabyte(tmp_path, tiny):
+def test_tokens_that_are_long(tmp_path, tiny):
     path = tmp_path / "long.gguf"
     tiny_model.make(path, words=["x" * 1000000])
+    with ApiServer(path) as server:
+        answer = post(server, "/v1/completions", prompt="a")
+        assert answer.status_code == 503
+        assert "longer than 4096 bytes" in answer.json()["error"]["message"]
+    tiny_model.make(path, words=["x" * 4000])
     with ApiServer(path) as server:
         token = len(tiny_model.vocabulary()[0])
         answer = post(server, "/v1/completions", prompt="a", max_tokens=2, logprobs=20,
