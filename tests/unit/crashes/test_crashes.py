@@ -1,6 +1,6 @@
 """Programs that ended MicroPython 1.25, on its unix build with the patches of micropython/patches.
 
-tests/crashes/*.py are run in a guest too (tests/guest/test_crashes.py).
+tests/crashes/*.py are run in a guest too (tests/guest/test_guest_crashes.py).
 """
 
 import random
