@@ -340,6 +340,6 @@ def install(service):
     @_shaped
     async def count_tokens(request):
         chat = chat_of(object_of(request))
-        work = service.prepare()
+        work = service.prepare(request)
         prompt = (await service.converse(chat, work)).prompt
         return {"input_tokens": len(await service.tokenize(prompt, preparation=work))}

@@ -33,7 +33,7 @@ def install(service):
         size = typed(body, "dimensions", "number")
         if size is not None and size != service.engine().n_embd:
             raise invalid("This model's embeddings have %d dimensions" % service.engine().n_embd)
-        work = service.prepare()
+        work = service.prepare(request)
         all_tokens = []
         for prompt in prompts:
             all_tokens.append(await service.tokens(prompt, preparation=work))

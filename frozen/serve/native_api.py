@@ -186,12 +186,12 @@ def detokenized(engine, prompt):
     return text_of(b"".join(parts))
 
 
-async def infill_tokens(service, body):
+async def infill_tokens(service, body, request):
     """The prompt that fills in the middle, as llama-server lays it out (Qwen's repository-level
     pattern, arXiv 2409.12186): [extra files] prefix, suffix, then the beginning of the middle.
     """
     engine = service.generator()
-    work = service.prepare()
+    work = service.prepare(request)
     prefix = await service.tokenize(_text(body, "input_prefix", True), False, False, work)
     suffix = await service.tokenize(_text(body, "input_suffix", True), False, False, work)
     prompt = await service.tokenize(_text(body, "prompt", False), False, True, work)
@@ -283,7 +283,7 @@ def install(service):
             message = "Infill is not supported by this model: " + "".join(missing)
             raise RequestError(501, "not_supported_error", message)
         params = Params(body, service.bounds.slots)
-        return await complete(request, body, params, [await infill_tokens(service, body)])
+        return await complete(request, body, params, [await infill_tokens(service, body, request)])
 
     @app.post("/tokenize")
     async def tokenize(request):
@@ -297,6 +297,7 @@ def install(service):
             prompts_of(content, "content")[0] if content not in ("", []) else "",
             bool(typed(body, "add_special", "boolean")),
             True if special is None else special,
+            service.prepare(request),
         )
         if not typed(body, "with_pieces", "boolean"):
             return {"tokens": tokens}
@@ -327,4 +328,5 @@ def install(service):
 
     @app.post("/apply-template")
     async def apply_template(request):
-        return {"prompt": (await service.converse(object_of(request))).prompt}
+        conversation = await service.converse(object_of(request), service.prepare(request))
+        return {"prompt": conversation.prompt}

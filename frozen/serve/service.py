@@ -11,7 +11,7 @@ from .access import client_of
 from .chat import Conversation, conversation_of, text_size
 from .engine import LOADING, READY, EngineHost
 from .errors import RequestError, context_error, error_response, invalid, unavailable
-from .preparation import Preparation
+from .preparation import Preparation, Turns
 from .reply import Replies, Reply
 from .scheduler import Bounds, Scheduler
 
@@ -32,6 +32,7 @@ class Service:
         self.host = EngineHost("")
         self.scheduler = None
         self.bounds = Bounds()
+        self._turns = Turns()
         self.last_crash = None  # for /health: what ended the run before this one, if it died
         self._task = None
 
@@ -79,9 +80,12 @@ class Service:
             raise RequestError(501, "not_supported_error", "this model computes embeddings only")
         return engine
 
-    def prepare(self):
-        """Return the Preparation for one request."""
-        return Preparation(self.engine(), self.host.ended, self.bounds.job_ms)
+    def prepare(self, request=None):
+        """Return the Preparation for `request`, None for user code."""
+        client = client_of(request) if request else None
+        return Preparation(
+            self.engine(), self.host.ended, self.bounds.job_ms, self._turns, client
+        )
 
     async def tokenize(self, text, add_special=True, parse_special=True, preparation=None):
         """Return the token ids of `text`. RequestError if it is far too long. preparation: the
@@ -135,7 +139,7 @@ class Service:
         the client of `request`, None for user code. Return Replies.
         """
         self.generator()
-        preparation = preparation or self.prepare()
+        preparation = preparation or self.prepare(request)
         chat = None
         stops = ()
         shown = ()
@@ -192,7 +196,7 @@ class Service:
 
     async def chat(self, body, params, request=None):
         """Submit the answers to a chat request's JSON object; `request` as in generate()."""
-        preparation = self.prepare()
+        preparation = self.prepare(request)
         conversation = await self.converse(body, preparation)
         return await self.generate(
             [conversation.prompt], params, request, conversation, preparation

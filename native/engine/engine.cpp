@@ -289,10 +289,10 @@ void open_context(engine *e, const engine_params &params) {
 
 void open_templates(engine *e) {
     // Making them runs the model's template, which comes from who made the file.
-    constexpr uint32_t template_ms = 10'000;
+    constexpr uint32_t template_ms = 4'000;
     log_capture capture;
     try {
-        within({template_ms, job_bytes(), stack_size - stack_margin, nullptr},
+        within({fair_ms(template_ms), job_bytes(), stack_size - stack_margin, nullptr},
             [e] { e->templates = common_chat_templates_init(e->model.get(), ""); });
     } catch (const over_budget &x) {
         e->template_error = std::string("the model's chat template: ") + x.what();
@@ -623,7 +623,7 @@ int engine_tokenize(struct engine *e, const char *text, size_t len, bool add_spe
     return call(e, KNOWS, [&] {
         check(len <= max_text, "the text is too long");
         std::vector<int32_t> found;
-        within({e->params.job_ms, job_bytes(), stack_size - stack_margin, nullptr},
+        within({fair_ms(e->params.job_ms), job_bytes(), stack_size - stack_margin, nullptr},
             [&] { found = tokenize(e, std::string(text, len), add_special, parse_special); });
         e->tokens = std::move(found);
         *tokens = e->tokens.data();

@@ -74,8 +74,10 @@ struct engine_params {
     uint32_t n_batch;   // most tokens in one engine_decode(), >= 1
     uint32_t n_seq;     // sequences, numbered from 0; 1 to 256
     uint32_t n_threads; // compute threads, >= 1; MUST NOT exceed the cores owned: barriers spin
-    uint32_t sample_ms; // what following a grammar may cost, in ms for each token; 0: no limit
-    uint32_t job_ms;    // processor time of a job, in ms; 0: no limit
+    // Processor time, in ms of a real processor (four times as much where QEMU's TCG emulates it); 0:
+    // no limit.
+    uint32_t sample_ms; // to follow a grammar for one token
+    uint32_t job_ms;    // for a job
     int32_t pooling;    // of embeddings: ENGINE_POOLING_*
     int32_t kernels;    // ENGINE_KERNELS_*
     // In engine_open(), with the part done (0 to 1). Returning false stops it: ENGINE_ABORTED. May
@@ -190,7 +192,7 @@ int engine_tokenize_finish(struct engine_job *j, const int32_t **tokens, size_t 
 
 // Whether finish() would return at once. May be called by any thread.
 bool engine_job_ended(const struct engine_job *j);
-// Processor time that an ended job took, in ms.
+// Processor time that an ended job took, in ms of a real processor.
 uint32_t engine_job_ms(const struct engine_job *j);
 // j may be NULL. Stops the job if it still runs.
 void engine_job_close(struct engine_job *j);

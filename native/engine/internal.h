@@ -339,6 +339,12 @@ struct engine_job {
 // Memory that one piece of work of a request may take at a time, in bytes.
 size_t job_bytes();
 
+// `ms` of a real processor: an emulated one may take longer for the same work.
+inline uint32_t fair_ms(uint32_t ms) {
+    constexpr uint32_t slowdown = 4;
+    return cpu_is_emulated() ? ms * slowdown : ms;
+}
+
 // Of a thread's stack, for what calls within().
 constexpr size_t stack_margin = 64 * 1024;
 

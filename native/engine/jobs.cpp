@@ -110,7 +110,7 @@ void start_job(engine *e, enum engine_job::kind kind, uint32_t ms,
     j->work = std::make_shared<job>();
     job &work = *j->work;
     work.body = [body = std::move(body), result = j->result] { body(*result); };
-    work.allowance = {ms ? ms : e->params.job_ms, job_bytes(), stack_size - stack_margin,
+    work.allowance = {fair_ms(ms ? ms : e->params.job_ms), job_bytes(), stack_size - stack_margin,
         &work.unwanted};
     if (!e->job_worker) {
         e->job_worker = std::make_unique<job_thread>(e->params);
@@ -155,7 +155,7 @@ bool engine_job_ended(const struct engine_job *j) {
 }
 
 uint32_t engine_job_ms(const struct engine_job *j) {
-    return j->work->ended ? static_cast<uint32_t>(j->work->took_ns / 1'000'000) : 0;
+    return j->work->ended ? static_cast<uint32_t>(j->work->took_ns / fair_ms(1'000'000)) : 0;
 }
 
 void engine_job_close(struct engine_job *j) {

@@ -367,7 +367,7 @@ template <class Body> static void follow(engine_sampler *s, Body &&body) {
     const engine *e = s->owner;
     bool abandoned = false;
     try {
-        within({e->params.sample_ms, job_bytes(), stack_size - stack_margin, nullptr}, body,
+        within({fair_ms(e->params.sample_ms), job_bytes(), stack_size - stack_margin, nullptr}, body,
             &abandoned);
     } catch (const over_budget &) {
         if (abandoned) {
