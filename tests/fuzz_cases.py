@@ -5,10 +5,10 @@ depth, large repetitions. The same random.Random gives the same case.
 """
 
 import json
-import string
 
 CHAT = "/v1/chat/completions"
-WORDS = ["a", "b", "name", "value", "items", "type", "x y", "é€😀", "", "$ref", "a/b~c%d", "\0", '"',
+WORDS = ["a", "b", "name", "value", "items", "type", "x y", "é€😀", "", "$ref", "a/b~c%d",
+         "\0", '"',
          "\\", "\n", "root", "\u2028", "x" * 300]
 NUMBERS = [0, 1, 2, 3, 5, 7, 40, 1000, 65535, 10**6, 2**31 - 1, 2**31, 2**32, 2**53 + 1, 2**63,
            2**64, 10**30, -1, -2, -(2**31), -(2**63), 0.5, -0.5, 1.5, 1e-7, 1e300, -1e300, 5e-324,
@@ -40,7 +40,9 @@ class Schemas:
             schema = self.schema()
             if isinstance(schema, dict) and self.rng.random() < 0.6:
                 schema["$defs"] = {name: self.schema() for name in self.names[:3]}
-        return schema if isinstance(schema, dict) or self.rng.random() < 0.05 else {"allOf": [schema]}
+        if isinstance(schema, dict) or self.rng.random() < 0.05:
+            return schema
+        return {"allOf": [schema]}
 
     def number(self):
         return self.rng.choice(NUMBERS) if self.rng.random() < 0.4 else self.rng.randint(0, 30)
@@ -65,7 +67,8 @@ class Schemas:
         escaped = name.replace("~", "~0").replace("/", "~1")
         return {"$ref": rng.choice([
             "#/$defs/" + escaped, "#/$defs/" + name, "#", "#/", "", "#/$defs", "#/properties/a",
-            "#/$defs/" + escaped.encode().hex("%"), "#/%24defs/" + name, "#/$defs/none", "#/allOf/0",
+            "#/$defs/" + escaped.encode().hex("%"), "#/%24defs/" + name, "#/$defs/none",
+            "#/allOf/0",
             "#/$defs/" + "a/" * 50, "https://127.0.0.1:1/s.json", "other.json#/a", "##", "#/a/-1",
             "#/anyOf/99999999999999999999", name])}
 
@@ -90,7 +93,8 @@ class Schemas:
         if rng.random() < 0.6:
             return {"type": rng.choice(TYPES)}
         return {"type": rng.choice([
-            [rng.choice(TYPES) for _ in range(rng.randrange(6))], "any", 5, [], [[]], None, "String"])}
+            [rng.choice(TYPES) for _ in range(rng.randrange(6))], "any", 5, [], [[]], None,
+            "String"])}
 
     def object(self, depth):
         rng = self.rng
@@ -153,7 +157,8 @@ class Schemas:
         """A keyword with a value that it cannot have."""
         rng = self.rng
         names = ["type", "properties", "required", "items", "prefixItems", "enum", "allOf", "anyOf",
-                 "oneOf", "$ref", "$defs", "definitions", "pattern", "format", "minLength", "minItems",
+                 "oneOf", "$ref", "$defs", "definitions", "pattern", "format", "minLength",
+                 "minItems",
                  "maximum", "additionalProperties", "const"]
         return {rng.choice(names): self.literal() for _ in range(rng.randint(1, 3))}
 
@@ -218,7 +223,8 @@ class Schemas:
             elif way == 2:
                 schema = {"anyOf": [schema, {"type": "null"}], "allOf": [{"type": "object"}]}
             else:
-                schema = {"type": "object", "properties": {"a": schema}, "additionalProperties": schema}
+                schema = {"type": "object", "properties": {"a": schema},
+                          "additionalProperties": schema}
                 if i > 8:
                     break
         return schema
@@ -310,15 +316,19 @@ def schema_case(rng):
 class Grammars:
     """Makes random GBNF."""
 
-    LITERALS = ['"a"', '"b"', '""', '"\\n"', '"\\x41"', '"\\x4"', '"\\u00e9"', '"\\u12"', '"\\U0001F600"',
+    LITERALS = ['"a"', '"b"', '""', '"\\n"', '"\\x41"', '"\\x4"', '"\\u00e9"', '"\\u12"',
+                '"\\U0001F600"',
                 '"\\U00110000"', '"\\uD83D"', '"é😀"', '"\\""', '"', '"a\nb"', '"\\q"', '"\0"',
                 '"' + "x" * 200 + '"']
     CLASSES = ["[a-z]", "[z-a]", "[^a]", "[]", "[^]", "[", "[a-", "[a-]", "[\\]]", "[\\x00-\\xff]",
                "[\\U00000000-\\U0010FFFF]", "[\\u]", "[é-😀]", "[^\\n]", "[a\nb]", "[-]", "."]
-    TOKENS = ["<[5]>", "!<[5]>", "<[99999999999]>", "<[-1]>", "<[", "<a>", "!<a>", "<|im_end|>", "<",
+    TOKENS = ["<[5]>", "!<[5]>", "<[99999999999]>", "<[-1]>", "<[", "<a>", "!<a>", "<|im_end|>",
+              "<",
               "<<[1]>>", "<[]>", "!", "<[5]", "<>"]
-    REPEATS = ["", "", "", "", "", "*", "+", "?", "{2}", "{2,5}", "{3,}", "{,4}", "{5,2}", "{0}", "{0,0}",
-               "{1000}", "{0,2000}", "{2001}", "{4294967297}", "{18446744073709551616}", "{-1}", "{a}",
+    REPEATS = ["", "", "", "", "", "*", "+", "?", "{2}", "{2,5}", "{3,}", "{,4}", "{5,2}", "{0}",
+               "{0,0}",
+               "{1000}", "{0,2000}", "{2001}", "{4294967297}", "{18446744073709551616}", "{-1}",
+               "{a}",
                "{1", "**", "*+?", "{40}{40}", "{ 2 , 3 }"]
 
     def __init__(self, rng):
@@ -337,7 +347,8 @@ class Grammars:
         text = end.join(rules)
         if self.rng.random() < 0.15:
             at = self.rng.randrange(len(text) + 1)
-            text = text[:at] + self.rng.choice(["", "(", ")", "::=", "|", "\0", "#", "\ufeff", "{", "\\"]) \
+            text = text[:at] + self.rng.choice(["", "(", ")", "::=", "|", "\0", "#", "\ufeff", "{",
+                                                "\\"]) \
                 + text[at + self.rng.randrange(3):]
         return text
 
@@ -394,7 +405,8 @@ class Grammars:
         n = repeated(rng, 5, 40, 300, 1900)
         return rng.choice([
             "root ::= " + "(" * 8 + '"a"' + ("){%d}" % n) * 8,
-            "root ::= a{%d}\n" % n + "\n".join(f"{x} ::= {y}{{{n}}}" for x, y in zip("abcd", "bcde"))
+            "root ::= a{%d}\n" % n + "\n".join(f"{x} ::= {y}{{{n}}}" for x, y in zip("abcd",
+                                                                                     "bcde"))
             + '\ne ::= "x"',
             'root ::= "a"{%d,%d}' % (n * 7, n), "root ::= ([a-z]{0,%d}){0,%d}" % (n, n),
             'root ::= "a"{%d}' % 10 ** rng.randint(3, 30), "root ::= " + '"a"{9} ' * n,
@@ -407,7 +419,8 @@ class Grammars:
         return rng.choice([
             "root ::= " + "(" * n + '"a"' + ")" * n, "root ::= " + "a " * n + '\na ::= "x"',
             "root ::= " + "| " * n, "root ::= " + '"ab" | ' * n + '"c"', "#" * n + "\nroot ::= [a]",
-            "root ::= " + "[a-z]" * n, 'root ::= "' + "é" * n + '"', "root ::= [" + "a-z" * n + "]",
+            "root ::= " + "[a-z]" * n, 'root ::= "' + "é" * n + '"',
+            "root ::= [" + "a-z" * n + "]",
             "\n".join(f'r{i} ::= "a"' for i in range(n)) + '\nroot ::= "x"', "(" * n, "root" * n,
             "root ::= " + "(" * (n // 200) + "a" + ")?" * (n // 200) + '\na ::= "x"', "x" * 70000])
 
@@ -437,10 +450,13 @@ class Templates:
                  "bos_token", "add_generation_prompt", "none", "nothing", "ns", "ns.a", "m.role"]
     FILTERS = ["tojson", "upper", "length", "list", "trim", "string", "int", "join(',')", "reverse",
                "first", "last", "sort", "unique", "replace('a', 'aa')", "default('d')", "items",
-               "map('upper')", "selectattr('role')", "tojson(indent=4)", "dictsort", "batch(2)", "abs",
+               "map('upper')", "selectattr('role')", "tojson(indent=4)", "dictsort", "batch(2)",
+               "abs",
                "indent(9)", "safe", "none", "rejectattr('x', 'equalto', 1)", "tojson|tojson"]
-    TAGS = ["{%", "%}", "{{", "}}", "{#", "#}", "{% endif %}", "{% endfor %}", "{% if x %}", "{%-", "-}}",
-            "{% else %}", "{% elif %}", "{% break %}", "{% raw %}", "\0", "\ud7ff", "{% endmacro %}"]
+    TAGS = ["{%", "%}", "{{", "}}", "{#", "#}", "{% endif %}", "{% endfor %}", "{% if x %}", "{%-",
+            "-}}",
+            "{% else %}", "{% elif %}", "{% break %}", "{% raw %}", "\0", "\ud7ff",
+            "{% endmacro %}"]
 
     def __init__(self, rng):
         self.rng = rng
@@ -464,9 +480,11 @@ class Templates:
         if kind < 3 or depth > 5 or self.left < 0:
             return rng.choice(self.VARIABLES)
         if kind < 5:
-            return rng.choice(["'a'", "5", "0", "-1", "1.5", "true", "none", "''", "'é😀'", "9999999999999999999"])
+            return rng.choice(["'a'", "5", "0", "-1", "1.5", "true", "none", "''", "'é😀'",
+                               "9999999999999999999"])
         inner = [self.value(depth + 1) for _ in range(3)]
-        forms = ["%s + %s", "%s * %s", "%s ~ %s", "%s - %s", "%s / %s", "%s // %s", "%s %% %s", "%s ** %s",
+        forms = ["%s + %s", "%s * %s", "%s ~ %s", "%s - %s", "%s / %s", "%s // %s", "%s %% %s",
+                 "%s ** %s",
                  "%s == %s", "%s < %s", "%s in %s", "%s and %s", "%s or %s", "%s[%s]", "%s[%s:]",
                  "%s[::%s]", "[%s, %s]", "{'k': %s, 'l': %s}", "(%s if %s)", "%s not in %s"]
         if kind < 10:
@@ -474,13 +492,17 @@ class Templates:
         if kind == 10:
             return f"(not {inner[0]})"
         if kind == 11:
-            tests = ["defined", "none", "string", "mapping", "iterable", "number", "divisibleby(0)", "x"]
+            tests = ["defined", "none", "string", "mapping", "iterable", "number", "divisibleby(0)",
+                     "x"]
             return f"({inner[0]} is {rng.choice(tests)})"
         if kind == 12:
-            return rng.choice(["range(%s)", "range(0, %s, %s)", "namespace(a=%s)", "dict(a=%s)", "f(%s)",
-                               "strftime_now(%s)", "raise_exception(%s)", "%s.split('a')", "%s.items()",
+            return rng.choice(["range(%s)", "range(0, %s, %s)", "namespace(a=%s)", "dict(a=%s)",
+                               "f(%s)",
+                               "strftime_now(%s)", "raise_exception(%s)", "%s.split('a')",
+                               "%s.items()",
                                "%s.strip()", "%s.startswith(%s)"]).replace("%s", inner[0])
-        return "(" + inner[0] + "".join("|" + rng.choice(self.FILTERS) for _ in range(rng.randint(1, 4))) + ")"
+        filters = [rng.choice(self.FILTERS) for _ in range(rng.randint(1, 4))]
+        return "(" + "|".join([inner[0], *filters]) + ")"
 
     def text(self, depth=0):
         """Return a statement, an expression or text."""
@@ -491,55 +513,77 @@ class Templates:
         if kind < 6:
             return "{{ " + self.value() + " }}"
         inner = self.text(depth + 1) + self.text(depth + 1)
-        return rng.choice([
-            "{%% for m in messages %%}%s{%% endfor %%}", "{%% for x in %s %%}%%s{%% else %%}e{%% endfor %%}",
+        form = rng.choice([
+            "{%% for m in messages %%}%s{%% endfor %%}",
+            "{%% for x in %s %%}%%s{%% else %%}e{%% endfor %%}",
             "{%% if %s %%}%%s{%% elif %s %%}y{%% else %%}z{%% endif %%}", "{%% set x = %s %%}%%s",
-            "{%% set ns = namespace(a=%s) %%}{%% set ns.a = %s %%}%%s", "{%% set y %%}%s{%% endset %%}",
-            "{%% macro f(a, b=1) %%}%s{%% endmacro %%}{{ f(2) }}", "{%% generation %%}%s{%% endgeneration %%}",
-            "{%% for x in range(3) if %s %%}%%s{%% break %%}{%% endfor %%}", "{%% filter upper %%}%s{%% endfilter %%}",
+            "{%% set ns = namespace(a=%s) %%}{%% set ns.a = %s %%}%%s",
+            "{%% set y %%}%s{%% endset %%}",
+            "{%% macro f(a, b=1) %%}%s{%% endmacro %%}{{ f(2) }}",
+            "{%% generation %%}%s{%% endgeneration %%}",
+            "{%% for x in range(3) if %s %%}%%s{%% break %%}{%% endfor %%}",
+            "{%% filter upper %%}%s{%% endfilter %%}",
             "{%% call(c) f(1) %%}%s{%% endcall %%}",
-        ]).replace("%%s", inner).replace("%s", self.value() if rng.random() < 0.5 else inner[:30]).replace("%%", "%")
+        ])
+        value = self.value() if rng.random() < 0.5 else inner[:30]
+        return form.replace("%%s", inner).replace("%s", value).replace("%%", "%")
 
     def deep(self):
         n = repeated(self.rng, 20, 300, 5000, 60000)
         return self.rng.choice([
             "{{ " + "(" * n + "1" + ")" * n + " }}", "{{ " + "[" * n + "]" * n + " }}",
             "{{ " + "not " * n + "x }}", "{{ " + "-" * n + "1 }}", "{{ 1" + " + 1" * n + " }}",
-            "{{ 1" + " ~ 'a'" * n + " }}", "{{ x" + ".a" * n + " }}", "{{ messages" + "[0]" * n + " }}",
+            "{{ 1" + " ~ 'a'" * n + " }}", "{{ x" + ".a" * n + " }}",
+            "{{ messages" + "[0]" * n + " }}",
             "{{ 'a'" + "|upper" * n + " }}", "{{ " + "{'a':" * n + "1" + "}" * n + " }}",
             "{% if x %}" * n + "{% endif %}" * n, "{% for a in [1] %}" * n + "{% endfor %}" * n,
-            "{% set x = [x] %}" * n + "{{ x|tojson }}", "{{ " + "1 if x else " * n + "2 }}", "{{ " + "(" * n,
+            "{% set x = [x] %}" * n + "{{ x|tojson }}", "{{ " + "1 if x else " * n + "2 }}",
+            "{{ " + "(" * n,
             "{% if x %}a" + "{% elif y %}b" * n + "{% endif %}", "{% macro f() %}" * n,
-            "{{ " + "f(" * n + ")" * n + " }}", "{{ 2" + " ** 2" * n + " }}", "{{ x" + " and x" * n + " }}",
-            "{{ 1" + " < 2" * n + " }}", "{{ x" + "[1:" * n + " }}", "{{ 1 }}" * n, "{% set a = 1 %}" * n])
+            "{{ " + "f(" * n + ")" * n + " }}", "{{ 2" + " ** 2" * n + " }}",
+            "{{ x" + " and x" * n + " }}",
+            "{{ 1" + " < 2" * n + " }}", "{{ x" + "[1:" * n + " }}", "{{ 1 }}" * n,
+            "{% set a = 1 %}" * n])
 
     def loops(self):
-        n = 10 ** self.rng.randint(1, 9)
-        depth = self.rng.randint(1, 4)
-        body = self.rng.choice(["", "x", "{{ x }}", "{% set x = x ~ 'a' %}", "{% set ns.a = ns.a ~ 'ab' %}",
+        # What ends soon finds more than what takes all of a template's 10 s.
+        n = 10 ** (self.rng.randint(1, 9) if self.rng.random() < 0.1 else 1)
+        depth = self.rng.randint(1, 3)
+        body = self.rng.choice(["", "x", "{{ x }}", "{% set x = x ~ 'a' %}",
+                                "{% set ns.a = ns.a ~ 'ab' %}",
                                 "{% set ns.a = [ns.a, ns.a] %}", "{{ messages|tojson }}",
-                                "{% set ns.a = ns.a + [x] %}", "{% if x %}{% continue %}{% endif %}"])
-        return "{% set ns = namespace(a='') %}" + "".join(
-            "{%% for x in range(%d) %%}" % n for _ in range(depth)) + body + "{% endfor %}" * depth + "{{ ns.a }}"
+                                "{% set ns.a = ns.a + [x] %}",
+                                "{% if x %}{% continue %}{% endif %}"])
+        begin = "{%% for x in range(%d) %%}" % n * depth
+        return ("{% set ns = namespace(a='') %}" + begin + body + "{% endfor %}" * depth
+                + "{{ ns.a }}")
 
     def growth(self):
         n = repeated(self.rng, 8, 20, 40, 300)
-        step = self.rng.choice(["x ~ x", "x + x", "x * 9", "x|replace('a', 'aaa')", "[x, x]", "x|tojson",
-                                "x|tojson|tojson", "{'k': x, 'l': x}", "x|list|join('aa')", "x|indent(99)"])
+        step = self.rng.choice(["x ~ x", "x + x", "x * 9", "x|replace('a', 'aaa')", "[x, x]",
+                                "x|tojson",
+                                "x|tojson|tojson", "{'k': x, 'l': x}", "x|list|join('aa')",
+                                "x|indent(99)"])
         start = self.rng.choice(["'a'", "['a']", "'a\"\\\\'", "messages"])
-        way = self.rng.choice(["{{ x }}", "{{ x|length }}", "{{ x|tojson }}", "{{ x == x }}", "{{ x|string|length }}"])
+        way = self.rng.choice(["{{ x }}", "{{ x|length }}", "{{ x|tojson }}", "{{ x == x }}",
+                               "{{ x|string|length }}"])
         return "{% set x = " + start + " %}" + ("{% set x = " + step + " %}") * n + way
 
     def recursion(self):
         return self.rng.choice([
             "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
-            "{% macro f(n) %}{{ g(n) }}{% endmacro %}{% macro g(n) %}{{ f(n) }}{{ f(n) }}{% endmacro %}{{ f(0) }}",
-            "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(%d) }}".replace(
+            "{% macro f(n) %}{{ g(n) }}{% endmacro %}"
+            "{% macro g(n) %}{{ f(n) }}{{ f(n) }}{% endmacro %}{{ f(0) }}",
+            "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}"
+            "{% endmacro %}{{ f(%d) }}".replace(
                 "%d", str(repeated(self.rng, 5, 30, 900))),
-            "{% macro f() %}{{ caller() }}{% endmacro %}{% call f() %}{% call f() %}a{% endcall %}{% endcall %}",
+            "{% macro f() %}{{ caller() }}{% endmacro %}"
+            "{% call f() %}{% call f() %}a{% endcall %}{% endcall %}",
             "{% set ns = namespace(a=1) %}{% set ns.a = ns %}{{ ns|tojson }}{{ ns }}{{ ns == ns }}",
-            "{% set ns = namespace(a=[]) %}{% for i in range(999) %}{% set ns.a = [ns.a] %}{% endfor %}{{ ns.a|tojson }}",
-            "{% set x = [] %}{% for i in range(99) %}{% set _ = x.append(x) %}{% endfor %}{{ x|tojson }}",
+            "{% set ns = namespace(a=[]) %}"
+            "{% for i in range(999) %}{% set ns.a = [ns.a] %}{% endfor %}{{ ns.a|tojson }}",
+            "{% set x = [] %}"
+            "{% for i in range(99) %}{% set _ = x.append(x) %}{% endfor %}{{ x|tojson }}",
             "{% for a in messages recursive %}{{ loop(messages) }}{% endfor %}",
             "{% macro f(a=f()) %}{% endmacro %}{{ f() }}",
             "{% set f = [] %}{% macro g(h) %}{{ h(h) }}{% endmacro %}{{ g(g) }}"])
@@ -547,13 +591,20 @@ class Templates:
     def strings(self):
         n = 10 ** self.rng.randint(2, 12)
         return self.rng.choice([
-            "{{ 'a' * %d }}", "{{ 'abc' * %d * %d }}", "{{ [1] * %d }}", "{{ range(%d)|list|tojson }}",
-            "{{ 'a'|indent(%d) }}", "{{ '%%%ds' % 'a' }}", "{{ '%d'|int ** %d }}", "{{ 'abc'[%d:-%d:%d] }}",
-            "{{ range(0, %d, 0)|list }}", "{{ range(%d)|sum }}", "{{ 'a'|center(%d) }}", "{{ 1 // 0 }}",
-            "{{ 5 % 0 }}", "{{ (-9223372036854775807 - 1) // -1 }}", "{{ (-9223372036854775807 - 1) % -1 }}",
-            "{{ 'abc'[::0] }}", "{{ [1, 2, 3][::-1] }}", "{{ messages[%d] }}", "{{ messages[-%d] }}",
-            "{{ 1e308 * 10 }}", "{{ 0 ** -1 }}", "{{ raise_exception('no ' * %d) }}", "{{ messages|batch(0) }}",
-            "{{ strftime_now('%%Y' * %d) }}", "{{ {'a': 1}[messages] }}", "{{ messages|sort|tojson }}",
+            "{{ 'a' * %d }}", "{{ 'abc' * %d * %d }}", "{{ [1] * %d }}",
+            "{{ range(%d)|list|tojson }}",
+            "{{ 'a'|indent(%d) }}", "{{ '%%%ds' % 'a' }}", "{{ '%d'|int ** %d }}",
+            "{{ 'abc'[%d:-%d:%d] }}",
+            "{{ range(0, %d, 0)|list }}", "{{ range(%d)|sum }}", "{{ 'a'|center(%d) }}",
+            "{{ 1 // 0 }}",
+            "{{ 5 % 0 }}", "{{ (-9223372036854775807 - 1) // -1 }}",
+            "{{ (-9223372036854775807 - 1) % -1 }}",
+            "{{ 'abc'[::0] }}", "{{ [1, 2, 3][::-1] }}", "{{ messages[%d] }}",
+            "{{ messages[-%d] }}",
+            "{{ 1e308 * 10 }}", "{{ 0 ** -1 }}", "{{ raise_exception('no ' * %d) }}",
+            "{{ messages|batch(0) }}",
+            "{{ strftime_now('%%Y' * %d) }}", "{{ {'a': 1}[messages] }}",
+            "{{ messages|sort|tojson }}",
             "{{ 'a,b'.split('') }}", "{{ 'ab'|replace('', 'x' * %d) }}", "{{ ['a' * %d] * %d }}",
         ]).replace("%d", str(n)).replace("%%", "%")
 
@@ -576,7 +627,8 @@ def chat_requests(rng):
 
 
 ROUTES = {
-    "/completion": {"prompt": "hello", "n_predict": 2, "temperature": 0.5, "stop": ["x"], "n_probs": 2},
+    "/completion": {"prompt": "hello", "n_predict": 2, "temperature": 0.5, "stop": ["x"],
+                    "n_probs": 2},
     "/v1/completions": {"prompt": ["hello", [5, 6]], "max_tokens": 2, "logprobs": 2, "seed": 1},
     CHAT: {"messages": MESSAGES, "max_tokens": 2, "logprobs": True, "top_logprobs": 2, "tools": [
         {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]},
@@ -597,12 +649,18 @@ ROUTES = {
     "/infill": {"input_prefix": "a", "input_suffix": "b", "n_predict": 2, "input_extra": [
         {"filename": "f", "text": "t"}]},
 }
-RAW_NUMBERS = ["1e999", "-1e999", "1e-999", "01", "-0", "-0.0", "1.", ".5", "1e", "+1", "0x10", "NaN", "Infinity",
-               "1" * 400, "1" * 5000, "0." + "3" * 900, "9223372036854775807", "9223372036854775808",
-               "-9223372036854775809", "18446744073709551615", "1e308", "4.9e-324", "2.5", "1e2", "1E+2"]
-RAW_STRINGS = ['"\\ud83d\\ude00"', '"\\ud83d"', '"\\ude00\\ud83d"', '"\\u0000"', '"\\u12"', '"\\x41"', '"\t"',
-               '"\\"', '"', '"\\/\\b\\f"', '"é😀"', '"\\ufeff"', "'a'", '"\\uD83Dx"', '"a" "b"', '"\u2028"']
-RAW = ["", "{", "}", "[", "]", ",", ":", "null", "tru", "[1,]", '{"a":1,}', '{"a":1,"a":2}', "//", "/**/", "[1 2]",
+RAW_NUMBERS = ["1e999", "-1e999", "1e-999", "01", "-0", "-0.0", "1.", ".5", "1e", "+1", "0x10",
+               "NaN", "Infinity",
+               "1" * 400, "1" * 5000, "0." + "3" * 900, "9223372036854775807",
+               "9223372036854775808",
+               "-9223372036854775809", "18446744073709551615", "1e308", "4.9e-324", "2.5", "1e2",
+               "1E+2"]
+RAW_STRINGS = ['"\\ud83d\\ude00"', '"\\ud83d"', '"\\ude00\\ud83d"', '"\\u0000"', '"\\u12"',
+               '"\\x41"', '"\t"',
+               '"\\"', '"', '"\\/\\b\\f"', '"é😀"', '"\\ufeff"', "'a'", '"\\uD83Dx"', '"a" "b"',
+               '"\u2028"']
+RAW = ["", "{", "}", "[", "]", ",", ":", "null", "tru", "[1,]", '{"a":1,}', '{"a":1,"a":2}', "//",
+       "/**/", "[1 2]",
        '{"a" 1}', "{1:2}", "\0", "[[[[]]]]", "undefined"]
 
 
@@ -638,7 +696,8 @@ class Bodies:
         size = rng.randrange(5)
         if kind < 13:
             return [self.value(depth + 1) for _ in range(size)]
-        return {rng.choice(WORDS + ["role", "content", "text"]): self.value(depth + 1) for _ in range(size)}
+        names = [*WORDS, "role", "content", "text"]
+        return {rng.choice(names): self.value(depth + 1) for _ in range(size)}
 
     def large(self):
         """Return the text of something of up to 2 MB."""
@@ -653,7 +712,8 @@ class Bodies:
         if way < 3:
             return "[" + piece * count + "1]"
         if way == 3:
-            text = rng.choice(["a", "\\n", "\\u0430", "é", "😀", " ", "\\ud83d\\ude00", "\\\"", "hello ", "\\u0000"])
+            text = rng.choice(["a", "\\n", "\\u0430", "é", "😀", " ", "\\ud83d\\ude00", "\\\"",
+                               "hello ", "\\u0000"])
             return '"' + text * (size // len(text.encode())) + '"'
         if way == 4:
             count = min(count, rng.choice([100, 4095, 5000, 60000]))
@@ -664,7 +724,8 @@ class Bodies:
             return open_ * depth + "1" + close * (depth if rng.random() < 0.8 else 0)
         if way == 6:
             return " \n" * (size // 2) + "1"
-        return "1" * size if rng.random() < 0.5 else '{"a":1,' * 1 + '"a":2,' * min(count, 5000) + '"b":1}'
+        return "1" * size if rng.random() < 0.5 else '{"a":1,' * 1 + '"a":2,' * min(count,
+                                                                                    5000) + '"b":1}'
 
     def change(self, value):
         """Return `value`, a valid request, with one part changed somewhere."""
@@ -710,27 +771,31 @@ class Bodies:
     def damage(self, data):
         rng = self.rng
         at = rng.randrange(len(data) + 1)
+        before, after = data[:at], data[at:]
         return rng.choice([
-            data[:at], data[:at] + b"\xff" + data[at:], data[:at] + b"\xed\xa0\xbd" + data[at:],
-            data[:at] + b"\xc0\x80" + data[at:], data[:at] + bytes([rng.randrange(256)]) + data[at + 1:],
-            b"\xef\xbb\xbf" + data, data + data, data + b"\0", data.decode("utf-8", "replace").encode("utf-16"),
-            data[:at] + data[at + rng.randrange(9):], data + b" " * 1000, b"[" + data + b"]"])
+            before, before + b"\xff" + after, before + b"\xed\xa0\xbd" + after,
+            before + b"\xc0\x80" + after, before + bytes([rng.randrange(256)]) + after[1:],
+            b"\xef\xbb\xbf" + data, data + data, data + b"\0", b"[" + data + b"]",
+            data.decode("utf-8", "replace").encode("utf-16"), before + after[rng.randrange(9):],
+            data + b" " * 1000])
 
 
 FIELDS = [
-    "stream", "stream_options", "stop", "stop_sequences", "temperature", "top_p", "top_k", "min_p", "seed", "n",
-    "logprobs", "top_logprobs", "n_probs", "logit_bias", "response_format", "json_schema", "grammar", "tools",
-    "tool_choice", "thinking", "reasoning", "text", "chat_template_kwargs", "cache_salt", "priority", "samplers",
-    "dry_sequence_breakers", "response_fields", "encoding_format", "embd_normalize", "input_prefix", "include",
-    "continue_final_message", "output_format", "metadata", "suffix", "ignore_eos", "min_tokens", "input_extra",
-    "model", "tools", "messages", "prompt", "input", "content", "system", "instructions", "previous_response_id",
-    "t_max_predict_ms", "dry_multiplier", "mirostat", "repeat_last_n", "xtc_probability", "n_cmpl", "lora",
-    "parallel_tool_calls", "reasoning_format", "user", "speculative.n_max", "typical_p",
-    *string.ascii_lowercase[:3]]
+    "stream", "stream_options", "stop", "stop_sequences", "temperature", "top_p", "top_k", "min_p",
+    "seed", "n", "logprobs", "top_logprobs", "n_probs", "logit_bias", "response_format",
+    "json_schema", "grammar", "tools", "tool_choice", "thinking", "reasoning", "text",
+    "chat_template_kwargs", "cache_salt", "priority", "samplers", "dry_sequence_breakers",
+    "response_fields", "encoding_format", "embd_normalize", "input_prefix", "include",
+    "continue_final_message", "output_format", "metadata", "suffix", "ignore_eos", "min_tokens",
+    "input_extra", "model", "messages", "prompt", "input", "content", "system", "instructions",
+    "previous_response_id", "t_max_predict_ms", "dry_multiplier", "mirostat", "repeat_last_n",
+    "xtc_probability", "n_cmpl", "lora", "parallel_tool_calls", "reasoning_format", "user",
+    "speculative.n_max", "typical_p", "a", "b",
+]
 
 
 def json_case(rng):
     """Return (path, body, tokens) of a request whose JSON is partly wrong."""
     path = rng.choice(list(ROUTES))
-    # A limit on tokens may be what was changed: the server's configuration has one beside it.
+    # A limit on tokens may be what was changed: then the context is the limit.
     return path, Bodies(rng).make(ROUTES[path]), 64

@@ -116,7 +116,8 @@ class Health(threading.Thread):
 
     def run(self):
         try:
-            connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=TIMEOUT_S)
+            connection = http.client.HTTPConnection("127.0.0.1", self.server.port,
+                                                    timeout=TIMEOUT_S)
             while not self._over.wait(0.02):
                 began = time.monotonic()
                 connection.request("GET", "/health")
@@ -190,7 +191,8 @@ class Native:
 
     def death(self):
         code = self.process.wait(TIMEOUT_S)
-        return f"the server ended with {code}: {self.errors.read_bytes()[-3000:].decode(errors='replace')}"
+        log = self.errors.read_bytes()[-3000:].decode(errors="replace")
+        return f"the server ended with {code}: {log}"
 
     def stop(self):
         if self.health:
@@ -221,7 +223,8 @@ class Guest:
         self.stop()
         model = self.folder / "tiny.gguf"
         tiny_model.make(model, template=template, ascii_only=True, exact=True)
-        settings = {**config.DEFAULTS, "port": 0, "accel": "tcg", "memory": 192, "model": str(model)}
+        settings = {**config.DEFAULTS, "port": 0, "accel": "tcg", "memory": 192,
+                    "model": str(model)}
         self.guest = run.make_guest(settings, {"model": {"n_ctx": 512}})
         self.guest.start()
         self.port = self.guest.port
@@ -467,7 +470,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser()
     parser.add_argument("--kind", choices=(*KINDS, "all"), default="all")
     parser.add_argument("--seconds", type=float, default=15, help="for each kind")
-    parser.add_argument("--count", type=int, help="of cases, all kinds together, instead of --seconds")
+    parser.add_argument("--count", type=int, help="cases of all kinds, instead of --seconds")
     parser.add_argument("--seed", default="1")
     parser.add_argument("--only", type=int, help="number of the one case to run")
     parser.add_argument("--guest", action="store_true")
@@ -482,13 +485,14 @@ def main(arguments=None):
     failures = []
     for kind, count in zip(kinds, counts):
         with tempfile.TemporaryDirectory() as folder:
-            fuzzer = Fuzzer(kind, options.seed, lambda: (Guest if options.guest else Native)(folder),
-                            options.keep_going)
+            target = Guest if options.guest else Native
+            fuzzer = Fuzzer(kind, options.seed, lambda: target(folder), options.keep_going)
             numbers = range(count) if options.only is None else [options.only]
             until = time.monotonic() + (10**9 if options.count else options.seconds)
             fuzzer.run(numbers, until)
         print(f"{kind}: seed {options.seed}, {fuzzer.cases} cases, answers: " + ", ".join(
-            f"{number} of {status}" for status, number in sorted(fuzzer.statuses.items())), flush=True)
+            f"{number} of {status}" for status, number in sorted(fuzzer.statuses.items())),
+            flush=True)
         failures += fuzzer.failures
     return 1 if failures else 0
 
