@@ -337,7 +337,8 @@ struct engine_job {
 };
 
 // Memory that one piece of work of a request may take at a time, in bytes.
-size_t job_bytes();
+// extra: more than most need.
+size_t job_bytes(size_t extra = 0);
 
 // Of a thread's stack, for what calls within().
 constexpr size_t stack_margin = 64 * 1024;

@@ -367,8 +367,12 @@ template <class Body> static void follow(engine_sampler *s, Body &&body) {
     const engine *e = s->owner;
     bool abandoned = false;
     try {
-        within({e->params.sample_ms, job_bytes(), stack_size - stack_margin, nullptr}, body,
-            &abandoned);
+        // A grammar is tried on the whole vocabulary: llama.cpp decodes every token, and keeps a
+        // list of those that go on at each of their characters.
+        constexpr size_t bytes_per_token = 1024;
+        const size_t vocabulary = e->info.n_vocab * bytes_per_token;
+        within({e->params.sample_ms, job_bytes(vocabulary), stack_size - stack_margin, nullptr},
+            body, &abandoned);
     } catch (const over_budget &) {
         if (abandoned) {
             (void)s->sampler.release(); // destroying it would free what is free already
