@@ -139,7 +139,7 @@ class Settings:
             queue_s=_count(limits, "queue_s", 0, 86400, 0),
             request_s=_count(limits, "request_s", 0, 86400, 0),
             step_ms=_count(limits, "step_ms", 500, 60000),
-            sample_ms=_count(limits, "sample_ms", 5000, 60000),
+            sample_ms=_count(limits, "sample_ms", 2000, 60000),
             job_ms=_count(limits, "job_ms", 2000, 60000),
             speculate=_flag(model, "speculate", True),
         )
