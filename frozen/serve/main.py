@@ -140,7 +140,7 @@ class Settings:
             request_s=_count(limits, "request_s", 0, 86400, 0),
             step_ms=_count(limits, "step_ms", 500, 60000),
             sample_ms=_count(limits, "sample_ms", 1000, 60000),
-            job_ms=_count(limits, "job_ms", 1500, 60000),
+            job_ms=_count(limits, "job_ms", 1000, 60000),
             speculate=_flag(model, "speculate", True),
         )
         for name in ("queue", "per_client", "queue_s", "request_s", "step_ms", "sample_ms",

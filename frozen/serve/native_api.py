@@ -301,6 +301,8 @@ def install(service):
         )
         if not typed(body, "with_pieces", "boolean"):
             return {"tokens": tokens}
+        if not integers(tokens, 0, engine.n_vocab - 1):
+            raise invalid("Field 'content': a token is not in the vocabulary")
         pieces = []
         for token in tokens:
             if not len(pieces) % 32:

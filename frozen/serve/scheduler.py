@@ -65,7 +65,7 @@ class Bounds:
         self.request_s = 0  # seconds from arrival to the last token
         self.step_ms = 500  # a step should take at most
         self.sample_ms = 1000  # processor time to follow a grammar for each token
-        self.job_ms = 1500  # processor time for a request's template, schema, grammar and texts
+        self.job_ms = 1000  # processor time for a request's template, schema, grammar and texts
         self.speculate = True
         self.kept_cells = None  # of the KV cache, for prefixes; None: half
         for name in values:

@@ -136,6 +136,7 @@ struct engine_sampler {
     uint32_t sampled = 0;
     int32_t token = 0;        // that was sampled last
     bool constrained = false; // by a grammar
+    uint32_t credit_ms = UINT32_MAX; // processor time left for its next token
     bool busy = false;        // in use by a call
     bool closed = false;      // while the thread that computes uses it, which frees it then
 };
@@ -337,7 +338,8 @@ struct engine_job {
 };
 
 // Memory that one piece of work of a request may take at a time, in bytes.
-size_t job_bytes();
+// extra: more than most need.
+size_t job_bytes(size_t extra = 0);
 
 // `ms` of a real processor: an emulated one may take longer for the same work.
 inline uint32_t fair_ms(uint32_t ms) {

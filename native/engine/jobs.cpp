@@ -91,8 +91,9 @@ void job_thread::loop() {
     }
 }
 
-size_t job_bytes() {
-    constexpr size_t most = 64 * 1024 * 1024, least = 4 * 1024 * 1024;
+size_t job_bytes(size_t extra) {
+    constexpr size_t least = 4 * 1024 * 1024;
+    const size_t most = 64 * 1024 * 1024 + extra;
     struct sysinfo info;
     if (sysinfo(&info) != 0) {
         return most;

@@ -365,10 +365,21 @@ bool engine_sampler_constrained(const struct engine_sampler *s) {
 // used again.
 template <class Body> static void follow(engine_sampler *s, Body &&body) {
     const engine *e = s->owner;
+    // A token may take long now and then, but not each of them.
+    const uint32_t most = fair_ms(e->params.sample_ms);
+    s->credit_ms = static_cast<uint32_t>(std::min<uint64_t>(most, uint64_t(s->credit_ms) + most / 4));
+    const uint32_t credit = most ? std::max(s->credit_ms, 1u) : 0;
+    const uint64_t began = thread_ns();
     bool abandoned = false;
     try {
-        within({fair_ms(e->params.sample_ms), job_bytes(), stack_size - stack_margin, nullptr}, body,
+        // A grammar is tried on the whole vocabulary: llama.cpp decodes every token, and keeps a
+        // list of those that go on at each of their characters.
+        constexpr size_t bytes_per_token = 1024;
+        const size_t vocabulary = e->info.n_vocab * bytes_per_token;
+        within({credit, job_bytes(vocabulary), stack_size - stack_margin, nullptr}, body,
             &abandoned);
+        const uint64_t took = (thread_ns() - began) / 1'000'000;
+        s->credit_ms -= static_cast<uint32_t>(std::min<uint64_t>(took, s->credit_ms));
     } catch (const over_budget &) {
         if (abandoned) {
             (void)s->sampler.release(); // destroying it would free what is free already

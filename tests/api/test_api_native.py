@@ -111,6 +111,9 @@ def test_tokens(server):
     assert post(server, "/tokenize", content=["Hello", 5]).json()["tokens"][-1] == 5
     pieces = post(server, "/tokenize", content="é", with_pieces=True).json()["tokens"]
     assert all(isinstance(piece["piece"], (str, list)) for piece in pieces)
+    for content in ([1 << 20], [-1, "a"], [10**30, 5]):
+        answer = post(server, "/tokenize", content=content, with_pieces=True)
+        assert answer.status_code == 400 and "vocabulary" in answer.json()["error"]["message"]
 
 
 def test_reasoning(tools_server):

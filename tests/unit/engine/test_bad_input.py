@@ -333,3 +333,16 @@ def test_a_grammar_that_takes_ever_longer(library, tiny):
         engine.clear()
         assert len(engine.generate([5, 6, 7], 4, json.dumps(
             {"temperature": 0, "grammar": 'root ::= ("a" | "b")*'}))) == 4
+
+
+def test_a_grammar_is_followed_with_a_large_vocabulary(library, tmp_path):
+    """llama.cpp tries the grammar on each token of the vocabulary at once, which takes memory."""
+    words = [f"{number:012d}" for number in range(150_000)]
+    tiny_model.make(tmp_path / "large.gguf", words=words)
+    # The likeliest token is not allowed, so that all others are tried.
+    params = {"temperature": 0, "grammar": 'root ::= [0-9]+ "."', "logit_bias": [["!", 100]]}
+    with Engine(library, tmp_path / "large.gguf") as engine:
+        tokens = engine.tokenize("hello")
+        engine.prompt(tokens)
+        token = engine.sampler(json.dumps(params)).sample(len(tokens) - 1)
+        assert engine.piece(token).isdigit()

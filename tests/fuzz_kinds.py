@@ -1,0 +1,505 @@
+"""Hostile schemas, grammars, templates and JSON into frozen/serve with the real engine.
+
+    python tests/fuzz_kinds.py [--kind schema] [--seconds 900] [--seed 1]    natively, each kind
+    python tests/fuzz_kinds.py --kind json --seed 1 --only 1234              one case again
+    python tests/fuzz_kinds.py --guest --count 2000                          into a booted guest
+
+The cases are those of fuzz_cases.py. The server runs in a process of its own, so that its death is
+a failure that names the case. A request may fail with a 4xx, 501 or 503 and a reason, and
+
+* takes at most CPU_S of processor time, what its tokens take, and FOLLOW_S for a grammar that is
+  too ambiguous to be followed;
+* delays no answer to /health by more than HEALTH_S;
+* leaves the server with at most GROWTH more memory than it had after WARM cases.
+
+Other programs on the machine delay answers, too: what was late is asked again, and fails when it is
+late each time. The body of a failure is saved in build/fuzz.
+"""
+
+import argparse
+import http.client
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+if str(HERE) not in sys.path:
+    sys.path.insert(0, str(HERE))
+
+import fuzz_cases  # noqa: E402
+
+import tiny_model  # noqa: E402
+
+SAVED = HERE.parent / "build/fuzz"
+KINDS = ("schema", "grammar", "template", "json")
+CASES = {"schema": fuzz_cases.schema_case, "grammar": fuzz_cases.grammar_case,
+         "json": fuzz_cases.json_case}
+TICK = os.sysconf("SC_CLK_TCK")
+
+JOB_S = 2  # the default of limits.job_ms
+# What a body that is over its budget may take until it is stopped (native/engine/budget.cpp), and
+# what a request takes beside it.
+OVER_S = 0.7
+CPU_S = JOB_S + OVER_S
+FOLLOW_S = 2  # the default of limits.sample_ms: a request whose grammar takes longer has ended
+TOKEN_S = 0.05  # for each token of a request
+LOAD_S = 12  # of processor time: a template has 10 s
+HEALTH_S = 0.25
+GROWTH = 150 << 20
+WARM = 150
+TRIES = 3
+TIMEOUT_S = 120
+# A guest is emulated, and shares its host: times are the host's.
+GUEST_SLACK = 30
+
+CONFIG = {"model": {"n_ctx": 512, "threads": 1}}
+INTERNAL = ("GGML_", "::at", "std::", "Internal Server Error", "Traceback")
+REASON_503 = ("memory", "model", "template", "Loading", "queue", "slot")
+
+
+class Failed(AssertionError):
+    """A case broke a rule. reason: str, with the case's path and number."""
+
+
+class Late(Failed):
+    """A rule about time."""
+
+
+def strict(data):
+    """Return the value of JSON text (bytes); ValueError for what RFC 8259 does not allow."""
+    def constant(name):
+        raise ValueError(f"{name} is no JSON")
+
+    return json.loads(data.decode("utf-8"), parse_constant=constant)
+
+
+def check_answer(status, kind, data):
+    """Raise Failed if no client should get this answer. kind: of its content."""
+    if not (status == 200 or 400 <= status < 500 or status in (501, 503)):
+        raise Failed(f"status {status}: {data[:300]!r}")
+    try:
+        if "event-stream" in kind:
+            values = []
+            for line in data.decode("utf-8").split("\n"):
+                if line.startswith("data: ") and line != "data: [DONE]":
+                    values.append(strict(line[6:].encode()))
+        else:
+            values = [strict(data)] if data else [{}]
+    except ValueError as exc:
+        raise Failed(f"status {status}, and no JSON ({exc}): {data[:300]!r}") from exc
+    for value in values:
+        error = value.get("error") if isinstance(value, dict) else None
+        if status == 200 and not isinstance(error, dict):
+            continue
+        if not isinstance(error, dict) or not error.get("message"):
+            raise Failed(f"status {status} without a message: {data[:300]!r}")
+        code = error.get("code", status)
+        if code == 500 or any(word in error["message"] for word in INTERNAL):
+            raise Failed(f"status {status}, an error of the server: {data[:300]!r}")
+        if code == 503 and not any(word in error["message"] for word in REASON_503):
+            raise Failed(f"status 503 without its reason: {data[:300]!r}")
+
+
+class Health(threading.Thread):
+    """Asks /health every 20 ms. worst: the longest time, in s, since it was reset."""
+
+    def __init__(self, server):
+        super().__init__(daemon=True)
+        self.server = server
+        self.worst = 0
+        self.failure = None
+        self._over = threading.Event()
+
+    def run(self):
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", self.server.port,
+                                                    timeout=TIMEOUT_S)
+            while not self._over.wait(0.02):
+                began = time.monotonic()
+                connection.request("GET", "/health")
+                answer = connection.getresponse()
+                data = answer.read()
+                self.worst = max(self.worst, time.monotonic() - began)
+                # A model may be refused with a reason.
+                if answer.status not in (200, 503):
+                    raise Failed(f"/health is {answer.status} {data[:300]!r}")
+                if answer.will_close:
+                    connection.close()
+        except (Failed, OSError, http.client.HTTPException) as exc:
+            self.failure = f"/health: {exc!r}"
+
+    def stop(self):
+        self._over.set()
+        self.join(TIMEOUT_S)
+
+
+class Native:
+    """The server in a process of its own; see served()."""
+
+    limits = (CPU_S, TOKEN_S, HEALTH_S)
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.errors = self.folder / "stderr"
+        self.loads = 0
+        self.health = None
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__)), "--serve"], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=self.errors.open("wb"), text=True)
+
+    def load(self, template):
+        """Serve a model with `template`. Return the seconds of processor time that it took."""
+        if self.health:
+            self.health.stop()
+        self.loads += 1
+        model = self.folder / f"{self.loads % 2}.gguf"
+        tiny_model.make(model, template=template, ascii_only=True, exact=True)
+        began = self.cpu()
+        self.process.stdin.write(f"{model}\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise Failed(self.death())
+        self.port = int(line)
+        self.health = Health(self)
+        self.health.start()
+        # It answers while it loads.
+        if not self.process.stdout.readline():
+            raise Failed(self.death())
+        return self.cpu() - began
+
+    def cpu(self):
+        """Seconds of processor time so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(") ", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / TICK
+
+    def twin_s(self):
+        return float(send(self.port, "/twin", None, "GET")[2])
+
+    def memory(self):
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().split("\n"):
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) << 10
+        return 0
+
+    def is_dead(self):
+        return self.process.poll() is not None
+
+    def death(self):
+        code = self.process.wait(TIMEOUT_S)
+        log = self.errors.read_bytes()[-3000:].decode(errors="replace")
+        return f"the server ended with {code}: {log}"
+
+    def stop(self):
+        if self.health:
+            self.health.stop()
+        self.process.stdin.close()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class Guest:
+    """The same in a booted image with 192 MiB; a new one for each template. Its processor time is
+    not known: wall time stands in.
+    """
+
+    limits = (CPU_S * GUEST_SLACK, TOKEN_S * GUEST_SLACK, HEALTH_S * GUEST_SLACK)
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.guest = self.health = None
+
+    def load(self, template):
+        sys.path.insert(0, str(HERE.parent / "host"))
+        from cllm import config, health, run
+
+        self.stop()
+        model = self.folder / "tiny.gguf"
+        tiny_model.make(model, template=template, ascii_only=True, exact=True)
+        settings = {**config.DEFAULTS, "port": 0, "accel": "tcg", "memory": 192,
+                    "model": str(model)}
+        self.guest = run.make_guest(settings, {"model": {"n_ctx": 512}})
+        self.guest.start()
+        self.port = self.guest.port
+        verdict = health.wait_until_decided(self.port, self.guest.ended, 300)
+        if verdict is not None:
+            raise Failed(f"the guest is not ready: {verdict or self.death()}")
+        self.health = Health(self)
+        self.health.start()
+        return 0
+
+    def cpu(self):
+        return time.monotonic()
+
+    def twin_s(self):
+        return 0
+
+    def memory(self):
+        return 0  # it cannot grow
+
+    def is_dead(self):
+        return self.guest.ended.is_set()
+
+    def death(self):
+        return "the guest ended: " + self.guest.log()[-3000:].decode("utf-8", "replace")
+
+    def stop(self):
+        if self.health:
+            self.health.stop()
+        if self.guest:
+            self.guest.stop()
+        self.guest = self.health = None
+
+
+def send(port, path, body, method="POST"):
+    """(status, content type, bytes) of the answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
+    try:
+        try:
+            connection.request(method, path, body, {"Content-Type": "application/json"})
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # a body that is too large is refused before it has all come
+        answer = connection.getresponse()
+        return answer.status, answer.headers.get("Content-Type", ""), answer.read()
+    finally:
+        connection.close()
+
+
+def ask(server, path, body, tokens):
+    """Send one request and check what came of it. Return its status. Late, Failed: see there."""
+    cpu_s, token_s, health_s = server.limits
+    began = server.cpu()
+    twin = server.twin_s()
+    server.health.worst = 0
+    try:
+        status, kind, data = send(server.port, path, body)
+    except (OSError, http.client.HTTPException) as exc:
+        time.sleep(0.2)  # what ends takes a moment
+        raise Failed(server.death() if server.is_dead() else f"no answer: {exc!r}") from exc
+    took = server.cpu() - began
+    if server.health.failure:
+        raise Failed(server.death() if server.is_dead() else server.health.failure)
+    check_answer(status, kind, data)
+    check_constrained(path, body, data)
+    worst = server.health.worst
+    twin = server.twin_s() - twin
+    if b"too ambiguous" in data:
+        cpu_s += FOLLOW_S * cpu_s / CPU_S
+    if took > cpu_s + tokens * token_s + twin:
+        raise Late(f"status {status} after {took:.2f} s of processor time: {data[:300]!r}")
+    if worst > health_s + twin:
+        raise Late(f"status {status}, /health took {worst:.3f} s, {twin:.3f} of them JSON")
+    return status
+
+
+def check_constrained(path, body, data):
+    """Raise Failed if a whole answer is no JSON though a schema was given."""
+    if path == "/completion" and b'"json_schema": {' in body and (
+            b'"stop_type":"eos"' in data):
+        request, answer = strict(body), {} if data.startswith(b"data: ") else strict(data)
+        if "content" in answer and request.get("json_schema") is not None:
+            try:
+                strict(answer["content"].encode())
+            except ValueError as exc:
+                raise Failed(f"an answer to a schema is {answer['content']!r}") from exc
+
+
+class Fuzzer:
+    """Runs cases of one kind.
+
+    start: makes a server. statuses: {status: number}; slowest: seconds of processor time.
+    """
+
+    def __init__(self, kind, seed, start, keep_going=False):
+        self.kind, self.seed, self.keep_going = kind, seed, keep_going
+        self.start = start
+        self.statuses = {}
+        self.failures = []
+        self.server = None
+        self.warm = None
+        self.cases = 0
+
+    def restart(self):
+        self.stop()
+        self.warm, self.since = None, 0
+        self.server = self.start()
+        if self.kind != "template":
+            self.server.load(tiny_model.TOOLS)
+
+    def stop(self):
+        if self.server:
+            self.server.stop()
+        self.server = None
+
+    def run(self, numbers, until):
+        """Run the cases `numbers` until the clock says `until`."""
+        self.restart()
+        try:
+            for number in numbers:
+                if time.monotonic() > until:
+                    break
+                self.case(number)
+                self.cases += 1
+        finally:
+            self.stop()
+
+    def case(self, number):
+        rng = random.Random(f"{self.seed}/{self.kind}/{number}")
+        case = None
+        try:
+            if self.kind == "template":
+                template = fuzz_cases.template_text(rng)
+                case = ("template", template.encode("utf-8", "surrogatepass"), 0)
+                self.load(template)
+                for part in fuzz_cases.chat_requests(rng):
+                    status = self.patiently(*part)
+                    if part[0] == "/completion" and status not in (200, 503):
+                        raise Failed(f"a completion is {status}")
+            else:
+                case = CASES[self.kind](rng)
+                self.patiently(*case)
+            self.check_memory()
+        except Failed as exc:
+            self.failed(number, case, exc)
+
+    def load(self, template):
+        took = self.server.load(template)
+        if took > LOAD_S:
+            raise Late(f"loading took {took:.2f} s of processor time")
+
+    def patiently(self, path, body, tokens):
+        """ask(), again if it was late. Return the status."""
+        for i in range(TRIES):
+            try:
+                status = ask(self.server, path, body, tokens)
+                self.statuses[status] = self.statuses.get(status, 0) + 1
+                return status
+            except Late as exc:
+                if i == TRIES - 1:
+                    raise Failed(f"{path}: {exc}") from exc
+                time.sleep(0.5)
+
+    def check_memory(self):
+        self.since += 1
+        if self.since >= WARM:
+            memory = self.server.memory()
+            self.warm = self.warm or memory
+            if memory > self.warm + GROWTH:
+                raise Failed(f"{memory >> 20} MiB of memory, {self.warm >> 20} after {WARM} cases")
+
+    def failed(self, number, case, exc):
+        path, body, _ = case
+        SAVED.mkdir(parents=True, exist_ok=True)
+        saved = SAVED / f"{self.kind}-{self.seed}-{number}"
+        saved.write_bytes(body)
+        text = (f"--kind {self.kind} --seed {self.seed} --only {number}: {path}, body in "
+                f"{saved.name}: {body[:200]!r}: {exc}")
+        if not self.keep_going:
+            raise Failed(text) from exc
+        print("FAILED " + text, file=sys.stderr, flush=True)
+        self.failures.append(text)
+        self.restart()
+
+
+def count_twin():
+    """Return a list with the seconds that CPython's twin of modules/json has taken. The twin parses
+    a body all at once, where the module gives turns to the loop.
+    """
+    import _jsonio
+
+    taken = [0.0]
+
+    def counted(function):
+        def call(*arguments):
+            began = time.perf_counter()
+            try:
+                return function(*arguments)
+            finally:
+                taken[0] += time.perf_counter() - began
+
+        return call
+
+    _jsonio.read, _jsonio.write = counted(_jsonio.read), counted(_jsonio.write)
+    return taken
+
+
+def served():
+    """Serve each model whose path is a line of standard input, one after the other. Prints the port
+    once it listens and a second line once the model is loaded or refused.
+    """
+    import faulthandler
+
+    faulthandler.enable()
+    from api_server import ApiServer
+
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # the log
+
+    class Announced(ApiServer):
+        async def _run(self):
+            task = self.service.start
+
+            async def start():
+                print(self.port, file=out, flush=True)
+                await task()
+
+            self.service.start = start
+            await super()._run()
+
+    twin = count_twin()
+
+    def install(service):
+        service.app.get("/twin")(lambda request: twin[0])
+
+    for line in sys.stdin:
+        if running := globals().get("running"):
+            running.__exit__()
+        globals()["running"] = running = Announced(line.strip(), CONFIG, install)
+        running.__enter__()
+        print("loaded", file=out, flush=True)
+    if running := globals().get("running"):
+        running.__exit__()
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kind", choices=(*KINDS, "all"), default="all")
+    parser.add_argument("--seconds", type=float, default=15, help="for each kind")
+    parser.add_argument("--count", type=int, help="cases of all kinds, instead of --seconds")
+    parser.add_argument("--seed", default="1")
+    parser.add_argument("--only", type=int, help="number of the one case to run")
+    parser.add_argument("--guest", action="store_true")
+    parser.add_argument("--keep-going", action="store_true")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.serve:
+        served()
+        return 0
+    kinds = KINDS if options.kind == "all" else (options.kind,)
+    counts = [options.count // len(kinds)] * len(kinds) if options.count else [10**9] * len(kinds)
+    failures = []
+    for kind, count in zip(kinds, counts):
+        with tempfile.TemporaryDirectory() as folder:
+            target = Guest if options.guest else Native
+            fuzzer = Fuzzer(kind, options.seed, lambda: target(folder), options.keep_going)
+            numbers = range(count) if options.only is None else [options.only]
+            until = time.monotonic() + (10**9 if options.count else options.seconds)
+            fuzzer.run(numbers, until)
+        print(f"{kind}: seed {options.seed}, {fuzzer.cases} cases, answers: " + ", ".join(
+            f"{number} of {status}" for status, number in sorted(fuzzer.statuses.items())),
+            flush=True)
+        failures += fuzzer.failures
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
