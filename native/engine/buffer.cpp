@@ -20,9 +20,8 @@ namespace {
 
 constexpr size_t piece = 4096; // a page of any machine that this runs on
 
-// What ggml_backend_sched_new() takes without looking: 1 KiB for each node of a graph, of which there
-// are 8 for each tensor of a model, so this suits 1,000 tensors.
-constexpr size_t spare = 8 << 20;
+// What ggml_backend_sched_new() takes without looking; see keep_spare().
+size_t spare = 1 << 20;
 
 using allocate_function = decltype(ggml_backend_buffer_type_i::alloc_buffer);
 allocate_function allocate;
@@ -54,6 +53,13 @@ bool leaves_spare() {
 }
 
 } // namespace
+
+void keep_spare(const llama_model *model) {
+    // 1 KiB for each node of a graph, of which there are 8 for each tensor of a model.
+    constexpr size_t for_tensor = 8 * 1024, of_layer = 16, besides = 64;
+    const auto layers = static_cast<size_t>(std::max(llama_model_n_layer(model), 0));
+    spare = (layers * of_layer + besides) * for_tensor;
+}
 
 void clear_sparsely() {
     ggml_backend_buffer_type_t type = ggml_backend_cpu_buffer_type();

@@ -263,6 +263,7 @@ void open_model(engine *e, const char *path, progress_function &progress) {
 
 void open_context(engine *e, const engine_params &params) {
     log_capture capture;
+    keep_spare(e->model.get());
     llama_context_params cp = context_params(e);
     cp.n_ctx = params.n_ctx;
     cp.n_batch = params.n_batch;

@@ -58,6 +58,10 @@ const kernels::functions *cpu_kernels();
 // are zero. Call it once.
 void clear_sparsely();
 
+// Has the buffers that are allocated from now on leave memory for ggml's own structures of the model's
+// graphs.
+void keep_spare(const llama_model *model);
+
 // True if QEMU's TCG emulates this processor.
 bool cpu_is_emulated();
 
