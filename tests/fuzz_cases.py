@@ -560,7 +560,9 @@ class Templates:
 
     def growth(self):
         n = repeated(self.rng, 8, 20, 40, 300)
-        step = self.rng.choice(["x ~ x", "x + x", "x * 9", "x|replace('a', 'aaa')", "[x, x]",
+        # Not x|replace('a', 'aaa'): llama.cpp replaces in place, in quadratic time and without an
+        # allocation, which no budget sees (docs/limits.md). To be tried again once one does.
+        step = self.rng.choice(["x ~ x", "x + x", "x * 9", "[x, x]",
                                 "x|tojson",
                                 "x|tojson|tojson", "{'k': x, 'l': x}", "x|list|join('aa')",
                                 "x|indent(99)"])
