@@ -29,7 +29,7 @@ class WallClock:
     def __init__(self, on_pause):
         self._on_pause = on_pause
         self._paused = _x86.paused()
-        self._missed = 0  # of which on_pause() has not been told
+        self._missed = 0  # part of _paused that on_pause() does not know yet
 
     async def run(self):
         """Look every so often, for ever."""

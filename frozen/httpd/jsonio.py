@@ -58,7 +58,7 @@ def dumps_narrow(value):
 
 
 def begin(value):
-    """Return JSON text (bytes) of `value`, or what is to be given to finish() if it takes long."""
+    """Return JSON text (bytes) of `value`, or an unfinished writer for finish() if it takes long."""
     return _jsonio.write(value, _WRITTEN_DEPTH, True, _SLICE_US)
 
 

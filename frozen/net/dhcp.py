@@ -65,8 +65,8 @@ class Client(Timed):
         self.time_servers = []
         self._on_time_servers = on_time_servers
         self._xid = 0
-        # When this exchange began, from which a lease counts; when the acquisition or the renewal
-        # did, and the seconds since then that were told last.
+        # When this exchange began: a lease counts from there. When the acquisition or the renewal
+        # began, and the last `secs` sent, which counts from there.
         self._started = 0
         self._since = 0
         self._seconds = 0

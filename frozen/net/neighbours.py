@@ -89,7 +89,7 @@ class Neighbours:
     """The table of one link.
 
     Args: link: the link object, see net.stack; timers: a Timers; interface: whose `address` is our
-    own, 0 for none, and whose is_host(address) tells which another host can have.
+    own, 0 for none, and whose is_host(address) is true for an address that a host can have.
     """
 
     def __init__(self, link, timers, interface):
@@ -123,8 +123,8 @@ class Neighbours:
                 self.request_own()
             return
         if ip == 0:
-            # RFC 5227 2.1.1: a probe by a host that has no address yet. The answer tells it that
-            # this one is taken; there is nobody to remember.
+            # RFC 5227 2.1.1: a probe by a host that has no address yet. The answer says that
+            # this one is taken. There is nobody to remember.
             if operation == arp.REQUEST and target == own:
                 self._send(mac, arp.REPLY, mac, ip)
             return

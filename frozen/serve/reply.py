@@ -93,7 +93,7 @@ class Reply:
         try:
             parsed = loads(self._parser.push(text, self.ended))
         except RuntimeError:
-            # Some formats cannot be told by their first letters.
+            # The first letters of some formats are ambiguous: wait for more.
             self._unread.append(text)
             return self._unparsed() if self.ended else []
         self._unread = []

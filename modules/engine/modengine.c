@@ -50,7 +50,7 @@
 //   log(callback)                             callback(level, text), or None for silence
 //   Error(RuntimeError), NoSlot(Error), Aborted(Error), Limit(Error)
 //
-// What each does is told in engine.h. Wrong arguments raise ValueError, too little memory MemoryError,
+// engine.h describes what each does. Wrong arguments raise ValueError, too little memory MemoryError,
 // the rest Error.
 //
 // With background, the constructor returns at once and a thread of the engine loads; until loaded(),

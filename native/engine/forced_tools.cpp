@@ -245,11 +245,11 @@ std::vector<std::string> names_in(const std::string &body) {
 // A format that writes arguments without JSON has: it keeps to no schema either.
 bool has_free_text(const std::string &grammar, const std::set<std::string> &known) {
     rules all(grammar);
-    std::vector<std::string> todo = {"root"};
+    std::vector<std::string> pending = {"root"};
     std::set<std::string> seen;
-    while (!todo.empty()) {
-        const std::string name = todo.back();
-        todo.pop_back();
+    while (!pending.empty()) {
+        const std::string name = pending.back();
+        pending.pop_back();
         if (!seen.insert(name).second || known.count(name)) {
             continue;
         }
@@ -258,7 +258,7 @@ bool has_free_text(const std::string &grammar, const std::set<std::string> &know
         }
         if (const std::string *body = all.body(name)) {
             for (const std::string &other : names_in(*body)) {
-                todo.push_back(other);
+                pending.push_back(other);
             }
         }
     }

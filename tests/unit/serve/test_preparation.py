@@ -56,7 +56,7 @@ def test_the_budget_is_the_requests():
         assert error.value.status == 400
         assert await preparation.tokenize("short") == [5]  # in place, whatever is left
 
-    asyncio.run(go())
+    asyncio.run(asyncio.wait_for(go(), 10))
     assert engine.allowed == [1000, 600, 200]
     assert all(job.closed for job in engine.jobs)
 
@@ -69,7 +69,7 @@ def test_no_limit():
         await preparation.chat("{}")
         await preparation.chat("{}")
 
-    asyncio.run(go())
+    asyncio.run(asyncio.wait_for(go(), 10))
     assert engine.allowed == [0, 0]
 
 
@@ -85,7 +85,7 @@ def test_a_job_that_fails_is_the_requests_error(failure, status):
         assert error.value.status == status
         await asyncio.wait_for(turns.take("next"), 1)  # the turn was given back
 
-    asyncio.run(go())
+    asyncio.run(asyncio.wait_for(go(), 10))
     assert engine.jobs[0].closed
 
 
@@ -105,7 +105,7 @@ def test_a_client_with_many_jobs_waits_for_others():
         few = [asyncio.create_task(job("modest", 100)) for _ in range(2)]
         await asyncio.gather(*many, *few)
 
-    asyncio.run(go())
+    asyncio.run(asyncio.wait_for(go(), 10))
     assert order[:4] == ["greedy", "modest", "greedy", "modest"]
     assert order.count("greedy") == 10
 
@@ -127,4 +127,4 @@ def test_who_leaves_while_waiting_or_just_chosen():
         turns.give("last", 1)
         await asyncio.wait_for(turns.take("again"), 1)
 
-    asyncio.run(go())
+    asyncio.run(asyncio.wait_for(go(), 10))
