@@ -135,13 +135,15 @@ def test_a_forced_call_after_calls(client):
     ]
     choice = client.chat.completions.create(
         model="m", messages=messages, tools=TOOLS, tool_choice="required", max_tokens=400,
+        temperature=1.0, seed=1,
     ).choices[0]
     assert choice.finish_reason == "tool_calls"
 
 
 def test_a_forced_call_in_a_begun_answer(any_server):
     answer = post(any_server, "/v1/chat/completions", messages=[*HELLO, BEGUN], tools=TOOLS,
-                  tool_choice="required", max_tokens=400, parallel_tool_calls=False).json()
+                  tool_choice="required", max_tokens=400, parallel_tool_calls=False,
+                  seed=1).json()
     (choice,) = answer["choices"]
     assert choice["finish_reason"] == "tool_calls" and not choice["message"]["content"].strip()
 
