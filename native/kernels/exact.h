@@ -12,7 +12,7 @@
 // registers dirty; then each fused multiply-add, which is a C library function of VEX instructions
 // called from code of legacy SSE ones, pays for a transition between them (112 ns on an EPYC;
 // Intel's Optimization Reference Manual, "Mixing AVX code with SSE code", tells of the same). For
-// blocks of 32 columns even sums of floats are computed with integers. See docs/performance.md.
+// blocks of 32 columns even sums of floats are computed with integers. See docs/kernels.md.
 #ifndef CLLM_KERNELS_EXACT_H
 #define CLLM_KERNELS_EXACT_H
 

@@ -2,8 +2,8 @@
 //
 // A binary translator such as QEMU's TCG turns a 256-bit integer add, multiply-low or shift into
 // a handful of host instructions, but calls a function for every shuffle, multiply-add or floating
-// point operation, and checks its TLB for every 64 bits loaded (docs/performance.md has the
-// numbers). So a product here is vpmullw and vpaddw on weights that stay packed as they were loaded.
+// point operation, and checks its TLB for every 64 bits loaded (docs/kernels.md has the figures).
+// So a product here is vpmullw and vpaddw on weights that stay packed as they were loaded.
 //
 // Digits. A lane of 16 or 32 bits holds n weights u[0..n-1] as digits of D bits, unsigned, each
 // biased to that. Taking them apart would cost a shift and a mask each. Instead let
