@@ -10,7 +10,7 @@ from fake_engine import Sampler
 from test_openai import CHAT, Running
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
-API = EXAMPLES.parent / "frozen/api/cllm.py"
+API = EXAMPLES.parent / "frozen/lib/cllm.py"
 
 
 @pytest.fixture

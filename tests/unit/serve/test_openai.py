@@ -650,7 +650,7 @@ def test_openai_client(server):
 @pytest.fixture
 def cllm(monkeypatch):
     """The module that user code imports, fresh, with a service of its own."""
-    api = Path(main.__file__).resolve().parent.parent / "api" / "cllm.py"
+    api = Path(main.__file__).resolve().parent.parent / "lib" / "cllm.py"
     from serve import service as module
 
     monkeypatch.setattr(module, "service", Service())
