@@ -24,7 +24,7 @@ import host_engine  # noqa: E402
 
 from httpd import Limits, Server  # noqa: E402
 from serve import main  # noqa: E402
-from serve.engine import EngineHost  # noqa: E402
+from serve.scheduling.engine import EngineHost  # noqa: E402
 from serve.service import Service  # noqa: E402
 
 

@@ -6,7 +6,7 @@ import time
 import _x86
 import machine
 from micropython import const
-from serve.engine import LOADING, READY
+from serve.scheduling.engine import LOADING, READY
 from serve.service import service
 
 # How often the screen's figure of Python's memory is taken, in updates of the screen: it is a walk

@@ -11,7 +11,7 @@
 #         return response
 # MIT license; Copyright (c) 2026 cllm contributors
 
-from serve.params import Params, prompt_of
+from serve.apis.params import Params, prompt_of
 from serve.service import service
 
 app = service.app

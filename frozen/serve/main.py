@@ -7,10 +7,10 @@ import _x86
 from httpd import Limits, Server, jsonio
 from httpd.router import print_exception
 
-from . import anthropic, embeddings, info, native_api, openai, page, responses
-from .access import Access
-from .engine import EngineHost
-from .scheduler import Bounds
+from .apis import anthropic, embeddings, info, native_api, openai, page, responses
+from .apis.access import Access
+from .scheduling.engine import EngineHost
+from .scheduling.scheduler import Bounds
 from .service import service
 
 _BOOT = "/boot/"

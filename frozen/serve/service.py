@@ -7,13 +7,13 @@ import asyncio
 from httpd import App, jsonio
 from httpd.jsonio import integers
 
-from .access import client_of
-from .chat import Conversation, conversation_of, text_size
-from .engine import LOADING, READY, EngineHost
-from .errors import RequestError, context_error, error_response, invalid, unavailable
-from .preparation import Preparation, Turns
-from .reply import Replies, Reply
-from .scheduler import Bounds, Scheduler
+from .apis.access import client_of
+from .apis.chat import Conversation, conversation_of, text_size
+from .apis.reply import Replies, Reply
+from .scheduling.engine import LOADING, READY, EngineHost
+from .scheduling.errors import RequestError, context_error, error_response, invalid, unavailable
+from .scheduling.preparation import Preparation, Turns
+from .scheduling.scheduler import Bounds, Scheduler
 
 # A token of a vocabulary in use is rarely longer. A text that cannot fit even so is refused before
 # tokenizing it keeps everybody waiting.

@@ -7,7 +7,7 @@ import pytest
 from fake_engine import BOS, EOG, Error, FakeEngine, Sampler
 from test_openai import Running
 
-from serve.reply import described
+from serve.apis.reply import described
 
 MARK = 258  # a control token that the model prints
 

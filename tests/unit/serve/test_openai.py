@@ -12,10 +12,10 @@ from fake_engine import FakeEngine, Sampler
 
 from httpd import Limits, Server
 from serve import main
-from serve.access import Access
-from serve.engine import EngineHost
-from serve.params import Params
-from serve.scheduler import Bounds
+from serve.apis.access import Access
+from serve.apis.params import Params
+from serve.scheduling.engine import EngineHost
+from serve.scheduling.scheduler import Bounds
 from serve.service import Service
 
 MODEL = "fake-model"
@@ -516,7 +516,7 @@ class CrampedEngine(FakeEngine):
 
 def test_without_memory_an_embedding_may_be_asked_for_again(tmp_path, monkeypatch):
     swept = []
-    monkeypatch.setattr("serve.scheduler.gc.collect", lambda: swept.append(1))
+    monkeypatch.setattr("serve.scheduling.scheduler.gc.collect", lambda: swept.append(1))
     with Running(tmp_path, CrampedEngine) as running:
         CrampedEngine.refusals = 1000
         for route in ("/v1/embeddings", "/embedding"):

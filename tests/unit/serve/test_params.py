@@ -2,8 +2,8 @@
 
 import pytest
 
-from serve.errors import RequestError
-from serve.params import Params, integer, number, schema_of
+from serve.apis.params import Params, integer, number, schema_of
+from serve.scheduling.errors import RequestError
 
 INFINITY = float("inf")
 OBJECT = {"type": "object", "properties": {"a": {"const": 1}}}

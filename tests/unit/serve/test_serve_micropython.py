@@ -27,9 +27,9 @@ sys.modules["contextlib"] = contextlib
 import asyncio
 from fake_engine import Error, FakeEngine, Sampler
 from httpd import Limits, Server
-from serve import anthropic, embeddings, native_api, openai, responses
-from serve.engine import EngineHost
-from serve.scheduler import Bounds
+from serve.apis import anthropic, embeddings, native_api, openai, responses
+from serve.scheduling.engine import EngineHost
+from serve.scheduling.scheduler import Bounds
 from serve.service import Service
 
 MARK = 258

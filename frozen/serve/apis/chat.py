@@ -4,7 +4,7 @@
 
 from httpd import jsonio
 
-from .errors import invalid
+from ..scheduling.errors import invalid
 from .params import few, integer, schema_of, typed
 
 MAX_MESSAGES = 2048  # as OpenAI's API

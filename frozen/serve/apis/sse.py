@@ -4,7 +4,7 @@
 from httpd import HttpError, Stream
 from httpd.jsonio import dumps
 
-from .errors import error_object
+from ..scheduling.errors import error_object
 from .reply import PING
 
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}

@@ -5,8 +5,8 @@
 from httpd import HttpError
 from httpd.jsonio import dumps, loads
 
+from ..scheduling.errors import error_object, invalid
 from .chat import MAX_MESSAGES
-from .errors import error_object, invalid
 from .openai import identity, object_of
 from .params import Params, few, typed
 from .sse import Writer, event, stream

@@ -5,8 +5,8 @@ import asyncio
 
 from httpd.jsonio import dumps, integers
 
-from .detok import Utf8, text_of
-from .errors import RequestError, invalid
+from ..scheduling.detok import Utf8, text_of
+from ..scheduling.errors import RequestError, invalid
 from .openai import object_of
 from .params import Params, prompts_of, tokens_of, typed
 from .reply import described, probs_object

@@ -4,7 +4,7 @@
 
 import time
 
-from .errors import error_object, invalid
+from ..scheduling.errors import error_object, invalid
 from .openai import identity, object_of
 from .params import Params, few, integer, typed
 from .reply import described, probs_object

@@ -6,7 +6,7 @@ import asyncio
 
 from httpd.jsonio import loads
 
-from .detok import text_of
+from ..scheduling.detok import text_of
 
 PING = "ping"  # from Replies: nothing came for long
 

@@ -4,7 +4,7 @@
 import binascii
 import struct
 
-from .errors import invalid
+from ..scheduling.errors import invalid
 from .openai import object_of
 from .params import integer, prompts_of, typed
 

@@ -5,13 +5,13 @@ from httpd import Response
 from httpd.jsonio import dumps
 from httpd.router import JSON
 
+from ..scheduling.detok import text_of
+from ..scheduling.engine import cpu, version
+from ..scheduling.errors import RequestError, unavailable
+from ..scheduling.sequence import Options
 from .access import forbidden
-from .detok import text_of
-from .engine import cpu, version
-from .errors import RequestError, unavailable
 from .native_api import settings_of
 from .params import Params
-from .sequence import Options
 
 
 def _token_text(engine, token):

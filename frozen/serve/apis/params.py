@@ -5,8 +5,8 @@
 
 from httpd.jsonio import integers
 
-from .errors import invalid
-from .sequence import Options
+from ..scheduling.errors import invalid
+from ..scheduling.sequence import Options
 
 _INT32 = 0x7FFFFFFF
 _UINT32 = 0xFFFFFFFF

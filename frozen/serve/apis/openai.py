@@ -7,8 +7,8 @@ import time
 from httpd import HttpError
 from httpd.jsonio import dumps
 
-from .engine import version
-from .errors import invalid
+from ..scheduling.engine import version
+from ..scheduling.errors import invalid
 from .params import Params, integer, prompts_of
 from .reply import described, key_of, probs_object
 from .sse import Writer, stream
