@@ -5,7 +5,7 @@ import json
 
 import pytest
 from fake_engine import BOS, EOG, Error, FakeEngine, Sampler
-from test_openai import Running
+from running import Running
 
 from serve.apis.reply import described
 
