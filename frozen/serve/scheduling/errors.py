@@ -1,6 +1,7 @@
 # Errors as llama-server words and shapes them: {"error": {"code", "message", "type", ...}}.
 # MIT license; Copyright (c) 2026 cllm contributors
 
+from _engine import Limit
 from httpd import HttpError
 
 _TYPES = {
@@ -69,9 +70,7 @@ def from_engine(exc, otherwise=500):
         # name: the log has it.
         print("cllm: the engine refused a request: %s" % (words or type(exc).__name__))
         words = "the engine cannot handle this request with this model"
-    # The classes of the engine's errors are in its module, which a test lacks.
-    limit = type(exc).__name__ == "Limit"
-    if otherwise == 400 or limit or isinstance(exc, (ValueError, TypeError)):
+    if otherwise == 400 or isinstance(exc, (Limit, ValueError, TypeError)):
         return invalid(words)
     return RequestError(otherwise, "server_error", words)
 

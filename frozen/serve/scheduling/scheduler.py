@@ -19,6 +19,7 @@ import asyncio
 import gc
 import time
 
+from _engine import Aborted, Limit, NoSlot
 from httpd.jsonio import integers
 
 from .detok import text_of
@@ -430,14 +431,13 @@ class Scheduler:
         # Nothing was decoded.
         if not work:
             return
-        name = type(exc).__name__  # the classes are in the engine's module, which a test lacks
-        if name == "Aborted":
+        if isinstance(exc, Aborted):
             self.metrics.stopped += 1
             self._dismiss()
             return
-        if name == "NoSlot" and self.cache.idle:
+        if isinstance(exc, NoSlot) and self.cache.idle:
             self.cache.flush()
-        elif name == "NoSlot" and len(self.running) > 1:
+        elif isinstance(exc, NoSlot) and len(self.running) > 1:
             # The cache holds less than was reckoned.
             victim = self._preempt()
             work = [item for item in work if item.sequence is not victim]
@@ -629,7 +629,7 @@ class Scheduler:
     def _fail(self, sequence, exc):
         self.drop(sequence)
         self.metrics.finish("error")
-        if type(exc).__name__ == "NoSlot":
+        if isinstance(exc, NoSlot):
             exc = RuntimeError("Context size has been exceeded.")
         error = from_engine(exc, 400 if isinstance(exc, Stuck) else 500)
         if error.status != 400:
@@ -715,7 +715,7 @@ def _is_engines(exc):
     # Whether sampling failed for a reason that is not the request's: the model's numbers or memory.
     words = str(exc)
     return (
-        type(exc).__name__ == "Limit"
+        isinstance(exc, Limit)
         or words.startswith("the model computed")
         or words == "out of memory"
     )

@@ -19,6 +19,7 @@ TOP = Path(__file__).resolve().parents[3]
 APP = """
 import sys
 sys.path[:0] = [sys.argv[1] + "/frozen", sys.argv[1] + "/tests/unit/serve"]
+sys.path.append(sys.argv[1] + "/tests/unit/shim")
 
 class contextlib:  # the one thing that the fake engine's helper for tests wants
     suppress = None
