@@ -45,13 +45,14 @@ def invalid(message):
 
 
 def unavailable(message, fields=None, headers=None):
-    """The 503 for a request that may succeed later."""
+    """The 503 for a request that may succeed later; every 503 says when to ask again."""
+    headers = headers or {"Retry-After": "1"}
     return RequestError(503, "unavailable_error", message, fields, headers)
 
 
 def out_of_memory():
     """The 503 for a request that memory did not suffice for at this time."""
-    return unavailable("out of memory", headers={"Retry-After": "1"})
+    return unavailable("out of memory")
 
 
 # What the engine, ggml and C++ say when there is none left.

@@ -72,9 +72,9 @@ def test_full_queue(tmp_path):
 def test_loading(tmp_path):
     with Running(tmp_path, load=False) as running:
         for path in ("/health", "/v1/models", "/props"):
-            status, body = running.call(path)
-            assert status == 503
-            assert body["error"] == {
+            status, headers, data = running.raw(path)
+            assert status == 503 and headers["Retry-After"] == "1"
+            assert json.loads(data)["error"] == {
                 "code": 503,
                 "message": "Loading model",
                 "type": "unavailable_error",
@@ -88,8 +88,8 @@ def test_bad_model(tmp_path, capsys):
         raise RuntimeError("invalid magic characters: 'XXXX', expected 'GGUF'")
 
     with Running(tmp_path, broken) as running:
-        status, body = running.call("/health")
-        assert status == 503 and "invalid magic" in body["error"]["message"]
+        status, headers, data = running.raw("/health")
+        assert status == 503 and b"invalid magic" in data and headers["Retry-After"] == "1"
         assert running.call("/v1/completions", {"prompt": "x"})[0] == 503
         assert running.call("/nope")[0] == 404
     assert "invalid magic" in capsys.readouterr().out
