@@ -27,13 +27,12 @@ import report
 from httpd.router import print_exception
 from net import host
 from power import PowerButton, sent
-from serve.main import ConfigError, read_config, serve
+from serve.main import serve
 from serve.service import service
+from serve.settings import read_settings
 from wallclock import WallClock
 
 _x86.boot_phase("server")
-
-WATCHDOG_S = 60  # nothing in the loop blocks for nearly as long: the engine has a thread of its own
 
 
 async def repl():
@@ -60,10 +59,10 @@ async def computed(engine):
     yield asyncio.core._io_queue.queue_read(engine)
 
 
-async def run(config):
+async def run(settings):
     button = PowerButton()
     try:
-        await serve(config, computed, asked=button.pressed)
+        await serve(settings, computed, asked=button.pressed)
     finally:
         machine.power_button(None)
     await sent()
@@ -72,20 +71,16 @@ async def run(config):
 
 
 async def main():
-    config = read_config()
-    patience = config.get("watchdog", WATCHDOG_S)
-    if isinstance(patience, bool) or not isinstance(patience, int) or not 0 <= patience <= 86400:
-        raise ConfigError("'watchdog' must be a number of seconds, or 0 for none")
+    settings = read_settings()
     service.last_crash = report.crash_summary()
     host.watch(service.look)
-    addresses = config.get("network", {})
-    if addresses.get("address"):
-        lan.ipconfig(dhcp4=False, addr4=addresses["address"], gw4=addresses.get("gateway"))
+    if settings.address:
+        lan.ipconfig(dhcp4=False, addr4=settings.address, gw4=settings.gateway)
     # An error in these two is printed and costs nobody else anything.
     asyncio.create_task(report.boot_phases(lan))
     asyncio.create_task(report.screen(lan))
     asyncio.create_task(WallClock(network.paused).run())
-    await asyncio.gather(run(config), repl(), report.watchdog(patience))
+    await asyncio.gather(run(settings), repl(), report.watchdog(settings.watchdog))
 
 
 asyncio.run(main())

@@ -1,6 +1,7 @@
 """The server as the image starts it: configuration, user code, and the module `cllm`."""
 
 import asyncio
+import json
 import sys
 from pathlib import Path
 from urllib import error, request
@@ -9,9 +10,10 @@ import pytest
 from fake_engine import FakeEngine
 
 from httpd import Server
-from serve import main
+from serve import main, settings
 from serve.scheduling.engine import EngineHost
 from serve.service import Service
+from serve.settings import Settings
 
 
 def test_handlers_that_are_no_text_cost_nobody_else_anything(tmp_path, capsys):
@@ -73,38 +75,61 @@ def health(request):
 """
 
 
-def test_serve_with_user_code(cllm, tmp_path, monkeypatch, capsys):
-    (tmp_path / "model.gguf").write_bytes(b"x")
-    (tmp_path / "app.py").write_text(APP)
-    run_user_code = main.run_user_code
-    monkeypatch.setattr(main, "_BOOT", str(tmp_path) + "/")
-    monkeypatch.setattr(main, "run_user_code", lambda: run_user_code(str(tmp_path / "app.py")))
+@pytest.fixture
+def loopback(cllm, tmp_path, monkeypatch):
+    """The servers that main.serve() starts, on a free port of this host; /boot is `tmp_path`."""
     servers = []
 
     class Loopback(Server):
         def __init__(self, app, host, port, limits):
             Server.__init__(self, app, "127.0.0.1", 0, limits)
+            self.asked_port = port
+            self.drained = []
             servers.append(self)
 
+        async def drain(self, seconds):
+            self.drained.append(seconds)
+            await Server.drain(self, seconds)
+
+    run_user_code = main.run_user_code
+    (tmp_path / "model.gguf").write_bytes(b"x")
+    monkeypatch.setattr(settings, "BOOT", str(tmp_path) + "/")
+    monkeypatch.setattr(main, "run_user_code", lambda: run_user_code(str(tmp_path / "app.py")))
     monkeypatch.setattr(main, "Server", Loopback)
+    return servers
+
+
+async def fetch(server, path, body=None):
+    """(status, headers, bytes) of an answer; the loop goes on meanwhile."""
+    url = "http://127.0.0.1:%d" % server._server.sockets[0].getsockname()[1]
+
+    def call():
+        try:
+            with request.urlopen(request.Request(url + path, body), timeout=5) as answer:
+                return answer.status, answer.headers, answer.read()
+        except error.HTTPError as exc:
+            return exc.code, exc.headers, exc.read()
+
+    return await asyncio.get_running_loop().run_in_executor(None, call)
+
+
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+def test_serve_with_user_code(cllm, loopback, tmp_path, capsys):
+    (tmp_path / "app.py").write_text(APP)
 
     async def go():
-        task = asyncio.create_task(main.serve({"model": {"alias": "a"}}, make=FakeEngine))
-        while not (servers and servers[0]._server and cllm.service.scheduler):
-            await asyncio.sleep(0.01)
-        url = "http://127.0.0.1:%d" % servers[0]._server.sockets[0].getsockname()[1]
-
-        def get(path):
-            try:
-                with request.urlopen(url + path, timeout=5) as answer:
-                    return answer.status, answer.read()
-            except error.HTTPError as exc:
-                return exc.code, exc.read()
-
-        loop = asyncio.get_running_loop()
-        assert await loop.run_in_executor(None, get, "/twice/ab") == (200, b'{"text":"abab"}')
-        assert (await loop.run_in_executor(None, get, "/fail"))[0] == 500
-        assert await loop.run_in_executor(None, get, "/health") == (200, b"mine")
+        alias = Settings({"model": {"alias": "a"}})
+        task = asyncio.create_task(main.serve(alias, make=FakeEngine))
+        await until(lambda: loopback and loopback[0]._server and cllm.service.scheduler)
+        (server,) = loopback
+        status, _, body = await fetch(server, "/twice/ab")
+        assert (status, body) == (200, b'{"text":"abab"}')
+        assert (await fetch(server, "/fail"))[0] == 500
+        assert (await fetch(server, "/health"))[2] == b"mine"
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -113,36 +138,57 @@ def test_serve_with_user_code(cllm, tmp_path, monkeypatch, capsys):
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
-def test_serve_ends_when_it_is_asked_to(cllm, tmp_path, monkeypatch, capsys):
-    (tmp_path / "model.gguf").write_bytes(b"x")
-    monkeypatch.setattr(main, "_BOOT", str(tmp_path) + "/")
-    monkeypatch.setattr(main, "run_user_code", lambda: None)
-    drained = []
-
-    class Loopback(Server):
-        def __init__(self, app, host, port, limits):
-            Server.__init__(self, app, "127.0.0.1", 0, limits)
-
-        async def drain(self, seconds):
-            drained.append(seconds)
-            await Server.drain(self, seconds)
-
-    monkeypatch.setattr(main, "Server", Loopback)
-
+def test_serve_ends_when_it_is_asked_to(loopback, capsys):
     async def go():
         button = asyncio.Event()
-        config = {"limits": {"drain_s": 7}}
-        task = asyncio.create_task(main.serve(config, make=FakeEngine, asked=button.wait))
+        drain = Settings({"limits": {"drain_s": 7}})
+        task = asyncio.create_task(main.serve(drain, make=FakeEngine, asked=button.wait))
         await asyncio.sleep(0.1)
-        assert not task.done() and not drained
+        assert not task.done() and not loopback[0].drained
         button.set()
         await asyncio.wait_for(task, 5)
 
     asyncio.run(go())
-    assert drained == [7] and "asked to end" in capsys.readouterr().out
-    for wrong in (-1, 86401, "7"):
-        with pytest.raises(main.ConfigError):
-            main.Settings({"limits": {"drain_s": wrong}})
+    assert loopback[0].drained == [7] and "asked to end" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "config, words",
+    [
+        ('{"keyz": ["secret"], "port": 8000}', '"keyz" is unknown'),
+        ('{"limits": {"queue_s": "5"}, "port": 8000}', '"limits.queue_s" must be a whole number'),
+        ('{"port": 8000', "8000"),
+        ("[]", "must be an object"),
+    ],
+)
+def test_a_wrong_configuration_is_served_as_the_reason(
+    cllm, loopback, tmp_path, capsys, config, words
+):
+    (tmp_path / "config.json").write_text(config)
+    (tmp_path / "app.py").write_text(APP)
+    made = []
+
+    async def go():
+        wrong = settings.read_settings()
+        task = asyncio.create_task(main.serve(wrong, make=lambda *_, **__: made.append(1)))
+        await until(lambda: loopback and loopback[0]._server)
+        (server,) = loopback
+        for path, body in (("/health", None), ("/v1/completions", b'{"prompt": "x"}'),
+                           ("/v1/models", None), ("/metrics", None), ("/slots", None)):
+            status, headers, data = await fetch(server, path, body)
+            message = json.loads(data)["error"]["message"]
+            assert status == 503 and "wrong configuration: " in message and words in message
+            assert int(headers["Retry-After"]) > 0
+        assert (await fetch(server, "/twice/ab"))[0] == 404, "user code runs"
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    if words == "8000":
+        words = "wrong configuration: "  # what is wrong with the JSON is in the reader's words
+    asyncio.run(go())
+    assert not made and words in capsys.readouterr().out
+    assert loopback[0].asked_port == (8000 if config.endswith("8000}") else 80)
 
 
 def test_broken_user_code_is_reported(tmp_path, capsys):
@@ -153,36 +199,3 @@ def test_broken_user_code_is_reported(tmp_path, capsys):
         captured = capsys.readouterr()
         assert "the server goes on" in captured.out and "Error" in captured.err
     main.run_user_code(str(tmp_path / "absent.py"))
-
-
-@pytest.mark.parametrize(
-    "config, names",
-    [
-        ({"port": "x"}, "port"),
-        ({"port": 70000}, "port"),
-        ({"limits": []}, "limits"),
-        ({"limits": {"bodyy": 1}}, "bodyy"),
-        ({"model": "x"}, "model"),
-        ({"model": {"n_ctx": 0}}, "n_ctx"),
-        ({"model": {"file": 1}}, "file"),
-        ({"model": {"slots": 100}}, "slots"),
-    ],
-)
-def test_bad_settings(config, names):
-    with pytest.raises(main.ConfigError, match=names):
-        main.Settings(config)
-
-
-def test_settings(tmp_path):
-    settings = main.Settings({})
-    assert settings.port == 80 and settings.path == "/boot/model.gguf"
-    settings = main.Settings({"model": {"slots": 2}, "limits": {"queue": 3, "body": 9}})
-    assert settings.bounds.slots == 2 and settings.bounds.queue == 3 and settings.limits.body == 9
-    path = tmp_path / "config.json"
-    assert main.read_config(str(path)) == {}
-    path.write_text('{"port": 8080}')
-    assert main.read_config(str(path)) == {"port": 8080}
-    for bad in ("{", "[]"):
-        path.write_text(bad)
-        with pytest.raises(main.ConfigError):
-            main.read_config(str(path))
