@@ -10,48 +10,29 @@ from ..scheduling.errors import RequestError, invalid
 from .openai import object_of
 from .params import Params, prompts_of, tokens_of, typed
 from .reply import described, probs_object
+from .sampling import SAMPLING
 from .sse import Writer, stream
 
 _SLICE = 1024  # tokens that become text between two turns of the event loop
 _MOST_BYTES = 1024  # of a token that `with_pieces` shows
+
+# llama.cpp's default order.
+_SAMPLERS = [
+    "penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature",
+]  # fmt: skip
 
 
 def settings_of(params, brief=False):
     """llama-server's generation_settings: what was asked for, over its defaults. brief: as in
     /props.
     """
-    settings = {
-        "seed": 0xFFFFFFFF,
-        "temperature": 0.8,
-        "dynatemp_range": 0.0,
-        "dynatemp_exponent": 1.0,
-        "top_k": 40,
-        "top_p": 0.95,
-        "min_p": 0.05,
-        "top_n_sigma": -1.0,
-        "xtc_probability": 0.0,
-        "xtc_threshold": 0.1,
-        "typical_p": 1.0,
-        "repeat_last_n": 64,
-        "repeat_penalty": 1.0,
-        "presence_penalty": 0.0,
-        "frequency_penalty": 0.0,
-        "dry_multiplier": 0.0,
-        "dry_base": 1.75,
-        "dry_allowed_length": 2,
-        "dry_penalty_last_n": 64,
-        "mirostat": 0,
-        "mirostat_tau": 5.0,
-        "mirostat_eta": 0.1,
-        "adaptive_target": -1.0,
-        "adaptive_decay": 0.9,
-        "ignore_eos": False,
-        "min_keep": 0,
-        "samplers": [
-            "penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc",
-            "temperature",
-        ],
-    }  # fmt: skip
+    settings = {}
+    for name, limits in SAMPLING.items():
+        if limits.default is not None:
+            settings[name] = limits.default
+    settings["seed"] = 0xFFFFFFFF
+    settings["ignore_eos"] = False
+    settings["samplers"] = _SAMPLERS
     for name in settings:
         if name in params.sampling:
             settings[name] = params.sampling[name]

@@ -7,8 +7,8 @@ from httpd.jsonio import integers
 
 from ..scheduling.errors import invalid
 from ..scheduling.sequence import Options
+from .sampling import INT32, SAMPLING
 
-_INT32 = 0x7FFFFFFF
 _UINT32 = 0xFFFFFFFF
 _BEYOND = 1 << 1000  # an integer that a double still holds, and no field's range does
 _LEAST_FLOAT = -9223372036854775808.0  # -2^63: a float that is an integer is smaller than 2^63
@@ -17,39 +17,7 @@ _MAX_STOP = 512  # characters
 _MAX_PROMPTS = 64
 _MAX_SALT = 256  # characters
 _MAX_ITEMS = 4096  # of an array whose items Python looks at one by one
-_MAX_TOKEN = (1 << 31) - 1
 _TOP_LOGPROBS = 20  # when only `logprobs` is given
-
-# name: (least, most, whether a value outside is an error and not clamped)
-_INTS = {
-    "top_k": (0, _INT32, False),
-    "min_keep": (0, _INT32, True),
-    "repeat_last_n": (0, 1 << 20, True),
-    "dry_allowed_length": (0, 1 << 20, True),
-    "dry_penalty_last_n": (0, 1 << 20, True),
-    "mirostat": (0, 2, False),
-    "min_tokens": (0, _INT32, True),
-}
-_FLOATS = {
-    "temperature": (0.0, 1e9),
-    "top_p": (0.0, 1.0),
-    "min_p": (0.0, 1.0),
-    "typical_p": (0.0, 1.0),
-    "top_n_sigma": (-1.0, 1e6),
-    "xtc_probability": (0.0, 1.0),
-    "xtc_threshold": (0.0, 1.0),
-    "dynatemp_range": (0.0, 1e3),
-    "dynatemp_exponent": (0.0, 1e3),
-    "repeat_penalty": (-1e9, 1e9),
-    "presence_penalty": (-1e9, 1e9),
-    "frequency_penalty": (-1e9, 1e9),
-    "dry_multiplier": (0.0, 1e3),
-    "dry_base": (1.0, 1e3),
-    "mirostat_tau": (0.0, 1e3),
-    "mirostat_eta": (0.0, 1e3),
-    "adaptive_target": (-1.0, 1.0),
-    "adaptive_decay": (0.0, 0.99),
-}
 
 
 def _kind(value):
@@ -101,8 +69,8 @@ def integer(body, name, least, most, hard=True):
     return min(most, max(least, value))
 
 
-def number(body, name, least, most):
-    """Return the field `name` as a float clamped to least..most, or None."""
+def number(body, name, least, most, hard=False):
+    """Return the field `name` as a float, or None. hard: as in integer()."""
     value = typed(body, name, "number")
     if value is None:
         return None
@@ -111,6 +79,11 @@ def number(body, name, least, most):
     value = float(value)
     if value - value != 0:  # an infinity or NaN, which JSON has not (RFC 8259 6)
         raise invalid("Field '%s': must be a finite number" % name)
+    if hard and not least <= value <= most:
+        raise invalid(
+            "Field '%s': Value must be between %g <= value <= %g, but got %g"
+            % (name, least, most, value)
+        )
     return min(most, max(least, value))
 
 
@@ -134,7 +107,7 @@ class Params:
         self.max_tokens = None
         # llama-server's order of precedence.
         for name in ("n_predict", "max_completion_tokens", "max_tokens"):
-            value = integer(body, name, -1, _INT32)
+            value = integer(body, name, -1, INT32)
             if value is not None:
                 self.max_tokens = None if value < 0 else value
                 break
@@ -172,14 +145,9 @@ class Params:
 
 def _sampling(body):
     sampling = {}
-    for name in _INTS:
-        least, most, hard = _INTS[name]
-        value = integer(body, name, least, most, hard)
-        if value is not None:
-            sampling[name] = value
-    for name in _FLOATS:
-        least, most = _FLOATS[name]
-        value = number(body, name, least, most)
+    for name, limits in SAMPLING.items():
+        read = integer if limits.whole else number
+        value = read(body, name, limits.least, limits.most, not limits.clamps)
         if value is not None:
             sampling[name] = value
     seed = _seed(body)
@@ -304,7 +272,7 @@ def prompts_of(value, name="prompt"):
         raise invalid('"%s" must be a string, a list of tokens, or a list of these' % name)
     if not value:
         raise invalid('"%s" must not be empty' % name)
-    if integers(value, 0, _MAX_TOKEN):
+    if integers(value, 0, INT32):
         return [value]
     few(value, name)
     numbers = [isinstance(item, int) and not isinstance(item, bool) for item in value]
@@ -324,7 +292,7 @@ def prompts_of(value, name="prompt"):
 
 
 def _mixed(value, name):
-    if integers(value, 0, _MAX_TOKEN):
+    if integers(value, 0, INT32):
         return value
     for item in few(value, name):
         if isinstance(item, bool) or not isinstance(item, (int, str)):
@@ -344,6 +312,6 @@ def tokens_of(value, name):
     """`value` if it is a list of integers."""
     if not isinstance(value, list):
         raise invalid("Field '%s': must be an array of tokens" % name)
-    if not integers(value, -_MAX_TOKEN - 1, _MAX_TOKEN):
+    if not integers(value, -INT32 - 1, INT32):
         raise invalid("Field '%s': a token must be an integer of 32 bits" % name)
     return value
