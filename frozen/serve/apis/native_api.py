@@ -10,7 +10,7 @@ from ..scheduling.errors import RequestError, invalid
 from .openai import object_of
 from .params import Params, prompts_of, tokens_of, typed
 from .reply import described, probs_object
-from .sampling import SAMPLING
+from .sampler_ranges import RANGES
 from .sse import Writer, stream
 
 _SLICE = 1024  # tokens that become text between two turns of the event loop
@@ -27,7 +27,7 @@ def settings_of(params, brief=False):
     /props.
     """
     settings = {}
-    for name, limits in SAMPLING.items():
+    for name, limits in RANGES.items():
         if limits.default is not None:
             settings[name] = limits.default
     settings["seed"] = 0xFFFFFFFF

@@ -7,7 +7,7 @@ from httpd.jsonio import integers
 
 from ..scheduling.errors import invalid
 from ..scheduling.sequence import Options
-from .sampling import INT32, SAMPLING
+from .sampler_ranges import INT32, RANGES
 
 _UINT32 = 0xFFFFFFFF
 _BEYOND = 1 << 1000  # an integer that a double still holds, and no field's range does
@@ -145,7 +145,7 @@ class Params:
 
 def _sampling(body):
     sampling = {}
-    for name, limits in SAMPLING.items():
+    for name, limits in RANGES.items():
         read = integer if limits.whole else number
         value = read(body, name, limits.least, limits.most, not limits.clamps)
         if value is not None:

@@ -3,7 +3,7 @@
 import pytest
 
 from serve.apis.params import Params, integer, number, schema_of
-from serve.apis.sampling import SAMPLING
+from serve.apis.sampler_ranges import RANGES
 from serve.scheduling.errors import RequestError
 
 INFINITY = float("inf")
@@ -91,9 +91,9 @@ def test_numbers_are_clamped():
     assert number({}, "x", 0.0, 1.0) is None
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLING))
+@pytest.mark.parametrize("name", sorted(RANGES))
 def test_sampler_parameters_stay_in_their_ranges(name):
-    limits = SAMPLING[name]
+    limits = RANGES[name]
     for end in (limits.least, limits.most):
         assert Params({name: end}).sampling == {name: end}
     for value, end in ((limits.least - 1, limits.least), (limits.most * 2 + 1, limits.most)):

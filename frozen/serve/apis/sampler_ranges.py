@@ -1,7 +1,7 @@
 """What a request may set of the sampler, once: ranges and defaults, by llama-server's names.
 
 params.py checks requests by this table and native_api.py shows its defaults. The engine checks the
-same ranges again (native/engine/sampler.cpp); tests/unit/engine/test_sampling_ranges.py holds the two
+same ranges again (native/engine/sampler.cpp); tests/unit/engine/test_sampler_ranges.py holds the two
 together.
 """
 # SPDX-License-Identifier: MIT
@@ -22,7 +22,7 @@ class Range:
         self.whole = isinstance(least, int)
 
 
-SAMPLING = {
+RANGES = {
     "temperature": Range(0.0, 1e9, 0.8),
     "dynatemp_range": Range(0.0, 1e3, 0.0),
     "dynatemp_exponent": Range(0.0, 1e3, 1.0),
