@@ -1,18 +1,21 @@
-# From the bytes of tokens to text that may be sent: a token can end inside a character and a stop
-# string can begin in one token and end three later, so both hold back what is not decided yet.
-# MIT license; Copyright (c) 2026 cllm contributors
+"""From the bytes of tokens to text that may be sent.
+
+A token can end inside a character, and a stop string can start in one token and end three later,
+so both classes hold back what is not decided yet.
+"""
+# SPDX-License-Identifier: MIT
 
 from httpd import jsonio
 
 
 class Utf8:
-    """Incremental UTF-8 decoder. Invalid bytes become U+FFFD, an incomplete end waits."""
+    """Incremental UTF-8 decoder. Invalid bytes become U+FFFD; an incomplete end is held back."""
 
     def __init__(self):
         self._held = b""
 
     def push(self, data):
-        """Text of `data` (bytes) after what was held back; str."""
+        """Return the text (str) of what was held back and `data` (bytes)."""
         if self._held:
             data = self._held + data
         text, used = jsonio.decode(data)
@@ -20,14 +23,14 @@ class Utf8:
         return text
 
     def flush(self):
-        """An incomplete end, when there is no more to come: U+FFFD or nothing."""
+        """Return what an incomplete end becomes when nothing follows: U+FFFD or nothing."""
         held = self._held
         self._held = b""
         return "\ufffd" if held else ""
 
 
 def text_of(data):
-    """The whole text of `data` (bytes); str."""
+    """Return the whole text (str) of `data` (bytes)."""
     text = Utf8()
     return text.push(data) + text.flush()
 
@@ -40,19 +43,19 @@ class Stops:
 
     def __init__(self, words):
         self.words = words
-        self.found = None  # the stop string that was met
+        self.found = None  # the stop string that ended the text
         self._held = ""
-        self._hidden = []  # (from, to) in _held: names of control tokens
+        self._hidden = []  # (from, to) in _held of each name of a control token
 
     def push(self, text):
-        """Text that can be sent now: str. After a stop string was `found`, that is the rest."""
+        """Return the text (str) that can be sent now. Once a stop string is `found`, it is all."""
         if not self.words:
             return text
         return self._push(text, False)
 
     def hide(self, name):
-        """Like push() for the name of a control token, which is no part of the text but may be one
-        of a stop string's. A stop string matches all of a name or nothing of it.
+        """Like push() for the name of a control token, which is not sent but may be part of a stop
+        string. A stop string matches all of a name or nothing of it.
         """
         return self._push(name, True) if self.words and name else ""
 
@@ -65,18 +68,18 @@ class Stops:
         at = -1
         for word in self.words:
             i = _find(text, word, names)
-            # Of two that end up in the same text, the one that starts first counts.
+            # If this text completes two, the one that starts first counts.
             if i >= 0 and (at < 0 or i < at):
                 at = i
                 self.found = word
         if at < 0:
             at = len(text) - self._may_begin(text)
         self._held = "" if self.found else text[at:]
-        self._hidden = [(a - at, b - at) for a, b in names if b > at]  # from may be before
+        self._hidden = [(a - at, b - at) for a, b in names if b > at]  # `a` may be before `at`
         return _shown(text[:at], names)
 
     def _may_begin(self, text):
-        # How much of the end of `text` a stop string may begin with.
+        # Length of the longest end of `text` that a stop string begins with.
         hold = 0
         n = len(text)
         for word in self.words:
@@ -89,7 +92,7 @@ class Stops:
         return hold
 
     def flush(self):
-        """The held back text, when the generation ends without a stop string."""
+        """Return the held back text, at the end of a generation without a stop string."""
         held = _shown(self._held, self._hidden)
         self._held = ""
         self._hidden = []
@@ -97,7 +100,7 @@ class Stops:
 
 
 def _find(text, word, names):
-    # Where `word` is and holds each of the names that it touches as a whole; or -1.
+    # Where `word` is and covers each name that it touches as a whole; or -1.
     i = text.find(word)
     while i >= 0:
         end = i + len(word)
@@ -108,7 +111,7 @@ def _find(text, word, names):
 
 
 def _shown(text, names):
-    # `text` without the names that begin in it.
+    # `text` without the names that start in it.
     if not names:
         return text
     parts = []

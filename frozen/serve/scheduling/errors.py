@@ -1,5 +1,5 @@
-# Errors as llama-server words and shapes them: {"error": {"code", "message", "type", ...}}.
-# MIT license; Copyright (c) 2026 cllm contributors
+"""Errors as llama-server words and shapes them: {"error": {"code", "message", "type", ...}}."""
+# SPDX-License-Identifier: MIT
 
 from _engine import Limit
 from httpd import HttpError
@@ -16,7 +16,7 @@ _TYPES = {
 
 
 class RequestError(HttpError):
-    """What went wrong with one request. status: HTTP status; kind: llama-server's error type;
+    """What is wrong with one request. status: HTTP's; kind: llama-server's type of the error;
     fields: dict of further members of the error object; headers: of the response.
     """
 
@@ -27,12 +27,12 @@ class RequestError(HttpError):
 
 
 def error_response(request, error):
-    """The application's error hook: any HttpError in OpenAI's shape."""
+    """Return the answer to any HttpError in OpenAI's shape: the application's error hook."""
     return {"error": error_object(error)}, error.status, error.headers
 
 
 def error_object(error):
-    """The error object of an HttpError, with a type even if the HTTP layer raised it."""
+    """Return the error object of an HttpError, with a type even if the HTTP layer raised it."""
     kind = _TYPES.get(error.status, "invalid_request_error")
     body = {"code": error.status, "message": error.message, "type": kind}
     body.update(error.fields)
@@ -40,35 +40,35 @@ def error_object(error):
 
 
 def invalid(message):
-    """The 400 for a request that makes no sense."""
+    """Return the 400 for a request that makes no sense."""
     return RequestError(400, "invalid_request_error", message)
 
 
 def unavailable(message, fields=None, headers=None):
-    """The 503 for a request that may succeed later; every 503 says when to ask again."""
+    """Return the 503 for a request that may succeed later. Each says when to ask again."""
     headers = headers or {"Retry-After": "1"}
     return RequestError(503, "unavailable_error", message, fields, headers)
 
 
 def out_of_memory():
-    """The 503 for a request that memory did not suffice for at this time."""
+    """Return the 503 for a request that needs more memory than is free now."""
     return unavailable("out of memory")
 
 
-# What the engine, ggml and C++ say when there is none left.
+# What the engine, ggml and C++ say when memory runs out.
 _NO_MEMORY = ("out of memory", "no memory", "insufficient memory", "bad_alloc")
 
 
 def from_engine(exc, otherwise=500):
-    """Return the RequestError for `exc`, an exception of the engine: its words, if they are meant
-    for a client. otherwise: the status where nothing says whose fault it is.
+    """Return the RequestError for `exc`, an exception of the engine, with its words if they are
+    meant for a client. otherwise: the status where nothing says whose fault it is.
     """
     words = str(exc)
     if isinstance(exc, MemoryError) or any([sign in words for sign in _NO_MEMORY]):
         return out_of_memory()
     if "GGML_ASSERT" in words or "::at" in words or not words:
-        # A condition of llama.cpp's source or a container's member function is nobody's mistake by
-        # name: the log has it.
+        # A condition of llama.cpp's source, or the name of a C++ member function, means nothing to
+        # a client: print it.
         print("cllm: the engine refused a request: %s" % (words or type(exc).__name__))
         words = "the engine cannot handle this request with this model"
     if otherwise == 400 or isinstance(exc, (Limit, ValueError, TypeError)):
@@ -77,17 +77,17 @@ def from_engine(exc, otherwise=500):
 
 
 def too_many(message):
-    """The 429 for a client that asks for more than its share."""
+    """Return the 429 for a client that asks for more than its share."""
     return RequestError(429, "rate_limit_error", message, headers={"Retry-After": "1"})
 
 
 def left():
-    """What becomes of a request whose client has ended its side of the connection."""
+    """Return the 499 of a request whose client has ended its side of the connection."""
     return RequestError(499, "client_closed_request", "the client closed the connection")
 
 
 def context_error(n_prompt, n_ctx):
-    """The 400 for a prompt of n_prompt tokens that does not fit a context of n_ctx."""
+    """Return the 400 for a prompt of n_prompt tokens that does not fit a context of n_ctx."""
     return RequestError(
         400,
         "exceed_context_size_error",

@@ -1,22 +1,24 @@
-# What the server counts, in Prometheus' text format 0.0.4. Counters and gauges have llama-server's
-# names; histograms have vLLM's, with llama-server's prefix.
-# MIT license; Copyright (c) 2026 cllm contributors
+"""What the server counts, in Prometheus' text format 0.0.4. Counters and gauges have
+llama-server's names, histograms vLLM's with llama-server's prefix.
+"""
+# SPDX-License-Identifier: MIT
 
 _PREFIX = "llamacpp:"
 
-# Upper bounds in seconds. An emulated machine needs seconds for a token, a real one milliseconds.
+# Upper bounds of the histograms in seconds. A token takes milliseconds on a real machine, and
+# seconds on an emulated one.
 _TIMES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
 class Histogram:
-    """Counts of values up to each of _TIMES, in seconds."""
+    """Counts times in the intervals between _TIMES."""
 
     def __init__(self):
         self.counts = [0] * (len(_TIMES) + 1)
         self.sum = 0.0
 
     def observe(self, ms):
-        """A value in milliseconds."""
+        """Count a time in milliseconds."""
         seconds = ms / 1000
         self.sum += seconds
         i = 0
@@ -25,7 +27,7 @@ class Histogram:
         self.counts[i] += 1
 
     def lines(self, name):
-        """Its lines in the text format."""
+        """Return its lines in the text format."""
         total = 0
         lines = []
         for i in range(len(_TIMES)):
@@ -39,7 +41,7 @@ class Histogram:
 
 
 class Metrics:
-    """Counters of a scheduler; see text() for what each means."""
+    """Counters of a scheduler. text() says what each means."""
 
     def __init__(self):
         self.prompt_tokens = 0
@@ -50,11 +52,11 @@ class Metrics:
         self.n_decode = 0
         self.stopped = 0
         self.n_busy = 0
-        self.step_ms = 0  # while there is work: everything, and of that decoding and sampling
-        self.engine_ms = 0
+        self.step_ms = 0  # of all steps
+        self.engine_ms = 0  # of these, decoding and sampling
         self.n_tokens_max = 0
-        self.preemptions = 0  # for want of cells; for a slot that a more urgent request takes
-        self.displaced = 0
+        self.preemptions = 0  # because cells ran out
+        self.displaced = 0  # because a more urgent request took the slot
         self.drafts = 0
         self.drafted = 0
         self.accepted = 0
@@ -64,14 +66,14 @@ class Metrics:
         self.inter_token = Histogram()
         self.queue = Histogram()
         self.e2e = Histogram()
-        self._since = (0, 0, 0, 0)  # of the rates: tokens and times at the last scrape
+        self._since = (0, 0, 0, 0)  # tokens and times at the last scrape, for the rates
 
     def finish(self, reason):
-        """A request ended."""
+        """Count a request that ended."""
         self.finished[reason] = self.finished.get(reason, 0) + 1
 
     def draft(self, drafted, accepted):
-        """A draft was verified."""
+        """Count a draft that was verified."""
         self.drafts += 1
         self.drafted += drafted
         self.accepted += accepted
@@ -92,7 +94,7 @@ class Metrics:
         )
 
     def text(self, scheduler):
-        """All of it, with the state of `scheduler`."""
+        """Return the answer to a scrape: all counters, and the state of `scheduler`."""
         cache = scheduler.cache
         rates = self._rates()
         lines = []

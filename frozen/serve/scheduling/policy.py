@@ -1,37 +1,40 @@
-# Who gets what of the next step: plain arithmetic on numbers and times that are handed in, so that
-# every promise made here is tested in milliseconds with a simulated clock.
-# MIT license; Copyright (c) 2026 cllm contributors
+"""Who gets what of the next step: plain arithmetic on numbers and times that are handed in, so
+that tests prove every promise made here in milliseconds, with a simulated clock.
+"""
+# SPDX-License-Identifier: MIT
 
 _PAST = 64  # clients remembered after they left
 
-# Lengths of drafts that are considered. Kernels work in blocks: of two neighbours one costs more by
-# the token, and with few lengths each is soon measured.
+# Lengths of drafts to consider. Kernels work in blocks, so neighbouring lengths differ in their
+# cost per token; with few lengths, each is measured soon.
 _DRAFTS = (1, 2, 3, 5, 7, 11, 15, 23, 31)
-_WORTH = 1.03  # what a draft must promise to gain: measurements err
+_WORTH = 1.03  # a draft must promise this gain, because measurements err
 
-# ggml's attention computes so many queries at a time for about half of what they cost one by one
+# ggml's attention computes this many queries at once for about half of what they cost one by one
 # (GGML_FA_TILE_Q in ggml-cpu/common.h), so a step of 64 tokens may take less time than one of 63.
 _BLOCK = 64
-_STRETCH = 2  # how much longer than it should a step may take if that makes prompts quicker
-_GAIN = 0.25  # by so much, in a step that takes as long as that
-_RETRY = 16, 512  # after so many smaller steps with prompts it is tried again, at first and at most
+_STRETCH = 2  # a step may overrun step_ms up to this factor,
+_GAIN = 0.25  # if prompts are computed faster by this part where it overruns by all of it
+# Smaller steps with prompts before a whole block is tried again, at first and at most.
+_RETRY = 16, 512
 
 
 class StepCost:
     """Predicts how long a step of n tokens takes: a + b * n milliseconds.
 
-    Fitted to the steps seen, the latest counting most, by least squares; so it follows the machine
-    (a token costs 5 ms on one and a second on another, emulated) and the length of the context.
+    The line is fitted to the steps seen by least squares, with more weight for later ones. So it
+    follows the machine (a token costs 5 ms on one, and a second on an emulated one) and the length
+    of the context.
     """
 
-    _KEEP = 0.9  # weight of the past at each step
+    _KEEP = 0.9  # each step multiplies the weight of those before it by this
 
     def __init__(self):
         self.weight = 0.0
         self._n = self._t = self._nn = self._nt = 0.0
 
     def observe(self, n, ms):
-        """A step of n tokens took ms milliseconds."""
+        """Learn that a step of n tokens took ms milliseconds."""
         keep = self._KEEP
         self.weight = self.weight * keep + 1
         self._n = self._n * keep + n
@@ -40,7 +43,7 @@ class StepCost:
         self._nt = self._nt * keep + n * ms
 
     def line(self):
-        """(a, b); (0, 0) before anything was seen."""
+        """Return (a, b); (0, 0) before any step was seen."""
         if not self.weight:
             return 0.0, 0.0
         spread = self.weight * self._nn - self._n * self._n
@@ -49,26 +52,26 @@ class StepCost:
             a = (self._t - b * self._n) / self.weight
             if b > 0:
                 return (a, b) if a > 0 else (0.0, self._t / self._n)
-        # Steps of one size, or times that make no sense: half of it is for the step itself, which
-        # is enough of a reason to try other sizes.
+        # Steps of one size, or times that make no sense. Ascribe half of the time to the step
+        # itself: that makes other sizes worth trying.
         return self._t / self.weight / 2, self._t / self._n / 2
 
     def predict(self, n):
-        """Milliseconds of a step of n tokens."""
+        """Return the milliseconds that a step of n tokens takes."""
         a, b = self.line()
         return a + b * n
 
 
 class BatchCost:
-    """What small steps without prompts cost, by their size: a token more may cost next to nothing or
-    as much as the first, and not in a straight line, as the kernels have it.
+    """Predicts what small steps without prompts cost, size by size. The kernels decide whether
+    another token costs next to nothing or as much as the first, and the costs form no line.
 
-    A size that was not tried lately is taken to cost what it may at best, so that it is tried: its
-    further tokens as little as those of prompts, or of another size.
+    A size that was not tried lately is assumed to cost as little as it may, so that it is tried:
+    each further token as little as one of a prompt, or of another size.
     """
 
     _WEIGHT = 0.3  # of the newest step of a size
-    _FADE = 0.995  # of what is known, with every step
+    _FADE = 0.995  # trust in a size falls by this factor with every step of any size
 
     def __init__(self):
         self._seen = {}  # size -> (milliseconds, step)
@@ -76,7 +79,7 @@ class BatchCost:
         self._least = 0.0  # milliseconds of a further token, at best; 0: not known
 
     def observe(self, n, n_prompt, ms):
-        """A step of n tokens, n_prompt of them of prompts, took ms milliseconds."""
+        """Learn that a step of n tokens, n_prompt of them of prompts, took ms milliseconds."""
         self._steps += 1
         if n_prompt:
             if n >= 16:
@@ -84,21 +87,23 @@ class BatchCost:
             return
         before = self._seen.get(n)
         if before:
-            # A pause of the machine is not the size's doing.
+            # A pause of the machine says nothing of the size.
             ms = before[0] + self._WEIGHT * (min(ms, 3 * before[0]) - before[0])
         self._seen[n] = ms, self._steps
         if n > 1 and 1 in self._seen:
             self._further((ms - self._seen[1][0]) / (n - 1))
 
     def _further(self, ms):
-        # The least, unless that was long ago.
+        # Keeps the least, which rises slowly towards newer values.
         if not self._least or ms < self._least:
             self._least = max(ms, 1e-3)
         else:
             self._least += 0.02 * (ms - self._least)
 
     def predict(self, n, base):
-        """Milliseconds of a step of n tokens, from one of `base` tokens; 0 if that was never seen."""
+        """Return the milliseconds of a step of n tokens, starting from the known cost of a step of
+        `base` tokens; 0 if none of that size was seen.
+        """
         known = self._seen.get(base)
         if not known:
             return 0.0
@@ -114,11 +119,11 @@ class BatchCost:
 
 
 class FairQueue:
-    """Requests that wait. The next one is of the most urgent priority; among those, of the client
-    that was served least; among those, the oldest.
+    """Waiting requests, ordered by `priority`, then by which client has been served least, then by
+    arrival.
 
-    Waiting makes urgent: after every `aging_ms` a request counts as one priority better, so none
-    starves. A request has the attributes options.priority, options.client, t_submit, number and
+    Each `aging_ms` of waiting improves a request's priority by one, so none starves.
+    A request has the attributes options.priority, options.client, t_submit, number and
     after (see Sequence).
     """
 
@@ -127,30 +132,30 @@ class FairQueue:
         self.items = []
         self._served = {}  # client -> tokens computed for it, while it has requests
         self._active = {}  # client -> number of its requests
-        self._past = {}  # client -> the same of clients that left lately
-        self._level = 0  # what a client that comes is taken to have had
+        self._past = {}  # client -> tokens computed for it, if it left lately
+        self._level = 0  # tokens that a new client starts with
 
     def __len__(self):
         return len(self.items)
 
     def enter(self, client):
-        """A request of `client` begins its life."""
+        """Count a new request of `client`."""
         if client not in self._active:
             self._raise_level()
             self._active[client] = 0
-            # Going away and coming back makes nobody a new client.
+            # A client that left and comes back is no new one.
             self._served[client] = max(self._level, self._past.pop(client, 0))
         self._active[client] += 1
 
     def leave(self, client):
-        """A request of `client` has ended."""
+        """Count the end of a request of `client`."""
         self._active[client] -= 1
         if not self._active[client]:
             self._raise_level()
             del self._active[client]
             served = self._served.pop(client)
             if not self._served:
-                # Nobody competed: what was free is no debt.
+                # Nobody competed for it, so nobody owes anything.
                 self._level = served
                 self._past = {}
             elif len(self._past) < _PAST:
@@ -161,11 +166,11 @@ class FairQueue:
             self._level = max(self._level, min(self._served.values()))
 
     def count(self, client):
-        """Number of requests that `client` has, waiting or running."""
+        """Return how many requests `client` has, waiting or running."""
         return self._active.get(client, 0)
 
     def charge(self, client, tokens):
-        """Tokens were computed for `client`, unless it has left meanwhile."""
+        """Count tokens that were computed for `client`, unless it has left meanwhile."""
         if client in self._served:
             self._served[client] += tokens
 
@@ -176,7 +181,7 @@ class FairQueue:
         self.items.remove(item)
 
     def urgency(self, item, now):
-        """What decides; the least is next."""
+        """Return the key by which requests are ordered; the least is next."""
         waited = max(0, now - item.t_submit)
         return (
             item.options.priority - int(waited / self.aging_ms),
@@ -185,7 +190,7 @@ class FairQueue:
         )
 
     def next(self, now):
-        """The item to be run next, or None."""
+        """Return the item to run next, or None."""
         best = None
         for item in self.items:
             after = item.after
@@ -198,12 +203,12 @@ class FairQueue:
 
 
 class Policy:
-    """How many tokens a step has, and who gets them.
+    """Decides how many tokens a step has, and which sequences get them.
 
-    n_batch: most tokens in a step. n_slots: sequences at a time. step_ms: how long a step should
-    take; nobody's next token, and no new request, waits longer, or twice as long where that pays.
-    min_chunk: prompt tokens that a step has in any case, so that prompts get on where a single token
-    takes longer.
+    n_batch: most tokens in a step. n_slots: sequences at a time. step_ms: milliseconds that a step
+    should take; a running stream's next token, and a new request, waits no longer, or twice as
+    long where that pays. min_chunk: every step computes at least this many prompt tokens, so
+    prompts always advance.
     """
 
     def __init__(self, n_batch, n_slots, step_ms=500, min_chunk=8):
@@ -211,14 +216,14 @@ class Policy:
         self.n_slots = n_slots
         self.step_ms = step_ms
         self.min_chunk = min_chunk
-        self.cost = StepCost()  # of steps that are smaller than a block of attention
-        self.wide = StepCost()  # and of others
-        self._narrow = 0  # smaller ones with prompts since the last of the others
+        self.cost = StepCost()  # of steps smaller than a block of attention
+        self.wide = StepCost()  # of larger ones
+        self._narrow = 0  # smaller steps with prompts since the last larger one
         self._patience = _RETRY[0]
         self.batch = BatchCost()
 
     def budget(self, n_decoding):
-        """Tokens of a step in which n_decoding sequences need one each."""
+        """Return the size of a step in which n_decoding sequences need a token each."""
         least = min(self.n_batch, n_decoding + self.min_chunk)
         a, b = self.cost.line()
         if not b:
@@ -233,8 +238,8 @@ class Policy:
         single = self.cost.predict(_BLOCK)
         limit = self.step_ms * _STRETCH
         if not self.wide.weight or self._narrow >= self._patience:
-            # It has to be tried, maybe again: the machine may have paused. At best it takes half of
-            # what it would by the other steps.
+            # Nothing is known of whole blocks, or only what a pause of the machine may have
+            # spoilt. At best, a block takes half of what the smaller steps predict.
             return _BLOCK if size < _BLOCK and single / 2 <= limit else size
         block = self.wide.predict(_BLOCK)
         if block <= self.step_ms:
@@ -246,15 +251,15 @@ class Policy:
         return min(size, _BLOCK - 1)
 
     def share(self, budget, wants):
-        """Divides `budget` among sequences that want so many tokens: as evenly as can be, and what
-        one does not need goes to the others. A list of numbers.
+        """Divide `budget` evenly among sequences that want `wants` tokens; what one does not need
+        goes to the others. Return a list of numbers.
         """
         shares = [0] * len(wants)
         left = [i for i in range(len(wants)) if wants[i] > 0]
         while left and budget > 0:
             part = budget // len(left)
             if not part:
-                # Fewer tokens than sequences: the first ones, who are the oldest.
+                # Fewer tokens than sequences: the first in the list, which are the oldest.
                 for i in left[:budget]:
                     shares[i] += 1
                 break
@@ -269,8 +274,8 @@ class Policy:
         return shares
 
     def victim(self, running):
-        """The sequence whose cells the others may have: the least urgent, of these the youngest.
-        Never the most urgent and oldest, which therefore ends, and then the next.
+        """Return the sequence that gives its cells to the others: of the least urgent ones, the
+        youngest. Never the most urgent and oldest, so that one always ends, and then the next.
         """
         worst = None
         for sequence in running:
@@ -280,14 +285,14 @@ class Policy:
         return worst[1] if len(running) > 1 else None
 
     def fits(self, need, available, running):
-        """Whether a sequence with `need` tokens to compute may start beside the running ones: with
-        their prompts computed, there must be a cell for everybody's next token.
+        """Return whether a sequence with `need` tokens to compute may start beside the running
+        ones: once all prompts are computed, each must have a cell for its next token.
         """
         promised = sum([s.missing for s in running])
         return not running or need + promised + len(running) + 1 <= available
 
     def observe(self, n, n_prompt, ms):
-        """A step of n tokens, n_prompt of them of prompts, took ms milliseconds."""
+        """Learn that a step of n tokens, n_prompt of them of prompts, took ms milliseconds."""
         if n < _BLOCK:
             self._narrow += n_prompt > 0
             self.cost.observe(n, ms)
@@ -301,10 +306,10 @@ class Policy:
         self.batch.observe(n, n_prompt, ms)
 
     def draft_size(self, p, most, each=0.0, others=0, left=1e9):
-        """How many tokens to draft when each is right with probability p and takes `each`
-        milliseconds to guess: what makes the most tokens per millisecond. Expected tokens are
-        1 + p + ... + p^k (Leviathan, arXiv 2211.17192). others: tokens in the step besides. left:
-        milliseconds that the draft may cost.
+        """Return how many tokens to draft for the most tokens per millisecond, if each is right
+        with probability p and takes `each` milliseconds to guess. A draft of k makes
+        1 + p + ... + p^k tokens (Leviathan, arXiv 2211.17192). others: other tokens of the step.
+        left: milliseconds that the draft may cost.
         """
         base = 1 + others
         step = self.batch.predict(base, base)

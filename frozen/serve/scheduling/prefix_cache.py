@@ -1,29 +1,30 @@
-# Who holds which cells of the KV cache, and which prefixes can be had without computing them.
-#
-# The engine's cache is one pool of cells; a cell may belong to several sequences. A prefix that
-# another sequence holds is shared by seq_cp(), which copies nothing. What a finished sequence held
-# stays until the cells are needed: the least recently used goes first, and of it the end, because
-# beginnings are what requests have in common.
-#
-# Prefixes are found by blocks of _BLOCK tokens. A block is known by its tokens and the block
-# before it, so one dictionary look-up per block walks down to the longest known prefix (vLLM's
-# chained block hashes, with the tokens themselves as the key: there are no collisions to guard
-# against). A salt begins the chain, so that requests with different ones never meet.
-# MIT license; Copyright (c) 2026 cllm contributors
+"""Which sequence holds which cells of the KV cache, and which prefixes need not be computed again.
+
+The engine's cache is one pool of cells; a cell may belong to several sequences. A prefix that
+another sequence holds is shared by seq_cp(), which copies nothing. What a finished sequence held
+stays until the cells are needed. Eviction takes the least recently used holder first, and its end
+first, because beginnings are what requests have in common.
+
+Prefixes are found by blocks of _BLOCK tokens. A block is known by its tokens and the block before
+it, so one dictionary look-up per block walks down to the longest known prefix (vLLM's chained
+block hashes, with the tokens themselves as keys, which rules collisions out). A salt begins the
+chain, so requests with different salts never share.
+"""
+# SPDX-License-Identifier: MIT
 
 _BLOCK = 16
 
 
 class _Cells:
-    # One block's cells: how many sequences share them, and how many of those are running.
+    # The cells of one block.
     def __init__(self, key):
         self.key = key
-        self.refs = 0
-        self.pins = 0
+        self.refs = 0  # sequences that share them
+        self.pins = 0  # those of them that run
 
 
 class Holder:
-    """A sequence of the engine. seq: its number; tokens: what it holds, in order."""
+    """A sequence of the engine. seq: its number; tokens: those in its cells, in order."""
 
     def __init__(self, seq, salt):
         self.seq = seq
@@ -35,7 +36,7 @@ class Holder:
 
     @property
     def tail(self):
-        """Cells behind the last full block; nobody shares them."""
+        """How many cells lie behind the last full block. No other sequence shares them."""
         return len(self.tokens) - _BLOCK * len(self.blocks)
 
 
@@ -52,9 +53,9 @@ class PrefixCache:
         self.shares = engine.divisible and engine.n_seq > n_running
         self.keep = engine.n_ctx // 2 if keep is None else keep
         self.used = 0  # cells
-        self.pinned = 0  # of these, held by a running sequence
-        self.n_queries = 0  # prompt tokens looked up, and found
-        self.n_hits = 0
+        self.pinned = 0  # cells held by running sequences
+        self.n_queries = 0  # prompt tokens looked up
+        self.n_hits = 0  # prompt tokens found
         self.idle = []  # holders kept for their prefix
         self._free = list(range(engine.n_seq - 1, -1, -1))
         self._keys = {}  # (key of the block before, tokens) -> key
@@ -64,12 +65,12 @@ class PrefixCache:
 
     @property
     def available(self):
-        """Cells that a running sequence can have: free ones and those that can be taken back."""
+        """How many cells a running sequence can have: free ones, and those of idle holders."""
         return self.n_cells - self.pinned
 
     def find(self, tokens, salt=""):
-        """(holder, number of tokens): the longest known prefix that leaves at least the last token
-        to compute, or (None, 0).
+        """Return (holder, number of tokens) of the longest known prefix that leaves at least the
+        last token to compute, or (None, 0).
         """
         if not self.shares:
             return None, 0
@@ -85,7 +86,7 @@ class PrefixCache:
         return found, n
 
     def start(self, tokens, salt="", share=True):
-        """A running Holder for a sequence of `tokens`, with what is known of them."""
+        """Return a running Holder for a sequence of `tokens`, with what is known of them."""
         source, n = self.find(tokens, salt) if share else (None, 0)
         self.n_queries += len(tokens)
         self._clock += 1
@@ -94,8 +95,8 @@ class PrefixCache:
             size = len(source.tokens)
             whole = size < len(tokens) and source.tokens == tokens[:size]
             if not source.running and (whole or not self._free and len(self.idle) == 1):
-                # Nothing of it but this prefix, as in the next turn of a chat, or no sequence left
-                # to share it with: go on with it.
+                # It holds this prefix and nothing else, as in the next turn of a chat; or no other
+                # sequence is left. Continue it instead of sharing it.
                 if not whole:
                     self._cut(source, n // _BLOCK)
                 self.idle.remove(source)
@@ -115,7 +116,7 @@ class PrefixCache:
         return holder
 
     def extend(self, holder, tokens):
-        """Notes that `tokens` were computed and are behind what the holder has."""
+        """Note that `tokens` were computed behind those of the holder."""
         holder.tokens.extend(tokens)
         self.used += len(tokens)
         self.pinned += len(tokens)
@@ -134,7 +135,7 @@ class PrefixCache:
             self._add(holder, _Cells(key))
 
     def stop(self, holder, keep=True):
-        """The sequence does not run any more. keep: its prefix may be of use."""
+        """Note that the holder's sequence runs no more. keep: its prefix may be of use."""
         holder.running = False
         self._pin(holder, -1)
         self._clock += 1
@@ -146,7 +147,7 @@ class PrefixCache:
             self._drop(self._oldest())
 
     def make_room(self, n):
-        """Frees cells until n are free. Returns whether that is so."""
+        """Free cells of idle holders until n are free. Return whether they are."""
         while self.n_cells - self.used < n and self.idle:
             holder = self._oldest()
             need = n - (self.n_cells - self.used)
@@ -163,12 +164,12 @@ class PrefixCache:
         return self.n_cells - self.used >= n
 
     def flush(self):
-        """Forgets all kept prefixes."""
+        """Forget all kept prefixes."""
         while self.idle:
             self._drop(self.idle[-1])
 
     def _oldest(self, but=None):
-        # The idle holder that was not used for longest, other than `but`.
+        # The least recently used idle holder, other than `but`.
         oldest = None
         for holder in self.idle:
             if holder is not but and (oldest is None or holder.used_at < oldest.used_at):
@@ -176,7 +177,7 @@ class PrefixCache:
         return oldest
 
     def _cut(self, holder, blocks):
-        # Leaves the first `blocks` blocks of an idle holder.
+        # Drops all but the first `blocks` blocks of an idle holder.
         self.engine.seq_rm(holder.seq, blocks * _BLOCK, -1)
         self.used -= holder.tail
         holder.tokens = holder.tokens[: len(holder.blocks) * _BLOCK]
@@ -185,7 +186,7 @@ class PrefixCache:
         holder.tokens = holder.tokens[: blocks * _BLOCK]
 
     def _is_known(self, holder):
-        # Whether another one holds all of its full blocks, too.
+        # Whether another holder has all of its full blocks, too.
         return len(self._where[holder.blocks[-1].key][1]) > 1
 
     def _drop(self, holder):
@@ -208,7 +209,7 @@ class PrefixCache:
         self._where[cells.key][1].append(holder)
 
     def _remove(self, holder, cells):
-        # Of a holder that does not run.
+        # The holder does not run.
         cells.refs -= 1
         if not cells.refs:
             self.used -= _BLOCK

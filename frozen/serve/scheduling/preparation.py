@@ -1,20 +1,23 @@
-# What a request needs of llama.cpp before it can run: its template rendered, its schema and grammar
-# converted, its texts tokenized. Each is a job of the engine, on a thread beside the event loop, and
-# all of one request's have one budget of processor time. The engine does one job at a time; Turns
-# says whose is next, so that a client with many costly requests keeps others waiting for one of them.
-# MIT license; Copyright (c) 2026 cllm contributors
+"""What a request needs of llama.cpp before it can run: its template rendered, its schema and
+grammar converted, its texts tokenized.
+
+Each is a job of the engine, on a thread beside the event loop. All jobs of a request share one
+budget of processor time. The engine does one job at a time, and Turns decides whose is next, so a
+client with many costly requests delays others by one job only.
+"""
+# SPDX-License-Identifier: MIT
 
 import asyncio
 import time
 
 from .errors import from_engine, invalid
 
-# A text of no more bytes is tokenized in place: that takes less than handing it over.
+# A text of at most this many bytes is tokenized in place, which costs less than a job.
 _SHORT = 512
 
 
 class Turns:
-    """Gives one turn at a time: the next one to the client that has had the least lately."""
+    """Gives one turn at a time, the next one to the client that has had the least lately."""
 
     _MOST = 1024  # clients to remember
 
@@ -24,7 +27,7 @@ class Turns:
         self._spent = {}  # client: milliseconds
 
     async def take(self, client):
-        """Return when it is the turn of `client` (any key of a dict); give() must follow."""
+        """Wait for the turn of `client` (any key of a dict); give() must follow."""
         if not self._busy:
             self._busy = True
             return
@@ -48,7 +51,7 @@ class Turns:
 
     def _next(self):
         if not self._waiting:
-            # What was spent counts among those who want something at the same time.
+            # Spent time counts only among clients that compete.
             self._busy = False
             self._spent = {}
             return
@@ -63,9 +66,9 @@ class Turns:
 class Preparation:
     """Runs the jobs of one request.
 
-    engine: an _engine.Engine. ended: coroutine function; ended(job) returns when the job has ended.
-    None: finish() waits. ms: processor time for all of them, in milliseconds; 0: no limit. turns,
-    client: whose jobs they are, among others'.
+    engine: an _engine.Engine. ended: coroutine function; ended(job) returns when the job has
+    ended. None: finish() waits. ms: milliseconds of processor time for all of them, 0 for no
+    limit. turns: Turns that all clients share; client: the request's key there.
     """
 
     def __init__(self, engine, ended=None, ms=0, turns=None, client=None):
@@ -86,7 +89,9 @@ class Preparation:
         return await self._run(self.engine.start_tokenize, text, add_special, parse_special)
 
     async def chat(self, request):
-        """Return the engine's conversation of `request` (JSON text). RequestError if it has none."""
+        """Return the engine's conversation of `request` (JSON text). RequestError if there is
+        none.
+        """
         return await self._run(self.engine.start_chat, request)
 
     async def sampler(self, params, chat=None):

@@ -1,5 +1,5 @@
-# One generation in the scheduler: its tokens, what its owner awaits, and what it may cost.
-# MIT license; Copyright (c) 2026 cllm contributors
+"""One generation in the scheduler: its tokens, what its owner awaits, and what it may cost."""
+# SPDX-License-Identifier: MIT
 
 import asyncio
 
@@ -7,16 +7,16 @@ from .detok import Stops, Utf8
 
 
 class Options:
-    """How one request is to be run; see the names.
+    """How to run one request.
 
-    max_tokens: int, or None until the context is full. stop: stop strings. min_tokens: no stop
-    string counts before so many. n_probs: how many alternatives of each token to tell, None for no
-    probabilities at all; post_probs: those after the samplers instead of the model's own.
-    priority: smaller runs earlier. client: whom to be fair to. gone: tells whether the client has
-    left; None: it cannot leave. salt: prefixes are shared only
-    among requests with the same one. cache: whether to use prefixes of others. t_max_predict_ms:
-    of generating, 0 for no limit. n_draft: most tokens to guess at a time, None for as many as pay.
-    shown: control tokens that are text here.
+    max_tokens: int, or None until the context is full. min_tokens: stop strings count from this
+    many tokens on. stop: stop strings. n_probs: alternatives to report for each token, None for no
+    probabilities; post_probs: report those after the samplers, not the model's own. priority:
+    smaller runs earlier. client: a key, among whose values the scheduler is fair. gone(): whether
+    the client has left; None: it cannot leave. salt: only requests with the same one share
+    prefixes. cache: whether to share any. t_max_predict_ms: limit of generating, 0 for none.
+    n_draft: most tokens to guess at a time, None for as many as pay. shown: control tokens that
+    are text here.
     """
 
     def __init__(self, **values):
@@ -43,9 +43,9 @@ class Sequence:
     """A list of tokens (the prompt, then what was generated) of which the first `computed` are in
     the KV cache; and the handle that its owner holds.
 
-    `async for item in sequence` gives what was generated since the last one, as Item. Raises
-    RequestError if the request failed. Then finish_reason is "stop" or "length" and the counts
-    hold. cancel() (or close()) at any time.
+    `async for item in sequence` gives an Item for each token, and raises RequestError if the
+    request failed. At the end, finish_reason is "stop" or "length" and the counts hold. cancel()
+    (or close()) may be called at any time.
     """
 
     def __init__(self, scheduler, prompt, sampler, options, after=None):
@@ -60,16 +60,17 @@ class Sequence:
         self.stop_kind = "none"  # llama-server's stop_type: eos, word, limit
         self.n_drafted = 0
         self.n_accepted = 0
-        self.constrained = False  # by the request: it may leave no token to go on with
-        self.drafts = None  # what the speculator keeps of this sequence
+        self.constrained = False  # the request has constraints, which may allow no next token
+        self.drafts = None  # what speculate.py knows of this sequence
         self.stops = Stops(list(options.stop))
         self.utf8 = Utf8()
-        self.t_submit = 0  # milliseconds: queued, first step, end of the prompt, last token
-        self.t_start = None
-        self.t_prompt = None
-        self.t_last = None
-        self.t_news = 0  # when the owner last heard something
-        self.silent = False  # nothing was heard for long
+        # Times in milliseconds.
+        self.t_submit = 0  # when it was queued
+        self.t_start = None  # its first step began
+        self.t_prompt = None  # its prompt was computed
+        self.t_last = None  # its newest token was sampled
+        self.t_news = 0  # its owner was woken last
+        self.silent = False  # the owner was woken because nothing came for long
         self.number = 0  # order of arrival
         self._scheduler = scheduler
         self._items = []
@@ -78,12 +79,12 @@ class Sequence:
 
     @property
     def computed(self):
-        """Number of tokens in the KV cache."""
+        """How many tokens are in the KV cache."""
         return len(self.holder.tokens) if self.holder else 0
 
     @property
     def missing(self):
-        """Number of tokens still to compute."""
+        """How many tokens are still to be computed."""
         return len(self.tokens) - self.computed
 
     @property
@@ -102,7 +103,7 @@ class Sequence:
         return self.finish_reason is not None or self._error is not None
 
     def timings(self):
-        """llama-server's `timings` object."""
+        """Return llama-server's `timings` object."""
         prompt_n = self.n_prompt - self.n_cached
         start = self.t_start or 0
         prompt = (self.t_prompt or start) - start
@@ -138,11 +139,11 @@ class Sequence:
 
     @property
     def ready(self):
-        """Whether take() has something to say."""
+        """Whether take() has something to give."""
         return bool(self._items) or self.finished
 
     def take(self):
-        """The next Item; None at the end. Raises RequestError if the request failed."""
+        """Return the next Item, None at the end. Raise RequestError if the request failed."""
         if self._items:
             return self._items.pop(0)
         if self._error is not None:
@@ -150,7 +151,7 @@ class Sequence:
         return None
 
     def cancel(self):
-        """Ends the request; its slot and cache are free on return. Does nothing if it finished."""
+        """End the request, unless it has finished; its slot and cache are free on return."""
         if not self.finished:
             self._scheduler.drop(self)
             self._scheduler.metrics.finish("abort")
@@ -159,33 +160,33 @@ class Sequence:
     close = cancel
 
     def emit(self, text, token, probs):
-        """Hands the owner a token and the text that can be sent with it."""
+        """Give the owner a token, and the text that can be sent with it."""
         self._items.append(Item(text, token, probs))
         self.t_news = self._scheduler.clock()
         self.event.set()
 
     def nudge(self, now, silence_ms):
-        """Wakes the owner after a long silence, so that it can tell its client to be patient."""
+        """Wake the owner after a long silence, so that it sends its client a sign of life."""
         if now - self.t_news > silence_ms:
             self.t_news = now
             self.silent = True
             self.event.set()
 
     def finish(self, reason, kind="none"):
-        """Ends the stream."""
+        """End the stream."""
         self.finish_reason = reason
         self.stop_kind = kind
         self.event.set()
 
     def fail(self, error):
-        """Ends the stream with a RequestError."""
+        """End the stream with a RequestError."""
         self._error = error
         self.event.set()
 
 
 class Item:
     """One token of a sequence. text: what can be sent now, which may lag behind the token. probs:
-    (logarithm or probability of the token, [(token, the same), ...]), or None.
+    (its probability or logarithm, [(alternative token, its probability), ...]), or None.
     """
 
     def __init__(self, text, token, probs):

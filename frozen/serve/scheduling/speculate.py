@@ -1,38 +1,42 @@
-# Drafts: guesses of the next tokens that one decode call verifies together. Those that the sampler
-# chooses itself are kept, so the text is what it would be without drafts; a wrong guess costs its
-# share of the step. How many are worth it follows from how often guesses were right and what a
-# token costs (Policy.draft_size), both measured all along; and no text may lose by it.
-# MIT license; Copyright (c) 2026 cllm contributors
+"""Drafts: guesses of the next tokens that one decode call verifies together.
 
-# What a text may lose: each step earns this part of its time, right guesses what they save, and wrong
-# ones pay. Beyond that a draft is trusted with the time of so many steps, by its kind.
+Tokens that the sampler chooses itself are kept, so the text is what it would be without drafts,
+and a wrong guess costs its share of the step. How many guesses are worth it follows from how often
+they were right and what a token costs (Policy.draft_size); both are measured all the time. The
+loss of any one text is bounded.
+"""
+# SPDX-License-Identifier: MIT
+
+# Each text has a credit of time that bounds its loss. Every step earns this part of its own time,
+# right guesses earn what they save, and wrong ones pay. Beyond its credit, a draft of a kind is
+# trusted with the time of _TRUST steps.
 _EARN = 0.015
 _MOST = 4  # steps whose time can be saved up
 _TRUST = (0.5, 1, 2, 4)
 
-# The tokens before, up to so many, are compared with those before the earlier place. What is learned
-# is kept by how many agree: 3, 4 to 7, 8 to 15, 16. The more do, the surer is what follows.
-_SAME = 16
-_RIGHT = (0.4, 0.6, 0.8, 0.95)  # how often a guess is right, before anything is known
+# A guess is of a kind, by how many of the last tokens agree with those before the earlier place:
+# 3, 4 to 7, 8 to 15, 16. The more agree, the surer is what follows.
+_SAME = 16  # most tokens to compare
+_RIGHT = (0.4, 0.6, 0.8, 0.95)  # how often a guess of each kind is right, before any is counted
 _LEARN = 0.1  # weight of the newest guess
-_FORGET = 0.01  # of what was learned of a model's guesses, at each step without any
+_FORGET = 0.01  # how fast a model's rate returns to the first one, per step without a draft
 
 
 class _State:
     # What is known of one sequence.
     def __init__(self, right):
-        self.right = list(right)
-        self.kind = 0  # of the newest guess, in `right`
+        self.right = list(right)  # how often guesses of each kind are right
+        self.kind = 0  # of the newest guess
         self.drafted = 0  # tokens in it
         self.credit = 0.0  # milliseconds
-        self.seen = 0  # tokens in `after`
-        self.after = {}  # the last tokens -> where they were followed by others
-        self.place = None  # where the text went on that is being repeated,
-        self.end = 0  # when it had so many tokens
+        self.seen = 0  # how many tokens `after` knows
+        self.after = {}  # n tokens -> the place after their last occurrence
+        self.place = None  # the place from which the text repeats itself,
+        self.end = 0  # when it had this many tokens
 
 
 class _Draft:
-    # How long a draft is, and what comes of it.
+    # Decides how long a draft is, and learns from what comes of it.
     def __init__(self, policy, most, right, trust):
         self.policy = policy
         self.most = most
@@ -46,7 +50,7 @@ class _Draft:
         return sequence.drafts
 
     def size(self, state, room, others):
-        # Number of tokens to guess, of the kind in `state`.
+        # How many tokens to guess, of the kind in `state`.
         policy = self.policy
         most = min(room, self.most)
         step = policy.batch.predict(1 + others, 1 + others)
@@ -57,17 +61,18 @@ class _Draft:
         return k
 
     def learn(self, sequence, drafted, accepted, others):
-        """Of `drafted` tokens `accepted` were right; `others`: tokens in the step for others."""
+        """Learn that `accepted` of `drafted` tokens were right. others: other tokens of the step.
+        """
         state = sequence.drafts
         for _ in range(accepted):
             self._learn(state, 1)
         if accepted < drafted:
-            self._learn(state, 0)  # what follows the first wrong one says nothing
+            self._learn(state, 0)  # those behind the first wrong one say nothing
         base = 1 + others
         batch = self.policy.batch
         step = batch.predict(base, base)
         cost = batch.predict(base + drafted, base) - step + self.each * drafted
-        # Without it, each token would have had its part of a step.
+        # Without the draft, each token would have cost its part of a step.
         state.credit = min(_MOST * step, state.credit + accepted * step / base - cost)
 
     def _learn(self, state, right):
@@ -76,8 +81,8 @@ class _Draft:
 
 
 class NgramDraft(_Draft):
-    """Guesses that what followed the last n tokens before will follow them again, as in copying,
-    editing and quoting. Needs no second model.
+    """Guesses that what followed the last n tokens earlier in the text follows them again, as in
+    copying, editing and quoting. Needs no second model.
     """
 
     def __init__(self, policy, n=3, most=32):
@@ -85,14 +90,14 @@ class NgramDraft(_Draft):
         self.n = n
 
     def draft(self, sequence, room, others=0):
-        """Tokens that may come next; at most `room`. An empty list if nothing is known. others:
-        tokens that the step has for other sequences.
+        """Return at most `room` tokens that may come next, an empty list if nothing is known.
+        others: tokens that the step has for other sequences.
         """
         state = self.state(sequence)
         tokens = sequence.tokens
         end = len(tokens)
         if state.place and not state.drafted:
-            # Of a step without a draft: what would have been guessed?
+            # The last step had no draft: learn whether its guess would have been right.
             self._learn(state, tokens[state.place] == tokens[state.end])
         state.drafted = 0
         same, at = self._find(state, tokens)
@@ -100,12 +105,12 @@ class NgramDraft(_Draft):
             return []
         state.kind = 0 if same < 4 else 1 if same < 8 else 2 if same < _SAME else 3
         state.drafted = k = self.size(state, room, others)
-        period = end - at  # where that ends, it goes round
+        period = end - at  # a guess that reaches the end of the text starts over
         return [tokens[at + i % period] for i in range(k)]
 
     def _find(self, state, tokens):
-        # (how many of the last tokens stand before a place earlier in the text, that place): the
-        # one from which it was repeating lately, or else the last where n tokens agree.
+        # (how many of the last tokens stand before an earlier place too, that place). Candidates
+        # are the place from which the text repeats itself, and the last where n tokens agree.
         n = self.n
         end = len(tokens)
         after = state.after
@@ -130,8 +135,7 @@ class NgramDraft(_Draft):
 class ModelDraft(_Draft):
     """Guesses by a small model with the same vocabulary.
 
-    engine: an _engine.Engine of it, with as many sequences as the large one's; clock:
-    milliseconds.
+    engine: its _engine.Engine, with as many sequences as the large model's; clock: milliseconds.
     """
 
     def __init__(self, policy, engine, clock, most=4):
@@ -142,7 +146,7 @@ class ModelDraft(_Draft):
         self._sampler = engine.sampler({"temperature": 0})
 
     def draft(self, sequence, room, others=0):
-        """Tokens that may come next, as NgramDraft's."""
+        """Return tokens that may come next, as NgramDraft does."""
         state = self.state(sequence)
         fits = len(sequence.tokens) + self.most <= self.engine.n_ctx // 2
         k = self.size(state, room, others) if fits else 0
@@ -153,7 +157,7 @@ class ModelDraft(_Draft):
         try:
             return self._guess(seq, sequence.tokens, k)
         except RuntimeError:
-            # No room, or stopped: its cache is only a cache.
+            # No room, or stopped. Its cache can be computed again.
             self.engine.clear()
             self._held = {}
             return []
