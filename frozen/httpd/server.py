@@ -6,8 +6,8 @@ at once that the client went away, and cancels the handler. Answers that are rea
 those to /health, need neither the second task nor its exchanges with the first.
 
 One janitor counts time for all connections, in ticks: asyncio.wait_for makes two tasks per use on
-MicroPython. A tick that comes late, because the engine computed, counts as one: no client is blamed
-for time in which none was served.
+MicroPython. A tick that comes late, because the engine computed, counts as one: no client is
+blamed for time in which none was served.
 """
 # SPDX-License-Identifier: MIT
 

@@ -119,7 +119,8 @@ def _is_number(text, most):
 _SIZE = 1 << 30  # bytes
 _DAY = 86400  # seconds
 
-# The guest's keys outside of any section. `port` is the guest's own: the host forwards another to it.
+# The guest's keys outside of any section. `port` is the guest's own: the host forwards another to
+# it.
 SERVER = {
     "port": Integer(1, 65535, 80),
     "keys": Texts(),

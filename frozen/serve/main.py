@@ -49,9 +49,9 @@ async def serve(settings, ended=None, make=None, asked=None):
     _engine.Engine. asked: coroutine function; asked() returns when the machine is to end. Raise
     OSError if the port cannot be had.
 
-    With a mistake in the configuration, nothing of it but the network counts: keys or limits may be
-    missing, so no model is loaded and no user code runs. All that asks for the model gets a 503 with
-    the reason, as /health does.
+    With a mistake in the configuration, nothing of it but the network counts: keys or limits may
+    be missing, so no model is loaded and no user code runs. All that asks for the model gets a 503
+    with the reason, as /health does.
     """
     host = EngineHost(settings.path, settings.alias, settings.options, draft=settings.draft)
     host.ended = ended

@@ -1,28 +1,27 @@
-# Who may ask, who is asking, from which web pages, and the line that each request leaves on the
-# console.
-# MIT license; Copyright (c) 2026 cllm contributors
+"""Who may ask, who is asking, from which web pages, and the line that each request prints."""
+# SPDX-License-Identifier: MIT
 
 import hashlib
 
 from httpd import HttpError
 
-# What a monitor may see without a key, and the page that asks for one.
+# Open to all: what monitors ask for, and the page that has a field for the key.
 _PUBLIC = ("/", "/health", "/v1/health")
 
 
 class Access:
-    """keys: the API keys, none of them: everybody may. origin: the web origin that browsers may
-    call from, "*" for all, "" for none. log: whether to print a line per request.
+    """keys: the API keys; with none, everybody may ask. origin: the web origin that browsers may
+    call from, "*" for any, "" for none. log: whether to print a line per request.
     """
 
     def __init__(self, keys=(), origin="*", log=False):
-        # Comparing digests takes as long for a nearly right key as for a wrong one.
+        # Digests of a nearly right key and of a wrong one take equally long to compare.
         self._digests = [_digest(key) for key in keys]
         self.origin = origin
         self.log = log
 
     def install(self, app):
-        """Adds the hooks to the application."""
+        """Add the hooks to the application."""
         app.before(self._check)
         app.after(self._headers)
         if self.log:
@@ -51,7 +50,7 @@ class Access:
             headers["Access-Control-Max-Age"] = "86400"
 
     def _line(self, request, response, ms, sent):
-        # key=value, as log collectors split it. The target is the client's: it is quoted.
+        # key=value, which log collectors split. The target comes from the client, so it is quoted.
         if request is None:
             method = target = "-"
         else:
@@ -80,7 +79,7 @@ def _quoted(text):
 
 
 def client_of(request):
-    """Whom to be fair to: the owner of the key, or else the address; a str."""
+    """Return the client (str) among whom the scheduler is fair: the key's owner, or an address."""
     if request is None:
         return "-"
     key = getattr(request, "key", None)
@@ -90,6 +89,6 @@ def client_of(request):
 
 
 def forbidden(request):
-    """The answer of what llama-server has and cllm does not offer for safety."""
+    """Answer the routes that llama-server has and cllm leaves out for safety."""
     raise HttpError(403, "This feature is disabled")
 

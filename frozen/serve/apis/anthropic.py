@@ -1,6 +1,7 @@
-# Anthropic's Messages API: requests become chat requests, as in llama-server (server-chat.cpp),
-# and answers become content blocks.
-# MIT license; Copyright (c) 2026 cllm contributors
+"""Anthropic's Messages API: requests become chat requests, as in llama-server (server-chat.cpp),
+and answers become content blocks.
+"""
+# SPDX-License-Identifier: MIT
 
 from httpd import HttpError
 from httpd.jsonio import dumps, loads
@@ -12,7 +13,7 @@ from .params import Params, few, typed
 from .sse import Writer, event, stream
 
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
-_MAX_TOKENS = 4096  # when the request does not say, although it must
+_MAX_TOKENS = 4096  # of a request without max_tokens, which Anthropic's API would refuse
 _SAME = (
     "temperature", "top_p", "top_k", "stream", "chat_template_kwargs", "priority", "cache_salt",
     "min_tokens", "seed", "logit_bias", "presence_penalty", "frequency_penalty", "min_p",
@@ -22,7 +23,7 @@ _SAME = (
 
 
 def chat_of(body):
-    """The chat completion request that an Anthropic request amounts to."""
+    """Return an Anthropic request as a chat completion request."""
     chat = {"messages": _system(body) + _messages(body)}
     tools = typed(body, "tools", "array")
     if tools:
@@ -51,7 +52,7 @@ def chat_of(body):
 
 
 def _format(body):
-    # output_config.format, or output_format, which it was in beta.
+    # output_config.format, or output_format, its name in the beta.
     for place in (typed(body, "output_config", "object") or {}, body):
         name = "output_format" if place is body else "format"
         form = typed(place, name, "object")
@@ -93,8 +94,8 @@ def _messages(body):
 
 
 def _blocks(message):
-    # One message of content blocks becomes one per tool result and one of text and tool calls. A
-    # result comes directly behind its call, as Anthropic's API has it.
+    # A message of content blocks becomes one message per tool result, and one of text and tool
+    # calls. Results come first: they follow their calls directly.
     parts = []
     calls = []
     results = []
@@ -195,8 +196,8 @@ def _content(reply):
 
 
 def _input(text, cut):
-    # A call's arguments. What max_tokens has cut off is none; what a model has written that is no
-    # JSON object is handed on as text, for `input` is an object in any case.
+    # A call's arguments, as an object in any case: {} if max_tokens cut them off, and the text as
+    # it is if the model wrote no JSON object.
     try:
         arguments = loads(text)
         if isinstance(arguments, dict):
@@ -207,8 +208,8 @@ def _input(text, cut):
 
 
 class MessageWriter(Writer):
-    """Events of a message. Blocks are opened when their first piece comes, and closed when one of
-    another kind does.
+    """Events of a message. A block is opened by its first piece, and closed by one of another
+    kind.
     """
 
     def __init__(self, service, stops):
@@ -231,7 +232,7 @@ class MessageWriter(Writer):
         return event("message_start", {"type": "message_start", "message": message})
 
     def _block(self, what, block):
-        # Opens a block of this kind if none is open.
+        # Opens a block unless this one is open.
         if self.open == what:
             return ""
         out = self._close()
@@ -299,7 +300,7 @@ class MessageWriter(Writer):
 
 
 def _shaped(handler):
-    # Errors in the form that Anthropic's clients read, around the same object.
+    # Wraps the object of an error in the form that Anthropic's clients read.
     async def shaped(request):
         try:
             return await handler(request)
@@ -310,7 +311,7 @@ def _shaped(handler):
 
 
 def install(service):
-    """Adds the routes to the service's application."""
+    """Add the routes to the service's application."""
     app = service.app
 
     @app.post("/v1/messages")

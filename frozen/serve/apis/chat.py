@@ -1,6 +1,7 @@
-# A chat request as the engine's conversation: OpenAI's fields checked and brought into the form of
-# engine.chat(). The other chat APIs are brought into OpenAI's form first.
-# MIT license; Copyright (c) 2026 cllm contributors
+"""A chat request as the engine's conversation: OpenAI's fields, checked and turned into the
+request of engine.chat(). The other chat APIs are turned into OpenAI's form first.
+"""
+# SPDX-License-Identifier: MIT
 
 from httpd import jsonio
 
@@ -12,8 +13,8 @@ MAX_MESSAGES = 2048  # as OpenAI's API
 
 class Conversation:
     """A rendered chat. prompt: text; stops: stop strings of the template; chat: the engine's
-    conversation; plain: a reply needs no parsing; shown: control tokens that are part of a reply's
-    text, because its format is made of them.
+    conversation; plain: a reply needs no parsing; shown: control tokens that count as text of a
+    reply, because its format is made of them.
     """
 
     def __init__(self, chat):
@@ -26,7 +27,7 @@ class Conversation:
 
 
 def conversation_of(body):
-    """The request for engine.chat(), from the JSON object of a chat completion."""
+    """Return the request for engine.chat() that the JSON object of a chat completion makes."""
     request = {"messages": messages_of(body)}
     tools = typed(body, "tools", "array")
     _tools(body, tools, request)
@@ -44,15 +45,15 @@ def conversation_of(body):
     _thinking(body, request)
     if body.get("logprobs") and tools and body.get("stream"):
         raise invalid("logprobs is not supported with tools + stream")
-    # 0 is what clients send that write out a schema's defaults.
+    # Clients that write out a schema's defaults send 0.
     if integer(body, "top_logprobs", 0, 1000) and not body.get("logprobs"):
         raise invalid("top_logprobs requires logprobs to be set to true")
     return request
 
 
 def _continuation(body, request):
-    # As llama-server's prefill_assistant: an answer that the client began is continued. It says no
-    # to that with continue_final_message: false.
+    # As llama-server's prefill_assistant: an answer that the client began is continued, unless it
+    # sends continue_final_message: false.
     messages = request["messages"]
     wanted = body.get("continue_final_message")
     last = messages[-1]
@@ -64,7 +65,7 @@ def _continuation(body, request):
         if len(messages) > 1 and not (
             last.get("content") or last.get("tool_calls") or last.get("reasoning_content")
         ):
-            # Nothing of it is there to be continued.
+            # It is empty: there is nothing to continue.
             request["messages"] = messages[:-1]
             del request["add_generation_prompt"]
             return
@@ -76,7 +77,7 @@ def _tools(body, tools, request):
     choice = body.get("tool_choice")
     if choice is None:
         choice = "auto"
-    names = None  # of those that may be called
+    names = None  # of the functions that may be called; None: of all
     if isinstance(choice, dict):
         choice, names = _chosen(choice, request)
     elif choice not in ("auto", "none", "required"):
@@ -100,7 +101,7 @@ def _tools(body, tools, request):
 
 
 def _chosen(choice, request):
-    # (what to do, names of the functions) of a tool_choice that is an object: OpenAI's two forms.
+    # Returns (mode, names of functions) of a tool_choice that is an object: OpenAI has two forms.
     kind = typed(choice, "type", "string") or "function"
     if kind == "function":
         function = typed(choice, "function", "object") or choice
@@ -131,7 +132,7 @@ def _named(function):
 
 
 def _spare_half(body, request):
-    # Thoughts before a call that is a must leave room for it.
+    # Thoughts before a forced call must leave room for it.
     for name in ("n_predict", "max_completion_tokens", "max_tokens"):
         limit = body.get(name)
         if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0:
@@ -170,7 +171,7 @@ def _thinking(body, request):
 
 
 def messages_of(body):
-    """The `messages` of a chat, checked as far as the template relies on it; a list of dict."""
+    """Return the `messages` of a chat (a list of dict), checked as far as templates need it."""
     messages = body.get("messages")
     if messages is None:
         raise invalid("'messages' is required")
@@ -200,7 +201,7 @@ def messages_of(body):
 
 
 def text_size(messages):
-    """Return the number of characters in the contents of checked messages."""
+    """Return how many characters the contents of checked messages have."""
     size = 0
     for message in messages:
         content = message.get("content")

@@ -1,5 +1,5 @@
-# Embeddings: OpenAI's route and llama-server's own.
-# MIT license; Copyright (c) 2026 cllm contributors
+"""Embeddings: OpenAI's route and llama-server's own."""
+# SPDX-License-Identifier: MIT
 
 import binascii
 import struct
@@ -10,7 +10,7 @@ from .params import integer, prompts_of, typed
 
 
 def _inputs(body):
-    # (list of prompts, whether it is llama-server's own shape)
+    # Returns (list of prompts, whether the answer has llama-server's own shape).
     if body.get("input") is not None:
         return prompts_of(body["input"], "input"), False
     if body.get("content") is not None:
@@ -24,7 +24,7 @@ def _base64(vector):
 
 
 def install(service):
-    """Adds the routes to the service's application."""
+    """Add the routes to the service's application."""
     app = service.app
 
     async def vectors(request, body, prompts):

@@ -1,5 +1,5 @@
-# What the server says of itself: health, properties, slots, metrics.
-# MIT license; Copyright (c) 2026 cllm contributors
+"""What the server says of itself: health, properties, slots, metrics."""
+# SPDX-License-Identifier: MIT
 
 from httpd import Response
 from httpd.jsonio import dumps
@@ -19,7 +19,7 @@ def _token_text(engine, token):
 
 
 def props_of(service):
-    """llama-server's properties, which its web page reads."""
+    """Return llama-server's properties, which its web page reads."""
     engine = service.engine()
     return {
         "default_generation_settings": {
@@ -48,7 +48,7 @@ def props_of(service):
 
 
 def slots_of(service):
-    """llama-server's list of slots."""
+    """Return llama-server's list of slots."""
     scheduler = service.scheduler
     slots = []
     for i in range(service.bounds.slots):
@@ -78,7 +78,7 @@ def slots_of(service):
 
 
 async def _deep(service, answer):
-    # One token of a real request, so that "ok" means that the next one will be answered.
+    # Decodes one token of a real request, so that "ok" means that requests are answered.
     engine = service.generator()
     token = engine.bos if engine.bos >= 0 else 0
     options = Options(max_tokens=1, priority=-1000, cache=False, n_draft=0)
@@ -95,7 +95,7 @@ async def _deep(service, answer):
 
 
 def install(service):
-    """Adds the routes to the service's application."""
+    """Add the routes to the service's application."""
     app = service.app
     healthy = dumps({"status": "ok"}).encode()
 
@@ -104,7 +104,7 @@ def install(service):
     def health(request):
         service.engine()
         if not service.last_crash and not request.query:
-            return Response(healthy, content_type=JSON)  # what monitors get all the time
+            return Response(healthy, content_type=JSON)  # the usual case, kept cheap for monitors
         answer = {"status": "ok"}
         if service.last_crash:
             answer["last_crash"] = service.last_crash

@@ -1,5 +1,5 @@
-# llama-server's own routes: completion, infill, tokens, templates.
-# MIT license; Copyright (c) 2026 cllm contributors
+"""llama-server's own routes: completion, infill, tokens, templates."""
+# SPDX-License-Identifier: MIT
 
 import asyncio
 
@@ -23,8 +23,8 @@ _SAMPLERS = [
 
 
 def settings_of(params, brief=False):
-    """llama-server's generation_settings: what was asked for, over its defaults. brief: as in
-    /props.
+    """Return llama-server's generation_settings: its defaults, and what was asked for over them.
+    brief: as in /props.
     """
     settings = {}
     for name, limits in RANGES.items():
@@ -79,7 +79,7 @@ class Completion:
         }
 
     def part(self, reply, piece):
-        """The object of one event."""
+        """Return the object of one event."""
         item = piece.item
         body = self._common(reply, piece.text, [item.token], False)
         if self.params.timings_per_token:
@@ -91,8 +91,8 @@ class Completion:
         return body
 
     def whole(self, reply, probs=()):
-        """The object at the end; in a stream, without the text that was sent. probs: objects of the
-        tokens.
+        """Return the object at the end, in a stream without the text that was sent. probs: objects
+        of the tokens.
         """
         streams = self.params.stream
         sequence = reply.sequence
@@ -118,7 +118,7 @@ class Completion:
         return _selected(body, self.fields) if self.fields else body
 
     async def answer(self, reply):
-        """The object that is the whole answer."""
+        """Return the object that is the whole answer."""
         post = self.params.post_probs
         probs = await described(reply.probs, lambda item: probs_object(self.engine, item, post))
         return self.whole(reply, probs)
@@ -146,7 +146,7 @@ def _fields(body):
 
 
 def _selected(body, fields):
-    # "a/b" moves member b of a to the top; what is missing is left out.
+    # "a/b" moves member b of a to the top; missing members are left out.
     selected = {}
     for field in fields:
         value = body
@@ -160,7 +160,7 @@ def _selected(body, fields):
 
 
 def detokenized(engine, prompt):
-    """The text of token ids and str."""
+    """Return the text of token ids and str."""
     parts = []
     for item in prompt:
         parts.append(item.encode() if isinstance(item, str) else engine.piece(item, True))
@@ -168,8 +168,8 @@ def detokenized(engine, prompt):
 
 
 async def infill_tokens(service, body, request):
-    """The prompt that fills in the middle, as llama-server lays it out (Qwen's repository-level
-    pattern, arXiv 2409.12186): [extra files] prefix, suffix, then the beginning of the middle.
+    """Return the prompt that fills in the middle, in llama-server's layout (Qwen's pattern for
+    repositories, arXiv 2409.12186): [extra files] prefix, suffix, then the start of the middle.
     """
     engine = service.generator()
     work = service.prepare(request)
@@ -177,8 +177,8 @@ async def infill_tokens(service, body, request):
     suffix = await service.tokenize(_text(body, "input_suffix", True), False, False, work)
     prompt = await service.tokenize(_text(body, "prompt", False), False, True, work)
     extra = await _extra_tokens(service, body, work)
-    # Of a context that holds a batch of it: three parts before, one behind. llama-server's batch
-    # is 2048; here what fits the context decides.
+    # Three quarters of a batch go to the prefix, one to the suffix. llama-server's batch is 2048;
+    # here the context bounds it.
     size = min(2048, engine.n_ctx // 2)
     prefix = prefix[max(0, len(prefix) - 3 * (size // 4)) :]
     suffix = suffix[: max(0, size // 4 - 2 - len(prompt))]
@@ -227,7 +227,7 @@ async def _extra_tokens(service, body, work):
 
 
 def install(service):
-    """Adds the routes to the service's application."""
+    """Add the routes to the service's application."""
     app = service.app
 
     async def complete(request, body, params, prompts):
@@ -291,7 +291,7 @@ def install(service):
                 service.engine()
             piece = engine.piece(token, True)[:_MOST_BYTES]
             text = text_of(piece)
-            # llama-server shows what is no UTF-8 as a list of bytes.
+            # As llama-server, show a piece that is no UTF-8 as a list of bytes.
             pieces.append({"id": token, "piece": text if text.encode() == piece else list(piece)})
         return {"tokens": pieces}
 

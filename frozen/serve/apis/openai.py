@@ -1,6 +1,7 @@
-# OpenAI's chat completions, completions and models, with llama-server's JSON keys, wording and
-# order of stream events (tools/server of llama.cpp is the reference).
-# MIT license; Copyright (c) 2026 cllm contributors
+"""OpenAI's chat completions, completions and models, with llama-server's JSON keys, wording and
+order of events (tools/server of llama.cpp is the reference).
+"""
+# SPDX-License-Identifier: MIT
 
 import time
 
@@ -17,7 +18,7 @@ _serial = 0
 
 
 def object_of(request):
-    """The JSON object in the request's body; RequestError if it is none."""
+    """Return the JSON object in the request's body. RequestError if it is none."""
     body = request.json()
     if not isinstance(body, dict):
         raise invalid("the body must be a JSON object")
@@ -25,14 +26,14 @@ def object_of(request):
 
 
 def identity(prefix):
-    """An id for an answer: unique in one run by the number, across runs by the time."""
+    """Return an id for an answer. Its number is unique in one run, its time across runs."""
     global _serial
     _serial += 1
     return "%s%08x%08x" % (prefix, int(time.time()) & 0xFFFFFFFF, _serial)
 
 
 def usage(replies):
-    """OpenAI's usage object: a prompt counts once, however many answers it has."""
+    """Return OpenAI's usage object. A prompt counts once, however many answers it has."""
     sequences = [reply.sequence for reply in replies]
     generated = sum([s.n_generated for s in sequences])
     prompts = [s for s in sequences if s.after is None]
@@ -46,7 +47,7 @@ def usage(replies):
 
 
 class Head:
-    """The members that an answer, and every event of a stream, repeats."""
+    """The members that answers and all events of a stream have in common."""
 
     def __init__(self, service, kind):
         self.members = {
@@ -56,15 +57,15 @@ class Head:
             "system_fingerprint": version(),
             "object": kind,
         }
-        # Put together once: what is left per token is its text.
+        # Made once, so that each token only adds its text.
         self._tail = "," + dumps(self.members)[1:] + "\n\n"
 
     def event(self, choices, extra=""):
-        """One server-sent event; choices, extra: JSON text."""
+        """Return one server-sent event. choices, extra: JSON text."""
         return 'data: {"choices":[' + choices + "]" + extra + self._tail
 
     def whole(self, choices, replies):
-        """The answer in one piece."""
+        """Return the answer in one piece."""
         body = {"choices": choices}
         body.update(self.members)
         body["usage"] = usage(replies)
@@ -73,7 +74,7 @@ class Head:
 
 
 class _Writer(Writer):
-    # What chat and text streams have in common.
+    # The common part of chat and text streams.
     done = "data: [DONE]\n\n"
 
     def __init__(self, service, kind, params):
@@ -87,7 +88,7 @@ class _Writer(Writer):
         return ',"timings":' + dumps(reply.sequence.timings())
 
     def totals(self, replies):
-        """JSON text of usage and timings."""
+        """Return usage and timings as JSON text."""
         return ',"usage":%s,"timings":%s' % (
             dumps(usage(replies)),
             dumps(replies[0].sequence.timings()),
@@ -106,7 +107,7 @@ class ChatWriter(_Writer):
         )  # fmt: skip
 
     def start(self, replies):
-        """Every answer begins with its role."""
+        """Return the first event of each answer: its role."""
         delta = '{"role":"assistant","content":null}'
         return "".join([self.head.event(self._choice(r, delta)) for r in replies.replies])
 
@@ -164,8 +165,8 @@ class TextWriter(_Writer):
 
 
 def text_entry(engine, item, post=False):
-    """Return what a token adds to the `logprobs` of a completion: (llama-server's object, the
-    token's key, {key: probability} of its alternatives).
+    """Return a token's part of the `logprobs` of a completion: (llama-server's object, the token's
+    key, {key: probability} of its alternatives).
     """
     top = {}
     own = None
@@ -230,7 +231,7 @@ async def _text_choice(engine, reply, params):
 
 
 def model_info(service):
-    """OpenAI's model object, with llama-server's `meta`."""
+    """Return OpenAI's model object, with llama-server's `meta`."""
     engine = service.engine()
     return {
         "id": service.host.alias,
@@ -276,7 +277,7 @@ def _ollama_model(name):
 
 
 def install(service):
-    """Adds the routes to the service's application."""
+    """Add the routes to the service's application."""
     app = service.app
 
     @app.get("/models")
@@ -297,7 +298,7 @@ def install(service):
         body = object_of(request)
         engine = service.generator()
         params = Params(body, service.bounds.slots)
-        # best_of is how many answers are made to choose n of; clients send a schema's defaults.
+        # Of best_of answers, n are returned. Clients that write out a schema's defaults send 1.
         if integer(body, "best_of", 0, 1 << 31) not in (None, 1, params.n):
             raise invalid("Unsupported param: best_of")
         if body.get("suffix"):

@@ -1,10 +1,10 @@
-# The web page at "/": a chat in the browser, through the same API as every other client.
-# MIT license; Copyright (c) 2026 cllm contributors
+"""The web page at "/": a chat in the browser, through the same API as every other client."""
+# SPDX-License-Identifier: MIT
 
 from httpd import Response
 
-# One file, as whoever has no other server has no other place for its parts. What the model and the
-# server say becomes text nodes, never markup.
+# One file with everything in it, because there may be no other server to hold parts of it. What
+# the model and the server say becomes text nodes, never markup.
 PAGE = b"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -29,7 +29,8 @@ input { font: inherit; width: 6em }
 <body>
 <header>
 <span id="model">cllm</span>
-<label>Temperature <input id="temperature" type="number" min="0" max="2" step="0.1" value="0.7"></label>
+<label>Temperature
+<input id="temperature" type="number" min="0" max="2" step="0.1" value="0.7"></label>
 <label>Tokens <input id="tokens" type="number" min="1" value="256"></label>
 <label>Key <input id="key" type="password" autocomplete="off"></label>
 </header>
@@ -132,7 +133,7 @@ at("clear").onclick = () => {
 </html>
 """
 
-# Nothing from elsewhere, and inside no other page.
+# Loads nothing from elsewhere, and appears inside no other page.
 HEADERS = {
     "Content-Security-Policy":
         "default-src 'none'; connect-src 'self'; script-src 'unsafe-inline'; "
@@ -141,7 +142,7 @@ HEADERS = {
 
 
 def install(service):
-    """Adds the route to the service's application; an appliance's own "/" takes its place."""
+    """Add the route to the service's application. A "/" of user code takes its place."""
 
     @service.app.get("/")
     def page(request):

@@ -1,7 +1,8 @@
-# From a request's JSON to generation parameters: types and ranges as llama-server checks them,
-# with its words, so that nothing unchecked reaches the engine. null means absent; unknown fields
-# are ignored, because clients send many.
-# MIT license; Copyright (c) 2026 cllm contributors
+"""From a request's JSON to generation parameters: types and ranges as llama-server checks them,
+with its words, so that nothing unchecked reaches the engine. null means absent. Unknown fields are
+ignored, because clients send many.
+"""
+# SPDX-License-Identifier: MIT
 
 from httpd.jsonio import integers
 
@@ -10,14 +11,14 @@ from ..scheduling.sequence import Options
 from .sampler_ranges import INT32, RANGES
 
 _UINT32 = 0xFFFFFFFF
-_BEYOND = 1 << 1000  # an integer that a double still holds, and no field's range does
-_LEAST_FLOAT = -9223372036854775808.0  # -2^63: a float that is an integer is smaller than 2^63
+_BEYOND = 1 << 1000  # fits a double, and lies outside of every field's range
+_LEAST_FLOAT = -9223372036854775808.0  # -2^63; floats beyond +-2^63 are no integers here
 _MAX_STOPS = 32
 _MAX_STOP = 512  # characters
 _MAX_PROMPTS = 64
 _MAX_SALT = 256  # characters
-_MAX_ITEMS = 4096  # of an array whose items Python looks at one by one
-_TOP_LOGPROBS = 20  # when only `logprobs` is given
+_MAX_ITEMS = 4096  # of an array that Python checks item by item
+_TOP_LOGPROBS = 20  # of a request that has `logprobs` but no number
 
 
 def _kind(value):
@@ -33,8 +34,8 @@ def _kind(value):
 
 
 def typed(body, name, kind):
-    """The field `name`, None if it is absent or null; RequestError if it is no `kind`, which is
-    JSON's word.
+    """Return the field `name`, None if it is absent or null. RequestError if it is no `kind`, one
+    of JSON's types by name.
     """
     value = body.get(name)
     if value is not None and _kind(value) != kind:
@@ -45,19 +46,21 @@ def typed(body, name, kind):
 
 
 def few(items, name, most=_MAX_ITEMS):
-    """Return `items` of the field `name`; RequestError if they are more than `most`."""
+    """Return `items` of the field `name`. RequestError if they are more than `most`."""
     if len(items) > most:
         raise invalid("Field '%s': more than %d items" % (name, most))
     return items
 
 
 def integer(body, name, least, most, hard=True):
-    """The integer field `name` or None. hard: a value out of range is an error, not clamped."""
+    """Return the integer field `name`, or None. hard: a value out of range is an error; otherwise
+    it is clamped.
+    """
     value = typed(body, name, "number")
     if value is None:
         return None
     if isinstance(value, float):
-        # An int is compared with no float: CPython does that exactly, MicroPython rounds the int.
+        # Compare floats with floats: beside an int, CPython compares exactly, MicroPython rounds.
         if not _LEAST_FLOAT <= value < -_LEAST_FLOAT or int(value) != value:  # NaN, too
             raise invalid("Field '%s': must be an integer" % name)
         value = int(value)
@@ -77,7 +80,7 @@ def number(body, name, least, most, hard=False):
     if isinstance(value, int):
         value = max(-_BEYOND, min(_BEYOND, value))
     value = float(value)
-    if value - value != 0:  # an infinity or NaN, which JSON has not (RFC 8259 6)
+    if value - value != 0:  # an infinity or NaN, which JSON lacks (RFC 8259 6)
         raise invalid("Field '%s': must be a finite number" % name)
     if hard and not least <= value <= most:
         raise invalid(
@@ -88,11 +91,11 @@ def number(body, name, least, most, hard=False):
 
 
 class Params:
-    """Checked parameters of a generation, from the JSON object `body`; RequestError names the
-    field. most: answers that one request may ask for.
+    """The parameters of a generation in the JSON object `body`, checked. RequestError names the
+    field. most: how many answers one request may ask for.
 
     stream, include_usage, timings_per_token, return_tokens: bool; n: answers; max_tokens: int or
-    None; stop: list of str; sampling: dict for the engine's sampler; options: for the scheduler.
+    None; stop: list of str; sampling: dict for the engine's sampler.
     """
 
     def __init__(self, body, most=1):
@@ -128,7 +131,7 @@ class Params:
         self.n_draft = integer(body, "speculative.n_max", 0, 1 << 20)
 
     def options(self, stops=()):
-        """Options for the scheduler. stops: stop strings beside the request's own."""
+        """Return Options for the scheduler. stops: stop strings beside the request's own."""
         return Options(
             max_tokens=self.max_tokens,
             min_tokens=self.sampling.get("min_tokens", 0),
@@ -155,7 +158,7 @@ def _sampling(body):
         sampling["seed"] = seed
     if typed(body, "ignore_eos", "boolean"):
         sampling["ignore_eos"] = True
-    # The engine checks what is in these.
+    # The engine checks the contents of these.
     for name in ("logit_bias", "samplers", "dry_sequence_breakers"):
         if body.get(name) is not None:
             sampling[name] = body[name]
@@ -169,9 +172,9 @@ def _sampling(body):
 
 
 def _seed(body):
-    # llama.cpp's generators take 32 bits, of which 2^32 - 1 means a random seed, as -1 does.
-    # OpenAI's API takes any signed 64-bit integer: a longer one is hashed by multiplication (Knuth,
-    # TAOCP 3, 6.4), so that the upper half counts and none becomes a random seed.
+    # llama.cpp's generators take 32 bits, where 2^32 - 1 means a random seed, as -1 does. OpenAI's
+    # API takes any signed 64-bit integer: longer ones are hashed by multiplication (Knuth, TAOCP
+    # 3, 6.4), so that the upper half counts, and none becomes a random seed.
     seed = integer(body, "seed", -(1 << 63), (1 << 63) - 1)
     if seed is None or seed in (-1, _UINT32):
         return None
@@ -181,9 +184,9 @@ def _seed(body):
 
 
 def schema_of(body):
-    """Return the JSON schema that an answer must follow, or None: from `response_format` in the
-    forms of OpenAI and of llama-server's README, or from llama-server's `json_schema`. A schema is
-    never left out: RequestError if it stands where none is looked for.
+    """Return the JSON schema that an answer must follow, or None. It comes from `response_format`,
+    in the forms of OpenAI and of llama-server's README, or from llama-server's `json_schema`. A
+    schema is never ignored: RequestError if it stands anywhere else.
     """
     schema = typed(body, "json_schema", "object")
     if schema is not None and body.get("grammar"):
@@ -230,7 +233,7 @@ def _schema_in(form):
 
 
 def _n_probs(body):
-    # Chat's `logprobs` is a switch, and `top_logprobs` the number; elsewhere it is the number.
+    # In a chat, `logprobs` is a switch and `top_logprobs` the number; elsewhere `logprobs` is it.
     if isinstance(body.get("logprobs"), bool):
         if body["logprobs"]:
             n = integer(body, "top_logprobs", 0, 1000)
@@ -259,7 +262,7 @@ def _stop(body):
 
 
 def prompts_of(value, name="prompt"):
-    """What `value` asks to complete or embed: a list of str, or lists of token ids and str."""
+    """Return the prompts of the field `name`: a list of str, and of lists of token ids and str."""
     if value is None:
         raise invalid('"%s" is required' % name)
     if isinstance(value, dict):
@@ -301,7 +304,7 @@ def _mixed(value, name):
 
 
 def prompt_of(body):
-    """The one `prompt` of a completion: str, or a list of token ids."""
+    """Return the one `prompt` of a completion: a str, or a list of token ids and str."""
     prompts = prompts_of(body.get("prompt"))
     if len(prompts) != 1:
         raise invalid("Field 'prompt': only one prompt")
@@ -309,7 +312,7 @@ def prompt_of(body):
 
 
 def tokens_of(value, name):
-    """`value` if it is a list of integers."""
+    """Return `value` if it is a list of integers of 32 bits. RequestError if not."""
     if not isinstance(value, list):
         raise invalid("Field '%s': must be an array of tokens" % name)
     if not integers(value, -INT32 - 1, INT32):

@@ -1,6 +1,7 @@
-# What comes of a sequence, for an answer: text, or the parts of a chat message; one answer or
-# several at once, as they come.
-# MIT license; Copyright (c) 2026 cllm contributors
+"""What comes of a sequence, for an answer: text, or the parts of a chat message. One answer, or
+several at once as they come.
+"""
+# SPDX-License-Identifier: MIT
 
 import asyncio
 
@@ -8,13 +9,13 @@ from httpd.jsonio import loads
 
 from ..scheduling.detok import text_of
 
-PING = "ping"  # from Replies: nothing came for long
+PING = "ping"  # from Replies: nothing came for a long time
 
 
 class Piece:
-    """News of one answer. index: of the answer; text: new text; deltas: what it adds to a chat
-    message, as OpenAI's delta objects; item: the sequence's Item, None at the end; last: the end;
-    probs: Items whose text is in the content that the deltas add.
+    """News of one answer. index: the answer's number; text: new text; deltas: what it adds to a
+    chat message, as OpenAI's delta objects; item: the sequence's Item, None at the end; last:
+    whether this is the end; probs: Items whose text is in the content that the deltas add.
     """
 
     def __init__(self, index, text, deltas, item):
@@ -27,11 +28,11 @@ class Piece:
 
 
 class Reply:
-    """One answer. sequence: where it comes from; conversation: what it replies to, None for a
-    completion; index: among the answers of a request.
+    """One answer. sequence: generates it; conversation: what it replies to, None for a completion;
+    index: its number in the request.
 
-    text, probs, tokens: what came so far; content_probs: those of the content, without thoughts and
-    calls; message: OpenAI's message object, at the end.
+    text, probs, tokens: what came so far; content_probs: the probs of the content, without
+    thoughts and calls; message: OpenAI's message object, at the end.
     """
 
     def __init__(self, sequence, conversation=None, index=0):
@@ -42,8 +43,8 @@ class Reply:
         self.content_probs = []
         self.tokens = []
         self.message = None
-        self._said = False  # there were deltas
-        self._unread = []  # text since the parser failed
+        self._said = False  # deltas were given out
+        self._unread = []  # text that the parser could not read yet
         self._pending = []  # probabilities of tokens whose text is held back
         self.ended = False
         self._parser = None
@@ -55,7 +56,7 @@ class Reply:
         return "".join(self.texts)
 
     def take(self):
-        """The next Piece, of a sequence that is ready. Raises RequestError."""
+        """Return the next Piece of a sequence that is ready. Raise RequestError if it failed."""
         item = self.sequence.take()
         text = item.text if item else ""
         if text:
@@ -72,7 +73,7 @@ class Reply:
         return piece
 
     def _attribute(self, piece):
-        # Tokens become text later, and some of that is no content.
+        # Tokens become text later, and some of that text is no content.
         if piece.item is not None and piece.item.probs is not None:
             self._pending.append(piece.item)
         if not piece.deltas:
@@ -93,35 +94,35 @@ class Reply:
         try:
             parsed = loads(self._parser.push(text, self.ended))
         except RuntimeError:
-            # The first letters of some formats are ambiguous: wait for more.
+            # The start of some formats is ambiguous: wait for more.
             self._unread.append(text)
             return self._unparsed() if self.ended else []
         self._unread = []
         if self.ended:
             self.message = message = parsed["message"]
             if not (message["content"] or len(message) > 2):
-                # Nothing could be made of it, such as JSON that was cut off: here it is.
+                # The parser made nothing of it, such as JSON that was cut off: give it as it is.
                 message["content"] = self.text
             self._parser.close()
         return parsed["deltas"]
 
     def _unparsed(self):
-        # The model has left its own format, or went deeper than can be parsed: the message is its
-        # whole text, and what was not sent of it is content.
+        # The model has left its own format, or nests deeper than can be parsed: the message is the
+        # whole text, and what was not sent yet is content.
         self._parser.close()
         self.message = {"role": "assistant", "content": self.text}
         text = "".join(self._unread) if self._said else self.text
         return [{"content": text}] if text else []
 
     def finish_reason(self):
-        """OpenAI's word for how it ended."""
+        """Return OpenAI's word for how it ended."""
         if self.sequence.finish_reason == "stop" and self.message.get("tool_calls"):
             return "tool_calls"
         return self.sequence.finish_reason
 
 
 class Replies:
-    """All answers of a request: `async for` gives their Pieces as they come, or PING."""
+    """All answers of a request. `async for` gives their Pieces as they come, or PING."""
 
     def __init__(self, replies):
         self.replies = replies
@@ -155,7 +156,7 @@ class Replies:
         return PING if silent else None
 
     async def collect(self):
-        """Waits for the end of all; then the replies hold everything. Cancels them if cancelled."""
+        """Wait for the end of all; then the replies hold everything. Cancel them if cancelled."""
         try:
             async for _ in self:
                 pass
@@ -163,14 +164,14 @@ class Replies:
             self.cancel()
 
     def cancel(self):
-        """Ends what still runs."""
+        """End those that still run."""
         for reply in self.replies:
             reply.sequence.cancel()
 
 
 async def described(items, describe):
-    """Return [describe(item), ...] with a turn of the loop after each: an answer of 2,000 tokens
-    with 20 alternatives is 40,000 objects.
+    """Return [describe(item), ...], with a turn of the event loop after each: an answer of 2,000
+    tokens with 20 alternatives is 40,000 objects.
     """
     found = []
     for item in items:
@@ -179,13 +180,13 @@ async def described(items, describe):
     return found
 
 
-# Bytes of a token that an answer shows; a vocabulary in use has none of that length.
+# Bytes of a token that an answer shows. Tokens of real vocabularies are shorter.
 _MOST_BYTES = 1024
 
 
 def _text(engine, token):
     # (text, bytes) of a token, with U+FFFD for what is no UTF-8 by itself. A control token has no
-    # text: that of all tokens together is the answer's, for which OpenAI's schema has the bytes.
+    # text, so that the bytes of all tokens together are the answer, as OpenAI's schema says.
     piece = engine.piece(token)
     if len(piece) > _MOST_BYTES:
         return text_of(piece[:_MOST_BYTES]), None
@@ -193,14 +194,14 @@ def _text(engine, token):
 
 
 def key_of(engine, token, taken=()):
-    """Return the name of a token among others, as a key of OpenAI's `top_logprobs`: its text, or
-    "bytes:" and the bytes of what is no text by itself. taken: keys of others.
+    """Return a token's key in OpenAI's `top_logprobs`: its text, or "bytes:" and the bytes of what
+    is no text by itself. taken: keys of other tokens.
     """
     piece = engine.piece(token, True)[:_MOST_BYTES]
     key = text_of(piece)
     if key.encode() != piece:
         key = "bytes:" + "".join(["\\x%02x" % byte for byte in piece])
-    if key in taken:  # a vocabulary may have one text twice
+    if key in taken:  # two tokens of a vocabulary may have the same text
         key = "token_id:%d" % token
     return key
 

@@ -1,6 +1,7 @@
-# OpenAI's Responses API, without memory between requests: requests become chat requests, as in
-# llama-server (server-chat.cpp), and answers become output items.
-# MIT license; Copyright (c) 2026 cllm contributors
+"""OpenAI's Responses API, without memory between requests: requests become chat requests, as in
+llama-server (server-chat.cpp), and answers become output items.
+"""
+# SPDX-License-Identifier: MIT
 
 import time
 
@@ -18,7 +19,7 @@ _OWN = (
 
 
 def chat_of(body):
-    """The chat completion request that a Responses request amounts to."""
+    """Return a Responses request as a chat completion request."""
     if body.get("previous_response_id"):
         raise invalid("cllm keeps no responses: 'previous_response_id' is not supported")
     chat = {}
@@ -44,7 +45,7 @@ def chat_of(body):
 
 
 def _logprobs(body, chat):
-    # Asked for by `include`; `top_logprobs` is how many alternatives each has.
+    # `include` asks for them; `top_logprobs` is the number of alternatives.
     include = typed(body, "include", "array") or []
     top = integer(body, "top_logprobs", 0, 20)
     if "message.output_text.logprobs" in include:
@@ -55,7 +56,7 @@ def _logprobs(body, chat):
 def _is_function(tool):
     if not isinstance(tool, dict):
         raise invalid("'tools' must be an array of objects")
-    return tool.get("type") == "function"  # others, such as web search, are OpenAI's own
+    return tool.get("type") == "function"  # OpenAI runs the others, such as web search, itself
 
 
 def _tool(tool):
@@ -109,7 +110,7 @@ def _add(messages, item):
 
 
 def _assistant(messages):
-    # Items of one turn of the model are one message.
+    # All items of one turn of the model go into one message.
     if not messages or messages[-1]["role"] != "assistant":
         messages.append({"role": "assistant", "content": []})
     return messages[-1]
@@ -162,7 +163,7 @@ class Response:
         }
 
     def complete(self, reply, items):
-        """The object at the end, with its output `items`."""
+        """Return the object at the end, with its output `items`."""
         sequence = reply.sequence
         cut = _is_cut(reply)
         body = dict(self.body)
@@ -237,7 +238,7 @@ def _function_call(call, arguments, status):
 
 
 async def output_of(reply, engine):
-    """Return the output items of a Reply that has ended. The one that was cut off is incomplete."""
+    """Return the output items of a Reply that has ended. One that was cut off is incomplete."""
     message = reply.message
     items = []
     if message.get("reasoning_content"):
@@ -253,18 +254,18 @@ async def output_of(reply, engine):
 
 
 class ResponseWriter(Writer):
-    """Events of a response. An item is opened when its first piece comes, and closed when one of
-    another kind does.
+    """Events of a response. An item is opened by its first piece, and closed by one of another
+    kind.
     """
 
     def __init__(self, response, engine):
         self.response = response
         self.engine = engine
         self.logprobs = []  # of the open item
-        self.items = []  # that were closed
+        self.items = []  # the closed ones
         self.number = 0
         self.open = None  # what the open item is: "reasoning", "message" or ("call", number)
-        self.item = None  # the open one
+        self.item = None  # the open item
         self.text = ""
 
     def _event(self, kind, **data):
@@ -368,7 +369,7 @@ class ResponseWriter(Writer):
 
 
 def install(service):
-    """Adds the routes to the service's application."""
+    """Add the routes to the service's application."""
     app = service.app
 
     @app.post("/responses")

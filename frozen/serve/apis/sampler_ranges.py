@@ -1,8 +1,8 @@
 """What a request may set of the sampler, once: ranges and defaults, by llama-server's names.
 
 params.py checks requests by this table and native_api.py shows its defaults. The engine checks the
-same ranges again (native/engine/sampler.cpp); tests/unit/engine/test_sampler_ranges.py holds the two
-together.
+same ranges again (native/engine/sampler.cpp); tests/unit/engine/test_sampler_ranges.py holds the
+two together.
 """
 # SPDX-License-Identifier: MIT
 

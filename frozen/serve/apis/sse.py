@@ -1,5 +1,5 @@
-# Server-sent events of an answer. One loop for all APIs; what an event looks like is the API's.
-# MIT license; Copyright (c) 2026 cllm contributors
+"""Server-sent events of an answer: one loop for all APIs. Each API's Writer makes the events."""
+# SPDX-License-Identifier: MIT
 
 from httpd import HttpError, Stream
 from httpd.jsonio import dumps
@@ -11,39 +11,39 @@ _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 class Writer:
-    """What an API makes of the pieces of its answers; all results are text of events."""
+    """Turns the pieces of answers into an API's events. Each method returns the events' text."""
 
-    done = ""  # what follows the last event
+    done = ""  # the text after the last event
 
     def start(self, replies):
-        """Before the first piece of all."""
+        """Return what comes before the first piece of all."""
         return ""
 
     def piece(self, reply, piece):
-        """For a piece that is not an answer's last."""
+        """Return the events of a piece that is not an answer's last."""
         raise NotImplementedError
 
     def end(self, reply, piece):
-        """For an answer's last piece."""
+        """Return the events of an answer's last piece."""
         raise NotImplementedError
 
     def finish(self, replies):
-        """When all answers have ended."""
+        """Return what comes when all answers have ended."""
         return ""
 
     def failure(self, error):
-        """For an error (HttpError) after the first event: the status is sent."""
+        """Return the event of an HttpError that comes after the status was sent."""
         return "data: " + dumps({"error": error_object(error)}) + "\n\n"
 
 
 def event(name, data):
-    """One event with a name, as the Responses and Anthropic APIs have them."""
+    """Return one event with a name, as in the Responses and Anthropic APIs."""
     return "event: " + name + "\ndata: " + dumps(data) + "\n\n"
 
 
 def stream(replies, writer):
-    """The streamed answer made of `replies` by `writer`. An error before the first event is a
-    plain error answer.
+    """Return the Stream of the events that `writer` makes of `replies`. An error before the first
+    event becomes a plain error answer.
     """
     return Stream(_events(replies, writer), "text/event-stream", headers=_HEADERS)
 
