@@ -241,7 +241,7 @@ class Connection:
         self._more = None  # Event: the pump's input arrived, ended, or took too long
         self._room = None  # Event: the pump may read on
         self._input = _ELSEWHERE
-        self._ticks = 0  # left of the time limit that runs; 0: none runs
+        self._ticks = 0  # that remain of the running time limit; 0: none runs
         self._body_ticks = 0  # the body's time limit, while a streaming handler is between reads
         self._credit = 0  # bytes of the body that have not earned a tick yet
         self._since = time.ticks_ms()  # when the request's header section had come
@@ -275,7 +275,7 @@ class Connection:
         await _shut(self.writer, not clean)
 
     def _start_pump(self):
-        # From now on another task reads.
+        # From now on the pump reads.
         if self._pump_task is None:
             self._more = asyncio.Event()
             self._room = asyncio.Event()
@@ -365,12 +365,12 @@ class Connection:
             raise HttpError(408, "the request came too slowly")
 
     def _looking(self):
-        # What the pump reports from here on is news.
+        # From here on, what the pump reports wakes _wait().
         if self._more is not None:
             self._more.clear()
 
     async def _exchange(self):
-        # One request and its answer. Returns whether another may follow.
+        # Serves one request. Returns whether another may follow.
         app = self.server.app
         request = None
         self._sent = 0
@@ -406,7 +406,7 @@ class Connection:
             else:
                 self._ticks = 0
             if self._room is not None:
-                self._room.set()  # the request may have filled the buffer: watch for the end again
+                self._room.set()  # the request may have filled the buffer; read on to see EOF
             work = Eager(app.handle(request, route, params), self._start_pump)
             response = work.value if work.done else await work
         keep = request is not None and request.keep_alive and self.state == _SERVING
@@ -417,7 +417,7 @@ class Connection:
             app.report(request, response, time.ticks_ms() - self._since, self._sent)
 
     async def _head(self):
-        # The next request; None when the client ended in between or waited too long to send one.
+        # Returns the next request, None if the client has ended instead, or sent none in time.
         parser = self.parser
         self._ticks = self.server.idle_ticks
         started = False
@@ -495,7 +495,7 @@ class Connection:
             if not empty:
                 length = len(response.body)
         elif request is not None and not request.minor:
-            keep = False  # RFC 9112 6.3: the end of such an answer is that of the connection
+            keep = False  # RFC 9112 6.3: in HTTP/1.0, the end of the connection ends a stream
         else:
             length = None
         connection = None
@@ -516,7 +516,7 @@ class Connection:
                 await self._stream(response, head, length is None)
             elif len(response.body) > _PIECE:
                 await self._write_all(head, response.body)
-            # The header section and the body leave in one write: one segment for most.
+            # Header section and body leave in one write, which most times fits one segment.
             elif self._put(head + response.body):
                 await self._drain()
         finally:
@@ -530,7 +530,7 @@ class Connection:
             try:
                 data = await response.next()
             except Exception as exc:
-                # The status is sent; breaking off without the last chunk tells the client.
+                # The status is sent. Without a last chunk, the client sees that the stream broke.
                 print("error in a stream:")
                 print_exception(exc)
                 raise OSError("stream failed")
@@ -549,7 +549,7 @@ class Connection:
             head = b""
 
     async def _write_all(self, head, body):
-        # In pieces, and the header section in one write with the first.
+        # Writes in pieces, the first together with the header section.
         view = memoryview(body)
         await self._write(head + view[:_PIECE])
         for i in range(_PIECE, len(view), _PIECE):

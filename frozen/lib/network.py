@@ -3,6 +3,7 @@
 As documented for MicroPython 1.25: `active isconnected status ifconfig ipconfig config`, and
 `hostname()` and `ipconfig()` of the module. IPv4 only.
 """
+# SPDX-License-Identifier: MIT
 
 import sys
 import time
@@ -19,7 +20,7 @@ STAT_NO_NETWORK = const(1)
 STAT_NO_IP = const(2)
 STAT_GOT_IP = const(3)
 
-# DHCP's states with an address.
+# The DHCP client's states in which there is an address.
 _LEASED = (BOUND, RENEWING, REBINDING, REBOOTING)
 
 _ENODEV = const(19)
@@ -27,16 +28,16 @@ _MAX_HOSTNAME = const(32)
 
 _card = None
 _dhcp = None
-# (address, netmask, gateway) that were set by hand, to be used whenever the interface is active.
+# (address, netmask, gateway) set by hand, for whenever the interface is active.
 _static = None
 _dns = None
 
 
 class _Client(Client):
-    """A DHCP client that hears of pauses of the machine, which the stack's time leaves out."""
+    """A DHCP client that is told of the machine's pauses, which the stack's time leaves out."""
 
     def paused(self, ms, now):
-        """Take `ms` off the lease, and ask whether it still holds (RFC 2131 3.7)."""
+        """Take `ms` off the lease, and ask the server whether it still holds (RFC 2131 3.7)."""
         if self._expires is not None:
             self._renew_at -= ms
             self._rebind_at -= ms
@@ -57,8 +58,8 @@ class LAN:
     def active(self, on=None):
         """Return whether the interface runs, or start or stop it.
 
-        Starting looks for the card on the PCI bus and asks for an address by DHCP unless one was
-        set. OSError ENODEV: no card that a driver knows.
+        Starting looks for a card on the PCI bus and, unless an address was set, asks for one by
+        DHCP. OSError ENODEV: no driver knows a card.
         """
         if on is None:
             return _card is not None
@@ -70,11 +71,11 @@ class LAN:
         return None
 
     def isconnected(self):
-        """Tell whether the cable is connected and there is an address."""
+        """Return whether the cable is connected and there is an address."""
         return self.status() == STAT_GOT_IP
 
     def status(self):
-        """Return 0 without a link, 2 while there is no address, 3 when all is there."""
+        """Return 0 without a link, 2 without an address, 3 with both."""
         if _card is None or not _card.link_up():
             return STAT_LINK_DOWN
         return STAT_GOT_IP if host.stack.address else STAT_NO_IP
@@ -195,7 +196,7 @@ def _stop():
 
 
 def _on_link(now):
-    # Called within the stack's guard. Switches and neighbours may be others now.
+    # Called within the stack's guard. The cable may lead to another network now.
     if _dhcp is not None:
         _dhcp.link_up(now)
     else:
@@ -203,7 +204,7 @@ def _on_link(now):
 
 
 def paused(ms):
-    """Called when the machine stood still for `ms`: leases ran on, clocks here did not."""
+    """Correct for a pause of the machine of `ms`: leases ran on, and clocks stood still."""
     if _card is None:
         return
     host.enter()
@@ -246,7 +247,8 @@ def _stop_dhcp():
 
 
 def _use_time_servers(servers):
-    # Few networks name time servers. Called within the stack's guard; start() enters it itself.
+    # Few networks name time servers, so import late. Called within the stack's guard, which
+    # start() enters, too: schedule it.
     import ntptime
 
     micropython.schedule(ntptime.start, servers)

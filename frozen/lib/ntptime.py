@@ -1,8 +1,9 @@
-"""MicroPython's `ntptime` module: the clock by NTP.
+"""MicroPython's `ntptime` module: the clock, set by NTP.
 
-As micropython-lib documents it: `host`, `timeout` (seconds), `time()`, `settime()`. `start()` goes
-on doing it: `network` calls it where a lease names servers.
+As micropython-lib documents it: `host`, `timeout` (seconds), `time()`, `settime()`. Beyond that,
+`start()` keeps the clock set; `network` calls it where a lease names time servers.
 """
+# SPDX-License-Identifier: MIT
 
 import struct
 import time as _time
@@ -19,7 +20,7 @@ _client = None
 
 
 def _ask():
-    """Return (nanoseconds since 1970, the clock's then) by one server."""
+    """Ask one server. Return (its time, the clock's time when it answered), in ns since 1970."""
     address = socket.getaddrinfo(host, ntp.PORT)[0][-1]
     s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
@@ -40,7 +41,7 @@ def _ask():
 
 
 def time():
-    """Return the time by `host`, in seconds since 1970. OSError: no answer."""
+    """Return the time that `host` gives, in seconds since 1970. OSError: no answer."""
     return _ask()[0] // 1000000000
 
 
@@ -51,7 +52,7 @@ def settime():
 
 
 def start(servers):
-    """Keep the clock set by `servers`, addresses as integers; none ends it."""
+    """Keep the clock set by `servers` (addresses as integers). An empty list ends that."""
     global _client
     _host.enter()
     try:
@@ -66,7 +67,7 @@ def start(servers):
 
 
 def ask_again():
-    """Ask start()'s servers now: the machine stood still, and the clock may be wrong."""
+    """Ask start()'s servers now, after a pause of the machine: the clock may be wrong."""
     if _client is not None:
         _host.enter()
         try:
@@ -76,7 +77,7 @@ def ask_again():
 
 
 def status():
-    """Return (whether the clock was set by start()'s servers, by how many ns the last time)."""
+    """Return (whether start()'s servers have set the clock, by how many ns the last time)."""
     if _client is None or _client.synchronized is None:
         return False, 0
     return True, _client.offset

@@ -1,10 +1,11 @@
 """MicroPython's `socket` module over net.stack: TCP and UDP for IPv4.
 
-Sockets are streams (io.IOBase), so `select.poll` and asyncio take them. As everywhere in
-MicroPython, a stream method (read, readinto, readline, write) of a socket that must not wait
-returns None where it would have to, and a socket method (recv, send, accept ...) raises OSError
-EAGAIN; with a timeout both raise ETIMEDOUT. `ioctl` has the two requests of a stream.
+Sockets are streams (io.IOBase), so `select.poll` and asyncio take them. Where a socket that must
+not wait would have to, its stream methods (read, readinto, readline, write) return None, and its
+socket methods (recv, send, accept ...) raise OSError EAGAIN, as everywhere in MicroPython. With a
+timeout, both raise ETIMEDOUT. `ioctl` answers a stream's poll and close requests.
 """
+# SPDX-License-Identifier: MIT
 
 import io
 import struct
@@ -65,7 +66,7 @@ _EAI_NONAME = const(-2)
 
 _BACKLOG = const(16)
 
-# Options that are fields of a connection, and what one of them counts there.
+# Options that are fields of a connection: (field, factor from the option's unit to the field's).
 _CONNECTION_OPTIONS = {
     TCP_KEEPIDLE: ("keepalive_idle", 1000),
     TCP_KEEPINTVL: ("keepalive_interval", 1000),
@@ -91,14 +92,14 @@ class socket(io.IOBase):
         self._connection = None
         self._listener = None
         self._endpoint = None
-        # Who waits while it is none of these yet, see watch().
+        # Who waits for the socket while it is none of these yet, see watch().
         self._waiter = None
-        # What bind() reserved for TCP.
+        # Reserved by bind(), for TCP.
         self._address = 0
         self._port = 0
         self._nodelay = False
         self._keepalive = False
-        # What else was set of the connection's fields: {name: value}.
+        # Options of the connection: {field: value}.
         self._options = {}
         self._reset_on_close = False
 
@@ -123,7 +124,7 @@ class socket(io.IOBase):
             host.leave()
 
     def listen(self, backlog=_BACKLOG):
-        """Wait for connections; `backlog` is a hint of how many before accept()."""
+        """Take connections; `backlog` is a hint of how many may come before accept()."""
         self._check_stream()
         host.enter()
         try:
@@ -148,7 +149,7 @@ class socket(io.IOBase):
         return accepted, (ipv4.address_text(connection.remote), connection.remote_port)
 
     def connect(self, address):
-        """Connect to (host, port). Without waiting it raises OSError EINPROGRESS at first."""
+        """Connect to (host, port). A socket that must not wait raises OSError EINPROGRESS."""
         self._check_open()
         ip, port = _parse_address(address)
         if self._type == SOCK_DGRAM:
@@ -188,7 +189,7 @@ class socket(io.IOBase):
             host.leave()
 
     def close(self):
-        """Close the socket. Queued data is still sent; a listener's connections are reset."""
+        """Close the socket. Queued data is still sent; connections not accepted are reset."""
         if self._closed:
             return
         host.enter()
@@ -196,7 +197,7 @@ class socket(io.IOBase):
             self._closed = True
             thing = self._connection or self._listener or self._endpoint
             if thing is not None:
-                # Who waits for this socket learns that it is closed.
+                # Wake whoever waits for this socket.
                 host.stack.touch(thing)
             elif self._waiter is not None:
                 host.stack.touched.append(self._waiter)
@@ -216,7 +217,7 @@ class socket(io.IOBase):
     # -- Options ----------------------------------------------------------------------------
 
     def settimeout(self, seconds):
-        """Wait at most so long in each call; None: without end."""
+        """Let each call wait for `seconds` at most; None: without end."""
         if seconds is not None and seconds < 0:
             raise ValueError("negative timeout")
         self._timeout = None if seconds is None else int(seconds * 1000)
@@ -226,18 +227,19 @@ class socket(io.IOBase):
         self._timeout = None if flag else 0
 
     def setsockopt(self, level, option, value):
-        """Set SO_REUSEADDR, SO_BROADCAST (both always so), SO_KEEPALIVE, SO_LINGER, TCP_NODELAY,
-        TCP_KEEPIDLE and TCP_KEEPINTVL (seconds), TCP_KEEPCNT, TCP_USER_TIMEOUT (milliseconds).
+        """Set SO_REUSEADDR or SO_BROADCAST (both are always on), SO_KEEPALIVE, SO_LINGER,
+        TCP_NODELAY, TCP_KEEPIDLE or TCP_KEEPINTVL (seconds), TCP_KEEPCNT, or TCP_USER_TIMEOUT
+        (milliseconds).
 
-        SO_LINGER takes struct linger as bytes; on with no time means that close() resets. OSError
-        ENOPROTOOPT: any other option; EINVAL: a time or count below 1.
+        SO_LINGER takes struct linger as bytes; if it is on with a time of 0, close() resets the
+        connection. OSError ENOPROTOOPT: any other option; EINVAL: a time or count below 1.
         """
         self._check_open()
         if (level, option) == (IPPROTO_TCP, TCP_NODELAY):
             self._nodelay = bool(value)
             connection = self._connection
             if connection is not None:
-                # What Nagle may hold back goes out; a server sets this before there is anything.
+                # Send what Nagle's algorithm holds back. A server sets this before there is any.
                 connection.nodelay = self._nodelay
                 if connection.snd_nxt < connection.snd_end:
                     self._apply_options()
@@ -266,7 +268,7 @@ class socket(io.IOBase):
             for name, value in self._options.items():
                 setattr(connection, name, value)
             connection.set_keepalive(self._keepalive, time.ticks_ms())
-            # Nagle may have held something back.
+            # Nagle's algorithm may hold something back.
             host.stack.mark(connection)
         finally:
             host.leave()
@@ -274,14 +276,14 @@ class socket(io.IOBase):
     # -- Socket calls -----------------------------------------------------------------------
 
     def send(self, data):
-        """Send what fits of `data`; returns how many bytes."""
+        """Send as much of `data` as fits. Return how many bytes that is."""
         self._check_open()
         if self._type == SOCK_DGRAM:
             return self._send_datagram(data)
         return self._wait(self._try_send, self._check_connected(), data, 0)
 
     def sendall(self, data):
-        """Send all of `data`, whatever the timeout: it holds for each part."""
+        """Send all of `data`. The timeout holds for each part of it."""
         self._check_open()
         if self._type == SOCK_DGRAM:
             self._send_datagram(data)
@@ -306,7 +308,7 @@ class socket(io.IOBase):
             host.leave()
 
     def recv(self, size):
-        """Return at most `size` bytes; b"" where the peer has closed. ValueError: size below 0."""
+        """Return at most `size` bytes, b"" if the peer has closed. ValueError: size below 0."""
         _check_size(size)
         self._check_open()
         if self._type == SOCK_DGRAM:
@@ -314,7 +316,7 @@ class socket(io.IOBase):
         return self._wait(self._check_connected().receive_bytes, size)
 
     def recv_into(self, buf, size=0):
-        """Receive into `buf`, at most `size` bytes if it is not 0; returns how many."""
+        """Receive into `buf`, at most `size` bytes unless it is 0. Return how many."""
         _check_size(size)
         self._check_open()
         size = min(size or len(buf), len(buf))
@@ -325,7 +327,7 @@ class socket(io.IOBase):
         return self._wait(self._check_connected().receive, buf, 0, size)
 
     def recvfrom(self, size):
-        """Return (bytes, (host, port)); what a datagram has beyond `size` is lost."""
+        """Return (bytes, (host, port)). The part of a datagram beyond `size` is lost."""
         _check_size(size)
         self._check_open()
         if self._type == SOCK_STREAM:
@@ -342,10 +344,10 @@ class socket(io.IOBase):
     def read(self, size=-1):
         """Return `size` bytes, fewer at the end or where more would need waiting; -1: all.
 
-        Of a UDP socket it returns one datagram. ValueError: any other size below 0.
+        A UDP socket returns one datagram. ValueError: any other size below 0.
         """
         if size > 0 and self._timeout == 0 and self._connection is not None and not self._closed:
-            # asyncio's way: all that is there in one call.
+            # asyncio reads in this way: take all that is there in one call.
             host.enter()
             try:
                 return self._connection.receive_bytes(size)
@@ -375,7 +377,7 @@ class socket(io.IOBase):
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def readinto(self, buf, size=0):
-        """Receive into `buf` what is there; returns how many bytes, 0 at the end."""
+        """Receive into `buf` what is there. Return how many bytes, 0 at the end."""
         try:
             return self.recv_into(buf, size)
         except OSError as error:
@@ -384,11 +386,11 @@ class socket(io.IOBase):
             return None
 
     def readline(self, size=-1):
-        """Return a line with its end; less at the peer's end or where more would need waiting."""
+        """Return a line with its end; less at the end or where more would need waiting."""
         connection = self._check_connected()
         line = b""
         while size < 0 or len(line) < size:
-            # Asked first: what arrives after the search may hold the line's end.
+            # Ask before the search: data that arrives after it may hold the line's end.
             there = connection.available()
             ready = connection.find(b"\n") + 1
             ended = ready > 0
@@ -409,7 +411,7 @@ class socket(io.IOBase):
         return line
 
     def write(self, data):
-        """Send `data`; returns how many bytes: all of them, unless more would need waiting."""
+        """Send `data`. Return how many bytes: all of them, unless more would need waiting."""
         if self._timeout == 0 and self._connection is not None and not self._closed:
             host.enter()
             try:
@@ -462,15 +464,15 @@ class socket(io.IOBase):
         if self._type == SOCK_DGRAM:
             ready = self._endpoint is not None and self._endpoint.ready()
             return _POLL_WR | (_POLL_RD if ready else 0)
-        # Neither connected nor listening: as Linux and MicroPython's ports with lwIP have it.
+        # Neither connected nor listening: as on Linux and on MicroPython's ports with lwIP.
         return _POLL_WR | _POLL_HUP
 
     # -- For net.aio ------------------------------------------------------------------------
 
     def watch(self, entry, writing):
-        """Have `entry` appended to stack.touched when something happens; None: no more.
+        """Append `entry` to stack.touched whenever something happens; None ends that.
 
-        Args: writing: whether somebody waits to send, so that room for it is news.
+        Args: writing: somebody waits to send, so room in the send buffer counts, too.
         """
         thing = self._connection or self._listener or self._endpoint
         if thing is not None:
@@ -478,17 +480,17 @@ class socket(io.IOBase):
             if self._connection is not None:
                 thing.awaits_room = writing
         else:
-            self._waiter = entry  # for the UDP port that may be opened later
+            self._waiter = entry  # for a UDP port that may be opened later
 
     def events(self, mask):
-        """Return what a poll for `mask` would; for reading alone it may leave out errors."""
+        """Return the result of a poll for `mask`, for reading alone maybe without errors."""
         connection = self._connection
         if mask == _POLL_RD and connection is not None and not self._closed:
             return _POLL_RD if connection.readable() else 0
         return self._polled(mask)
 
     def _polled(self, mask):
-        # A callback in the middle could take a buffer away between two looks at it.
+        # The guard keeps callbacks from changing a buffer between two looks at it.
         host.enter()
         try:
             return self._poll() & (mask | _POLL_ERR | _POLL_HUP | _POLL_NVAL)
@@ -498,7 +500,7 @@ class socket(io.IOBase):
     # -- Waiting ----------------------------------------------------------------------------
 
     def _wait(self, attempt, *args):
-        """Return attempt(*args) once it is not None, waiting as the timeout allows."""
+        """Repeat attempt(*args) until it returns something, waiting as the timeout allows."""
         deadline = None
         while True:
             host.enter()
@@ -570,13 +572,13 @@ class socket(io.IOBase):
 
 
 def _check_size(size):
-    # As CPython. What waits must not be asked for less than nothing, nor given twice.
+    # As CPython. A negative size would take the same data out of the buffer twice.
     if size < 0:
         raise ValueError("negative size")
 
 
 def _parse_address(address):
-    """Return (ip, port) of ("a.b.c.d", port); "" is any address. ValueError: neither."""
+    """Return (ip, port) of ("a.b.c.d", port); "" is any address. ValueError: not of that form."""
     text, port = address
     if not 0 <= port <= 65535:
         raise ValueError("port out of range")
@@ -586,8 +588,8 @@ def _parse_address(address):
 def getaddrinfo(name, port, af=0, type=0, proto=0, flags=0):
     """Return [(family, type, proto, "", (address, port)), ...] of a host.
 
-    Args: name: a dotted quad, "" or a host name, which is looked up by DNS.
-    Raises OSError: -2 for an unknown name, ETIMEDOUT or EIO where no server answers.
+    Args: name: a dotted quad, "", or a host name, which DNS resolves.
+    Raise OSError: -2 for an unknown name, ETIMEDOUT or EIO if no server answers.
     """
     try:
         addresses = [_parse_address((name, port))[0]]
@@ -619,7 +621,7 @@ def _look_up(name):
     return query.addresses
 
 
-# CPython, where unit tests run this file, has an asyncio of its own.
+# CPython, where unit tests run this file, keeps its own asyncio.
 if sys.implementation.name == "micropython":
     from net import aio
 

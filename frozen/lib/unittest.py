@@ -1,8 +1,9 @@
-"""Unit tests, with the part of CPython's `unittest` that micropython-lib's has.
+"""MicroPython's `unittest` module: the part of CPython's that micropython-lib's has.
 
 A run ends with the lines that MicroPython's tests/run-tests.py reads: `Ran N tests`, an empty
 line, then `OK`, `OK (skipped=N)` or `FAILED (failures=N, errors=N)`.
 """
+# SPDX-License-Identifier: MIT
 
 import io
 import sys
@@ -13,9 +14,9 @@ class SkipTest(Exception):
 
 
 class AssertRaisesContext:
-    """What assertRaises() returns without a callable: a context manager that wants an exception.
+    """What assertRaises() returns without a callable: a context manager that expects an exception.
 
-    `exception` is the one that came.
+    `exception` is the one that was raised.
     """
 
     def __init__(self, expected):
@@ -41,7 +42,7 @@ class _NullContext:
 
 
 class _SubTest:
-    """A context manager that records what fails in it, and lets the test go on."""
+    """A context manager that records a failure in it, and lets the test go on."""
 
     def __init__(self, result, test, message, params):
         self._result = result
@@ -82,7 +83,7 @@ class TestCase:
         pass
 
     def addCleanup(self, function, *args, **kwargs):
-        """Call function(*args, **kwargs) after tearDown; the last one added goes first."""
+        """Call function(*args, **kwargs) after tearDown, the last one added first."""
         self._cleanups.append((function, args, kwargs))
 
     def doCleanups(self):
@@ -91,7 +92,7 @@ class TestCase:
             function(*args, **kwargs)
 
     def subTest(self, msg=None, **params):
-        """A context manager: a failure in it is recorded with `params`, and the test goes on."""
+        """Return a context manager that records a failure with `params`; the test goes on."""
         if self._result is None:
             return _NullContext()
         return _SubTest(self._result, self._method, msg, params)
@@ -161,7 +162,7 @@ class TestCase:
         self._check(not isinstance(x, y), msg, "{!r} is a {!r}", x, y)
 
     def assertRaises(self, exception, function=None, *args, **kwargs):
-        """Want `exception` of function(*args, **kwargs), or of the body of a with statement."""
+        """Expect `exception` of function(*args, **kwargs), or in the body of a with statement."""
         context = AssertRaisesContext(exception)
         if function is None:
             return context
@@ -170,7 +171,7 @@ class TestCase:
         return None
 
     def assertWarns(self, warning):
-        """MicroPython has no warnings to look at: nothing is checked."""
+        """Check nothing: MicroPython has no warnings."""
         return _NullContext()
 
 
@@ -191,7 +192,7 @@ def _name(thing):
 
 
 def skip(reason):
-    """Decorate a test, or a class of them: it is not run."""
+    """Return a decorator that skips a test or a class of tests."""
 
     def decorate(what):
         if isinstance(what, type):
@@ -215,7 +216,7 @@ def skipUnless(condition, reason):
 
 
 def expectedFailure(test):
-    """Decorate a test that must fail."""
+    """Decorator of a test that must fail."""
 
     def expected(*args, **kwargs):
         try:
@@ -230,7 +231,7 @@ def expectedFailure(test):
 
 
 class TestResult:
-    """What a run found. `failures`, `errors` and `skipped` hold pairs (test, text)."""
+    """Results of a run. `failures`, `errors` and `skipped` hold pairs (test, text)."""
 
     def __init__(self):
         self.failures = []
@@ -277,7 +278,7 @@ class TestResult:
 
 
 def _record(result, name, error):
-    """Note an exception that a test let out; returns the word to print for it."""
+    """Record an exception that a test raised. Return the word to print for it."""
     if isinstance(error, SkipTest):
         result.skipped.append((name, str(error)))
         return "skipped: {}".format(error)
@@ -309,7 +310,7 @@ class TestSuite:
         return result
 
     def _load_module(self, module):
-        """Add a module's TestCase classes and its functions test*, which take no argument."""
+        """Add a module's TestCase classes, and its functions test* without arguments."""
         for name in dir(module):
             thing = getattr(module, name)
             if isinstance(thing, type):
@@ -341,7 +342,7 @@ def _run_tests(test, result, suite):
         print("setUpClass ({}) ... {}".format(class_name, _record(result, class_name, error)))
         return
     for name in names:
-        # Tests find their own instance's attributes as setUp left them, not as another test did.
+        # Each test has an instance of its own, so it finds no attributes that another one set.
         each = case if isinstance(test, TestCase) else test()
         _run_one(result, name, class_name, getattr(each, name), each)
     try:
@@ -380,7 +381,7 @@ def _run_one(result, name, where, function, case=None):
 
 
 class TestRunner:
-    """Runs a suite, prints what fails and the summary."""
+    """Runs a suite. Prints the failures and a summary."""
 
     def run(self, suite):
         result = suite.run(TestResult())
@@ -400,7 +401,7 @@ TextTestRunner = TestRunner
 
 
 class TestProgram:
-    """Runs all tests of a module, by name or the module itself; `result` holds what came of it."""
+    """Runs all tests of a module (its name, or itself). `result` holds the results."""
 
     def __init__(self, module="__main__", testRunner=None):
         if isinstance(module, str):

@@ -13,8 +13,7 @@ BOOT = "/boot/"
 
 
 def read_config(path=None):
-    """Return the configuration as a dict, {} without a file. Raise ConfigError if it is no JSON.
-    """
+    """Return the configuration, {} without a file. Raise ConfigError if it is no JSON."""
     path = path or BOOT + "config.json"
     try:
         with open(path, "rb") as f:

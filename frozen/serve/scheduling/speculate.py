@@ -61,8 +61,7 @@ class _Draft:
         return k
 
     def learn(self, sequence, drafted, accepted, others):
-        """Learn that `accepted` of `drafted` tokens were right. others: other tokens of the step.
-        """
+        """Learn how many of `drafted` tokens were right. others: other tokens of the step."""
         state = sequence.drafts
         for _ in range(accepted):
             self._learn(state, 1)
