@@ -89,19 +89,6 @@ def make_app(log):
         yield "some"
         raise RuntimeError("late")
 
-    @app.post("/json")
-    async def json_length(request):
-        return {"length": len(request.json())}
-
-    @app.post("/json-twice")
-    def json_twice(request):
-        assert request.json() is request.json()
-        return [request.json()]
-
-    @app.get("/inf")
-    def infinity(request):
-        return {"a": float("inf")}
-
     @app.get("/no-memory")
     def no_memory(request):
         raise MemoryError("memory allocation failed, allocating 4000000 bytes")
@@ -114,7 +101,23 @@ def make_app(log):
     def big(request):
         return bytes(3 << 20)
 
+    add_json(app)
     return app
+
+
+def add_json(app):
+    @app.post("/json")
+    async def json_length(request):
+        return {"length": len(request.json())}
+
+    @app.post("/json-twice")
+    def json_twice(request):
+        assert request.json() is request.json()
+        return [request.json()]
+
+    @app.get("/inf")
+    def infinity(request):
+        return {"a": float("inf")}
 
 
 class Client:
