@@ -18,13 +18,13 @@ SHIM = str(Path(__file__).resolve().parent / "unit/shim")
 if SHIM not in sys.path:
     sys.path.insert(0, SHIM)
 
-from _engine import Aborted, Error, Limit, NoSlot  # noqa: E402
+from _engine import Aborted, Assertion, Error, Limit, NoSlot  # noqa: E402
 
 
 class _Library(engine_library.Library):
     def failure(self, code, reason):
-        return {1: NoSlot, 2: Aborted, 3: Limit, -1: ValueError,
-                -4: MemoryError}.get(code, Error)(reason)
+        return {1: NoSlot, 2: Aborted, 3: Limit, -1: ValueError, -3: Assertion,
+                -4: MemoryError, -5: Assertion}.get(code, Error)(reason)
 
 
 _library = None

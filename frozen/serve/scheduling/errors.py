@@ -1,7 +1,7 @@
 """Errors as llama-server words and shapes them: {"error": {"code", "message", "type", ...}}."""
 # SPDX-License-Identifier: MIT
 
-from _engine import Limit
+from _engine import Assertion, Limit
 from httpd import HttpError
 
 _TYPES = {
@@ -55,20 +55,16 @@ def out_of_memory():
     return unavailable("out of memory")
 
 
-# What the engine, ggml and C++ say when memory runs out.
-_NO_MEMORY = ("out of memory", "no memory", "insufficient memory", "bad_alloc")
-
-
 def from_engine(exc, otherwise=500):
     """Return the RequestError for `exc`, an exception of the engine, with its words if they are
     meant for a client. otherwise: the status where nothing says whose fault it is.
     """
-    words = str(exc)
-    if isinstance(exc, MemoryError) or any([sign in words for sign in _NO_MEMORY]):
+    if isinstance(exc, MemoryError):
         return out_of_memory()
-    if "GGML_ASSERT" in words or "::at" in words or not words:
-        # A condition of llama.cpp's source, or the name of a C++ member function, means nothing to
-        # a client: print it.
+    words = str(exc)
+    if isinstance(exc, Assertion) or not words:
+        # A condition of llama.cpp's source, or the name of a C++ function, means nothing to a
+        # client: print it.
         print("cllm: the engine refused a request: %s" % (words or type(exc).__name__))
         words = "the engine cannot handle this request with this model"
     if otherwise == 400 or isinstance(exc, (Limit, ValueError, TypeError)):

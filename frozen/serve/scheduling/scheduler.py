@@ -19,7 +19,7 @@ import asyncio
 import gc
 import time
 
-from _engine import Aborted, Limit, NoSlot
+from _engine import Aborted, Assertion, Limit, NoSlot
 from httpd.jsonio import integers
 
 from .detok import text_of
@@ -697,9 +697,7 @@ class Stuck(RuntimeError):
     """The constraints of a request leave no token to go on with."""
 
     def __init__(self, exc):
-        words = str(exc)
-        if "GGML_" in words:
-            words = "none is left"
+        words = "none is left" if isinstance(exc, Assertion) else str(exc)
         super().__init__("The constraints of the request allow no next token: " + words)
 
 

@@ -17,6 +17,10 @@ class Limit(Error):
     pass
 
 
+class Assertion(Error):
+    pass
+
+
 def version():
     return ""
 
