@@ -55,6 +55,9 @@ int fail(int code, const char *reason) noexcept {
         last_error[len] = '\0';
     } catch (...) {
         strcpy(last_error, "out of memory");
+        if (code == ENGINE_EFAIL || code == ENGINE_EASSERT) {
+            return ENGINE_ENOMEM;
+        }
     }
     return code;
 }
@@ -107,10 +110,15 @@ void check_seq(const engine *e, int32_t seq) {
         "sequence " + std::to_string(seq) + " is not in 0.." + std::to_string(e->info.n_seq - 1));
 }
 
+bool lacks_memory(const char *reason) noexcept {
+    const auto says = [&](const char *words) { return strstr(reason, words) != nullptr; };
+    // ggml_aligned_malloc() has the first words, others the rest.
+    return says("insufficient memory") || says("out of memory")
+        || (says("allocate") && says("buffer"));
+}
+
 void throw_failure(const std::string &reason) {
-    const auto says = [&](const char *words) { return reason.find(words) != std::string::npos; };
-    // llama.cpp has no code for it: ggml_aligned_malloc() has the first words, others the rest.
-    if (says("insufficient memory") || (says("allocate") && says("buffer"))) {
+    if (lacks_memory(reason.c_str())) {
         throw std::bad_alloc();
     }
     throw std::runtime_error(reason);

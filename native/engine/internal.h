@@ -162,6 +162,9 @@ int fail(int code, const char *reason) noexcept;
 int fail_busy() noexcept;
 void clear_error() noexcept;
 
+// Whether what llama.cpp gives as its reason is that memory ran out: it has no code for that.
+bool lacks_memory(const char *reason) noexcept;
+
 template <class T> class scoped_value {
 public:
     scoped_value(T &variable, T value)
@@ -187,13 +190,16 @@ template <class Body> int translated(bool *broken, Body &&body) noexcept {
             *broken = true;
             return fail(ENGINE_EBROKEN, x.what());
         }
-        return fail(ENGINE_EFAIL, x.what());
+        return fail(lacks_memory(x.what()) ? ENGINE_ENOMEM : ENGINE_EASSERT, x.what());
+    } catch (const std::out_of_range &x) {
+        // By at(), stoi() and the like, whose names say nothing to a client.
+        return fail(ENGINE_EASSERT, x.what());
     } catch (const over_budget &x) {
         return fail(ENGINE_LIMIT, x.what());
     } catch (const std::bad_alloc &) {
         return fail(ENGINE_ENOMEM, "out of memory");
     } catch (const std::exception &x) {
-        return fail(ENGINE_EFAIL, x.what());
+        return fail(lacks_memory(x.what()) ? ENGINE_ENOMEM : ENGINE_EFAIL, x.what());
     } catch (...) {
         return fail(ENGINE_EFAIL, "an exception without a reason");
     }
@@ -265,6 +271,8 @@ template <class Body> void with_input(Body &&body) {
         body();
     } catch (const assertion &) {
         throw;
+    } catch (const std::out_of_range &) {
+        throw;
     } catch (const std::bad_alloc &) {
         throw;
     } catch (const std::exception &x) {
@@ -277,7 +285,7 @@ void check(bool condition, const std::string &reason);
 void check_token(const engine *e, int32_t token);
 void check_seq(const engine *e, int32_t seq);
 
-// Throws std::bad_alloc if what llama.cpp gave as its reason is that memory ran out, else the reason.
+// Throws std::bad_alloc if lacks_memory(reason), else the reason.
 [[noreturn]] void throw_failure(const std::string &reason);
 
 // JSON of a request, nested no deeper than a stack can take; bad_input names `what`.

@@ -8,6 +8,8 @@ stored at the wrong place, in the wrong sequence, or not at all, changes the ans
 import contextlib
 import json
 
+from _engine import Aborted, Error, NoSlot
+
 EOG = 256
 BOS = 257
 LEAST = -3.4028234663852886e38  # the logarithm of no probability, as the engine has it
@@ -18,18 +20,6 @@ def step(scheduler):
     with contextlib.suppress(StopIteration):
         scheduler.step().send(None)
         raise AssertionError("the step awaits something")
-
-
-class Error(RuntimeError):
-    pass
-
-
-class NoSlot(Error):
-    pass
-
-
-class Aborted(Error):
-    pass
 
 
 class Sampler:

@@ -7,10 +7,10 @@ from urllib import error, request
 
 import pytest
 from fake_engine import Sampler
-from test_openai import CHAT, Running
+from running import CHAT, Running
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
-API = EXAMPLES.parent / "frozen/api/cllm.py"
+API = EXAMPLES.parent / "frozen/lib/cllm.py"
 
 
 @pytest.fixture

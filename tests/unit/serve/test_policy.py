@@ -6,8 +6,8 @@ import pytest
 from fake_engine import Sampler, step
 from test_scheduler import drain, idle, make, submit, text
 
-from serve.errors import RequestError
-from serve.policy import FairQueue, Policy, StepCost
+from serve.scheduling.errors import RequestError
+from serve.scheduling.policy import FairQueue, Policy, StepCost
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,9 @@ import random
 import pytest
 from fake_engine import FakeEngine, Sampler, step
 
-from serve.errors import RequestError
-from serve.scheduler import Bounds, Scheduler
-from serve.sequence import Options
+from serve.scheduling.errors import RequestError
+from serve.scheduling.scheduler import Bounds, Scheduler
+from serve.scheduling.sequence import Options
 
 
 class Clock:
