@@ -123,7 +123,7 @@ class Service:
         return tokens
 
     async def converse(self, body, preparation=None):
-        """Return the Conversation of a chat request's JSON object."""
+        """Return the Conversation of a chat request's JSON object, which the caller closes."""
         engine = self.generator()
         request = conversation_of(body)
         # As in tokenize(): a template takes no less time.
@@ -191,17 +191,17 @@ class Service:
                 replies.append(Reply(sequence, conversation, len(replies)))
         except Exception:
             for reply in replies:
-                reply.sequence.cancel()
+                reply.close()
             raise
         return replies
 
     async def chat(self, body, params, request=None):
         """Submit the answers to a chat request's JSON object; `request` as in generate()."""
         preparation = self.prepare(request)
-        conversation = await self.converse(body, preparation)
-        return await self.generate(
-            [conversation.prompt], params, request, conversation, preparation
-        )
+        with await self.converse(body, preparation) as conversation:
+            return await self.generate(
+                [conversation.prompt], params, request, conversation, preparation
+            )
 
     async def embed(self, tokens, normalize=2, request=None):
         """Return the embedding (a list of float) of token ids; `request` as in generate()."""

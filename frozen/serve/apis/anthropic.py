@@ -342,5 +342,6 @@ def install(service):
     async def count_tokens(request):
         chat = chat_of(object_of(request))
         work = service.prepare(request)
-        prompt = (await service.converse(chat, work)).prompt
+        with await service.converse(chat, work) as conversation:
+            prompt = conversation.prompt
         return {"input_tokens": len(await service.tokenize(prompt, preparation=work))}

@@ -15,15 +15,32 @@ class Conversation:
     """A rendered chat. prompt: text; stops: stop strings of the template; chat: the engine's
     conversation; plain: a reply needs no parsing; shown: control tokens that count as text of a
     reply, because its format is made of them.
+
+    The engine's conversation holds a grammar of up to megabytes outside Python's heap, which no
+    garbage collection accounts for: close() it, or use `with`.
     """
 
     def __init__(self, chat):
         self.chat = chat
-        about = jsonio.loads(chat.describe())
+        try:
+            about = jsonio.loads(chat.describe())
+        except BaseException:
+            chat.close()
+            raise
         self.prompt = about["prompt"]
         self.stops = about["stops"]
         self.plain = about["plain"]
         self.shown = () if self.plain else about.get("shown") or ()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def close(self):
+        """Free the engine's conversation. Samplers and Replies made of it stay valid."""
+        self.chat.close()
 
 
 def conversation_of(body):

@@ -311,5 +311,6 @@ def install(service):
 
     @app.post("/apply-template")
     async def apply_template(request):
-        conversation = await service.converse(object_of(request), service.prepare(request))
-        return {"prompt": conversation.prompt}
+        body = object_of(request)
+        with await service.converse(body, service.prepare(request)) as conversation:
+            return {"prompt": conversation.prompt}

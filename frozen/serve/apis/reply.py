@@ -114,6 +114,12 @@ class Reply:
         text = "".join(self._unread) if self._said else self.text
         return [{"content": text}] if text else []
 
+    def close(self):
+        """End the sequence if it still runs, and free the parser."""
+        self.sequence.cancel()
+        if self._parser is not None:
+            self._parser.close()
+
     def finish_reason(self):
         """Return OpenAI's word for how it ended."""
         if self.sequence.finish_reason == "stop" and self.message.get("tool_calls"):
@@ -166,7 +172,7 @@ class Replies:
     def cancel(self):
         """End those that still run."""
         for reply in self.replies:
-            reply.sequence.cancel()
+            reply.close()
 
 
 async def described(items, describe):

@@ -4,7 +4,7 @@ import json
 import threading
 
 import pytest
-from fake_engine import Sampler
+from fake_engine import all_closed, forget
 from running import CHAT, MODEL, Running, message
 
 from serve.apis.params import Params
@@ -12,10 +12,10 @@ from serve.apis.params import Params
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    Sampler.open = 0
+    forget()
     with Running(tmp_path_factory.mktemp("model")) as running:
         yield running
-        assert not running.service.scheduler.running and Sampler.open == 0
+        assert not running.service.scheduler.running and all_closed()
 
 
 TIMINGS = {
