@@ -402,9 +402,9 @@ void operator delete(void *memory) noexcept {
     free(memory);
 }
 
-// A function-local static outlives the body that came by first, so it is no part of any budget. These
-// functions stand in for the C++ runtime's (Itanium C++ ABI 3.3.3): one recursive lock for all, held
-// while a static is initialized.
+// A function-local static outlives the body that came by first, so it is no part of any budget.
+// These functions stand in for the C++ runtime's (Itanium C++ ABI 3.3.3): one recursive lock for
+// all, held while a static is initialized.
 namespace {
 
 pthread_mutex_t *guard_mutex() {

@@ -1,11 +1,12 @@
 // budget.h: bounds what llama.cpp may take for one request: processor time, memory and stack.
 //
-// A schema of a hundred bytes can make llama.cpp recurse without end or double its work with every
-// level, and nothing in its code asks whether to go on. But nearly all of it allocates, so operator
-// new is where it is stopped: it throws, as it would without memory, and llama.cpp's own destructors
-// clean up. Four ways out are left when that is not enough:
+// A schema of a hundred bytes can make llama.cpp recurse without end or double its work with
+// every level, and nothing in its code asks whether to go on. But nearly all of it allocates, so
+// operator new is where it is stopped: it throws, as it would without memory, and llama.cpp's own
+// destructors clean up. Four ways out are left when that is not enough:
 //
-// * A `noexcept` function was in the way (nlohmann's JSON allocates in a destructor): std::terminate.
+// * A `noexcept` function was in the way (nlohmann's JSON allocates in a destructor):
+//   std::terminate.
 // * Code that catches everything goes on regardless.
 // * Recursion that does not allocate runs into the guard page below the stack: SIGSEGV.
 // * A loop that does not allocate (jinja's `replace`) never comes by: SIGXCPU, see below.
@@ -13,21 +14,23 @@
 // Then the body is abandoned: the thread goes back to within() by longjmp, and what the body had
 // allocated is freed without its destructors, so nothing leaks and the request alone fails.
 //
-// SIGXCPU comes from a timer of the thread's own processor time (timer_create(2)), which ticks while a
-// body runs. The thread interrupts itself: no other thread watches it, wall time plays no part, and
-// once the timer is stopped no signal is on its way. So a tick cannot reach the next body or the code
-// between two.
+// SIGXCPU comes from a timer of the thread's own processor time (timer_create(2)), which ticks
+// while a body runs. The thread interrupts itself: no other thread watches it, wall time plays no
+// part, and once the timer is stopped no signal is on its way. So a tick cannot reach the next body
+// or the code between two.
 //
 // A tick may come at any instruction, and abandons the body only where that is safe:
 //
-// * not in operator new or delete, because malloc() holds a lock and the table of blocks is changing;
+// * not in operator new or delete: malloc() holds a lock and the table of blocks is changing;
 // * not in code outside of any budget: the log, and what initializes function-local statics;
-// * not while an exception is in flight, because the unwinder has locks;
-// * not if the body has called operator new or delete since the last tick. What else has locks (malloc()
-//   for an exception, stdio, time zones) is called between allocations, and never runs for a tick.
+// * not while an exception is in flight: the unwinder has locks;
+// * not if the body has called operator new or delete since the last tick. What else has locks
+//   (malloc() for an exception, stdio, time zones) is called between allocations, and never runs
+//   for a whole tick.
 //
-// Elsewhere jobs hold no lock: llama.cpp's code for them has none. Where a tick comes too early, the
-// next operator new looks at the clock at once, or the next tick finds the body in a better place.
+// Elsewhere jobs hold no lock: llama.cpp's code for them has none. Where a tick comes too early,
+// the next operator new looks at the clock at once, or the next tick finds the body in a better
+// place.
 #ifndef CLLM_ENGINE_BUDGET_H
 #define CLLM_ENGINE_BUDGET_H
 
@@ -166,8 +169,8 @@ template <class Body> void within(const budget &b, Body &&body, bool *abandoned 
     }
 }
 
-// Returns what make() does, which may take no more than `b`; else throws over_budget. When make() is
-// abandoned, what it made so far has gone with all else that it allocated.
+// Returns what make() does, which may take no more than `b`; else throws over_budget. When make()
+// is abandoned, what it made so far has gone with all else that it allocated.
 template <class Make> auto made_within(const budget &b, Make &&make) -> decltype(make()) {
     std::optional<decltype(make())> made;
     bool abandoned = false;

@@ -1,4 +1,4 @@
-"""Templates that llama.cpp does not get done with, in the image: the request fails, the rest goes on."""
+"""Templates that take llama.cpp forever, in the image: the request fails, the rest goes on."""
 
 import threading
 import time

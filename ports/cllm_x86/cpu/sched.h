@@ -56,8 +56,8 @@ unsigned thread_count(void);
 uint64_t thread_ran_ns(void);
 // When the running thread's timer expires, from now, and how often after that; 0 never.
 void thread_set_alarm(uint64_t ns, uint64_t every_ns);
-// The processor's vector registers, which are the running thread's, to or from 64-byte aligned memory.
-// XSAVE leaves parts of it alone that XRSTOR wants to be zero.
+// The processor's vector registers, which are the running thread's, to or from 64-byte aligned
+// memory, which is zero before: XSAVE does not write all that XRSTOR checks (SDM vol. 1, 13.7, 13.8).
 uint64_t vectors_size(void);
 void save_vectors(void *area);
 void restore_vectors(const void *area);

@@ -1,6 +1,6 @@
-// Signals that a thread gets for what it does itself: SIGSEGV for its own page fault, and SIGXCPU when
-// its timer of processor time expires. A library that runs recursive code of others uses them to
-// leave a stack that ran over and code that takes too long (native/engine/budget.cpp).
+// Signals that a thread gets for what it does itself: SIGSEGV for its own page fault, and SIGXCPU
+// when its timer of processor time expires. A library that runs recursive code of others uses them
+// to leave a stack that ran over and code that takes too long (native/engine/budget.cpp).
 // Sources: sigaction(2), sigaltstack(2), timer_create(2), signal(7); System V ABI AMD64 3.4.1
 // (registers of a handler are those of a function: signal, siginfo_t *, ucontext_t *).
 #include "cpu/sched.h"
@@ -44,8 +44,8 @@ struct siginfo {
     uint8_t rest[104];
 };
 
-// What lies near the top of the handler's stack, from its return address up; the vector registers are
-// above. The context is empty: a handler here either leaves by longjmp or lets the thread go on.
+// What lies near the top of the handler's stack, from its return address up; the vector registers
+// are above. The context is empty: a handler here either leaves by longjmp or lets the thread go on.
 struct signal_frame {
     uint64_t return_address;
     struct siginfo info;
@@ -138,8 +138,8 @@ static struct signal_frame *frame_of(const struct thread *t) {
     return (struct signal_frame *)(ALIGN_DOWN(top - sizeof(struct signal_frame), 16) - 8);
 }
 
-// Has the handler run next and go on at `f` when it returns. False if there is none or no stack for it,
-// or if the kernel or the handler itself was interrupted.
+// Has the handler run next, and the thread go on at `f` when that returns. False if there is no
+// handler or no stack for it, or if the kernel or the handler itself was interrupted.
 static bool deliver(struct trap_frame *f, const struct sigaction *action, int number, int code,
     uint64_t address) {
     struct thread *t = current_thread();

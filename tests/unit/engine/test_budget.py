@@ -139,7 +139,7 @@ def test_a_template_that_does_not_end(library, tmp_path, template):
 
 
 def test_nothing_is_lost_by_what_is_abandoned(engine):
-    """Recursion that does not allocate ends on the guard page, and its memory is freed all the same."""
+    """Recursion without an allocation ends on the guard page, and its memory is freed all the same."""
     padded = cycle("a")
     padded["$defs"]["unused"] = {"enum": ["x" * 100] * 20000}
     for _ in range(3):

@@ -12,8 +12,8 @@ from engine_library import Engine, EngineFailure
 from test_budget import INVALID, LIMIT, resident
 
 JOB_MS = 400
-# What a job may overrun (native/engine/budget.cpp): two ticks of 25 ms, and what the kernel takes to
-# give them; where it allocates, code of llama.cpp that catches the exception has 500 ms to end.
+# What a job may overrun (native/engine/budget.cpp): two ticks of 25 ms, and what the kernel takes
+# to give them; where it allocates, code of llama.cpp that catches the exception has 500 ms to end.
 STRETCH_S = 0.15
 ALLOCATING_S = 0.65
 
@@ -23,7 +23,8 @@ LONG = BEGIN + "{% set x = x ~ x %}" * 14
 TEMPLATES = {
     "one call": LONG + "{{ x|replace('Q', 'QQQ') }}",
     "a chain": LONG + "{{ x" + "|replace('Q', 'QQ')" * 20 + " }}",
-    "the same length": LONG + "{{ x|replace('aQ', 'Qa')|replace('Qa', 'aQ')|replace('Q', 'QQQ') }}",
+    "the same length":
+        LONG + "{{ x|replace('aQ', 'Qa')|replace('Qa', 'aQ')|replace('Q', 'QQQ') }}",
     "with allocations between": BEGIN + "{% set x = x ~ x ~ x ~ x %}" * 6 + """
         {%- set ns = namespace(a=[]) %}
         {%- if 'Q' in x %}{% for i in range(10000) %}
