@@ -301,8 +301,9 @@ void open_templates(engine *e) {
     constexpr uint32_t template_ms = 4'000;
     log_capture capture;
     try {
-        within({fair_ms(template_ms), job_bytes(), stack_size - stack_margin, nullptr},
-            [e] { e->templates = common_chat_templates_init(e->model.get(), ""); });
+        e->templates = made_within(
+            {fair_ms(template_ms), job_bytes(), stack_size - stack_margin, nullptr},
+            [e] { return common_chat_templates_init(e->model.get(), ""); });
     } catch (const over_budget &x) {
         e->template_error = std::string("the model's chat template: ") + x.what();
     } catch (const std::exception &x) {
@@ -631,10 +632,9 @@ int engine_tokenize(struct engine *e, const char *text, size_t len, bool add_spe
     bool parse_special, const int32_t **tokens, size_t *n) {
     return call(e, KNOWS, [&] {
         check(len <= max_text, "the text is too long");
-        std::vector<int32_t> found;
-        within({fair_ms(e->params.job_ms), job_bytes(), stack_size - stack_margin, nullptr},
-            [&] { found = tokenize(e, std::string(text, len), add_special, parse_special); });
-        e->tokens = std::move(found);
+        e->tokens = made_within(
+            {fair_ms(e->params.job_ms), job_bytes(), stack_size - stack_margin, nullptr},
+            [&] { return tokenize(e, std::string(text, len), add_special, parse_special); });
         *tokens = e->tokens.data();
         *n = e->tokens.size();
         return static_cast<int>(ENGINE_OK);
