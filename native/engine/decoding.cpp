@@ -14,10 +14,10 @@ void choose_kernels(const engine *e) {
     using kernels::mode;
     const kernels::functions &known = *cpu_kernels();
     switch (e->params.kernels) {
-    case ENGINE_KERNELS_TCG: return known.set_mode(mode::fast);
+    case ENGINE_KERNELS_TCG: return known.set_mode(mode::tcg);
     case ENGINE_KERNELS_EXACT:
         return known.set_mode(
-            known.for_tcg && cpu_is_emulated() ? mode::exact_emulated : mode::exact);
+            known.for_tcg && cpu_is_emulated() ? mode::exact_tcg : mode::exact);
     default: known.set_mode(mode::ggml);
     }
 }
