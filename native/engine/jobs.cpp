@@ -1,5 +1,12 @@
 // jobs.cpp: the thread that processes what requests hand to llama.cpp; see jobs.h.
-#include "internal.h"
+#include "jobs.h"
+
+#include "call.h"
+#include "checks.h"
+#include "cpu.h"
+#include "engine_job.h"
+#include "errors.h"
+#include "log.h"
 
 #include <algorithm>
 #include <utility>

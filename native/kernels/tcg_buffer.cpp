@@ -1,10 +1,10 @@
-// buffer.cpp: the buffer type through which ggml uses the kernels; see kernels.h. It works as ggml's
+// tcg_buffer.cpp: the buffer type through which ggml uses the kernels; see kernels.h. It works as ggml's
 // own ggml-cpu/repack.cpp does: a tensor's data is packed when it is set, and tensor->extra names
 // the traits that compute with it.
 #include "kernels.h"
 
 #include "nodes.h"
-#include "pack.h"
+#include "tcg_pack.h"
 #include "tensors.h"
 
 #include "ggml-backend-impl.h"
@@ -89,20 +89,20 @@ class extra : public ggml::cpu::extra_buffer_type {
     bool supports_op(ggml_backend_dev_t, const ggml_tensor *op) override {
         const ggml_tensor *weights = op->src[0], *x = op->src[1];
         return op->op == GGML_OP_MUL_MAT && weights->buffer
-            && weights->buffer->buft == buffer_type() && format_for(weights)
+            && weights->buffer->buft == tcg_buffer_type() && format_for(weights)
             && x->type == GGML_TYPE_F32 && (!x->buffer || ggml_backend_buft_is_host(x->buffer->buft));
     }
 
     ggml::cpu::tensor_traits *get_tensor_traits(const ggml_tensor *op) override {
         const bool ours = op->op == GGML_OP_MUL_MAT && op->src[0]->buffer
-            && op->src[0]->buffer->buft == buffer_type();
+            && op->src[0]->buffer->buft == tcg_buffer_type();
         if (ours) {
             return product::instance();
         }
         switch (now) {
-        case mode::fast: return fast_node(op);
+        case mode::tcg: return tcg_node(op);
         case mode::exact: return exact_node(op, false);
-        case mode::exact_emulated: return exact_node(op, true);
+        case mode::exact_tcg: return exact_node(op, true);
         default: return nullptr;
         }
     }
@@ -138,7 +138,7 @@ ggml_backend_buffer_t allocate(ggml_backend_buffer_type_t type, size_t size) {
 
 } // namespace
 
-ggml_backend_buffer_type_t buffer_type() {
+ggml_backend_buffer_type_t tcg_buffer_type() {
     static extra context;
     static ggml_backend_buffer_type type = {
         {
@@ -164,7 +164,7 @@ const kernels::functions *cllm_kernels() {
     static const kernels::functions functions = {
         [] {
             auto &types = ggml_backend_cpu_get_extra_buffer_types();
-            types.insert(types.begin(), kernels::buffer_type());
+            types.insert(types.begin(), kernels::tcg_buffer_type());
         },
         [](kernels::mode wanted) { kernels::now = wanted; },
         kernels::format_of(GGML_TYPE_Q4_0) != nullptr,

@@ -1,4 +1,4 @@
-// exact_emulated.cpp: exact.h's products for a processor that TCG emulates. Compiled for AVX2, FMA,
+// exact_tcg.cpp: exact.h's products for a processor that TCG emulates. Compiled for AVX2, FMA,
 // F16C and BMI2, but no instruction here is of 256 bits.
 //
 // Products are vpmullw of 16-bit halves, which hold the sum of two neighbours' products, as ggml's
@@ -595,7 +595,7 @@ template <class Kind> constexpr exact_format make(int activations) {
 
 } // namespace
 
-const exact_format *exact_format_emulated(int type) {
+const exact_format *exact_format_tcg(int type) {
     static constexpr exact_format
         of_q4_0 = make<small<q4_0>>(GGML_TYPE_Q8_0),
         of_q4_1 = make<small<q4_1>>(GGML_TYPE_Q8_1),

@@ -1,4 +1,4 @@
-// layout.h: how weights and activations lie in memory for the matrix products in matmul.cpp.
+// tcg_layout.h: how weights and activations lie in memory for the matrix products in tcg_matmul.cpp.
 //
 // A binary translator such as QEMU's TCG turns a 256-bit integer add, multiply-low or shift into
 // a handful of host instructions, but calls a function for every shuffle, multiply-add or floating
@@ -18,8 +18,8 @@
 // Rows. Eight rows form a stripe. With 16-bit lanes a vector holds for each of its 8 rows a lane of
 // the even and a lane of the odd block of a pair of blocks, so that one vpmaddwd multiplies both
 // sums by their blocks' scales and adds them. With 32-bit lanes it holds one lane per row.
-#ifndef CLLM_KERNELS_LAYOUT_H
-#define CLLM_KERNELS_LAYOUT_H
+#ifndef CLLM_KERNELS_TCG_LAYOUT_H
+#define CLLM_KERNELS_TCG_LAYOUT_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -80,4 +80,4 @@ using words = layout<32, 16, 16, 32, false>;       // F16, BF16
 
 } // namespace kernels
 
-#endif // CLLM_KERNELS_LAYOUT_H
+#endif // CLLM_KERNELS_TCG_LAYOUT_H

@@ -1,5 +1,5 @@
-// matmul.cpp: see matmul.h. Compiled for AVX2.
-#include "matmul.h"
+// tcg_matmul.cpp: see tcg_matmul.h. Compiled for AVX2.
+#include "tcg_matmul.h"
 
 #include "vector.h"
 

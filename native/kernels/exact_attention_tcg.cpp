@@ -1,4 +1,4 @@
-// exact_attention_emulated.cpp: exact_attention.h's for a processor that TCG emulates. Compiled
+// exact_attention_tcg.cpp: exact_attention.h's for a processor that TCG emulates. Compiled
 // for AVX2, FMA and F16C, but no instruction here is of 256 bits. The order of all operations is
 // that of ggml_compute_forward_flash_attn_ext_f16_one_chunk() (ggml-cpu/ops.cpp).
 //
@@ -131,6 +131,6 @@ size_t scratch_of(int dk, int dv) {
 
 } // namespace
 
-const exact_attention attention_emulated = {scratch_of, attend};
+const exact_attention attention_tcg = {scratch_of, attend};
 
 } // namespace kernels

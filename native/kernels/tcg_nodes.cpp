@@ -1,9 +1,9 @@
-// nodes.cpp: the nodes of `tcg`; see nodes.h. Here the arguments are taken apart; the other files
+// tcg_nodes.cpp: the nodes of `tcg`; see nodes.h. Here the arguments are taken apart; the other files
 // compute.
 #include "nodes.h"
 
-#include "attention.h"
-#include "gate.h"
+#include "tcg_attention.h"
+#include "tcg_gate.h"
 #include "tensors.h"
 
 #include "ggml-cpu-impl.h"
@@ -193,7 +193,7 @@ private:
 
 } // namespace
 
-ggml::cpu::tensor_traits *fast_node(const ggml_tensor *op) {
+ggml::cpu::tensor_traits *tcg_node(const ggml_tensor *op) {
     if (op->op == GGML_OP_GLU && takes_gate(op)) {
         static gate_node node(swiglu);
         return &node;
@@ -204,7 +204,7 @@ ggml::cpu::tensor_traits *fast_node(const ggml_tensor *op) {
     return nullptr;
 }
 
-ggml::cpu::tensor_traits *emulated_gate(const ggml_tensor *op) {
+ggml::cpu::tensor_traits *exact_tcg_gate(const ggml_tensor *op) {
     static gate_node node(exact_swiglu);
     return takes_gate(op) ? &node : nullptr;
 }

@@ -1,6 +1,6 @@
-// attention.h: softmax(q*K)*V over a KV cache of halves, for TCG; see attention.cpp.
-#ifndef CLLM_KERNELS_ATTENTION_H
-#define CLLM_KERNELS_ATTENTION_H
+// tcg_attention.h: softmax(q*K)*V over a KV cache of halves, for TCG; see tcg_attention.cpp.
+#ifndef CLLM_KERNELS_TCG_ATTENTION_H
+#define CLLM_KERNELS_TCG_ATTENTION_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -34,4 +34,4 @@ void attend(const attention_cache &cache, const int32_t *keys, size_t n_keys, fl
 
 } // namespace kernels
 
-#endif // CLLM_KERNELS_ATTENTION_H
+#endif // CLLM_KERNELS_TCG_ATTENTION_H

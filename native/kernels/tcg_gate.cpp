@@ -1,6 +1,6 @@
-// gate.cpp: see gate.h. Compiled for AVX2. The exponential, which takes a dozen multiply-adds in
+// tcg_gate.cpp: see tcg_gate.h. Compiled for AVX2. The exponential, which takes a dozen multiply-adds in
 // floating point, is a polynomial in integers here.
-#include "gate.h"
+#include "tcg_gate.h"
 
 #include "vector.h"
 

@@ -1,8 +1,8 @@
-// pack.h: from GGUF's quantised blocks to the stripes that matmul.cpp multiplies.
-#ifndef CLLM_KERNELS_PACK_H
-#define CLLM_KERNELS_PACK_H
+// tcg_pack.h: from GGUF's quantised blocks to the stripes that tcg_matmul.cpp multiplies.
+#ifndef CLLM_KERNELS_TCG_PACK_H
+#define CLLM_KERNELS_TCG_PACK_H
 
-#include "layout.h"
+#include "tcg_layout.h"
 
 #include "ggml.h"
 
@@ -25,4 +25,4 @@ const format *format_of(ggml_type type);
 
 } // namespace kernels
 
-#endif // CLLM_KERNELS_PACK_H
+#endif // CLLM_KERNELS_TCG_PACK_H

@@ -1,10 +1,10 @@
-// attention.cpp: see attention.h. Compiled for AVX2.
+// tcg_attention.cpp: see tcg_attention.h. Compiled for AVX2.
 //
 // TCG converts a half to a float in a function, and multiplies floats in one, so all is done in
 // 16-bit integers: rows of K and V become multiples of a power of two, queries of a scale of their
 // own, and weights of 2^-15. The products are vpmaddwd's, the exponential a polynomial in integers.
 // What that loses is less than the halves themselves lost.
-#include "attention.h"
+#include "tcg_attention.h"
 
 #include "vector.h"
 

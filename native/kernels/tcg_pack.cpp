@@ -1,7 +1,7 @@
-// pack.cpp: see pack.h. Compiled for AVX2, which here only means that a vector holds 8 floats.
-#include "pack.h"
+// tcg_pack.cpp: see tcg_pack.h. Compiled for AVX2, which here only means that a vector holds 8 floats.
+#include "tcg_pack.h"
 
-#include "matmul.h"
+#include "tcg_matmul.h"
 #include "vector.h"
 
 #define GGML_COMMON_DECL_C

@@ -1,9 +1,9 @@
-// matmul.h: products of a packed matrix with columns, see layout.h. No locks, no allocation, no
+// tcg_matmul.h: products of a packed matrix with columns, see tcg_layout.h. No locks, no allocation, no
 // floating point exceptions that anybody would see; needs AVX2 and nothing above it.
-#ifndef CLLM_KERNELS_MATMUL_H
-#define CLLM_KERNELS_MATMUL_H
+#ifndef CLLM_KERNELS_TCG_MATMUL_H
+#define CLLM_KERNELS_TCG_MATMUL_H
 
-#include "layout.h"
+#include "tcg_layout.h"
 
 namespace kernels {
 
@@ -41,4 +41,4 @@ extern template struct matmul<words>;
 
 } // namespace kernels
 
-#endif // CLLM_KERNELS_MATMUL_H
+#endif // CLLM_KERNELS_TCG_MATMUL_H
