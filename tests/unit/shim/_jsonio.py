@@ -58,7 +58,8 @@ def read(text, depth, members, containers, memory, us):
 
 def _check_structure(text, depth, containers):
     level = 0
-    for token in re.findall(r'"(?:[^"\\]|\\.)*"|[\[{\]}]', text, re.DOTALL):
+    # A string without an end is one match as well: to try again at each quote in it takes hours.
+    for token in re.findall(r'"(?:[^"\\]|\\.)*"?|[\[{\]}]', text, re.DOTALL):
         level += (token in "[{") - (token in "]}")
         containers -= token in "[{"
         if level > depth:
