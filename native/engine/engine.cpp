@@ -4,7 +4,6 @@
 #include "kernels.h"
 
 #include <algorithm>
-#include <cfloat>
 #include <climits>
 #include <cstring>
 #include <functional>
@@ -379,23 +378,6 @@ void append_piece(const engine *e, int32_t token, bool special, std::string &tex
     llama_token_to_piece(e->vocab, token, &text[at], -n, 0, special);
 }
 
-void check_logits(const engine *e, int32_t index) {
-    const float *logits = llama_get_logits_ith(e->context.get(), index);
-    if (!logits) {
-        throw std::runtime_error("no logits for this entry of the batch");
-    }
-    bool any = false;
-    for (uint32_t i = 0; i < e->info.n_vocab; ++i) {
-        if (!(logits[i] <= FLT_MAX)) {
-            throw std::runtime_error("the model computed logits that are not numbers");
-        }
-        any |= logits[i] >= -FLT_MAX;
-    }
-    if (!any) {
-        throw std::runtime_error("the model computed no finite logit");
-    }
-}
-
 
 const char *engine_version(void) {
     static const std::string version = std::string("llama.cpp ") + llama_version();
@@ -555,6 +537,8 @@ int engine_close(struct engine *e) {
     e->stop = true;
     e->computer.reset(); // without wait(): a garbage collector may be closing
     e->job_worker.reset();
+    e->quick_samples.reset();
+    e->slow_samples.reset();
     for (engine_job *j : e->jobs) {
         j->owner = nullptr;
         j->result.reset();
@@ -562,9 +546,7 @@ int engine_close(struct engine *e) {
     for (engine_sampler *s : e->samplers) {
         s->owner = nullptr;
         s->sampler.reset();
-    }
-    if (e->sampling && e->sampling->closed) {
-        delete e->sampling;
+        s->work.reset();
     }
     delete e;
     return ENGINE_OK;

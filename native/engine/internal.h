@@ -3,6 +3,7 @@
 // engine.cpp   model, context, tokens, decode, KV cache
 // compute.cpp  the thread that computes
 // sampler.cpp  choosing tokens, grammars, probabilities
+// common_sampling.cpp  llama.cpp's sampling, from logits that sampler.cpp names
 // chat.cpp     chat templates and parsing what the model replies
 // forced_tools.cpp  replies that must be calls of tools
 // vectors.cpp  embeddings, LoRA adapters, saved states
@@ -80,7 +81,7 @@ struct free_threads {
 
 using context_ptr = std::unique_ptr<llama_context, free_context>;
 
-enum class computes { nothing, tokens, embedding, sample };
+enum class computes { nothing, tokens, embedding };
 
 struct engine {
     uint64_t serial = 0; // no other engine has it
@@ -93,6 +94,7 @@ struct engine {
     context_ptr context;
     std::unique_ptr<job_thread> job_worker; // made for the first job
     std::vector<engine_job *> jobs; // that are open
+    std::unique_ptr<job_thread> quick_samples, slow_samples; // each made for its first sample
     context_ptr embedder; // made when the first embedding is asked for
     common_chat_templates_ptr templates;
     std::string template_error; // why there are no templates
@@ -128,8 +130,6 @@ struct engine {
     bool busy = false;   // a call is in progress, so a callback must not come back in
     computes computing = computes::nothing; // that was started and not finished
     int computed = 0; // what came of it
-    engine_sampler *sampling = nullptr; // in computes::sample
-    std::string sample_error;
     bool broken = false; // an assertion failed in the middle of a change
 };
 
@@ -142,7 +142,12 @@ struct engine_sampler {
     bool constrained = false; // by a grammar
     uint32_t credit_ms = UINT32_MAX; // processor time left for its next token
     bool busy = false;        // in use by a call
-    bool closed = false;      // while the thread that computes uses it, which frees it then
+    // Of engine_sample_start(). The thread that samples has all of the above until `work` ends.
+    std::shared_ptr<engine_sampler> self; // until engine_sampler_close(); jobs may hold it longer
+    std::shared_ptr<job> work;  // the sample that is not finished
+    job_thread *sampled_by = nullptr; // its thread
+    std::vector<float> logits;  // of its batch: the engine's are the next batch's
+    uint64_t took_ns = 0;       // processor time of the last one
 };
 
 struct bad_input : std::runtime_error {
@@ -294,9 +299,8 @@ void append_piece(const engine *e, int32_t token, bool special, std::string &tex
 // Token ids of a text, control tokens parsed, nothing added.
 std::vector<llama_token> tokens_of(const engine *e, const std::string &text);
 
-// Throws if a logit is no number: sorting by a comparison that NaN breaks is undefined behaviour.
-// Such logits come of a corrupted model.
-void check_logits(const engine *e, int32_t index);
+// What common_sampler_sample() chooses from on this thread, in place of its context's logits.
+extern thread_local float *sampled_logits;
 
 // Context parameters that every context of the engine shares.
 llama_context_params context_params(engine *e);
