@@ -137,10 +137,6 @@ class Engine:
         chat = chat.handle if chat else self.ffi.NULL
         return Job(self, "sampler", params, len(params), chat, ms)
 
-    def start_sample(self, sampler, index):
-        self.library.call("engine_sample_start", sampler.handle, index)
-        self._finish = "engine_sample_finish"
-
     def detokenize(self, tokens):
         return self._text("engine_detokenize", self.ffi.new("int32_t[]", tokens), len(tokens))
 
@@ -180,13 +176,7 @@ class Engine:
         self._finish = "engine_embed_finish"
 
     def finish(self):
-        """Of start_embed(): the vector, or None if that was not the last piece; of start_sample():
-        the token.
-        """
-        if self._finish == "engine_sample_finish":
-            token = self.ffi.new("int32_t *")
-            self.call(self._finish, token)
-            return token[0]
+        """Of start_embed(): the vector, or None if that was not the last piece."""
         if self._finish == "engine_decode_finish":
             self.call(self._finish)
             return None
@@ -326,6 +316,26 @@ class Sampler:
         token = self.ffi.new("int32_t *")
         self.library.call("engine_sampler_sample", self.handle, index, token)
         return token[0]
+
+    def start(self, index):
+        self.library.call("engine_sample_start", self.handle, index)
+
+    def ended(self):
+        return bool(self.library.so.engine_sample_ended(self.handle))
+
+    def finish(self):
+        """The token of start()."""
+        token = self.ffi.new("int32_t *")
+        self.library.call("engine_sample_finish", self.handle, token)
+        return token[0]
+
+    def us(self):
+        return self.library.so.engine_sample_us(self.handle)
+
+    def logprobs(self, token, n):
+        logprob = self.ffi.new("float *")
+        pairs = self.engine._pairs("engine_sampler_logprobs", self.handle, token, n, logprob)
+        return logprob[0], pairs
 
     def accept(self, token, is_prompt=True):
         self.library.call("engine_sampler_accept", self.handle, token, is_prompt)

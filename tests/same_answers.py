@@ -12,7 +12,8 @@ WORDS = (
 
 def make_requests(number, tokens, seed):
     """Bodies for /completion: prompts of 1 to 90 words, some repeating, some with a common
-    beginning, one in four sampled with a seed, one in two with probabilities.
+    beginning, one in four sampled with a seed, one in two with probabilities, two in seven with a
+    grammar.
     """
     chance = random.Random(seed)
 
@@ -35,6 +36,11 @@ def make_requests(number, tokens, seed):
             body["n_probs"] = 3
         if i % 5 == 0:  # few words, which come again
             body["logit_bias"] = [[token, 12] for token in (70, 80)]
+        if i % 7 == 1:
+            body["grammar"] = 'root ::= ([a-z]+ " " | [0-9]+ " ")+'
+        elif i % 7 == 4:
+            items = {"enum": [1, "a", True]}
+            body["json_schema"] = {"type": "array", "minItems": 9, "items": items}
         made.append(body)
     return made
 

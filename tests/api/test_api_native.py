@@ -299,6 +299,73 @@ def test_a_client_that_leaves_frees_its_cells(tiny):
             assert not scheduler.busy and not scheduler.cache.pinned
 
 
+def test_a_client_that_leaves_while_its_token_is_sampled(ascii_model):
+    """Its slot and cells are free at once; its sampler ends by itself."""
+    with ApiServer(ascii_model, {"limits": {"sample_ms": 60000}}) as server:
+        scheduler = server.scheduler
+        body = {"prompt": "x", "n_predict": 200, "grammar": DOUBLING}
+        data = json.dumps(body).encode()
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            head = "POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+            client.sendall((head % len(data)).encode() + data)
+            until = time.monotonic() + 30
+            while time.monotonic() < until:
+                slow = [s for s in scheduler.running if s.sampling and s.sampler.us() > 300_000]
+                if slow:
+                    break
+                time.sleep(0.001)
+            assert slow
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        began = time.monotonic()
+        while scheduler.busy and time.monotonic() < began + 10:
+            time.sleep(0.01)
+        assert not scheduler.busy and not scheduler.cache.pinned
+        quick = post(server, "/completion", prompt="x", n_predict=3, grammar="root ::= [a-z]+")
+        assert quick.json()["tokens_predicted"] == 3
+
+
+def test_others_go_on_while_a_token_is_sampled(ascii_model):
+    """In the time of one token of an ambiguous grammar, a stream beside it has many, and so has a
+    stream with a grammar that is not; and all of them the text that they have alone.
+    """
+    asks = {
+        "free": dict(prompt="Hello", n_predict=800, n_probs=1),
+        "quick": dict(prompt="Hello you", n_predict=800, grammar="root ::= [a-z ]+"),
+        "slow": dict(prompt="x y", n_predict=13, grammar=DOUBLING),
+    }
+    with ApiServer(ascii_model, {"model": {"n_ctx": 8192}}) as server:
+        scheduler = server.scheduler
+        asks = {name: dict(ask, temperature=0, ignore_eos=True, cache_prompt=False)
+                for name, ask in asks.items()}
+        alone = {"slow": post(server, "/completion", **asks["slow"]).json()}
+        order = []  # of tokens: (length of the request's prompt, microseconds that it took)
+        accept = scheduler._accept
+
+        def noted(sequence, *arguments):
+            took = sequence.sampler.us() if sequence.sampler.constrained else 0
+            order.append((sequence.n_prompt, took))
+            accept(sequence, *arguments)
+
+        scheduler._accept = noted
+        with ThreadPoolExecutor(3) as pool:
+            answers = {name: pool.submit(post, server, "/completion", **asks[name])
+                       for name in asks}
+            answers = {name: answer.result().json() for name, answer in answers.items()}
+        scheduler._accept = accept
+        prompts = {name: answer["tokens_evaluated"] for name, answer in answers.items()}
+        assert len(set(prompts.values())) == 3
+        slow = [i for i, (prompt, took) in enumerate(order) if prompt == prompts["slow"]]
+        last = [prompt for prompt, _ in order[slow[-2] + 1 : slow[-1]]]
+        assert order[slow[-1]][1] > 30_000
+        assert last.count(prompts["free"]) > 5 and last.count(prompts["quick"]) > 5, last
+        for name in ("free", "quick"):
+            alone[name] = post(server, "/completion", **asks[name]).json()
+        for name, answer in answers.items():
+            assert answer["content"] == alone[name]["content"], name
+            assert (answer.get("completion_probabilities")
+                    == alone[name].get("completion_probabilities")), name
+
+
 # Twice as many readings with every character.
 DOUBLING = 'root ::= "a" root t | "a" root u\nt ::= "b"\nu ::= "b"'
 
