@@ -11,13 +11,9 @@ import http.client
 import json
 import sys
 import time
-from pathlib import Path
 
-TOP = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TOP / "host"), str(TOP / "bench")]
-
-from cllm import config, qemu, run  # noqa: E402
-from versus import measure  # noqa: E402
+from cllm import TOP, config, qemu, run
+from versus import measure
 
 
 def layers(port):

@@ -14,17 +14,14 @@ import argparse
 import contextlib
 import json
 import statistics
-import sys
 import threading
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / folder) for folder in ("host", "tests", "tests/api")]
-
-import conftest  # noqa: E402
-import requests  # noqa: E402
-from cllm import config, fetch, health, run  # noqa: E402
+import requests
+from cllm import TOP, config, fetch, health, run
+from support import host_engine
+from support.api_server import ApiServer
+from support.reference_server import Reference
 
 LONG = "The quick brown fox jumps over the lazy dog near the river bank. "
 NOTE = (
@@ -247,8 +244,6 @@ def batch(times, sampling):
 
 
 def host_batch(model, threads, runs):
-    import host_engine
-
     engine = host_engine.Engine(model, n_ctx=1024, n_batch=128, n_threads=threads)
     tokens = engine.tokenize(LONG * 30)[:128]
     engine.prompt(tokens)
@@ -284,8 +279,6 @@ def guest_batch(url, runs):
 
 @contextlib.contextmanager
 def ours(model, threads, **options):
-    from api_server import ApiServer
-
     config = {"model": {"n_ctx": 8192, "slots": 8, "n_batch": 512, "threads": threads, **options}}
     with ApiServer(model, config) as server:
         yield server.url
@@ -293,7 +286,7 @@ def ours(model, threads, **options):
 
 @contextlib.contextmanager
 def theirs(model, threads):
-    reference = conftest.Reference(
+    reference = Reference(
         model, "-c", "8192", "-np", "8", "-b", "2048", "-ub", "512", "--kv-unified",
         "-t", str(threads), "-tb", str(threads))
     try:
@@ -306,7 +299,7 @@ def theirs(model, threads):
 def booted(model, smp, kernels):
     """The image in QEMU, without an accelerator."""
     flags = {"model": model, "port": 0, "accel": "tcg", "smp": smp, "kernels": kernels,
-             "app": str(ROOT / "bench/serving_app.py")}
+             "app": str(TOP / "bench/serving_app.py")}
     settings, _ = config.settings(flags)
     guest = run.make_guest(settings, {"model": {"n_ctx": 4096, "slots": 8}})
     guest.start()

@@ -31,6 +31,10 @@ exec "$venv/bin/python" "$venv/../host" "$@"
 """
 
 
+# What programs run with .venv/bin/python may import, relative to site-packages (the tree may move).
+PATHS = "".join(f"../../../../{folder}\n" for folder in ("host", "tests", "bench"))
+
+
 class Failure(Exception):
     """A reason to stop that the user can act on."""
 
@@ -101,9 +105,9 @@ def install_packages(missing):
 
 
 def fingerprint():
-    """What the environment was made from; a different value means: make it anew."""
+    """Return a digest of what the environment was made from; another value: make it anew."""
     digest = hashlib.sha256(LOCK.read_bytes())
-    digest.update((COMMAND + sys.version).encode())
+    digest.update((COMMAND + PATHS + sys.version).encode())
     return digest.hexdigest()
 
 
@@ -139,6 +143,8 @@ def make_environment():
             "pip could not install host/requirements.lock (its own words are above); a hash "
             "mismatch means that the file served is not the one the lock names"
         )
+    (site_packages,) = VENV.glob("lib/python3*/site-packages")
+    (site_packages / "cllm.pth").write_text(PATHS)
     command = VENV / "bin" / "cllm"
     command.write_text(COMMAND)
     command.chmod(0o755)

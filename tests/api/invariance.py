@@ -16,12 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-if __name__ == "__main__":
-    for folder in ("tests", "host"):
-        sys.path.insert(0, str(Path(__file__).resolve().parents[2] / folder))
-
-from api_server import ApiServer
-from same_answers import answer, at_once, differences, make_requests
+from support.api_server import ApiServer
+from support.same_answers import answer, at_once, differences, make_requests
 
 def eager(server):
     """Has it draft whether or not that pays."""
@@ -85,7 +81,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         model, draft = options.model, options.draft or options.model
         if not model:
-            import small_models
+            from support import small_models
 
             model, draft = small_models.pair(folder)
         bodies = make_requests(options.requests, options.tokens, options.seed)

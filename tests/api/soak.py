@@ -17,12 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-if __name__ == "__main__":
-    for folder in ("tests", "host"):
-        sys.path.insert(0, str(Path(__file__).resolve().parents[2] / folder))
-
-import tiny_model
-from api_server import ApiServer
+from support import tiny_model
+from support.api_server import ApiServer
 
 BAD = ["{", "[]", "{}", '{"prompt": 7}', '{"prompt": "x", "n": 99}', '{"prompt": [-1]}',
        '{"prompt": "x", "grammar": "("}', '{"messages": 1}']

@@ -7,7 +7,7 @@ from pathlib import Path
 import anthropic
 import openai
 import pytest
-import tiny_model
+from support import tiny_model
 from cllm import clients
 
 TOOL = {

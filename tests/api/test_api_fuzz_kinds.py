@@ -1,6 +1,6 @@
 """The fuzzer of fuzz_kinds.py, in small."""
 
-import fuzz_kinds
+from support import fuzz_kinds
 import pytest
 
 

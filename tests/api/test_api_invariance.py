@@ -2,10 +2,10 @@
 
 import pytest
 from invariance import compute, evidence
-from same_answers import differences, make_requests
+from support.same_answers import differences, make_requests
 
 gguf = pytest.importorskip("gguf")
-import small_models  # noqa: E402
+from support import small_models  # noqa: E402
 
 Type = gguf.GGMLQuantizationType
 

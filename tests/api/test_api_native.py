@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
-from api_server import ApiServer
+from support.api_server import ApiServer
 
 TIMEOUT = 60
 

@@ -7,8 +7,8 @@ import anthropic
 import openai
 import pytest
 import requests
-import tiny_model
-from api_server import ApiServer
+from support import tiny_model
+from support.api_server import ApiServer
 
 HELLO = [{"role": "user", "content": "Hello"}]
 BEGUN = {"role": "assistant", "content": "one, two, "}

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import pytest
-import tiny_model as tiny
+from support import tiny_model as tiny
 from cllm import config, fetch, health, run
 from cllm.build import IMAGE
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
-import tiny_model
+from support import tiny_model
 from cllm import TOP, fetch, memory
 
 TIMEOUT = 600

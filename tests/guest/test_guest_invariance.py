@@ -3,15 +3,15 @@ were taken away, and on the host.
 """
 
 import pytest
-from same_answers import answer, at_once, differences, make_requests
+from support.same_answers import answer, at_once, differences, make_requests
 
 gguf = pytest.importorskip("gguf")
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    import engine_library
-    import small_models
+    from support import engine_library
+    from support import small_models
 
     if not engine_library.LIBRARY.exists():
         pytest.skip(f"no {engine_library.LIBRARY}: run the tests by `make test`")
@@ -43,7 +43,7 @@ def test_in_every_way(boot_once, models, bodies, alone):
 
 
 def test_as_on_the_host(models, bodies, alone):
-    from api_server import ApiServer
+    from support.api_server import ApiServer
 
     with ApiServer(models[0], {"model": {"n_ctx": 4096}}) as server:
         for body, expected in zip(bodies, alone, strict=True):

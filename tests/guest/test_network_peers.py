@@ -359,15 +359,11 @@ def addresses(tap):
 @pytest.fixture(scope="module")
 def core():
     """The frozen core and the mutators of the unit tests, as modules."""
-    unit = HERE.parent / "unit"
-    folders = [str(unit / "shim"), str(HERE.parents[1] / "frozen"), str(unit / "net")]
-    sys.path[:0] = folders
+    import support.on_cpython  # noqa: F401, makes the next ones importable
     import fuzzing
     from net import ipv4, tcp
 
-    yield fuzzing, ipv4, tcp
-    for folder in folders:
-        sys.path.remove(folder)
+    return fuzzing, ipv4, tcp
 
 
 def test_clients_are_served_during_a_flood(peer, tap, core):

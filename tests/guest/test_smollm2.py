@@ -9,7 +9,7 @@ import re
 import socket
 import time
 
-import llama_reference
+from support import llama_reference
 import openai
 import pytest
 import requests

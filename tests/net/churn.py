@@ -8,15 +8,12 @@ transfer goes on beside idle connections; prints what it saw.
 
 import argparse
 import gc
-import sys
 import time
 import tracemalloc
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-import core  # noqa: E402, F401
-from net import arp, ethernet, ipv4, tcp  # noqa: E402
-from netsim import B_IP, Simulator, Transfer, Wire  # noqa: E402
+import support.on_cpython  # noqa: F401, makes the next ones importable
+from net import arp, ethernet, ipv4, tcp
+from netsim import B_IP, Simulator, Transfer, Wire
 
 
 def churn(count, report=print):

@@ -7,14 +7,11 @@ nothing escaped, nothing is left, it answers. A failure names the seed that repe
 """
 
 import argparse
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-import core  # noqa: E402, F401
-from fuzzing import Target  # noqa: E402
+import support.on_cpython  # noqa: F401, makes the next ones importable
+from fuzzing import Target
 
 ROUND = 50000
 

@@ -11,12 +11,10 @@ runs there without congestion control, so ours is given with Westwood+ (the defa
 import argparse
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-import core  # noqa: E402, F401
-from net import tcp_congestion  # noqa: E402
-from netsim import Simulator, Transfer, Wire  # noqa: E402
+import support.on_cpython  # noqa: F401, makes the next ones importable
+from net import tcp_congestion
+from netsim import Simulator, Transfer, Wire
 
 TOTAL = 10 << 20
 LOSSES = (0.0, 0.01, 0.02, 0.05, 0.1)

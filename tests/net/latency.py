@@ -18,9 +18,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+from cllm import config, fetch
 from speed import GUEST, booted
-
-from cllm import config, fetch  # speed has made it findable
 
 WORDS = "the quick brown fox jumps over a lazy dog while two cats watch from an old stone wall ".split()
 PERIOD = 0.1

@@ -16,10 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-TOP = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(TOP / "host"))
-
-from cllm import config, run  # noqa: E402
+from cllm import TOP, config, run
 
 HOST, GUEST = "10.77.0.1", "10.77.0.2"
 SETTINGS = {"network": {"address": GUEST + "/24", "gateway": HOST}}

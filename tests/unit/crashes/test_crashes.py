@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-import unix_micropython
+from support import unix_micropython
 
 SCRIPTS = sorted((Path(__file__).parents[2] / "crashes").glob("*.py"))
 SECONDS = 40  # of the fuzzer

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny_model
-from engine_library import LIBRARY, Engine, EngineFailure
+from support import tiny_model
+from support.engine_library import LIBRARY, Engine, EngineFailure
 
 EINVAL, EFAIL = -1, -2
 FUZZ = Path(__file__).resolve().parent / "fuzz_file.py"

@@ -4,7 +4,7 @@ import json
 import threading
 
 import pytest
-from engine_library import Engine, EngineFailure
+from support.engine_library import Engine, EngineFailure
 
 EINVAL, ABORTED, NO_SLOT = -1, 2, 1
 TEXT = "Hello world, the other user could sing."

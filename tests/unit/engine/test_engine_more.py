@@ -4,8 +4,8 @@ import json
 import math
 
 import pytest
-import tiny_model
-from engine_library import Engine, EngineFailure
+from support import tiny_model
+from support.engine_library import Engine, EngineFailure
 
 PROMPT = [5, 6, 7, 8, 9]
 

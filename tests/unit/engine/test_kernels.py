@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from engine_library import Engine, EngineFailure
-from ggml_library import Ggml
+from support.engine_library import Engine, EngineFailure
+from support.ggml_library import Ggml
 
 gguf = pytest.importorskip("gguf")
 

@@ -7,12 +7,9 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
-from cllm import CllmError
-
-BENCH = Path(__file__).resolve().parents[3] / "bench"
-sys.path.append(str(BENCH))
-
-from versus import cpio, linux, main, measure, models, plot, results, sweep  # noqa: E402
+from cllm import TOP, CllmError
+from support import tiny_model
+from versus import cpio, linux, main, measure, models, plot, results, sweep
 
 
 def row(linux_values, cllm_values, **options):
@@ -215,7 +212,7 @@ def test_drivers_come_after_what_they_need():
 
 
 def test_the_locked_packages_are_named_to_the_bit():
-    lock = json.loads((BENCH / "linux" / "lock.json").read_text())
+    lock = json.loads((TOP / "bench" / "linux" / "lock.json").read_text())
     for entry in (lock["kernel"], lock["busybox"]):
         assert len(bytes.fromhex(entry["sha256"])) == 32 and entry["version"] and entry["newest"]
 
@@ -276,7 +273,6 @@ def test_a_sweep_on_a_host_with_one_core_has_one_core(tmp_path, monkeypatch):
 
 def test_a_model_of_another_size_has_the_vocabulary_of_the_given(tmp_path, monkeypatch):
     gguf = pytest.importorskip("gguf")
-    tiny_model = pytest.importorskip("tiny_model")
     tiny_model.make(tmp_path / "tiny.gguf")
     monkeypatch.setitem(models.SHAPES, "1M", (2, 1, 2))
     models.make(tmp_path / "made.gguf", tmp_path / "tiny.gguf", "1M")
@@ -292,6 +288,6 @@ def test_a_model_of_another_size_has_the_vocabulary_of_the_given(tmp_path, monke
 
 
 def test_help_works_through_the_command():
-    command = [sys.executable, str(BENCH.parent / "host"), "bench", "--help"]
+    command = [sys.executable, str(TOP / "host"), "bench", "--help"]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0 and "--linux-cpu" in ended.stdout

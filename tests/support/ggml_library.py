@@ -1,7 +1,7 @@
 """ggml's own C API in libcllm_engine.so, for tests of single operations: arrays in, arrays out."""
 
 import numpy as np
-from engine_library import LIBRARY
+from support.engine_library import LIBRARY
 
 DECLARATIONS = """
 struct ggml_init_params { size_t mem_size; void *mem_buffer; bool no_alloc; };

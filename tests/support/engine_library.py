@@ -8,9 +8,10 @@ import os
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-HEADER = ROOT / "native" / "engine" / "engine.h"
-LIBRARY = Path(os.environ.get("CLLM_ENGINE_SO", ROOT / "build/native-host/libcllm_engine.so"))
+from cllm import TOP
+
+HEADER = TOP / "native" / "engine" / "engine.h"
+LIBRARY = Path(os.environ.get("CLLM_ENGINE_SO", TOP / "build/native-host/libcllm_engine.so"))
 
 
 def declarations():

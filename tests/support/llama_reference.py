@@ -9,9 +9,10 @@ import os
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-LIBRARY = Path(os.environ.get("CLLM_ENGINE_SO", ROOT / "build/native-host/libcllm_engine.so"))
-HEADER = Path(os.environ.get("LLAMA_SRC", ROOT / "llama.cpp" / "src")) / "include" / "llama.h"
+from cllm import TOP
+
+LIBRARY = Path(os.environ.get("CLLM_ENGINE_SO", TOP / "build/native-host/libcllm_engine.so"))
+HEADER = Path(os.environ.get("LLAMA_SRC", TOP / "llama.cpp" / "src")) / "include" / "llama.h"
 
 OPAQUE = """
 struct llama_model; struct llama_context; struct llama_vocab;

@@ -10,8 +10,8 @@ import json
 import threading
 import sys
 
-import engine_library
-from engine_library import LIBRARY, Chat, Reply  # noqa: F401
+from support import engine_library
+from support.engine_library import LIBRARY, Chat, Reply  # noqa: F401
 
 
 class Error(RuntimeError):

@@ -4,7 +4,7 @@ The file is a real model in every other respect: llama architecture with grouped
 byte-level BPE tokenizer with merges, beginning, end and control tokens, ChatML template. The same
 seed gives the same bytes, so tests can compare tokens between programs.
 
-    python tests/tiny_model.py OUT.gguf
+    python -m support.tiny_model OUT.gguf
 """
 
 import sys

@@ -1,31 +1,19 @@
-"""frozen/serve with the real engine on CPython, over a loopback socket: what the image serves,
-without the image.
+"""A server of frozen/serve with the real engine on CPython, over a loopback socket: no image needed.
 
     with ApiServer(model, slots=4, speculate=False, keys=["secret"]) as server:
         requests.post(server.url + "/v1/completions", json={...})
 """
 
 import asyncio
-import sys
 import threading
-import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-for folder in (ROOT / "tests/unit/shim", ROOT / "frozen"):
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-if not hasattr(time, "ticks_ms"):
-    # As in tests/unit/conftest.py.
-    time.ticks_ms = lambda: time.monotonic_ns() // 1_000_000
-    time.ticks_us = lambda: time.monotonic_ns() // 1_000
-
-import host_engine  # noqa: E402
-
-from httpd import Limits, Server  # noqa: E402
-from serve import main  # noqa: E402
-from serve.engine import EngineHost  # noqa: E402
-from serve.service import Service  # noqa: E402
+import support.on_cpython  # noqa: F401, makes the next ones importable
+from httpd import Limits, Server
+from serve import main
+from serve.engine import EngineHost
+from serve.service import Service
+from support import host_engine
 
 
 class ApiServer:

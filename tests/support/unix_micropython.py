@@ -11,9 +11,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from cllm import build
+from cllm import TOP, build
 
-RUNNER = Path(__file__).parent / "unit" / "on_micropython" / "run_tests.py"
+RUNNER = TOP / "tests" / "unit" / "on_micropython" / "run_tests.py"
 MISSING = "no MicroPython for this machine: `cllm test` builds one, $MICROPYTHON names another"
 
 

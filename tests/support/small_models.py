@@ -7,7 +7,7 @@ They have tiny_model's vocabulary and random weights, and heads as wide as real 
 
 import gguf
 import numpy
-import tiny_model
+from support import tiny_model
 
 N_LAYER = 2
 N_EMBD = 256  # a block of the largest types
@@ -132,7 +132,7 @@ def make(path, architecture, kind, quantize, seed=1):
 
 def pair(folder, architecture="llama", kind=gguf.GGMLQuantizationType.Q4_K):
     """Paths of a model in `folder`, and of one that guesses some of its tokens."""
-    from ggml_library import Ggml
+    from support.ggml_library import Ggml
 
     ggml = Ggml()
     paths = [f"{folder}/{name}.gguf" for name in ("model", "draft")]

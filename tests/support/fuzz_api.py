@@ -1,7 +1,7 @@
 """Broken HTTP and JSON into frozen/httpd and frozen/serve.
 
-    python tests/fuzz_api.py [--count 100000] [--seed 1]     on CPython, with a fake engine
-    python tests/fuzz_api.py --guest [--count 5000]          into a booted guest
+    python -m support.fuzz_api [--count 100000] [--seed 1]   on CPython, with a fake engine
+    python -m support.fuzz_api --guest [--count 5000]        into a booted guest
 
 Half of the cases are bytes for the HTTP parser, in pieces of any size; half are JSON bodies for
 every route. Only errors of the client may come of them (and 501, 503, 505), never an exception,
@@ -20,25 +20,18 @@ import threading
 import time
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-if __name__ == "__main__":
-    for folder in (HERE, HERE / "unit/shim", HERE.parent / "frozen"):
-        sys.path.insert(0, str(folder))
-    time.ticks_ms = lambda: time.monotonic_ns() // 1_000_000
-    time.ticks_us = lambda: time.monotonic_ns() // 1_000
-if str(HERE / "unit/serve") not in sys.path:
-    sys.path.insert(0, str(HERE / "unit/serve"))
-
-from fake_engine import FakeEngine  # noqa: E402
-
-from httpd import Limits  # noqa: E402
-from httpd.aio import END  # noqa: E402
-from httpd.parser import HttpError, Parser, Request  # noqa: E402
-from serve import main as serve_main  # noqa: E402
-from serve.access import Access  # noqa: E402
-from serve.engine import READY, EngineHost  # noqa: E402
-from serve.scheduler import Bounds, Scheduler  # noqa: E402
-from serve.service import Service  # noqa: E402
+import support.on_cpython  # noqa: F401, makes the next ones importable
+from cllm import config, health, run
+from fake_engine import FakeEngine
+from httpd import Limits
+from httpd.aio import END
+from httpd.parser import HttpError, Parser, Request
+from serve import main as serve_main
+from serve.access import Access
+from serve.engine import READY, EngineHost
+from serve.scheduler import Bounds, Scheduler
+from serve.service import Service
+from support import tiny_model
 
 ROUTES = [
     "/v1/chat/completions", "/v1/completions", "/completion", "/v1/messages", "/v1/responses",
@@ -374,10 +367,6 @@ GUEST = {"model": {"n_ctx": 256}}
 
 def fuzz_guest(count, seed):
     """Boots the image with the tiny model and sends it `count` cases."""
-    sys.path.insert(0, str(HERE.parent / "host"))
-    import tiny_model
-    from cllm import config, health, run
-
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "tiny.gguf"
         tiny_model.make(model, ascii_only=True, exact=True)

@@ -1,8 +1,8 @@
 """Hostile schemas, grammars, templates and JSON into frozen/serve with the real engine.
 
-    python tests/fuzz_kinds.py [--kind schema] [--seconds 900] [--seed 1]    natively, each kind
-    python tests/fuzz_kinds.py --kind json --seed 1 --only 1234              one case again
-    python tests/fuzz_kinds.py --guest --count 2000                          into a booted guest
+    python -m support.fuzz_kinds [--kind schema] [--seconds 900] [--seed 1]  natively, each kind
+    python -m support.fuzz_kinds --kind json --seed 1 --only 1234            one case again
+    python -m support.fuzz_kinds --guest --count 2000                        into a booted guest
 
 The cases are those of fuzz_cases.py. The server runs in a process of its own, so that its death is
 a failure that names the case. A request may fail with a 4xx, 501 or 503 and a reason, and
@@ -28,15 +28,10 @@ import threading
 import time
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-if str(HERE) not in sys.path:
-    sys.path.insert(0, str(HERE))
+from cllm import TOP, config, health, run
+from support import fuzz_cases, tiny_model
 
-import fuzz_cases  # noqa: E402
-
-import tiny_model  # noqa: E402
-
-SAVED = HERE.parent / "build/fuzz"
+SAVED = TOP / "build/fuzz"
 KINDS = ("schema", "grammar", "template", "json")
 CASES = {"schema": fuzz_cases.schema_case, "grammar": fuzz_cases.grammar_case,
          "json": fuzz_cases.json_case}
@@ -150,7 +145,7 @@ class Native:
         self.loads = 0
         self.health = None
         self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__)), "--serve"], stdin=subprocess.PIPE,
+            [sys.executable, "-m", "support.fuzz_kinds", "--serve"], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=self.errors.open("wb"), text=True)
 
     def load(self, template):
@@ -219,9 +214,6 @@ class Guest:
         self.guest = self.health = None
 
     def load(self, template):
-        sys.path.insert(0, str(HERE.parent / "host"))
-        from cllm import config, health, run
-
         self.stop()
         model = self.folder / "tiny.gguf"
         tiny_model.make(model, template=template, ascii_only=True, exact=True)
@@ -439,7 +431,7 @@ def served():
     import faulthandler
 
     faulthandler.enable()
-    from api_server import ApiServer
+    from support.api_server import ApiServer  # the one server, which loads frozen/serve
 
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # the log
