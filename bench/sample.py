@@ -11,20 +11,16 @@ import argparse
 import bisect
 import collections
 import re
-import socket
-import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 
-TOP = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TOP / "host"), str(TOP / "bench")]
+from cllm import build, config, qemu, run, symbols
+from support.qemu_monitor import Monitor
+from versus import measure
 
-from cllm import build, config, qemu, run, symbols  # noqa: E402
-from versus import measure  # noqa: E402
-
-REGISTERS = re.compile(rb"[RE]IP=([0-9a-f]+).*?HLT=([01])", re.DOTALL)
+REGISTERS = re.compile(r"[RE]IP=([0-9a-f]+).*?HLT=([01])", re.DOTALL)
 PERIOD = 0.004  # seconds between samples
 # A function belongs to the first layer whose pattern its name matches.
 LAYERS = (
@@ -45,33 +41,13 @@ LAYERS = (
 )
 
 
-class Monitor:
-    """QEMU's monitor over its Unix socket."""
-
-    def __init__(self, path):
-        self._socket = socket.socket(socket.AF_UNIX)
-        until = time.monotonic() + 10
-        while True:
-            try:
-                self._socket.connect(str(path))
-                break
-            except OSError:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(0.001)
-        self._kept = b""
-
-    def where(self):
-        """Instruction pointer and whether the processor waits."""
-        # Stopping makes the processor leave its translated code, so that the registers are true.
-        self._socket.sendall(b"stop\ninfo registers\ncont\n")
-        while not (found := REGISTERS.search(self._kept)):
-            data = self._socket.recv(1 << 16)
-            if not data:
-                raise EOFError("QEMU has ended")
-            self._kept += data
-        self._kept = self._kept[found.end():]
-        return int(found[1], 16), found[2] == b"1"
+def where(monitor):
+    """Return the instruction pointer, and whether the processor waits in `hlt`."""
+    # Stopping makes the processor leave its translated code, so that the registers are true.
+    monitor.command("stop")
+    found = REGISTERS.search(monitor.human("info registers"))
+    monitor.command("cont")
+    return int(found[1], 16), found[2] == "1"
 
 
 class Names:
@@ -138,7 +114,7 @@ def main():
             while not ended.is_set() and not guest.ended.is_set():
                 if arguments.what != "boot" and time.monotonic() - begin > arguments.seconds:
                     ended.set()
-                address, waits = monitor.where()
+                address, waits = where(monitor)
                 counts["(idle)" if waits else names.at(address)] += 1
                 time.sleep(PERIOD)
         finally:

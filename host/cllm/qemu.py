@@ -66,7 +66,8 @@ class Guest:
     network; nothing is forwarded then. mac: of the network card, where two guests share a network.
     gdb: TCP port of 127.0.0.1 where the guest waits for a debugger. on_crash: "exit" ends QEMU when
     the guest dies or resets itself; with "reboot" it boots again, as a machine would, and its memory
-    keeps the record. monitor: path of a Unix socket for QEMU's monitor. cpu: QEMU's name of a
+    keeps the record. monitor: path of a Unix socket for QEMU's
+    monitor (QMP; tests/support/qemu_monitor.py). cpu: QEMU's name of a
     processor in place of all that it can do.
 
     start() and stop() may be called from the main thread only: the kernel ends QEMU when the
@@ -112,7 +113,7 @@ class Guest:
         ]
         if self.monitor:
             path = str(Path(self.monitor).resolve()).replace(",", ",,")
-            line += ["-monitor", f"unix:{path},server=on,wait=off"]
+            line += ["-qmp", f"unix:{path},server=on,wait=off"]
             line += ["-vga", "std"]
         if self.pcap:
             path = str(Path(self.pcap).resolve()).replace(",", ",,")

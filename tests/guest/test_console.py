@@ -3,8 +3,9 @@
 import hashlib
 import random
 import re
-import socket
 import time
+
+from support.qemu_monitor import Monitor
 
 N = 150_000
 
@@ -67,16 +68,10 @@ def test_no_character_is_lost_on_the_way_out(boot):
 
 
 def screen(path, tmp_path):
-    """The text on the guest's screen, read from its memory through QEMU's monitor: 25 lines."""
+    """Return the guest's screen, read from its memory: 25 lines of text, 2,000 attributes."""
     out = tmp_path / "screen.bin"
-    with socket.socket(socket.AF_UNIX) as monitor:
-        monitor.settimeout(30)
-        monitor.connect(str(path))
-        file = monitor.makefile("rb")
-        monitor.sendall(f"pmemsave 0xb8000 4000 \"{out}\"\nx/1x 0\n".encode())
-        while b"x/1x 0" not in file.readline():
-            pass
-        file.readline()
+    with Monitor(path) as monitor:
+        monitor.command("pmemsave", val=0xB8000, size=4000, filename=str(out))
     cells = out.read_bytes()
     rows = [cells[i:i + 160:2].decode("latin-1").rstrip() for i in range(0, 4000, 160)]
     return rows, cells[1::2]

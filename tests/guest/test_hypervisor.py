@@ -11,6 +11,7 @@ import time
 import pytest
 import requests
 from cllm import qemu
+from support.qemu_monitor import Monitor
 
 APP = """\
 import asyncio, time
@@ -31,25 +32,18 @@ def hang(request):
 
 @pytest.fixture
 def monitored(boot, tmp_path):
-    """boot() of a guest with APP's routes, and command(text): a line for QEMU's monitor."""
+    """boot() of a guest with APP's routes, and command(name): a command of QEMU's monitor."""
     (tmp_path / "app.py").write_text(APP)
 
     def start(**options):
         path = tmp_path / "monitor"
         guest = boot(app=str(tmp_path / "app.py"), monitor=path, **options)
 
-        def monitor(text):
-            with socket.socket(socket.AF_UNIX) as line:
-                line.settimeout(60)
-                line.connect(str(path))
-                # Its prompt, the command, and the prompt after what it did.
-                for sent in (b"", text.encode() + b"\n"):
-                    line.sendall(sent)
-                    seen = b""
-                    while not seen.endswith(b"\n(qemu) ") and (data := line.recv(4096)):
-                        seen += data
+        def command(name):
+            with Monitor(path) as monitor:
+                monitor.command(name)
 
-        guest.command = monitor
+        guest.command = command
         guest.serial.send("\r")
         guest.serial.expect(">>> ")
         return guest
@@ -215,7 +209,7 @@ def test_an_nmi_shows_what_runs_and_all_goes_on(monitored, smp):
     serial.expect(r"while [^\n]*\r\n")
     time.sleep(1)
     for _ in range(3):
-        guest.command("nmi")
+        guest.command("inject-nmi")
         said = serial.expect(r"cllm: NMI, going on: ([^\r]*)\r\n").group(1)
         where = rb"processor 0 at [0-9a-f]{16} \w+\+0x[0-9a-f]+, python <stdin>:1 in <module>"
         assert re.fullmatch(where, said)
@@ -229,6 +223,6 @@ def test_an_nmi_is_a_death_where_that_is_asked_for(monitored, monkeypatch):
     monkeypatch.setattr(qemu.Guest, "boot_arguments", lambda guest: [
         word + " nmi=crash" if "crash=exit" in word else word for word in arguments(guest)])
     guest = monitored()
-    guest.command("nmi")
+    guest.command("inject-nmi")
     assert guest.ended.wait(30)
     assert guest.reason().startswith("the guest died: fault: NMI ")
