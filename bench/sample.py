@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from cllm import build, config, qemu, run, symbols
+from elftools.elf.elffile import ELFFile
 from support.qemu_monitor import Monitor
 from versus import measure
 
@@ -54,8 +55,8 @@ class Names:
     """Functions of build/cllm.debug.elf by address."""
 
     def __init__(self):
-        elf = symbols.Elf(build.DEBUG_IMAGE.read_bytes())
-        found, self._end = symbols.functions(elf)
+        with open(build.DEBUG_IMAGE, "rb") as file:
+            found, self._end = symbols.functions(symbols.symbols(ELFFile(file)))
         demangle = symbols.demangler()
         self._addresses = [address for address, _ in found]
         self._names = [demangle(name) for _, name in found]

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from cllm import TOP, CllmError, build, fetch, qemu
 from cllm.lock import locks, sha256_of
+from cllm.steps import Steps
 
 from . import cpio
 
@@ -75,7 +76,7 @@ def prepare(arguments, cpu="x86-64-v3", kernel=None, busybox=None, say=print):
             raise CllmError(f"there is no package {packages[name]}")
     server = _server(cpu)
     stream = FOLDER / "stream"
-    build.Steps(FOLDER).run("stream", [
+    Steps(FOLDER).run("stream", [
         build.TOOLS / "zig-cc", "-O2", "-static", "-s", "-o", stream, HERE / "stream.c",
     ])
     kernel_image, modules = _kernel_parts(packages["kernel"])
@@ -141,7 +142,7 @@ def _server(cpu):
         build.write_tools()
     with build.alone(FOLDER):
         build.cmake(
-            build.Steps(FOLDER), source, folder, "llama.cpp/zig-musl.cmake", *options,
+            Steps(FOLDER), source, folder, "llama.cpp/zig-musl.cmake", *options,
             target="llama-server",
         )
     if changing:

@@ -6,20 +6,15 @@ nothing changed takes seconds. All compilers are zig's clang; the host's are nev
 
 import contextlib
 import fcntl
-import hashlib
 import importlib.util
 import os
 import shlex
-import struct
-import subprocess
 import sys
-import threading
-import time
-import zlib
 from pathlib import Path
 
-from . import TOP, CllmError, fetch, symbols
+from . import TOP, CllmError, fetch, image
 from .lock import locks
+from .steps import Steps
 
 BUILD = TOP / "build"
 TOOLS = BUILD / "tools"
@@ -31,12 +26,6 @@ UNIX = BUILD / "unix" / "micropython"
 HOST_LIBRARY = BUILD / "native-host"
 # C modules that need no machine, and the image's dictionaries and sets.
 UNIX_MODULES = ("modules/json", "ports/cllm_x86")
-
-TAIL_LINES = 40  # of a failed step's output shown; the rest is in its log
-PACKED_SOURCES = (
-    "boot/packed_entry.S", "boot/unpack.c", "dev/nic.c", "dev/nic.h", "cpu/io.h", "boot/packed.ld",
-)
-QUIET_SECONDS = 15  # between progress lines when stderr is no terminal
 
 # clang writes preprocessed text of one input to stdout; MicroPython's makeqstrdefs.py names many.
 ZIG_CPP = """\
@@ -52,66 +41,6 @@ for path in inputs:
 """
 
 
-class Steps:
-    """Runs commands one after another, showing which one, how far it is and for how long.
-
-    The whole output of a step goes to `build/log/STEP.log`; a failure shows its end.
-    """
-
-    def __init__(self, folder=BUILD / "log", stream=sys.stderr):
-        self.folder = folder
-        self.stream = stream
-        self.started = time.monotonic()
-        self.live = stream.isatty()
-
-    def run(self, title, command, environment=None):
-        """Run `command`; raises CllmError when it cannot be started or fails."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        log = self.folder / (title.replace(" ", "-") + ".log")
-        began = time.monotonic()
-        self._show(title)
-        last = [""]
-        try:
-            process = subprocess.Popen(
-                [str(word) for word in command], env=environment, text=True, errors="replace",
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            )
-        except OSError as error:
-            raise CllmError(f"{title}: cannot run {command[0]}: {error.strerror}") from None
-        ended = threading.Event()
-
-        def progress():
-            while not ended.wait(0.2 if self.live else QUIET_SECONDS):
-                self._show(f"{title}: {last[-1].strip()}")
-
-        watcher = threading.Thread(target=progress)
-        watcher.start()
-        try:
-            with open(log, "w") as file, process:
-                file.write("$ " + shlex.join(str(word) for word in command) + "\n")
-                for line in process.stdout:
-                    file.write(line)
-                    last = [*last[1 - TAIL_LINES:], line]
-        finally:
-            ended.set()
-            watcher.join()
-        if process.returncode != 0:
-            self._show("")
-            self.stream.write("".join(last))
-            raise CllmError(f"{title} failed (status {process.returncode}); all of it: {log}")
-        self._show(f"{title}: done in {time.monotonic() - began:.1f} s", end=True)
-
-    def _show(self, text, end=False):
-        line = f"[{time.monotonic() - self.started:6.1f} s] {text}"
-        if self.live:
-            # One line, overwritten: what is cut off is in the log.
-            width = os.get_terminal_size(self.stream.fileno()).columns - 1
-            self.stream.write("\r\x1b[K" + (line[:width] if text else "") + ("\n" if end else ""))
-        elif text:
-            self.stream.write(line + "\n")
-        self.stream.flush()
-
-
 def jobs():
     return len(os.sched_getaffinity(0))
 
@@ -125,8 +54,8 @@ def build_image():
         _mpy_cross(steps, sources["micropython"])
         _native(steps, sources["llama.cpp"], BUILD / "native", "llama.cpp/zig-musl.cmake")
         _port(steps, sources["micropython"])
-        finish(BUILD / "port" / "cllm.elf", UNPACKED_IMAGE)
-        pack(steps, UNPACKED_IMAGE, IMAGE)
+        image.finish(BUILD / "port" / "cllm.elf", UNPACKED_IMAGE, DEBUG_IMAGE)
+        image.pack(steps, zig(), UNPACKED_IMAGE, IMAGE)
     return IMAGE
 
 
@@ -315,79 +244,3 @@ def _port(steps, source):
         PYTHON=sys.executable,
     )
     steps.run("port", command, environment)
-
-
-def finish(linked, image):
-    """Split what the linker made into the image and a copy with symbols, both with the table of
-    function names filled in.
-
-    Everything behind the last loaded segment goes (section headers, symbols, debug information).
-    The file offsets of what is loaded stay, because the Multiboot header, which gives QEMU the
-    load address, counts on them.
-    """
-    newest = linked.stat().st_mtime_ns
-    if all(path.exists() and path.stat().st_mtime_ns > newest for path in (image, DEBUG_IMAGE)):
-        return
-    data = bytearray(linked.read_bytes())
-    if data[:6] != b"\x7fELF\x02\x01":
-        raise CllmError(f"{linked} is not a 64-bit little-endian ELF file")
-    # ELF-64 object file format 1.5, figures 2 and 6.
-    (first,) = struct.unpack_from("<Q", data, 32)  # e_phoff
-    size, count = struct.unpack_from("<HH", data, 54)  # e_phentsize, e_phnum
-    end = first + size * count
-    for at in range(first, end, size):
-        (kind,) = struct.unpack_from("<I", data, at)
-        offset, _, _, length = struct.unpack_from("<QQQQ", data, at + 8)
-        if kind == 1:  # PT_LOAD
-            end = max(end, offset + length)
-    symbols.write_into(data)
-    kept = bytearray(data[:end])
-    struct.pack_into("<Q", kept, 40, 0)  # e_shoff
-    struct.pack_into("<HH", kept, 60, 0, 0)  # e_shnum, e_shstrndx
-    for path, content in ((DEBUG_IMAGE, data), (image, kept)):
-        fresh = path.with_name(path.name + ".new")
-        fresh.write_bytes(content)
-        os.replace(fresh, path)
-
-
-def pack(steps, image, packed):
-    """Make a compressed image of the one that finish() made: an ELF file for any Multiboot loader that
-    unpacks itself (ports/cllm_x86/boot/packed_entry.S)."""
-    sources = TOP / "ports" / "cllm_x86"
-    parts = [*(sources / name for name in PACKED_SOURCES), Path(__file__), image]
-    newest = max(path.stat().st_mtime_ns for path in parts)
-    if packed.exists() and packed.stat().st_mtime_ns > newest:
-        return
-    data = image.read_bytes()
-    # Multiboot 0.6.96, 3.1.1 to 3.1.3: flags with the addresses in the header.
-    at = data.index(struct.pack("<II", 0x1BADB002, 1 << 16 | 3), 0, 8192)
-    header, load, load_end, end, entry = struct.unpack_from("<5I", data, at + 12)
-    if header - load != at or load_end - load > len(data):
-        raise CllmError(f"{image} is not laid out as its Multiboot header says")
-    content = data[:load_end - load]
-    compressor = zlib.compressobj(9, zlib.DEFLATED, -15, 9)
-    payload = compressor.compress(content) + compressor.flush()
-    folder = packed.with_name("packed")
-    folder.mkdir(exist_ok=True)
-    (folder / "payload").write_bytes(payload)
-    flags = [
-        "-target", "x86-freestanding", "-mcpu=i686", "-O2", "-c", "-ffreestanding", "-fno-pic",
-        "-fno-stack-protector", "-fno-sanitize=undefined", "-Wall", "-Wextra", f"-I{sources}",
-        f"-DTARGET={load:#x}", f"-DSIZE={len(content):#x}", f"-DEND={end:#x}",
-        f"-DENTRY={entry:#x}", f'-DPAYLOAD="{folder / "payload"}"',
-        # The compiler's cache does not know of .incbin: another payload is another command.
-        f"-DDIGEST={hashlib.sha256(payload).hexdigest()}",
-    ]
-    objects = []
-    for source in (name for name in PACKED_SOURCES if name.endswith((".c", ".S"))):
-        objects.append(folder / (Path(source).stem + ".o"))
-        command = [zig(), "cc", *flags, "-o", objects[-1], sources / source]
-        steps.run(f"pack {Path(source).name}", command)
-    # Behind the image, on a page of its own as modules are.
-    address = -(-end // 4096) * 4096
-    fresh = packed.with_name(packed.name + ".new")
-    steps.run("pack", [
-        TOOLS / "zig-ld", "-m", "elf_i386", "-static", "-s", "-T", sources / "boot/packed.ld",
-        f"--defsym=LOAD_ADDRESS={address:#x}", "-o", fresh, *objects,
-    ])
-    os.replace(fresh, packed)

@@ -8,50 +8,42 @@ import ctypes
 import re
 import struct
 
+from elftools.elf.constants import SH_FLAGS
+from elftools.elf.elffile import ELFFile
+
 from . import CllmError
 
-GROUP = 16
-LONGEST = 160  # bytes of a name; what a backtrace needs of a longer one is its beginning
-STT_NOTYPE, STT_FUNC = 0, 2
-SHF_EXECINSTR = 4
+GROUP = 16  # names that share a beginning with the one before; each group starts with a whole one
+PLACE = "__symbols_"  # how link.ld names the ends of the table's room
+LONGEST = 160  # bytes of a name; a backtrace cuts longer ones
 
 
-class Elf:
-    """The sections and symbols of a 64-bit little-endian ELF file (ELF-64 1.5, figures 2 to 6)."""
-
-    def __init__(self, data):
-        self.data = data
-        (first,) = struct.unpack_from("<Q", data, 40)
-        size, count = struct.unpack_from("<HH", data, 58)
-        self.sections = [
-            struct.unpack_from("<IIQQQQIIQQ", data, first + i * size) for i in range(count)
-        ]
-
-    def symbols(self):
-        """Yield (name, type, section header or None, value, size)."""
-        for _, kind, _, _, offset, size, link, _, _, _ in self.sections:
-            if kind != 2:  # SHT_SYMTAB
-                continue
-            names = self.sections[link][4]
-            for at in range(offset, offset + size, 24):
-                name, info, _, index, value, length = struct.unpack_from("<IBBHQQ", self.data, at)
-                section = self.sections[index] if index < len(self.sections) else None
-                end = self.data.index(b"\0", names + name)
-                yield self.data[names + name:end].decode(), info & 15, section, value, length
+def symbols(elf):
+    """Yield (name, type, section or None, value, size) of the symbols of an ELFFile."""
+    table = elf.get_section_by_name(".symtab")
+    sections = list(elf.iter_sections())
+    for symbol in table.iter_symbols() if table else ():
+        index = symbol["st_shndx"]  # a number, or the name of a special index
+        section = sections[index] if isinstance(index, int) else None
+        yield symbol.name, symbol["st_info"]["type"], section, symbol["st_value"], symbol["st_size"]
 
 
-def functions(elf):
-    """Sorted [(address, mangled name)], one per address, and the end of the last function."""
+def functions(symbols_of_image):
+    """Return sorted [(address, mangled name)], one per address, and the end of the last function.
+
+    symbols_of_image: from symbols().
+    """
     found, end = {}, 0
-    for name, kind, section, value, size in elf.symbols():
-        if not name or section is None or not section[2] & SHF_EXECINSTR:
+    for name, kind, section, value, size in symbols_of_image:
+        if not name or section is None or not section["sh_flags"] & SH_FLAGS.SHF_EXECINSTR:
             continue
-        if kind not in (STT_NOTYPE, STT_FUNC) or name.startswith((".L", "$", "__text_")):
+        if kind not in ("STT_NOTYPE", "STT_FUNC") or name.startswith((".L", "$", "__text_")):
             continue
         end = max(end, value + size)
-        # Of several names the global, plainly written one reads best.
-        if value not in found or (kind, -len(name)) > found[value][0]:
-            found[value] = ((kind, -len(name)), name)
+        # Where there are several names: one typed as a function, then the shortest.
+        rank = (kind == "STT_FUNC", -len(name))
+        if value not in found or rank > found[value][0]:
+            found[value] = (rank, name)
     return [(address, name) for address, (_, name) in sorted(found.items())], end
 
 
@@ -130,25 +122,27 @@ def table(entries, end):
     return struct.pack("<4sII", b"SYMS", len(entries), end) + index + names
 
 
-def write_into(data):
-    """Fill the table of the linked image `data` (a bytearray) in place.
+def write_into(data: bytearray, elf: ELFFile) -> None:
+    """Fill the table in the linked image `data` in place; `elf` is the same image, parsed.
 
     Raises CllmError when the image has no room for it.
     """
-    elf = Elf(bytes(data))
-    places = {name: value for name, _, _, value, _ in elf.symbols() if name.startswith("__symbols_")}
-    start, stop = places["__symbols_start"], places["__symbols_end"]
+    known = list(symbols(elf))
+    places = {name: value for name, _, _, value, _ in known if name.startswith(PLACE)}
+    start, stop = places[PLACE + "start"], places[PLACE + "end"]
     readable = demangler()
-    found, end = functions(elf)
+    found, end = functions(known)
     content = table([(address, readable(name)) for address, name in found], end)
     if len(content) > stop - start:
         raise CllmError(
             f"the names of {len(found)} functions take {len(content)} bytes, but link.ld leaves "
             f"{stop - start} for them: give .symbols more"
         )
-    for _, _, flags, address, offset, size, *_ in elf.sections:
-        if flags & 2 and address <= start < address + size:  # SHF_ALLOC
-            at = offset + start - address
+    for section in elf.iter_sections():
+        address = section["sh_addr"]
+        loaded = section["sh_flags"] & SH_FLAGS.SHF_ALLOC
+        if loaded and address <= start < address + section["sh_size"]:
+            at = section["sh_offset"] + start - address
             data[at:at + len(content)] = content
             return
     raise CllmError("the image has no section for the names of functions")
