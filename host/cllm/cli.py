@@ -5,7 +5,11 @@ import os
 import subprocess
 import sys
 
-from . import TOP, CllmError, build, clients, config, fetch, licenses, run, upstream
+from . import TOP, CllmError, build, config, extras, fetch, licenses, run
+
+
+# Commands that are programs of their own, with their own flags: Python's arguments for each.
+PROGRAMS = {"bench": (str(TOP / "bench"),), "test-upstream": ("-m", "upstream")}
 
 
 def number(key):
@@ -75,13 +79,9 @@ def make_parser():
     commands.add_parser("fetch", help="download and unpack all that the build and a run need")
     test = commands.add_parser("test", help="build what tests need and run pytest")
     test.add_argument("arguments", nargs=argparse.REMAINDER, help="for pytest")
-    suite = commands.add_parser(
-        "test-upstream", help="run MicroPython's own tests in the guest"
+    commands.add_parser(
+        "test-upstream", add_help=False, help="run MicroPython's own tests in the guest"
     )
-    suite.add_argument(
-        "--groups", metavar="A,B", help="only these: " + ", ".join(upstream.GROUPS)
-    )
-    suite.add_argument("tests", nargs="*", help='only these: shell patterns like "basics/int*.py"')
     commands.add_parser(
         "reference", help="build llama.cpp's own server, which tests/api compares with"
     )
@@ -106,10 +106,11 @@ def boot(arguments):
 def test(arguments):
     build.build_host_library()
     build.build_image()
-    try:
-        clients.ensure()
-    except CllmError as error:
-        print(f"cllm: {error}; the tests with them are skipped", file=sys.stderr)
+    for extra in (extras.CLIENTS, extras.PLOTS):
+        try:
+            extra.ensure()
+        except CllmError as error:
+            print(f"cllm: {error}; the tests with it are skipped", file=sys.stderr)
     environment = {"MICROPYTHON": str(build.build_unix()), **os.environ}
     environment["CLLM_MODEL"] = str(fetch.default_model())
     command = [sys.executable, "-m", "pytest", *arguments]
@@ -118,9 +119,8 @@ def test(arguments):
 
 def main(arguments=None):
     parser = make_parser()
-    # Flags of the benchmark are its own business.
     arguments, rest = parser.parse_known_args(arguments)
-    if rest and arguments.command != "bench":
+    if rest and arguments.command not in PROGRAMS:
         parser.error("unrecognized arguments: " + " ".join(rest))
     try:
         if arguments.command == "build":
@@ -129,14 +129,9 @@ def main(arguments=None):
             fetch.ensure_all()
         elif arguments.command == "test":
             return test(arguments.arguments)
-        elif arguments.command == "test-upstream":
-            return upstream.main(
-                arguments.groups and arguments.groups.split(","), arguments.tests
-            )
-        elif arguments.command == "bench":
-            # In place of this process, so that Ctrl-C and the exit status are the benchmark's.
-            folder = str(TOP / "bench")
-            os.execv(sys.executable, [sys.executable, folder, *rest])
+        elif arguments.command in PROGRAMS:
+            # In place of this process, so that Ctrl-C and the exit status are the program's.
+            os.execv(sys.executable, [sys.executable, *PROGRAMS[arguments.command], *rest])
         elif arguments.command == "reference":
             print(os.path.relpath(build.build_reference()))
         elif arguments.command == "licenses":
