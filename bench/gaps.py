@@ -11,6 +11,7 @@ import argparse
 import json
 import threading
 import time
+from typing import Any
 
 import requests
 
@@ -18,7 +19,7 @@ PAUSE_S = 0.02
 
 
 def nested_types(depth, count):
-    schema = {"type": "string"}
+    schema: dict[str, Any] = {"type": "string"}
     for _ in range(depth):
         schema = {"type": ["object"] * count, "properties": {"a": schema}}
     return schema
@@ -99,7 +100,7 @@ class Stream(Beside):
         try:
             while not self.ending:
                 last = None
-                body = {"prompt": "Once", "n_predict": 100, "stream": True, "ignore_eos": True}
+                body: Any = {"prompt": "Once", "n_predict": 100, "stream": True, "ignore_eos": True}
                 with requests.post(self.url + "/completion", json=body, stream=True,
                                    timeout=60) as answer:
                     for line in answer.iter_lines():

@@ -1,7 +1,6 @@
 # Handlers of the guest that bench/layers.py profiles: clocks around the functions in which one
 # layer calls the next, and GET /layers, which tells what each took by itself since the last time it was
 # asked. Coroutines have no such place: their time is what is left.
-import asyncio
 import time
 
 from cllm import app

@@ -48,6 +48,7 @@ def where(monitor):
     monitor.command("stop")
     found = REGISTERS.search(monitor.human("info registers"))
     monitor.command("cont")
+    assert found, "QEMU's text of registers is not as known"
     return int(found[1], 16), found[2] == "1"
 
 
@@ -97,7 +98,8 @@ def main():
     arguments = parser.parse_args()
     flags = {"model": arguments.model, "port": qemu.free_port(), "accel": "tcg"}
     settings, guest_settings = config.settings(flags, arguments.config)
-    names, counts, ended = Names(), collections.Counter(), threading.Event()
+    names, ended = Names(), threading.Event()
+    counts: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "monitor"
         guest = run.make_guest(settings, guest_settings, monitor=path)
@@ -121,7 +123,7 @@ def main():
         finally:
             guest.stop()
     total = counts.total()
-    layers = collections.Counter()
+    layers: collections.Counter[str] = collections.Counter()
     for name, count in counts.items():
         layers[layer(name)] += count
     print(f"{total} samples in {time.monotonic() - begin:.1f} s")

@@ -101,7 +101,9 @@ def single(url):
 
 def streams(servers, runs):
     """8 streams at once against one."""
-    one, all_, slowest = {}, {}, {}
+    one: dict[str, list[float]] = {}
+    all_: dict[str, list[float]] = {}
+    slowest: dict[str, list[float]] = {}
     for _ in range(runs):
         for name, url in servers.items():
             one.setdefault(name, []).append(single(url))
@@ -130,7 +132,7 @@ def worst_gap(url):
 
 def gap(servers, runs):
     """What a running stream feels of a long prompt."""
-    found = {name: [] for name in servers}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in servers}
     for _ in range(runs):
         for name, url in servers.items():
             found[name].append(worst_gap(url))
@@ -146,7 +148,8 @@ def gap(servers, runs):
 
 def prefix(servers, runs):
     """Time to the first token of a 1,000-token prompt, and of one with another end."""
-    cold, warm = {n: [] for n in servers}, {n: [] for n in servers}
+    cold: dict[str, list[float]] = {n: [] for n in servers}
+    warm: dict[str, list[float]] = {n: [] for n in servers}
     for number in range(runs):
         for name, url in servers.items():
             prompt = f"{number}. " + LONG * 70
@@ -167,7 +170,7 @@ def ngram(servers, runs):
     table = Table(*fields, "ratio")
 
     def compare(what, prompt, n):
-        rates = {name: [] for name in fields}
+        rates: dict[str, list[float]] = {name: [] for name in fields}
         for _ in range(runs):
             for name, values in fields.items():
                 stream = Stream(url, prompt, n, cache_prompt=False, **values).join()
@@ -248,7 +251,7 @@ def host_batch(model, threads, runs):
     tokens = engine.tokenize(LONG * 30)[:128]
     engine.prompt(tokens)
     sampler = engine.sampler({"temperature": 0})
-    times = {n: [] for n in SIZES}
+    times: dict[int, list[float]] = {n: [] for n in SIZES}
     sampling = []
     for _ in range(5 * runs):
         for n in SIZES:
@@ -266,7 +269,8 @@ def host_batch(model, threads, runs):
 
 def guest_batch(url, runs):
     """The same by bench/serving_app.py in the guest."""
-    times, sampling = {n: [] for n in SIZES}, []
+    times: dict[int, list[float]] = {n: [] for n in SIZES}
+    sampling = []
     for _ in range(runs):
         sizes = ",".join(map(str, SIZES))
         answer = requests.get(f"{url}/batch/{sizes}", timeout=3600).json()

@@ -11,7 +11,7 @@ import matplotlib
 
 matplotlib.use("agg")
 
-from matplotlib import pyplot  # noqa: E402, a backend is chosen before
+from matplotlib import pyplot
 
 BETTER, WORSE, INK, GRID = "#2a78b5", "#c2571a", "#222222", "#cccccc"
 COLOURS = {"cllm": BETTER, "linux": WORSE}

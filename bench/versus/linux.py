@@ -230,7 +230,8 @@ def _members(package, wanted):
                 for member in archive:
                     path = member.name.removeprefix("./")
                     if member.isfile() and wanted(path):
-                        found[path] = archive.extractfile(member).read()
+                        file = archive.extractfile(member)
+                        found[path] = file.read() if file else b""
     except FileNotFoundError:
         raise CllmError("dpkg-deb is missing: install the Debian package dpkg") from None
     except tarfile.TarError as error:

@@ -137,7 +137,7 @@ def alone(folder=BUILD):
 def zig():
     """Path of the zig program inside the `ziglang` package."""
     spec = importlib.util.find_spec("ziglang")
-    if spec is None:
+    if spec is None or spec.origin is None:
         raise CllmError("the Python package ziglang is missing: run `make build`")
     return Path(spec.origin).parent / "zig"
 

@@ -5,8 +5,8 @@ import os
 import subprocess
 import sys
 
-from . import TOP, CllmError, build, config, extras, fetch, licenses, run
-
+from . import TOP, VERSION, CllmError, build, config, extras, fetch, licenses, lint, run
+from .lock import locks
 
 # Commands that are programs of their own, with their own flags: Python's arguments for each.
 PROGRAMS = {"bench": (str(TOP / "bench"),), "test-upstream": ("-m", "upstream")}
@@ -64,8 +64,22 @@ def add_boot_flags(parser, serial=True):
     parser.add_argument("--pcap", metavar="FILE", help="capture every frame of the network card")
 
 
+class Version(argparse.Action):
+    """--version: reads the lock files only when it is asked for."""
+
+    def __call__(self, parser, *_):
+        print(f"cllm {VERSION}")
+        llama, micropython = locks()["llama.cpp"], locks()["micropython"]
+        print(f"llama.cpp as in {llama.name} {llama.version}")
+        print(f"MicroPython {micropython.version}")
+        parser.exit()
+
+
 def make_parser():
     parser = argparse.ArgumentParser(prog="cllm", description="Build and boot cllm.")
+    parser.add_argument(
+        "--version", action=Version, nargs=0, help="print the versions of cllm and of what is in it"
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_boot_flags(commands.add_parser("run", help="boot the image and stay in the foreground"))
     add_boot_flags(
@@ -88,6 +102,8 @@ def make_parser():
     commands.add_parser(
         "bench", add_help=False, help="compare with llama-server in a small Linux guest"
     )
+    commands.add_parser("lint", help="check all sources; changes nothing")
+    commands.add_parser("format", help="lay out all sources by ruff and clang-format")
     commands.add_parser("licenses", help="licences of all that is linked in, and of the model")
     return parser
 
@@ -132,6 +148,10 @@ def main(arguments=None):
         elif arguments.command in PROGRAMS:
             # In place of this process, so that Ctrl-C and the exit status are the program's.
             os.execv(sys.executable, [sys.executable, *PROGRAMS[arguments.command], *rest])
+        elif arguments.command == "lint":
+            return lint.lint()
+        elif arguments.command == "format":
+            return lint.reformat()
         elif arguments.command == "reference":
             print(os.path.relpath(build.build_reference()))
         elif arguments.command == "licenses":

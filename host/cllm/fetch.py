@@ -14,6 +14,7 @@ import tempfile
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from . import CllmError, patches
 from .lock import locks, sha256_of
@@ -209,7 +210,7 @@ def _unpack(lock, package):
         else:
             with tarfile.open(package) as archive:
                 # Pythons before 3.11.4 have no filters; the content is what the lock names.
-                safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+                safe: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
                 archive.extractall(fresh, members=_below(archive, lock.member), **safe)
         if not any(fresh.iterdir()):
             raise CllmError(f"{package} holds nothing below {lock.member!r}")

@@ -25,7 +25,7 @@ def parse(text, name):
 
     Raises CllmError for anything else than changes of existing files.
     """
-    files = {}
+    files: dict[str, list[tuple[int, list[str], list[str]]]] = {}
     lines = text.splitlines(keepends=True)
     at = 0
     while at < len(lines):
@@ -38,7 +38,8 @@ def parse(text, name):
         at += 2
         while at < len(lines) and (found := HUNK.match(lines[at])):
             start, left = int(found[1]), int(found[2] or 1)
-            old, new = [], []
+            old: list[str] = []
+            new: list[str] = []
             at += 1
             while at < len(lines) and lines[at][:1] in (" ", "-", "+") and (
                 len(old) < left or lines[at][0] == "+"

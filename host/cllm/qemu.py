@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 from . import CllmError, accel
 
@@ -97,9 +98,9 @@ class Guest:
         self.ended = threading.Event()
         self._kept = bytearray()
         self._errors = b""
-        self._process = None
-        self._folder = None
-        self._threads = []
+        self._process: Any = None  # a subprocess.Popen once it is started
+        self._folder: Any = None  # a tempfile.TemporaryDirectory likewise
+        self._threads: list[threading.Thread] = []
 
     def arguments(self):
         """QEMU's command line without the program, relative to a folder holding the modules."""

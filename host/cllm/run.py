@@ -9,7 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
-from . import CllmError, accel, config, console, health, memory, qemu, reclaim
+from . import CllmError, accel, console, health, memory, qemu, reclaim
 from .build import DEBUG_IMAGE, IMAGE
 
 MAX_PROGRAM = 1 << 20  # bytes of --app

@@ -33,7 +33,8 @@ def functions(symbols_of_image):
 
     symbols_of_image: from symbols().
     """
-    found, end = {}, 0
+    found: dict[int, tuple[tuple[bool, int], str]] = {}
+    end = 0
     for name, kind, section, value, size in symbols_of_image:
         if not name or section is None or not section["sh_flags"] & SH_FLAGS.SHF_EXECINSTR:
             continue

@@ -11,13 +11,13 @@ with other weights.
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 from support.api_server import ApiServer
 from support.same_answers import answer, at_once, differences, make_requests
+
 
 def eager(server):
     """Has it draft whether or not that pays."""

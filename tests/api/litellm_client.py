@@ -9,7 +9,7 @@ import sys
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or it asks the internet on import
 
-import litellm  # noqa: E402
+import litellm
 
 HELLO = [{"role": "user", "content": "Hello"}]
 TOOL = {

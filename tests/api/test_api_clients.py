@@ -7,8 +7,8 @@ from pathlib import Path
 import anthropic
 import openai
 import pytest
-from support import tiny_model
 from cllm.extras import CLIENTS
+from support import tiny_model
 
 TOOL = {
     "name": "weather",

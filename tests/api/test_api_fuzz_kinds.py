@@ -1,7 +1,7 @@
 """The fuzzer of fuzz_kinds.py, in small."""
 
-from support import fuzz_kinds
 import pytest
+from support import fuzz_kinds
 
 
 @pytest.mark.parametrize("kind", fuzz_kinds.KINDS)

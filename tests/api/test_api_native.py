@@ -247,7 +247,7 @@ def test_answers_do_not_depend_on_a_tiny_cache(tiny):
 def test_drafts_change_no_greedy_answer(tiny):
     """Repetition, which n-grams guess: fewer decode calls for the same tokens."""
     prompt = "abcabcabcabcabcabc"
-    texts = []
+    texts, plain_decodes = [], None
     for speculate in (False, True):
         with ApiServer(tiny, {"model": {"speculate": speculate}}) as server:
             # Whether it pays is measured, and a busy host may say no.

@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 
 import pytest
-from support import tiny_model as tiny
 from cllm import config, fetch, health, run
 from cllm.build import IMAGE
+from support import tiny_model as tiny
 
 SMP = int(os.environ.get("CLLM_SMP", 1))  # virtual CPUs where a test does not say how many
 # Emulated, on a machine that is busy with other things; what works takes a fraction of this.

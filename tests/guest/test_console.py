@@ -5,6 +5,7 @@ import random
 import re
 import time
 
+from cllm import VERSION
 from support.qemu_monitor import Monitor
 
 N = 150_000
@@ -111,6 +112,7 @@ def test_the_screen_shows_the_reason_of_a_death(boot, tmp_path):
 
 def test_boot_prints_what_it_spent_its_time_on(boot, tiny_model):
     guest = boot(model=str(tiny_model))
+    guest.serial.expect(rf"cllm {re.escape(VERSION)}: multiboot")
     table = guest.serial.expect(rb"(?s)cllm: booted\r\n(.*?) ms  in all").group(1).decode()
     names = re.findall(r"^ *[0-9.]+ ms  (.+?)\r$", table, re.MULTILINE)
     assert names[:4] == ["firmware and loader", "kernel", "clock calibration", "memory"]

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
-from support import tiny_model
 from cllm import TOP, fetch, memory
+from support import tiny_model
 
 TIMEOUT = 600
 ROOM = 24 << 20  # bytes that must be free at any time: slack for requests larger than these

@@ -10,8 +10,7 @@ gguf = pytest.importorskip("gguf")
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    from support import engine_library
-    from support import small_models
+    from support import engine_library, small_models
 
     if not engine_library.LIBRARY.exists():
         pytest.skip(f"no {engine_library.LIBRARY}: run the tests by `make test`")

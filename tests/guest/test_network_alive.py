@@ -5,7 +5,14 @@ import struct
 import time
 
 from test_network import (
-    GUEST_IP, OUR_IP, OUR_MAC, STATIC, checksum, echo_request, receive, resolve,
+    GUEST_IP,
+    OUR_IP,
+    OUR_MAC,
+    STATIC,
+    checksum,
+    echo_request,
+    receive,
+    resolve,
 )
 
 SETUP = """\

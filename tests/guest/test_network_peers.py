@@ -12,7 +12,6 @@ import shutil
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -359,8 +358,8 @@ def addresses(tap):
 @pytest.fixture(scope="module")
 def core():
     """The frozen core and the mutators of the unit tests, as modules."""
-    import support.on_cpython  # noqa: F401, makes the next ones importable
     import fuzzing
+    import support.on_cpython  # noqa: F401, makes the next ones importable
     from net import ipv4, tcp
 
     return fuzzing, ipv4, tcp

@@ -84,14 +84,15 @@ def test_the_program_of_this_test_notices_a_difference(tmp_path):
 
 @pytest.mark.parametrize("part", [0.3, 0.6, 0.95])
 def test_a_damaged_image_says_so_or_was_not_hit(packed, part):
-    image = packed(CONTENTS["dynamic"])
-    data = bytearray(image.read_bytes())
-    begin = data.index((image.parent / "packed" / "payload").read_bytes())
-    size = (image.parent / "packed" / "payload").stat().st_size
+    made = packed(CONTENTS["dynamic"])
+    data = bytearray(made.read_bytes())
+    payload = made.parent / "packed" / "payload"
+    begin = data.index(payload.read_bytes())
+    size = payload.stat().st_size
     at = begin + int(part * size)
     data[at : at + 400] = bytes(b ^ 0x5A for b in data[at : at + 400])
     made.write_bytes(data)
-    guest = qemu.Guest(image, port=qemu.free_port(), memory=64)
+    guest = qemu.Guest(made, port=qemu.free_port(), memory=64)
     said = bytearray()
     guest.listeners.append(said.extend)
     guest.start()

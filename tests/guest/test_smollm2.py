@@ -9,11 +9,11 @@ import re
 import socket
 import time
 
-from support import llama_reference
 import openai
 import pytest
 import requests
 from cllm import fetch
+from support import llama_reference
 
 N = 24
 TIMEOUT = 900

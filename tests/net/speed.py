@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from cllm import TOP, config, run
+from cllm import config, run
 
 HOST, GUEST = "10.77.0.1", "10.77.0.2"
 SETTINGS = {"network": {"address": GUEST + "/24", "gateway": HOST}}

@@ -8,11 +8,12 @@ import asyncio
 import threading
 from pathlib import Path
 
-import support.on_cpython  # noqa: F401, makes the next ones importable
 from httpd import Limits, Server
 from serve import main
 from serve.engine import EngineHost
 from serve.service import Service
+
+import support.on_cpython  # noqa: F401, makes the next ones importable
 from support import host_engine
 
 

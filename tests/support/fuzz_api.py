@@ -19,8 +19,8 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
-import support.on_cpython  # noqa: F401, makes the next ones importable
 from cllm import config, health, run
 from fake_engine import FakeEngine
 from httpd import Limits
@@ -31,6 +31,8 @@ from serve.access import Access
 from serve.engine import READY, EngineHost
 from serve.scheduler import Bounds, Scheduler
 from serve.service import Service
+
+import support.on_cpython  # noqa: F401, makes the next ones importable
 from support import tiny_model
 
 ROUTES = [
@@ -87,7 +89,7 @@ def mutated(rng):
 def parsed(data, sizes):
     """What the parser makes of `data` fed in pieces: a list of methods, bodies and a status."""
     parser = Parser(Limits(line=200, head=600, body=500))
-    result = []
+    result: list[Any] = []
     at = 0
 
     def wait(step):
@@ -157,10 +159,9 @@ def body_of(rng):
         body["max_tokens"] = 6
     data = json.dumps(body).encode()
     if rng.random() < 0.15:
-        data = bytearray(data)
         at = rng.randrange(len(data))
-        data[at : at + rng.randrange(3)] = rng.choice([b"", b"{", b"]", b'"', b"\xff", b"\\u12"])
-        data = bytes(data)
+        piece = rng.choice([b"", b"{", b"]", b'"', b"\xff", b"\\u12"])
+        data = data[:at] + piece + data[at + rng.randrange(3):]
     return data
 
 
@@ -201,7 +202,7 @@ async def fuzz_json(count, seed):
     """Feeds bodies to all routes; AssertionError with the case that went wrong."""
     target = Target()
     task = asyncio.create_task(target.service.scheduler.run())
-    seen = {}
+    seen: dict[int, int] = {}
     for number in range(count):
         rng = random.Random(f"{seed}/json/{number}")
         path, body = rng.choice(ROUTES), body_of(rng)
@@ -266,7 +267,7 @@ class WellBehaved(threading.Thread):
         answer = connection.getresponse()
         text = answer.read()
         connection.close()
-        assert answer.status == 200, f"the well-behaved client got {answer.status} {text[:300]}"
+        assert answer.status == 200, f"the well-behaved client got {answer.status} {text[:300]!r}"
         self.times.append(time.monotonic() - began)
         return json.loads(text)["choices"][0]["text"]
 
@@ -318,7 +319,8 @@ def fuzz_port(port, count, seed, clients=4):
     """`count` cases to a server, `clients` at a time, and a well-behaved client beside them.
     Returns {status: number} and the WellBehaved. AssertionError with the case that went wrong.
     """
-    seen, failures = {}, []
+    seen: dict[int, int] = {}
+    failures: list[str] = []
     numbers = iter(range(count))
     lock = threading.Lock()
     good = WellBehaved(port)

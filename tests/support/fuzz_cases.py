@@ -198,7 +198,7 @@ class Schemas:
     def cycle(self):
         n = repeated(self.rng, 1, 2, 3, 50)
         key = self.rng.choice(["allOf", "anyOf", "oneOf"])
-        defs = {f"d{i}": {"$ref": f"#/$defs/d{(i + 1) % n}"} for i in range(n)}
+        defs: dict = {f"d{i}": {"$ref": f"#/$defs/d{(i + 1) % n}"} for i in range(n)}
         if self.rng.random() < 0.5:
             defs["d0"] = {key: [defs["d0"], {"type": "string"}]}
         return {key: [{"$ref": "#/$defs/d0"}], "$defs": defs}
@@ -256,7 +256,7 @@ class Schemas:
         ])()
 
     def deep(self):
-        schema = {"type": "null"}
+        schema: dict = {"type": "null"}
         for _ in range(repeated(self.rng, 8, 15, 30, 45)):
             name = self.rng.choice(["items", "not", "additionalProperties", "anyOf", "a"])
             schema = ({"anyOf": [schema]} if name == "anyOf" else
@@ -762,10 +762,10 @@ class Bodies:
                 body[rng.choice(FIELDS)] = self.value()
             else:
                 body = self.change(body)
-        data = json.dumps(body, ensure_ascii=rng.random() < 0.5)
+        made = json.dumps(body, ensure_ascii=rng.random() < 0.5)
         for name, text in self.raw.items():
-            data = data.replace(f'"{name}"', text, 1)
-        data = data.encode("utf-8", "surrogatepass")
+            made = made.replace(f'"{name}"', text, 1)
+        data = made.encode("utf-8", "surrogatepass")
         if rng.random() < 0.15:
             data = self.damage(data)
         return data

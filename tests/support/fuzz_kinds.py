@@ -17,6 +17,7 @@ late each time. The body of a failure is saved in build/fuzz.
 """
 
 import argparse
+import contextlib
 import http.client
 import json
 import os
@@ -27,8 +28,10 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from cllm import TOP, config, health, run
+
 from support import fuzz_cases, tiny_model
 
 SAVED = TOP / "build/fuzz"
@@ -107,7 +110,7 @@ class Health(threading.Thread):
     def __init__(self, server):
         super().__init__(daemon=True)
         self.server = server
-        self.worst = 0
+        self.worst = 0.0  # seconds
         self.failure = None
         self._over = threading.Event()
 
@@ -144,7 +147,7 @@ class Native:
         self.errors = self.folder / "stderr"
         self.loads = 0
         self.health = None
-        self.process = subprocess.Popen(
+        self.process: Any = subprocess.Popen(
             [sys.executable, "-m", "support.fuzz_kinds", "--serve"], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=self.errors.open("wb"), text=True)
 
@@ -211,7 +214,8 @@ class Guest:
 
     def __init__(self, folder):
         self.folder = Path(folder)
-        self.guest = self.health = None
+        self.guest: Any = None
+        self.health = None
 
     def load(self, template):
         self.stop()
@@ -256,10 +260,9 @@ def send(port, path, body, method="POST"):
     """(status, content type, bytes) of the answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
     try:
-        try:
+        # A body that is too large is refused before all of it has come.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.request(method, path, body, {"Content-Type": "application/json"})
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # a body that is too large is refused before it has all come
         answer = connection.getresponse()
         return answer.status, answer.headers.get("Content-Type", ""), answer.read()
     finally:
@@ -316,7 +319,7 @@ class Fuzzer:
         self.start = start
         self.statuses = {}
         self.failures = []
-        self.server = None
+        self.server: Any = None
         self.warm = None
         self.cases = 0
 

@@ -1,6 +1,7 @@
 """ggml's own C API in libcllm_engine.so, for tests of single operations: arrays in, arrays out."""
 
 import numpy as np
+
 from support.engine_library import LIBRARY
 
 DECLARATIONS = """

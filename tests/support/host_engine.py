@@ -7,8 +7,8 @@ So frozen/serve runs unchanged with the real engine, without a machine around it
 
 import asyncio
 import json
-import threading
 import sys
+import threading
 
 from support import engine_library
 from support.engine_library import LIBRARY, Chat, Reply  # noqa: F401
@@ -106,10 +106,10 @@ class Engine(engine_library.Engine):
     def loaded(self):
         return 1.0
 
-    def sampler(self, params, chat=None):
+    def sampler(self, params=None, chat=None):
         return super().sampler(_text(params), chat)
 
-    def start_sampler(self, params, chat=None, ms=0):
+    def start_sampler(self, params=None, chat=None, ms=0):
         return super().start_sampler(_text(params), chat, ms)
 
 

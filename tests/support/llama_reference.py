@@ -47,6 +47,13 @@ void llama_model_free(struct llama_model *model);
 """
 
 
+def _first(pattern, text):
+    """Return what first matches; AssertionError if llama.h has changed so that nothing does."""
+    found = re.search(pattern, text)
+    assert found, f"{HEADER} has no {pattern}"
+    return found.group()
+
+
 class Llama:
     """A model loaded by llama.cpp alone, one sequence at a time. Raises OSError without library."""
 
@@ -57,8 +64,8 @@ class Llama:
         text = text.replace("GGML_ROPE_TYPE_NEOX", "2")
         kinds = re.findall(r"enum llama_\w+ \{[^}]*\};", text)
         kinds = [kind for kind in kinds if "GGML_" not in kind]
-        batch = re.search(r"typedef struct llama_batch \{[^}]*\} llama_batch;", text).group()
-        params = [re.search(rf"struct {name} \{{[^}}]*\}};", text).group()
+        batch = _first(r"typedef struct llama_batch \{[^}]*\} llama_batch;", text)
+        params = [_first(rf"struct {name} \{{[^}}]*\}};", text)
                   for name in ("llama_model_params", "llama_context_params")]
         forward = ["struct llama_model_tensor_buft_override; struct llama_model_kv_override;",
                    "struct llama_sampler_seq_config;"]
@@ -96,7 +103,8 @@ class Llama:
 
     def generate(self, text, n):
         """(prompt tokens, up to n tokens): always the most likely one, until the model ends."""
-        prompt, made = self.tokenize(text), []
+        prompt = self.tokenize(text)
+        made: list[int] = []
         self._so.llama_memory_clear(self._so.llama_get_memory(self._context), True)
         n_vocab = self._so.llama_vocab_n_tokens(self._vocab)
         feed = self._ffi.new("llama_token[]", prompt)

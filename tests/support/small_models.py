@@ -7,6 +7,7 @@ They have tiny_model's vocabulary and random weights, and heads as wide as real 
 
 import gguf
 import numpy
+
 from support import tiny_model
 
 N_LAYER = 2

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import subprocess
-from pathlib import Path
+from typing import Any
 
 from cllm import TOP, build
 
@@ -25,7 +25,7 @@ def program():
 
 def plan(path):
     """The tests and fixtures of a file with the names of their arguments (see run_tests.py)."""
-    found = {"tests": [], "fixtures": {}}
+    found: dict[str, Any] = {"tests": [], "fixtures": {}}
     for node in ast.parse(path.read_text()).body:
         if not isinstance(node, ast.FunctionDef):
             continue

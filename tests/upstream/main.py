@@ -99,7 +99,7 @@ COLUMNS = "{:20} {:>6} {:>6} {:>6} {:>6} {:>11} {:>8}"
 
 
 def summary_row(group_run, problems):
-    counts = {status: 0 for status in ("pass", "skip", "fail")}
+    counts = dict.fromkeys(("pass", "skip", "fail"), 0)
     for status in group_run.results.values():
         counts[status] += 1
     return COLUMNS.format(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 from cllm import build
 
@@ -42,10 +43,12 @@ def lines_of(command, guests, log):
         errors="replace", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, start_new_session=True,
     )
-    lines = queue.Queue()
+    lines: queue.Queue[str | None] = queue.Queue()
+    output = process.stdout
+    assert output
 
     def read():
-        for line in process.stdout:
+        for line in output:
             lines.put(line.rstrip("\n"))
         lines.put(None)
 
@@ -69,7 +72,7 @@ def lines_of(command, guests, log):
         process.kill()
         process.wait()
         reader.join()
-        process.stdout.close()
+        output.close()
 
 
 class GroupRun:
@@ -84,7 +87,7 @@ class GroupRun:
         self.tests = tests
         self.expected = expected
         self.progress = progress
-        self._task = None
+        self._task: Any = None  # a cllm.progress.Task while it runs
         self.results = {}
         self.flaky = []
         self.folder = FOLDER / "results" / group.name

@@ -6,7 +6,6 @@ import subprocess
 import pytest
 from cllm import CllmError, fetch, patches
 from cllm.lock import locks
-
 from test_host_fetch import make_lock, put_in_cache, tarball
 
 BEFORE = b"one\ntwo\nthree\nfour\nfive\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pexpect
 import pytest
-from cllm import CllmError, memory, qemu, run
+from cllm import CllmError, config, memory, qemu, run
 from test_host_memory import LLAMA, header, numbers, write_model
 
 HOST = Path(__file__).resolve().parents[3] / "host"
@@ -252,7 +252,7 @@ def test_a_model_that_no_guest_can_serve_is_refused_before_it_boots(
 
 
 def make(tmp_path, image, guest=None, **settings):
-    settings = {**run.config.DEFAULTS, "port": 0, "accel": "tcg", **settings}
+    settings = {**config.DEFAULTS, "port": 0, "accel": "tcg", **settings}
     return run.make_guest(settings, guest, image=image)
 
 
