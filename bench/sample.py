@@ -1,10 +1,10 @@
-"""Where the guest's processor is, by function and by layer: while it boots, answers, or computes.
+"""A profile of the guest's processor, by function and by layer: boot, answers, or tokens.
 
     .venv/bin/python bench/sample.py boot|health|tokens [--model FILE.gguf] [--seconds 10]
 
-Stops the guest through QEMU's monitor again and again and notes the instruction it is at, so
-nothing in the image is changed for it; what waits in `hlt` is shown as idle. Shares are of the
-samples, which are taken at even times of the host: on a busy machine fewer, but of the same mix.
+It stops the guest through QEMU's monitor every few milliseconds and notes the current instruction,
+so the image needs no change; `hlt` counts as idle. Shares are of the samples. A busy host takes
+fewer samples, of the same mix.
 """
 
 import argparse
@@ -36,7 +36,8 @@ LAYERS = (
     ("checksums and copies of the network", r"netbuf"),
     ("Python: garbage collector", r"^gc_"),
     ("Python: interpreter", r"^(mp_|vm_execute|py|str_|list_|dict_|fun_|obj_|int_|qstr|"
-     r"bound_|gen_|map_|tuple_|array_|bytearray|json|struct|unpack|pack|poll|stream|m_|nlr|method|closure|slice|set_|"
+     r"bound_|gen_|map_|tuple_|array_|bytearray|json|struct|unpack|pack|poll|stream|m_|nlr|"
+     r"method|closure|slice|set_|"
      r"task|frozen)"),
     ("kernel", r"."),
 )
@@ -44,7 +45,7 @@ LAYERS = (
 
 def where(monitor):
     """Return the instruction pointer, and whether the processor waits in `hlt`."""
-    # Stopping makes the processor leave its translated code, so that the registers are true.
+    # Only a stopped processor has left its translated code, and shows its registers as they are.
     monitor.command("stop")
     found = REGISTERS.search(monitor.human("info registers"))
     monitor.command("cont")
@@ -73,7 +74,7 @@ def layer(name):
 
 
 def work(what, guest, started, ended):
-    """What is profiled; sets `ended` afterwards."""
+    """Do what is profiled, then set `ended`."""
     try:
         if what == "boot":
             measure.first_answer(guest.port, started, guest.ended, 600)

@@ -1,7 +1,7 @@
 """Prepare this machine: system packages, the locked PyPI packages in .venv, the `cllm` command.
 
-Runs on the system's Python with the standard library alone, because it is what makes the rest
-available. A stamp in .venv makes every run after the first take a fraction of a second.
+It runs on the system's Python and needs only the standard library, because it installs everything
+else. A stamp in .venv makes every run after the first take a fraction of a second.
 """
 
 import argparse
@@ -31,7 +31,7 @@ exec "$venv/bin/python" "$venv/../host" "$@"
 """
 
 
-# What programs run with .venv/bin/python may import, relative to site-packages (the tree may move).
+# Folders whose modules .venv/bin/python can import, relative to site-packages: the tree may move.
 PATHS = "".join(f"../../../../{folder}\n" for folder in ("host", "tests", "bench"))
 
 
@@ -69,7 +69,7 @@ NEEDS = (
 
 
 def missing_packages(purpose, needs=NEEDS):
-    """The needs of `purpose` that this machine does not meet, as (package, what for) pairs."""
+    """Return what `purpose` needs and this machine lacks, as (package, what for) pairs."""
     return [
         (package, why)
         for group, present, package, why in needs
@@ -99,13 +99,13 @@ def install_packages(missing):
             "hold, then run this again: " + " ".join(names)
         )
     install = ("install", "--no-install-recommends", *names)
-    # Package lists may be absent (a fresh container) or too old to name a file that still exists.
+    # Package lists may be absent (a fresh container), or so old that they name files that are gone.
     if not apt(*install) and not (apt("update") and apt(*install)):
         raise Failure("apt-get could not install: " + " ".join(names))
 
 
 def fingerprint():
-    """Return a digest of what the environment was made from; another value: make it anew."""
+    """Return a digest of what the environment is made from: a new value asks for a new one."""
     digest = hashlib.sha256(LOCK.read_bytes())
     digest.update((COMMAND + PATHS + sys.version).encode())
     return digest.hexdigest()
@@ -117,7 +117,7 @@ def up_to_date():
 
 @contextlib.contextmanager
 def alone():
-    """One at a time: the lock is on the folder of this file, so nothing is left behind."""
+    """Let one process at a time run the block; the lock is on this file's folder."""
     folder = os.open(LOCK.parent, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)

@@ -2,8 +2,8 @@
 
 Both guests get the same accelerator, CPU model, cores, memory, network card and model, and both
 servers as many slots and cells of KV cache. Each round boots one after the other and asks both the
-same questions; the range over the rounds is the machine's own noise. cllm takes two turns: with its
-own kernels and with ggml's.
+same questions; the range over the rounds shows the machine's noise. cllm takes two turns: with
+its own kernels and with ggml's.
 """
 
 import json

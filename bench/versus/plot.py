@@ -38,8 +38,8 @@ def lines(panels, about):
     return {
         "kind": "lines",
         "title": "cllm and llama-server in a Linux guest",
-        "subtitle": f"{accel}, kernels {about[0]['kernels']}; medians and ranges of {rounds} rounds; "
-                    "numbers: how many times better",
+        "subtitle": f"{accel}, kernels {about[0]['kernels']}; medians and ranges of {rounds} "
+                    "rounds; numbers: how many times better",
         "panels": [[_panel(*panel) for panel in line] for line in panels],
     }
 

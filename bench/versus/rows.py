@@ -1,4 +1,4 @@
-"""What the benchmark measures: the rows of its table, and how much is asked of a guest for each."""
+"""What the benchmark measures: the rows of its table, and the load for each."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ from cllm import CllmError
 
 from .results import Row
 
-GGML = "ggml-"  # begins the keys of rows that compare cllm with ggml's kernels, where it has its own
+GGML = "ggml-"  # prefix of the rows that measure cllm with ggml's kernels beside its own
 BOOT_ROWS = {
     prefix + key for prefix in ("", GGML)
     for key in ("http", "ready", "first-token", "memory", "beyond")

@@ -1,7 +1,7 @@
 """Build the image: toolchain wrappers, mpy-cross, llama.cpp with native/, the port, in that order.
 
-Every step hands the question of what is out of date to make or ninja, so a second build with
-nothing changed takes seconds. All compilers are zig's clang; the host's are never used.
+make and ninja decide what is out of date, so a second build with nothing changed takes seconds. All
+compilers are zig's clang; the host's are never used.
 """
 
 import contextlib
@@ -24,17 +24,17 @@ DEBUG_IMAGE = BUILD / "cllm.debug.elf"
 MPY_CROSS = BUILD / "mpy-cross" / "mpy-cross"
 UNIX = BUILD / "unix" / "micropython"
 HOST_LIBRARY = BUILD / "native-host"
-# C modules that need no machine, and the image's dictionaries and sets.
+# C modules of the unix build: those that need no machine, and the image's dictionaries and sets.
 UNIX_MODULES = ("modules/json", "ports/cllm_x86")
 
-# clang writes preprocessed text of one input to stdout; MicroPython's makeqstrdefs.py names many.
+# clang preprocesses one file to stdout at a time; MicroPython's makeqstrdefs.py names many.
 ZIG_CPP = """\
 import subprocess, sys
 inputs = [a for a in sys.argv[1:] if a == "-" or a.endswith((".c", ".cpp"))]
 options = [a for a in sys.argv[1:] if a not in inputs]
 for path in inputs:
     compiler = sys.path[0] + ("/zig-c++" if path.endswith(".cpp") else "/zig-cc")
-    # Of standard input zig must be told the language before it translates -mcpu for clang.
+    # zig needs the language of standard input before it translates -mcpu for clang.
     language = ["-x", "c"] if path == "-" else []
     if status := subprocess.call([compiler, "-E", *options, *language, path]):
         sys.exit(status)
@@ -46,7 +46,7 @@ def jobs():
 
 
 def build_image():
-    """Bring build/cllm.elf and build/cllm.debug.elf up to date; returns the path of the first."""
+    """Bring build/cllm.elf and build/cllm.debug.elf up to date; return the path of the first."""
     with alone():
         sources = {name: fetch.ensure(lock) for name, lock in locks().items() if not lock.model}
         steps = Steps()
@@ -70,10 +70,10 @@ def build_host_library():
 
 
 def build_unix():
-    """Bring MicroPython for this machine up to date; returns its path.
+    """Bring MicroPython for this machine up to date; return its path.
 
     Frozen Python that needs no machine is tested on it. It has the image's dictionaries and sets
-    (ports/cllm_x86/micropython.mk). Without what asks for more sources than MicroPython's own.
+    (ports/cllm_x86/micropython.mk), and lacks what needs more sources than MicroPython's own.
     """
     with alone():
         source = fetch.ensure(locks()["micropython"])
@@ -99,7 +99,7 @@ def build_unix():
 
 
 def _unix_modules():
-    """A folder with UNIX_MODULES, for USER_C_MODULES."""
+    """Make a folder with links to UNIX_MODULES, for USER_C_MODULES; return it."""
     folder = UNIX.parent.with_name("unix-modules")
     folder.mkdir(exist_ok=True)
     for link in folder.iterdir():
@@ -110,9 +110,9 @@ def _unix_modules():
 
 
 def build_reference():
-    """Bring llama.cpp's own server for this machine up to date; returns its path.
+    """Bring llama.cpp's own server for this machine up to date; return its path.
 
-    tests/api compares with it. Not part of any other build, because it takes as long as all.
+    tests/api compares with it. No other build includes it, because it takes as long as the image.
     """
     build_host_library()
     with alone():
@@ -123,7 +123,7 @@ def build_reference():
 
 @contextlib.contextmanager
 def alone(folder=BUILD):
-    """One build at a time in one folder."""
+    """Let one build at a time use a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as file:
         try:
@@ -135,7 +135,7 @@ def alone(folder=BUILD):
 
 
 def zig():
-    """Path of the zig program inside the `ziglang` package."""
+    """Return the path of the zig program inside the `ziglang` package."""
     spec = importlib.util.find_spec("ziglang")
     if spec is None or spec.origin is None:
         raise CllmError("the Python package ziglang is missing: run `make build`")
@@ -168,7 +168,7 @@ def _write_tool(name, text):
 
 
 def _make(folder, **variables):
-    # Of an outer make nothing may pass on but the environment that the user set.
+    # An outer make's flags stay outside.
     environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS")}
     if not os.environ.get(locks()["micropython"].override):
         # Without it MicroPython would describe itself by the tags of the repository around it.
@@ -203,10 +203,10 @@ def _native(steps, source, folder, toolchain, *options):
 
 
 def cmake(steps, tree, folder, toolchain, *options, target=None):
-    """Configure once for a given set of arguments, then let ninja decide.
+    """Configure once for a given set of arguments, then let ninja build what is out of date.
 
-    tree: folder with CMakeLists.txt. folder: for what is built. toolchain: CMake's, below TOP.
-    target: one to build, else the default.
+    tree: folder with CMakeLists.txt. folder: for what is built. toolchain: CMake's toolchain file,
+    below TOP. target: one to build, else the default.
     """
     configure = [
         "cmake", "-S", tree, "-B", folder, "-G", "Ninja",
@@ -218,7 +218,7 @@ def cmake(steps, tree, folder, toolchain, *options, target=None):
     wanted += "\n" + locks()["llama.cpp"].identity()
     stamp = folder / "cllm-configure.stamp"
     if not stamp.exists() or stamp.read_text() != wanted:
-        # A tree of another version must not meet objects made from the last one.
+        # Objects of another version of the tree must not be taken for this one's.
         steps.run(f"configure {folder.name}", [configure[0], "--fresh", *configure[1:]])
         if stamp.exists():
             steps.run(f"clean {folder.name}", [configure[0], "--build", folder, "-t", "clean"])
@@ -228,7 +228,7 @@ def cmake(steps, tree, folder, toolchain, *options, target=None):
 
 
 def _program(name):
-    """A program that came with a locked Python package."""
+    """Return the path of a program that came with a locked Python package."""
     return Path(sys.executable).parent / name
 
 

@@ -43,8 +43,8 @@ def add_boot_flags(parser, serial=True):
     parser.add_argument("--accel", choices=config.ACCELS, help="default auto")
     parser.add_argument(
         "--kernels", choices=config.KERNELS,
-        help="ggml's own sums; exact: the same for a token whatever is computed with it; tcg: quickest "
-        "under QEMU's TCG, nearly the same (default auto: exact)",
+        help="ggml: its own sums; exact: a token depends on its request alone; tcg: quickest under "
+        "QEMU's TCG, nearly exact (default auto: exact)",
     )
     parser.add_argument(
         "--on-crash", choices=config.ON_CRASH,
@@ -78,7 +78,7 @@ class Version(argparse.Action):
 def make_parser():
     parser = argparse.ArgumentParser(prog="cllm", description="Build and boot cllm.")
     parser.add_argument(
-        "--version", action=Version, nargs=0, help="print the versions of cllm and of what is in it"
+        "--version", action=Version, nargs=0, help="print the versions of cllm and its parts"
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_boot_flags(commands.add_parser("run", help="boot the image and stay in the foreground"))
@@ -164,7 +164,7 @@ def main(arguments=None):
     except BrokenPipeError:
         return 1
     except OSError as error:
-        # Of the machine, and nothing that a command reckons with: a full disk, a folder that is gone.
+        # What no command expects of the machine: a full disk, a folder that is gone.
         print(f"cllm: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -21,7 +21,7 @@ CPU_VARIANTS = ("auto", "sse42", "avx2", "avx512", "avx512-vnni", "avx512-bf16")
 CHOICES = {
     "accel": ACCELS, "on_crash": ON_CRASH, "kernels": KERNELS, "cpu_variant": CPU_VARIANTS,
 }
-# Handed to the guest as its boot module config.json. Those of the model go below "model" there.
+# These go to the guest in its boot module config.json, those of the model below "model".
 GUEST = {
     "network": dict, "limits": dict, "keys": list, "cors": str, "access_log": bool,
     "watchdog": int,
@@ -30,7 +30,7 @@ GUEST_MODEL = {
     "n_ctx": int, "slots": int, "alias": str, "n_batch": int, "threads": int, "pooling": str,
     "speculate": bool,
 }
-# What the guest takes (frozen/serve/main.py); it could only say so on its serial line.
+# Ranges that the guest accepts (frozen/serve/main.py), checked here for a message in the terminal.
 GUEST_NUMBERS = {
     "n_ctx": (1, 1 << 20), "slots": (1, 252), "n_batch": (1, 4096), "threads": (1, 256),
     "watchdog": (0, 86400),
@@ -40,10 +40,10 @@ DEFAULT_MODEL = "smollm2"  # in place of a file: the model of models/lock.json
 
 
 def settings(flags, file=None):
-    """Merge `flags` (None: not given) with the JSON file; returns (settings, guest's settings).
+    """Merge `flags` (None: not given) with the JSON file; return (settings, guest's settings).
 
-    Paths in the file are relative to the file's folder. Raises CllmError, naming file and line
-    or key, for anything that is not as it must be.
+    Paths in the file are relative to the file's folder. Raises CllmError, which names the file and
+    the line or key, for anything that is not allowed.
     """
     merged, guest = dict(DEFAULTS), {}
     if file is not None:
@@ -69,7 +69,7 @@ def settings(flags, file=None):
 
 
 def _check_batch(model, file):
-    # A token of each stream, and one at least of a prompt.
+    # A batch holds a token of each stream and at least one of a prompt.
     slots, n_batch = model.get("slots", memory.SLOTS), model.get("n_batch", memory.N_BATCH)
     if slots >= n_batch:
         raise CllmError(
@@ -108,7 +108,7 @@ def _read(path):
 
 
 def _members(pairs):
-    # RFC 8259, 4: what a name means that comes twice is not defined.
+    # RFC 8259, 4: the meaning of a name that comes twice is not defined.
     members = dict(pairs)
     if len(members) < len(pairs):
         names = [name for name, _ in pairs]
@@ -118,13 +118,13 @@ def _members(pairs):
 
 
 def _int(text):
-    if len(text) > 100:  # of thousands, int() says how to take more
+    if len(text) > 100:  # int() refuses thousands of digits, and says how to raise its limit
         raise ValueError(f"a number of {len(text)} digits is larger than any setting")
     return int(text)
 
 
 def _float(text):
-    # NaN and Infinity are no JSON, and 1e999 is one that nobody can hand on.
+    # NaN and Infinity are no JSON; 1e999 is, but becomes infinity.
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{text} is no number that JSON can hold")
@@ -160,7 +160,7 @@ def _number(key, value, bounds, file):
 
 
 def _typed(key, value, kind, file):
-    # bool is an int for Python, but not for whoever wrote true.
+    # In Python a bool is an int; in JSON `true` is no number.
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         name = {
             dict: "an object", list: "an array", int: "a whole number", str: "a string",

@@ -10,11 +10,11 @@ import tty
 from . import CllmError
 
 LEAVE = b"\x1d"  # Ctrl-]
-READER_SECONDS = 1  # in which a program at the other end of the pty reads something
+READER_SECONDS = 1  # a pty whose other end reads nothing for so long has no reader
 
 
 class Output:
-    """This process' stdout, shared by the serial line and by whole lines of our own."""
+    """This process' stdout, which shows the serial line and whole lines of our own."""
 
     def __init__(self):
         self._lock = threading.Lock()
@@ -39,15 +39,15 @@ class Output:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
         except OSError:
-            # Whoever read it is gone, or the disk is full; serving goes on.
+            # The reader is gone, or the disk is full; serving goes on.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Terminal:
     """The guest's serial line on stdin and stdout.
 
-    Keys go to the guest as they are pressed, Ctrl-D and Ctrl-Z included; Ctrl-C ends the run.
-    With `every_key` Ctrl-C goes to the guest as well, and Ctrl-] calls `leave` instead.
+    Keys go to the guest as they are pressed, Ctrl-D and Ctrl-Z included; Ctrl-C ends the run. With
+    `every_key` Ctrl-C goes to the guest, too, and Ctrl-] calls `leave`.
     """
 
     def __init__(self, guest, output, every_key=False, leave=None):
@@ -105,7 +105,7 @@ class Pty:
         self._guest = guest
         self._ours, self._theirs = os.openpty()
         self.path = os.ttyname(self._theirs)
-        # Kept open: else a client that leaves would hang the line up.
+        # Kept open, so that a client that leaves does not hang up the line.
         tty.setraw(self._theirs)
         os.set_blocking(self._ours, False)
         self._deserted = False
@@ -117,8 +117,8 @@ class Pty:
         self._readable.start()
 
     def _write(self, data):
-        # Whoever reads, however slowly, loses nothing: the guest waits meanwhile. But who takes
-        # nothing for a second is not there, and what a line with no listener says is lost.
+        # A slow reader loses nothing: the guest waits. A reader that takes nothing for a second is
+        # taken for gone, and output is dropped until there is one again.
         while data:
             if not self._writable(0 if self._deserted else READER_SECONDS):
                 self._deserted = True
@@ -137,8 +137,8 @@ class Pty:
             self._guest.write(os.read(self._ours, 1024))
 
     def close(self):
-        """To be called once the guest has been stopped."""
-        # The pump first: a number that it still waits for may be the next file's.
+        """Close the pty. Call it after the guest has been stopped."""
+        # End the pump first: the next file may get the number that it still waits for.
         os.close(self._waker)
         if self._readable.ident:
             self._readable.join()
@@ -147,7 +147,7 @@ class Pty:
 
 
 class File:
-    """What the guest writes to its serial line, in a file; nothing is sent to it."""
+    """A file that gets what the guest writes to its serial line; nothing goes to the guest."""
 
     def __init__(self, guest, path):
         try:

@@ -1,4 +1,4 @@
-"""Environments beside .venv, for packages that only one task needs; each has a lock file of its own.
+"""Environments beside .venv, for packages that one task needs; each has its own lock file.
 
 CLIENTS  client libraries of tests/api that pin what others in .venv want newer
 PLOTS    what draws the pictures of the benchmark
@@ -16,7 +16,10 @@ from . import TOP, CllmError
 
 @dataclasses.dataclass(frozen=True)
 class Environment:
-    """A virtual environment in build/, made from host/`name`.lock. what: its content, for people."""
+    """A virtual environment in build/, made from host/`name`.lock.
+
+    what: its content, for messages.
+    """
 
     name: str
     what: str

@@ -1,4 +1,4 @@
-"""What becomes of the linked ELF file: the image with its table of function names, and a packed one.
+"""From the linked ELF file to the images: with a table of function names, and packed.
 
     finish()  build/port/cllm.elf -> build/cllm.debug.elf (with symbols), build/cllm.unpacked.elf
     pack()    build/cllm.unpacked.elf -> build/cllm.elf, which unpacks itself

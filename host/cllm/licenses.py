@@ -1,6 +1,6 @@
 """`cllm licenses`: the licence texts of everything that is linked into the image, and the model's.
 
-They are read from the fetched trees, so they are those of the very files that were built.
+They are read from the fetched trees, which the image is built from.
 """
 
 from . import TOP, CllmError, build, fetch
@@ -20,7 +20,7 @@ LINKED = (
 
 
 def report():
-    """The whole text: first cllm's own licence, then each component's, with its origin."""
+    """Return the whole text: cllm's own licence, then each component's, with its path."""
     vendored = locks()
     parts = [_part("cllm", TOP / "LICENSE")]
     for component, tree, name in LINKED:

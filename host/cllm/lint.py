@@ -1,7 +1,7 @@
 """`cllm lint` and `cllm format`: the same rules for every file that git tracks.
 
-lint reports and changes nothing: ruff (pyproject.toml), mypy, clang-format (.clang-format), codespell
-and the sizes below. format lets ruff and clang-format change files.
+lint only reports: ruff and mypy (pyproject.toml), clang-format (.clang-format), codespell, and the
+sizes below. format lets ruff and clang-format change files.
 """
 
 import ast

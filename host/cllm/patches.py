@@ -1,4 +1,4 @@
-"""Patches of a vendored folder: applied at unpacking, files checked to the bit before and after.
+"""Patches of a vendored folder: applied at unpacking, files checked by hash before and after.
 
 `FOLDER/lock.json` lists them under "patches", in order, each a unified diff in `FOLDER/patches/`,
 and under "patched" the SHA-256 of every file that they change, as [before, after].
@@ -23,7 +23,7 @@ def sha256(data):
 def parse(text, name):
     """Return {path: [(line number, old lines, new lines)]} of a unified diff of a/... and b/...
 
-    Raises CllmError for anything else than changes of existing files.
+    Raises CllmError for a patch that creates or removes files.
     """
     files: dict[str, list[tuple[int, list[str], list[str]]]] = {}
     lines = text.splitlines(keepends=True)

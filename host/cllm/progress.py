@@ -1,4 +1,4 @@
-"""Progress of long work on standard error: a live line on a terminal, else plain lines now and then.
+"""Progress of long work on stderr: a live line on a terminal, else plain lines now and then.
 
 The live line is drawn by rich. Without a terminal, as in the log of a CI run, or where rich is not
 installed yet, each task prints a line when it begins, every QUIET_SECONDS and when it ends.
@@ -117,7 +117,7 @@ class Task:
 
 
 def _make_bar(stream: TextIO) -> Any:
-    """Return a rich.progress.Progress that draws a line on `stream` and clears it when it stops."""
+    """Return a rich.progress.Progress that draws one line on `stream` and clears it at the end."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.table import Column

@@ -1,7 +1,7 @@
 """A guest in QEMU: its command line, its serial line, its end.
 
-The serial line is QEMU's standard input and output, which this process holds; where the bytes go
-(a terminal, a pty, a file, a test) is decided by who listens.
+The serial line is QEMU's standard input and output, which this process holds; listeners pass the
+bytes on to a terminal, a pty, a file or a test.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ from . import CllmError, accel
 
 PROGRAM = "qemu-system-x86_64"
 GUEST_PORT = 80
-KEPT = 1 << 16  # bytes of the serial line kept for whoever asks what happened
+KEPT = 1 << 16  # bytes of the serial line kept for log()
 STOP_SECONDS = 5  # between asking QEMU to end and ending it
 # Files from this size on are not loaded but mapped into the machine; see Guest.mapped().
 LEAST_MAPPED = 1 << 20
@@ -36,7 +36,7 @@ LIBC = ctypes.CDLL(None)
 
 
 def find_qemu():
-    """Path of QEMU; raises CllmError when it is not installed."""
+    """Return the path of QEMU; raises CllmError when it is not installed."""
     program = shutil.which(PROGRAM)
     if program is None:
         raise CllmError(
@@ -51,7 +51,7 @@ def _up(size, step):
 
 
 def free_port():
-    """A TCP port of 127.0.0.1 that nobody listens on right now."""
+    """Return a TCP port of 127.0.0.1 that nobody listens on right now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -65,14 +65,13 @@ class Guest:
     memory: MiB. accel: "tcg" or "kvm". pcap: file for every frame of the network card.
     netdev: a QEMU back-end ("tap,ifname=...", "socket,udp=...") to use in place of QEMU's own
     network; nothing is forwarded then. mac: of the network card, where two guests share a network.
-    gdb: TCP port of 127.0.0.1 where the guest waits for a debugger. on_crash: "exit" ends QEMU when
-    the guest dies or resets itself; with "reboot" it boots again, as a machine would, and its memory
-    keeps the record. monitor: path of a Unix socket for QEMU's
-    monitor (QMP; tests/support/qemu_monitor.py). cpu: QEMU's name of a
-    processor in place of all that it can do.
+    gdb: TCP port of 127.0.0.1 where the guest waits for a debugger. on_crash: "exit" ends QEMU
+    when the guest dies or resets itself; with "reboot" it boots again, as a machine would, and its
+    memory keeps the crash record. monitor: path of a Unix socket for QEMU's monitor (QMP, see
+    tests/support/qemu_monitor.py). cpu: QEMU's name of a processor (default: the best there is).
 
-    start() and stop() may be called from the main thread only: the kernel ends QEMU when the
-    thread that started it goes.
+    Call start() and stop() from the main thread only: the kernel ends QEMU when the thread that
+    started it ends.
     """
 
     def __init__(
@@ -103,7 +102,7 @@ class Guest:
         self._threads: list[threading.Thread] = []
 
     def arguments(self):
-        """QEMU's command line without the program, relative to a folder holding the modules."""
+        """Return QEMU's command line without the program, to be run in the modules' folder."""
         line = [
             "-nodefaults", "-no-user-config", *accel.arguments(self.accel, self.cpu),
             "-smp", str(self.smp), "-display", "none", *self.boot_arguments(),
@@ -124,7 +123,7 @@ class Guest:
         return line
 
     def boot_arguments(self):
-        """The machine's memory, what is booted, and with what."""
+        """Return the options for the kernel, its modules and the machine's memory."""
         mapped = self.mapped()
         line = ["-kernel", str(self.image.resolve())]
         words = [f"pmem={name}@{start:x}+{size:x}" for name, start, size in mapped]
@@ -152,16 +151,15 @@ class Guest:
         return line
 
     def mapped(self):
-        """[(name, physical address, size in bytes)] of the modules that are mapped, not loaded.
+        """Return [(name, physical address, size in bytes)] of the modules to map, not load.
 
-        QEMU would read a module into memory of its own and have the firmware copy it to the
-        guest's, and can do so with 2 GiB at most. A large file is mapped into the machine instead,
-        as persistent memory, where its pages are the host's page cache. The guest is told where
-        (ports/cllm_x86/boot/pmem.c).
+        QEMU reads a module into its own memory, the firmware copies it into the guest's, and 2 GiB
+        are the limit. A large file is mapped into the machine instead, as persistent memory, whose
+        pages are the host's page cache. The command line names the address for boot/pmem.c.
         """
         found = []
-        # pc_memory_init() of QEMU: RAM of 3.5 GiB or more is parted at 3 GiB, and what comes
-        # later lies on the GiB above it.
+        # pc_memory_init() of QEMU splits RAM of 3.5 GiB or more at 3 GiB; persistent memory begins
+        # at the GiB above the upper part.
         above = self.memory * MIB - 3 * GIB if self.memory * MIB >= 7 * GIB // 2 else 0
         at = _up(4 * GIB + above, GIB)
         for name, content in self.modules.items():
@@ -198,14 +196,14 @@ class Guest:
             def die_with_parent():
                 LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
                 if self.accel == "tcg":
-                    # QEMU asks for huge pages for the guest's memory, so that one byte takes 2 MiB,
-                    # and a KV cache, one row in each of its tensors, all of it at the first token.
-                    # They spare a processor walks of its page tables; an emulated one has none.
+                    # QEMU asks for huge pages for the guest's memory: one byte takes 2 MiB, and the
+                    # first token, a row in each tensor, takes the whole KV cache. Emulation gains
+                    # nothing from them, as it does not walk the host's page tables.
                     LIBC.prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
                 if os.getppid() != parent:
                     os._exit(1)
 
-            # A session of its own: Ctrl-C in the terminal is for this process to handle.
+            # QEMU gets a session of its own, so that Ctrl-C reaches this process only.
             self._process = subprocess.Popen(
                 [program, *self.arguments()], cwd=self._folder.name, bufsize=0,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -224,7 +222,7 @@ class Guest:
         threading.Thread(target=self._reap, daemon=True).start()
 
     def _lay_out_modules(self, folder):
-        """Name every module as the guest shall see it, whatever its path looks like here."""
+        """Make a link or file in `folder` for every module, by its name in the guest."""
         for name, content in self.modules.items():
             if isinstance(content, bytes):
                 (folder / name).write_bytes(content)
@@ -258,7 +256,7 @@ class Guest:
         self.ended.set()
 
     def write(self, data):
-        """Send bytes to the guest's serial line; they are dropped once the guest has ended."""
+        """Send bytes to the guest's serial line; a guest that has ended gets nothing."""
         try:
             while data:
                 data = data[self._process.stdin.write(data):]
@@ -267,19 +265,19 @@ class Guest:
 
     @property
     def pid(self):
-        """QEMU's process, while it runs."""
+        """The id of QEMU's process, while it runs."""
         return self._process.pid
 
     def log(self):
-        """The last 64 KiB that the guest wrote to its serial line."""
+        """Return the last KEPT bytes that the guest wrote to its serial line."""
         return bytes(self._kept)
 
     def status(self):
-        """QEMU's exit status (negative: the signal that ended it), None while it runs."""
+        """Return QEMU's exit status (negative: the signal that ended it), None while it runs."""
         return self._process.returncode if self.ended.is_set() else None
 
     def reason(self):
-        """Why the guest is no more, in one line."""
+        """Return the reason why the guest has ended, in one line."""
         said = self._errors.decode(errors="replace").strip()
         status = self.status()
         if status == 0:
@@ -309,7 +307,7 @@ class Guest:
 
 
 def _check_port_free(port):
-    """QEMU's own words for a taken port do not name it; a race past this check still fails."""
+    """Raise CllmError for a port in use: QEMU's own message does not name it."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

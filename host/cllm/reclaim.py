@@ -1,14 +1,14 @@
-"""Give back the host's memory that a model's file takes, once the guest has a copy of its weights.
+"""Give back the host's memory of a model's file, once the guest has a copy of its weights.
 
-With the kernels `tcg` the weights are repacked into the guest's RAM and nobody reads the originals
-again, but the file is mapped into QEMU (qemu.Guest.mapped), where its pages stay resident. The
-guest cannot drop its host's pages. The host can, by process_madvise(2) with MADV_PAGEOUT: clean
-pages of a file are unmapped and leave the page cache. What is read from the file after all
-(embeddings, norms, all of it after a soft reset) comes back page by page, and stays.
+With the kernels `tcg` the guest repacks the weights into its RAM and does not read the originals
+again, but the pages of the mapped file (qemu.Guest.mapped) stay resident. The guest cannot drop its
+host's pages; the host can, by process_madvise(2) with MADV_PAGEOUT: clean pages of a file are
+unmapped and leave the page cache. Pages that are read all the same (embeddings, norms, everything
+after a soft reset) come back one by one, and stay.
 
-It takes Linux 5.10 and CAP_SYS_NICE, and a file that one owns or may write to. Without, nothing is
-lost: clean pages are the kernel's to take when it needs memory. Pages that another process maps as
-well stay, and so do those of a tmpfs without swap.
+This needs Linux 5.10, CAP_SYS_NICE, and a file that the user owns or may write to. Elsewhere
+nothing is lost: the kernel takes clean pages when it needs memory. Pages that another process maps
+stay, and so do those of a tmpfs without swap.
 """
 
 import ctypes
@@ -28,14 +28,14 @@ class Iovec(ctypes.Structure):
 
 
 def give_back(guest):
-    """Drop the pages of all files that the qemu.Guest has mapped, where the kernel does that."""
+    """Drop the pages of all files that the qemu.Guest has mapped, where the kernel allows it."""
     for content in guest.modules.values():
         if not isinstance(content, bytes):
             drop(guest.pid, content)
 
 
 def drop(pid, path):
-    """Drop the pages of the file `path` that the process has mapped; False: not allowed here."""
+    """Drop the pages of `path` that the process has mapped; return False where not allowed."""
     try:
         process = os.pidfd_open(pid)
         try:
@@ -47,7 +47,7 @@ def drop(pid, path):
 
 
 def _areas(pid, path):
-    """[(start, end)] where the process has the file in its memory; proc_pid_maps(5)."""
+    """Return [(start, end)] of the file in the process' memory; proc_pid_maps(5)."""
     name = os.fsencode(Path(path).resolve())
     found = []
     for line in Path(f"/proc/{pid}/maps").read_bytes().splitlines():
@@ -60,7 +60,7 @@ def _areas(pid, path):
 def _page_out(process, start, end):
     while start < end:
         area = Iovec(start, end - start)
-        # Of more than 2 GiB the kernel does a part, and says how much.
+        # The kernel does at most 2 GiB at a time, and returns how much it did.
         done = LIBC.syscall(
             SYS_PROCESS_MADVISE, process, ctypes.byref(area), ctypes.c_size_t(1), MADV_PAGEOUT,
             ctypes.c_uint(0),

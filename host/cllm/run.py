@@ -16,9 +16,9 @@ MAX_PROGRAM = 1 << 20  # bytes of --app
 
 
 def make_guest(settings, guest_settings=None, *, image=None, **options):
-    """A qemu.Guest for the settings of config.settings(); `options` go to the Guest as they are.
+    """Return a qemu.Guest for the settings of config.settings().
 
-    image: another kernel than build/cllm.elf.
+    image: another kernel than build/cllm.elf. options: further arguments of qemu.Guest.
 
     Raises CllmError when a file that the settings name is not there.
     """
@@ -27,8 +27,8 @@ def make_guest(settings, guest_settings=None, *, image=None, **options):
     model = settings["model"] and _file(settings["model"], "model file")
     if model:
         modules["model.gguf"] = model
-        # The guest sees the file as model.gguf; clients know the model by its real name, which need
-        # not be text on Linux.
+        # The guest sees the file as model.gguf; clients know the model by its real name. On Linux a
+        # name may be bytes that are no text.
         alias = os.fsencode(model.stem).decode("utf-8", "replace")
         named = {"file": "model.gguf", "alias": alias}
         guest_settings["model"] = {**named, **guest_settings.get("model", {})}
@@ -62,7 +62,7 @@ def make_guest(settings, guest_settings=None, *, image=None, **options):
 
 
 def _file(name, what):
-    """The Path of a file that can be read; CllmError says why it cannot."""
+    """Return the Path of a file that can be read; raises CllmError with the reason otherwise."""
     path = Path(name)
     try:
         mode = path.stat().st_mode
@@ -79,13 +79,13 @@ def _file(name, what):
 
 
 def _program(name):
-    """The Path of a file of handlers, which the guest compiles in its memory, all of it at once."""
+    """Return the Path of a file of handlers; CllmError for one that the guest cannot compile."""
     path = _file(name, "file of handlers")
     size = path.stat().st_size
     if size > MAX_PROGRAM:
         raise CllmError(
-            f"{path} has {size} bytes, and a file of handlers may have {MAX_PROGRAM}: what is no "
-            "program does not belong in it"
+            f"{path} has {size} bytes, and a file of handlers may have {MAX_PROGRAM}: keep data "
+            "out of it"
         )
     try:
         path.read_bytes().decode()
@@ -96,7 +96,10 @@ def _program(name):
 
 
 def _memory(model, draft, settings, repacked):
-    """MiB of memory for the models; `settings`: the guest's "model". CllmError if nobody has it."""
+    """Return the MiB of memory for the models; raises CllmError if this host has less.
+
+    settings: the guest's "model".
+    """
     options = {
         "n_ctx": settings.get("n_ctx", memory.N_CTX), "slots": settings.get("slots", memory.SLOTS),
         "n_batch": settings.get("n_batch", memory.N_BATCH), "repacked": repacked,
@@ -112,15 +115,15 @@ def _memory(model, draft, settings, repacked):
         raise CllmError(f"cannot serve {file}: {error}") from None
     if size > memory.of_host():
         raise CllmError(
-            f"{model or 'the guest'} needs {size} MiB of memory with \"n_ctx\" {options['n_ctx']}, "
-            f"and this host has {memory.of_host()}: set a smaller \"n_ctx\" with --config, or name "
-            "the memory with --memory"
+            f"{model or 'the guest'} needs {size} MiB of memory with \"n_ctx\" "
+            f"{options['n_ctx']}, and this host has {memory.of_host()}: set a smaller \"n_ctx\" "
+            "with --config, or name the memory with --memory"
         )
     return size
 
 
 def run(settings, guest_settings, *, every_key=False, wait_for_debugger=False):
-    """Boot and serve until a signal (returns 0) or the guest's end (raises CllmError)."""
+    """Boot and serve until a signal (return 0) or the guest's end (raise CllmError)."""
     options = {}
     if wait_for_debugger:
         options = {"image": DEBUG_IMAGE, "gdb": qemu.free_port()}
@@ -132,7 +135,7 @@ def run(settings, guest_settings, *, every_key=False, wait_for_debugger=False):
         asked.set()
         wake.set()
 
-    # SIGINT too: a shell starts what it puts in the background with SIGINT ignored.
+    # SIGINT, too: a shell starts background programs with SIGINT ignored.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, ask_to_end)
     output = console.Output()
@@ -155,8 +158,10 @@ def run(settings, guest_settings, *, every_key=False, wait_for_debugger=False):
 
 
 def debugger_command(port):
-    """Arguments of gdb, up to the first C code; the breakpoint is one in hardware, as memory is not
-    loaded yet."""
+    """Return gdb's command line, which runs up to the first C code.
+
+    It takes a hardware breakpoint, because the image is not in memory yet.
+    """
     return ["gdb", os.path.relpath(DEBUG_IMAGE), "-ex", f"target remote 127.0.0.1:{port}",
             "-ex", "hbreak kernel_start", "-ex", "continue"]
 

@@ -1,4 +1,4 @@
-"""Commands of a build, run one after another: what they print goes to a log, progress to the user."""
+"""Commands of a build, run one after another: output goes to logs, progress to the user."""
 
 import shlex
 import subprocess

@@ -1,7 +1,7 @@
 """The table of function names inside the image, for the guest's backtraces.
 
-It is written after linking, into room that the linker script leaves behind the code, so no address
-changes. The format is described in ports/cllm_x86/symbols.c.
+It is written after linking, into room that the linker script reserves, so no address changes. The
+comment of the guest's symbols.c describes the format.
 """
 
 import ctypes
@@ -25,7 +25,8 @@ def symbols(elf):
     for symbol in table.iter_symbols() if table else ():
         index = symbol["st_shndx"]  # a number, or the name of a special index
         section = sections[index] if isinstance(index, int) else None
-        yield symbol.name, symbol["st_info"]["type"], section, symbol["st_value"], symbol["st_size"]
+        kind = symbol["st_info"]["type"]
+        yield symbol.name, kind, section, symbol["st_value"], symbol["st_size"]
 
 
 def functions(symbols_of_image):
@@ -49,7 +50,7 @@ def functions(symbols_of_image):
 
 
 def demangler():
-    """A function that makes C++ names readable; the identity where the host has no libstdc++."""
+    """Return a function that makes C++ names readable; the identity without libstdc++."""
     try:
         demangle = ctypes.CDLL("libstdc++.so.6").__cxa_demangle
     except (OSError, AttributeError):
@@ -74,10 +75,10 @@ def demangler():
 
 
 def shorten(name):
-    """A demangled name without return type, parameters, template arguments and ABI tags."""
+    """Return a demangled name without return type, parameters, template arguments and tags."""
     name = re.sub(r"\[abi:\w+\]", "", name).replace("std::__1::", "std::")
     name = name.replace("(anonymous namespace)", "{anonymous}")
-    # Brackets that belong to an operator's name are no brackets.
+    # Protect the brackets of an operator's name.
     name = re.sub(r"operator(\(\)|<=>|<<=?|>>=?|<=?|>=?|->\*?)",
                   lambda m: "operator" + m[1].translate(OPENED), name)
     plain, depth = [], 0
@@ -89,7 +90,7 @@ def shorten(name):
         elif depth == 0:
             plain.append(c)
     name = "".join(plain).removesuffix(" const").strip()
-    # What is left in front of a blank is the return type, but for an operator's own blank.
+    # The return type ends with a blank; "operator new" has one, too.
     head, _, tail = name.rpartition("::")
     if " " not in tail.removeprefix("operator ") or "operator" in tail:
         name = head.rpartition(" ")[2] + "::" + tail if head else name
@@ -103,7 +104,7 @@ CLOSED = {1: "<", 2: ">", 3: "(", 4: ")"}
 
 
 def table(entries, end):
-    """The bytes of the table for sorted (address, name) entries; `end` is the last one's end."""
+    """Return the table's bytes for sorted (address, name) entries; `end`: of the last function."""
     groups = -(-len(entries) // GROUP)
     index, names = bytearray(), bytearray()
     for i, (address, name) in enumerate(entries):

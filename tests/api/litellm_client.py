@@ -1,4 +1,4 @@
-"""litellm, unmodified, against frozen/serve; run by test_api_clients.py with the Python that has it.
+"""litellm, unmodified, against frozen/serve; test_api_clients.py runs it in build/clients.
 
     litellm_client.py URL URL_WITH_TOOLS TOOLS_EXTRA_BODY
 """

@@ -76,14 +76,12 @@ SKIPPED = {"/slots": "what a slot shows depends on what it did"}
 
 
 def hangs(body):
-    """Whether llama-server never answers: there is no state of an empty prompt that it could copy to
-    the second answer.
-    """
+    """Return whether llama-server never answers: it has no state of an empty prompt to copy."""
     return isinstance(body, dict) and body.get("prompt") == "" and body.get("n") == 2
 
 
 def may_differ(path, body):
-    """Whether two good answers may have nothing to do with each other."""
+    """Return whether two good answers may differ in everything."""
     if path in SKIPPED:
         return True
     if not isinstance(body, dict):

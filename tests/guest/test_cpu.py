@@ -1,4 +1,4 @@
-"""One image for every processor from Nehalem on: it computes with the best instructions that are there."""
+"""One image for every processor from Nehalem on: it uses the best instructions of each."""
 
 import pytest
 import requests

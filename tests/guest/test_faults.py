@@ -1,4 +1,4 @@
-"""Every way to die ends in a report that says why, a reboot, and a system that works and remembers."""
+"""Every death ends in a report with the reason, a reboot, and a system that remembers it."""
 
 import re
 

@@ -6,7 +6,8 @@ import pytest
 import requests
 
 SCRIPTS = sorted((Path(__file__).parents[1] / "crashes").glob("*.py"))
-# Time is the machine's own (ports/cllm_x86/modtime.c); sets and dictionaries are looked up there too.
+# Time is the machine's own (ports/cllm_x86/modtime.c); sets and dictionaries are looked up there
+# too.
 TIMES = """\
 import time
 def error(function):

@@ -76,8 +76,8 @@ def test_every_module_of_ours_is_documented(repl):
     text = (TOP / "docs" / "modules.md").read_text()
     upstreams = set(
         "__main__ _asyncio array asyncio binascii builtins cmath collections deflate errno "
-        "framebuf gc hashlib heapq io json marshal math micropython platform random re select struct sys "
-        "uasyncio uctypes websocket".split()
+        "framebuf gc hashlib heapq io json marshal math micropython platform random re select "
+        "struct sys uasyncio uctypes websocket".split()
     )
     ours = {name.split("/")[0] for name in listed} - upstreams - {"_boot", "main"}
     assert not [name for name in sorted(ours) if not re.search(rf"\b{name}\b", text)]

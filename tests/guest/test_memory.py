@@ -56,7 +56,8 @@ def test_six_gib_in_one_piece_of_twelve(boot):
     prepare(guest)
     guest.serial.run("a = bytearray(6 << 30)", timeout=TIMEOUT)
     assert guest.serial.run("a[0] = a[3 << 30] = a[-1] = 7") == ""
-    assert guest.serial.run("a[0] + a[3 << 30] + a[(3 << 30) + 1] + a[-1], len(a) >> 30") == "(21, 6)"
+    sums = "a[0] + a[3 << 30] + a[(3 << 30) + 1] + a[-1]"
+    assert guest.serial.run(sums + ", len(a) >> 30") == "(21, 6)"
 
 
 FILL = """

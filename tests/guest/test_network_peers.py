@@ -1,7 +1,8 @@
-"""The guest's stack against Linux's on a tap and QEMU's user networking, over a wire that loses frames,
+"""The guest's stack against Linux's on a tap and QEMU's networking, over a wire that loses frames,
 attacked and crowded; what it sends is captured and looked at by tshark.
 
-Needs root and /dev/net/tun. Tests with a program (curl, wget, nmap, nc, tshark) are skipped without it.
+Needs root and /dev/net/tun. Tests with a program (curl, wget, nmap, nc, tshark) are skipped
+without it.
 """
 
 import fcntl
@@ -337,7 +338,8 @@ def test_churn_leaves_nothing_behind(peer):
     healthy()
 
 
-# -- Attacks ----------------------------------------------------------------------------------------
+# -- Attacks
+# ----------------------------------------------------------------------------------------
 
 
 def frame_socket(tap):
@@ -358,8 +360,10 @@ def addresses(tap):
 @pytest.fixture(scope="module")
 def core():
     """The frozen core and the mutators of the unit tests, as modules."""
-    import fuzzing
     import support.on_cpython  # noqa: F401, makes the next ones importable
+
+    # isort: split
+    import fuzzing
     from net import ipv4, tcp
 
     return fuzzing, ipv4, tcp

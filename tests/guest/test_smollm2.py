@@ -147,7 +147,8 @@ def test_a_decode_stops_when_its_client_leaves(served, llama):
     for _ in range(attempts):
         host, port = served.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), TIMEOUT) as connection:
-            head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+            length = f"Content-Length: {len(data)}\r\n\r\n"
+            head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\n" + length
             connection.sendall(head.encode() + data)
             time.sleep(1.5)  # of the seconds that these tokens take
         until = time.monotonic() + 60

@@ -12,6 +12,8 @@ import time
 import tracemalloc
 
 import support.on_cpython  # noqa: F401, makes the next ones importable
+
+# isort: split
 from net import arp, ethernet, ipv4, tcp
 from netsim import B_IP, Simulator, Transfer, Wire
 

@@ -2,8 +2,8 @@
 
     .venv/bin/python tests/net/fuzz.py [--frames 1000000] [--seed 1]
 
-Each process takes frames of its own seed, in rounds of 50,000 to a fresh stack, which is then checked:
-nothing escaped, nothing is left, it answers. A failure names the seed that repeats it.
+Each process takes frames of its own seed, in rounds of 50,000 to a fresh stack, which is then
+checked: nothing escaped, nothing is left, it answers. A failure names the seed that repeats it.
 """
 
 import argparse
@@ -11,6 +11,8 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 
 import support.on_cpython  # noqa: F401, makes the next ones importable
+
+# isort: split
 from fuzzing import Target
 
 ROUND = 50000

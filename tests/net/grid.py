@@ -4,8 +4,9 @@
 
 As smoltcp's `tests/netsim.rs`: 10 MiB from one host to the other, each frame of either direction
 lost with the same chance, no bandwidth limit, the buffers of both ends of one size. Time is
-simulated, so the figures are the same on every machine. smoltcp's own figures stand in YARDSTICK: it
-runs there without congestion control, so ours is given with Westwood+ (the default) and with Reno.
+simulated, so the figures are the same on every machine. smoltcp's own figures stand in YARDSTICK:
+it runs there without congestion control, so ours is given with Westwood+ (the default) and with
+Reno.
 """
 
 import argparse
@@ -13,6 +14,8 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 
 import support.on_cpython  # noqa: F401, makes the next ones importable
+
+# isort: split
 from net import tcp_congestion
 from netsim import Simulator, Transfer, Wire
 

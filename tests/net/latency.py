@@ -3,8 +3,8 @@
     .venv/bin/python tests/net/latency.py [--tokens 1000] [--smp 1] [--image build/cllm.elf]
 
 Prints the answer times of a ping every 100 ms: idle, during a prompt of so many tokens, and while
-tokens are generated, with what the model did meanwhile. Needs root for the tap. Times hold the host's
-own, so compare within one run only.
+tokens are generated, with what the model did meanwhile. Needs root for the tap. Times hold the
+host's own, so compare within one run only.
 """
 
 import argparse
@@ -21,7 +21,9 @@ from pathlib import Path
 from cllm import config, fetch
 from speed import GUEST, booted
 
-WORDS = "the quick brown fox jumps over a lazy dog while two cats watch from an old stone wall ".split()
+WORDS = (
+    "the quick brown fox jumps over a lazy dog while two cats watch from an old stone wall"
+).split()
 PERIOD = 0.1
 
 
@@ -112,7 +114,8 @@ def main():
         line = pings.end()
         told = told["timings"]
         print("prompt    ", line)
-        print("           %d tokens, %.2f/s" % (told["prompt_n"], told["prompt_per_second"]), flush=True)
+        rate = "%d tokens, %.2f/s" % (told["prompt_n"], told["prompt_per_second"])
+        print("           " + rate, flush=True)
         pings = Pings()
         told = post("/completion", {
             "prompt": tokens[:4], "n_predict": arguments.generate, "temperature": 0,

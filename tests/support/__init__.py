@@ -1,5 +1,5 @@
 """Helpers that several folders of tests share: models, servers, engines, fuzzers.
 
-`pyproject.toml` lets pytest find this package; `host/bootstrap.py` makes it importable for programs
-that run with `.venv/bin/python`.
+pytest finds this package by `pyproject.toml`; programs that run with `.venv/bin/python` find it by
+a path file that `host/bootstrap.py` writes.
 """

@@ -1,6 +1,6 @@
-"""A server of frozen/serve with the real engine on CPython, over a loopback socket: no image needed.
+"""frozen/serve with the real engine on CPython, over a loopback socket, without an image.
 
-    with ApiServer(model, slots=4, speculate=False, keys=["secret"]) as server:
+    with ApiServer(model, {"keys": ["secret"], "model": {"slots": 4}}) as server:
         requests.post(server.url + "/v1/completions", json={...})
 """
 
@@ -8,20 +8,21 @@ import asyncio
 import threading
 from pathlib import Path
 
+import support.on_cpython  # noqa: F401, makes the next ones importable
+from support import host_engine
+
+# isort: split
 from httpd import Limits, Server
 from serve import main
 from serve.engine import EngineHost
 from serve.service import Service
 
-import support.on_cpython  # noqa: F401, makes the next ones importable
-from support import host_engine
-
 
 class ApiServer:
-    """Serves until the end of the `with` block, from a thread with a loop of its own.
+    """A server that runs until the end of the `with` block, in a thread with a loop of its own.
 
-    model: path. config: as the machine's configuration has it (`keys`, `limits`, `model` ...).
-    setup(service): called before the first request, to add routes.
+    model: path. config: what the guest's config.json holds (`keys`, `limits`, `model` ...). setup:
+    a function that gets the Service before the first request, to add routes.
     """
 
     def __init__(self, model, config=None, setup=None, tick_s=0.2):

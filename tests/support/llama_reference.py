@@ -1,8 +1,7 @@
-"""Greedy decoding by a loop over llama.h's own C API, with nothing of cllm's in it.
+"""Greedy decoding by a loop over llama.h's own C API, without any code of cllm.
 
-The functions come from libcllm_engine.so, the library that unit tests load (it exports llama.cpp's
-API too); the structures are read from the llama.h it was built from, so that they cannot go stale
-here. LLAMA_SRC names that tree, default llama.cpp/src.
+The functions come from libcllm_engine.so, which exports llama.cpp's API, too. The structures are
+read from the llama.h that it was built from: $LLAMA_SRC, by default llama.cpp/src.
 """
 
 import os
@@ -55,7 +54,10 @@ def _first(pattern, text):
 
 
 class Llama:
-    """A model loaded by llama.cpp alone, one sequence at a time. Raises OSError without library."""
+    """A model loaded by llama.cpp alone; one sequence at a time.
+
+    Raises OSError without the library.
+    """
 
     def __init__(self, path, n_ctx=512):
         import cffi
@@ -87,14 +89,14 @@ class Llama:
         self._so.llama_model_free(self._model)
 
     def tokenize(self, text):
-        """Token ids of `text`, with what the model wants at the beginning, markup parsed."""
+        """Return the tokens of `text`: markup is parsed, BOS added where the model wants it."""
         tokens = self._ffi.new("llama_token[]", self._n_ctx)
         text = text.encode()
         n = self._so.llama_tokenize(self._vocab, text, len(text), tokens, self._n_ctx, True, True)
         return self._ffi.unpack(tokens, n)
 
     def detokenize(self, tokens):
-        """The text of token ids, as str."""
+        """Return the text of tokens, as str."""
         text = self._ffi.new("char[]", 64 * len(tokens) + 64)
         n = self._so.llama_detokenize(
             self._vocab, self._ffi.new("llama_token[]", tokens), len(tokens), text, len(text),
@@ -102,7 +104,7 @@ class Llama:
         return self._ffi.buffer(text, n)[:].decode(errors="replace")
 
     def generate(self, text, n):
-        """(prompt tokens, up to n tokens): always the most likely one, until the model ends."""
+        """Return (prompt tokens, up to n most likely tokens, until the model ends)."""
         prompt = self.tokenize(text)
         made: list[int] = []
         self._so.llama_memory_clear(self._so.llama_get_memory(self._context), True)

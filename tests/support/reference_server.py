@@ -1,4 +1,4 @@
-"""llama.cpp's own server on the host, built by `cllm reference`: what ours is compared with."""
+"""llama.cpp's own server on the host, built by `cllm reference`, for comparison with ours."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""expected.txt: which tests do not pass, and why; and what of a run's results is not as it says."""
+"""expected.txt: the tests that do not pass, with reasons; and the results that differ from it."""
 
 from pathlib import Path
 

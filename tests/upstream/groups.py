@@ -1,4 +1,4 @@
-"""Which of upstream's tests run, and how: the groups, and the copy of the tests that they run in."""
+"""The groups of upstream's tests, and the copy of upstream's tree that they run in."""
 
 import dataclasses
 import fnmatch
@@ -11,12 +11,12 @@ from cllm import build
 FOLDER = build.BUILD / "upstream"
 TESTS = FOLDER / "tests"
 
-# Modules that run-natmodtests.py knows and examples/natmod has for x64. btree wants Berkeley DB,
-# which is not in the source package.
+# Native modules for x64 that run-natmodtests.py tests, but btree: the source package lacks
+# Berkeley DB.
 NATMODS = ("deflate", "framebuf", "heapq", "random", "re")
 
-# What CPython prints, where the test needs the Internet on the host: a connection to an address that
-# does not answer is first in progress, then timed out.
+# What CPython prints for a test that needs the Internet on the host: a connection to an address
+# that does not answer is first in progress, then timed out.
 ANSWERS = {"net_hosted/connect_timeout.py": "True\nTrue\n"}
 
 

@@ -19,7 +19,7 @@ network.LAN().ipconfig(addr4="{}/24", gw4="{}")
 
 
 class Machine:
-    """A guest with its serial line on a pty: `path`. Leaving the context ends it."""
+    """A guest, until the end of the `with` block. path: of the pty that is its serial line."""
 
     def __init__(self, **options):
         settings = {**config.DEFAULTS, "port": 0, "accel": "tcg", "memory": MEMORY}
@@ -56,7 +56,7 @@ class Machine:
             board.close()
 
     def put(self, files):
-        """Write {path in the guest: bytes} to its RAM file system; folders are made."""
+        """Write {path in the guest: bytes} to its RAM file system, and make their folders."""
         board = _pyboard().Pyboard(self.path)
         try:
             board.enter_raw_repl()
@@ -110,7 +110,7 @@ def _one(group):
     files = {}
     data = TESTS / group.folder / "data"
     if group.kind == "tests" and data.is_dir():
-        # What the tests read lies beside them on a PC.
+        # Files that the tests read; on a PC they lie beside the tests.
         files = {f"/data/{p.name}": p.read_bytes() for p in data.iterdir() if p.is_file()}
     return Machines([Machine()], [files])
 

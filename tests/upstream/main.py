@@ -1,4 +1,4 @@
-"""The command: run groups of tests, print a table and all that is not as expected.txt says."""
+"""The command: run groups of tests; print a table and every result that expected.txt denies."""
 
 import argparse
 import contextlib
@@ -56,7 +56,7 @@ def run_groups(group_names=None, filters=()):
 
 @contextlib.contextmanager
 def _alone():
-    """One run at a time in one tree: build/upstream is made anew by each."""
+    """Let one run at a time use build/upstream, which each makes anew."""
     with open(build.BUILD / ".upstream.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""Running one group: start its guests and one of upstream's runners, read what the runner prints."""
+"""Run one group: start its guests and one of upstream's runners, and read the runner's output."""
 
 import os
 import queue
@@ -31,7 +31,7 @@ def environment():
         "MICROPY_CPYTHON3": sys.executable,
         "MICROPY_MPYCROSS": str(build.MPY_CROSS),
         "PYTHONUNBUFFERED": "1",
-        # The runner would look for its own cache beside the upstream sources.
+        # The runners import from upstream's tree, which stays as it is.
         "PYTHONDONTWRITEBYTECODE": "1",
     }
 

@@ -142,7 +142,7 @@ def test_streams_share_what_is_asked_of_a_guest(n, words, steps):
 
 
 def smallest(needed, guess):
-    """The least memory of a guest that serves from `needed` MiB on, and all sizes that were tried."""
+    """Return the least memory where `needed` MiB serve, and the sizes that were tried."""
     tried = []
 
     def serves(sizes):
@@ -271,7 +271,8 @@ def test_the_plot_of_a_sweep_has_all_points_and_no_ratio_of_a_single_run(
     points = [p for line in picture["panels"] for panel in line for p in panel["guests"]["cllm"]]
     # Three sizes, two core counts and two stream counts.
     assert len(points) == 3 * 3 + 3 * 2 + 2 * 2
-    assert points[0] == {"median": [3.5, 3.0][2 - n_rounds], "least": 3, "most": [4, 3][2 - n_rounds]}
+    median, most = {1: (3, 3), 2: (3.5, 4)}[n_rounds]
+    assert points[0] == {"median": median, "least": 3, "most": most}
     assert drawn(picture, tmp_path).count("3.50") == ratios
 
 

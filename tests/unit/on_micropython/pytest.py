@@ -1,6 +1,7 @@
 """As much of pytest as the tests that run on MicroPython's unix build use.
 
-MicroPython's functions do not tell the names of their arguments: run_tests.py is told by who calls it.
+MicroPython's functions do not tell the names of their arguments: run_tests.py is told by who calls
+it.
 """
 
 import re
