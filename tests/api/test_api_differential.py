@@ -121,18 +121,43 @@ def field(rng):
     return name, value
 
 
+MESSAGES = [
+    HELLO, HELLO, HELLO, [], None, "x", [1], [{"role": "user"}], [{"content": "x"}],
+    [{"role": "system", "content": "Be good"}, *HELLO],
+    [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}],
+    [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+]
+PROMPTS = [
+    "Hello", "The sea", [5, 6, 7], ["a", "b"], [[5], "x"], "", [], None, 7, {"x": 1},
+    [5, "mixed"], [-1], [100000], "word " * 3000, {"prompt_string": "Hi"},
+]
+OTHERS = [
+    ("/tokenize", {"content": "Hello world"}), ("/tokenize", {}),
+    ("/tokenize", {"content": "é", "with_pieces": True}),
+    ("/tokenize", {"content": "<|im_end|>", "parse_special": False}),
+    ("/tokenize", {"content": "a", "add_special": True}),
+    ("/detokenize", {"tokens": [70, 71]}), ("/detokenize", {}), ("/detokenize", []),
+    ("/apply-template", {"messages": HELLO}), ("/apply-template", {}),
+    ("/v1/messages", {"messages": HELLO, "max_tokens": 3, "temperature": 0}),
+    ("/v1/messages", {"messages": HELLO, "max_tokens": 3, "temperature": 0,
+                      "system": "Be good", "stop_sequences": ["zz"]}),
+    ("/v1/messages/count_tokens", {"messages": HELLO}),
+    ("/v1/responses", {"input": "Hello", "max_output_tokens": 3, "temperature": 0}),
+    ("/v1/responses", {"input": HELLO, "instructions": "x", "max_output_tokens": 3,
+                       "temperature": 0}),
+    ("/infill", {"input_prefix": "a", "input_suffix": "b"}),
+    ("/v1/chat/completions", "{"), ("/v1/completions", ""), ("/nope", {}),
+    ("/props", None), ("/v1/models", None), ("/health", None), ("/slots", None),
+]
+
+
 def request(rng):
-    """(path, body): one of the generated requests."""
+    """Return (path, body) of a random request."""
     body = {"temperature": 0, "max_tokens": rng.randrange(1, 12)}
     kind = rng.randrange(9)
     if kind <= 2:
         path = "/v1/chat/completions"
-        body["messages"] = rng.choice([
-            HELLO, HELLO, HELLO, [], None, "x", [1], [{"role": "user"}], [{"content": "x"}],
-            [{"role": "system", "content": "Be good"}, *HELLO],
-            [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}],
-            [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
-        ])
+        body["messages"] = rng.choice(MESSAGES)
         if rng.random() < 0.3:
             body["response_format"] = rng.choice([
                 {"type": "text"}, {"type": "json_object"}, {"type": "poem"}, {},
@@ -143,34 +168,13 @@ def request(rng):
             body["top_logprobs"] = rng.choice([1, 3])
     elif kind <= 5:
         path = rng.choice(["/v1/completions", "/completion"])
-        body["prompt"] = rng.choice([
-            "Hello", "The sea", [5, 6, 7], ["a", "b"], [[5], "x"], "", [], None, 7, {"x": 1},
-            [5, "mixed"], [-1], [100000], "word " * 3000, {"prompt_string": "Hi"},
-        ])
+        body["prompt"] = rng.choice(PROMPTS)
         if rng.random() < 0.2:
             body["grammar"] = rng.choice(['root ::= "yes"', "root ::= (", ""])
         if rng.random() < 0.2:
             body["json_schema"] = rng.choice([{"type": "null"}, {"const": 5}])
     else:
-        path, body = rng.choice([
-            ("/tokenize", {"content": "Hello world"}), ("/tokenize", {}),
-            ("/tokenize", {"content": "é", "with_pieces": True}),
-            ("/tokenize", {"content": "<|im_end|>", "parse_special": False}),
-            ("/tokenize", {"content": "a", "add_special": True}),
-            ("/detokenize", {"tokens": [70, 71]}), ("/detokenize", {}), ("/detokenize", []),
-            ("/apply-template", {"messages": HELLO}), ("/apply-template", {}),
-            ("/v1/messages", {"messages": HELLO, "max_tokens": 3, "temperature": 0}),
-            ("/v1/messages", {"messages": HELLO, "max_tokens": 3, "temperature": 0,
-                              "system": "Be good", "stop_sequences": ["zz"]}),
-            ("/v1/messages/count_tokens", {"messages": HELLO}),
-            ("/v1/responses", {"input": "Hello", "max_output_tokens": 3, "temperature": 0}),
-            ("/v1/responses", {"input": HELLO, "instructions": "x", "max_output_tokens": 3,
-                               "temperature": 0}),
-            ("/infill", {"input_prefix": "a", "input_suffix": "b"}),
-            ("/v1/chat/completions", "{"), ("/v1/completions", ""), ("/nope", {}),
-            ("/props", None), ("/v1/models", None), ("/health", None), ("/slots", None),
-        ])
-        return path, body
+        return rng.choice(OTHERS)
     for _ in range(rng.randrange(3)):
         name, value = field(rng)
         body[name] = value
@@ -187,8 +191,9 @@ def ask(url, path, body):
 
 
 def parse(answer):
-    """The JSON of an answer; of a stream what it amounts to, for where its pieces begin and end
-    depends on the server.
+    """Return the JSON of an answer; of a stream, its pieces put together.
+
+    Where pieces begin and end depends on the server.
     """
     if not answer.headers.get("Content-Type", "").startswith("text/event-stream"):
         return answer.json()
@@ -248,12 +253,11 @@ def differences(ours, theirs, path=""):
 
 
 def compare(ours, theirs, path, body):
-    """What differs between two answers to one request: a list of str."""
+    """Return what differs between two answers to one request, as a list of str."""
     if ours.status_code != theirs.status_code:
         stricter = ours.status_code == 400 and any(word in ours.text for word in STRICTER)
-        return [] if stricter else [
-            f"{ours.status_code} {ours.text[:200]}, theirs {theirs.status_code} {theirs.text[:200]}"
-        ]
+        one, other = (f"{reply.status_code} {reply.text[:200]}" for reply in (ours, theirs))
+        return [] if stricter else [f"{one}, theirs {other}"]
     if ours.status_code == 200 and may_differ(path, body):
         return []
     if ours.status_code == 200:

@@ -4,7 +4,7 @@
     python -m support.fuzz_kinds --kind json --seed 1 --only 1234            one case again
     python -m support.fuzz_kinds --guest --count 2000                        into a booted guest
 
-fuzz_cases.py makes the cases. The server runs in a process of its own, so that its death is a
+The server runs in a process of its own, so that its death is a
 failure that names the case. A request may fail with a 4xx, 501 or 503 and a reason, and must
 
 * take at most CPU_S of processor time, plus TOKEN_S for each token, plus FOLLOW_S for a grammar
@@ -32,11 +32,11 @@ from typing import Any
 
 from cllm import TOP, config, health, run
 
-from support import fuzz_cases, tiny_model
+from support import fuzz_cases, fuzz_grammars, fuzz_schemas, tiny_model
 
 SAVED = TOP / "build/fuzz"
 KINDS = ("schema", "grammar", "template", "json")
-CASES = {"schema": fuzz_cases.schema_case, "grammar": fuzz_cases.grammar_case,
+CASES = {"schema": fuzz_schemas.schema_case, "grammar": fuzz_grammars.grammar_case,
          "json": fuzz_cases.json_case}
 TICK = os.sysconf("SC_CLK_TCK")
 
