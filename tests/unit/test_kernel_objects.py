@@ -24,7 +24,7 @@ def kernel_objects():
 
 
 def undefined_symbols(path):
-    """Undefined names of an ELF-64 object (ELF-64 object file format 1.5, figures 3 and 7)."""
+    """Names that an ELF-64 object wants from others (ELF-64 object file format 1.5, figures 3, 7)."""
     data = Path(path).read_bytes()
     (at,) = struct.unpack_from("<Q", data, 40)
     size, count = struct.unpack_from("<HH", data, 58)

@@ -133,7 +133,7 @@ def test_a_template_that_does_not_end(library, tmp_path, template):
 
 
 def test_nothing_is_lost_by_what_is_abandoned(engine):
-    """Recursion without allocations ends on the guard page, and all memory is freed."""
+    """Recursion that does not allocate ends on the guard page, and its memory is freed all the same."""
     def resident():
         gc.collect()  # what pytest keeps of the failures
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 20

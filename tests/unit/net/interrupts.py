@@ -1,8 +1,8 @@
 """The host's stack with a card whose interrupts come when a test wants them: before any bytecode.
 
-An interrupt may come between two bytecodes of Python on the machine, so also in the middle of a
-call of the socket module. CPython's tracing lets a test try each place in turn; on MicroPython,
-which has none, interrupts come when somebody waits for one.
+An interrupt may come between two bytecodes of Python on the machine, so also in the middle of a call of
+the socket module. CPython's tracing lets a test try each place in turn; on MicroPython, which has none,
+interrupts come when somebody waits for one.
 """
 
 import sys
@@ -14,8 +14,8 @@ from scripted import HOST_IP, HOST_MAC, PEER_IP, PEER_MAC, Peer
 
 socket = load("socket")
 
-# Where interrupts come. What else there is of the stack runs while it is entered, and is let be;
-# but these two have what the socket module asks without entering.
+# Where interrupts come. What else there is of the stack runs while it is entered, and is let be; but
+# these two have what the socket module asks without entering.
 TRACED = ("net/aio.py", "net/host.py", "api/socket.py", "net/buffers.py", "net/udp_endpoint.py")
 
 
@@ -24,7 +24,7 @@ class Stuck(Exception):
 
 
 class Card:
-    """A network card whose frames the test makes. A Peer sends to it as to a stack."""
+    """A network card whose frames the test makes. In the place of a stack it lets a Peer send to it."""
 
     irq = 5
     mtu = 1500
@@ -58,10 +58,9 @@ class Card:
 
 
 class World:
-    """The host's stack with a card, a peer on the wire, and interrupts: the functions `events`.
+    """The host's stack with a card, a peer on the wire, and what interrupts: the functions `events`.
 
-    wait() stands for _x86.wait(), which returns at once where there was an interrupt since it last
-    did.
+    wait() stands for _x86.wait(), which returns at once where there was an interrupt since it last did.
     """
 
     def __init__(self):

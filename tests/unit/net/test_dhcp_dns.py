@@ -177,8 +177,7 @@ def test_renewal_keeps_the_address_in_use(server):
     configure = server.stack.configure
     server.stack.configure = lambda *args: configured.append(args) or configure(*args)
     listener = server.stack.listen(0, 80, 5)
-    options = (1460, None, False, None)
-    server.stack._open_passively(listener, OFFERED, 80, SERVER, 4000, 1, 100, options)
+    server.stack._open_passively(listener, OFFERED, 80, SERVER, 4000, 1, 100, (1460, None, False, None))
     connection = server.stack.connections()[0]
     connection.state = 3  # ESTABLISHED: silent, so that only DHCP speaks
     connection.snd_nxt = connection.snd_max = connection.snd_una = connection.snd_end

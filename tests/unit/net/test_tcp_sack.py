@@ -224,7 +224,8 @@ def test_lost_retransmission_is_found_without_a_timeout(peer):
 
 def test_timeout_skips_what_is_reported_afterwards(peer):
     connection, una = fill(peer)
-    list(peer.segments(connection.rto))
+    for segment in peer.segments(connection.rto):
+        pass
     peer.segments(2000)
     assert connection.cwnd == MSS
     peer.send(ACK, ack=una + MSS, options=sack((una + 2 * MSS, una + 9 * MSS)))
