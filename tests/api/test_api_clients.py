@@ -323,7 +323,7 @@ def test_anthropic_errors(claude):
 
 
 def test_litellm(server, tools_server):
-    """In an environment of its own: it pins an older openai than the lock has."""
+    """litellm runs in an environment of its own, because it pins an older openai."""
     if not CLIENTS.is_current():
         pytest.skip("no build/clients: `cllm test` makes it where PyPI can be reached")
     program = Path(__file__).with_name("litellm_client.py")

@@ -1,7 +1,7 @@
-"""The same requests to frozen/serve and to llama.cpp's own server, built from the same tree: same
-status, same JSON shape and types, same text at temperature 0.
+"""The same requests to frozen/serve and to llama.cpp's own server, built from the same tree.
 
-Where cllm answers otherwise on purpose, OURS, THEIRS and STATUS say so and why.
+Status, shape and types of the JSON, and text at temperature 0 must agree. Where cllm differs on
+purpose, OURS, THEIRS and STATUS say so, with the reason.
 """
 
 import json
@@ -103,7 +103,7 @@ BAD = [None, True, -1, 0, 1.5, 1e30, "x", "", [], [1], {}, {"a": 1}]
 
 
 def field(rng):
-    """A sampling or scheduling field: (name, value), mostly a good one."""
+    """Return (name, value) of a field for sampling or scheduling, mostly a valid one."""
     good = [
         ("temperature", 0), ("top_k", 5), ("top_k", 0), ("top_p", 0.5), ("min_p", 0.1),
         ("typical_p", 0.9), ("top_n_sigma", 1.0), ("xtc_probability", 0), ("repeat_penalty", 1.1),
@@ -226,7 +226,7 @@ def kind(value):
 
 
 def differences(ours, theirs, path=""):
-    """Yields what differs in keys, types, and values that must be the same."""
+    """Yield the differences in keys, types, and values that must agree."""
     if kind(ours) != kind(theirs):
         yield f"{path}: {kind(ours)}, theirs {kind(theirs)}"
     elif isinstance(ours, dict):
@@ -262,7 +262,7 @@ def compare(ours, theirs, path, body):
         return []
     if ours.status_code == 200:
         return list(differences(parse(ours), parse(theirs)))
-    # Of a request with two mistakes either may be told.
+    # For a request with two mistakes, either may be reported.
     error, other = ours.json()["error"], theirs.json()["error"]
     fine = error["type"] == other["type"] or "invalid_request_error" in (
         error["type"], other["type"])

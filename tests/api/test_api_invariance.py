@@ -1,4 +1,4 @@
-"""invariance.py, in small: what a request is answered depends on the request alone."""
+"""invariance.py, in small: the answer to a request depends on the request alone."""
 
 import pytest
 from invariance import compute, evidence

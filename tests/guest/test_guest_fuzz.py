@@ -5,7 +5,7 @@ import sys
 
 
 def test_broken_requests():
-    """Only errors of the client, and a well-behaved one beside them gets its answers."""
+    """Broken requests get client errors, and a well-behaved client gets its answers."""
     command = [sys.executable, "-m", "support.fuzz_api", "--guest", "--count", "200", "--seed", "2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,6 +1,4 @@
-"""A request's tokens in the guest are the same alone, beside others, with drafts, when its cells
-were taken away, and on the host.
-"""
+"""A request's tokens in the guest are the host's: alone, beside others, drafted, preempted."""
 
 import pytest
 from support.same_answers import answer, at_once, differences, make_requests
@@ -24,7 +22,7 @@ def bodies():
 
 @pytest.fixture(scope="module")
 def alone(boot_once, models, bodies):
-    """How each is answered alone, without drafts."""
+    """Return the answer to each request alone, without drafts."""
     guest = boot_once(model=models[0], config_json={"model": {"n_ctx": 4096}})
     plain = {"cache_prompt": False, "speculative.n_max": 0}
     return [answer(guest, body, **plain) for body in bodies]

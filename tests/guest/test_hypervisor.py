@@ -84,11 +84,11 @@ def test_a_pause_is_no_time_in_which_somebody_hung(boot, smp):
     missed = (time.monotonic() - began) * 1000 - gone
     assert 6000 < missed < 8500
     assert abs(int(serial.run("_x86.paused()")) - 7000) < 1500
-    assert more < gone + 300  # a timer does not make up for what nobody waited for
+    assert more < gone + 300  # a timer does not make up for the pause
     assert abs(int(serial.run("time.time()")) - time.time()) < 3
     time.sleep(4)
     assert not guest.ended.is_set()
-    # What hangs is found after a pause as before it, whoever interrupts meanwhile.
+    # A hang is found after a pause as before it, whatever interrupts meanwhile.
     serial.run("timer.deinit()")
     serial.sendline("import _x86; feeder.deinit(); _x86.crash('hang')")
     serial.expect("hang")
@@ -119,7 +119,7 @@ def test_the_clock_catches_up_with_a_machine_that_was_stopped(monitored):
     assert abs(ahead()) < 3
     pause()
     assert abs(ahead()) < 2
-    # A clock that somebody has set keeps that, and catches up too.
+    # A clock that a program has set keeps its offset, and catches up, too.
     for hours in (1, -1):
         serial.run(f"machine.RTC().datetime(time.gmtime(time.time() + {hours * 3600})[:3] + (0,)"
                    f" + time.gmtime(time.time() + {hours * 3600})[3:6] + (0,))")
@@ -189,13 +189,13 @@ def test_a_script_may_have_the_power_button(monitored):
     guest = monitored()
     serial = guest.serial
     serial.run("import machine; machine.power_button(lambda n: print('pressed', n))")
-    # Its line may have a driver too, for a while.
+    # A driver may share the button's interrupt line for a while.
     serial.run("import _x86; _x86.irq(9, print); _x86.irq(9, None)")
     for _ in range(2):
         guest.command("system_powerdown")
         serial.expect("pressed 1\r\n")
     assert "TypeError" in serial.run("machine.power_button(1)")
-    # Nobody: off at once.
+    # Without a handler the button switches off at once.
     serial.run("machine.power_button(None)")
     guest.command("system_powerdown")
     assert guest.ended.wait(10) and guest.status() == 0

@@ -22,11 +22,11 @@ CONTENTS = {
         for _ in range(100)
     ),
 }
-RIGHT, WRONG = 0x4B, 0x4E  # what the program gives QEMU's exit device, which makes it n << 1 | 1
+RIGHT, WRONG = 0x4B, 0x4E  # values for QEMU's exit device, whose exit status is n << 1 | 1
 
 
 def program(data):
-    """An image that Multiboot loads, which ends QEMU with RIGHT if `data` arrived as it is."""
+    """Return a Multiboot image that ends QEMU with RIGHT if `data` arrived intact."""
     data += bytes(-len(data) % 4)
     total = 0
     for (word,) in struct.iter_unpack("<I", data):

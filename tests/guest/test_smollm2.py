@@ -1,6 +1,6 @@
-"""SmolLM2 in the guest says, token for token, what llama.cpp says on the host.
+"""SmolLM2 in the guest gives the tokens that llama.cpp gives on the host.
 
-Every way in takes its turn: plain HTTP and the openai client, streaming and not, completions and
+The tests take every way in: plain HTTP and the openai client, streaming or not, completions and
 chat.
 """
 
@@ -137,9 +137,7 @@ def test_http_is_answered_while_a_token_is_computed(served):
 
 
 def test_a_decode_stops_when_its_client_leaves(served, llama):
-    """In the middle of one: its prompt is not counted, its cells are free, and the next answer is
-    what it would be.
-    """
+    """A cancelled prompt is not counted, frees its cells, and does not change the next answer."""
     prompt = "The lighthouse keeper found a"
     computed = metric(served, "prompt_tokens_total")
     data = json.dumps(body(prompt, max_tokens=200, cache_prompt=False)).encode()

@@ -2,8 +2,8 @@
 
     .venv/bin/python tests/net/churn.py [--connections 100000] [--syns 10000] [--idle 1000]
 
-Checks that ports and memory come back, that clients are served during a flood of SYNs, and that a
-transfer goes on beside idle connections; prints what it saw.
+It checks that ports and memory are released, that clients are served during a flood of SYNs, and
+that a transfer goes on beside idle connections; and prints figures.
 """
 
 import argparse

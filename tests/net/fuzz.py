@@ -2,8 +2,9 @@
 
     .venv/bin/python tests/net/fuzz.py [--frames 1000000] [--seed 1]
 
-Each process takes frames of its own seed, in rounds of 50,000 to a fresh stack, which is then
-checked: nothing escaped, nothing is left, it answers. A failure names the seed that repeats it.
+Each process sends frames of its own seed to a fresh stack, in rounds of 50,000. Then it checks
+that no exception escaped, that nothing is left over, and that the stack answers. A failure names
+the seed that repeats it.
 """
 
 import argparse

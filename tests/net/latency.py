@@ -2,9 +2,9 @@
 
     .venv/bin/python tests/net/latency.py [--tokens 1000] [--smp 1] [--image build/cllm.elf]
 
-Prints the answer times of a ping every 100 ms: idle, during a prompt of so many tokens, and while
-tokens are generated, with what the model did meanwhile. Needs root for the tap. Times hold the
-host's own, so compare within one run only.
+It prints the answer times of a ping every 100 ms: idle, during a prompt of --tokens, and while
+tokens are generated, with the model's speed. It needs root for the tap. Times include the host's
+own, so compare within one run only.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def checksum(data):
 
 
 class Pings(threading.Thread):
-    """ICMP echo requests, one each PERIOD until end(); `times` are the answers' in seconds."""
+    """ICMP echo requests, one each PERIOD until end(). times: of the answers, in seconds."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -67,7 +67,7 @@ class Pings(threading.Thread):
                     self.times.append(now - self._sent.pop(number))
 
     def end(self):
-        """Wait for the last answers; a line about all of them."""
+        """Wait for the last answers; return a line about all of them."""
         self._ending.set()
         self.join()
         times = sorted(self.times)

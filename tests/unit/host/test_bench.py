@@ -112,7 +112,7 @@ def events(*times):
 
 
 def test_streams_are_timed_from_where_the_last_one_began():
-    # The first stream is a token ahead; each call's tokens come a moment after each other.
+    # The first stream is a token ahead; the tokens of one call come one after the other.
     ahead, behind = events(1, 3.1, 5.1, 7.1), events(3, 5, 7)
     assert measure.side_by_side([ahead, behind], 2) == (4, pytest.approx(1.0))
     assert measure.side_by_side([behind, ahead], 1) == (2, pytest.approx(1.0))
@@ -175,7 +175,7 @@ def test_the_archive_is_what_cpio_reads(tmp_path):
         cpio.folder("bin"), cpio.file("bin/program", b"\x7fELF!", 0o755),
         cpio.file("odd", b"x" * 7), cpio.link("bin/sh", "program"),
     ])
-    # Read back field by field: the header's layout is the kernel's documentation's.
+    # Read back field by field, by the layout in the kernel's documentation.
     found, at = {}, 0
     while True:
         assert data[at:at + 6] == b"070701"
@@ -243,7 +243,7 @@ def test_the_plot_has_a_bar_for_every_ratio(tmp_path):
 
 
 def point(model, smp, streams, n_rounds=2):
-    """As Bench.as_json() has it."""
+    """Return a point of a sweep, in the shape of Bench.as_json()."""
     keys = ["first-token", "beyond"] + [f"{kind}-{n}" for kind in ("prompt", "decode")
                                         for n in streams]
     rows = [{"key": key, "name": key, "unit": "s", "better": "more", "linux": [1.0] * n_rounds,

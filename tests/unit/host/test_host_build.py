@@ -1,4 +1,4 @@
-"""The build's own parts: steps and their logs, wrappers, what finish() keeps of an ELF file."""
+"""Parts of the build: steps and their logs, compiler wrappers, image.finish()."""
 
 import io
 import os
@@ -65,8 +65,7 @@ def test_zig_cpp_takes_many_files_and_standard_input(tools, tmp_path):
 
 
 def elf(segments, tail):
-    """A 64-bit ELF file with the given (type, bytes) segments, and `tail` and an empty table of
-    sections behind them."""
+    """Return a 64-bit ELF file: (type, bytes) segments, `tail`, and a table of empty sections."""
     header = b"\x7fELF\x02\x01\x01" + bytes(9)
     start = 64 + 56 * len(segments)
     table, body = b"", b""

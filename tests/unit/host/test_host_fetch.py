@@ -1,4 +1,4 @@
-"""Lock files and fetching: what is not as locked stops, and nothing half-done stays."""
+"""Lock files and fetching: wrong files are refused, and interrupted work leaves nothing."""
 
 import hashlib
 import io

@@ -25,14 +25,17 @@ def test_what_is_short_enough(tmp_path, name, text):
     assert found(tmp_path, name, text) == []
 
 
+CALLS = "    f();\n" * 100
+
+
 @pytest.mark.parametrize("name, text, words", [
     ("a.py", "\nx = '" + "é" * 96 + "'\n", "a.py:2: 102 columns"),
     ("Makefile", "x" * 101, "Makefile:1: 101 columns"),
     ("a.md", "x" * 101 + "\n", "a.md:1: 101 columns"),
     ("a.c", "int a;\n" * 801, "a.c: 801 lines"),
-    ("a.py", "class A:\n  async def f(self):\n" + "    pass\n" * 100, "a.py:2: a function of 101 lines"),
-    ("a.cpp", "// f(x)\nint f(\n    int x) {\n" + "    f();\n" * 98 + "}\n", "a.cpp:2: a function of 101"),
-    ("a.c", "int g(void);\nint f(void)\n{\n" + "    f();\n" * 99 + "}\n", "a.c:2: a function of 102"),
+    ("a.py", "class A:\n  async def f(self):\n" + CALLS, "a.py:2: a function of 101"),
+    ("a.cpp", "// f(x)\nint f(\n    int x) {\n" + CALLS + "}\n", "a.cpp:2: a function of 103"),
+    ("a.c", "int g(void);\nint f(void)\n{\n" + CALLS + "}\n", "a.c:2: a function of 103"),
 ])
 def test_what_is_too_long(tmp_path, name, text, words):
     (line,) = found(tmp_path, name, text)

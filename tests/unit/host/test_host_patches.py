@@ -1,4 +1,4 @@
-"""Patches at unpacking: nothing is patched that is not as the lock names it, before and after."""
+"""Patches at unpacking: files must have the lock's hashes before and after."""
 
 import hashlib
 import subprocess

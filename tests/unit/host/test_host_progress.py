@@ -1,4 +1,4 @@
-"""Progress: plain lines without a terminal, a live line on one, and rich only where it is needed."""
+"""Progress: plain lines without a terminal or without rich, a live line on a terminal."""
 
 import io
 import sys
