@@ -19,7 +19,9 @@ PROBE_SECONDS = 5
 PROBE_STATUS = 0x21  # what isa-debug-exit makes of the 0x10 that the probe writes
 
 
-def choose(wanted, qemu, device=DEVICE, modules=MODULES):
+def choose(
+    wanted: str, qemu: str, device: str = DEVICE, modules: Path = MODULES
+) -> tuple[str, str]:
     """Return ("kvm" or "tcg", why) for `wanted`, one of "auto", "tcg" and "kvm".
 
     Only "auto" probes. "kvm" is taken as asked for; raises CllmError where it cannot be opened.
@@ -40,7 +42,7 @@ def choose(wanted, qemu, device=DEVICE, modules=MODULES):
     return "kvm", "a probe guest under KVM ended in time"
 
 
-def arguments(accel, cpu=None):
+def arguments(accel: str, cpu: str | None = None) -> list[str]:
     """Return QEMU's options for "kvm" or "tcg". cpu: QEMU's name of one (default: the best)."""
     if accel == "kvm":
         # QEMU 7.2 fails on some hosts when it tries to pass this feature through.
@@ -48,7 +50,7 @@ def arguments(accel, cpu=None):
     return ["-accel", "tcg,thread=multi", "-cpu", cpu or "max"]
 
 
-def probe_image():
+def probe_image() -> bytes:
     """Return a Multiboot kernel (a.out kludge) that counts to 20 million and ends QEMU.
 
     Layout: Multiboot Specification 0.6.96, section 3.1.2 and 3.1.3.
@@ -69,7 +71,7 @@ def probe_image():
     return header + code
 
 
-def probe(qemu, accel="kvm"):
+def probe(qemu: str, accel: str = "kvm") -> bool:
     """Return whether the probe guest ends in time under `accel`."""
     with tempfile.NamedTemporaryFile(prefix="cllm-probe-") as image:
         image.write(probe_image())

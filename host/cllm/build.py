@@ -10,6 +10,7 @@ import importlib.util
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from . import TOP, CllmError, fetch, image
@@ -41,11 +42,11 @@ for path in inputs:
 """
 
 
-def jobs():
+def jobs() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def build_image():
+def build_image() -> Path:
     """Bring build/cllm.elf and build/cllm.debug.elf up to date; return the path of the first."""
     with alone():
         sources = {name: fetch.ensure(lock) for name, lock in locks().items() if not lock.model}
@@ -59,7 +60,7 @@ def build_image():
     return IMAGE
 
 
-def build_host_library():
+def build_host_library() -> None:
     """Bring the shared library of native/ that unit tests load up to date."""
     with alone():
         source = fetch.ensure(locks()["llama.cpp"])
@@ -69,7 +70,7 @@ def build_host_library():
         )
 
 
-def build_unix():
+def build_unix() -> Path:
     """Bring MicroPython for this machine up to date; return its path.
 
     Frozen Python that needs no machine is tested on it. It has the image's dictionaries and sets
@@ -98,7 +99,7 @@ def build_unix():
     return UNIX
 
 
-def _unix_modules():
+def _unix_modules() -> Path:
     """Make a folder with links to UNIX_MODULES, for USER_C_MODULES; return it."""
     folder = UNIX.parent.with_name("unix-modules")
     folder.mkdir(exist_ok=True)
@@ -109,20 +110,20 @@ def _unix_modules():
     return folder
 
 
-def build_reference():
+def build_reference() -> Path:
     """Bring llama.cpp's own server for this machine up to date; return its path.
 
     tests/api compares with it. No other build includes it, because it takes as long as the image.
     """
     build_host_library()
     with alone():
-        command = [_program("cmake"), "--build", HOST_LIBRARY, "-j", str(jobs())]
+        command: list[str | Path] = [_program("cmake"), "--build", HOST_LIBRARY, "-j", str(jobs())]
         Steps().run("build llama-server", [*command, "--target", "llama-server"])
     return HOST_LIBRARY / "llama-server"
 
 
 @contextlib.contextmanager
-def alone(folder=BUILD):
+def alone(folder: Path = BUILD) -> Iterator[None]:
     """Let one build at a time use a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as file:
@@ -134,7 +135,7 @@ def alone(folder=BUILD):
         yield
 
 
-def zig():
+def zig() -> Path:
     """Return the path of the zig program inside the `ziglang` package."""
     spec = importlib.util.find_spec("ziglang")
     if spec is None or spec.origin is None:
@@ -142,7 +143,7 @@ def zig():
     return Path(spec.origin).parent / "zig"
 
 
-def write_tools():
+def write_tools() -> None:
     """Write the compiler wrappers; an unchanged one keeps its time stamp."""
     TOOLS.mkdir(parents=True, exist_ok=True)
     program = shlex.quote(str(zig()))
@@ -160,21 +161,21 @@ def write_tools():
     _write_tool("python", f'#!/bin/sh\nexec {python} "$@"\n')
 
 
-def _write_tool(name, text):
+def _write_tool(name: str, text: str) -> None:
     path = TOOLS / name
     if not path.exists() or path.read_text() != text:
         path.write_text(text)
         path.chmod(0o755)
 
 
-def _make(folder, **variables):
+def _make(folder: Path, **variables: object) -> tuple[list[str | Path], dict[str, str]]:
     # An outer make's flags stay outside.
     environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS")}
     if not os.environ.get(locks()["micropython"].override):
         # Without it MicroPython would describe itself by the tags of the repository around it.
         environment["MICROPY_GIT_TAG"] = "v" + locks()["micropython"].version.split("+")[0]
         environment["MICROPY_GIT_HASH"] = ""
-    command = ["make", "--no-print-directory", "-C", folder, f"-j{jobs()}"]
+    command: list[str | Path] = ["make", "--no-print-directory", "-C", folder, f"-j{jobs()}"]
     return [*command, *(f"{name}={value}" for name, value in variables.items())], environment
 
 
@@ -193,46 +194,52 @@ _HOST_PROGRAM = {
 }
 
 
-def _mpy_cross(steps, source):
+def _mpy_cross(steps: Steps, source: Path) -> None:
     command, environment = _make(source / "mpy-cross", BUILD=MPY_CROSS.parent, **_HOST_PROGRAM)
     steps.run("mpy-cross", command, environment)
 
 
-def _native(steps, source, folder, toolchain, *options):
+def _native(
+    steps: Steps, source: Path, folder: Path, toolchain: str, *options: str
+) -> None:
     cmake(steps, TOP / "native", folder, toolchain, f"-DLLAMA_SRC={source}", *options)
 
 
-def cmake(steps, tree, folder, toolchain, *options, target=None):
+def cmake(
+    steps: Steps, tree: Path, folder: Path, toolchain: str, *options: str,
+    target: str | None = None,
+) -> None:
     """Configure once for a given set of arguments, then let ninja build what is out of date.
 
     tree: folder with CMakeLists.txt. folder: for what is built. toolchain: CMake's toolchain file,
     below TOP. target: one to build, else the default.
     """
-    configure = [
-        "cmake", "-S", tree, "-B", folder, "-G", "Ninja",
+    program = _program("cmake")
+    options_of_cmake: list[str | Path] = [
+        "-S", tree, "-B", folder, "-G", "Ninja",
         f"-DCMAKE_MAKE_PROGRAM={_program('ninja')}", f"-DCMAKE_TOOLCHAIN_FILE={TOP / toolchain}",
         f"-DCLLM_TOOLS={TOOLS}", *options,
     ]
-    configure[0] = _program("cmake")
-    wanted = shlex.join(str(word) for word in configure) + "\n" + zig().as_posix()
+    wanted = shlex.join(str(word) for word in (program, *options_of_cmake))
+    wanted += "\n" + zig().as_posix()
     wanted += "\n" + locks()["llama.cpp"].identity()
     stamp = folder / "cllm-configure.stamp"
     if not stamp.exists() or stamp.read_text() != wanted:
         # Objects of another version of the tree must not be taken for this one's.
-        steps.run(f"configure {folder.name}", [configure[0], "--fresh", *configure[1:]])
+        steps.run(f"configure {folder.name}", [program, "--fresh", *options_of_cmake])
         if stamp.exists():
-            steps.run(f"clean {folder.name}", [configure[0], "--build", folder, "-t", "clean"])
+            steps.run(f"clean {folder.name}", [program, "--build", folder, "-t", "clean"])
         stamp.write_text(wanted)
-    command = [configure[0], "--build", folder, "-j", str(jobs())]
+    command: list[str | Path] = [program, "--build", folder, "-j", str(jobs())]
     steps.run(f"build {folder.name}", [*command, *(["--target", target] if target else [])])
 
 
-def _program(name):
+def _program(name: str) -> Path:
     """Return the path of a program that came with a locked Python package."""
     return Path(sys.executable).parent / name
 
 
-def _port(steps, source):
+def _port(steps: Steps, source: Path) -> None:
     command, environment = _make(
         TOP / "ports" / "cllm_x86",
         CLLM_TOP=TOP,

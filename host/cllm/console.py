@@ -6,8 +6,10 @@ import sys
 import termios
 import threading
 import tty
+from collections.abc import Callable
 
 from . import CllmError
+from .qemu import Guest
 
 LEAVE = b"\x1d"  # Ctrl-]
 READER_SECONDS = 1  # a pty whose other end reads nothing for so long has no reader
@@ -16,22 +18,22 @@ READER_SECONDS = 1  # a pty whose other end reads nothing for so long has no rea
 class Output:
     """This process' stdout, which shows the serial line and whole lines of our own."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._at_line_start = True
 
-    def write(self, data):
+    def write(self, data: bytes) -> None:
         with self._lock:
             self._put(data)
 
-    def line(self, text):
+    def line(self, text: str) -> None:
         """Write `text` on a line of its own, even in the middle of the guest's."""
         with self._lock:
             if not self._at_line_start:
                 self._put(b"\r\n")
             self._put(text.encode() + b"\n")
 
-    def _put(self, data):
+    def _put(self, data: bytes) -> None:
         self._at_line_start = data.endswith(b"\n")
         if sys.stdout is None:
             return  # closed before this process began
@@ -50,14 +52,20 @@ class Terminal:
     `every_key` Ctrl-C goes to the guest, too, and Ctrl-] calls `leave`.
     """
 
-    def __init__(self, guest, output, every_key=False, leave=None):
+    def __init__(
+        self,
+        guest: Guest,
+        output: Output,
+        every_key: bool = False,
+        leave: Callable[[], None] | None = None,
+    ) -> None:
         self._guest = guest
         self._every_key = every_key
         self._leave = leave
-        self._saved = None
+        self._saved: list | None = None  # the terminal's settings
         guest.listeners.append(output.write)
 
-    def open(self):
+    def open(self) -> None:
         if sys.stdin is None:
             return  # closed before this process began; number 0 is another file's
         try:
@@ -79,7 +87,7 @@ class Terminal:
             termios.tcsetattr(0, termios.TCSADRAIN, mode)
         threading.Thread(target=self._pump, daemon=True).start()
 
-    def _pump(self):
+    def _pump(self) -> None:
         while data := self._read():
             if self._leave and LEAVE in data:
                 self._guest.write(data[:data.index(LEAVE)])
@@ -87,13 +95,13 @@ class Terminal:
                 return
             self._guest.write(data)
 
-    def _read(self):
+    def _read(self) -> bytes:
         try:
             return os.read(0, 1024)
         except OSError:
             return b""  # a folder, say: no keys come from it
 
-    def close(self):
+    def close(self) -> None:
         if self._saved:
             termios.tcsetattr(0, termios.TCSADRAIN, self._saved)
 
@@ -101,7 +109,7 @@ class Terminal:
 class Pty:
     """The guest's serial line on a pseudo-terminal, for screen, mpremote and their like."""
 
-    def __init__(self, guest):
+    def __init__(self, guest: Guest) -> None:
         self._guest = guest
         self._ours, self._theirs = os.openpty()
         self.path = os.ttyname(self._theirs)
@@ -113,10 +121,10 @@ class Pty:
         self._readable = threading.Thread(target=self._pump, daemon=True)
         guest.listeners.append(self._write)
 
-    def open(self):
+    def open(self) -> None:
         self._readable.start()
 
-    def _write(self, data):
+    def _write(self, data: bytes) -> None:
         # A slow reader loses nothing: the guest waits. A reader that takes nothing for a second is
         # taken for gone, and output is dropped until there is one again.
         while data:
@@ -126,17 +134,17 @@ class Pty:
             self._deserted = False
             data = data[os.write(self._ours, data):]
 
-    def _writable(self, seconds):
+    def _writable(self, seconds: float) -> bool:
         return bool(select.select([], [self._ours], [], seconds)[1])
 
-    def _pump(self):
+    def _pump(self) -> None:
         while True:
             readable = select.select([self._ours, self._wake], [], [])[0]
             if self._wake in readable:
                 return
             self._guest.write(os.read(self._ours, 1024))
 
-    def close(self):
+    def close(self) -> None:
         """Close the pty. Call it after the guest has been stopped."""
         # End the pump first: the next file may get the number that it still waits for.
         os.close(self._waker)
@@ -149,7 +157,7 @@ class Pty:
 class File:
     """A file that gets what the guest writes to its serial line; nothing goes to the guest."""
 
-    def __init__(self, guest, path):
+    def __init__(self, guest: Guest, path: str) -> None:
         try:
             self._file = open(path, "wb", buffering=0)
         except (OSError, ValueError) as error:  # ValueError: a path that no system call takes
@@ -157,8 +165,8 @@ class File:
             raise CllmError(f"cannot write the serial line to {path}: {reason}") from None
         guest.listeners.append(self._file.write)
 
-    def open(self):
+    def open(self) -> None:
         pass
 
-    def close(self):
+    def close(self) -> None:
         self._file.close()

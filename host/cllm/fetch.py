@@ -15,26 +15,27 @@ import tarfile
 import tempfile
 import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from . import CllmError, patches
-from .lock import locks, sha256_of
+from .lock import Lock, locks, sha256_of
 from .progress import Progress
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
-def cache_folder():
+def cache_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "cllm"
 
 
-def say(text):
+def say(text: str) -> None:
     print(f"fetch: {text}", file=sys.stderr, flush=True)
 
 
-def ensure(lock):
+def ensure(lock: Lock) -> Path:
     """Return the folder with the sources of `lock`; fetch and unpack them where they are not there.
 
     The environment variable that the lock names may give a checkout, which is used as it is.
@@ -55,7 +56,7 @@ def ensure(lock):
     return lock.unpacked
 
 
-def _warn_of_patches(lock, folder):
+def _warn_of_patches(lock: Lock, folder: Path) -> None:
     """Print a warning where a checkout lacks this repository's patches; it is used all the same."""
     if not lock.patches or (state := patches.state(lock, folder)) == "patched":
         return
@@ -69,25 +70,25 @@ def _warn_of_patches(lock, folder):
         say(f"{folder} is not {lock.name} {lock.version} with this repository's patches")
 
 
-def ensure_all():
+def ensure_all() -> None:
     for lock in locks().values():
         ensure(lock)
 
 
-def default_model():
+def default_model() -> Path:
     """Return the path of the locked default model; fetch it where it is not there."""
     lock = locks()["model"]
     return ensure(lock) / lock.model
 
 
-def _read(path):
+def _read(path: Path) -> str | None:
     try:
         return path.read_text()
     except OSError:
         return None
 
 
-def _package(lock):
+def _package(lock: Lock) -> Path:
     """Return the verified upstream package in the cache; download it where it is not there."""
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
@@ -128,7 +129,7 @@ def _arrived(folder: Path, size: int) -> tuple[float, str]:
     return done, f"{done / 1e6:.1f}{of} MB"
 
 
-def _run(command, progress, **options):
+def _run(command: list[str], progress: Progress, **options: Any) -> bool:
     """Run a program; show what it printed if it fails. Return whether it did not."""
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
@@ -138,7 +139,7 @@ def _run(command, progress, **options):
     return done.returncode == 0
 
 
-def _from_pypi(lock, folder, progress):
+def _from_pypi(lock: Lock, folder: Path, progress: Progress) -> None:
     """Download by pip, which checks the hash, too, before it runs anything of an sdist."""
     requirement = folder / "requirement.txt"
     requirement.write_text(f"{lock.name}=={lock.version} --hash=sha256:{lock.sha256}\n")
@@ -157,7 +158,7 @@ def _from_pypi(lock, folder, progress):
         )
 
 
-def _from_debian(lock, folder, progress):
+def _from_debian(lock: Lock, folder: Path, progress: Progress) -> None:
     """Download a source package of another Debian suite by a private apt configuration.
 
     It uses the machine's mirrors and archive key, and does not touch the machine's apt state, so it
@@ -180,7 +181,7 @@ def _from_debian(lock, folder, progress):
         # apt's download user cannot write to this user's folder.
         "-o", "APT::Sandbox::User=root",
     ]
-    def apt(*arguments):
+    def apt(*arguments: str) -> bool:
         return _run(["apt-get", *own, *arguments], progress, cwd=folder)
 
     mirrors = _mirrors([]) or (apt("update") and _mirrors(own))
@@ -202,7 +203,7 @@ def _from_debian(lock, folder, progress):
     )
 
 
-def _mirrors(options):
+def _mirrors(options: list[str]) -> list[str]:
     """Return the archives that apt on this machine uses, without those of security updates."""
     query = ["--format", "$(REPO_URI)", "Created-By: Packages"]
     found = subprocess.run(
@@ -211,13 +212,13 @@ def _mirrors(options):
     return [uri for uri in dict.fromkeys(found.stdout.split()) if "security" not in uri]
 
 
-def _checkout_hint(lock):
+def _checkout_hint(lock: Lock) -> str:
     if not lock.override:
         return ""
     return f" Or set {lock.override} to a checkout of that version."
 
 
-def _unpack(lock, package):
+def _unpack(lock: Lock, package: Path) -> None:
     """Replace `src/` by the locked part of `package`; an interrupted run leaves no stamp."""
     lock.stamp.unlink(missing_ok=True)
     fresh = lock.folder / f".src-new-{os.getpid()}"
@@ -245,14 +246,14 @@ def _unpack(lock, package):
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _touch(folder):
+def _touch(folder: Path) -> None:
     """Date all files now, so that make builds again what it built from an earlier `src/`."""
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink():
             os.utime(path)
 
 
-def _below(archive, folder):
+def _below(archive: tarfile.TarFile, folder: str) -> Iterator[tarfile.TarInfo]:
     """Yield the members below `folder`, renamed to be relative to it, without git's own files."""
     prefix = folder + "/"
     for member in archive:

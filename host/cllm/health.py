@@ -2,13 +2,16 @@
 
 import http.client
 import json
+import threading
 import time
 
 LOADING = "Loading model"  # the beginning of the guest's message while it may still become ready
 PAUSE = 0.1  # seconds between questions
 
 
-def wait_until_decided(port, ended, limit=float("inf")):
+def wait_until_decided(
+    port: int, ended: threading.Event, limit: float = float("inf")
+) -> str | None:
     """Ask `/health` of 127.0.0.1:port until the answer is final.
 
     Return None when the guest is ready (200); a reason when it serves without a model (503 with
@@ -28,7 +31,7 @@ def wait_until_decided(port, ended, limit=float("inf")):
     return ""
 
 
-def ask(port, timeout):
+def ask(port: int, timeout: float) -> tuple[int | None, str | None]:
     """GET /health; return (status, error message), each None where there is none."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:

@@ -3,6 +3,8 @@
 They are read from the fetched trees, which the image is built from.
 """
 
+from pathlib import Path
+
 from . import TOP, CllmError, build, fetch
 from .lock import locks
 
@@ -19,7 +21,7 @@ LINKED = (
 )
 
 
-def report():
+def report() -> str:
     """Return the whole text: cllm's own licence, then each component's, with its path."""
     vendored = locks()
     parts = [_part("cllm", TOP / "LICENSE")]
@@ -32,7 +34,7 @@ def report():
     return "\n".join(parts)
 
 
-def _part(component, path):
+def _part(component: str, path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:

@@ -23,7 +23,7 @@ class Lock:
     or None. patches, patched: see patches.py.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.path = self.folder / "lock.json"
         try:
@@ -54,15 +54,15 @@ class Lock:
         self.patched = entry.get("patched", {})
 
     @property
-    def unpacked(self):
+    def unpacked(self) -> Path:
         return self.folder / "src"
 
     @property
-    def stamp(self):
+    def stamp(self) -> Path:
         """The stamp's path, outside `src/`, which holds upstream's files only."""
         return self.folder / ".src-stamp"
 
-    def identity(self):
+    def identity(self) -> str:
         """Return what `src/` is made from, as text that is compared with the stamp."""
         words = [self.sha256, self.member]
         if self.patched:
@@ -71,7 +71,7 @@ class Lock:
         return " ".join(words) + "\n"
 
 
-def locks(top=TOP):
+def locks(top: Path = TOP) -> dict[str, Lock]:
     """Return the vendored folders by short name."""
     return {
         "micropython": Lock(top / "micropython"),
@@ -80,7 +80,7 @@ def locks(top=TOP):
     }
 
 
-def sha256_of(path):
+def sha256_of(path: str | Path) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):

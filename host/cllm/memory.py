@@ -14,6 +14,8 @@ is not used: its reader takes 45 s for a vocabulary that takes one second here.
 import collections
 import os
 import struct
+from pathlib import Path
+from typing import Any
 
 MIB = 1 << 20
 BASE = 128 * MIB  # kernel, C++ and Python heaps, network buffers, and slack
@@ -65,7 +67,7 @@ class Refused(ValueError):
     """A model that no guest can serve; the message says why and, if possible, what to do."""
 
 
-def read_metadata(path):
+def read_metadata(path: str | Path) -> dict[str, Any]:
     """Return the metadata of a GGUF file as a dict; arrays as `Array`, TENSORS their number.
 
     Raises ValueError when the file is no GGUF, ends early or is refused by every reader of GGUF;
@@ -158,7 +160,10 @@ class _Header:
         return Array(count, max((n for n in numbers if type(n) is int), default=0))
 
 
-def needed(path, n_ctx=N_CTX, repacked=False, *, n_batch=N_BATCH, slots=SLOTS, embeds=True):
+def needed(
+    path: str | Path | None, n_ctx: int = N_CTX, repacked: bool = False, *,
+    n_batch: int = N_BATCH, slots: int = SLOTS, embeds: bool = True,
+) -> int:
     """Return the MiB of guest memory for the model at `path` (None: no model).
 
     n_ctx, n_batch, slots: of the configuration. repacked: the guest copies the weights for its
@@ -168,7 +173,7 @@ def needed(path, n_ctx=N_CTX, repacked=False, *, n_batch=N_BATCH, slots=SLOTS, e
     """
     if path is None:
         return _rounded(BASE)
-    size = BASE + (int(REPACKED * path.stat().st_size) if repacked else 0)
+    size = BASE + (int(REPACKED * Path(path).stat().st_size) if repacked else 0)
     try:
         metadata = read_metadata(path)
     except ValueError:
@@ -179,7 +184,7 @@ def needed(path, n_ctx=N_CTX, repacked=False, *, n_batch=N_BATCH, slots=SLOTS, e
     return size
 
 
-def check(path):
+def check(path: str | Path) -> None:
     """Raise Refused for a file whose header shows that no guest can serve it.
 
     Other damage passes: the guest reports llama.cpp's own reason.
@@ -198,7 +203,7 @@ def check(path):
         )
 
 
-def of_host():
+def of_host() -> int:
     """Return the MiB of this host's memory."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // MIB
 

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ PR_SET_PDEATHSIG, PR_SET_THP_DISABLE = 1, 41  # prctl(2)
 LIBC = ctypes.CDLL(None)
 
 
-def find_qemu():
+def find_qemu() -> str:
     """Return the path of QEMU; raises CllmError when it is not installed."""
     program = shutil.which(PROGRAM)
     if program is None:
@@ -46,11 +47,11 @@ def find_qemu():
     return program
 
 
-def _up(size, step):
+def _up(size: int, step: int) -> int:
     return -(-size // step) * step
 
 
-def free_port():
+def free_port() -> int:
     """Return a TCP port of 127.0.0.1 that nobody listens on right now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -75,10 +76,11 @@ class Guest:
     """
 
     def __init__(
-        self, image, *, modules=None, port, smp=1, memory=256, accel="tcg", pcap=None,
-        netdev=None, mac=None, gdb=None, on_crash="exit", monitor=None,
-        cpu=None,
-    ):
+        self, image: str | Path, *, modules: dict[str, Any] | None = None, port: int,
+        smp: int = 1, memory: int = 256, accel: str = "tcg", pcap: str | None = None,
+        netdev: str | None = None, mac: str | None = None, gdb: int | None = None,
+        on_crash: str = "exit", monitor: str | Path | None = None, cpu: str | None = None,
+    ) -> None:
         self.image = Path(image)
         self.modules = modules or {}
         self.port = port
@@ -93,7 +95,7 @@ class Guest:
         self.monitor = monitor
         self.cpu = cpu
         self.url = f"http://127.0.0.1:{port}"
-        self.listeners = []
+        self.listeners: list[Callable[[bytes], object]] = []
         self.ended = threading.Event()
         self._kept = bytearray()
         self._errors = b""
@@ -101,7 +103,7 @@ class Guest:
         self._folder: Any = None  # a tempfile.TemporaryDirectory likewise
         self._threads: list[threading.Thread] = []
 
-    def arguments(self):
+    def arguments(self) -> list[str]:
         """Return QEMU's command line without the program, to be run in the modules' folder."""
         line = [
             "-nodefaults", "-no-user-config", *accel.arguments(self.accel, self.cpu),
@@ -122,7 +124,7 @@ class Guest:
             line += ["-S", "-gdb", f"tcp:127.0.0.1:{self.gdb}"]
         return line
 
-    def boot_arguments(self):
+    def boot_arguments(self) -> list[str]:
         """Return the options for the kernel, its modules and the machine's memory."""
         mapped = self.mapped()
         line = ["-kernel", str(self.image.resolve())]
@@ -150,7 +152,7 @@ class Guest:
             line += ["-initrd", ",".join(loaded)]
         return line
 
-    def mapped(self):
+    def mapped(self) -> list[tuple[str, int, int]]:
         """Return [(name, physical address, size in bytes)] of the modules to map, not load.
 
         QEMU reads a module into its own memory, the firmware copies it into the guest's, and 2 GiB
@@ -171,12 +173,12 @@ class Guest:
                 at += _up(size, GIB)
         return found
 
-    def _network(self):
+    def _network(self) -> str:
         if self.netdev:
             return f"{self.netdev},id=net0"
         return f"user,id=net0,hostfwd=tcp:127.0.0.1:{self.port}-:{GUEST_PORT}"
 
-    def start(self):
+    def start(self) -> None:
         """Start QEMU; raises CllmError when something that it needs is missing or taken."""
         program = find_qemu()
         if not self.image.is_file():
@@ -193,7 +195,7 @@ class Guest:
             self._lay_out_modules(Path(self._folder.name))
             parent = os.getpid()
 
-            def die_with_parent():
+            def die_with_parent() -> None:
                 LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
                 if self.accel == "tcg":
                     # QEMU asks for huge pages for the guest's memory: one byte takes 2 MiB, and the
@@ -221,7 +223,7 @@ class Guest:
             self._threads.append(thread)
         threading.Thread(target=self._reap, daemon=True).start()
 
-    def _lay_out_modules(self, folder):
+    def _lay_out_modules(self, folder: Path) -> None:
         """Make a link or file in `folder` for every module, by its name in the guest."""
         for name, content in self.modules.items():
             if isinstance(content, bytes):
@@ -239,23 +241,23 @@ class Guest:
                     file.seek(size // PAGE * PAGE)
                     (folder / (name + TAIL)).write_bytes(file.read())
 
-    def _read_serial(self):
+    def _read_serial(self) -> None:
         while data := self._process.stdout.read(4096):
             self._kept += data
             del self._kept[:-KEPT]
             for listener in list(self.listeners):
                 listener(data)
 
-    def _read_errors(self):
+    def _read_errors(self) -> None:
         self._errors = self._process.stderr.read()
 
-    def _reap(self):
+    def _reap(self) -> None:
         self._process.wait()
         for thread in self._threads:
             thread.join()
         self.ended.set()
 
-    def write(self, data):
+    def write(self, data: bytes) -> None:
         """Send bytes to the guest's serial line; a guest that has ended gets nothing."""
         try:
             while data:
@@ -264,22 +266,23 @@ class Guest:
             pass
 
     @property
-    def pid(self):
+    def pid(self) -> int:
         """The id of QEMU's process, while it runs."""
         return self._process.pid
 
-    def log(self):
+    def log(self) -> bytes:
         """Return the last KEPT bytes that the guest wrote to its serial line."""
         return bytes(self._kept)
 
-    def status(self):
+    def status(self) -> int | None:
         """Return QEMU's exit status (negative: the signal that ended it), None while it runs."""
         return self._process.returncode if self.ended.is_set() else None
 
-    def reason(self):
+    def reason(self) -> str:
         """Return the reason why the guest has ended, in one line."""
         said = self._errors.decode(errors="replace").strip()
         status = self.status()
+        assert status is not None, "the guest still runs"
         if status == 0:
             return "the guest powered off or was reset" + (f" ({said})" if said else "")
         if status < 0:
@@ -292,7 +295,7 @@ class Guest:
             return "the guest died: " + deaths[-1].decode(errors="replace")
         return f"the guest ended with code {status >> 1}" + (f" ({said})" if said else "")
 
-    def stop(self):
+    def stop(self) -> None:
         """End QEMU and wait until it is gone; harmless when it is already."""
         if self._process is None:
             return
@@ -306,7 +309,7 @@ class Guest:
         self._folder.cleanup()
 
 
-def _check_port_free(port):
+def _check_port_free(port: int) -> None:
     """Raise CllmError for a port in use: QEMU's own message does not name it."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

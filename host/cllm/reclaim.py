@@ -15,6 +15,8 @@ import ctypes
 import os
 from pathlib import Path
 
+from .qemu import Guest
+
 SYS_PROCESS_MADVISE = 440  # on x86, ARM and RISC-V alike
 MADV_PAGEOUT = 21  # madvise(2)
 LIBC = ctypes.CDLL(None)
@@ -27,14 +29,14 @@ class Iovec(ctypes.Structure):
     _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
 
 
-def give_back(guest):
+def give_back(guest: Guest) -> None:
     """Drop the pages of all files that the qemu.Guest has mapped, where the kernel allows it."""
     for content in guest.modules.values():
         if not isinstance(content, bytes):
             drop(guest.pid, content)
 
 
-def drop(pid, path):
+def drop(pid: int, path: str | Path) -> bool:
     """Drop the pages of `path` that the process has mapped; return False where not allowed."""
     try:
         process = os.pidfd_open(pid)
@@ -46,18 +48,19 @@ def drop(pid, path):
         return False
 
 
-def _areas(pid, path):
+def _areas(pid: int, path: str | Path) -> list[tuple[int, int]]:
     """Return [(start, end)] of the file in the process' memory; proc_pid_maps(5)."""
     name = os.fsencode(Path(path).resolve())
     found = []
     for line in Path(f"/proc/{pid}/maps").read_bytes().splitlines():
         area, _, _, _, _, *rest = line.split(maxsplit=5)
         if rest == [name]:
-            found.append(tuple(int(number, 16) for number in area.split(b"-")))
+            start, _, end = area.partition(b"-")
+            found.append((int(start, 16), int(end, 16)))
     return found
 
 
-def _page_out(process, start, end):
+def _page_out(process: int, start: int, end: int) -> bool:
     while start < end:
         area = Iovec(start, end - start)
         # The kernel does at most 2 GiB at a time, and returns how much it did.

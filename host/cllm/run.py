@@ -7,15 +7,21 @@ import signal
 import stat
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from . import CllmError, accel, console, health, memory, qemu, reclaim
 from .build import DEBUG_IMAGE, IMAGE
 
+Settings = dict[str, Any]  # from config.settings()
 MAX_PROGRAM = 1 << 20  # bytes of --app
 
 
-def make_guest(settings, guest_settings=None, *, image=None, **options):
+def make_guest(
+    settings: Settings, guest_settings: Settings | None = None, *, image: Path | None = None,
+    **options: Any,
+) -> qemu.Guest:
     """Return a qemu.Guest for the settings of config.settings().
 
     image: another kernel than build/cllm.elf. options: further arguments of qemu.Guest.
@@ -23,7 +29,7 @@ def make_guest(settings, guest_settings=None, *, image=None, **options):
     Raises CllmError when a file that the settings name is not there.
     """
     guest_settings = dict(guest_settings or {})
-    modules = {}
+    modules: dict[str, Path | bytes] = {}
     model = settings["model"] and _file(settings["model"], "model file")
     if model:
         modules["model.gguf"] = model
@@ -61,7 +67,7 @@ def make_guest(settings, guest_settings=None, *, image=None, **options):
     )
 
 
-def _file(name, what):
+def _file(name: str, what: str) -> Path:
     """Return the Path of a file that can be read; raises CllmError with the reason otherwise."""
     path = Path(name)
     try:
@@ -78,7 +84,7 @@ def _file(name, what):
     raise CllmError(f"{path} is {kind}: name a {what}")
 
 
-def _program(name):
+def _program(name: str) -> Path:
     """Return the Path of a file of handlers; CllmError for one that the guest cannot compile."""
     path = _file(name, "file of handlers")
     size = path.stat().st_size
@@ -95,7 +101,7 @@ def _program(name):
     return path
 
 
-def _memory(model, draft, settings, repacked):
+def _memory(model: Path | None, draft: Path | None, settings: Settings, repacked: bool) -> int:
     """Return the MiB of memory for the models; raises CllmError if this host has less.
 
     settings: the guest's "model".
@@ -122,16 +128,19 @@ def _memory(model, draft, settings, repacked):
     return size
 
 
-def run(settings, guest_settings, *, every_key=False, wait_for_debugger=False):
+def run(
+    settings: Settings, guest_settings: Settings, *, every_key: bool = False,
+    wait_for_debugger: bool = False,
+) -> int:
     """Boot and serve until a signal (return 0) or the guest's end (raise CllmError)."""
-    options = {}
+    options: dict[str, Any] = {}
     if wait_for_debugger:
         options = {"image": DEBUG_IMAGE, "gdb": qemu.free_port()}
     guest = make_guest(settings, guest_settings, **options)
     wake = threading.Event()
     asked = threading.Event()
 
-    def ask_to_end(*_):
+    def ask_to_end(*_: object) -> None:
         asked.set()
         wake.set()
 
@@ -147,7 +156,7 @@ def run(settings, guest_settings, *, every_key=False, wait_for_debugger=False):
         repacked = settings["kernels"] == "tcg"
         threading.Thread(target=_announce, args=(guest, output, repacked), daemon=True).start()
         if wait_for_debugger:
-            output.line(shlex.join(debugger_command(guest.gdb)))
+            output.line(shlex.join(debugger_command(options["gdb"])))
         wake.wait()
     finally:
         guest.stop()
@@ -157,7 +166,7 @@ def run(settings, guest_settings, *, every_key=False, wait_for_debugger=False):
     return 0
 
 
-def debugger_command(port):
+def debugger_command(port: int) -> list[str]:
     """Return gdb's command line, which runs up to the first C code.
 
     It takes a hardware breakpoint, because the image is not in memory yet.
@@ -166,7 +175,10 @@ def debugger_command(port):
             "-ex", "hbreak kernel_start", "-ex", "continue"]
 
 
-def _serial(where, guest, output, every_key, leave):
+def _serial(
+    where: str, guest: qemu.Guest, output: console.Output, every_key: bool,
+    leave: Callable[[], None],
+) -> console.Terminal | console.Pty | console.File:
     if where == "stdio":
         return console.Terminal(guest, output, every_key, leave if every_key else None)
     if where == "pty":
@@ -176,12 +188,12 @@ def _serial(where, guest, output, every_key, leave):
     return console.File(guest, where)
 
 
-def _wake_at_end(guest, wake):
+def _wake_at_end(guest: qemu.Guest, wake: threading.Event) -> None:
     guest.ended.wait()
     wake.set()
 
 
-def _announce(guest, output, repacked):
+def _announce(guest: qemu.Guest, output: console.Output, repacked: bool) -> None:
     reason = health.wait_until_decided(guest.port, guest.ended)
     if reason is None:
         output.line(f"ready {guest.url}")

@@ -7,6 +7,8 @@ comment of the guest's symbols.c describes the format.
 import ctypes
 import re
 import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from elftools.elf.constants import SH_FLAGS
 from elftools.elf.elffile import ELFFile
@@ -14,13 +16,14 @@ from elftools.elf.elffile import ELFFile
 from . import CllmError
 
 GROUP = 16  # names that share a beginning with the one before; each group starts with a whole one
+Symbol = tuple[str, str, Any, int, int]  # name, type, section or None, value, size
 PLACE = "__symbols_"  # how link.ld names the ends of the table's room
 LONGEST = 160  # bytes of a name; a backtrace cuts longer ones
 
 
-def symbols(elf):
+def symbols(elf: ELFFile) -> Iterator[Symbol]:
     """Yield (name, type, section or None, value, size) of the symbols of an ELFFile."""
-    table = elf.get_section_by_name(".symtab")
+    table: Any = elf.get_section_by_name(".symtab")
     sections = list(elf.iter_sections())
     for symbol in table.iter_symbols() if table else ():
         index = symbol["st_shndx"]  # a number, or the name of a special index
@@ -29,7 +32,7 @@ def symbols(elf):
         yield symbol.name, kind, section, symbol["st_value"], symbol["st_size"]
 
 
-def functions(symbols_of_image):
+def functions(symbols_of_image: Iterable[Symbol]) -> tuple[list[tuple[int, str]], int]:
     """Return sorted [(address, mangled name)], one per address, and the end of the last function.
 
     symbols_of_image: from symbols().
@@ -49,7 +52,7 @@ def functions(symbols_of_image):
     return [(address, name) for address, (_, name) in sorted(found.items())], end
 
 
-def demangler():
+def demangler() -> Callable[[str], str]:
     """Return a function that makes C++ names readable; the identity without libstdc++."""
     try:
         demangle = ctypes.CDLL("libstdc++.so.6").__cxa_demangle
@@ -60,7 +63,7 @@ def demangler():
     demangle.restype = ctypes.c_void_p
     demangle.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
 
-    def readable(name):
+    def readable(name: str) -> str:
         if not name.startswith("_Z"):
             return name
         text = demangle(name.encode(), None, None, None)
@@ -74,7 +77,7 @@ def demangler():
     return readable
 
 
-def shorten(name):
+def shorten(name: str) -> str:
     """Return a demangled name without return type, parameters, template arguments and tags."""
     name = re.sub(r"\[abi:\w+\]", "", name).replace("std::__1::", "std::")
     name = name.replace("(anonymous namespace)", "{anonymous}")
@@ -103,12 +106,13 @@ OPENED = {ord("<"): "\1", ord(">"): "\2", ord("("): "\3", ord(")"): "\4"}
 CLOSED = {1: "<", 2: ">", 3: "(", 4: ")"}
 
 
-def table(entries, end):
+def table(entries: Sequence[tuple[int, str]], end: int) -> bytes:
     """Return the table's bytes for sorted (address, name) entries; `end`: of the last function."""
     groups = -(-len(entries) // GROUP)
     index, names = bytearray(), bytearray()
-    for i, (address, name) in enumerate(entries):
-        name = name.encode()[:LONGEST]
+    last, before = 0, b""
+    for i, (address, text) in enumerate(entries):
+        name = text.encode()[:LONGEST]
         if i % GROUP == 0:
             index += struct.pack("<II", address, 12 + 8 * groups + len(names))
             last, before = address, b""
