@@ -1,4 +1,4 @@
-"""Several cores and threads: they start, pass the stress test, and give the same tokens."""
+"""Several cores and threads: they start, the stress test finds nothing, and tokens stay the same."""
 
 import ast
 
@@ -6,7 +6,7 @@ import pytest
 import requests
 
 TIMEOUT = 120
-SECONDS = 8  # of the stress test; `_x86.stress(threads, ms)` runs it for longer
+SECONDS = 8  # of stress; docs/machine.md tells how to run it for as long as wanted
 
 
 def completion(guest):
@@ -33,8 +33,8 @@ def test_64_threads_lose_no_wake_up_and_no_register(boot, smp):
     assert result.pop("error") is None and result.pop("errors") == 0
     assert result["vector_bits"] >= 256  # QEMU's processor has AVX
     assert all(result.values()), f"something was never tried: {result}"
-    # The threads' memory is free again, but on each core the stack of one ended thread may wait for
-    # the next thread; and the machine goes on as before.
+    # All that the threads had is given back, and the machine goes on as before. One ended thread's
+    # stack may wait for the next thread on each core.
     before = ast.literal_eval(guest.serial.run("_x86.memory()"))[2]
     assert ast.literal_eval(guest.serial.run("_x86.stress(64, 100)"))["errors"] == 0
     after = ast.literal_eval(guest.serial.run("_x86.memory()"))[2]

@@ -1,6 +1,6 @@
-"""boot/acpi_power.c, compiled for the host: tables of firmware, and damaged ones.
+"""ports/cllm_x86/boot/acpi_power.c, compiled for the host: tables of firmware, and spoilt ones.
 
-Every table ends at a page that cannot be read, so a read past its end ends the test.
+Every table ends at a page that cannot be read, so that a look behind its end ends the test.
 """
 
 import importlib.util
@@ -84,7 +84,7 @@ def native(tmp_path_factory):
 
 
 def fadt(size=276, **fields):
-    """Return a FADT like QEMU's i440FX; `fields`: {"f" + offset: (format, value)} to change."""
+    """A FADT like QEMU's i440FX; `fields` are its fields by offset, (format, value)."""
     table = bytearray(276)
     known = {
         40: ("I", 0x7FE0040), 46: ("H", 9), 48: ("I", 0xB2), 52: ("B", 0xF1), 56: ("I", 0x600),
@@ -98,7 +98,7 @@ def fadt(size=276, **fields):
 
 
 def generic(address, space=1):
-    """Return a generic address structure of 12 bytes."""
+    """A generic address, as a field of 12 bytes."""
     return struct.pack("<BBBBQ", space, 16, 0, 0, address)
 
 
@@ -121,7 +121,7 @@ def test_later_revisions_have_wide_addresses(native):
     wide = fadt(f56=("I", 0), f148=("12s", generic(0x400)), f140=("Q", 0x1_0000_0000))
     assert list(native.parse(wide, 276).status) == [0x400, 0]
     assert native.acpi_power_dsdt(wide, 276) == 0x1_0000_0000
-    # Registers in memory are not used.
+    # Registers in memory are not ours to use.
     assert native.parse(fadt(f56=("I", 0), f148=("12s", generic(0x400, 0))), 276).status[0] == 0
 
 

@@ -7,7 +7,6 @@
 #include "cpu/smp.h"
 #include "cpu/trap.h"
 
-// clang-format off
 static const char *const exception_names[32] = {
     "divide error", "debug", "NMI", "breakpoint", "overflow", "bound range", "invalid opcode",
     "device not available", "double fault", "coprocessor segment overrun", "invalid TSS",
@@ -16,7 +15,6 @@ static const char *const exception_names[32] = {
     "control protection", "reserved", "reserved", "reserved", "reserved", "reserved", "reserved",
     "hypervisor injection", "VMM communication", "security", "reserved",
 };
-// clang-format on
 
 #define PF_PROTECTED 1
 #define PF_WRITE 2

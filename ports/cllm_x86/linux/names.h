@@ -3,7 +3,6 @@
 #define CLLM_LINUX_NAMES_H
 
 static inline const char *syscall_name(uint64_t number) {
-    // clang-format off
     static const char *const names[] = {
         [0] = "read", "write", "open", "close", "stat", "fstat", "lstat", "poll", "lseek", "mmap",
         "mprotect", "munmap", "brk", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "ioctl",
@@ -62,7 +61,6 @@ static inline const char *syscall_name(uint64_t number) {
         "landlock_add_rule", "landlock_restrict_self", "memfd_secret", "process_mrelease",
         "futex_waitv", "set_mempolicy_home_node",
     };
-    // clang-format on
     const char *name = number < sizeof(names) / sizeof(names[0]) ? names[number] : NULL;
     return name ? name : "unknown";
 }
