@@ -110,17 +110,18 @@ def main():
             if arguments.what != "boot":
                 measure.first_answer(guest.port, started, guest.ended, 600)
                 measure.ready(guest.port, started, guest.ended, 600)
-            monitor = Monitor(path)
             threading.Thread(
                 target=work, args=(arguments.what, guest, started, ended), daemon=True
             ).start()
             begin = time.monotonic()
-            while not ended.is_set() and not guest.ended.is_set():
-                if arguments.what != "boot" and time.monotonic() - begin > arguments.seconds:
-                    ended.set()
-                address, waits = where(monitor)
-                counts["(idle)" if waits else names.at(address)] += 1
-                time.sleep(PERIOD)
+            limit = float("inf") if arguments.what == "boot" else arguments.seconds
+            with Monitor(path) as monitor:
+                while not ended.is_set() and not guest.ended.is_set():
+                    if time.monotonic() - begin > limit:
+                        ended.set()
+                    address, waits = where(monitor)
+                    counts["(idle)" if waits else names.at(address)] += 1
+                    time.sleep(PERIOD)
         finally:
             guest.stop()
     total = counts.total()
