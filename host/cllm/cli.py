@@ -68,10 +68,11 @@ class Version(argparse.Action):
     """--version: reads the lock files only when it is asked for."""
 
     def __call__(self, parser, *_):
-        print(f"cllm {VERSION}")
         llama, micropython = locks()["llama.cpp"], locks()["micropython"]
-        print(f"llama.cpp as in {llama.name} {llama.version}")
-        print(f"MicroPython {micropython.version}")
+        print(
+            f"cllm {VERSION}\nllama.cpp as in {llama.name} {llama.version}\n"
+            f"MicroPython {micropython.version}"
+        )
         parser.exit()
 
 
@@ -135,10 +136,10 @@ def test(arguments):
 
 def main(arguments=None):
     parser = make_parser()
-    arguments, rest = parser.parse_known_args(arguments)
-    if rest and arguments.command not in PROGRAMS:
-        parser.error("unrecognized arguments: " + " ".join(rest))
     try:
+        arguments, rest = parser.parse_known_args(arguments)
+        if rest and arguments.command not in PROGRAMS:
+            parser.error("unrecognized arguments: " + " ".join(rest))
         if arguments.command == "build":
             print(os.path.relpath(build.build_image()))
         elif arguments.command == "fetch":
