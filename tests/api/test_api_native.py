@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
-from api_server import ApiServer
+from support.api_server import ApiServer
 
 TIMEOUT = 60
 
@@ -214,10 +214,10 @@ def test_prefix_of_another_request_is_not_computed_again(tiny):
 
 
 def greedy(server, prompt, n_predict):
-    """(tokens, how many of the first of them no other batch could change).
+    """Return (tokens, the number of first ones that no other batch could change).
 
-    Where two tokens are nearly as likely, another batch may choose the other one: it sums in
-    another order, and the cache rounds to 16 bits.
+    Where two tokens are nearly as likely, another batch may choose the other one, because it sums
+    in another order and the cache rounds to 16 bits.
     """
     answer = post(server, "/completion", prompt=prompt, n_predict=n_predict, temperature=0,
                   return_tokens=True, n_probs=2).json()
@@ -227,7 +227,7 @@ def greedy(server, prompt, n_predict):
 
 
 def test_answers_do_not_depend_on_a_tiny_cache(tiny):
-    """Preemption all the time: every answer is what it would be alone."""
+    """With preemption all the time, every answer is what it would be alone."""
     prompts = [f"Request number {i} of the sea" for i in range(8)]
     with ApiServer(tiny) as server:
         alone = [greedy(server, prompt, 100) for prompt in prompts]
@@ -245,12 +245,12 @@ def test_answers_do_not_depend_on_a_tiny_cache(tiny):
 
 
 def test_drafts_change_no_greedy_answer(tiny):
-    """Repetition, which n-grams guess: fewer decode calls for the same tokens."""
+    """Drafts by n-grams for a text that repeats: fewer decode calls for the same tokens."""
     prompt = "abcabcabcabcabcabc"
-    texts = []
+    texts, plain_decodes = [], None
     for speculate in (False, True):
         with ApiServer(tiny, {"model": {"speculate": speculate}}) as server:
-            # Whether it pays is measured, and a busy host may say no.
+            # Draft always: the policy measures whether drafts pay, which a busy host may change.
             server.scheduler.policy.draft_size = lambda right, most, *_: most
             answers = [post(server, "/completion", prompt=prompt, n_predict=60, temperature=0,
                             return_tokens=True, logit_bias=bias).json()
@@ -371,7 +371,7 @@ DOUBLING = 'root ::= "a" root t | "a" root u\nt ::= "b"\nu ::= "b"'
 
 
 def test_an_ambiguous_grammar_is_its_own_requests_error(ascii_model):
-    """In the shape of its protocol, also in the middle of a stream; others get their answers."""
+    """Errors have the protocol's shape, also in a stream; others get their answers."""
     with ApiServer(ascii_model, {"limits": {"sample_ms": 100}}) as server:
         alone = post(server, "/completion", prompt="Hello", n_predict=40, temperature=0).json()
         answers = []

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-import tiny_model
-from engine_library import Engine, EngineFailure
+from support import tiny_model
+from support.engine_library import Engine, EngineFailure
 
 JOB_MS = 1500
 LIMIT = 3  # ENGINE_LIMIT

@@ -488,38 +488,41 @@ def test_what_is_bound_to_the_inside_sends_nothing_outside(outside):
         one.close()
 
 
+class Card:
+    """A network card whose cause of interrupts and link the test sets."""
+
+    mac = b"\2\0\0\0\0\1"
+    mtu = 1500
+    irq = 11
+    up = True
+    stopped = False
+    causes = None
+
+    def __init__(self, bdf):
+        self.sent = []
+
+    def tx_alloc(self):
+        self._frame = bytearray(1514)
+        return self._frame
+
+    def tx_commit(self, length):
+        self.sent.append(bytes(self._frame[:length]))
+
+    def receive(self, handler, segment_handler, now):
+        return False
+
+    def interrupt(self):
+        return self.causes
+
+    def link_up(self):
+        return self.up
+
+    def stop(self):
+        self.stopped = True
+
+
 def test_network_module(monkeypatch):
     network = load("network")
-
-    class Card:
-        mac = b"\2\0\0\0\0\1"
-        mtu = 1500
-        irq = 11
-        up = True
-        stopped = False
-        causes = None
-
-        def __init__(self, bdf):
-            self.sent = []
-
-        def tx_alloc(self):
-            self._frame = bytearray(1514)
-            return self._frame
-
-        def tx_commit(self, length):
-            self.sent.append(bytes(self._frame[:length]))
-
-        def receive(self, handler, segment_handler, now):
-            return False
-
-        def interrupt(self):
-            return self.causes
-
-        def link_up(self):
-            return self.up
-
-        def stop(self):
-            self.stopped = True
 
     lan = network.LAN(0)
     monkeypatch.setattr(network.e1000, "find", lambda: [])

@@ -93,8 +93,8 @@ class FakeEngine:
     kernels = "ggml"
 
     def __init__(
-        self, path="", n_ctx=256, n_batch=16, n_seq=8, n_threads=1, sample_ms=0, job_ms=0, pooling=0,
-        kernels=0, poll=None
+        self, path="", n_ctx=256, n_batch=16, n_seq=8, n_threads=1, sample_ms=0, job_ms=0,
+        pooling=0, kernels=0, poll=None
     ):
         self.n_ctx = n_ctx
         self.n_batch = n_batch

@@ -1,4 +1,4 @@
-"""What the scheduler promises, with simulated time: budgets, fairness, priorities, no starvation."""
+"""The scheduler's promises, in simulated time: budgets, fairness, priorities, no starvation."""
 
 import random
 
