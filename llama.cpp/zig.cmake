@@ -15,6 +15,8 @@ foreach(lang C CXX)
     # Last -target wins, so the wrappers may carry a default of their own.
     set(CMAKE_${lang}_FLAGS_INIT "-target ${CLLM_TARGET}")
 endforeach()
+# Else zig builds its runtime library of the sanitizer for CMake's probes, which nothing uses.
+set(CMAKE_EXE_LINKER_FLAGS_INIT "-fno-sanitize=undefined")
 set(CMAKE_C_COMPILER "${CLLM_TOOLS}/zig-cc")
 set(CMAKE_CXX_COMPILER "${CLLM_TOOLS}/zig-c++")
 set(CMAKE_AR "${CLLM_TOOLS}/zig-ar")
