@@ -41,6 +41,16 @@ for path in inputs:
         sys.exit(status)
 """
 
+# CMake gives -c always; zig makes a precompiled header where it is absent.
+DROP_C = """\
+case " $* " in *" -x c++-header "*)
+    for word; do
+        shift
+        [ "$word" = -c ] || set -- "$@" "$word"
+    done
+esac
+"""
+
 
 def jobs() -> int:
     return len(os.sched_getaffinity(0))
@@ -154,7 +164,8 @@ def write_tools() -> None:
         "zig-ranlib": "ranlib",
         "zig-ld": "ld.lld",
     }.items():
-        _write_tool(name, f'#!/bin/sh\nexec {program} {words} "$@"\n')
+        before = DROP_C if name == "zig-c++" else ""
+        _write_tool(name, f'#!/bin/sh\n{before}exec {program} {words} "$@"\n')
     _write_tool("zig-cpp.py", ZIG_CPP)
     python = shlex.quote(sys.executable)
     _write_tool("zig-cpp", f'#!/bin/sh\nexec {python} "${{0%/*}}/zig-cpp.py" "$@"\n')
@@ -189,8 +200,8 @@ _HOST_PROGRAM = {
     "CFLAGS_EXTRA": "-fomit-frame-pointer -fno-sanitize=undefined",
     "STRIP": "true",
     "SIZE": "true",
-    # zig's linker writes no map.
-    "LDFLAGS_ARCH": "-Wl,--gc-sections",
+    # zig's linker writes no map; without -fno-sanitize it builds a runtime library for nothing.
+    "LDFLAGS_ARCH": "-Wl,--gc-sections -fno-sanitize=undefined",
 }
 
 
@@ -202,6 +213,9 @@ def _mpy_cross(steps: Steps, source: Path) -> None:
 def _native(
     steps: Steps, source: Path, folder: Path, toolchain: str, *options: str
 ) -> None:
+    if os.environ.get(locks()["llama.cpp"].override):
+        # A tree that is edited: a changed file compiles alone.
+        options = (*options, "-DCLLM_UNITY=OFF")
     cmake(steps, TOP / "native", folder, toolchain, f"-DLLAMA_SRC={source}", *options)
 
 
