@@ -259,8 +259,8 @@ _HOST_PROGRAM = {
     "CFLAGS_EXTRA": "-fomit-frame-pointer -fno-sanitize=undefined",
     "STRIP": "true",
     "SIZE": "true",
-    # zig's linker writes no map.
-    "LDFLAGS_ARCH": "-Wl,--gc-sections",
+    # zig's linker writes no map; without -fno-sanitize it builds a runtime library for nothing.
+    "LDFLAGS_ARCH": "-Wl,--gc-sections -fno-sanitize=undefined",
 }
 
 
