@@ -51,6 +51,16 @@ for path in inputs:
         sys.exit(status)
 """
 
+# CMake gives -c always; zig makes a precompiled header where it is absent.
+DROP_C = """\
+case " $* " in *" -x c++-header "*)
+    for word; do
+        shift
+        [ "$word" = -c ] || set -- "$@" "$word"
+    done
+esac
+"""
+
 
 class Steps:
     """Runs commands one after another, showing which one, how far it is and for how long.
@@ -224,7 +234,8 @@ def write_tools():
         "zig-ranlib": "ranlib",
         "zig-ld": "ld.lld",
     }.items():
-        _write_tool(name, f'#!/bin/sh\nexec {program} {words} "$@"\n')
+        before = DROP_C if name == "zig-c++" else ""
+        _write_tool(name, f'#!/bin/sh\n{before}exec {program} {words} "$@"\n')
     _write_tool("zig-cpp.py", ZIG_CPP)
     python = shlex.quote(sys.executable)
     _write_tool("zig-cpp", f'#!/bin/sh\nexec {python} "${{0%/*}}/zig-cpp.py" "$@"\n')
@@ -270,6 +281,9 @@ def _mpy_cross(steps, source):
 
 
 def _native(steps, source, folder, toolchain, *options):
+    if os.environ.get(locks()["llama.cpp"].override):
+        # A tree that is edited: a changed file compiles alone.
+        options = (*options, "-DCLLM_UNITY=OFF")
     cmake(steps, TOP / "native", folder, toolchain, f"-DLLAMA_SRC={source}", *options)
 
 

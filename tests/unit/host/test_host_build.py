@@ -63,6 +63,36 @@ def test_zig_cpp_takes_many_files_and_standard_input(tools, tmp_path):
     assert "x 7" in piped.stdout
 
 
+def test_zig_makes_a_precompiled_header_of_what_cmake_asks(tools, tmp_path):
+    header = tmp_path / "a.h"
+    header.write_text("inline int seven() { return 7; }\n")
+    source = tmp_path / "pch.cxx"
+    source.write_text("")
+    made = tmp_path / "pch.pch"
+    include = ["-Xclang", "-include", "-Xclang", header]
+    subprocess.run(
+        [tools / "zig-c++", *include, "-x", "c++-header", "-o", made, "-c", source], check=True
+    )
+    assert made.read_bytes()[:4] == b"CPCH"
+    user = tmp_path / "user.cpp"
+    user.write_text("int f() { return seven(); }\n")
+    use = ["-Xclang", "-include-pch", "-Xclang", made]
+    subprocess.run([tools / "zig-c++", *use, "-o", tmp_path / "user.o", "-c", user], check=True)
+    assert (tmp_path / "user.o").read_bytes()[:4] == b"\x7fELF"
+
+
+@pytest.mark.parametrize("checkout", [False, True])
+def test_a_checkout_of_llama_cpp_is_compiled_file_by_file(checkout, tmp_path, monkeypatch):
+    monkeypatch.delenv("LLAMA_SRC", raising=False)
+    if checkout:
+        monkeypatch.setenv("LLAMA_SRC", str(tmp_path))
+    options = []
+    monkeypatch.setattr(build, "cmake", lambda *words: options.extend(words[4:]))
+    build._native(None, tmp_path, tmp_path / "native", "toolchain.cmake", "-DGIVEN=1")
+    assert ("-DCLLM_UNITY=OFF" in options) == checkout
+    assert f"-DLLAMA_SRC={tmp_path}" in options and "-DGIVEN=1" in options
+
+
 def elf(segments, tail):
     """A 64-bit ELF file with the given (type, bytes) segments and `tail` behind them."""
     header = b"\x7fELF\x02\x01\x01" + bytes(9)
