@@ -14,7 +14,7 @@ import time
 from micropython import const
 from net import host, ipv4
 from net.dns import Resolver
-from net.tcp_connection import CLOSED, SYN_RECEIVED, SYN_SENT
+from net.tcp.connection import CLOSED, SYN_RECEIVED, SYN_SENT
 
 AF_INET = 2
 AF_INET6 = 10

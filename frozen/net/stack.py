@@ -15,13 +15,14 @@ import struct
 
 import _netbuf
 from micropython import const
-from net import arp, ethernet, icmp, ipv4, tcp, tcp_congestion, tcp_cookies, udp
+from net import arp, ethernet, icmp, ipv4, udp
+from net.tcp import congestion as tcp_congestion, cookies as tcp_cookies, wire as tcp
 from net.buffers import Pool
 from net.fragments import Fragments
 from net.loopback import Discard, Loopback
 from net.neighbours import Neighbours
-from net.tcp_connection import ECONNREFUSED, EHOSTUNREACH, TIME_WAIT, Connection
-from net.tcp_listener import Listener
+from net.tcp.connection import ECONNREFUSED, EHOSTUNREACH, TIME_WAIT, Connection
+from net.tcp.listener import Listener
 from net.timers import Timers
 from net.udp_endpoint import Endpoint
 

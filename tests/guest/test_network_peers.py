@@ -363,7 +363,8 @@ def core():
     folders = [str(unit / "shim"), str(HERE.parents[1] / "frozen"), str(unit / "net")]
     sys.path[:0] = folders
     import fuzzing
-    from net import ipv4, tcp
+    from net import ipv4
+    from net.tcp import wire as tcp
 
     yield fuzzing, ipv4, tcp
     for folder in folders:

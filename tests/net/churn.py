@@ -15,7 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import core  # noqa: E402, F401
-from net import arp, ethernet, ipv4, tcp  # noqa: E402
+from net import arp, ethernet, ipv4  # noqa: E402
+from net.tcp import wire as tcp  # noqa: E402
 from netsim import B_IP, Simulator, Transfer, Wire  # noqa: E402
 
 

@@ -10,7 +10,8 @@ takes them. The frames also go into a booted guest (tests/guest). Everything fol
 import random
 import struct
 
-from net import arp, dhcp, dns, ethernet, icmp, ipv4, ntp, tcp, udp
+from net import arp, dhcp, dns, ethernet, icmp, ipv4, ntp, udp
+from net.tcp import wire as tcp
 from net.stack import Stack
 from scripted import HOST_IP, HOST_MAC, PEER_IP, PEER_MAC, Link
 

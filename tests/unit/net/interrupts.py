@@ -9,7 +9,8 @@ import sys
 
 import _x86
 from api_modules import MICROPYTHON, load
-from net import host, ipv4, tcp
+from net import host, ipv4
+from net.tcp import wire as tcp
 from scripted import HOST_IP, HOST_MAC, PEER_IP, PEER_MAC, Peer
 
 socket = load("socket")

@@ -1,6 +1,7 @@
 """A Stack opposite a peer that a test plays by hand, segment by segment."""
 
-from net import arp, ethernet, icmp, ipv4, tcp, udp
+from net import arp, ethernet, icmp, ipv4, udp
+from net.tcp import wire as tcp
 from net.stack import Stack
 
 HOST_IP = ipv4.address("10.0.0.1")

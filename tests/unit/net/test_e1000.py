@@ -8,7 +8,7 @@ import pci
 import pytest
 import uctypes
 from drivers import e1000
-from net import tcp
+from net.tcp import wire as tcp
 from scripted import PEER_IP, Peer, Segment
 
 BASE = 0xFEB80000

@@ -7,7 +7,7 @@ import _x86
 import pytest
 from api_modules import load
 from net import host, ipv4
-from net import tcp_connection as state
+from net.tcp import connection as state
 
 POLL, CLOSE = 3, 4
 RD, WR, ERR, HUP, NVAL, RDHUP = 1, 4, 8, 16, 32, 0x2000

@@ -3,7 +3,8 @@
 import random
 
 import pytest
-from net import arp, ethernet, icmp, ipv4, tcp, udp
+from net import arp, ethernet, icmp, ipv4, udp
+from net.tcp import wire as tcp
 from scripted import HOST_IP, HOST_MAC, PEER_IP, PEER_MAC, Peer
 
 

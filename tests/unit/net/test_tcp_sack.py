@@ -3,9 +3,9 @@
 import struct
 
 import pytest
-from net import tcp, tcp_congestion, tcp_cookies
-from net import tcp_connection as state
-from net.tcp_sack import Scoreboard, blocks_to_report
+from net.tcp import congestion, cookies, wire as tcp
+from net.tcp import connection as state
+from net.tcp.sack import Scoreboard, blocks_to_report
 from scripted import HOST_IP, PEER_IP, Peer
 
 SYN, ACK, FIN, RST, PSH = tcp.SYN, tcp.ACK, tcp.FIN, tcp.RST, tcp.PSH
@@ -27,7 +27,7 @@ def sack(*blocks):
 
 @pytest.fixture
 def peer():
-    return Peer(timestamps=False, congestion=tcp_congestion.RENO)
+    return Peer(timestamps=False, congestion=congestion.RENO)
 
 
 def write(connection, count):
@@ -264,7 +264,7 @@ def test_lost_tail_is_probed_long_before_the_timeout(peer):
 
 
 def with_timestamps(value=1000):
-    peer = Peer(congestion=tcp_congestion.RENO)
+    peer = Peer(congestion=congestion.RENO)
     listener = peer.listen()
     peer.send(SYN, options=tcp.emit_syn_options(MSS, None, True, (value, 0)))
     reply = peer.segment()
@@ -438,17 +438,17 @@ def test_forged_cookies_are_reset():
 def test_cookies_grow_old_and_are_the_peers_own():
     secret = bytes(16)
     addresses = (HOST_IP, 80, PEER_IP, 4000)
-    cookie = tcp_cookies.make(secret, addresses, 77, 1459, 10000)
-    assert tcp_cookies.check(secret, addresses, 77, cookie, 10000 + 60000) == 1440
-    assert tcp_cookies.check(secret, addresses, 77, cookie, 10000 + 140000) is None
-    assert tcp_cookies.check(secret, addresses, 78, cookie, 10000) is None
-    assert tcp_cookies.check(secret, (HOST_IP, 80, PEER_IP, 4001), 77, cookie, 10000) is None
-    assert tcp_cookies.check(bytes(15) + b"x", addresses, 77, cookie, 10000) is None
+    cookie = cookies.make(secret, addresses, 77, 1459, 10000)
+    assert cookies.check(secret, addresses, 77, cookie, 10000 + 60000) == 1440
+    assert cookies.check(secret, addresses, 77, cookie, 10000 + 140000) is None
+    assert cookies.check(secret, addresses, 78, cookie, 10000) is None
+    assert cookies.check(secret, (HOST_IP, 80, PEER_IP, 4001), 77, cookie, 10000) is None
+    assert cookies.check(bytes(15) + b"x", addresses, 77, cookie, 10000) is None
 
 
 def test_no_cookie_is_taken_in_peace(peer):
     peer.listen()
-    cookie = tcp_cookies.make(
+    cookie = cookies.make(
         peer.stack._secret, (HOST_IP, 80, PEER_IP, peer.peer_port), peer.seq, MSS, peer.now
     )
     peer.send(ACK, seq=peer.seq + 1, ack=(cookie + 1) & 0xFFFFFFFF)

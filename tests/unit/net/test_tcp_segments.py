@@ -1,8 +1,8 @@
 """TCP rules one by one, by segments written by hand (clauses are of RFC 9293 unless named)."""
 
 import pytest
-from net import tcp
-from net import tcp_connection as state
+from net.tcp import wire as tcp
+from net.tcp import connection as state
 from scripted import PEER_IP, Peer
 
 SYN, ACK, FIN, RST, PSH = tcp.SYN, tcp.ACK, tcp.FIN, tcp.RST, tcp.PSH

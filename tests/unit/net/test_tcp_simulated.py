@@ -1,7 +1,7 @@
 """Two stacks over a bad wire: every byte arrives, connections close, nothing is left behind."""
 
 import pytest
-from net import tcp_connection as state
+from net.tcp import connection as state
 from netsim import A_IP, B_IP, Simulator, Transfer, Wire
 
 MiB = 1 << 20

@@ -6,7 +6,7 @@ Connection, whose fields they share: `cwnd ssthresh recover in_recovery dup_acks
 """
 
 from micropython import const
-from net import tcp_congestion
+from net.tcp import congestion as tcp_congestion
 
 # RFC 8985 7.2: how long a peer may delay the acknowledgement of a single segment.
 _WORST_DELAYED_ACK = const(200)

@@ -16,8 +16,9 @@ import struct
 
 import _netbuf
 from micropython import const
-from net import buffers, ipv4, tcp, tcp_congestion, tcp_recovery
-from net.tcp_sack import Scoreboard, blocks_to_report
+from net import buffers, ipv4
+from net.tcp import congestion as tcp_congestion, recovery as tcp_recovery, wire as tcp
+from net.tcp.sack import Scoreboard, blocks_to_report
 from net.timers import Timed
 
 # 3.3.2

@@ -11,7 +11,7 @@ import hashlib
 import struct
 
 from micropython import const
-from net import tcp
+from net.tcp import wire as tcp
 
 _PERIOD = const(65536)  # ms
 # Cookies older than this many periods are no longer taken; the handshake's own limit is near.
