@@ -14,7 +14,7 @@ import time
 from micropython import const
 from net import host, ipv4
 from net.dns import Resolver
-from net.tcp.connection import CLOSED, SYN_RECEIVED, SYN_SENT
+from net.tcp.states import CLOSED, SYN_RECEIVED, SYN_SENT
 
 AF_INET = 2
 AF_INET6 = 10
@@ -65,12 +65,13 @@ _EAI_NONAME = const(-2)
 
 _BACKLOG = const(16)
 
-# Options that are fields of a connection, and what one of them counts there.
+_USER_TIMEOUT = const("user_timeout")
+# Options that are fields of a connection or of its `keepalive`: (name, units of the field in one).
 _CONNECTION_OPTIONS = {
-    TCP_KEEPIDLE: ("keepalive_idle", 1000),
-    TCP_KEEPINTVL: ("keepalive_interval", 1000),
-    TCP_KEEPCNT: ("keepalive_probes", 1),
-    TCP_USER_TIMEOUT: ("user_timeout", 1),
+    TCP_KEEPIDLE: ("idle", 1000),
+    TCP_KEEPINTVL: ("interval", 1000),
+    TCP_KEEPCNT: ("limit", 1),
+    TCP_USER_TIMEOUT: (_USER_TIMEOUT, 1),
 }
 
 _resolver = Resolver(host.stack)
@@ -264,7 +265,8 @@ class socket(io.IOBase):
         try:
             connection.nodelay = self._nodelay
             for name, value in self._options.items():
-                setattr(connection, name, value)
+                owner = connection if name == _USER_TIMEOUT else connection.keepalive
+                setattr(owner, name, value)
             connection.set_keepalive(self._keepalive, time.ticks_ms())
             # Nagle may have held something back.
             host.stack.mark(connection)

@@ -7,7 +7,7 @@ import time
 import machine
 from micropython import const
 from net import host
-from net.tcp.connection import FIN_WAIT_2, TIME_WAIT
+from net.tcp.states import FIN_WAIT_2, TIME_WAIT
 
 # Presses this close together, in ms, are one that bounced or was sent twice.
 _ONE_PRESS = const(1000)

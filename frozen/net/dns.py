@@ -4,12 +4,8 @@ import struct
 
 from micropython import const
 from net import dns_message as message
+from net.errors import EIO, ENOENT, ETIMEDOUT
 from net.timers import Timed
-
-# errno.h: what getaddrinfo() reports.
-ENOENT = const(2)
-EIO = const(5)
-ETIMEDOUT = const(110)
 
 _RETRY = const(2000)
 _TRIES = const(4)

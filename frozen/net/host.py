@@ -11,9 +11,8 @@ import time
 
 import _x86
 from micropython import const
+from net.errors import EBUSY
 from net.stack import Stack
-
-EBUSY = const(16)
 
 # The longest sleep of a call that waits: a callback that runs after the call last looked and
 # before it sleeps would otherwise go unnoticed.

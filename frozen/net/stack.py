@@ -16,22 +16,28 @@ import struct
 import _netbuf
 from micropython import const
 from net import arp, ethernet, icmp, ipv4, udp
-from net.tcp import congestion as tcp_congestion, cookies as tcp_cookies, wire as tcp
 from net.buffers import Pool
+from net.errors import (
+    EADDRINUSE,
+    ECONNABORTED,
+    ECONNREFUSED,
+    EHOSTUNREACH,
+    EINVAL,
+    EMSGSIZE,
+    ENETUNREACH,
+    ENOBUFS,
+)
 from net.fragments import Fragments
 from net.loopback import Discard, Loopback
 from net.neighbours import Neighbours
-from net.tcp.connection import ECONNREFUSED, EHOSTUNREACH, TIME_WAIT, Connection
+from net.tcp import cookies, wire
+from net.tcp.congestion import WESTWOOD
+from net.tcp.connection import Connection
 from net.tcp.listener import Listener
+from net.tcp.sequence import HALF, MASK
+from net.tcp.states import TIME_WAIT
 from net.timers import Timers
 from net.udp_endpoint import Endpoint
-
-EINVAL = const(22)
-EADDRINUSE = const(98)
-EMSGSIZE = const(90)
-ENETUNREACH = const(101)
-ECONNABORTED = const(103)
-ENOBUFS = const(105)
 
 # RFC 6335 6: ports that are nobody's service.
 _EPHEMERAL_FIRST = const(49152)
@@ -63,7 +69,7 @@ class Stack:
         receive_size: the same for what is received, if it differs.
         buffer_limit: connections that may hold data at a time, per direction.
         sack, timestamps: offer and accept these TCP options (RFC 2018, RFC 7323).
-        congestion: RENO or WESTWOOD, see net.tcp_congestion.
+        congestion: RENO or WESTWOOD, see net.congestions.
     """
 
     def __init__(
@@ -75,7 +81,7 @@ class Stack:
         receive_size=0,
         sack=True,
         timestamps=True,
-        congestion=tcp_congestion.WESTWOOD,
+        congestion=WESTWOOD,
     ):
         self.now = 0
         self.congestion = congestion
@@ -139,7 +145,7 @@ class Stack:
         if old and old != address:
             for connection in self.connections():
                 if connection.local == old:
-                    connection.fail(ECONNABORTED)
+                    connection.end(ECONNABORTED)
             self.neighbours.clear()
             self._fragments.clear()
             self._paths = {}
@@ -410,16 +416,16 @@ class Stack:
 
     def _input_tcp(self, frame, start, end, source, destination):
         pseudo = ipv4.pseudo_header_sum(ipv4.TCP, source, destination)
-        segment = tcp.parse(frame, start, end, pseudo)
+        segment = wire.parse(frame, start, end, pseudo)
         if segment is None:
             self.dropped += 1
             return
         data = segment[6]
         options = None
-        if segment[4] & tcp.SYN:
-            options = tcp.parse_syn_options(frame, start + tcp.HEADER, data)
-        elif data - start > tcp.HEADER:
-            options = tcp.parse_options(frame, start + tcp.HEADER, data)
+        if segment[4] & wire.SYN:
+            options = wire.parse_syn_options(frame, start + wire.HEADER, data)
+        elif data - start > wire.HEADER:
+            options = wire.parse_options(frame, start + wire.HEADER, data)
         self._segment(destination, source, segment, options, frame, end)
 
     def _segment(self, destination, source, segment, options, frame, end):
@@ -428,7 +434,7 @@ class Stack:
         peers = self._connections.get(port)
         connection = peers.get(source << 16 | source_port) if peers else None
         listener = self._listeners.get(port)
-        opens = flags & (tcp.SYN | tcp.ACK | tcp.RST) == tcp.SYN
+        opens = flags & (wire.SYN | wire.ACK | wire.RST) == wire.SYN
         last = None
         if (
             connection is not None
@@ -459,7 +465,7 @@ class Stack:
         elif (
             connection is None
             and listener is not None
-            and flags & (tcp.SYN | tcp.ACK | tcp.RST) == tcp.ACK
+            and flags & (wire.SYN | wire.ACK | wire.RST) == wire.ACK
             and listener.expects_cookie(self.now)
             and self._open_by_cookie(
                 listener, destination, port, source, source_port, seq, ack, options
@@ -467,17 +473,17 @@ class Stack:
         ):
             connection = self._connections[port][source << 16 | source_port]
             connection.input(seq, ack, flags, window, options, frame, data, end, self.now)
-        elif not flags & tcp.RST:
+        elif not flags & wire.RST:
             # RFC 9293 3.10.7.1; 3.10.7.2, fourth: what has neither ACK nor SYN is nothing to LISTEN.
-            if flags & tcp.ACK:
-                self._reset(destination, port, source, source_port, ack, 0, tcp.RST)
-            elif flags & tcp.SYN or listener is None:
+            if flags & wire.ACK:
+                self._reset(destination, port, source, source_port, ack, 0, wire.RST)
+            elif flags & wire.SYN or listener is None:
                 extent = end - data
-                if flags & tcp.SYN:
+                if flags & wire.SYN:
                     extent += 1
-                if flags & tcp.FIN:
+                if flags & wire.FIN:
                     extent += 1
-                reply = tcp.RST | tcp.ACK
+                reply = wire.RST | wire.ACK
                 self._reset(destination, port, source, source_port, 0, seq + extent, reply)
 
     def _open_passively(
@@ -488,8 +494,8 @@ class Stack:
         if last is not None:
             # RFC 9293 3.10.7.4, MAY-2: beyond all numbers of the old one, and its windows.
             iss = self._initial_numbers(local, port, remote, remote_port)[0]
-            if not _PAST_LAST <= (iss - last) & 0xFFFFFFFF < 0x80000000:
-                iss = (last + _PAST_LAST) & 0xFFFFFFFF
+            if not _PAST_LAST <= (iss - last) & MASK < HALF:
+                iss = (last + _PAST_LAST) & MASK
         connection = self._new_connection(local, port, remote, remote_port, iss)
         listener.opened(connection)
         connection.open_passively(seq, window, options, self.now)
@@ -498,15 +504,15 @@ class Stack:
         """Answer a SYN without remembering it (RFC 4987 3.6)."""
         mss, shift, sack, stamp = options
         addresses = (local, port, remote, remote_port)
-        cookie = tcp_cookies.make(self._secret, addresses, seq, mss, self.now)
+        cookie = cookies.make(self._secret, addresses, seq, mss, self.now)
         stamps = ours = None
         if stamp is not None and self.timestamps:
             clock = self.now + self._initial_numbers(*addresses)[1]
-            stamps = (tcp_cookies.timestamp(clock, shift, sack), stamp)
+            stamps = (cookies.timestamp(clock, shift, sack), stamp)
             if shift is not None:
                 ours = self.receive_pool.window_shift()
         sack = sack and self.sack and stamps is not None
-        mss = self._path_mtu(remote, self.link or self.loopback) - ipv4.HEADER - tcp.HEADER
+        mss = self._path_mtu(remote, self.link or self.loopback) - ipv4.HEADER - wire.HEADER
         self._reset(
             local,
             port,
@@ -514,16 +520,16 @@ class Stack:
             remote_port,
             cookie,
             seq + 1,
-            tcp.SYN | tcp.ACK,
+            wire.SYN | wire.ACK,
             min(self.receive_pool.size, 0xFFFF),
-            tcp.emit_syn_options(mss, ours, sack, stamps),
+            wire.emit_syn_options(mss, ours, sack, stamps),
         )
 
     def _open_by_cookie(self, listener, local, port, remote, remote_port, seq, ack, options):
         """Make the connection of an ACK that brings a cookie back; False: it brings none."""
-        cookie = (ack - 1) & 0xFFFFFFFF
+        cookie = (ack - 1) & MASK
         addresses = (local, port, remote, remote_port)
-        mss = tcp_cookies.check(self._secret, addresses, seq - 1, cookie, self.now)
+        mss = cookies.check(self._secret, addresses, seq - 1, cookie, self.now)
         if mss is None:
             return False
         stamps = None
@@ -531,7 +537,7 @@ class Stack:
             stamps = options[:2]
         connection = self._new_connection(local, port, remote, remote_port, cookie)
         listener.opened(connection)
-        connection.open_by_cookie(seq, tcp_cookies.options(mss, stamps))
+        connection.open_by_cookie(seq, cookies.options(mss, stamps))
         return True
 
     def _reset(
@@ -541,10 +547,10 @@ class Stack:
         out = self.begin(remote)
         if out is None:
             return
-        header = tcp.HEADER + len(options)
-        out[_IP + ipv4.HEADER + tcp.HEADER : _IP + ipv4.HEADER + header] = options
+        header = wire.HEADER + len(options)
+        out[_IP + ipv4.HEADER + wire.HEADER : _IP + ipv4.HEADER + header] = options
         pseudo = ipv4.pseudo_header_sum(ipv4.TCP, local, remote)
-        tcp.emit(
+        wire.emit(
             out,
             _IP + ipv4.HEADER,
             port,
@@ -752,7 +758,7 @@ class Stack:
 
     def _new_connection(self, local, port, remote, remote_port, initial=None):
         link = self.loopback if self.is_local(remote) or self.link is None else self.link
-        mss = self._path_mtu(remote, link) - ipv4.HEADER - tcp.HEADER
+        mss = self._path_mtu(remote, link) - ipv4.HEADER - wire.HEADER
         iss, clock = self._initial_numbers(local, port, remote, remote_port)
         if initial is not None:
             iss = initial
@@ -775,7 +781,7 @@ class Stack:
         identity = struct.pack(">IHIH", local, port, remote, remote_port)
         digest = hashlib.sha256(self._secret + identity).digest()
         function, offset = struct.unpack_from(">II", digest, 0)
-        return (self.now * 250 + function) & 0xFFFFFFFF, offset
+        return (self.now * 250 + function) & MASK, offset
 
     def forget(self, connection):
         """Called by a connection that ends."""

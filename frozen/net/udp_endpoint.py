@@ -1,8 +1,7 @@
 """A UDP port and the datagrams that wait for its user."""
 
 from micropython import const
-
-EINVAL = const(22)
+from net.errors import EINVAL
 
 # Datagrams that find neither number nor bytes left are dropped, as UDP may.
 _MAX_DATAGRAMS = const(64)

@@ -1,13 +1,14 @@
-"""How much a TCP connection may have in flight: RFC 5681's windows, and Westwood+ after a loss.
+"""Congestion control: RFC 5681's windows, and Westwood+ after a loss.
 
-RENO halves what is in flight at each loss (RFC 5681 3.1, equation 4). WESTWOOD goes down to what
-the path carried lately, the measured rate times the least round trip time ("Performance
-evaluation of Westwood+ TCP congestion control", Grieco and Mascolo, 2004, section 2.1): the same
-where a full queue made the loss, for the round trips were longer then, but a loss that was chance
-costs nothing. Both grow as RFC 5681 has it, by bytes (RFC 3465).
+After a loss RENO halves what is in flight (RFC 5681 3.1, equation 4). WESTWOOD sets the window to
+what the path carried lately, the measured rate times the least round-trip time ("Performance
+evaluation of Westwood+ TCP congestion control", Grieco and Mascolo, 2004, section 2.1). Where a
+full queue made the loss, the result is the same, because round trips were longer then; where chance
+did, the window stays. Both grow by bytes acknowledged (RFC 5681 with RFC 3465).
 """
 
 from micropython import const
+from net.tcp.round_trip import RTO_MAXIMUM
 
 RENO = const(0)
 WESTWOOD = const(1)
@@ -15,7 +16,7 @@ WESTWOOD = const(1)
 # RFC 6928 2
 _INITIAL_SEGMENTS = const(10)
 _INITIAL_BYTES = const(14600)
-# The least time that a rate is measured over, ms.
+# The shortest time that a rate is measured over, ms.
 _LEAST_INTERVAL = const(50)
 
 
@@ -24,28 +25,74 @@ def initial_window(mss):
     return min(_INITIAL_SEGMENTS * mss, max(2 * mss, _INITIAL_BYTES))
 
 
-def on_congestion(c):
-    """Lower `ssthresh` after a loss; the caller sets `cwnd`."""
-    least = 2 * c.mss
-    # Acknowledgements in one batch with the news of the loss do not make FlightSize less.
-    in_flight = max(c.snd_max - c.snd_una, c.flight)
-    half = in_flight // 2
-    if c.stack.congestion == WESTWOOD and c.rate:
-        # Never above what was in flight: the window was proven too large, or not proven at all.
-        half = max(half, min(c.rate * c.rtt_least >> 10, in_flight))
-    c.ssthresh = max(half, least)
+class Congestion:
+    """The congestion window of a connection, and the path's measured rate.
 
+    Args: algorithm: RENO or WESTWOOD; limit: bytes that the window never exceeds.
+    """
 
-def measure_rate(c, rtt, now):
-    """Take a round trip time, which comes once a round trip: measure the rate over the last."""
-    if rtt < c.rtt_least:
-        c.rtt_least = max(rtt, 1)
-    elapsed = now - c.rate_time
-    if elapsed < _LEAST_INTERVAL or elapsed < rtt:
-        return
-    sample = (c.delivered - c.rate_delivered << 10) // elapsed
-    c.rate_time = now
-    c.rate_delivered = c.delivered
-    # Westwood+'s low pass filter for a rate that falls, slow as the loss of a single
-    # round trip should be; one that rises is proven.
-    c.rate = max(sample, (15 * c.rate + sample) >> 4)
+    def __init__(self, algorithm, limit):
+        self._algorithm = algorithm
+        # Growth that the send buffer can never use would only make a burst later.
+        self._limit = limit
+        # RFC 5681 3.1
+        self.cwnd = 0
+        self.ssthresh = 1 << 30
+        # Bytes in flight after the last output.
+        self.flight = 0
+        # Bytes that the peer has, by acknowledgements and SACK.
+        self.delivered = 0
+        # Bytes delivered per 1.024 s, and where its measurement began.
+        self._rate = 0
+        self._rate_since = 0
+        self._rate_delivered = 0
+        self._least_rtt = RTO_MAXIMUM
+
+    def start(self, mss, syn_lost, now):
+        """Open the window of a new connection: one segment where the SYN was lost (RFC 5681 3.1)."""
+        self.cwnd = mss if syn_lost else initial_window(mss)
+        self._rate_since = now
+
+    def grow(self, acked, mss, most):
+        """Grow after an acknowledgement of `acked` bytes, of which slow start counts `most`."""
+        cwnd = self.cwnd
+        if cwnd < self.ssthresh:
+            # RFC 5681 3.1 by bytes (RFC 3465 2.2).
+            cwnd += acked if acked < most else most
+        else:
+            # RFC 5681 3.1 (3), by bytes (RFC 3465 2.1).
+            cwnd += mss * acked // cwnd or 1
+        self.cwnd = cwnd if cwnd < self._limit else self._limit
+
+    def on_loss(self, in_flight, mss):
+        """Lower `ssthresh` after a loss with `in_flight` bytes sent; the caller sets `cwnd`."""
+        # Acknowledgements that arrived together with the news of the loss do not lower FlightSize.
+        in_flight = max(in_flight, self.flight)
+        target = in_flight // 2
+        if self._algorithm == WESTWOOD and self._rate:
+            # At most what was in flight: that much was too much, or never proven.
+            target = max(target, min(self._rate * self._least_rtt >> 10, in_flight))
+        self.ssthresh = max(target, 2 * mss)
+
+    def on_timeout(self, in_flight, mss, now):
+        """Start again from one segment (RFC 5681 3.1, (4) and the paragraph after it)."""
+        self.on_loss(in_flight, mss)
+        self.cwnd = mss
+        # The silence before the timeout says nothing about the path's rate.
+        self._rate_since = now
+        self._rate_delivered = self.delivered
+
+    def measure_rate(self, rtt, now):
+        """Measure the rate over the last round trip, which took `rtt` ms."""
+        if rtt < self._least_rtt:
+            self._least_rtt = rtt or 1
+        elapsed = now - self._rate_since
+        if elapsed < _LEAST_INTERVAL or elapsed < rtt:
+            return
+        sample = (self.delivered - self._rate_delivered << 10) // elapsed
+        self._rate_since = now
+        self._rate_delivered = self.delivered
+        # Westwood+'s low-pass filter, for a falling rate only: slow, so that one lossy round trip
+        # counts little. A rising rate is proven and taken at once.
+        rate = self._rate
+        self._rate = sample if sample > rate else (15 * rate + sample) >> 4

@@ -84,7 +84,7 @@ class World:
         for s in self.sockets:
             s.close()
         for connection in host.stack.connections():
-            connection.fail(0)
+            connection.end(0)
         host.attach(None)
         host.stack.configure(0, 0, 0, [])
 

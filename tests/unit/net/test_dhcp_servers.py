@@ -6,7 +6,7 @@ import pytest
 from net import dhcp, ethernet, ipv4, udp
 from net.tcp import wire as tcp
 from net import dhcp_message as message
-from net.tcp import connection as state
+from net.tcp import states as state
 from scripted import HOST_MAC, PEER_MAC
 from test_dhcp_dns import OFFERED, SERVER, Server
 

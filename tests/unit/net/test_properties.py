@@ -19,7 +19,8 @@ from net import (
 from net.fragments import Fragments
 from net.tcp import congestion, cookies
 from net.tcp import wire as tcp
-from net.tcp.sack import Scoreboard, blocks_to_report
+from net.tcp.reassembly import blocks_to_report
+from net.tcp.sack import Scoreboard
 from net.timers import Timers
 from netsim import Simulator, Transfer, Wire
 from scripted import HOST_IP, PEER_IP, Peer
@@ -225,7 +226,7 @@ def test_received_text_is_what_was_sent(parts):
         ready += 1
     assert connection.available() == ready
     assert (connection.receive_bytes(1000) or b"") == sent[:ready]
-    islands = {n for start, end in connection._ranges for n in range(start, end)}
+    islands = {n for start, end in connection.reassembly.ranges for n in range(start, end)}
     assert {n - peer.seq for n in islands} == {n for n in came if n > ready}
 
 

@@ -6,8 +6,8 @@ import time
 import _x86
 import pytest
 from api_modules import load
-from net import host, ipv4
-from net.tcp import connection as state
+from net import errors, host, ipv4
+from net.tcp import states as state
 
 POLL, CLOSE = 3, 4
 RD, WR, ERR, HUP, NVAL, RDHUP = 1, 4, 8, 16, 32, 0x2000
@@ -21,7 +21,7 @@ socket = load("socket")
 def nothing_left():
     yield
     for connection in host.stack.connections():
-        connection.fail(0)
+        connection.end(0)
     stack = host.stack
     left = [dict(stack._listeners), dict(stack._udp), set(stack._bound)]
     for table in (stack._listeners, stack._udp, stack._bound):
@@ -151,7 +151,7 @@ def test_connect_without_waiting():
     client.setblocking(False)
     assert errno_of(client.connect, ("127.0.0.1", 1)) == EINPROGRESS
     assert poll(client) & ERR
-    assert errno_of(client.recv, 1) == state.ECONNREFUSED
+    assert errno_of(client.recv, 1) == errors.ECONNREFUSED
     client.close()
     server = listen()
     client = socket.socket()
@@ -164,7 +164,7 @@ def test_connect_without_waiting():
 
 def test_connect_is_refused_and_unreachable():
     client = socket.socket()
-    assert errno_of(client.connect, ("127.0.0.1", 1)) == state.ECONNREFUSED
+    assert errno_of(client.connect, ("127.0.0.1", 1)) == errors.ECONNREFUSED
     client.close()
     client = socket.socket()
     assert errno_of(client.connect, ("192.0.2.1", 80)) == 101
@@ -180,16 +180,16 @@ def test_reset_is_seen_once_after_the_data(joined):
     # As multi_net/tcp_client_rst.py expects of Linux.
     assert poll(server, RD) == RD | ERR | HUP
     assert server.recv(10) == b"last words"
-    assert errno_of(server.recv, 10) == state.ECONNRESET
+    assert errno_of(server.recv, 10) == errors.ECONNRESET
     assert poll(server, RD) == RD | HUP
     assert server.recv(10) == b""
-    assert errno_of(server.write, b"x") == state.EPIPE
+    assert errno_of(server.write, b"x") == errors.EPIPE
 
 
 def test_write_after_shutdown(joined):
     client, server = joined
     client.shutdown(socket.SHUT_WR)
-    assert errno_of(client.send, b"x") == state.EPIPE
+    assert errno_of(client.send, b"x") == errors.EPIPE
     assert poll(server) == RD | WR
 
 
@@ -275,7 +275,7 @@ def test_options(joined):
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     assert client._connection.nodelay
     client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    assert client._connection._keepalive
+    assert client._connection.keepalive.on
     client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     early = socket.socket()
     early.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -3,9 +3,11 @@
 import struct
 
 import pytest
+from net import errors
 from net.tcp import congestion, cookies, wire as tcp
-from net.tcp import connection as state
-from net.tcp.sack import Scoreboard, blocks_to_report
+from net.tcp import states as state
+from net.tcp.reassembly import blocks_to_report
+from net.tcp.sack import Scoreboard
 from scripted import HOST_IP, PEER_IP, Peer
 
 SYN, ACK, FIN, RST, PSH = tcp.SYN, tcp.ACK, tcp.FIN, tcp.RST, tcp.PSH
@@ -173,8 +175,8 @@ def test_only_the_hole_is_sent_again(peer):
     # And once the end of what may be lost, when nothing else is left (RFC 6675 4, NextSeg() (4)).
     assert sent == [0, 9]
     peer.send(ACK, ack=una + 10 * MSS)
-    assert not connection.in_recovery and peer.segments() == []
-    assert connection.cwnd == connection.ssthresh == 5 * MSS
+    assert not connection.recovery.active and peer.segments() == []
+    assert connection.congestion.cwnd == connection.congestion.ssthresh == 5 * MSS
 
 
 def test_several_holes_in_one_round_trip(peer):
@@ -207,7 +209,7 @@ def test_three_duplicates_without_new_sack_do_nothing(peer):
     connection, una = fill(peer)
     for _ in range(5):
         peer.send(ACK, ack=una)
-    assert peer.segments() == [] and not connection.in_recovery
+    assert peer.segments() == [] and not connection.recovery.active
 
 
 def test_lost_retransmission_is_found_without_a_timeout(peer):
@@ -224,10 +226,10 @@ def test_lost_retransmission_is_found_without_a_timeout(peer):
 
 def test_timeout_skips_what_is_reported_afterwards(peer):
     connection, una = fill(peer)
-    for segment in peer.segments(connection.rto):
+    for segment in peer.segments(connection.rtt.rto):
         pass
     peer.segments(2000)
-    assert connection.cwnd == MSS
+    assert connection.congestion.cwnd == MSS
     peer.send(ACK, ack=una + MSS, options=sack((una + 2 * MSS, una + 9 * MSS)))
     sent = [(s.seq - una) // MSS for s in peer.segments()]
     assert sent == [1, 9]
@@ -238,7 +240,7 @@ def test_sack_of_what_was_not_sent_is_passed_over(peer):
     forged = [(una + 20 * MSS, una + 30 * MSS), (una - 5000, una - 1000), (una + 9, una + 3)]
     for _ in range(5):
         peer.send(ACK, ack=una, options=sack(*forged))
-    assert connection.board.ranges == [] and peer.segments() == []
+    assert connection.recovery.board.ranges == [] and peer.segments() == []
 
 
 # -- Tail loss probes (RFC 8985 7) ------------------------------------------------------------
@@ -250,10 +252,10 @@ def test_lost_tail_is_probed_long_before_the_timeout(peer):
     peer.send(ACK, ack=una + 2 * MSS)
     peer.segments()
     # Two round trips after the last segment; srtt is 1/8 of 100 ms here.
-    connection.srtt8 = 800
+    connection.rtt.srtt8 = 800
     peer.now += 1
     peer.send(ACK, ack=una + 3 * MSS)
-    probe = peer.segments(connection.srtt8 // 4 + 2)
+    probe = peer.segments(connection.rtt.srtt8 // 4 + 2)
     assert [(s.seq - una) // MSS for s in probe] == [9]
     peer.send(ACK, ack=una + 3 * MSS, options=sack((una + 9 * MSS, una + 10 * MSS)))
     assert peer.segments(500) == []  # one probe only; the timer has the rest
@@ -336,9 +338,9 @@ def test_retransmissions_are_measured_by_the_echo():
     again = peer.segments(1300)[-1]
     assert again.payload and again.seq == sent.seq
     peer.now += 200
-    connection.srtt8 = None
+    connection.rtt.srtt8 = None
     peer.send(ACK, ack=peer.ack + 100, options=stamped(1001, again.options[0]))
-    assert 200 <= connection.srtt8 // 8 <= 320
+    assert 200 <= connection.rtt.srtt8 // 8 <= 320
 
 
 def test_time_wait_is_taken_by_a_later_timestamp():
@@ -419,8 +421,8 @@ def test_clients_get_in_during_a_flood(shift, sack_ok, stamp):
     peer.send(ACK, b"GET", options=echo)
     connection = listener.accept()
     assert connection.receive_bytes(9) == b"GET"
-    assert connection.sack == (sack_ok and stamp is not None)
-    assert connection._snd_shift == ((shift or 0) if stamp is not None else 0)
+    assert (connection.recovery.board is not None) == (sack_ok and stamp is not None)
+    assert connection.window.shift == ((shift or 0) if stamp is not None else 0)
     assert connection.mss == 1400 - (12 if stamp is not None else 0)
 
 
@@ -503,11 +505,11 @@ def test_black_hole_makes_segments_small(peer):
 def test_port_unreachable_ends_a_connect_but_no_connection(peer):
     connection = peer.stack.connect(PEER_IP, 80, 0, peer.now)
     icmp_error(peer, 3, 3, peer.segment())
-    assert connection.state == state.CLOSED and connection.error == state.ECONNREFUSED
+    assert connection.state == state.CLOSED and connection.error == errors.ECONNREFUSED
     other = peer.establish(SACK_OK)
     write(other, 100)
     icmp_error(peer, 3, 3, peer.segment())
-    assert other.state == state.ESTABLISHED and other.soft_error == state.ECONNREFUSED
+    assert other.state == state.ESTABLISHED and other.soft_error == errors.ECONNREFUSED
 
 
 def test_host_unreachable_is_the_reason_of_a_timeout(peer):
@@ -516,7 +518,7 @@ def test_host_unreachable_is_the_reason_of_a_timeout(peer):
     assert connection.state == state.SYN_SENT
     while connection.state != state.CLOSED:
         peer.now = peer.poll()
-    assert connection.error == state.EHOSTUNREACH
+    assert connection.error == errors.EHOSTUNREACH
 
 
 def test_user_timeout(peer):
@@ -530,14 +532,14 @@ def test_user_timeout(peer):
         if connection.state == state.CLOSED:
             break
         peer.now = deadline
-    assert connection.error == state.ETIMEDOUT and 5000 <= peer.now - start <= 8000
+    assert connection.error == errors.ETIMEDOUT and 5000 <= peer.now - start <= 8000
 
 
 def test_keepalive_as_set(peer):
     connection = peer.establish(SACK_OK)
-    connection.keepalive_idle, connection.keepalive_interval = 10000, 1000
-    connection.keepalive_probes = 2
+    connection.keepalive.idle, connection.keepalive.interval = 10000, 1000
+    connection.keepalive.limit = 2
     connection.set_keepalive(True, peer.now)
     assert peer.segments(9999) == [] and len(peer.segments(1)) == 1
     assert len(peer.segments(1000)) == 1
-    assert peer.segments(1000)[0].flags & RST and connection.error == state.ETIMEDOUT
+    assert peer.segments(1000)[0].flags & RST and connection.error == errors.ETIMEDOUT

@@ -1,8 +1,9 @@
 """TCP rules one by one, by segments written by hand (clauses are of RFC 9293 unless named)."""
 
 import pytest
+from net import errors
 from net.tcp import wire as tcp
-from net.tcp import connection as state
+from net.tcp import states as state
 from scripted import PEER_IP, Peer
 
 SYN, ACK, FIN, RST, PSH = tcp.SYN, tcp.ACK, tcp.FIN, tcp.RST, tcp.PSH
@@ -50,7 +51,7 @@ def test_absurd_mss_is_raised(peer):
 def test_window_scale_is_applied_both_ways(peer):
     connection = peer.establish(tcp.emit_syn_options(1460, 4))
     peer.send(ACK, window=100)
-    assert connection.snd_wnd == 1600
+    assert connection.window.size == 1600
     peer.send(ACK | PSH, b"x")
     assert peer.segment(50).window == 32768 - 1
 
@@ -106,7 +107,7 @@ def test_active_open(peer):
     peer.ack = syn.seq + 1
     peer.send(SYN | ACK, seq=5000, options=tcp.emit_syn_options(1460, 2), window=1000)
     assert connection.state == state.ESTABLISHED
-    assert connection.snd_wnd == 1000  # RFC 7323 2.2: a SYN's window is not scaled
+    assert connection.window.size == 1000  # RFC 7323 2.2: a SYN's window is not scaled
     ack = peer.segment()
     assert (ack.flags, ack.seq, ack.ack) == (ACK, syn.seq + 1, 5001)
 
@@ -122,7 +123,7 @@ def test_active_open_refused(peer):
     assert connection.state == state.CLOSED
     with pytest.raises(OSError) as error:
         connection.receive_bytes(1)
-    assert error.value.args[0] == state.ECONNREFUSED
+    assert error.value.args[0] == errors.ECONNREFUSED
     assert not peer.stack.connections()
 
 
@@ -141,7 +142,7 @@ def test_active_open_times_out_after_three_minutes(peer):
     start = peer.now
     while connection.state != state.CLOSED:
         peer.now = peer.poll()
-    assert connection.error == state.ETIMEDOUT
+    assert connection.error == errors.ETIMEDOUT
     assert 180000 <= peer.now - start <= 250000
 
 
@@ -302,7 +303,7 @@ def test_number_of_islands_is_bounded(peer):
     connection = peer.establish()
     for at in range(1, 400, 2):
         peer.send(ACK, b"x", seq=peer.seq + at)
-    assert len(connection._ranges) == 32
+    assert len(connection.reassembly.ranges) == 32
 
 
 def test_sequence_numbers_wrap():
@@ -332,11 +333,11 @@ def test_exact_reset_ends_and_spares_what_was_received(peer):
     assert read(connection) == b"data"
     with pytest.raises(OSError) as error:
         read(connection)
-    assert error.value.args[0] == state.ECONNRESET
+    assert error.value.args[0] == errors.ECONNRESET
     assert read(connection) == b""
     with pytest.raises(OSError) as error:
         write(connection, b"x")
-    assert error.value.args[0] == state.EPIPE
+    assert error.value.args[0] == errors.EPIPE
 
 
 @pytest.mark.parametrize("flags, offset", [(RST, 1), (RST, 60000), (SYN, 0), (SYN, 5), (SYN, -9)])
@@ -451,9 +452,9 @@ def test_a_window_update_lets_out_what_waits_for_it(peer):
     write(connection, bytes(60000))
     assert len(peer.segments()) == 2
     # No acknowledgement of anything new, so no growth of the congestion window either.
-    window = connection.cwnd
+    window = connection.congestion.cwnd
     peer.send(ACK, window=65535)
-    assert len(peer.segments()) == 8 and connection.cwnd == window
+    assert len(peer.segments()) == 8 and connection.congestion.cwnd == window
 
 
 def test_initial_window_is_ten_segments(peer):
@@ -470,7 +471,7 @@ def test_idle_connection_starts_anew(peer):
     write(connection, bytes(60000))
     while peer.segments():
         peer.send(ACK, ack=connection.snd_max)
-    assert connection.cwnd > 15 * 1460
+    assert connection.congestion.cwnd > 15 * 1460
     peer.poll(10000)
     write(connection, bytes(60000))
     assert len(peer.segments()) == 10
@@ -499,7 +500,7 @@ def test_retransmission_backs_off_and_gives_up(peer):
         peer.now = max(peer.now, deadline or peer.now)
     assert [t for t, _, reset in times if not reset] == [0, 1000, 3000, 7000, 15000, 31000, 63000]
     assert times[-1][2] and times[-1][0] == 123000
-    assert connection.error == state.ETIMEDOUT
+    assert connection.error == errors.ETIMEDOUT
     assert all(payload == b"data" for _, payload, reset in times if not reset)
 
 
@@ -510,14 +511,14 @@ def test_round_trip_time_sets_the_timer(peer):
     peer.segments()
     peer.now += 900
     peer.send(ACK, ack=peer.ack + 4)
-    assert (connection.srtt8 // 8, connection.rttvar4 // 4) == (112, 225)
-    assert connection.rto == 112 + 900
+    assert (connection.rtt.srtt8 // 8, connection.rtt.rttvar4 // 4) == (112, 225)
+    assert connection.rtt.rto == 112 + 900
     # Karn: what is sent twice is not measured; the timer stays backed off (5.5).
     write(connection, b"more")
     peer.segments(1012)
-    assert connection.rto == 2024
+    assert connection.rtt.rto == 2024
     peer.send(ACK, ack=peer.ack + 8)
-    assert connection.srtt8 // 8 == 112 and connection.rto == 2024
+    assert connection.rtt.srtt8 // 8 == 112 and connection.rtt.rto == 2024
 
 
 def test_lost_syn_widens_the_timer_and_narrows_the_window(peer):
@@ -525,12 +526,12 @@ def test_lost_syn_widens_the_timer_and_narrows_the_window(peer):
     syn = peer.segments(1000)[-1]
     peer.port, peer.peer_port = syn.port, 80
     peer.send(SYN | ACK, seq=5000, ack=syn.seq + 1, options=tcp.emit_syn_options(1460, None))
-    assert connection.rto == 3000 and connection.cwnd == 1460  # RFC 6298 (5.7), RFC 5681 3.1
+    assert connection.rtt.rto == 3000 and connection.congestion.cwnd == 1460  # RFC 6298 (5.7), RFC 5681 3.1
 
 
 def _fill(peer, connection, count=20):
     """Grow the window, then leave `count` segments in flight; returns the first's number."""
-    while connection.cwnd < 2 * count * 1460:
+    while connection.congestion.cwnd < 2 * count * 1460:
         write(connection, bytes(20 * 1460))
         while peer.segments():
             peer.send(ACK, ack=connection.snd_max)
@@ -550,13 +551,13 @@ def test_fast_retransmit_and_recovery(peer):
     peer.send(ACK, ack=una)
     again = peer.segments()
     assert again[0].seq == una & 0xFFFFFFFF and len(again[0].payload) == 1460
-    assert connection.ssthresh == in_flight // 2
+    assert connection.congestion.ssthresh == in_flight // 2
     # A partial acknowledgement brings the next hole at once (RFC 6582 3.2).
     peer.send(ACK, ack=una + 1460)
     assert peer.segments()[0].seq == una + 1460 & 0xFFFFFFFF
     # The full one ends it.
     peer.send(ACK, ack=connection.snd_max)
-    assert connection.cwnd <= connection.ssthresh
+    assert connection.congestion.cwnd <= connection.congestion.ssthresh
 
 
 def test_limited_transmit(peer):
@@ -573,9 +574,9 @@ def test_limited_transmit(peer):
 def test_timeout_restarts_from_one_segment(peer):
     connection = peer.establish()
     una = _fill(peer, connection)
-    segment = peer.segment(connection.rto)
-    assert segment.seq == una & 0xFFFFFFFF and connection.cwnd == 1460
-    assert connection.ssthresh == 10 * 1460
+    segment = peer.segment(connection.rtt.rto)
+    assert segment.seq == una & 0xFFFFFFFF and connection.congestion.cwnd == 1460
+    assert connection.congestion.ssthresh == 10 * 1460
     # What the peer had anyway is not sent again.
     peer.send(ACK, ack=una + 10 * 1460)
     assert peer.segments()[0].seq == una + 10 * 1460 & 0xFFFFFFFF
@@ -599,7 +600,7 @@ def test_zero_window_probes(peer):
     peer.send(ACK, window=1000)
     assert peer.segment().payload == b"hello"
     peer.send(ACK, ack=peer.ack + 5)
-    assert connection.snd_una == connection.snd_max and connection.rto == 1000
+    assert connection.snd_una == connection.snd_max and connection.rtt.rto == 1000
 
 
 def test_zero_window_probe_unanswered_gives_up(peer):
@@ -609,7 +610,7 @@ def test_zero_window_probe_unanswered_gives_up(peer):
     start = peer.now
     while connection.state != state.CLOSED:
         peer.now = peer.poll()
-    assert connection.error == state.ETIMEDOUT and peer.now - start >= 120000
+    assert connection.error == errors.ETIMEDOUT and peer.now - start >= 120000
 
 
 def test_window_that_closes_over_data_in_flight(peer):
@@ -650,7 +651,7 @@ def test_keepalive(peer):
     peer.send(ACK)
     assert len(peer.segments(7200000)) == 1
     assert len(peer.segments(10 * 75000)) == 9
-    assert connection.state == state.CLOSED and connection.error == state.ETIMEDOUT
+    assert connection.state == state.CLOSED and connection.error == errors.ETIMEDOUT
 
 
 # -- Closing ----------------------------------------------------------------------------------
@@ -702,7 +703,7 @@ def test_shutdown_then_read(peer):
     assert peer.segment().flags & FIN
     with pytest.raises(OSError) as error:
         write(connection, b"x")
-    assert error.value.args[0] == state.EPIPE
+    assert error.value.args[0] == errors.EPIPE
     peer.send(ACK, ack=peer.ack + 1)
     peer.send(ACK | FIN, b"reply", ack=peer.ack + 1)
     assert read(connection) == b"reply" and read(connection) == b""
@@ -943,23 +944,23 @@ def test_address_change_ends_connections(peer):
 def test_a_lossy_path_is_not_given_up_after_two_long_timeouts(peer):
     # Karn's algorithm keeps the timeout that losses have backed off to, without timestamps: 60 s.
     connection = peer.establish()
-    connection.rto = 60000
+    connection.rtt.rto = 60000
     write(connection, b"hello")
     assert peer.segment().payload == b"hello"
     sent, start = 1, peer.now
     while connection.state != state.CLOSED:
         peer.now = peer.poll()
         sent += sum(1 for s in peer.segments() if s.payload)
-    assert connection.error == state.ETIMEDOUT
+    assert connection.error == errors.ETIMEDOUT
     # RFC 9293 3.8.3: R2 is more than R1, which is three retransmissions at least.
     assert sent == 4 and peer.now - start == 240000
 
 
 def test_a_limit_that_the_user_set_holds_for_long_timeouts_too(peer):
     connection = peer.establish()
-    connection.rto, connection.user_timeout = 60000, 100000
+    connection.rtt.rto, connection.user_timeout = 60000, 100000
     write(connection, b"hello")
     start = peer.now
     while connection.state != state.CLOSED:
         peer.now = peer.poll()
-    assert connection.error == state.ETIMEDOUT and 100000 <= peer.now - start <= 130000
+    assert connection.error == errors.ETIMEDOUT and 100000 <= peer.now - start <= 130000

@@ -1,7 +1,8 @@
 """Two stacks over a bad wire: every byte arrives, connections close, nothing is left behind."""
 
 import pytest
-from net.tcp import connection as state
+from net import errors
+from net.tcp import states as state
 from netsim import A_IP, B_IP, Simulator, Transfer, Wire
 
 MiB = 1 << 20
@@ -161,17 +162,17 @@ def test_peer_vanishes():
     sim.link_b.wire.drop = lambda *_: True
     client.send(b"hello?", 0, 6)
     assert sim.run(400000, lambda: client.state == state.CLOSED)
-    assert client.error == state.ETIMEDOUT
+    assert client.error == errors.ETIMEDOUT
 
 
 def test_peer_restarts():
     sim = Simulator(1)
     client, server, _ = sim.connect()
     # The server forgets everything; the client's next segment is answered by a reset.
-    server.fail(0)
+    server.end(0)
     client.send(b"hello", 0, 5)
     assert sim.run(1000, lambda: client.state == state.CLOSED)
-    assert client.error == state.ECONNRESET
+    assert client.error == errors.ECONNRESET
 
 
 @pytest.mark.parametrize("wire", [{}, {"loss": 0.1, "reorder": 0.1}], ids=["clean", "bad"])

@@ -4,8 +4,9 @@ The rows are the clauses of 3.10; the pictures of 3.3.2 (figure 5) and 3.5 to 3.
 """
 
 import pytest
+from net import errors
 from net.tcp import wire as tcp
-from net.tcp import connection as state
+from net.tcp import states as state
 from scripted import PEER_IP, Peer
 
 SYN, ACK, FIN, RST, PSH = tcp.SYN, tcp.ACK, tcp.FIN, tcp.RST, tcp.PSH
@@ -325,7 +326,7 @@ def test_send(name, origin, may):
         return
     with pytest.raises(OSError) as error:
         at.connection.send(b"text", 0, 4)
-    assert error.value.args[0] == state.EPIPE and at.answers() == []
+    assert error.value.args[0] == errors.EPIPE and at.answers() == []
 
 
 # -- Time ---------------------------------------------------------------------------------------

@@ -1,0 +1,66 @@
+"""Received text that waits for the gap before it to be filled, and what SACK reports of it."""
+
+from net.tcp import wire
+from net.tcp.ranges import Ranges
+
+
+class Reassembly(Ranges):
+    """The receive ring, and the ranges of it that arrived out of order.
+
+    Text lies in the ring at the index of its sequence number (see net.buffers), so nothing moves
+    when a gap is filled.
+    """
+
+    LIMIT = 32
+
+    def __init__(self):
+        super().__init__()
+        # None while there is nothing to hold.
+        self.ring = None
+        # RFC 2018 4: numbers in the ranges that grew last, the newest first.
+        self.recent = []
+        # RFC 2883: a (start, end) that arrived twice and was not reported yet.
+        self.duplicate = None
+
+    def take_next(self, rcv_nxt):
+        """Remove the ranges that continue the text up to `rcv_nxt`; return the new RCV.NXT."""
+        ranges = self.ranges
+        while ranges and ranges[0][0] <= rcv_nxt:
+            rcv_nxt = max(rcv_nxt, ranges.pop(0)[1])
+        return rcv_nxt
+
+    def note_recent(self, seq):
+        """Remember which range grew last (RFC 2018 4)."""
+        recent = self.recent
+        recent.insert(0, seq)
+        if len(recent) > wire.MAX_SACK_BLOCKS:
+            recent.pop()
+
+    def take_blocks(self, limit):
+        """Return at most `limit` SACK blocks to report, a duplicate first and once (RFC 2883 4)."""
+        blocks = blocks_to_report(self.ranges, self.recent, limit)
+        if self.duplicate is not None:
+            blocks.insert(0, self.duplicate)
+            self.duplicate = None
+        return blocks[:limit]
+
+
+def blocks_to_report(ranges, recent, limit):
+    """Return the SACK blocks of an acknowledgement (RFC 2018 4): recent ranges first.
+
+    Args: ranges: sorted (start, end) pairs of text that arrived out of order; recent: numbers in
+    the ranges that grew last, the newest first; limit: blocks that fit.
+    """
+    blocks = []
+    for seq in recent:
+        for block in ranges:
+            if block[0] <= seq < block[1]:
+                if block not in blocks:
+                    blocks.append(block)
+                break
+    for block in ranges:
+        if len(blocks) >= limit:
+            break
+        if block not in blocks:
+            blocks.append(block)
+    return blocks[:limit]
