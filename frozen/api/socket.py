@@ -65,13 +65,11 @@ _EAI_NONAME = const(-2)
 
 _BACKLOG = const(16)
 
-_USER_TIMEOUT = const("user_timeout")
-# Options that are fields of a connection or of its `keepalive`: (name, units of the field in one).
-_CONNECTION_OPTIONS = {
+# Options that are fields of net.tcp's Keepalive: (name, units of the field in one).
+_KEEPALIVE_OPTIONS = {
     TCP_KEEPIDLE: ("idle", 1000),
     TCP_KEEPINTVL: ("interval", 1000),
     TCP_KEEPCNT: ("limit", 1),
-    TCP_USER_TIMEOUT: (_USER_TIMEOUT, 1),
 }
 
 _resolver = Resolver(host.stack)
@@ -99,8 +97,9 @@ class socket(io.IOBase):
         self._port = 0
         self._nodelay = False
         self._keepalive = False
-        # What else was set of the connection's fields: {name: value}.
-        self._options = {}
+        # What was set of its fields: {name: value}.
+        self._keepalive_options = {}
+        self._user_timeout = None  # ms; None: the default
         self._reset_on_close = False
 
     # -- Opening and closing ----------------------------------------------------------------
@@ -242,11 +241,14 @@ class socket(io.IOBase):
                 connection.nodelay = self._nodelay
                 if connection.snd_nxt < connection.snd_end:
                     self._apply_options()
-        elif level == IPPROTO_TCP and option in _CONNECTION_OPTIONS:
+        elif level == IPPROTO_TCP and (option in _KEEPALIVE_OPTIONS or option == TCP_USER_TIMEOUT):
             if value < 1:
                 raise OSError(_EINVAL)
-            name, unit = _CONNECTION_OPTIONS[option]
-            self._options[name] = value * unit
+            if option == TCP_USER_TIMEOUT:
+                self._user_timeout = value
+            else:
+                name, unit = _KEEPALIVE_OPTIONS[option]
+                self._keepalive_options[name] = value * unit
             self._apply_options()
         elif (level, option) == (SOL_SOCKET, SO_KEEPALIVE):
             self._keepalive = bool(value)
@@ -264,10 +266,11 @@ class socket(io.IOBase):
         host.enter()
         try:
             connection.nodelay = self._nodelay
-            for name, value in self._options.items():
-                owner = connection if name == _USER_TIMEOUT else connection.keepalive
-                setattr(owner, name, value)
-            connection.set_keepalive(self._keepalive, time.ticks_ms())
+            if self._user_timeout is not None:
+                connection.user_timeout = self._user_timeout
+            connection.set_keepalive(
+                self._keepalive, time.ticks_ms(), self._keepalive_options
+            )
             # Nagle may have held something back.
             host.stack.mark(connection)
         finally:

@@ -53,7 +53,6 @@ class Client(Timed):
     """
 
     def __init__(self, stack, on_time_servers=None):
-        super().__init__()
         self.stack = stack
         self.state = STOPPED
         self.port = message.CLIENT_PORT

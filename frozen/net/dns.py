@@ -24,7 +24,6 @@ class Query(Timed):
     """One question under way. `done` tells that `addresses` or `error` (an errno) is there."""
 
     def __init__(self, resolver, name):
-        super().__init__()
         self.done = False
         self.addresses = []
         self.error = 0

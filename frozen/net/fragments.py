@@ -62,7 +62,6 @@ class Fragments(Timed):
     """Datagrams of which some fragments came."""
 
     def __init__(self, timers):
-        super().__init__()
         self._timers = timers
         # In the order of their first fragments.
         self._datagrams = {}

@@ -22,7 +22,6 @@ class _Neighbour(Timed):
     """One address. Unresolved, it stands in for the link and holds the frames."""
 
     def __init__(self, table, ip):
-        super().__init__()
         self._table = table
         self.ip = ip
         self.mac = None
@@ -77,7 +76,6 @@ class _Announcement(Timed):
     """Says a second time whose our address is."""
 
     def __init__(self, table):
-        super().__init__()
         self._table = table
 
     def on_deadline(self, now):

@@ -87,7 +87,6 @@ class Client(Timed):
     """
 
     def __init__(self, stack, servers, clock, set_clock):
-        super().__init__()
         self.stack = stack
         self.port = 0
         self.synchronized = None

@@ -16,10 +16,9 @@ _SWEEP = const(64)
 class Timed:
     """Base of the owners of deadlines."""
 
-    def __init__(self):
-        self.deadline = None
-        # This owner's entry in the heap.
-        self.heap_entry = None
+    deadline = None
+    # This owner's entry in the heap.
+    heap_entry = None
 
     def on_deadline(self, now):
         """Do what was due, set the next `deadline` by Timers.set()."""

@@ -16,6 +16,7 @@ WESTWOOD = const(1)
 # RFC 6928 2
 _INITIAL_SEGMENTS = const(10)
 _INITIAL_BYTES = const(14600)
+_MAXIMUM = const(1 << 30)
 # The shortest time that a rate is measured over, ms.
 _LEAST_INTERVAL = const(50)
 
@@ -31,26 +32,28 @@ class Congestion:
     Args: algorithm: RENO or WESTWOOD; limit: bytes that the window never exceeds.
     """
 
+    # RFC 5681 3.1
+    cwnd = 0
+    ssthresh = _MAXIMUM
+    # Bytes in flight after the last output.
+    flight = 0
+    # Bytes that the peer has, by acknowledgements and SACK.
+    delivered = 0
+    # Bytes delivered per 1.024 s, and where its measurement began.
+    _rate = 0
+    _rate_since = 0
+    _rate_delivered = 0
+    _least_rtt = RTO_MAXIMUM
+
     def __init__(self, algorithm, limit):
         self._algorithm = algorithm
         # Growth that the send buffer can never use would only make a burst later.
         self._limit = limit
-        # RFC 5681 3.1
-        self.cwnd = 0
-        self.ssthresh = 1 << 30
-        # Bytes in flight after the last output.
-        self.flight = 0
-        # Bytes that the peer has, by acknowledgements and SACK.
-        self.delivered = 0
-        # Bytes delivered per 1.024 s, and where its measurement began.
-        self._rate = 0
-        self._rate_since = 0
-        self._rate_delivered = 0
-        self._least_rtt = RTO_MAXIMUM
 
     def start(self, mss, syn_lost, now):
         """Open the window of a new connection: one segment where the SYN was lost (RFC 5681 3.1)."""
         self.cwnd = mss if syn_lost else initial_window(mss)
+        self.ssthresh = _MAXIMUM
         self._rate_since = now
 
     def grow(self, acked, mss, most):

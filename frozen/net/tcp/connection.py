@@ -72,7 +72,8 @@ class Connection:
         # Set by the user: TCP_NODELAY, and RFC 5482's limit in ms.
         self.nodelay = False
         self.user_timeout = timeouts.USER_TIMEOUT
-        self.keepalive = Keepalive()
+        # None: off.
+        self.keepalive = None
 
         # What all segments share from the IPv4 header on, see _netbuf.emit().
         self.header = bytearray(ipv4.HEADER + wire.HEADER)
@@ -325,10 +326,15 @@ class Connection:
             outbound.send_reset(self)
         self.end(0)
 
-    def set_keepalive(self, on, now):
-        """Probe an idle peer (3.8.4), or stop to."""
-        self.keepalive.on = on
-        self.keepalive.heard = now
+    def set_keepalive(self, on, now, options=None):
+        """Probe an idle peer (3.8.4), or stop to.
+
+        Args: options: {name: value} of Keepalive's fields that differ from their defaults.
+        """
+        self.keepalive = Keepalive(now) if on else None
+        if on and options:
+            for name, value in options.items():
+                setattr(self.keepalive, name, value)
         if self.timer.kind in (NONE, KEEPALIVE):
             self.timer.set(NONE, None)
             self.await_idle(now)
@@ -398,7 +404,8 @@ class Connection:
         self.state = ESTABLISHED
         self.congestion.start(self.mss, self.timer.timeouts > 0, now)
         self.recovery.point = self.iss
-        self.keepalive.heard = now
+        if self.keepalive is not None:
+            self.keepalive.heard = now
         self.timer.last_send = now
         listener = self.listener
         if listener is not None and not listener.established(self):
@@ -406,7 +413,7 @@ class Connection:
 
     def await_idle(self, now):
         """Start the keepalive timer, if it is on: nothing is in flight."""
-        if self.keepalive.on and self.state in (ESTABLISHED, CLOSE_WAIT):
+        if self.keepalive is not None and self.state in (ESTABLISHED, CLOSE_WAIT):
             self.timer.set(KEEPALIVE, now + self.keepalive.idle)
 
     def enter_fin_wait_2(self, now):

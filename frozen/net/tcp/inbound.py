@@ -127,8 +127,10 @@ def _on_synchronized(c, seq, ack, flags, window, options, buf, start, end, now):
     if ack > c.snd_max or ack < c.snd_una - send_window.largest:
         _challenge(c, now)
         return
-    c.keepalive.heard = now
-    c.keepalive.probes = 0
+    keepalive = c.keepalive
+    if keepalive is not None:
+        keepalive.heard = now
+        keepalive.probes = 0
     extent = end - start + (1 if flags & FIN else 0)
     _on_ack(c, seq, ack, window << send_window.shift, extent, options, now)
     if c.state in (CLOSED, TIME_WAIT):
@@ -186,8 +188,9 @@ def _take_expected(c, ack, window, options, buf, start, end, now):
         buffers.write(ring, rcv_nxt, buf, start, length)
         c.rcv_nxt = rcv_nxt + length
     keepalive = c.keepalive
-    keepalive.heard = now
-    keepalive.probes = 0
+    if keepalive is not None:
+        keepalive.heard = now
+        keepalive.probes = 0
     if acked:
         _acknowledge(c, una + acked, now, options)
     send_window = c.window
@@ -414,7 +417,7 @@ def _acknowledge(c, ack, now, options):
         # RFC 6298 (5.2)
         timer.kind = NONE
         timer.at = None
-        if c.keepalive.on:
+        if c.keepalive is not None:
             c.await_idle(now)
         if timer.deadline != timer.ack_at:
             timer.schedule()

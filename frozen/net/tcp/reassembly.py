@@ -1,7 +1,7 @@
 """Received text that waits for the gap before it to be filled, and what SACK reports of it."""
 
-from net.tcp import wire
 from net.tcp.ranges import Ranges
+from net.tcp.wire import MAX_SACK_BLOCKS
 
 
 class Reassembly(Ranges):
@@ -13,12 +13,13 @@ class Reassembly(Ranges):
 
     LIMIT = 32
 
+    # None while there is nothing to hold.
+    ring = None
+    # RFC 2018 4: numbers in the ranges that grew last, the newest first.
+    recent = ()
+
     def __init__(self):
-        super().__init__()
-        # None while there is nothing to hold.
-        self.ring = None
-        # RFC 2018 4: numbers in the ranges that grew last, the newest first.
-        self.recent = []
+        self.ranges = []
         # RFC 2883: a (start, end) that arrived twice and was not reported yet.
         self.duplicate = None
 
@@ -31,10 +32,7 @@ class Reassembly(Ranges):
 
     def note_recent(self, seq):
         """Remember which range grew last (RFC 2018 4)."""
-        recent = self.recent
-        recent.insert(0, seq)
-        if len(recent) > wire.MAX_SACK_BLOCKS:
-            recent.pop()
+        self.recent = (seq,) + self.recent[: MAX_SACK_BLOCKS - 1]
 
     def take_blocks(self, limit):
         """Return at most `limit` SACK blocks to report, a duplicate first and once (RFC 2883 4)."""

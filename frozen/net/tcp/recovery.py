@@ -19,6 +19,11 @@ class Recovery:
     Args: iss: the connection's initial sequence number.
     """
 
+    # A retransmission was lost in this recovery.
+    _lost_again = False
+    # Whether the last tail loss probe sent again what had been sent before.
+    probe_is_copy = False
+
     def __init__(self, iss):
         self.active = False
         # `recover` of RFC 6582, RecoveryPoint of RFC 6675: SND.MAX when the recovery began.
@@ -27,12 +32,8 @@ class Recovery:
         self.dup_acks = 0
         # What the peer reported, None unless both sides permit SACK (RFC 2018 2).
         self.board = None
-        # A retransmission was lost in this recovery.
-        self._lost_again = False
-        # SND.MAX after a tail loss probe, None where none is under way; and whether the probe sent
-        # again what had been sent before.
+        # SND.MAX after a tail loss probe, None where none is under way.
         self.probe_end = None
-        self.probe_is_copy = False
 
     def permit_sack(self):
         """Keep a scoreboard from now on: both sides permit SACK."""

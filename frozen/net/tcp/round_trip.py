@@ -16,14 +16,13 @@ class RoundTrip:
     in Jacobson and Karels' code.
     """
 
-    def __init__(self):
-        self.rto = _RTO_INITIAL
-        # None before the first sample.
-        self.srtt8 = None
-        self.rttvar4 = 0
-        # An acknowledgement from this number on gives a sample; None: nothing is timed.
-        self.timed_end = None
-        self.timed_since = 0
+    rto = _RTO_INITIAL
+    # None before the first sample.
+    srtt8 = None
+    rttvar4 = 0
+    # An acknowledgement from this number on gives a sample; None: nothing is timed.
+    timed_end = None
+    timed_since = 0
 
     def sample(self, rtt):
         """Take a measured round-trip time."""
@@ -39,8 +38,8 @@ class RoundTrip:
         self.end_backoff()
 
     def end_backoff(self):
-        """Set RTO from the averages; the clock's granularity is 1 ms ((2.2) to (2.5))."""
-        rto = self.srtt8 // 8 + (self.rttvar4 or 1)
+        """Set RTO from the averages ((2.2) to (2.5)); the clock's granularity is 1 ms."""
+        rto = (self.srtt8 >> 3) + (self.rttvar4 or 1)
         if rto < _RTO_MINIMUM:
             rto = _RTO_MINIMUM
         elif rto > RTO_MAXIMUM:

@@ -24,20 +24,20 @@ class Timer(Timed):
     Timers, which holds the deadlines of the whole stack, gets the earlier of the two.
     """
 
+    kind = NONE
+    at = None
+    # When a delayed acknowledgement is due.
+    ack_at = None
+    # Since when the peer acknowledged nothing of what was sent, and how many times the
+    # retransmission timer fired since then.
+    progress = 0
+    timeouts = 0
+    # When text, a SYN or a FIN was last sent.
+    last_send = 0
+
     def __init__(self, connection):
-        super().__init__()
         self._connection = connection
         self._timers = connection.stack.timers
-        self.kind = NONE
-        self.at = None
-        # When a delayed acknowledgement is due.
-        self.ack_at = None
-        # Since when the peer acknowledged nothing of what was sent, and how many times the
-        # retransmission timer fired since then.
-        self.progress = 0
-        self.timeouts = 0
-        # When text, a SYN or a FIN was last sent.
-        self.last_send = 0
 
     def set(self, kind, at):
         """Set the timer for one of the kinds above; NONE, None stops it."""
@@ -79,11 +79,12 @@ class Timer(Timed):
 class Keepalive:
     """Probes of an idle peer (RFC 9293 3.8.4), and what a user may set of them. Times in ms."""
 
-    def __init__(self):
-        self.on = False
-        self.idle = _KEEPALIVE_IDLE
-        self.interval = _KEEPALIVE_INTERVAL
-        self.limit = _KEEPALIVE_LIMIT
+    idle = _KEEPALIVE_IDLE
+    interval = _KEEPALIVE_INTERVAL
+    # Probes without an answer before the connection ends.
+    limit = _KEEPALIVE_LIMIT
+
+    def __init__(self, now):
         # When the peer was last heard of, and the probes that were sent since then.
-        self.heard = 0
+        self.heard = now
         self.probes = 0

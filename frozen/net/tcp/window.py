@@ -4,14 +4,14 @@
 class SendWindow:
     """SND.WND, and the segment that set it: SND.WL1, SND.WL2. Sizes in bytes."""
 
-    def __init__(self):
-        self.size = 0
-        self.wl1 = 0
-        self.wl2 = 0
-        # Snd.Wind.Shift (RFC 7323 2.3), 0 where windows are not scaled.
-        self.shift = 0
-        # The largest that was advertised (MAX.SND.WND of RFC 5961 5.2, Max(SND.WND) of 3.8.6.2.1).
-        self.largest = 0
+    size = 0
+    wl1 = 0
+    wl2 = 0
+    # Snd.Wind.Shift (RFC 7323 2.3), 0 where windows are not scaled.
+    shift = 0
+    # The largest that was advertised: MAX.SND.WND of RFC 5961 5.2, Max(SND.WND) of RFC 9293
+    # 3.8.6.2.1.
+    largest = 0
 
     def update(self, size, seq, ack):
         """Take the window of a segment that is not older than the last update (3.10.7.4, fifth)."""

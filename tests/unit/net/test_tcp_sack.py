@@ -537,9 +537,7 @@ def test_user_timeout(peer):
 
 def test_keepalive_as_set(peer):
     connection = peer.establish(SACK_OK)
-    connection.keepalive.idle, connection.keepalive.interval = 10000, 1000
-    connection.keepalive.limit = 2
-    connection.set_keepalive(True, peer.now)
+    connection.set_keepalive(True, peer.now, {"idle": 10000, "interval": 1000, "limit": 2})
     assert peer.segments(9999) == [] and len(peer.segments(1)) == 1
     assert len(peer.segments(1000)) == 1
     assert peer.segments(1000)[0].flags & RST and connection.error == errors.ETIMEDOUT
