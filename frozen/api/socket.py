@@ -118,7 +118,7 @@ class socket(io.IOBase):
                 self._open_port(port, ip)
             else:
                 self._address = ip
-                self._port = host.stack.bind_tcp(port)
+                self._port = host.stack.tcp.bind(port)
         finally:
             host.leave()
 
@@ -130,8 +130,8 @@ class socket(io.IOBase):
             if self._connection or self._listener:
                 raise OSError(_EINVAL)
             if not self._port:
-                self._port = host.stack.bind_tcp(0)
-            self._listener = host.stack.listen(self._address, self._port, backlog)
+                self._port = host.stack.tcp.bind(0)
+            self._listener = host.stack.tcp.listen(self._address, self._port, backlog)
         finally:
             host.leave()
 
@@ -160,7 +160,7 @@ class socket(io.IOBase):
                 connecting = self._connection and self._connection.state == SYN_SENT
                 raise OSError(_EALREADY if connecting else _EISCONN)
             now = time.ticks_ms()
-            self._connection = host.stack.connect(ip, port, self._port, now, self._address)
+            self._connection = host.stack.tcp.connect(ip, port, self._port, now, self._address)
         finally:
             host.leave()
         self._apply_options()
@@ -209,7 +209,7 @@ class socket(io.IOBase):
             if self._endpoint is not None:
                 self._endpoint.close()
             if self._port:
-                host.stack.release_tcp(self._port)
+                host.stack.tcp.release(self._port)
         finally:
             host.leave()
 

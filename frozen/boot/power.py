@@ -51,6 +51,6 @@ class PowerButton:
 async def sent():
     """Return once what connections sent has arrived, or nobody takes it."""
     for _ in range(_SEND_MS // _LOOK_MS):
-        if all([c.state in (FIN_WAIT_2, TIME_WAIT) for c in host.stack.connections()]):
+        if all([c.state in (FIN_WAIT_2, TIME_WAIT) for c in host.stack.tcp.connections()]):
             break
         await asyncio.sleep_ms(_LOOK_MS)

@@ -146,7 +146,7 @@ class Query(Timed):
     def _ask_by_tcp(self, now):
         stack = self._resolver.stack
         try:
-            self._connection = stack.connect(self._server, message.PORT, 0, now)
+            self._connection = stack.tcp.connect(self._server, message.PORT, 0, now)
         except OSError:
             self._fail(now)
             return

@@ -430,7 +430,7 @@ class Connection:
         self.state = TIME_WAIT
         self.timer.set(LINGER, now + inbound.TIME_WAIT_TIME)
         self._release_send()
-        self.stack.enter_time_wait(self)
+        self.stack.tcp.enter_time_wait(self)
 
     def end(self, error):
         """Leave the stack without a word to the peer; the user gets `error`, 0 for none.
@@ -438,7 +438,7 @@ class Connection:
         What was received stays readable until the user closes.
         """
         has_user = self.listener is None
-        self.stack.forget(self)
+        self.stack.tcp.forget(self)
         self.state = CLOSED
         self.error = error
         self.timer.stop()

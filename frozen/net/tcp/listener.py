@@ -76,6 +76,6 @@ class Listener:
 
     def close(self):
         """Leave LISTEN; connections that nobody accepted are reset (RFC 9293 3.10.4)."""
-        self.stack.close_listener(self)
+        self.stack.tcp.close_listener(self)
         for connection in self._half_open + self._queue:
             connection.abort()

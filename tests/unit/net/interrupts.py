@@ -83,7 +83,7 @@ class World:
     def end(self):
         for s in self.sockets:
             s.close()
-        for connection in host.stack.connections():
+        for connection in host.stack.tcp.connections():
             connection.end(0)
         host.attach(None)
         host.stack.configure(0, 0, 0, [])

@@ -160,11 +160,11 @@ class Peer:
         self.ip(ipv4.ICMP, buf, **addresses)
 
     def listen(self):
-        return self.stack.listen(0, self.stack.bind_tcp(self.port), 5)
+        return self.stack.tcp.listen(0, self.stack.tcp.bind(self.port), 5)
 
     def establish(self, options=tcp.emit_syn_options(1460, None)):
         """Connect to the stack; returns the accepted connection."""
-        listener = self.stack._listeners.get(self.port) or self.listen()
+        listener = self.stack.tcp.listeners.get(self.port) or self.listen()
         self.send(tcp.SYN, options=options)
         reply = self.segment()
         assert reply.flags == tcp.SYN | tcp.ACK and reply.ack == self.seq + 1

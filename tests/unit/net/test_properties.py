@@ -254,8 +254,8 @@ def test_every_byte_arrives(
         timestamps=timestamps,
         congestion=congestion,
     )
-    listener = sim.b.listen(0, sim.b.bind_tcp(80), 5)
-    client = sim.a.connect(0x0A000002, 80, 0, sim.now)
+    listener = sim.b.tcp.listen(0, sim.b.tcp.bind(80), 5)
+    client = sim.a.tcp.connect(0x0A000002, 80, 0, sim.now)
     if not sim.run(180000, listener.ready):
         # A handshake may fail, where most of its segments are lost; then the client knows.
         assert sim.run(200000, lambda: client.error or listener.ready())

@@ -20,11 +20,11 @@ socket = load("socket")
 @pytest.fixture(autouse=True)
 def nothing_left():
     yield
-    for connection in host.stack.connections():
+    for connection in host.stack.tcp.connections():
         connection.end(0)
     stack = host.stack
-    left = [dict(stack._listeners), dict(stack._udp), set(stack._bound)]
-    for table in (stack._listeners, stack._udp, stack._bound):
+    left = [dict(stack.tcp.listeners), dict(stack._udp), set(stack.tcp.bound)]
+    for table in (stack.tcp.listeners, stack._udp, stack.tcp.bound):
         table.clear()
     assert not any(left) and not host._entered
 

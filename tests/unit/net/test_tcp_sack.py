@@ -409,11 +409,11 @@ def test_clients_get_in_during_a_flood(shift, sack_ok, stamp):
     listener = peer.listen()
     peer.learn(0x0A000064, b"\x02\0\0\0\0\x64")
     flood(peer)
-    assert len(peer.stack.connections()) == 128
+    assert len(peer.stack.tcp.connections()) == 128
     options = tcp.emit_syn_options(1400, shift, sack_ok, None if stamp is None else (stamp, 0))
     peer.send(SYN, options=options)
     reply = peer.segment()
-    assert reply.flags == SYN | ACK and len(peer.stack.connections()) == 128
+    assert reply.flags == SYN | ACK and len(peer.stack.tcp.connections()) == 128
     assert (reply.options[3] is None) == (stamp is None)
     peer.seq += 1
     peer.ack = (reply.seq + 1) & 0xFFFFFFFF
@@ -451,7 +451,7 @@ def test_cookies_grow_old_and_are_the_peers_own():
 def test_no_cookie_is_taken_in_peace(peer):
     peer.listen()
     cookie = cookies.make(
-        peer.stack._secret, (HOST_IP, 80, PEER_IP, peer.peer_port), peer.seq, MSS, peer.now
+        peer.stack.tcp._secret, (HOST_IP, 80, PEER_IP, peer.peer_port), peer.seq, MSS, peer.now
     )
     peer.send(ACK, seq=peer.seq + 1, ack=(cookie + 1) & 0xFFFFFFFF)
     assert peer.segment().flags == RST
@@ -503,7 +503,7 @@ def test_black_hole_makes_segments_small(peer):
 
 
 def test_port_unreachable_ends_a_connect_but_no_connection(peer):
-    connection = peer.stack.connect(PEER_IP, 80, 0, peer.now)
+    connection = peer.stack.tcp.connect(PEER_IP, 80, 0, peer.now)
     icmp_error(peer, 3, 3, peer.segment())
     assert connection.state == state.CLOSED and connection.error == errors.ECONNREFUSED
     other = peer.establish(SACK_OK)
@@ -513,7 +513,7 @@ def test_port_unreachable_ends_a_connect_but_no_connection(peer):
 
 
 def test_host_unreachable_is_the_reason_of_a_timeout(peer):
-    connection = peer.stack.connect(PEER_IP, 80, 0, peer.now)
+    connection = peer.stack.tcp.connect(PEER_IP, 80, 0, peer.now)
     icmp_error(peer, 3, 1, peer.segment())
     assert connection.state == state.SYN_SENT
     while connection.state != state.CLOSED:

@@ -61,7 +61,7 @@ def test_lost_syn_ack_is_repeated_with_backoff(peer):
     peer.send(SYN)
     times = []
     start = peer.now
-    while peer.stack.connections():
+    while peer.stack.tcp.connections():
         deadline = peer.poll()
         if peer.link.frames:
             times.append(peer.now - start)
@@ -78,7 +78,7 @@ def test_repeated_syn_gets_the_syn_ack_again(peer):
     again = peer.segment()
     assert (again.flags, again.seq, again.ack) == (first.flags, first.seq, first.ack)
     assert again.options == first.options
-    assert len(peer.stack.connections()) == 1
+    assert len(peer.stack.tcp.connections()) == 1
 
 
 def test_syn_received_wants_an_acceptable_ack(peer):
@@ -95,11 +95,11 @@ def test_reset_in_syn_received_frees_the_place(peer):
     peer.send(SYN)
     peer.segment()
     peer.send(RST, seq=1001)
-    assert not peer.stack.connections() and not listener.ready()
+    assert not peer.stack.tcp.connections() and not listener.ready()
 
 
 def test_active_open(peer):
-    connection = peer.stack.connect(PEER_IP, 80, 0, peer.now)
+    connection = peer.stack.tcp.connect(PEER_IP, 80, 0, peer.now)
     syn = peer.segment()
     assert (syn.flags, syn.options[:3]) == (SYN, (1460, 1, True)) and syn.options[3] is not None
     assert syn.port >= 49152
@@ -113,7 +113,7 @@ def test_active_open(peer):
 
 
 def test_active_open_refused(peer):
-    connection = peer.stack.connect(PEER_IP, 80, 0, peer.now)
+    connection = peer.stack.tcp.connect(PEER_IP, 80, 0, peer.now)
     syn = peer.segment()
     peer.port, peer.peer_port = syn.port, 80
     peer.send(RST, seq=0)  # no ACK: not acceptable, 3.10.7.3
@@ -124,11 +124,11 @@ def test_active_open_refused(peer):
     with pytest.raises(OSError) as error:
         connection.receive_bytes(1)
     assert error.value.args[0] == errors.ECONNREFUSED
-    assert not peer.stack.connections()
+    assert not peer.stack.tcp.connections()
 
 
 def test_active_open_wrong_ack_is_reset(peer):
-    connection = peer.stack.connect(PEER_IP, 80, 0, peer.now)
+    connection = peer.stack.tcp.connect(PEER_IP, 80, 0, peer.now)
     syn = peer.segment()
     peer.port, peer.peer_port = syn.port, 80
     peer.send(SYN | ACK, seq=5000, ack=syn.seq + 9)
@@ -138,7 +138,7 @@ def test_active_open_wrong_ack_is_reset(peer):
 
 
 def test_active_open_times_out_after_three_minutes(peer):
-    connection = peer.stack.connect(PEER_IP, 80, 0, peer.now)
+    connection = peer.stack.tcp.connect(PEER_IP, 80, 0, peer.now)
     start = peer.now
     while connection.state != state.CLOSED:
         peer.now = peer.poll()
@@ -147,7 +147,7 @@ def test_active_open_times_out_after_three_minutes(peer):
 
 
 def test_simultaneous_open(peer):
-    connection = peer.stack.connect(PEER_IP, 80, 0, peer.now)
+    connection = peer.stack.tcp.connect(PEER_IP, 80, 0, peer.now)
     syn = peer.segment()
     peer.port, peer.peer_port = syn.port, 80
     peer.send(SYN, seq=5000, options=tcp.emit_syn_options(1460, None))
@@ -168,9 +168,9 @@ def test_initial_sequence_numbers_differ_and_follow_the_clock(peer):
     assert len(numbers) == 10
     # RFC 6528 3: the same four numbers again, later: the clock's difference.
     peer.send(RST, seq=1001)
-    before = peer.stack._initial_numbers(1, 2, 3, 4)
+    before = peer.stack.tcp.initial_numbers(1, 2, 3, 4)
     peer.poll(8)
-    after = peer.stack._initial_numbers(1, 2, 3, 4)
+    after = peer.stack.tcp.initial_numbers(1, 2, 3, 4)
     assert (after[0] - before[0]) & 0xFFFFFFFF == 2000 and after[1] == before[1]
 
 
@@ -179,7 +179,7 @@ def test_backlog_is_bounded(peer):
     for port in range(1024, 1024 + 1000):
         peer.peer_port = port
         peer.send(SYN)
-    assert len(peer.stack.connections()) == 128
+    assert len(peer.stack.tcp.connections()) == 128
     # The newest got a cookie (RFC 4987 3.6), so a client that goes on gets in.
     reply = [s for s in peer.segments() if s.peer_port == peer.peer_port][-1]
     peer.seq, peer.ack = 1001, (reply.seq + 1) & 0xFFFFFFFF
@@ -196,7 +196,7 @@ def test_accept_queue_is_bounded(peer):
             peer.ack = (segment.seq + 1) & 0xFFFFFFFF
             peer.seq = 1001
             peer.send(ACK)
-    assert len(peer.stack.connections()) == 64
+    assert len(peer.stack.tcp.connections()) == 64
 
 
 # -- Unknown connections (3.10.7.1) -----------------------------------------------------------
@@ -308,7 +308,7 @@ def test_number_of_islands_is_bounded(peer):
 
 def test_sequence_numbers_wrap():
     peer = Peer(seq=0xFFFFFFF0)
-    peer.stack._initial_numbers = lambda *_: (0xFFFFFFFE, 0)
+    peer.stack.tcp.initial_numbers = lambda *_: (0xFFFFFFFE, 0)
     connection = peer.establish()
     assert peer.ack == 0xFFFFFFFF
     peer.send(ACK, b"a" * 10)
@@ -329,7 +329,7 @@ def test_exact_reset_ends_and_spares_what_was_received(peer):
     connection = peer.establish()
     peer.send(ACK, b"data")
     peer.send(RST, seq=peer.seq + 4)
-    assert connection.state == state.CLOSED and not peer.stack.connections()
+    assert connection.state == state.CLOSED and not peer.stack.tcp.connections()
     assert read(connection) == b"data"
     with pytest.raises(OSError) as error:
         read(connection)
@@ -522,7 +522,7 @@ def test_round_trip_time_sets_the_timer(peer):
 
 
 def test_lost_syn_widens_the_timer_and_narrows_the_window(peer):
-    connection = peer.stack.connect(PEER_IP, 80, 0, peer.now)
+    connection = peer.stack.tcp.connect(PEER_IP, 80, 0, peer.now)
     syn = peer.segments(1000)[-1]
     peer.port, peer.peer_port = syn.port, 80
     peer.send(SYN | ACK, seq=5000, ack=syn.seq + 1, options=tcp.emit_syn_options(1460, None))
@@ -674,9 +674,9 @@ def test_active_close(peer):
     peer.send(ACK | FIN, ack=peer.ack + 4)
     assert peer.segment().ack == peer.seq + 1
     peer.poll(59999)
-    assert peer.stack.connections()
+    assert peer.stack.tcp.connections()
     peer.poll(1)
-    assert not peer.stack.connections()
+    assert not peer.stack.tcp.connections()
 
 
 def test_passive_close_and_half_close(peer):
@@ -694,7 +694,7 @@ def test_passive_close_and_half_close(peer):
     assert peer.segment().flags & FIN
     assert connection.state == state.LAST_ACK
     peer.send(ACK, ack=peer.ack + 7)
-    assert not peer.stack.connections()
+    assert not peer.stack.tcp.connections()
 
 
 def test_shutdown_then_read(peer):
@@ -780,7 +780,7 @@ def test_unread_data_is_reported_by_a_reset_after_the_answer(peer):
     assert not any(s.flags & RST for s in peer.segments(100))
     peer.send(ACK, seq=peer.seq + 11, ack=peer.ack + 7)
     assert peer.segment().flags & RST
-    assert not peer.stack.connections()
+    assert not peer.stack.tcp.connections()
 
 
 def test_data_for_a_closed_socket_is_reset(peer):
@@ -791,7 +791,7 @@ def test_data_for_a_closed_socket_is_reset(peer):
     assert connection.state == state.FIN_WAIT_2
     peer.send(ACK, b"hello?", ack=peer.ack + 1)
     assert peer.segment().flags & RST
-    assert not peer.stack.connections()
+    assert not peer.stack.tcp.connections()
 
 
 def test_orphan_in_fin_wait_2_ends(peer):
@@ -800,7 +800,7 @@ def test_orphan_in_fin_wait_2_ends(peer):
     peer.segments()
     peer.send(ACK, ack=peer.ack + 1)
     peer.frames(60000)
-    assert not peer.stack.connections()
+    assert not peer.stack.tcp.connections()
 
 
 def test_orphan_with_a_closed_window_ends(peer):
@@ -811,7 +811,7 @@ def test_orphan_with_a_closed_window_ends(peer):
     for _ in range(20):
         if any(not s.flags & RST for s in peer.segments(8000)):
             peer.send(ACK, window=0)
-    assert not peer.stack.connections()
+    assert not peer.stack.tcp.connections()
     assert peer.stack.send_pool.lent == 0
 
 
@@ -820,7 +820,7 @@ def test_abort(peer):
     write(connection, b"data")
     connection.abort()
     assert peer.segments()[-1].flags == RST | ACK
-    assert not peer.stack.connections() and peer.stack.send_pool.lent == 0
+    assert not peer.stack.tcp.connections() and peer.stack.send_pool.lent == 0
 
 
 def test_time_wait_takes_a_new_connection(peer):
@@ -862,7 +862,7 @@ def test_time_wait_ends_by_an_exact_reset(peer):
     peer.send(RST, seq=peer.seq - 1)
     assert connection.state == state.TIME_WAIT
     peer.send(RST, seq=peer.seq)
-    assert connection.state == state.CLOSED and not peer.stack._time_waits
+    assert connection.state == state.CLOSED and not peer.stack.tcp.time_waits
 
 
 def test_a_port_is_used_again_at_once_with_lower_numbers(peer):
@@ -913,7 +913,7 @@ def test_listener_close_resets_what_waits(peer):
     assert listener.ready()
     listener.close()
     assert peer.segment().flags & RST
-    assert not peer.stack.connections()
+    assert not peer.stack.tcp.connections()
     peer.send(SYN)
     assert peer.segment().flags & RST
 
@@ -938,7 +938,7 @@ def test_address_change_ends_connections(peer):
     connection = peer.establish()
     peer.stack.configure(0x0A000063, 0xFFFFFF00, 0, [])
     assert connection.state == state.CLOSED and connection.error == 103
-    assert not peer.stack.connections()
+    assert not peer.stack.tcp.connections()
 
 
 def test_a_lossy_path_is_not_given_up_after_two_long_timeouts(peer):

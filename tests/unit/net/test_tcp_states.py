@@ -32,9 +32,9 @@ class Situation:
 
     def __init__(self, name, origin):
         self.peer = peer = Peer(seq=origin[0])
-        peer.stack._initial_numbers = lambda *_: (origin[1], 0)
+        peer.stack.tcp.initial_numbers = lambda *_: (origin[1], 0)
         if name == "SYN_SENT":
-            self.connection = peer.stack.connect(PEER_IP, 80, 0, peer.now)
+            self.connection = peer.stack.tcp.connect(PEER_IP, 80, 0, peer.now)
             syn = peer.segment()
             peer.port, peer.peer_port, peer.ack = syn.port, 80, (syn.seq + 1) & MASK
             return
@@ -43,7 +43,7 @@ class Situation:
             peer.send(SYN, options=tcp.emit_syn_options(1460, None))
             peer.seq += 1
             peer.ack = (peer.segment().seq + 1) & MASK
-            (self.connection,) = peer.stack.connections()
+            (self.connection,) = peer.stack.tcp.connections()
             return
         self.connection = connection = peer.establish()
         peer.seq &= MASK
@@ -129,7 +129,7 @@ def test_acknowledgement_of_the_fin(name, origin, after):
     at = Situation(name, origin)
     at.send(ACK, ack=1)
     assert name_of(at.connection) == after and at.answers() == []
-    assert bool(at.peer.stack.connections()) == (after != "CLOSED")
+    assert bool(at.peer.stack.tcp.connections()) == (after != "CLOSED")
 
 
 @pytest.mark.parametrize("origin", ORIGINS)
@@ -164,7 +164,7 @@ def test_exact_reset(name, origin, after, sent):
     at = Situation(name, origin)
     at.send(RST)
     assert name_of(at.connection) == after and at.answers() == sent
-    assert bool(at.peer.stack.connections()) == (after != "CLOSED")
+    assert bool(at.peer.stack.tcp.connections()) == (after != "CLOSED")
 
 
 @pytest.mark.parametrize("flags, shift", [(RST, 1), (RST, 30000), (SYN, 0), (SYN, 700)])
@@ -310,7 +310,7 @@ def test_abort_in_each_state(name, origin, tells):
     at = Situation(name, origin)
     at.connection.abort()
     assert [s.flags for s in at.answers()] == ([RST | ACK] if tells else [])
-    assert name_of(at.connection) == "CLOSED" and not at.peer.stack.connections()
+    assert name_of(at.connection) == "CLOSED" and not at.peer.stack.tcp.connections()
 
 
 SEND = {name: name in ("ESTABLISHED", "CLOSE_WAIT") for name in SYNCHRONIZED}
@@ -362,5 +362,5 @@ def test_listen(flags, answer):
     peer.listen()
     peer.send(flags, ack=77 if flags & ACK else None)
     segments = peer.segments()
-    assert [s.flags for s in segments] == answer and not peer.stack.connections()
+    assert [s.flags for s in segments] == answer and not peer.stack.tcp.connections()
     assert all(s.seq == 77 for s in segments)
