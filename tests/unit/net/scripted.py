@@ -10,6 +10,16 @@ HOST_MAC = b"\x02\0\0\0\0\x01"
 PEER_MAC = b"\x02\0\0\0\0\x02"
 
 
+def read(connection, count=100000):
+    """Return what the connection's user can read."""
+    return connection.receive_bytes(count)
+
+
+def write(connection, data):
+    """Queue data to be sent; returns how many bytes were taken."""
+    return connection.send(data, 0, len(data))
+
+
 class Segment:
     """A TCP segment that the stack sent."""
 
