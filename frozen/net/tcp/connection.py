@@ -15,7 +15,6 @@ from net import buffers, ipv4
 from net.errors import ENOTCONN, EPIPE
 from net.tcp import inbound, outbound, timeouts, wire
 from net.tcp.congestion import Congestion
-from net.tcp.reassembly import Reassembly
 from net.tcp.recovery import Recovery
 from net.tcp.round_trip import RoundTrip
 from net.tcp.sequence import MASK, is_later, unwrap
@@ -49,6 +48,29 @@ class Connection:
         clock_offset: ms by which the timestamps' clock is ahead of the stack's.
     """
 
+    # What seldom changes; a default of the class costs a new connection nothing.
+
+    # Set while the connection waits in a listener for accept().
+    listener = None
+    # The errno that ended the connection, 0 once it was reported.
+    error = 0
+    # What ICMP reported of the way to the peer, as an errno.
+    soft_error = 0
+    # The user's limit for silence of the peer, in ms (RFC 5482).
+    user_timeout = timeouts.USER_TIMEOUT
+    # Text that the link takes at once and cuts up into segments; 0: none.
+    large = 0
+    # A segment of full size got through once: the path has no black hole (RFC 2923 2.1).
+    large_arrived = False
+    # The peer's initial sequence number.
+    irs = 0
+    # Rcv.Wind.Shift (RFC 7323 2.3); None: no scaling.
+    rcv_shift = None
+    # Text was lost because the user closed before reading it.
+    text_lost = False
+    # No challenge is sent before (RFC 5961 7).
+    challenge_at = 0
+
     def __init__(self, stack, local, port, remote, remote_port, mss, iss, clock_offset=0):
         self.stack = stack
         self.local = local
@@ -56,22 +78,15 @@ class Connection:
         self.remote = remote
         self.remote_port = remote_port
         self.state = CLOSED
-        # Set while the connection waits in a listener for accept().
-        self.listener = None
         # What Stack.touch() appends to stack.touched when something happens.
         self.waiter = None
         # Whether the waiter wants to send: acknowledgements are news to no other.
         self.awaits_room = False
         # Waits in the stack's list of connections to output.
         self.marked = False
-        # The errno that ended the connection, 0 once it was reported.
-        self.error = 0
-        # What ICMP reported of the way to the peer, as an errno.
-        self.soft_error = 0
 
-        # Set by the user: TCP_NODELAY, and RFC 5482's limit in ms.
+        # TCP_NODELAY
         self.nodelay = False
-        self.user_timeout = timeouts.USER_TIMEOUT
         # None: off.
         self.keepalive = None
 
@@ -84,10 +99,6 @@ class Connection:
         # sent.
         self.local_mss = mss
         self.mss = wire.DEFAULT_MSS
-        # Text that the link takes at once and cuts up into segments; 0: none.
-        self.large = 0
-        # A segment of full size got through once: the path has no black hole (RFC 2923 2.1).
-        self.large_arrived = False
 
         # 3.3.1, send variables.
         self.iss = iss
@@ -102,19 +113,17 @@ class Connection:
         self.window = SendWindow()
 
         # 3.3.1, receive variables. rcv_adv is the window's right edge as advertised.
-        self.irs = 0
         self.rcv_nxt = 0
         self.rcv_adv = 0
-        # Rcv.Wind.Shift (RFC 7323 2.3); None: no scaling.
-        self.rcv_shift = None
         # The number of the user's next byte, and of the peer's FIN when it is known.
         self.rcv_user = 0
         self.rcv_fin = None
-        self.reassembly = Reassembly()
-        # When the user closed, None before. What arrives from then on is lost, which text_lost
-        # records.
+        # None while there is nothing to hold.
+        self.rcv_ring = None
+        # What arrived out of order, None for nothing.
+        self.reassembly = None
+        # When the user closed, None before.
         self.orphan_since = None
-        self.text_lost = False
 
         # RFC 7323 3: None unless both sides send timestamps.
         self.timestamps = None
@@ -122,8 +131,6 @@ class Connection:
         # An acknowledgement is due at once; segments received since the last one.
         self.ack_due = False
         self.ack_count = 0
-        # No challenge is sent before (RFC 5961 7).
-        self.challenge_at = 0
 
         self.timer = Timer(self)
         self.rtt = RoundTrip()
@@ -244,7 +251,7 @@ class Connection:
         if ready <= 0:
             return self._nothing(0)
         count = min(count, ready)
-        buffers.read(self.reassembly.ring, self.rcv_user, buf, offset, count)
+        buffers.read(self.rcv_ring, self.rcv_user, buf, offset, count)
         self._consumed(count)
         return count
 
@@ -256,7 +263,7 @@ class Connection:
         if ready <= 0:
             return self._nothing(b"")
         count = min(count, ready)
-        data = buffers.read_bytes(self.reassembly.ring, self.rcv_user, count)
+        data = buffers.read_bytes(self.rcv_ring, self.rcv_user, count)
         self._consumed(count)
         return data
 
@@ -267,7 +274,7 @@ class Connection:
 
     def _consumed(self, count):
         self.rcv_user += count
-        if not self.reassembly.ranges and self.available() <= 0:
+        if self.reassembly is None and self.available() <= 0:
             self._release_receive()
         # 3.8.6.2.2: advertise the space when it is worth a segment. While the peer may still send
         # much, the acknowledgement of what it sends will do.
@@ -285,7 +292,7 @@ class Connection:
         ready = self.available()
         if ready <= 0:
             return -1
-        return buffers.find(self.reassembly.ring, self.rcv_user, ready, byte)
+        return buffers.find(self.rcv_ring, self.rcv_user, ready, byte)
 
     def shutdown(self):
         """Close the sending direction: a FIN follows what was queued (3.10.4)."""
@@ -306,10 +313,16 @@ class Connection:
         RFC 1122 4.2.2.13), but only after it acknowledged what the user had sent.
         """
         self.orphan_since = now
-        if self.available() > 0 or self.reassembly.ranges:
+        if self.available() > 0:
             self.text_lost = True
         self.rcv_user = self.rcv_nxt
-        self.reassembly.ranges = []
+        reassembly = self.reassembly
+        if reassembly is not None:
+            if reassembly.ranges:
+                self.text_lost = True
+                reassembly.ranges = []
+            if reassembly.is_empty():
+                self.reassembly = None
         self._release_receive()
         if self.state == SYN_SENT:
             self.end(0)
@@ -448,9 +461,9 @@ class Connection:
         self.stack.touch(self)
 
     def _release_receive(self):
-        if self.reassembly.ring is not None:
-            self.stack.receive_pool.give(self.reassembly.ring)
-            self.reassembly.ring = None
+        if self.rcv_ring is not None:
+            self.stack.receive_pool.give(self.rcv_ring)
+            self.rcv_ring = None
 
     def _release_send(self):
         if self.snd_ring is not None:

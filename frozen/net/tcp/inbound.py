@@ -7,6 +7,7 @@ from micropython import const
 from net import buffers
 from net.errors import ECONNREFUSED, ECONNRESET
 from net.tcp.outbound import advertise, send_ack, start_timer, transmit
+from net.tcp.reassembly import Reassembly
 from net.tcp.round_trip import RTO_MAXIMUM
 from net.tcp.sequence import HALF, MASK, unwrap
 from net.tcp.states import (
@@ -150,13 +151,12 @@ def _take_expected(c, ack, window, options, buf, start, end, now):
     length = end - start
     acked = (ack - una) & MASK
     rcv_nxt = c.rcv_nxt
-    reassembly = c.reassembly
     recovery = c.recovery
     if (
         una + acked > c.snd_max
         or not (acked or length)
         or c.rcv_fin is not None
-        or reassembly.ranges
+        or c.reassembly is not None
         or recovery.active
         or recovery.dup_acks
         or recovery.probe_end is not None
@@ -180,9 +180,9 @@ def _take_expected(c, ack, window, options, buf, start, end, now):
     elif options is not None and options[2]:
         return False
     if length:
-        ring = reassembly.ring
+        ring = c.rcv_ring
         if ring is None:
-            ring = reassembly.ring = c.stack.receive_pool.take()
+            ring = c.rcv_ring = c.stack.receive_pool.take()
             if ring is None:
                 return False
         buffers.write(ring, rcv_nxt, buf, start, length)
@@ -302,6 +302,8 @@ def _on_unacceptable(c, seq, flags, length, now):
         c.timer.set(LINGER, now + TIME_WAIT_TIME)
     if length and seq < c.rcv_nxt and c.recovery.board is not None:
         # RFC 2883 4
+        if c.reassembly is None:
+            c.reassembly = Reassembly()
         c.reassembly.duplicate = (seq, min(seq + length, c.rcv_nxt))
     if length or flags & FIN:
         send_ack(c)
@@ -361,8 +363,7 @@ def _on_ack(c, seq, ack, window, extent, options, now):
             c.timer.progress = now
             if c.window.size:
                 c.timer.set(NONE, None)
-                if c.rtt.srtt8 is not None:
-                    c.rtt.end_backoff()
+                c.rtt.end_backoff()
 
 
 def _on_sack(c, ack, blocks):
@@ -465,11 +466,11 @@ def _on_text(c, seq, fin, buf, start, end, now):
         c.ack_due = True
         return
     rcv_nxt = c.rcv_nxt
-    reassembly = c.reassembly
     if fin:
         fin_at = seq + end - start
-        ranges = reassembly.ranges
-        newest = ranges[-1][1] if ranges else rcv_nxt
+        newest = rcv_nxt
+        if c.reassembly is not None and c.reassembly.ranges:
+            newest = c.reassembly.ranges[-1][1]
         if c.rcv_fin is None and newest <= fin_at <= c.rcv_adv:
             c.rcv_fin = fin_at
 
@@ -490,10 +491,10 @@ def _on_text(c, seq, fin, buf, start, end, now):
             return
         if seq > rcv_nxt:
             # RFC 5681 4.2: report a gap at once, once for each segment.
-            if c.recovery.board is not None:
-                reassembly.note_recent(seq)
+            if c.recovery.board is not None and c.reassembly is not None:
+                c.reassembly.note_recent(seq)
             send_ack(c)
-        elif reassembly.ranges or c.rcv_nxt > seq + length:
+        elif c.rcv_nxt > seq + length or (c.reassembly is not None and c.reassembly.ranges):
             # RFC 5681 4.2: a gap was filled, in part at least.
             c.ack_due = True
         else:
@@ -509,20 +510,29 @@ def _on_text(c, seq, fin, buf, start, end, now):
 
 def _store(c, seq, buf, start, length):
     """Keep text for the user; False where there is no memory for it now."""
-    reassembly = c.reassembly
-    ring = reassembly.ring
+    ring = c.rcv_ring
     if ring is None:
-        ring = reassembly.ring = c.stack.receive_pool.take()
+        ring = c.rcv_ring = c.stack.receive_pool.take()
         if ring is None:
             return False
     end = seq + length
+    reassembly = c.reassembly
     if seq == c.rcv_nxt:
-        c.rcv_nxt = reassembly.take_next(end)
-    elif not reassembly.add(seq, end):
-        if not reassembly.has(seq):
-            # One range too many; the peer sends it again.
-            return True
-        reassembly.duplicate = (seq, end)
+        if reassembly is None:
+            c.rcv_nxt = end
+        else:
+            c.rcv_nxt = reassembly.take_next(end)
+            if reassembly.is_empty():
+                c.reassembly = None
+    else:
+        if reassembly is None:
+            reassembly = c.reassembly = Reassembly()
+        if not reassembly.add(seq, end):
+            if not reassembly.has(seq):
+                # One range too many; the peer sends it again.
+                return True
+            if c.recovery.board is not None:
+                reassembly.duplicate = (seq, end)
     buffers.write(ring, seq, buf, start, length)
     return True
 

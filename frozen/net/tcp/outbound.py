@@ -220,13 +220,11 @@ def transmit(c, seq, flags, length, options=b""):
     frame = stack.begin(c.remote)
     if frame is None:
         return False
-    if length == 0:
-        reassembly = c.reassembly
-        if options or (
-            (reassembly.ranges or reassembly.duplicate) and c.recovery.board is not None
-        ):
-            stack.commit(_emit_options(c, frame, seq, flags, options))
-            return True
+    if length == 0 and (
+        options or (c.reassembly is not None and c.recovery.board is not None)
+    ):
+        stack.commit(_emit_options(c, frame, seq, flags, options))
+        return True
     stamps = c.timestamps
     ack = ring = at = 0
     if flags & ACK:
@@ -276,6 +274,8 @@ def _emit_options(c, frame, seq, flags, options):
             wire.emit_timestamps(frame, _OPTIONS, clock, stamps.recent)
             header += wire.TIMESTAMPS_LENGTH
         header += wire.emit_sack(frame, _TCP + header, c.reassembly.take_blocks(limit))
+        if c.reassembly.is_empty():
+            c.reassembly = None
     ack = 0
     if flags & ACK:
         ack = c.rcv_nxt

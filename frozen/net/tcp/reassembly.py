@@ -5,23 +5,22 @@ from net.tcp.wire import MAX_SACK_BLOCKS
 
 
 class Reassembly(Ranges):
-    """The receive ring, and the ranges of it that arrived out of order.
+    """The ranges of text that arrived out of order; a connection without any has no Reassembly.
 
-    Text lies in the ring at the index of its sequence number (see net.buffers), so nothing moves
-    when a gap is filled.
+    The text itself lies in the receive ring at the index of its sequence number (see net.buffers),
+    so nothing moves when a gap is filled.
     """
 
     LIMIT = 32
 
-    # None while there is nothing to hold.
-    ring = None
     # RFC 2018 4: numbers in the ranges that grew last, the newest first.
     recent = ()
+    # RFC 2883: a (start, end) that arrived twice and was not reported yet.
+    duplicate = None
 
-    def __init__(self):
-        self.ranges = []
-        # RFC 2883: a (start, end) that arrived twice and was not reported yet.
-        self.duplicate = None
+    def is_empty(self):
+        """Return whether nothing is left to wait for or to report."""
+        return not self.ranges and self.duplicate is None
 
     def take_next(self, rcv_nxt):
         """Remove the ranges that continue the text up to `rcv_nxt`; return the new RCV.NXT."""

@@ -35,16 +35,19 @@ class RoundTrip:
             srtt = self.srtt8 // 8
             self.rttvar4 += abs(srtt - rtt) - self.rttvar4 // 4
             self.srtt8 += rtt - srtt
-        self.end_backoff()
-
-    def end_backoff(self):
-        """Set RTO from the averages ((2.2) to (2.5)); the clock's granularity is 1 ms."""
+        # (2.3) to (2.5); the clock's granularity is 1 ms.
         rto = (self.srtt8 >> 3) + (self.rttvar4 or 1)
         if rto < _RTO_MINIMUM:
             rto = _RTO_MINIMUM
         elif rto > RTO_MAXIMUM:
             rto = RTO_MAXIMUM
         self.rto = rto
+
+    def end_backoff(self):
+        """Set RTO from the averages again, as the peer answers."""
+        if self.srtt8 is not None:
+            rto = (self.srtt8 >> 3) + (self.rttvar4 or 1)
+            self.rto = min(max(rto, _RTO_MINIMUM), RTO_MAXIMUM)
 
     def back_off(self):
         """Double RTO after a timeout (5.5) and time nothing that is sent twice (Karn, 3)."""

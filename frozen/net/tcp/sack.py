@@ -17,19 +17,17 @@ class Scoreboard(Ranges):
     # What a peer reports beyond these is sent again, nothing worse.
     LIMIT = 256
 
-    def __init__(self):
-        super().__init__()
-        # RFC 6675 2, HighRxt: all holes below were sent again in this recovery.
-        self.high_rxt = 0
-        # RFC 6675 2, RescueRxt: None before the rescue retransmission.
-        self.rescue = None
-        # Retransmissions without an acknowledgement, in the order of sending: (start, end, SND.MAX
-        # when they were sent).
-        self.sent_again = []
-        # Sorted (start, end) pieces whose retransmission is lost too.
-        self.lost_again = []
-        # A hole was filled that had not been sent again: the network reorders.
-        self.reordered = False
+    # RFC 6675 2, HighRxt: all holes below were sent again in this recovery.
+    high_rxt = 0
+    # RFC 6675 2, RescueRxt: None before the rescue retransmission.
+    rescue = None
+    # Retransmissions without an acknowledgement, in the order of sending: (start, end, SND.MAX when
+    # they were sent). A list once a recovery began, as is the next one.
+    sent_again = ()
+    # Sorted (start, end) pieces whose retransmission is lost too.
+    lost_again = ()
+    # A hole was filled that had not been sent again: the network reorders.
+    reordered = False
 
     def clear(self):
         """Forget everything: after a timeout the peer may have reneged (RFC 2018 8)."""
