@@ -8,7 +8,8 @@ from cllm import app
 from drivers import e1000
 from httpd import parser, router
 from net import host, stack
-from serve import reply, scheduler, sse
+from serve.apis import reply, sse
+from serve.scheduling import scheduler
 from serve.service import service
 
 took = {}  # layer -> [calls, microseconds in it and not in what it called]

@@ -1,5 +1,8 @@
-# Middleware around the built-in routes: it refuses some prompts, gives all chats a system prompt,
-# and counts. Errors of the handlers inside come back as responses, so they are counted, too.
+"""Middleware around the built-in routes: refuses some prompts, gives all chats a system prompt,
+and counts. Errors of the handlers inside come back as responses, so they are counted, too.
+"""
+# SPDX-License-Identifier: MIT
+
 from cllm import app
 from httpd import HttpError
 

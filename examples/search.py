@@ -1,6 +1,9 @@
-# Semantic search over a few notes, by embeddings.
-#
-#     curl 'http://127.0.0.1:8080/search?q=what+do+cats+eat'
+"""Semantic search over a few notes, by embeddings.
+
+    curl 'http://127.0.0.1:8080/search?q=what+do+cats+eat'
+"""
+# SPDX-License-Identifier: MIT
+
 from cllm import app, llm
 
 NOTES = ["Cats eat fish.", "The sea is deep.", "Bread is made of flour."]

@@ -1,7 +1,10 @@
-# A streamed answer: what the handler yields is sent at once. If the client goes away, the
-# generation ends with the handler.
-#
-#     curl -N http://127.0.0.1:8080/story?about=the+sea
+"""A streamed answer: each piece that the handler yields is sent at once. If the client goes away,
+the generation ends with the handler.
+
+    curl -N http://127.0.0.1:8080/story?about=the+sea
+"""
+# SPDX-License-Identifier: MIT
+
 from cllm import app, llm
 
 

@@ -24,8 +24,9 @@ import host_engine  # noqa: E402
 
 from httpd import Limits, Server  # noqa: E402
 from serve import main  # noqa: E402
-from serve.engine import EngineHost  # noqa: E402
+from serve.scheduling.engine import EngineHost  # noqa: E402
 from serve.service import Service  # noqa: E402
+from serve.settings import Settings  # noqa: E402
 
 
 class ApiServer:
@@ -37,7 +38,7 @@ class ApiServer:
 
     def __init__(self, model, config=None, setup=None, tick_s=0.2):
         host_engine.install()
-        self.settings = main.Settings(config or {})
+        self.settings = Settings(config or {})
         self.service = Service()
         host = EngineHost(
             str(model), self.settings.alias or Path(model).stem, self.settings.options,

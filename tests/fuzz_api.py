@@ -35,9 +35,9 @@ from httpd import Limits  # noqa: E402
 from httpd.aio import END  # noqa: E402
 from httpd.parser import HttpError, Parser, Request  # noqa: E402
 from serve import main as serve_main  # noqa: E402
-from serve.access import Access  # noqa: E402
-from serve.engine import READY, EngineHost  # noqa: E402
-from serve.scheduler import Bounds, Scheduler  # noqa: E402
+from serve.apis.access import Access  # noqa: E402
+from serve.scheduling.engine import READY, EngineHost  # noqa: E402
+from serve.scheduling.scheduler import Bounds, Scheduler  # noqa: E402
 from serve.service import Service  # noqa: E402
 
 ROUTES = [

@@ -560,9 +560,9 @@ class Templates:
 
     def growth(self):
         n = repeated(self.rng, 8, 20, 40, 300)
-        # Not x|replace('a', 'aaa'): llama.cpp replaces in place, in quadratic time and without an
-        # allocation, which no budget sees (docs/limits.md). To be tried again once one does.
+        # llama.cpp replaces in place, in quadratic time and without an allocation.
         step = self.rng.choice(["x ~ x", "x + x", "x * 9", "[x, x]",
+                                "x|replace('a', 'aaa')", "(x ~ x)|replace('a', 'ba')",
                                 "x|tojson",
                                 "x|tojson|tojson", "{'k': x, 'l': x}", "x|list|join('aa')",
                                 "x|indent(99)"])

@@ -7,33 +7,24 @@ So frozen/serve runs unchanged with the real engine, without a machine around it
 
 import asyncio
 import json
-import threading
 import sys
+import threading
+from pathlib import Path
 
 import engine_library
 from engine_library import LIBRARY, Chat, Reply  # noqa: F401
 
+SHIM = str(Path(__file__).resolve().parent / "unit/shim")
+if SHIM not in sys.path:
+    sys.path.insert(0, SHIM)
 
-class Error(RuntimeError):
-    pass
-
-
-class NoSlot(Error):
-    pass
-
-
-class Aborted(Error):
-    pass
-
-
-class Limit(Error):
-    pass
+from _engine import Aborted, Assertion, Error, Limit, NoSlot  # noqa: E402
 
 
 class _Library(engine_library.Library):
     def failure(self, code, reason):
-        return {1: NoSlot, 2: Aborted, 3: Limit, -1: ValueError,
-                -4: MemoryError}.get(code, Error)(reason)
+        return {1: NoSlot, 2: Aborted, 3: Limit, -1: ValueError, -3: Assertion,
+                -4: MemoryError, -5: Assertion}.get(code, Error)(reason)
 
 
 _library = None

@@ -1,5 +1,8 @@
-# Runs after every reset, before main.py and before the raw REPL: mounts the file system for
-# scripts at / and the boot modules, read-only, at /boot.
+"""Runs after every reset, before main.py and before the raw REPL: mounts the file system for
+scripts at / and the boot modules, read-only, at /boot.
+"""
+# SPDX-License-Identifier: MIT
+
 import os
 import vfs
 

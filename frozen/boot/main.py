@@ -1,8 +1,11 @@
-# The running system: network up, server on, REPL on the serial line, all in one asyncio loop.
-#
-# The REPL is a task of the loop, fed character by character, so that handlers can be changed while
-# requests are served. CTRL-C at its prompt clears the line; it never stops the server. CTRL-D, or a
-# tool that asks for a soft reset, ends the loop; an exception here leads to the plain REPL.
+"""The running system: network up, server on, REPL on the serial line, all in one asyncio loop.
+
+The REPL is a task of the loop that is fed character by character, so handlers can be changed while
+requests are served. CTRL-C at its prompt clears the line; it never stops the server. CTRL-D, or a
+tool that asks for a soft reset, ends the loop. An exception here leads to the plain REPL.
+"""
+# SPDX-License-Identifier: MIT
+
 import asyncio
 import errno
 import micropython
@@ -11,14 +14,14 @@ import sys
 import _x86
 import network
 
-# The server of an address takes its time to answer, and the rest of the imports a moment too.
+# Ask for an address before the other imports: both take a moment.
 lan = network.LAN(0)
 try:
     lan.active(True)
 except OSError as exc:
     if exc.errno != errno.ENODEV:
         raise
-    # The model can still be used, from the REPL.
+    # The model can still be used from the REPL.
     print("cllm: no network card of a kind that is known (82540EM, 82545EM), going on without")
 _x86.boot_phase("network card")
 
@@ -27,13 +30,12 @@ import report
 from httpd.router import print_exception
 from net import host
 from power import PowerButton, sent
-from serve.main import ConfigError, read_config, serve
+from serve.main import serve
 from serve.service import service
+from serve.settings import read_settings
 from wallclock import WallClock
 
 _x86.boot_phase("server")
-
-WATCHDOG_S = 60  # nothing in the loop blocks for nearly as long: the engine has a thread of its own
 
 
 async def repl():
@@ -42,28 +44,28 @@ async def repl():
     console = asyncio.StreamReader(sys.stdin.buffer)
     while True:
         chars = await console.read(1)
-        # A line may call asyncio.run(), which runs the server's tasks too and then forgets who the
-        # current task is.
+        # A line may call asyncio.run(), which runs the server's tasks, too, and then forgets which
+        # task is the current one.
         task = asyncio.core.cur_task
         for c in chars:
             try:
                 if _x86.repl_char(c):
                     sys.exit()
-            except Exception as exc:  # no memory for a line or a paste: it is lost, the server is not
+            except Exception as exc:  # no memory: the line or paste is lost, the server goes on
                 print_exception(exc)
                 _x86.repl_start()
         asyncio.core.cur_task = task
 
 
 async def computed(engine):
-    # What engine.start() was given; a coroutine is a generator in MicroPython.
+    # Waits until the engine has computed. In MicroPython, a coroutine is a generator.
     yield asyncio.core._io_queue.queue_read(engine)
 
 
-async def run(config):
+async def run(settings):
     button = PowerButton()
     try:
-        await serve(config, computed, asked=button.pressed)
+        await serve(settings, computed, asked=button.pressed)
     finally:
         machine.power_button(None)
     await sent()
@@ -72,20 +74,16 @@ async def run(config):
 
 
 async def main():
-    config = read_config()
-    patience = config.get("watchdog", WATCHDOG_S)
-    if isinstance(patience, bool) or not isinstance(patience, int) or not 0 <= patience <= 86400:
-        raise ConfigError("'watchdog' must be a number of seconds, or 0 for none")
+    settings = read_settings()
     service.last_crash = report.crash_summary()
     host.watch(service.look)
-    addresses = config.get("network", {})
-    if addresses.get("address"):
-        lan.ipconfig(dhcp4=False, addr4=addresses["address"], gw4=addresses.get("gateway"))
-    # An error in these two is printed and costs nobody else anything.
+    if settings.address:
+        lan.ipconfig(dhcp4=False, addr4=settings.address, gw4=settings.gateway)
+    # An error in these is printed, and nothing else stops.
     asyncio.create_task(report.boot_phases(lan))
     asyncio.create_task(report.screen(lan))
     asyncio.create_task(WallClock(network.paused).run())
-    await asyncio.gather(run(config), repl(), report.watchdog(patience))
+    await asyncio.gather(run(settings), repl(), report.watchdog(settings.watchdog))
 
 
 asyncio.run(main())

@@ -1,7 +1,8 @@
-"""The file system in RAM: FAT on memory that lies outside Python's heap.
+"""The file system in RAM: FAT on memory outside of Python's heap.
 
-Its files outlive soft resets and are gone after any other.
+Its files outlive soft resets, and no other reset.
 """
+# SPDX-License-Identifier: MIT
 
 import vfs
 from micropython import const
@@ -16,7 +17,7 @@ _LARGEST = const(16 * 1024 * 1024)
 class RAMBlockDev:
     """Block device over a writable buffer.
 
-    Args: memory: memoryview, a whole number of blocks of 512 bytes.
+    Args: memory: memoryview of whole blocks of 512 bytes.
     """
 
     def __init__(self, memory):
@@ -28,7 +29,7 @@ class RAMBlockDev:
 
     def writeblocks(self, block, buf):
         start = block * _BLOCK
-        # A view of these blocks alone: storing into a slice moves all that follows it onto itself.
+        # Use a view of these blocks: an assignment to a slice would copy all that follows it, too.
         view = self._memory[start : start + len(buf)]
         view[:] = buf
 
@@ -41,12 +42,12 @@ class RAMBlockDev:
 
 
 def mount():
-    """Mount the RAM file system at /, formatting it where there is none."""
-    # A 32nd of what is free, as whole blocks; the model and Python's heap have the rest.
+    """Mount the RAM file system at /. Format it if there is none."""
+    # A 32nd of the free memory, in whole blocks. The model and Python's heap get the rest.
     size = min(max(_x86.memory()[1] // 32, _SMALLEST), _LARGEST) // _BLOCK * _BLOCK
     device = RAMBlockDev(_x86.ram_disk(size))
     try:
         vfs.mount(vfs.VfsFat(device), "/")
-    except OSError:  # first boot, or a file system that a script has spoilt
+    except OSError:  # the first boot, or a script has damaged it
         vfs.VfsFat.mkfs(device)
         vfs.mount(vfs.VfsFat(device), "/")

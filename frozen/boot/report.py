@@ -1,4 +1,6 @@
-# What the machine says of itself: the table of boot phases, and the top of the screen.
+"""What the machine says of itself: the table of boot phases, and the top of the screen."""
+# SPDX-License-Identifier: MIT
+
 import asyncio
 import gc
 import time
@@ -6,23 +8,22 @@ import time
 import _x86
 import machine
 from micropython import const
-from serve.engine import LOADING, READY
+from serve.scheduling.engine import LOADING, READY
 from serve.service import service
 
-# How often the screen's figure of Python's memory is taken, in updates of the screen: it is a walk
-# through all of the heap.
+# Updates of the screen between two measurements of Python's memory, which walk through the heap.
 _HEAP_TURNS = const(10)
 
 
 def boot_table():
-    """Return the lines that say how long each phase of booting took."""
+    """Return the lines of the table of boot phases."""
     phases = _x86.boot_phases()
     lines = ["%10.1f ms  %s" % (ms, name) for name, ms in phases]
     return lines + ["%10.1f ms  in all" % sum(ms for _, ms in phases)]
 
 
 def crash_summary():
-    """Return what /health says of the last death since power-on, None without one."""
+    """Return what /health says of the last death since power-on, None if there was none."""
     crash = machine.last_crash()
     if crash is None:
         return None
@@ -37,28 +38,28 @@ def crash_summary():
 
 
 async def boot_phases(lan):
-    """Note when there is an address and when the model is loaded, then print the table."""
-    address = not lan.active()  # without a card there will be none
+    """Note the times of the address and of the loaded model, then print the table of phases."""
+    address = not lan.active()  # without a card, none is expected
     model = False
     started = time.ticks_ms()
     while not (address and model):
         if not address and lan.isconnected():
             address = True
             _x86.boot_phase("address")
-        # Before serve() has read the configuration, the host is one without a path.
+        # Until serve() has configured it, the host has no path.
         if not model and service.host.path and service.host.state != LOADING:
             model = True
             _x86.boot_phase("model")
-        # A machine without a cable stays here: it is not to wake for that all the time.
+        # A machine without a cable stays here, and should not wake often for it.
         hurry = time.ticks_diff(time.ticks_ms(), started) < 10_000
         await asyncio.sleep_ms(10 if hurry else 1000)
     print("cllm: booted\n" + "\n".join(boot_table()))
 
 
 def status(lan, heap):
-    """Return the lines for the top of the screen, below the kernel's own.
+    """Return the lines at the top of the screen, below the kernel's.
 
-    Args: heap: bytes that Python uses.
+    Args: heap: bytes of Python's heap in use.
     """
     host, scheduler = service.host, service.scheduler
     up = time.ticks_ms() // 1000
@@ -99,7 +100,7 @@ async def screen(lan):
 
 
 async def watchdog(seconds):
-    """Promise to run every so often; the machine reboots when this does not."""
+    """Feed the watchdog. If this does not run for `seconds`, the machine reboots."""
     _x86.watchdog(seconds * 1000)
     while seconds:
         _x86.watchdog_feed()

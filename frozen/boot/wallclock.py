@@ -1,10 +1,11 @@
 """Keeps wall time and leases right where the machine stands still for a while.
 
-A hypervisor stops a machine in one of two ways. Where the TSC runs on (SIGSTOP, a host that
-sleeps), the kernel leaves the pause out of ticks_ms() and wall time is right. Where the TSC stands
-still too (QEMU's `stop`, a migration), only the CMOS clock shows it, which is read now and then.
-Either way the network hears of it: leases ran on meanwhile.
+A hypervisor stops a machine in one of two ways. If the TSC runs on (SIGSTOP, a host that sleeps),
+the kernel leaves the pause out of ticks_ms(), and wall time is right. If the TSC stands still, too
+(QEMU's `stop`, a migration), only the CMOS clock shows the pause, so it is read now and then. In
+both cases the network is told, because leases ran on.
 """
+# SPDX-License-Identifier: MIT
 
 import asyncio
 import time
@@ -13,18 +14,19 @@ import _x86
 from httpd.router import print_exception
 from micropython import const
 
-_LOOK_S = const(10)  # reading takes some 50 accesses to slow ports
+_LOOK_S = const(10)  # a look takes some 50 accesses to slow ports
 _APART_NS = const(2000000000)
 _SECOND = const(1000000000)
-# A host that is short of memory or processors pauses its machines often, and no lease ends by that.
+# Hosts that are short of memory or processors pause machines often and shortly; no lease ends by
+# that.
 _TOLD_MS = const(3000)
-# For the CMOS clock, which shows whole seconds, to go on to the next.
+# The wait for the CMOS clock, which shows whole seconds, to go on to the next.
 _EDGE_MS = const(10)
 _EDGE_TRIES = const(150)
 
 
 class WallClock:
-    """Args: on_pause: called with the milliseconds that the machine stood still, 3000 or more."""
+    """Args: on_pause: called after a pause, with its milliseconds, 3000 or more."""
 
     def __init__(self, on_pause):
         self._on_pause = on_pause
@@ -32,25 +34,25 @@ class WallClock:
         self._missed = 0  # part of _paused that on_pause() does not know yet
 
     async def run(self):
-        """Look every so often, for ever."""
+        """Look for pauses until cancelled."""
         turn = 0
         while True:
             await asyncio.sleep(1)
             turn += 1
             try:
                 await self.look(turn % _LOOK_S == 0)
-            except Exception as exc:  # no memory just now, say: the next look may succeed
+            except Exception as exc:  # such as no memory: the next look may succeed
                 print_exception(exc)
 
     async def look(self, cmos):
-        """Look for a pause that the kernel has seen; with `cmos` also for one that it has not."""
+        """Look for a pause that the kernel saw; with `cmos`, also for one that it cannot see."""
         paused = _x86.paused()
         missed = paused - self._paused
         self._paused = paused
         if not missed and not cmos:
             return
         ahead = self._ahead()
-        # The clock goes back only where the kernel saw a gap: a TSC that jumped, but nobody paused.
+        # The clock goes back only if the kernel saw a gap: the TSC jumped, and there was no pause.
         if ahead >= _APART_NS or (missed and ahead <= -_APART_NS - _SECOND):
             step = await self._step()
             if step:
@@ -63,13 +65,13 @@ class WallClock:
 
     @staticmethod
     def _ahead():
-        # By how many ns the CMOS clock is ahead at least; it may be a second more.
+        # The least number of ns that the CMOS clock is ahead; it may be a second more.
         seconds = _x86.cmos_time()
         return 0 if seconds is None else seconds * _SECOND - time.time_ns()
 
     async def _step(self):
-        # Sets the clock when the CMOS clock's next second begins. Returns by how many ns, 0 where
-        # that clock does not run.
+        # Sets the clock when the CMOS clock's next second begins. Returns by how many ns, 0 if
+        # that clock stands still.
         before = _x86.cmos_time()
         for _ in range(_EDGE_TRIES):
             await asyncio.sleep(_EDGE_MS / 1000)

@@ -1,26 +1,27 @@
-# What a handler gave back, and how to take items from it: the difference between the two Pythons'
-# coroutines is kept in this file.
-#
-# CPython has coroutines, generators and async generators as three types. MicroPython 1.25 has one:
-# an `async def` with `yield` compiles to a generator whose `await`s and `yield`s both come out of
-# send(). They can be told apart, because everything asyncio suspends on yields None, and None is
-# no data: so on MicroPython a None is passed up to the event loop and anything else is the
-# handler's next item. (Hence a streaming handler must never yield None itself: the loop would not
-# wake it again.)
-# MIT license; Copyright (c) 2026 cllm contributors
+"""What a handler returned, and how to take items from it. This file hides how the coroutines of
+the two Pythons differ.
+
+CPython has three types: coroutines, generators and async generators. MicroPython 1.25 has one: an
+`async def` with `yield` compiles to a generator whose `await`s and `yield`s both come out of
+send(). They can be told apart: everything that asyncio suspends on yields None, which is no data.
+So on MicroPython a None is passed up to the event loop, and anything else is the handler's next
+item. For the same reason a streaming handler must never yield None: the loop would not wake it
+again.
+"""
+# SPDX-License-Identifier: MIT
 
 import sys
 
 _MICROPYTHON = sys.implementation.name == "micropython"
 
-END = object()  # Source.next() at the end
+END = object()  # what Source.next() returns at the end
 
 
 def step(gen):
-    """Runs a MicroPython generator to its next item, passing its awaits up to the event loop.
+    """Run a MicroPython generator to its next item, passing its awaits up to the event loop.
 
-    To be awaited (on MicroPython any generator can be). Returns (False, item) or, when `gen`
-    ended, (True, its return value).
+    Await the result; on MicroPython, any generator can be awaited. Return (False, item) or, when
+    `gen` has ended, (True, its return value).
     """
     try:
         item = gen.send(None)
@@ -37,10 +38,10 @@ def step(gen):
 
 
 class Eager:
-    """Runs a coroutine up to where it waits, and then calls `waits()`.
+    """Runs a coroutine until it waits for the first time, and then calls `waits()`.
 
-    done: it ended without waiting, and `value` is what it returned. Otherwise this object is to be
-    awaited at once, for the rest.
+    done: the coroutine ended without waiting, and `value` is what it returned. Otherwise await
+    this object at once, for the rest.
     """
 
     def __init__(self, coroutine, waits):
@@ -73,7 +74,7 @@ class Eager:
 
 
 class Source:
-    """Items of a stream, from a generator, an async generator, or an object with __anext__."""
+    """The items of a generator, an async generator, or an object with __anext__."""
 
     def __init__(self, items, first=END):
         self._items = items
@@ -90,7 +91,7 @@ class Source:
             raise TypeError("cannot stream from %s" % type(items).__name__)
 
     async def next(self):
-        """The next item, or END."""
+        """Return the next item, or END."""
         if self._first is not END:
             item = self._first
             self._first = END
@@ -114,7 +115,7 @@ class Source:
             return END
 
     async def close(self):
-        """Ends the stream's work now: `finally` blocks run, nothing more is produced."""
+        """End the stream now: `finally` blocks run, and it produces nothing more."""
         if hasattr(self._items, "aclose"):
             await self._items.aclose()
         elif hasattr(self._items, "close"):
@@ -122,7 +123,7 @@ class Source:
 
 
 async def settle(result):
-    """Awaits a handler's `result` until it is a plain value; a stream becomes a Source."""
+    """Await a handler's `result` until it is a plain value. A stream becomes a Source."""
     while True:
         if hasattr(result, "__anext__") or hasattr(result, "__aiter__"):
             return Source(result)

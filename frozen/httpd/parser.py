@@ -1,21 +1,22 @@
-# Push parser for HTTP/1.1 requests (RFC 9112). Bytes in, a Request and its body out: no socket, no
-# clock, no loop, so that every rule is tested on CPython by feeding bytes.
-#
-# It is strict where leniency lets two parsers disagree on where a request ends (request
-# smuggling), and looks at data with find, split and strip only, which run in C: a Python step per
-# byte would cost more than the network.
-# MIT license; Copyright (c) 2026 cllm contributors
+"""Push parser for HTTP/1.1 requests (RFC 9112): bytes in, a Request and its body out. It has no
+socket, clock or loop, so tests on CPython feed it bytes for every rule.
+
+It is strict where leniency lets two parsers disagree on where a request ends (request smuggling).
+It looks at data with find, split and strip only, which run in C: a Python step per byte would cost
+more than the network.
+"""
+# SPDX-License-Identifier: MIT
 
 from . import jsonio
 
 _TOKEN = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _DIGITS = b"0123456789"
 _HEX = b"0123456789abcdefABCDEF"
-_OWS = b" \t"  # RFC 9110 5.6.3: all the white space there is; strip() alone takes more
-# RFC 3986 3.2.2, 3.2.3: a name or an address, and a port. Not the comma of a joined list.
+_OWS = b" \t"  # RFC 9110 5.6.3; strip() without arguments would strip more
+# RFC 3986 3.2.2, 3.2.3: a name or an address, and a port. The comma of a joined list is left out.
 _HOST = b"!$%&'()*+-.:;=[]_~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
-# RFC 9110 9: methods this server knows. Another one is 501, not 405.
+# The methods that this server knows (RFC 9110 9). Any other is a 501, not a 405.
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")
 
 REASONS = {
@@ -45,7 +46,7 @@ REASONS = {
     422: "Unprocessable Content",
     429: "Too Many Requests",
     431: "Request Header Fields Too Large",
-    499: "Client Closed Request",  # nginx's, for the log: nobody is there to read it
+    499: "Client Closed Request",  # nginx's, for the log only: the client is gone
     500: "Internal Server Error",
     501: "Not Implemented",
     503: "Service Unavailable",
@@ -69,22 +70,22 @@ class HttpError(Exception):
 
 
 class Limits:
-    """Bounds on what one client may take: sizes in bytes, times in seconds, see the names."""
+    """Bounds on what one client may take. Sizes are in bytes, times in seconds."""
 
     def __init__(self, **values):
         self.line = 8192  # request line, and one chunk-size line
         self.head = 16384  # request line and header section, also a trailer section
         self.headers = 100  # header fields
         self.body = 2 << 20  # body collected for a handler
-        self.json_memory = jsonio.MAX_MEMORY  # of the values of a JSON body
-        self.json_containers = jsonio.MAX_CONTAINERS  # its arrays and objects
+        self.json_memory = jsonio.MAX_MEMORY  # memory for the values of a JSON body
+        self.json_containers = jsonio.MAX_CONTAINERS  # arrays and objects in it
         self.connections = 64
         self.backlog = 16
         self.idle_s = 60  # between requests on a kept connection
         self.head_s = 15  # first byte to end of the header section
-        self.body_s = 20  # grace for the body; each 4 KiB received earns a second more
-        self.write_s = 30  # the client takes no byte
-        self.linger_s = 3  # unread input is thrown away for so long before a close
+        self.body_s = 20  # for the body; each 4 KiB received earns one more
+        self.write_s = 30  # without a byte taken by the client
+        self.linger_s = 3  # of throwing unread input away before a close
         for name, value in values.items():
             if not hasattr(self, name):
                 raise ValueError("unknown limit '%s'" % name)
@@ -94,7 +95,7 @@ class Limits:
 
 
 def unquote(text):
-    """Percent-decodes `text` (str) as UTF-8; HttpError(400) when that is impossible."""
+    """Return `text` (str) with percent-encoding decoded as UTF-8, or raise HttpError(400)."""
     if "%" not in text:
         return text
     parts = text.encode().split(b"%")
@@ -114,12 +115,13 @@ def unquote(text):
     return text
 
 
-# How many header sections are remembered, and of what size.
+# Header sections to remember: how many, and of how many bytes at most.
 _KNOWN_COUNT = 32
 _KNOWN_SIZE = 1024
 
 
-# What the text of an array, object or string begins with: white space and a byte order mark too.
+# First bytes of a JSON array, object or string, which white space or a byte order mark may
+# precede.
 _JSON_STARTS = (b"{", b"[", b'"', b" ", b"\t", b"\n", b"\r", b"\xef")
 
 
@@ -133,12 +135,12 @@ class Request:
     method, target: as sent. segments: the decoded path split at "/" (so an encoded slash stays
     inside its segment), None for the target "*". path: the decoded path. query: decoded query
     parameters as a dict; the last of equal names wins. headers: lower-case name -> value, repeated
-    ones joined by ", ". minor: 0 or 1 of HTTP/1.x. length: declared body bytes or None when chunked.
-    body: bytes, once collected. keep_alive: what the client asked for. peer: the client's address or
-    None. gone(): whether the client has ended its side of the connection.
+    ones joined by ", ". minor: the x of HTTP/1.x, 0 or 1. length: declared bytes of the body, None
+    if it is chunked. body: bytes, once collected. keep_alive: what the client asked for. peer: the
+    client's address, or None. gone(): whether the client has ended its side of the connection.
     """
 
-    # What few requests have differently is not set for each.
+    # Defaults that most requests share; setting them for each would take time.
     length = 0
     keep_alive = False
     expects_continue = False
@@ -148,7 +150,7 @@ class Request:
     read = None
     json_memory = jsonio.MAX_MEMORY
     json_containers = jsonio.MAX_CONTAINERS
-    _parsed = (None, None, None)  # a body, its value, what is wrong with it
+    _parsed = (None, None, None)  # a body, its value, the error in it
 
     def __init__(self, method, target, minor, headers, segments=None, query=None):
         self.method = method
@@ -160,7 +162,7 @@ class Request:
         self.query = {} if query is None else query
 
     def header(self, name, default=None):
-        """The value of header `name` in any case, or `default`."""
+        """Return the value of header `name`, written in any case, or `default`."""
         return self.headers.get(name.lower(), default)
 
     def text(self):
@@ -170,12 +172,12 @@ class Request:
         return bytes(self.body).decode()
 
     def set_json(self, value):
-        """Make `value` what json() gives, for middleware that changes a request."""
+        """Have json() return `value`, for middleware that changes a request."""
         self.body = jsonio.dumps(value).encode()
 
     def json(self):
-        """Return the body as strict JSON (RFC 8259), the same object each time; HttpError(400)
-        if it is not.
+        """Return the value of the body, strict JSON (RFC 8259): the same object each time.
+        HttpError(400) if it is not JSON.
         """
         if self._parsed[0] is not self.body:
             value = error = None
@@ -190,7 +192,7 @@ class Request:
         return value
 
     async def parse(self):
-        """Do the work of json() with turns of the event loop, if the body may be JSON."""
+        """Do the work of json() in slices, so that the loop runs in between, if it may be JSON."""
         body = self.body
         if body[:1] not in _JSON_STARTS:
             return
@@ -203,7 +205,7 @@ class Request:
 
 
 def _request_line(line):
-    """(method, target, minor version)."""
+    """Return (method, target, minor version)."""
     parts = line.split(b" ")
     if len(parts) != 3 or not parts[0] or not parts[1] or parts[0].strip(_TOKEN):
         raise HttpError(400, "malformed request line")
@@ -221,7 +223,7 @@ def _request_line(line):
 
 
 def _fields(lines, minor):
-    """The header fields, of which lines[0] is none, by their names."""
+    """Return {name: value} of the header fields in lines[1:]."""
     headers = {}
     for line in lines[1:]:
         name, colon, value = line.partition(b":")
@@ -250,14 +252,14 @@ def _fields(lines, minor):
 
 
 def _members(value):
-    """The members of a comma-separated list (RFC 9110 5.6.1), as bytes in lower case."""
-    # Of bytes only ASCII letters have a lower case; of str also the Kelvin sign.
+    """Return the members of a comma-separated list (RFC 9110 5.6.1), as bytes in lower case."""
+    # In bytes, lower() changes only ASCII letters; in str, it changes the Kelvin sign, too.
     return [member.strip(_OWS).lower() for member in value.encode().split(b",")]
 
 
 def _check_unfinished(line):
-    """Raises HttpError(400) if no request line (RFC 9112 3) starts with `line`, which has no end
-    yet.
+    """Raise HttpError(400) if `line`, which is not complete, cannot be the start of a request line
+    (RFC 9112 3).
     """
     method, _, rest = line.partition(b" ")
     target, space, version = rest.partition(b" ")
@@ -273,7 +275,7 @@ def _check_unfinished(line):
 
 
 def _target(method, target):
-    """(segments, query) of a request's target."""
+    """Return (segments, query) of a request's target."""
     if target == "*":
         if method != "OPTIONS":
             raise HttpError(400, "malformed request target")
@@ -305,13 +307,12 @@ def _target(method, target):
 class Parser:
     """Parser of one connection's input.
 
-    feed() bytes as they come, ask head() until it gives a Request, then begin_body() and body()
-    until it gives b"", then head() again. HttpError means: answer it and close, the position is
-    lost.
+    feed() bytes as they come. Ask head() until it returns a Request, then call begin_body(), then
+    body() until it returns b"", then head() again. After an HttpError the position is lost: answer
+    it and close.
 
-    known: header sections that came before and their requests, a dict that parsers with the same
-    limits share: a client asks in the same words again and again. Those of requests with a body are
-    not kept, they differ by its length at least.
+    known: {header section: its Request}, a dict that parsers with the same limits share, because
+    clients repeat themselves. Requests with a body are not kept: at least its length varies.
     """
 
     def __init__(self, limits, known=None):
@@ -319,15 +320,15 @@ class Parser:
         self._known = {} if known is None else known
         self.buf = b""
         self.pos = 0  # everything before is consumed
-        self._scan = 0  # everything before was searched in vain
-        self._started = False  # the request line of an unfinished header section is well formed
+        self._scan = 0  # the end of the header section does not start before this
+        self._started = False  # the request line of an unfinished header section was checked
         self._left = 0  # bytes of the body (or of the chunk) still to come
-        self._chunk = None  # None: not chunked; else the part expected next
+        self._chunk = None  # the part of a chunked body that is next; None: not chunked
         self._room = 0  # body bytes the limit still allows
         self._trailer = 0  # bytes of trailer section seen
 
     def feed(self, data):
-        """Appends `data` (bytes) to the input."""
+        """Append `data` (bytes) to the input."""
         if self.pos >= len(self.buf):
             self.buf = data
         else:
@@ -336,11 +337,11 @@ class Parser:
         self.pos = 0
 
     def buffered(self):
-        """Number of bytes fed and not consumed."""
+        """Return how many bytes were fed and are not consumed."""
         return len(self.buf) - self.pos
 
     def head(self):
-        """Parses the next header section. Returns a Request, or None if more input is needed."""
+        """Parse the next header section. Return a Request, or None if more input is needed."""
         limits = self.limits
         if self.buf[self.pos : self.pos + 1] == b"\r":
             self._skip_empty_lines()
@@ -363,8 +364,8 @@ class Parser:
         known = self._known.get(head)
         if known is not None:
             return self._recall(known)
-        # RFC 9112 2.2 forbids a bare CR and only allows a bare LF: another parser might not see
-        # it.
+        # RFC 9112 2.2 forbids a bare CR, and allows a recipient to take a bare LF, which another
+        # parser might not. Refuse both.
         lines = head.split(b"\r\n")
         if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1:
             raise HttpError(400, "lines must end in CRLF")
@@ -398,8 +399,8 @@ class Parser:
         self.pos += size
 
     def _check_start(self, start, line):
-        # What is no HTTP never ends as a header section does: it is refused at its first octet, or
-        # when its first line ends at `line`, and not when the time for a request is over.
+        # Other protocols never send the end of a header section. Refuse them at the first octet
+        # that no request has, or when the first line ends, at `line`; not when head_s is over.
         if line >= 0:
             _request_line(self.buf[start:line])
             self._started = True
@@ -410,7 +411,7 @@ class Parser:
         _check_unfinished(begun[:-1] if begun.endswith(b"\r") else begun)
 
     def _recall(self, known):
-        """A new Request like `known`, which has no body."""
+        """Return a new Request like `known`, which has no body."""
         self._left = 0
         self._chunk = None
         segments = known.segments
@@ -426,15 +427,15 @@ class Parser:
         return request
 
     def _frame(self, request):
-        # How long the body is (RFC 9112 6).
+        # Finds out how long the body is (RFC 9112 6).
         headers = request.headers
         coding = headers.get("transfer-encoding")
         length = headers.get("content-length")
         self._left = 0
         self._chunk = None
         if coding is not None:
-            # RFC 9112 6.1: chunked is the last coding, once; with Content-Length, or in HTTP/1.0,
-            # the framing is in doubt.
+            # RFC 9112 6.1: chunked must be the last coding, once. Beside Content-Length, or in
+            # HTTP/1.0, the framing is in doubt.
             if length is not None:
                 raise HttpError(400, "both Content-Length and Transfer-Encoding")
             if not request.minor:
@@ -463,13 +464,13 @@ class Parser:
             request.expects_continue = request.length != 0
 
     def begin_body(self, limit):
-        """Sets how many body bytes are allowed; HttpError(413) if more are declared already."""
+        """Set how many bytes the body may have; HttpError(413) if more are declared already."""
         self._room = limit
         if self._left > limit:
             raise HttpError(413, "the body is larger than %d bytes" % limit)
 
     def body(self):
-        """Next piece of the body: bytes, b"" at its end, None if more input is needed."""
+        """Return the next piece (bytes) of the body, b"" at its end, None if input is missing."""
         if self._chunk is None:
             if not self._left:
                 return b""
@@ -507,7 +508,7 @@ class Parser:
                 self._left = 0
                 return b""
             else:
-                # RFC 9110 6.5.1: trailers may be dropped; they still have to be well formed.
+                # RFC 9110 6.5.1: trailers may be dropped. They must be well formed all the same.
                 self._trailer += len(line) + 2
                 name, colon, _ = line.partition(b":")
                 if not colon or not name or name.strip(_TOKEN):

@@ -1,6 +1,7 @@
-# Application: maps method and path to a handler, and what the handler returns to a response. Knows
-# requests and responses, nothing of sockets.
-# MIT license; Copyright (c) 2026 cllm contributors
+"""Application: maps method and path to a handler, and what the handler returns to a response.
+Knows requests and responses, nothing of sockets.
+"""
+# SPDX-License-Identifier: MIT
 
 import sys
 
@@ -11,23 +12,23 @@ from .parser import METHODS, REASONS, HttpError
 JSON = "application/json; charset=utf-8"
 _TEXT = "text/plain; charset=utf-8"
 
-# Header sections of answers, by what they say.
+# Header sections of answers, by their contents: at most _HEADS, of at most _HEAD_SIZE bytes.
 _heads = {}
 _HEADS = 64
 _HEAD_SIZE = 512
 
-_SMALL = 1024  # bytes of a body that are parsed when the handler asks, at once
+_SMALL = 1024  # a body of at most this many bytes is parsed only when the handler asks for it
 
-_NONE = {}  # arguments of the handlers of fixed paths
+_NONE = {}  # the arguments of a fixed path's handler
 
 
 def out_of_memory():
-    """The 503 for a request that does not fit what memory is left."""
+    """Return the 503 for a request that needs more memory than is left."""
     return HttpError(503, "not enough memory for this request now", {"Retry-After": "1"})
 
 
 def print_exception(exc):
-    """Prints the traceback of `exc` on the console."""
+    """Print the traceback of `exc` on the console."""
     if hasattr(sys, "print_exception"):
         sys.print_exception(exc)
     else:
@@ -39,7 +40,7 @@ def print_exception(exc):
 class Response:
     """A complete answer. body: bytes, str, or any JSON value; headers: dict of str to str.
 
-    The attribute `body` is bytes, but for the text of a large JSON value, which finish() makes.
+    The attribute `body` is bytes, except for a large JSON value until finish() has run.
     """
 
     def __init__(self, body=b"", status=200, headers=None, content_type=None):
@@ -60,12 +61,13 @@ class Response:
         self.body = await jsonio.finish(self.body)
 
     def head(self, length, connection):
-        """Status line and header section as bytes. ValueError: a header has a line break.
+        """Return status line and header section as bytes. ValueError: a header has a line break.
 
-        length: bytes of the body, None for a chunked one, -1 for an end by closing or no body at
-        all. connection: a value for the Connection header, or None.
+        length: bytes of the body; None: it is chunked; -1: closing the connection ends it, or
+        there is none. connection: a value for the Connection header, or None.
         """
-        # Most answers say the same as one before. Anything but text is rare, and 1 is equal to True.
+        # Most answers repeat the header section of an earlier one. A value that is no text makes
+        # no key, because 1 equals True.
         key = (self.status, self.content_type, length, connection)
         for name, value in self.headers.items():
             if type(value) is not str:
@@ -86,7 +88,7 @@ class Response:
         lines.append("Content-Type: " + self.content_type)
         for name in self.headers:
             lines.append("%s: %s" % (name, self.headers[name]))
-        # RFC 9112 6.3: how the client finds the end of the answer.
+        # RFC 9112 6.3: by these the client finds the end of the answer.
         if length is None:
             lines.append("Transfer-Encoding: chunked")
         elif length >= 0:
@@ -94,16 +96,16 @@ class Response:
         if connection:
             lines.append("Connection: " + connection)
         text = "\r\n".join(lines)
-        # A line break in a value would let it write headers, or a second response.
+        # With a line break, a value could add headers, or a second response.
         if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1:
             raise ValueError("line break in a response header")
         return text.encode() + b"\r\n\r\n"
 
 
 class Stream(Response):
-    """An answer in pieces as they come: from a generator, an async generator or an object with
-    __aiter__, of str or bytes (never None, see aio.py). Its close() is called when the client
-    goes.
+    """An answer whose pieces are sent as they come: from a generator, an async generator or an
+    object with __aiter__, of str or bytes (never None, see aio.py). When the client goes, its
+    close() is called.
     """
 
     def __init__(self, items, content_type=_TEXT, status=200, headers=None):
@@ -112,15 +114,15 @@ class Stream(Response):
         self._first = END
 
     async def start(self):
-        """Waits for the first piece, so that an error before it is still a plain error answer."""
+        """Wait for the first piece, so that an error before it becomes a plain error answer."""
         try:
             self._first = await self.next()
-        except BaseException:  # also cancelled because the client went away
+        except BaseException:  # cancellation too, when the client went away
             await self.source.close()
             raise
 
     async def next(self):
-        """The next piece as bytes, not empty; END after the last."""
+        """Return the next piece as bytes, never empty; END after the last."""
         if self._first is not END:
             data = self._first
             self._first = END
@@ -133,16 +135,16 @@ class Stream(Response):
                 data = data.encode()
             elif not isinstance(data, (bytes, bytearray, memoryview)):
                 raise TypeError("a stream yields str or bytes, not %s" % type(data).__name__)
-            if len(data):  # an empty chunk would end the chunked coding
+            if len(data):  # an empty chunk would end the body
                 return data
 
 
-# What handlers return that waits for nothing.
+# Types that a handler may return and that need not be awaited.
 _PLAIN = (dict, list, str, bytes, tuple, Response)
 
 
 def respond(value):
-    """Makes a Response of a handler's value: see App.route for the kinds."""
+    """Return the Response for a handler's value; App.route lists the kinds."""
     if isinstance(value, Response):
         return value
     status = 200
@@ -168,8 +170,8 @@ def _int(text):
 
 
 class Route:
-    """One pattern and method. limit: body bytes, None for the server's. stream: call the handler
-    before the body is read; it takes pieces with `await request.read()`.
+    """One pattern and method. limit: bytes of the body, None for the server's limit. stream: the
+    handler is called before the body is read, and takes pieces with `await request.read()`.
     """
 
     def __init__(self, pattern, handler, limit, stream):
@@ -195,7 +197,7 @@ class Route:
         return all([type(p) is str for p in self.parts])
 
     def match(self, segments):
-        """The handler's arguments when the path fits, else None."""
+        """Return the handler's arguments if the path fits, else None."""
         params = {}
         for i, part in enumerate(self.parts):
             if i >= len(segments):
@@ -224,8 +226,8 @@ class App:
         async def hello(request, name):
             return {"hello": name}
 
-    A later route with the same pattern and method replaces an earlier one; among overlapping
-    patterns the later wins, and a fixed path wins over a pattern.
+    A route replaces an earlier one with the same pattern and method. Where patterns overlap, the
+    later one wins; a fixed path wins over any pattern.
     """
 
     def __init__(self):
@@ -241,9 +243,9 @@ class App:
         """Decorator: `handler(request, **parts)` answers `pattern`, with <name>, <int:name> and,
         as the last part, <path:name>.
 
-        The handler is plain or async and returns a dict or list (JSON), str (text), bytes, None
-        (204), (body, status[, headers]), a Response or a Stream; or it is a generator or async
-        generator of str or bytes and the pieces are sent as they come.
+        A plain or async handler returns a dict or list (JSON), str (text), bytes, None (204),
+        (body, status[, headers]), a Response or a Stream. A generator or async generator yields
+        pieces (str or bytes), which are sent as they come.
         """
 
         def decorate(handler):
@@ -283,49 +285,50 @@ class App:
         return self.route(pattern, ("DELETE",), **options)
 
     def before(self, hook):
-        """Decorator: `hook(request)`, plain or async, runs before every handler; what it returns,
-        unless None, is the answer.
+        """Decorator: `hook(request)`, plain or async, runs before every handler. If it returns
+        anything but None, that is the answer.
         """
         self._before.append(hook)
         return hook
 
     def middleware(self, hook):
-        """Decorator: `async hook(request, handler)` runs around every handler, the latest added
-        outermost. `await handler(request)` gives the Response, which the hook returns, or another
-        one, or what a handler may return. It may change the request (`request.body`) before.
+        """Decorator: `async hook(request, handler)` runs around every handler, the hook that was
+        added last outermost. `await handler(request)` gives the Response. The hook returns it,
+        another one, or what a handler may return, and may change the request before.
         """
         self._around.append(hook)
         return hook
 
     def after(self, hook):
-        """Decorator: `hook(request, response)` runs before any response is sent, also an error's;
-        it may add headers. request is None when none could be parsed. It must not await.
+        """Decorator: `hook(request, response)` runs before any response is sent, errors too, and
+        may add headers. request: None if none could be parsed. The hook must not await.
         """
         self._after.append(hook)
         return hook
 
     def done(self, hook):
-        """Decorator: `hook(request, response, ms, sent)` runs when a response was sent, or broke
-        off: milliseconds since the request's header section, bytes sent. It must not await.
+        """Decorator: `hook(request, response, ms, sent)` runs after a response was sent, or broke
+        off. ms: milliseconds since the request's header section had come; sent: bytes. The hook
+        must not await.
         """
         self._done.append(hook)
         return hook
 
     def error(self, hook):
-        """Decorator: `hook(request, error)` makes the answer to an HttpError; request is None when
-        none could be parsed. It must not await.
+        """Decorator: `hook(request, error)` returns the answer to an HttpError. request: None if
+        none could be parsed. The hook must not await.
         """
         self._error = hook
         return hook
 
     def find(self, request):
-        """(route, arguments) for `request`. Raises HttpError 404, 405 or 501.
+        """Return (route, arguments) for `request`. Raise HttpError 404, 405 or 501.
 
-        For OPTIONS without a handler the route is None and the arguments are the allowed methods.
+        For OPTIONS without a handler, the route is None and the arguments are the allowed methods.
         """
         method = request.method
-        # Most requests are for a fixed path. A decoded slash inside a segment must not make a path
-        # that the client did not ask for.
+        # Most requests ask for a fixed path. The count keeps a decoded slash inside a segment from
+        # making a path that the client did not ask for.
         path = request.path
         table = self._fixed.get(path)
         if table is not None and path.count("/") == len(request.segments or ()):
@@ -367,9 +370,9 @@ class App:
                 break
 
     async def handle(self, request, route, params):
-        """Runs hooks and handler; returns a Response, started if it is a Stream.
+        """Run hooks and handler. Return a Response, started if it is a Stream.
 
-        Any exception of theirs becomes an error answer here and costs no one else.
+        An exception of theirs becomes an error answer and affects no other request.
         """
         try:
             for hook in self._before:
@@ -402,7 +405,7 @@ class App:
         except HttpError as exc:
             return self.failure(request, exc)
         except MemoryError as exc:
-            # Not a mistake of the handler's: it may fit once others have ended.
+            # No mistake of the handler: there may be memory once other requests have ended.
             print("out of memory in %s %s: %s" % (request.method, request.target, exc))
             return self.failure(request, out_of_memory())
         except Exception as exc:
@@ -417,7 +420,7 @@ class App:
         return response
 
     def _wrapped(self, hook, inner):
-        # An error of the inner handler is a response for the hook too.
+        # To the hook, an error of the inner handler is a response, too.
         async def safe(request):
             try:
                 return await inner(request)
@@ -430,23 +433,23 @@ class App:
         return wrapped
 
     def finish(self, request, response):
-        """Runs the hooks before a response is sent."""
+        """Run the hooks before a response is sent."""
         for hook in self._after:
             hook(request, response)
 
     def report(self, request, response, ms, sent):
-        """Runs the hooks after a response was sent."""
+        """Run the hooks after a response was sent."""
         for hook in self._done:
             hook(request, response, ms, sent)
 
     def crash(self, request, exc):
-        """The answer to an unexpected exception: traceback on the console, 500 for the client."""
+        """Print an unexpected exception. Return the client's 500."""
         print("error in %s %s:" % (request.method, request.target))
         print_exception(exc)
         return self.failure(request, HttpError(500))
 
     def failure(self, request, error):
-        """The answer to an HttpError."""
+        """Return the answer to an HttpError."""
         if self._error is not None:
             try:
                 response = respond(self._error(request, error))
@@ -459,7 +462,7 @@ class App:
         body.update(error.fields)
         try:
             text = jsonio.dumps({"error": body})
-        except (ValueError, TypeError):  # words from elsewhere that are no UTF-8
+        except (ValueError, TypeError):  # a handler's words may be no UTF-8
             body = {"code": error.status, "message": REASONS.get(error.status, "Error")}
             text = jsonio.dumps({"error": body})
         return Response(text.encode(), error.status, error.headers, JSON)

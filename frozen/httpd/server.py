@@ -1,15 +1,15 @@
-# Connections: carries bytes between asyncio streams and the parser, and bounds what a client may
-# cost.
-#
-# A connection has one task, until a handler has to wait for something: then a second one, the pump,
-# takes over reading for the rest of the connection. It feeds the parser while a handler runs, and so
-# notices at once that a client went away and cancels the handler. Answers that are there at once, like
-# those to /health, cost neither the second task nor its exchanges with the first.
-#
-# Time is counted by one janitor for all connections, in ticks: asyncio.wait_for makes two tasks per
-# use on MicroPython, and a tick that comes late because the engine computed does not count as more
-# than one against a client that could not be served meanwhile.
-# MIT license; Copyright (c) 2026 cllm contributors
+"""Connections: carry bytes between asyncio streams and the parser, and bound what a client costs.
+
+A connection has one task until a handler waits for something. From then on a second task, the
+pump, reads for the rest of the connection: it feeds the parser while a handler runs, so it notices
+at once that the client went away, and cancels the handler. Answers that are ready at once, such as
+those to /health, need neither the second task nor its exchanges with the first.
+
+One janitor counts time for all connections, in ticks: asyncio.wait_for makes two tasks per use on
+MicroPython. A tick that comes late, because the engine computed, counts as one: no client is
+blamed for time in which none was served.
+"""
+# SPDX-License-Identifier: MIT
 
 import asyncio
 import time
@@ -24,20 +24,32 @@ _AHEAD = 65536  # unparsed bytes of one connection at which its pump stops readi
 _REFUSED = 32  # connections above the limit that may wait for their request to be refused
 _CREDIT = 4096  # bytes of a body that earn a second
 
-# A stream's ioctl request, and events: something to read; Linux's for "the peer has ended its side".
+# A stream's ioctl request, and its events: input is there; the peer has ended its side (Linux).
 _IOCTL_POLL = 3
 _POLLIN = 1
 _POLLRDHUP = 0x2000
 
-# Of setsockopt(), as POSIX and MicroPython number them.
+# Arguments of setsockopt(), as POSIX and MicroPython number them.
 _IPPROTO_TCP = 6
 _TCP_NODELAY = 1
 
 _DRAIN_S = 0.05  # between looks at who is still served
 
+# States of a connection: where its exchange of a request for an answer is.
+_IDLE = 0  # nothing has come of the next request
+_HEAD = 1  # a part of its header section has
+_BODY = 2  # its body is being read, or is not wanted
+_SERVING = 3  # all of it has come: the handler runs, or its answer is being sent
+_LINGERING = 4  # the last answer is sent; input is thrown away
+
+# What the connection's task does about input.
+_ELSEWHERE = 0  # nothing: it computes, or waits for something else
+_WAITS = 1  # waits for it
+_LATE = 2  # has waited until the time limit
+
 
 class Server:
-    """HTTP server for `app` on host:port. tick_s: seconds per tick of the time limits."""
+    """HTTP server for the App `app`. tick_s: seconds per tick of the time limits."""
 
     def __init__(self, app, host="0.0.0.0", port=80, limits=None, tick_s=1):
         self.app = app
@@ -54,14 +66,14 @@ class Server:
         self.draining = False  # answers close their connections
 
     async def start(self):
-        """Listens. Raises OSError if the port cannot be had."""
+        """Listen. Raise OSError if the port cannot be had."""
         self._server = await asyncio.start_server(
             self._accept, self.host, self.port, backlog=self.limits.backlog
         )
         self._janitor_task = asyncio.create_task(self._janitor())
 
     async def close(self):
-        """Stops listening and drops all connections; their handlers are cancelled."""
+        """Stop listening and drop all connections; their handlers are cancelled."""
         self._janitor_task.cancel()
         self._server.close()
         for connection in self.connections + self._refused:
@@ -71,7 +83,7 @@ class Server:
         await self._server.wait_closed()
 
     async def drain(self, seconds):
-        """Stops listening and lets requests that run be answered, for `seconds` at most.
+        """Stop listening and answer the requests that run, for `seconds` at most.
 
         close() drops what is left.
         """
@@ -87,7 +99,7 @@ class Server:
     async def _accept(self, reader, writer):
         count = len(self.connections)
         if count >= self.limits.connections:
-            # Kept connections that wait for a next request make room for one that has a request.
+            # An idle connection gives way to a new one.
             for connection in self.connections:
                 if connection.idle:
                     connection.cancel()
@@ -135,7 +147,7 @@ def _report_error(exc):
 
 
 async def _shut(writer, abort):
-    """Closes the socket. abort: do not wait for the client to take what is still queued."""
+    """Close the socket. abort: do not wait for the client to take what is still queued."""
     try:
         if abort and hasattr(writer, "transport"):
             writer.transport.abort()  # CPython's close() would wait for the client
@@ -146,8 +158,8 @@ async def _shut(writer, abort):
 
 
 def _send_at_once(writer):
-    # Nagle's algorithm would hold a token back until the client acknowledged the last, which it may do
-    # 40 ms later. CPython's loop has it off anyway.
+    # Nagle's algorithm would hold a token back until the client acknowledged the one before, up to
+    # 40 ms later. CPython's loop has it off.
     sock = getattr(writer, "s", None)
     if hasattr(sock, "setsockopt"):
         sock.setsockopt(_IPPROTO_TCP, _TCP_NODELAY, 1)
@@ -156,8 +168,8 @@ def _send_at_once(writer):
 class Refusal:
     """A connection above the limit: whatever it asks, the answer is 503.
 
-    It has no parser and reads for linger_s at most; where more of them come than may wait, the
-    oldest is answered unasked.
+    It has no parser, and reads for linger_s at most. Where too many of them wait, the oldest is
+    answered without being asked.
     """
 
     def __init__(self, server, reader, writer):
@@ -169,9 +181,9 @@ class Refusal:
         self._answered = False
 
     async def run(self):
-        """Answers once something is asked, or when the time is over; never raises."""
+        """Answer once something is asked, or when the time is over. Never raises."""
         try:
-            # Some clients take an answer that comes before their request for an error.
+            # To some clients, an answer that comes before their request is an error.
             data = await self.reader.read(_READ)
             if data:
                 self._answer(data.startswith(b"HEAD "))
@@ -196,25 +208,25 @@ class Refusal:
         if not head_only:
             data += response.body
         try:
-            # A new connection has room for so little.
+            # It fits the buffer of a new connection.
             self.writer.write(data)
         except OSError:
             return
         app.report(None, response, 0, len(data))
 
     def tick(self):
-        """Called by the janitor."""
+        """Count a tick of the time limit; the janitor calls this."""
         self._ticks -= 1
         if self._ticks == 0:
             self.cancel()
 
     def cancel(self):
-        """Answers and ends the connection."""
+        """Answer and end the connection."""
         self._task.cancel()
 
 
 class Connection:
-    """One client."""
+    """One client. state: see _IDLE; eof: the client has ended its side."""
 
     def __init__(self, server, reader, writer):
         self.server = server
@@ -222,27 +234,28 @@ class Connection:
         self.reader = reader
         self.writer = writer
         self.parser = Parser(server.limits, server.known)
-        self.idle = False  # waits for a next request
+        self.state = _IDLE
         self.eof = False
         self._task = None
         self._pump_task = None
         self._more = None  # Event: the pump's input arrived, ended, or took too long
         self._room = None  # Event: the pump may read on
-        self._ticks = 0  # left of the time limit that runs; 0: none runs
+        self._input = _ELSEWHERE
+        self._ticks = 0  # that remain of the running time limit; 0: none runs
         self._body_ticks = 0  # the body's time limit, while a streaming handler is between reads
         self._credit = 0  # bytes of the body that have not earned a tick yet
-        self._late = False
-        self._waits = False  # for input
-        self._serves = False  # a handler runs or its answer is being sent
-        self._discard = False  # input is thrown away
-        self._unread = False  # a body was not read to its end
         self._since = time.ticks_ms()  # when the request's header section had come
         self._sent = 0  # bytes of its response
         self.peer = _address(writer)
         _send_at_once(writer)
 
+    @property
+    def idle(self):
+        """Whether the connection waits for a next request."""
+        return self.state == _IDLE
+
     async def run(self):
-        """Serves requests until the connection ends; never raises."""
+        """Serve requests until the connection ends. Never raises."""
         self._task = asyncio.current_task()
         clean = False
         try:
@@ -262,35 +275,35 @@ class Connection:
         await _shut(self.writer, not clean)
 
     def _start_pump(self):
-        # From now on another task reads.
+        # From now on the pump reads.
         if self._pump_task is None:
             self._more = asyncio.Event()
             self._room = asyncio.Event()
             self._pump_task = asyncio.create_task(self._pump())
 
     def gone(self):
-        """Whether the client has ended its side, as far as the network knows: the pump may not have
-        had its turn. (CPython's loop reads ahead of it anyway.)
+        """Return whether the client has ended its side. The network is asked, because the pump may
+        not have had its turn; CPython's loop, whose streams have no ioctl(), reads ahead of it.
         """
         if self.eof or not hasattr(getattr(self.writer, "s", None), "ioctl"):
             return self.eof
         return self.writer.s.ioctl(_IOCTL_POLL, _POLLRDHUP) != 0
 
     def cancel(self):
-        """Ends the connection and what runs for it."""
+        """End the connection and what runs for it."""
         self._task.cancel()
 
     def tick(self):
-        """Called by the janitor."""
+        """Count a tick of the time limit; the janitor calls this."""
         if self._ticks:
             self._ticks -= 1
             if not self._ticks:
-                if self._waits:
-                    self._late = True
+                if self._input == _WAITS:
+                    self._input = _LATE
                     if self._pump_task is not None:
                         self._more.set()
                         return
-                # Without a pump the task itself waits in read(), see _take().
+                # Without a pump the task itself waits in read(), see _wait().
                 self.cancel()
 
     def _allow(self, seconds):
@@ -302,60 +315,62 @@ class Connection:
                 data = await self.reader.read(_READ)
                 if not data:
                     break
-                if self._discard:
+                if self.state == _LINGERING:
                     continue
                 self.parser.feed(data)
                 self._more.set()
-                while self.parser.buffered() >= _AHEAD and not self._discard:
+                while self.parser.buffered() >= _AHEAD and self.state != _LINGERING:
                     self._room.clear()
                     await self._room.wait()
         except OSError:
             pass
         self.eof = True
         self._more.set()
-        if self._serves:
-            # Gone, or done sending and still reading: the end of its data does not tell. What is
-            # ready soon is for the latter; then the handler is cancelled.
-            self._allow(self.limits.linger_s)
+        if self.state == _SERVING:
+            self._allow_after_end()
 
-    async def _take(self):
-        # Reads without a pump, until the time limit that runs is over.
-        self._waits = True
+    def _allow_after_end(self):
+        # EOF may mean that the client left, or only that it finished sending. Wait linger_s for
+        # the answer, then cancel the handler.
+        self._allow(self.limits.linger_s)
+
+    async def _wait(self):
+        # Waits for input until the time limit that runs is over; returns whether it is.
+        late = False
+        self._input = _WAITS
         try:
-            data = await self.reader.read(_READ)
+            if self._pump_task is None:
+                data = await self.reader.read(_READ)
+                if not data:
+                    self.eof = True
+                elif self.state != _LINGERING:
+                    self.parser.feed(data)
+            else:
+                # The caller called _looking() before it looked at the parser.
+                self._room.set()
+                await self._more.wait()
+                late = self._input == _LATE
         except asyncio.CancelledError:
-            if not self._late:
+            if self._input != _LATE or self._pump_task is not None:
                 raise
-            return
+            late = True
         finally:
-            self._waits = False
-        if not data:
-            self.eof = True
-        elif not self._discard:
-            self.parser.feed(data)
+            self._input = _ELSEWHERE
+        return late
 
-    async def _pumped(self):
-        # Waits for the pump's input. The caller has cleared _more before it looked at the parser.
-        self._room.set()
-        self._waits = True
-        await self._more.wait()
-        self._waits = False
-
-    async def _input(self):
-        # Waits for more of a request.
+    async def _wait_for_body(self):
         if self.eof:
             raise HttpError(400, "the request ended early")
-        await (self._take() if self._pump_task is None else self._pumped())
-        if self._late:
+        if await self._wait():
             raise HttpError(408, "the request came too slowly")
 
     def _looking(self):
-        # What the pump reports from here on is news.
+        # From here on, what the pump reports wakes _wait().
         if self._more is not None:
             self._more.clear()
 
     async def _exchange(self):
-        # One request and its answer. Returns whether another may follow.
+        # Serves one request. Returns whether another may follow.
         app = self.server.app
         request = None
         self._sent = 0
@@ -363,7 +378,7 @@ class Connection:
             request = await self._head()
             if request is None:
                 return False
-            self._unread = request.length != 0
+            self.state = _BODY if request.length != 0 else _SERVING
             route, params = app.find(request)
             limit = self.limits.body
             if route is not None and route.limit is not None:
@@ -376,7 +391,7 @@ class Connection:
             if route is not None and route.stream:
                 request.read = self._read_body
                 self._start_pump()
-            elif self._unread:
+            elif self.state == _BODY:
                 request.body = await self._collect()
         except HttpError as exc:
             self._allow(0)
@@ -385,34 +400,34 @@ class Connection:
             self._allow(0)
             response = app.failure(request, out_of_memory())
         else:
-            # See _pump: the client may have ended its side already.
+            # The client may have ended its side already.
             if self.eof:
-                self._allow(self.limits.linger_s)
+                self._allow_after_end()
             else:
                 self._ticks = 0
-            self._serves = not self._unread
             if self._room is not None:
-                self._room.set()  # the request may have filled the buffer: watch for the end again
+                self._room.set()  # the request may have filled the buffer; read on to see EOF
             work = Eager(app.handle(request, route, params), self._start_pump)
             response = work.value if work.done else await work
-        keep = request is not None and request.keep_alive and not self._unread
+        keep = request is not None and request.keep_alive and self.state == _SERVING
         app.finish(request, response)
         try:
             return await self._send(request, response, keep)
         finally:
-            self._serves = False
             app.report(request, response, time.ticks_ms() - self._since, self._sent)
 
     async def _head(self):
-        # The next request; None when the client ended in between or waited too long to send one.
+        # Returns the next request, None if the client has ended instead, or sent none in time.
         parser = self.parser
         self._ticks = self.server.idle_ticks
         started = False
         while True:
             self._looking()
-            request = parser.head() if parser.pos < len(parser.buf) else None
+            request = None
+            if parser.pos < len(parser.buf):
+                self.state = _HEAD
+                request = parser.head()
             if request is not None:
-                self.idle = False
                 self._ticks = 0
                 request.peer = self.peer
                 request.json_memory = self.limits.json_memory
@@ -428,18 +443,15 @@ class Connection:
                     self._allow(self.limits.head_s)
             elif self.eof:
                 return None
-            self.idle = not started
-            if self._pump_task is None:
-                await self._take()
             else:
-                await self._pumped()
-            if self._late:
+                self.state = _IDLE  # nothing came, or empty lines
+            if await self._wait():
                 if not parser.buffered():
                     return None
                 raise HttpError(408, "the request came too slowly")
 
     async def _read_body(self):
-        """Next piece of the body, b"" at its end. Raises HttpError when it is too large,
+        """Return the next piece of the body, b"" at its end. Raise HttpError if it is too large,
         malformed, too slow, or cut off.
         """
         self._ticks = self._body_ticks
@@ -451,13 +463,15 @@ class Connection:
                 self._earn(len(data))
                 self._ticks = 0
                 if not data:
-                    self._unread = False
+                    self.state = _SERVING
+                    if self.eof:
+                        self._allow_after_end()
                 return data
-            await self._input()
+            await self._wait_for_body()
 
     def _earn(self, size):
         # Each 4 KiB earns a second: slow links get through, a trickle does not. Pieces are often
-        # smaller: what is left of one counts for the next.
+        # smaller, so the remainder of one counts for the next.
         self._credit += size
         ticks = int(self._credit / (_CREDIT * self.server.tick_s))
         self._credit -= ticks * _CREDIT * self.server.tick_s
@@ -481,7 +495,7 @@ class Connection:
             if not empty:
                 length = len(response.body)
         elif request is not None and not request.minor:
-            keep = False  # RFC 9112 6.3: the end of such an answer is that of the connection
+            keep = False  # RFC 9112 6.3: in HTTP/1.0, the end of the connection ends a stream
         else:
             length = None
         connection = None
@@ -502,7 +516,7 @@ class Connection:
                 await self._stream(response, head, length is None)
             elif len(response.body) > _PIECE:
                 await self._write_all(head, response.body)
-            # The header section and the body leave in one write: one segment for most.
+            # Header section and body leave in one write, which most times fits one segment.
             elif self._put(head + response.body):
                 await self._drain()
         finally:
@@ -516,7 +530,7 @@ class Connection:
             try:
                 data = await response.next()
             except Exception as exc:
-                # The status is sent; breaking off without the last chunk tells the client.
+                # The status is sent. Without a last chunk, the client sees that the stream broke.
                 print("error in a stream:")
                 print_exception(exc)
                 raise OSError("stream failed")
@@ -535,7 +549,7 @@ class Connection:
             head = b""
 
     async def _write_all(self, head, body):
-        # In pieces, and the header section in one write with the first.
+        # Writes in pieces, the first together with the header section.
         view = memoryview(body)
         await self._write(head + view[:_PIECE])
         for i in range(_PIECE, len(view), _PIECE):
@@ -546,12 +560,12 @@ class Connection:
             await self._drain()
 
     def _put(self, data):
-        # Writes; returns whether it is to be waited for the client to take it.
+        # Writes; returns whether to wait until the client has taken it.
         self._sent += len(data)
         writer = self.writer
         writer.write(data)
-        # MicroPython's drain() gives way to other tasks in any case; who has sent an answer does so
-        # when it reads the next request.
+        # MicroPython's drain() always gives way to other tasks. Without a pump, the read of the
+        # next request does that, so what the socket took at once needs no drain().
         return self._pump_task is not None or getattr(writer, "out_buf", None) != b""
 
     async def _drain(self):
@@ -564,24 +578,19 @@ class Connection:
         # away from a client that is still sending. Throw input away until it stops, for a while.
         if self.eof:
             return
-        self._serves = False
-        self._discard = True
+        unread = self.state == _BODY
+        self.state = _LINGERING
         if self._room is not None:
             self._room.set()
-        if not (self._unread or self.parser.buffered() or self._unread_in_socket()):
+        if not (unread or self.parser.buffered() or self._unread_in_socket()):
             return
         self._allow(self.limits.linger_s)
         while not self.eof and self._ticks:
-            if self._pump_task is None:
-                await self._take()
-            else:
-                self._looking()
-                self._waits = True
-                await self._more.wait()
+            self._looking()
+            await self._wait()
 
     def _unread_in_socket(self):
-        # CPython's loop reads ahead, whether or not somebody takes it; the sockets of MicroPython's
-        # unix port cannot be asked.
+        # CPython's loop has read it already; sockets of MicroPython's unix port cannot be asked.
         return (
             self._pump_task is None
             and hasattr(getattr(self.writer, "s", None), "ioctl")

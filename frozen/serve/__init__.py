@@ -1,2 +1,4 @@
-# Serving a language model: engine, scheduler, and the HTTP routes on top of them.
-# MIT license; Copyright (c) 2026 cllm contributors
+"""Serving a language model, in two rooms: `scheduling` runs sequences on the engine, `apis` speaks
+HTTP's dialects. Arrows point from `apis` to `scheduling` only; `service` and `main` join the two.
+"""
+# SPDX-License-Identifier: MIT

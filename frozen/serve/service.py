@@ -1,29 +1,30 @@
-# The service as one object: the application, the engine and the scheduler, and the few steps that
-# the HTTP routes and user code share.
-# MIT license; Copyright (c) 2026 cllm contributors
+"""The service as one object: the application, the engine and the scheduler, and the steps that the
+HTTP routes and user code share.
+"""
+# SPDX-License-Identifier: MIT
 
 import asyncio
 
 from httpd import App, jsonio
 from httpd.jsonio import integers
 
-from .access import client_of
-from .chat import Conversation, conversation_of, text_size
-from .engine import LOADING, READY, EngineHost
-from .errors import RequestError, context_error, error_response, invalid, unavailable
-from .preparation import Preparation, Turns
-from .reply import Replies, Reply
-from .scheduler import Bounds, Scheduler
+from .apis.access import client_of
+from .apis.chat import Conversation, conversation_of, text_size
+from .apis.reply import Replies, Reply
+from .scheduling.engine import LOADING, READY, EngineHost
+from .scheduling.errors import RequestError, context_error, error_response, invalid, unavailable
+from .scheduling.preparation import Preparation, Turns
+from .scheduling.scheduler import Bounds, Scheduler
 
-# A token of a vocabulary in use is rarely longer. A text that cannot fit even so is refused before
-# tokenizing it keeps everybody waiting.
+# Tokens of real vocabularies are rarely longer. A text that would not fit even so is refused
+# before tokenizing it keeps others waiting.
 _BYTES_PER_TOKEN = 64
 _MAX_TOKEN = (1 << 31) - 1
 
 
 class Service:
-    """app: the httpd App. host: an EngineHost, set by configure(). scheduler: once the model is
-    ready.
+    """app: the httpd App. host: an EngineHost, set by configure(). scheduler: None until the model
+    is ready.
     """
 
     def __init__(self):
@@ -33,16 +34,16 @@ class Service:
         self.scheduler = None
         self.bounds = Bounds()
         self._turns = Turns()
-        self.last_crash = None  # for /health: what ended the run before this one, if it died
+        self.last_crash = None  # for /health: how the machine died before this boot, if it did
         self._task = None
 
     def configure(self, host, bounds=None):
-        """Sets what will be served; nothing is loaded."""
+        """Set what to serve. Loads nothing."""
         self.host = host
         self.bounds = bounds or Bounds()
 
     async def start(self):
-        """Loads the model and, if that succeeds, starts the scheduler's task."""
+        """Load the model and, if that succeeds, start the scheduler's task."""
         await self.host.load()
         if self.host.state == READY:
             drafter = self.host.drafter
@@ -53,19 +54,19 @@ class Service:
             self._task = asyncio.create_task(self.scheduler.run())
 
     def look(self):
-        """To be called when the network has news: a client may have left, and the engine compute
-        for nobody. May be called at any time, also during a decode.
+        """Stop the engine if all clients have left for whom it computes. The network calls this
+        when it has news, at any time, also during a decode.
         """
         if self.scheduler:
             self.scheduler.look()
 
     def stop(self):
-        """Ends the scheduler's task."""
+        """End the scheduler's task."""
         if self._task:
             self._task.cancel()
 
     def engine(self):
-        """The engine; RequestError 503 while there is none to use."""
+        """Return the engine. RequestError 503 while there is none to use."""
         host = self.host
         if host.state == READY:
             return host.engine
@@ -74,7 +75,7 @@ class Service:
         raise unavailable(host.reason)
 
     def generator(self):
-        """The engine, if it generates text."""
+        """Return the engine. RequestError 501 if it does not generate text, 503 as engine()."""
         engine = self.engine()
         if not engine.generates:
             raise RequestError(501, "not_supported_error", "this model computes embeddings only")
@@ -88,8 +89,8 @@ class Service:
         )
 
     async def tokenize(self, text, add_special=True, parse_special=True, preparation=None):
-        """Return the token ids of `text`. RequestError if it is far too long. preparation: the
-        request's, if it has one.
+        """Return the token ids of `text`. RequestError if it cannot fit the context. preparation:
+        the request's, if it has one.
         """
         engine = self.engine()
         size = len(text.encode())
@@ -97,7 +98,7 @@ class Service:
             raise context_error(size // _BYTES_PER_TOKEN, engine.n_ctx)
         preparation = preparation or self.prepare()
         tokens = await preparation.tokenize(text, add_special, parse_special)
-        # A text that begins with the token's name brings it along.
+        # The text itself may begin with the name of that token.
         if add_special and engine.add_bos and tokens[:2] == [engine.bos, engine.bos]:
             del tokens[0]
         return tokens
@@ -113,7 +114,7 @@ class Service:
         for i in range(len(prompt)):
             item = prompt[i]
             if isinstance(item, str):
-                # What a text begins with is only at the beginning.
+                # Only the first text gets the token that begins a text.
                 tokens.extend(
                     await self.tokenize(item, add_special and i == 0, parse_special, preparation)
                 )
@@ -122,10 +123,10 @@ class Service:
         return tokens
 
     async def converse(self, body, preparation=None):
-        """Return the Conversation of a chat request's JSON object."""
+        """Return the Conversation of a chat request's JSON object, which the caller closes."""
         engine = self.generator()
         request = conversation_of(body)
-        # As in tokenize(): a template is no quicker.
+        # As in tokenize(): a template takes no less time.
         size = text_size(request["messages"])
         if size > engine.n_ctx * _BYTES_PER_TOKEN:
             raise context_error(size // _BYTES_PER_TOKEN, engine.n_ctx)
@@ -160,7 +161,7 @@ class Service:
                     options.client = client_of(request)
                     options.gone = request.gone
                 requests.append((tokens, i, options))
-        # A queue that is full says so before anything is converted.
+        # Refuse for a full queue before anything is converted.
         self.scheduler.check(requests[0][0], requests[0][2])
         samplers = []
         try:
@@ -174,7 +175,7 @@ class Service:
             raise
 
     def _submit(self, requests, samplers, sampling, conversation):
-        # The Replies' list. The samplers that have an owner become None.
+        # Returns the list of Reply. Entries of `samplers` that have got an owner become None.
         chat = conversation and conversation.chat
         replies = []
         first = None
@@ -190,20 +191,20 @@ class Service:
                 replies.append(Reply(sequence, conversation, len(replies)))
         except Exception:
             for reply in replies:
-                reply.sequence.cancel()
+                reply.close()
             raise
         return replies
 
     async def chat(self, body, params, request=None):
         """Submit the answers to a chat request's JSON object; `request` as in generate()."""
         preparation = self.prepare(request)
-        conversation = await self.converse(body, preparation)
-        return await self.generate(
-            [conversation.prompt], params, request, conversation, preparation
-        )
+        with await self.converse(body, preparation) as conversation:
+            return await self.generate(
+                [conversation.prompt], params, request, conversation, preparation
+            )
 
     async def embed(self, tokens, normalize=2, request=None):
-        """The embedding of token ids: a list of float; `request` as in generate()."""
+        """Return the embedding (a list of float) of token ids; `request` as in generate()."""
         engine = self.engine()
         if not tokens:
             raise invalid("Input content cannot be empty")
@@ -215,12 +216,12 @@ class Service:
 
 
 def _reseeded(sampling, i):
-    # Answers to one request differ, also when it names a seed.
+    # The answers to one request differ, even if it names a seed.
     if i and "seed" in sampling:
         sampling = dict(sampling)
         sampling["seed"] = (sampling["seed"] + i) & 0xFFFFFFFF
     return sampling
 
 
-# The one that the image runs and that `from cllm import app, llm` refers to.
+# The one that the image runs, and that `from cllm import app, llm` uses.
 service = Service()

@@ -2,9 +2,11 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 from . import CllmError, fetch, memory
+from .guest_keys import keys
 
 DEFAULTS = {
     "model": None, "port": 8080, "smp": 1, "memory": None, "accel": "auto", "app": None,
@@ -15,50 +17,35 @@ PATHS = ("model", "app", "serial", "pcap", "draft")
 NUMBERS = {"port": (0, 65535), "smp": (1, 255), "memory": (32, memory.LARGEST)}
 ACCELS = ("auto", "tcg", "kvm")
 ON_CRASH = ("exit", "reboot")
-KERNELS = ("auto", "exact", "ggml", "tcg")
-# Builds of ggml's CPU code in the image (native/CMakeLists.txt).
-CPU_VARIANTS = ("auto", "sse42", "avx2", "avx512", "avx512-vnni", "avx512-bf16")
+KERNELS = keys.MODEL["kernels"].choices
+CPU_VARIANTS = keys.MODEL["cpu_variant"].choices
 CHOICES = {
     "accel": ACCELS, "on_crash": ON_CRASH, "kernels": KERNELS, "cpu_variant": CPU_VARIANTS,
 }
-# Handed to the guest as its boot module config.json. Those of the model go below "model" there.
-GUEST = {
-    "network": dict, "limits": dict, "keys": list, "cors": str, "access_log": bool,
-    "watchdog": int,
+HOST = {
+    **{key: keys.Integer(*bounds) for key, bounds in NUMBERS.items()},
+    **{key: keys.Choice(*words) for key, words in CHOICES.items()},
+    **dict.fromkeys(PATHS, keys.Text()),
 }
+# Handed to the guest as its boot module config.json: sections, and keys beside them. The file has
+# the keys of the model beside them, too; the guest has them below "model". "port" is the host's.
+GUEST_SECTIONS = ("network", "limits")
+GUEST = {key: kind for key, kind in keys.SERVER.items() if key not in NUMBERS}
 GUEST_MODEL = {
-    "n_ctx": int, "slots": int, "alias": str, "n_batch": int, "threads": int, "pooling": str,
-    "speculate": bool,
+    key: kind for key, kind in keys.MODEL.items() if key != "file" and key not in DEFAULTS
 }
-# What the guest takes (frozen/serve/main.py); it could only say so on its serial line.
-GUEST_NUMBERS = {
-    "n_ctx": (1, 1 << 20), "slots": (1, 252), "n_batch": (1, 4096), "threads": (1, 256),
-    "watchdog": (0, 86400),
-}
-POOLING = ("model", "mean", "cls", "last")
 DEFAULT_MODEL = "smollm2"  # in place of a file: the model of models/lock.json
 
 
 def settings(flags, file=None):
-    """Merge `flags` (None: not given) with the JSON file; returns (settings, guest's settings).
+    """Merge `flags` (None: not given) with the JSON file. Return (settings, guest's settings).
 
-    Paths in the file are relative to the file's folder. Raises CllmError, naming file and line
-    or key, for anything that is not as it must be.
+    Paths in the file are relative to the file's folder. Raise CllmError for a mistake in the file:
+    it names the line and the key.
     """
     merged, guest = dict(DEFAULTS), {}
     if file is not None:
-        for key, value in _read(Path(file)).items():
-            if key in DEFAULTS:
-                merged[key] = _host_value(key, value, Path(file))
-            elif key in GUEST:
-                guest[key] = _guest_value(key, value, GUEST[key], file)
-            elif key in GUEST_MODEL:
-                value = _guest_value(key, value, GUEST_MODEL[key], file)
-                guest.setdefault("model", {})[key] = value
-            else:
-                known = ", ".join([*DEFAULTS, *GUEST, *GUEST_MODEL])
-                raise CllmError(f'{file}: unknown key "{key[:64]}"; known are {known}')
-        _check_batch(guest.get("model", {}), file)
+        guest = _from_file(Path(file), merged)
     merged.update((key, value) for key, value in flags.items() if value is not None)
     for key in PATHS:
         if merged[key] == "":
@@ -68,13 +55,52 @@ def settings(flags, file=None):
     return merged, guest
 
 
-def _check_batch(model, file):
-    # A token of each stream, and one at least of a prompt.
-    slots, n_batch = model.get("slots", memory.SLOTS), model.get("n_batch", memory.N_BATCH)
-    if slots >= n_batch:
-        raise CllmError(
-            f'{file}: "slots" ({slots}) must be less than "n_batch" ({n_batch}): set "n_batch", too'
-        )
+def _from_file(file, merged):
+    # Puts what the file sets of the host's settings into `merged`; returns the guest's.
+    content, text = _read(file)
+    guest, model = {}, {}
+    try:
+        for key, value in content.items():
+            if value is None:
+                continue  # null stands for the default
+            if key in DEFAULTS:
+                merged[key] = _host_value(key, value, file.parent)
+            elif key in GUEST_SECTIONS:
+                keys.check_section(key, value)
+                guest[key] = value
+            elif key in GUEST:
+                keys.check_value((key,), GUEST[key], value)
+                guest[key] = value
+            elif key in GUEST_MODEL:
+                keys.check_value((key,), GUEST_MODEL[key], value)
+                model[key] = value
+            else:
+                raise keys.unknown((key,), [*DEFAULTS, *GUEST_SECTIONS, *GUEST, *GUEST_MODEL])
+        keys.check_batch(model)
+    except keys.ConfigError as error:
+        raise CllmError(f"{file}, line {_line_of(text, error.path)}: {error}") from None
+    if model:
+        guest["model"] = model
+    return guest
+
+
+_TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}:]')
+
+
+def _line_of(text, path):
+    """The line of the key with the names `path`, from the outermost object, in JSON text; else 1."""
+    names, key = [], None
+    tokens = list(_TOKENS.finditer(text))
+    for token, following in zip(tokens, tokens[1:]):
+        if token[0] in "{[":
+            names.append(key)
+        elif token[0] in "}]":
+            names.pop()
+        elif following[0] == ":" and token[0] != ":":
+            key = json.loads(token[0])
+            if (*names[1:], key) == path:
+                return text.count("\n", 0, token.start()) + 1
+    return 1
 
 
 def _read(path):
@@ -104,7 +130,7 @@ def _read(path):
         json.dumps(content, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise CllmError(f"{path}: half of a surrogate pair, like \\ud800, cannot be text") from None
-    return content
+    return content, text
 
 
 def _members(pairs):
@@ -131,40 +157,7 @@ def _float(text):
     return value
 
 
-def _host_value(key, value, file):
-    if key in NUMBERS:
-        return _number(key, value, NUMBERS[key], file)
-    value = _typed(key, value, str, file)
-    if key in CHOICES and value not in CHOICES[key]:
-        raise CllmError(f'{file}: "{key}" must be one of {", ".join(CHOICES[key])}')
+def _host_value(key, value, folder):
+    keys.check_value((key,), HOST[key], value)
     word = value in (DEFAULT_MODEL, "stdio", "pty")
-    return str(file.parent / value) if key in PATHS and not word else value
-
-
-def _guest_value(key, value, kind, file):
-    value = _typed(key, value, kind, file)
-    if key in GUEST_NUMBERS:
-        return _number(key, value, GUEST_NUMBERS[key], file)
-    if key == "pooling" and value not in POOLING:
-        raise CllmError(f'{file}: "{key}" must be one of {", ".join(POOLING)}')
-    if key == "keys" and not all(isinstance(item, str) and item for item in value):
-        raise CllmError(f'{file}: "{key}" must hold strings that are not empty')
-    return value
-
-
-def _number(key, value, bounds, file):
-    low, high = bounds
-    if type(value) is not int or not low <= value <= high:
-        raise CllmError(f'{file}: "{key}" must be a whole number from {low} to {high}')
-    return value
-
-
-def _typed(key, value, kind, file):
-    # bool is an int for Python, but not for whoever wrote true.
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        name = {
-            dict: "an object", list: "an array", int: "a whole number", str: "a string",
-            bool: "true or false",
-        }[kind]
-        raise CllmError(f'{file}: "{key}" must be {name}')
-    return value
+    return str(folder / value) if key in PATHS and not word else value

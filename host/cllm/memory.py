@@ -15,13 +15,15 @@ import collections
 import os
 import struct
 
+from .guest_keys import keys
+
 MIB = 1 << 20
 BASE = 128 * MIB  # kernel, C++ and Python heaps, network buffers, and slack
 STEP = 32  # MiB; sizes are rounded up to it
 LARGEST = 1 << 20  # MiB; more than any machine has
-N_CTX = 2048  # cells of the KV cache unless the configuration says otherwise
-N_BATCH = 64  # tokens of one batch of the engine
-SLOTS = 4  # requests that run at a time
+# Unless the configuration says otherwise: cells of the KV cache, tokens of one batch of the engine,
+# requests that run at a time.
+N_CTX, N_BATCH, SLOTS = (keys.MODEL[key].default for key in ("n_ctx", "n_batch", "slots"))
 CELLS_STEP = 256  # llama.cpp rounds the cells of a cache up to it
 N_WHOLE = 512  # tokens that a model of embeddings computes at once (native/engine/vectors.cpp)
 REPACKED = 1.7  # size of repacked weights, at most (Q5_K), to that of the file
@@ -234,8 +236,7 @@ class _Model:
             work = self.graph() + self.batch(max(n_batch, N_WHOLE), max(n_ctx, N_WHOLE))
         else:
             n_ctx = -(-n_ctx // CELLS_STEP) * CELLS_STEP
-            # As many sequences again for prefixes (frozen/serve/main.py); one for embeddings.
-            n_seq = slots + max(4, slots) + embeds
+            n_seq = keys.sequences(slots) + embeds  # one for embeddings
             each = self.graph() + self.cache(n_ctx) + self.batch(n_batch, n_ctx)
             work = (2 if embeds else 1) * each + n_seq * self.state()
         return work + self.vocabulary * VOCABULARY_BYTES

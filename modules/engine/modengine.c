@@ -48,7 +48,7 @@
 //     close()
 //   version() -> str
 //   log(callback)                             callback(level, text), or None for silence
-//   Error(RuntimeError), NoSlot(Error), Aborted(Error), Limit(Error)
+//   Error(RuntimeError), NoSlot(Error), Aborted(Error), Limit(Error), Assertion(Error)
 //
 // engine.h describes what each does. Wrong arguments raise ValueError, too little memory MemoryError,
 // the rest Error.
@@ -130,6 +130,7 @@ ENGINE_EXCEPTION(Error, mp_type_RuntimeError);
 ENGINE_EXCEPTION(NoSlot, engine_type_Error);
 ENGINE_EXCEPTION(Aborted, engine_type_Error);
 ENGINE_EXCEPTION(Limit, engine_type_Error);
+ENGINE_EXCEPTION(Assertion, engine_type_Error);
 
 static void check(int code) {
     if (code == ENGINE_OK) {
@@ -142,6 +143,8 @@ static void check(int code) {
         type = &engine_type_Aborted;
     } else if (code == ENGINE_LIMIT) {
         type = &engine_type_Limit;
+    } else if (code == ENGINE_EASSERT || code == ENGINE_EBROKEN) {
+        type = &engine_type_Assertion;
     } else if (code == ENGINE_EINVAL) {
         type = &mp_type_ValueError;
     } else if (code == ENGINE_ENOMEM) {
@@ -1199,6 +1202,7 @@ static const mp_rom_map_elem_t engine_globals_table[] = {
     { MP_ROM_QSTR(MP_QSTR_NoSlot), MP_ROM_PTR(&engine_type_NoSlot) },
     { MP_ROM_QSTR(MP_QSTR_Aborted), MP_ROM_PTR(&engine_type_Aborted) },
     { MP_ROM_QSTR(MP_QSTR_Limit), MP_ROM_PTR(&engine_type_Limit) },
+    { MP_ROM_QSTR(MP_QSTR_Assertion), MP_ROM_PTR(&engine_type_Assertion) },
     { MP_ROM_QSTR(MP_QSTR_version), MP_ROM_PTR(&engine_version_obj) },
     { MP_ROM_QSTR(MP_QSTR_cpu), MP_ROM_PTR(&engine_cpu_obj) },
     { MP_ROM_QSTR(MP_QSTR_log), MP_ROM_PTR(&engine_log_obj) },

@@ -2,6 +2,7 @@
 #include "budget.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <climits>
 #include <cstdlib>
 #include <cstring>
@@ -11,12 +12,21 @@
 #include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef sigev_notify_thread_id
+#define sigev_notify_thread_id _sigev_un._tid // glibc has no name for it
+#endif
 
 namespace {
 
 // Allocations between two looks at the clock: about 0.1 ms, and large ones each.
 constexpr unsigned stride = 64;
 constexpr size_t large = 16 * 1024;
+
+// Processor time between two ticks: what a body that does not allocate may overrun by, twice.
+constexpr long tick_ns = 25'000'000;
 
 // What cleaning up and reporting may take once the budget is used up.
 constexpr uint64_t grace_ns = 20'000'000;
@@ -27,6 +37,8 @@ constexpr uint64_t patience_ns = 500'000'000;
 
 // Of the stack, for malloc(), the unwinder and destructors.
 constexpr size_t stack_reserve = 96 * 1024;
+// Of that, what only free() uses: it must not reach the guard page, because it has a lock.
+constexpr size_t free_reserve = 32 * 1024;
 
 // A fault this far below what a body may use is its stack running over: threads that the engine did
 // not start have larger stacks.
@@ -39,10 +51,11 @@ constexpr const char *unwanted = "it was given up";
 
 void *const deleted = reinterpret_cast<void *>(1);
 
-thread_local budget_scope *innermost;
-thread_local unsigned outside; // depth of code that is no part of any budget
+// volatile: signal handlers read them, and a compiler may know that malloc() does not.
+thread_local budget_scope *volatile innermost;
+thread_local volatile unsigned outside; // depth of code that is no part of any budget
 std::terminate_handler outer_terminate;
-struct sigaction outer_segv;
+struct sigaction outer_segv, outer_xcpu;
 
 // Itanium C++ ABI 2.2.2, __cxa_eh_globals.
 struct eh_globals {
@@ -85,27 +98,63 @@ void on_segv(int, siginfo_t *info, void *) {
     sigaction(SIGSEGV, &outer_segv, nullptr);
 }
 
-// Gives the calling thread a stack for its signal handler, once.
-void prepare_thread() {
-    constexpr size_t size = 32 * 1024;
-    static thread_local struct signal_stack {
-        signal_stack() {
-            stack_t stack{};
-            stack.ss_sp = memory = malloc(size);
-            stack.ss_size = size;
-            if (memory) {
-                sigaltstack(&stack, nullptr);
-            }
+void on_xcpu(int, siginfo_t *info, void *) {
+    const int error = errno;
+    if (info->si_code != SI_TIMER) { // somebody else's limit (RLIMIT_CPU)
+        sigaction(SIGXCPU, &outer_xcpu, nullptr);
+        raise(SIGXCPU);
+    } else if (budget_scope *scope = current()) {
+        scope->tick();
+    }
+    errno = error;
+}
+
+// A thread's stack for its signal handlers, and the timer that ticks while it runs a body.
+class thread_signals {
+public:
+    thread_signals() {
+        stack_t stack{};
+        stack.ss_sp = memory = malloc(stack_size);
+        stack.ss_size = stack_size;
+        if (memory) {
+            sigaltstack(&stack, nullptr);
         }
-        ~signal_stack() {
-            stack_t none{};
-            none.ss_flags = SS_DISABLE;
-            sigaltstack(&none, nullptr);
-            free(memory);
+        struct sigevent event {};
+        event.sigev_notify = SIGEV_THREAD_ID;
+        event.sigev_signo = SIGXCPU;
+        event.sigev_notify_thread_id = static_cast<pid_t>(syscall(SYS_gettid));
+        // Without a timer, as on a system that has none of this kind, nothing ticks.
+        has_timer = memory && timer_create(CLOCK_THREAD_CPUTIME_ID, &event, &timer) == 0;
+    }
+
+    ~thread_signals() {
+        if (has_timer) {
+            timer_delete(timer);
         }
-        void *memory;
-    } signal_stack;
-    (void)signal_stack;
+        stack_t none{};
+        none.ss_flags = SS_DISABLE;
+        sigaltstack(&none, nullptr);
+        free(memory);
+    }
+
+    // ns: between two ticks, 0 for none.
+    void tick_every(long ns) {
+        if (has_timer) {
+            const itimerspec period{{0, ns}, {0, ns}};
+            timer_settime(timer, 0, &period, nullptr);
+        }
+    }
+
+private:
+    static constexpr size_t stack_size = 32 * 1024;
+    void *memory;
+    timer_t timer;
+    bool has_timer;
+};
+
+thread_signals &signals() {
+    static thread_local thread_signals of_thread;
+    return of_thread;
 }
 
 } // namespace
@@ -124,6 +173,9 @@ void install_budget_handlers() {
         // Left by longjmp: the signal must not stay blocked.
         action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
         sigaction(SIGSEGV, &action, &outer_segv);
+        action.sa_sigaction = on_xcpu;
+        action.sa_flags |= SA_RESTART;
+        sigaction(SIGXCPU, &action, &outer_xcpu);
         return true;
     }();
     (void)installed;
@@ -134,19 +186,34 @@ budget_scope::budget_scope(const budget &b)
       until_ns(b.ms ? thread_ns() + b.ms * UINT64_C(1'000'000) : UINT64_MAX),
       hard_until_ns(sum(until_ns, patience_ns)), bytes(b.bytes ? b.bytes : SIZE_MAX),
       top(stack_pointer()), floor(b.stack ? top - b.stack + stack_reserve : 0) {
-    prepare_thread();
+    thread_signals &own = signals();
     const eh_globals *globals = __cxa_get_globals();
     caught = globals->caught;
     uncaught = globals->uncaught;
+    __asm__("fnstcw %0" : "=m"(x87_control));
+    __asm__("stmxcsr %0" : "=m"(sse_control));
     innermost = this;
+    if (!outer) {
+        own.tick_every(tick_ns);
+    }
 }
 
 budget_scope::~budget_scope() {
     innermost = outer;
+    if (!outer) {
+        signals().tick_every(0);
+    }
+    const outside_budget memory_is_mallocs;
+    for (size_t i = 0; abandoned && i < capacity; ++i) {
+        if (table[i] && table[i] != deleted) {
+            free(table[i]);
+        }
+    }
     free(table);
 }
 
 void budget_scope::before_new(size_t size) {
+    calls = calls + 1;
     // While an exception unwinds the stack another one would end the machine.
     if (std::uncaught_exceptions() > static_cast<int>(uncaught)) {
         return;
@@ -158,25 +225,42 @@ void budget_scope::before_new(size_t size) {
         bytes = sum(std::max(bytes, held), grace_bytes);
         refuse(too_large);
     }
-    if (size >= large || ++count % stride == 0) {
+    if (hurry || size >= large || ++count % stride == 0) {
+        hurry = false;
         look();
     }
 }
 
-void budget_scope::look() {
+// Why the body may not go on, or NULL.
+const char *budget_scope::excess() const {
     if (stop && *stop) {
-        refuse(unwanted);
+        return unwanted;
     }
-    if (until_ns == UINT64_MAX) {
-        return;
-    }
-    const uint64_t now = thread_ns();
-    if (now > until_ns) {
-        if (now > hard_until_ns) {
-            abandon(too_long);
+    return until_ns != UINT64_MAX && thread_ns() > until_ns ? too_long : nullptr;
+}
+
+void budget_scope::look() {
+    if (const char *reason = excess()) {
+        if (reason == too_long) {
+            const uint64_t now = thread_ns();
+            if (now > hard_until_ns) {
+                abandon(reason);
+            }
+            until_ns = now + grace_ns;
         }
-        until_ns = now + grace_ns;
-        refuse(too_long);
+        refuse(reason);
+    }
+}
+
+void budget_scope::tick() {
+    const bool moved = calls != seen;
+    seen = calls;
+    if (const char *reason = excess()) {
+        if (moved || !in_body || std::uncaught_exceptions() > static_cast<int>(uncaught)) {
+            hurry = true;
+        } else {
+            abandon(reason);
+        }
     }
 }
 
@@ -238,7 +322,14 @@ void budget_scope::grow() {
     free(old);
 }
 
-void budget_scope::before_delete(void *memory) {
+void budget_scope::before_delete() {
+    calls = calls + 1;
+    if (!outside && stack_pointer() + stack_reserve - free_reserve < floor) {
+        abandon(too_deep);
+    }
+}
+
+void budget_scope::forget(void *memory) {
     if (!capacity) {
         return;
     }
@@ -256,14 +347,10 @@ void budget_scope::before_delete(void *memory) {
 void budget_scope::abandon(const char *reason) {
     innermost = nullptr; // what follows is not the body's
     abandoned = reason;
-    for (size_t i = 0; i < capacity; ++i) {
-        if (table[i] && table[i] != deleted) {
-            free(table[i]);
-        }
-    }
     eh_globals *globals = __cxa_get_globals();
     globals->caught = caught;
     globals->uncaught = uncaught;
+    __asm__ volatile("fninit; fldcw %0; ldmxcsr %1" ::"m"(x87_control), "m"(sse_control));
     longjmp(entry, 1);
 }
 
@@ -273,11 +360,11 @@ bool budget_scope::is_overflow(const void *address) const {
 }
 
 outside_budget::outside_budget() {
-    ++outside;
+    outside = outside + 1;
 }
 
 outside_budget::~outside_budget() {
-    --outside;
+    outside = outside - 1;
 }
 
 // Replace the library's, as C++ allows ([replacement.functions]); its other forms call these.
@@ -286,26 +373,38 @@ void *operator new(size_t size) {
     if (scope) {
         scope->before_new(size);
     }
-    void *memory = malloc(size ? size : 1);
+    void *memory;
+    {
+        const outside_budget no_tick;
+        memory = malloc(size ? size : 1);
+        if (memory && scope) {
+            scope->after_new(memory);
+        }
+    }
     if (!memory) {
         throw std::bad_alloc();
-    }
-    if (scope) {
-        scope->after_new(memory);
     }
     return memory;
 }
 
 void operator delete(void *memory) noexcept {
-    if (innermost && memory) {
-        innermost->before_delete(memory);
+    if (!memory) {
+        return;
+    }
+    budget_scope *scope = innermost;
+    if (scope) {
+        scope->before_delete();
+    }
+    const outside_budget no_tick;
+    if (scope) {
+        scope->forget(memory);
     }
     free(memory);
 }
 
-// What a function-local static is made of outlives the body that came by first, so it is no part of
-// any budget. These stand in for the C++ runtime's (Itanium C++ ABI 3.3.3): one recursive lock for
-// all, held while a static is made.
+// A function-local static outlives the body that came by first, so it is no part of any budget.
+// These functions stand in for the C++ runtime's (Itanium C++ ABI 3.3.3): one recursive lock for
+// all, held while a static is initialized.
 namespace {
 
 pthread_mutex_t *guard_mutex() {
@@ -321,9 +420,14 @@ pthread_mutex_t *guard_mutex() {
     return &mutex;
 }
 
+void enter_guard() {
+    outside = outside + 1; // first: nobody may be stopped between the lock and this
+    pthread_mutex_lock(guard_mutex());
+}
+
 void leave_guard() {
-    --outside;
     pthread_mutex_unlock(guard_mutex());
+    outside = outside - 1;
 }
 
 } // namespace
@@ -333,12 +437,11 @@ extern "C" int __cxa_guard_acquire(uint64_t *guard) {
     if (__atomic_load_n(done, __ATOMIC_ACQUIRE)) {
         return 0;
     }
-    pthread_mutex_lock(guard_mutex());
+    enter_guard();
     if (__atomic_load_n(done, __ATOMIC_ACQUIRE)) {
-        pthread_mutex_unlock(guard_mutex());
+        leave_guard();
         return 0;
     }
-    ++outside;
     return 1;
 }
 

@@ -8,7 +8,7 @@
 // A buffer that cannot be had is an error. A few things that ggml allocates after the buffers of a
 // context are used without a look whether there was memory for them (ggml_backend_sched_new()), so a
 // buffer that would leave none for these cannot be had either.
-#include "internal.h"
+#include "buffer.h"
 
 #include "ggml-backend-impl.h"
 

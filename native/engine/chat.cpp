@@ -1,6 +1,13 @@
 // chat.cpp: from OpenAI-shaped messages to a prompt by the model's template, and from what the
-// model replies to content, reasoning and tool calls, through common/chat; see internal.h.
-#include "internal.h"
+// model replies to content, reasoning and tool calls, through common/chat; see engine.h.
+#include "conversation.h"
+
+#include "call.h"
+#include "checks.h"
+#include "engine_job.h"
+#include "log.h"
+#include "random.h"
+#include "tokens.h"
 
 #include <algorithm>
 #include <climits>
@@ -296,7 +303,6 @@ int engine_chat_start(struct engine *e, const char *request, size_t len, uint32_
             result.chat = std::move(chat);
         };
         start_job(e, engine_job::kind::chat, ms, std::move(body), out);
-        return static_cast<int>(ENGINE_OK);
     });
 }
 
@@ -343,7 +349,6 @@ int engine_reply_open(const struct engine_chat *chat, struct engine_reply **out)
             reply->message = reply->begun;
         }
         *out = reply.release();
-        return static_cast<int>(ENGINE_OK);
     });
 }
 
@@ -374,7 +379,6 @@ int engine_reply_push(struct engine_reply *reply, const char *text, size_t len, 
         reply->result = result.dump_safe();
         *json = reply->result.data();
         *json_len = reply->result.size();
-        return static_cast<int>(ENGINE_OK);
     });
 }
 

@@ -4,13 +4,14 @@
 // (CMakeLists.txt), the symbols of each build with the build's name behind a dot. The one that a
 // processor can run best is chosen before the first model is loaded. Upstream's way to the same end
 // is a plug-in for each build, chosen by dlopen().
-#include "internal.h"
+#include "cpu.h"
 
-#include "ggml-backend.h"
-
+#include "checks.h"
+#include "errors.h"
 #include "kernels.h"
 
 #include <cstring>
+#include <string>
 
 #include <cpuid.h>
 
@@ -152,7 +153,6 @@ bool cpu_is_emulated() {
 int engine_use_cpu(const char *name) {
     return translated(nullptr, [&] {
         choose_cpu(name);
-        return static_cast<int>(ENGINE_OK);
     });
 }
 

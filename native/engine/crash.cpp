@@ -1,5 +1,5 @@
 // crash.cpp: ways to die in C++ on purpose, so that tests can see what the machine says of them.
-#include "internal.h"
+#include "state.h"
 
 #include "ggml.h"
 

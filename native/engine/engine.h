@@ -7,7 +7,7 @@
 //   stated a value >= 0. On any code but ENGINE_OK, engine_error() holds one line of UTF-8 that
 //   says why. After ENGINE_EINVAL the engine is as it was before the call.
 // * Exceptions. No C++ exception leaves the library. An assertion of llama.cpp that fails inside a
-//   call is caught as well and becomes ENGINE_EBROKEN or ENGINE_EFAIL instead of the end of the
+//   call is caught as well and becomes ENGINE_EBROKEN or ENGINE_EASSERT instead of the end of the
 //   machine; see engine_set_abort_handler() for what cannot be caught.
 // * Ownership. Strings and arrays passed in are read during the call and not kept. Those handed out
 //   belong to the engine and hold until the next call with the same engine; copy them first.
@@ -40,6 +40,7 @@ enum {
     ENGINE_EFAIL = -2,   // llama.cpp could not do it
     ENGINE_EBROKEN = -3, // an assertion failed and the state is unknown: close the engine
     ENGINE_ENOMEM = -4,  // memory ran out
+    ENGINE_EASSERT = -5, // an assertion failed, or an index was out of range; nothing has changed
 };
 
 // How the vectors of a text's tokens become one.

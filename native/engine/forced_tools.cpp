@@ -1,12 +1,17 @@
 // forced_tools.cpp: tool_choice "required" makes the reply a call, whatever the chat template knows
-// of tools; see internal.h.
+// of tools; see conversation.h.
 //
 // A template that describes tools has a format for calls, and common/chat makes a grammar of it
 // that ends in a call. But the grammar lets the model write any text before, and a model that was
 // not trained for tools never comes to an end of it: here that text is taken out of the grammar. A
 // template without tools, or whose calls are not JSON by the tools' schemas, gets a format of ours:
 // JSON, with the tools in the system message.
-#include "internal.h"
+#include "conversation.h"
+
+#include "checks.h"
+#include "grammar.h"
+#include "log.h"
+#include "tokens.h"
 
 #include "chat-peg-parser.h"
 #include "json-schema-to-grammar.h"

@@ -1,7 +1,12 @@
-// grammar.cpp: looks at a grammar before llama.cpp does; see internal.h.
-#include "internal.h"
+// grammar.cpp: looks at a grammar before llama.cpp does; see grammar.h.
+#include "grammar.h"
 
+#include "checks.h"
+#include "log.h"
+
+#include <cstdlib>
 #include <cstring>
+#include <vector>
 
 #include "../src/llama-grammar.h"
 

@@ -1,5 +1,12 @@
 // jobs.cpp: the thread that processes what requests hand to llama.cpp; see jobs.h.
-#include "internal.h"
+#include "jobs.h"
+
+#include "call.h"
+#include "checks.h"
+#include "cpu.h"
+#include "engine_job.h"
+#include "errors.h"
+#include "log.h"
 
 #include <algorithm>
 #include <utility>
@@ -12,9 +19,9 @@ void job::run() noexcept {
     const uint64_t began = thread_ns();
     code = translated(nullptr, [this] {
         try {
-            within(allowance, body);
+            body();
         } catch (const assertion &x) {
-            // Who asked cannot do anything with llama.cpp's source line.
+            // A client cannot do anything with llama.cpp's source line.
             engine_log(GGML_LOG_LEVEL_WARN, x.what(), nullptr);
             throw bad_input("llama.cpp cannot process this request");
         }
@@ -23,7 +30,7 @@ void job::run() noexcept {
     if (code != ENGINE_OK) {
         try {
             reason = engine_error();
-        } catch (...) { // then it has none
+        } catch (...) { // it stays empty
         }
     }
     took_ns = thread_ns() - began;
@@ -98,7 +105,7 @@ size_t job_bytes(size_t extra) {
     if (sysinfo(&info) != 0) {
         return most;
     }
-    // The rest of the machine goes on meanwhile.
+    // The other half is for what the rest of the machine does meanwhile.
     return std::clamp<uint64_t>(uint64_t(info.freeram) * info.mem_unit / 2, least, most);
 }
 
@@ -110,9 +117,15 @@ void start_job(engine *e, enum engine_job::kind kind, uint32_t ms,
     j->result = std::make_shared<job_result>();
     j->work = std::make_shared<job>();
     job &work = *j->work;
-    work.body = [body = std::move(body), result = j->result] { body(*result); };
-    work.allowance = {fair_ms(ms ? ms : e->params.job_ms), job_bytes(), stack_size - stack_margin,
-        &work.unwanted};
+    const budget allowance{fair_ms(ms ? ms : e->params.job_ms), job_bytes(),
+        stack_size - stack_margin, &work.unwanted};
+    work.body = [body = std::move(body), result = j->result, allowance] {
+        *result = made_within(allowance, [&body] {
+            job_result made;
+            body(made);
+            return made;
+        });
+    };
     if (!e->job_worker) {
         e->job_worker = std::make_unique<job_thread>(e->params);
     }

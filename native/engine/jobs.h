@@ -15,8 +15,7 @@
 
 // One piece of work. All but the atomics is the job thread's until `ended`.
 struct job {
-    std::function<void()> body;
-    budget allowance;
+    std::function<void()> body; // keeps to its budget itself
     int code = ENGINE_OK;
     std::string reason; // where the code is another
     uint64_t took_ns = 0; // processor time

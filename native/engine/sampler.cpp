@@ -1,5 +1,13 @@
-// sampler.cpp: choosing tokens through common/sampling; see internal.h.
-#include "internal.h"
+// sampler.cpp: choosing tokens through common/sampling; see engine.h.
+#include "call.h"
+#include "checks.h"
+#include "conversation.h"
+#include "decoding.h"
+#include "engine_job.h"
+#include "grammar.h"
+#include "log.h"
+#include "random.h"
+#include "tokens.h"
 
 #include "json-schema-to-grammar.h"
 
@@ -259,7 +267,7 @@ void sampling_from_json(const engine *e, engine_sampler *s, common_params_sampli
 // Runs body(), after whose failure the sampler may be of no more use.
 template <class Body> int spoiling(engine_sampler *s, Body &&body) {
     try {
-        return body(s->owner);
+        return code_of(body, s->owner);
     } catch (const assertion &) {
         s->sampler.reset(); // its state is unknown; the engine's is only read
         throw;

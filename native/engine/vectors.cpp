@@ -1,5 +1,9 @@
-// vectors.cpp: embeddings, LoRA adapters and saved sequences; see internal.h.
-#include "internal.h"
+// vectors.cpp: embeddings, LoRA adapters and saved sequences; see engine.h.
+#include "call.h"
+#include "checks.h"
+#include "decoding.h"
+#include "loading.h"
+#include "log.h"
 
 #include "common.h"
 
@@ -181,7 +185,6 @@ int engine_embed_start(struct engine *e, size_t n, const int32_t *tokens, bool f
         start_computing(e, computes::embedding, [e, first, batch = batch_of(e)] {
             return compute(e, batch, first);
         });
-        return static_cast<int>(ENGINE_OK);
     });
 }
 
@@ -211,7 +214,6 @@ int engine_embed_finish(struct engine *e, const float **vector, size_t *width) {
         if (e->last_piece) {
             e->pooled_tokens = 0;
         }
-        return static_cast<int>(ENGINE_OK);
     });
 }
 
@@ -231,7 +233,6 @@ int engine_lora_open(struct engine *e, const char *path, int32_t *id) {
         }
         e->adapters.push_back(adapter);
         *id = static_cast<int32_t>(e->adapters.size() - 1);
-        return static_cast<int>(ENGINE_OK);
     });
 }
 
@@ -256,7 +257,6 @@ int engine_lora_set(struct engine *e, size_t n, const int32_t *ids, const float 
                 e->context.get(), adapters.data(), adapters.size(), factors.data()) != 0) {
             throw std::runtime_error("llama.cpp refused the adapters");
         }
-        return static_cast<int>(ENGINE_OK);
     });
 }
 
@@ -272,7 +272,6 @@ int engine_state_get(struct engine *e, int32_t seq, const uint8_t **data, size_t
         }
         *data = e->bytes.data();
         *len = n;
-        return static_cast<int>(ENGINE_OK);
     });
 }
 
@@ -286,6 +285,5 @@ int engine_state_set(struct engine *e, int32_t seq, const uint8_t *data, size_t 
             llama_memory_seq_rm(llama_get_memory(e->context.get()), seq, -1, -1);
             throw std::runtime_error(capture.reason("the state does not fit this engine"));
         }
-        return static_cast<int>(ENGINE_OK);
     });
 }

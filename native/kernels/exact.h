@@ -7,12 +7,12 @@
 // eight lanes, one fused multiply-add for a block in each, lane k for columns 4k to 4k+3 of a
 // block of 32.
 //
-// Under TCG (exact_emulated.cpp) the same is computed in vectors of 128 bits. QEMU's generated
+// Under TCG (exact_tcg.cpp) the same is computed in vectors of 128 bits. QEMU's generated
 // code has 256-bit instructions for 256-bit integers, and leaves the upper halves of the host's
 // registers dirty; then each fused multiply-add, which is a C library function of VEX instructions
 // called from code of legacy SSE ones, pays for a transition between them (112 ns on an EPYC;
 // Intel's Optimization Reference Manual, "Mixing AVX code with SSE code", tells of the same). For
-// blocks of 32 columns even sums of floats are computed with integers. See docs/performance.md.
+// blocks of 32 columns even sums of floats are computed with integers. See docs/kernels.md.
 #ifndef CLLM_KERNELS_EXACT_H
 #define CLLM_KERNELS_EXACT_H
 
@@ -46,7 +46,7 @@ struct exact_format {
 
 // NULL for a type that has none.
 const exact_format *exact_format_real(int type);
-const exact_format *exact_format_emulated(int type);
+const exact_format *exact_format_tcg(int type);
 
 } // namespace kernels
 

@@ -5,7 +5,7 @@
 #ifndef CLLM_KERNELS_EXACT_ATTENTION_H
 #define CLLM_KERNELS_EXACT_ATTENTION_H
 
-#include "attention.h"
+#include "tcg_attention.h"
 
 namespace kernels {
 
@@ -42,7 +42,7 @@ extern const exact_attention attention_of_ggml;
 const exact_attention *attention_by_vectors(int dk, int dv);
 
 // For K of halves, no softcap, slopes of 1 and no sinks, in instructions that suit TCG.
-extern const exact_attention attention_emulated;
+extern const exact_attention attention_tcg;
 
 } // namespace kernels
 

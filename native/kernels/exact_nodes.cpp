@@ -51,7 +51,7 @@ public:
 
 class attention_node : public ggml::cpu::tensor_traits {
 public:
-    explicit attention_node(bool emulated) : emulated_(emulated) {}
+    explicit attention_node(bool tcg) : tcg_(tcg) {}
 
     static bool takes(const ggml_tensor *op) {
         const ggml_tensor *q = op->src[0], *k = op->src[1], *v = op->src[2], *mask = op->src[3];
@@ -128,8 +128,8 @@ public:
 private:
     const exact_attention &attention_for(const ggml_tensor *op) const {
         const ggml_tensor *k = op->src[1], *v = op->src[2];
-        if (emulated_ && is_plain_attention(op)) {
-            return attention_emulated;
+        if (tcg_ && is_plain_attention(op)) {
+            return attention_tcg;
         }
         const exact_attention *by_vectors = attention_by_vectors(
             static_cast<int>(k->ne[0]), static_cast<int>(v->ne[0]));
@@ -213,12 +213,12 @@ private:
         return n;
     }
 
-    const bool emulated_;
+    const bool tcg_;
 };
 
 class exact_product : public ggml::cpu::tensor_traits {
 public:
-    explicit exact_product(bool emulated) : emulated_(emulated) {}
+    explicit exact_product(bool tcg) : tcg_(tcg) {}
 
     bool takes(const ggml_tensor *op) const {
         const ggml_tensor *weights = op->src[0], *x = op->src[1];
@@ -228,7 +228,7 @@ public:
             && x->type == GGML_TYPE_F32 && x->nb[0] == sizeof(float) && op->nb[0] == sizeof(float)
             && ggml_get_op_params_i32(op, 1) == GGML_HINT_NONE
             // What a column costs alone is the weights' way from memory on a real processor.
-            && (emulated_ || ggml_nrows(x) > 1);
+            && (tcg_ || ggml_nrows(x) > 1);
     }
 
     bool work_size(int, const ggml_tensor *op, size_t &bytes) override {
@@ -282,7 +282,7 @@ public:
 
 private:
     const exact_format *format_of(const ggml_tensor *weights) const {
-        return (emulated_ ? exact_format_emulated : exact_format_real)(weights->type);
+        return (tcg_ ? exact_format_tcg : exact_format_real)(weights->type);
     }
 
     // Two words for each block of a column, and its blocks.
@@ -295,7 +295,7 @@ private:
         return aligned(bytes);
     }
 
-    const bool emulated_;
+    const bool tcg_;
 };
 
 // Several columns of types for which tinyBLAS has another order of sums than ggml has for one.
@@ -372,10 +372,10 @@ private:
 
 } // namespace
 
-ggml::cpu::tensor_traits *exact_node(const ggml_tensor *op, bool emulated) {
-    static exact_product real_product(false), emulated_product(true);
+ggml::cpu::tensor_traits *exact_node(const ggml_tensor *op, bool tcg) {
+    static exact_product real_product(false), tcg_product(true);
     static column_product column;
-    static attention_node real_attention(false), emulated_attention(true);
+    static attention_node real_attention(false), tcg_attention(true);
     static reference_node reference(true), usual(false);
     static cells_node cells;
     switch (op->op) {
@@ -383,19 +383,19 @@ ggml::cpu::tensor_traits *exact_node(const ggml_tensor *op, bool emulated) {
         if (ggml_get_op_params_i32(op, 1) != GGML_HINT_NONE) {
             return &usual;
         }
-        if ((emulated ? emulated_product : real_product).takes(op)) {
-            return emulated ? &emulated_product : &real_product;
+        if ((tcg ? tcg_product : real_product).takes(op)) {
+            return tcg ? &tcg_product : &real_product;
         }
         return column_product::takes(op) ? static_cast<ggml::cpu::tensor_traits *>(&column)
                                          : &reference;
     case GGML_OP_MUL_MAT_ID: return &reference;
     case GGML_OP_FLASH_ATTN_EXT:
         if (attention_node::takes(op)) {
-            return emulated ? &emulated_attention : &real_attention;
+            return tcg ? &tcg_attention : &real_attention;
         }
         return &reference;
     case GGML_OP_SET_ROWS: return writes_cells(op) ? &cells : nullptr;
-    case GGML_OP_GLU: return emulated ? emulated_gate(op) : nullptr;
+    case GGML_OP_GLU: return tcg ? exact_tcg_gate(op) : nullptr;
     default: return nullptr;
     }
 }

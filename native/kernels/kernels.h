@@ -1,23 +1,23 @@
-// kernels.h: matrix products made for batches and for a CPU that is emulated, in ggml's own places
-// for such things: exact.h's, which give ggml's results to the last bit, and those that follow.
+// kernels.h: our code for nodes of ggml's graphs, called from ggml's own places for such code.
 //
-// QEMU's TCG translates a vector integer operation to a few instructions of the host but calls a C
-// function for each floating point or shuffling one, so that the code that is fastest on a real CPU
-// is the slowest there. kernels::buffer_type() is a buffer type of ggml's CPU backend, as the ones
-// that ggml repacks weights into for a real CPU: weights put there become what matmul.cpp
-// multiplies, and ggml calls us for the products with them.
+// Two sets of kernels are ours. `exact` gives ggml's results for one column at a time to the last
+// bit, whatever the batch (exact.h). `tcg` is for a processor that QEMU's TCG emulates: TCG
+// translates a vector integer operation to a few instructions of the host but calls a C function
+// for each floating point or shuffling one, so code that is fast on a real processor is slow there.
+// `tcg` packs weights into tcg_buffer_type(), a buffer type of ggml's CPU backend as those that
+// ggml repacks weights into, and multiplies in integers.
 //
-//   layout.h       the idea, and how weights and activations lie in memory
-//   matmul.cpp     columns packed and multiplied
-//   pack.cpp       GGUF's types to that layout
-//   attention.cpp  attention over a KV cache of halves
-//   gate.cpp       the gated activation of a feed-forward network
-//   exact.cpp      products with weights as they are, and exactly ggml's results for a column alone
-//   exact_attention.cpp  attention with exactly ggml's results for a query alone
-//   exact_emulated.cpp, exact_attention_emulated.cpp, exact_gate.cpp  the same for TCG
-//   cells.cpp      in which order attention's sums are
-//   buffer.cpp, nodes.cpp, exact_nodes.cpp  what ggml sees
-//   no_tcg.cpp     where all for TCG is left out
+//   exact.cpp, exact_attention.cpp          products and attention of `exact`
+//   exact_tcg.cpp, exact_attention_tcg.cpp,
+//   exact_gate_tcg.cpp                      the same results in code for TCG
+//   cells.cpp                               the order of attention's sums
+//   exact_nodes.cpp                         the nodes that `exact` computes
+//   tcg_layout.h                            the idea of `tcg`, and its layout of operands
+//   tcg_pack.cpp                            GGUF's types to that layout
+//   tcg_matmul.cpp                          columns packed and multiplied
+//   tcg_attention.cpp, tcg_gate.cpp         attention over a KV cache of halves; SwiGLU
+//   tcg_nodes.cpp, tcg_buffer.cpp           the nodes and the buffer type of `tcg`
+//   no_tcg.cpp                              stands in where code for TCG is left out
 #ifndef CLLM_KERNELS_KERNELS_H
 #define CLLM_KERNELS_KERNELS_H
 
@@ -25,27 +25,27 @@
 
 namespace kernels {
 
-ggml_backend_buffer_type_t buffer_type();
+ggml_backend_buffer_type_t tcg_buffer_type();
 
 enum class mode {
-    ggml,           // none
-    fast,           // what is slow under TCG, with errors as small as ggml's own
-    exact,          // results that depend on nothing but the operands, for a real processor
-    exact_emulated, // the same, for TCG
+    ggml,      // none of ours
+    tcg,       // what is slow under TCG, with errors as small as ggml's own
+    exact,     // results that depend on nothing but the operands, for a real processor
+    exact_tcg, // the same results, for TCG
 };
 
 // All that the engine knows of the kernels, which are part of one of the builds of ggml's CPU code
 // (engine/cpu.cpp).
 struct functions {
-    // Puts buffer_type() before the other extra buffer types of ggml's CPU backend, for every model
-    // loaded from now on with use_extra_bufts. Call it once, before the first model is loaded.
+    // Puts tcg_buffer_type() before the other extra buffer types of ggml's CPU backend, for every
+    // model loaded from now on with use_extra_bufts. Call it once, before the first model is loaded.
     void (*install)();
 
     // Which nodes (nodes.h) of the graphs computed from now on we compute, besides the products
-    // with weights in buffer_type().
+    // with weights in tcg_buffer_type().
     void (*set_mode)(mode wanted);
 
-    // The modes for TCG, and buffer_type()'s packing, are there.
+    // Whether this build has the modes for TCG and tcg_buffer_type()'s packing.
     bool for_tcg;
 };
 

@@ -2,7 +2,7 @@
 #include "exact.h"
 #include "exact_attention.h"
 #include "nodes.h"
-#include "pack.h"
+#include "tcg_pack.h"
 
 namespace kernels {
 
@@ -10,7 +10,7 @@ const format *format_of(ggml_type) {
     return nullptr;
 }
 
-const exact_format *exact_format_emulated(int) {
+const exact_format *exact_format_tcg(int) {
     return nullptr;
 }
 
@@ -20,13 +20,13 @@ const exact_format *exact_format_real(int) {
 }
 #endif
 
-const exact_attention attention_emulated = {};
+const exact_attention attention_tcg = {};
 
-ggml::cpu::tensor_traits *fast_node(const ggml_tensor *) {
+ggml::cpu::tensor_traits *tcg_node(const ggml_tensor *) {
     return nullptr;
 }
 
-ggml::cpu::tensor_traits *emulated_gate(const ggml_tensor *) {
+ggml::cpu::tensor_traits *exact_tcg_gate(const ggml_tensor *) {
     return nullptr;
 }
 

@@ -6,16 +6,16 @@
 
 namespace kernels {
 
-// What computes this node of a graph in ggml's place with less than ggml's precision, but fast
-// where floating point is slow; NULL leaves it to ggml.
-ggml::cpu::tensor_traits *fast_node(const ggml_tensor *op);
+// Returns what computes this node of a graph in ggml's place for `tcg`: with less than ggml's
+// precision, but fast where floating point is slow. NULL leaves the node to ggml.
+ggml::cpu::tensor_traits *tcg_node(const ggml_tensor *op);
 
-// The same with results that depend on nothing but the operands: bit for bit those of ggml for one
-// column or query at a time, on one thread.
-ggml::cpu::tensor_traits *exact_node(const ggml_tensor *op, bool emulated);
+// The same for `exact`: results that depend on nothing but the operands, bit for bit those of ggml
+// for one column or query at a time, on one thread. tcg: by code for TCG.
+ggml::cpu::tensor_traits *exact_node(const ggml_tensor *op, bool tcg);
 
 // The gated activation as ggml computes it, where TCG emulates.
-ggml::cpu::tensor_traits *emulated_gate(const ggml_tensor *op);
+ggml::cpu::tensor_traits *exact_tcg_gate(const ggml_tensor *op);
 
 } // namespace kernels
 

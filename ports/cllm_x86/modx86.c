@@ -198,9 +198,10 @@ static mp_obj_t x86_stress(mp_obj_t threads_in, mp_obj_t ms_in) {
     const struct { qstr key; uint64_t value; } counts[] = {
         { MP_QSTR_vectors, r.vectors }, { MP_QSTR_locks, r.locks }, { MP_QSTR_signals, r.signals },
         { MP_QSTR_sleeps, r.sleeps }, { MP_QSTR_maps, r.maps }, { MP_QSTR_children, r.children },
-        { MP_QSTR_errors, r.errors }, { MP_QSTR_vector_bits, r.vector_bits },
+        { MP_QSTR_ticks, r.ticks }, { MP_QSTR_errors, r.errors },
+        { MP_QSTR_vector_bits, r.vector_bits },
     };
-    mp_obj_t dict = mp_obj_new_dict(9);
+    mp_obj_t dict = mp_obj_new_dict(10);
     for (size_t i = 0; i < MP_ARRAY_SIZE(counts); i++) {
         mp_obj_dict_store(dict, MP_OBJ_NEW_QSTR(counts[i].key),
             mp_obj_new_int_from_ull(counts[i].value));

@@ -117,7 +117,7 @@ uint64_t cllm_random_seed(void);
 #define MICROPY_PY_SYS_TRACEBACKLIMIT (1)
 #define MICROPY_MEM_STATS (1)
 #define MICROPY_MALLOC_USES_ALLOCATED_SIZE (1)
-// network and socket are frozen Python (frozen/api): the C modules would take their names.
+// network and socket are frozen Python (frozen/lib): the C modules would take their names.
 #define MICROPY_PY_NETWORK (0)
 #define MICROPY_PY_SOCKET (0)
 #define MICROPY_PY_SSL (0)

@@ -1,9 +1,12 @@
 // The stress test behind _x86.stress(). Every thread takes random turns at what a scheduler gets wrong:
-// vector registers across preemption, mutexes, condition variables, timed waits, thread-local
-// storage, mappings that other cores have cached, and threads that come and go.
+// vector registers across preemption and signals, mutexes, condition variables, timed waits,
+// thread-local storage, mappings that other cores have cached, and threads that come and go.
+#define _GNU_SOURCE // gettid()
+
 #include <cpuid.h>
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +17,9 @@
 #include "selftest.h"
 
 #define STACK (64 * 1024)
+#define SIGNAL_STACK (16 * 1024)
 #define MAP_BYTES (48 * 1024)
+#define TICK_NS 1000000 // of a thread's processor time
 
 // Two threads that hand a token to and fro.
 struct pair {
@@ -28,6 +33,7 @@ struct worker {
     pthread_t thread;
     unsigned id;
     uint64_t random;
+    uint8_t signal_stack[SIGNAL_STACK];
 };
 
 static struct worker *workers;
@@ -40,6 +46,8 @@ static struct selftest_result total;
 static pthread_mutex_t counter_mutex = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t counter; // guarded by counter_mutex; total.locks counts the same with atomics
 static _Thread_local uint64_t own_id;
+static _Thread_local bool ticking;
+static struct sigaction outer_xcpu;
 
 static uint64_t now_ns(void) {
     struct timespec t;
@@ -108,6 +116,35 @@ static void keep_vectors(struct worker *w) {
         report("a vector register changed");
     }
     count(&total.vectors);
+}
+
+// Leaves other values in the vector registers than the interrupted code has there.
+static void on_tick(int number, siginfo_t *info, void *context) {
+    static const uint8_t other[32 * 64 + 8 * 8];
+    if (!ticking) { // a thread of the engine
+        outer_xcpu.sa_sigaction(number, info, context);
+        return;
+    }
+    if (have_avx512) {
+        __asm__ volatile (EACH_32(LOAD_ZMM) EACH_8(LOAD_MASK) :: [in] "r" (other) : CLOBBERS);
+    } else if (have_avx) {
+        __asm__ volatile (EACH(LOAD_YMM) :: [in] "r" (other) : CLOBBERS);
+    } else {
+        __asm__ volatile (EACH(LOAD_XMM) :: [in] "r" (other) : CLOBBERS);
+    }
+    count(&total.ticks);
+}
+
+static void start_ticks(struct worker *w, timer_t *timer) {
+    stack_t stack = {.ss_sp = w->signal_stack, .ss_size = SIGNAL_STACK};
+    struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGXCPU};
+    event.sigev_notify_thread_id = gettid();
+    struct itimerspec period = {{0, TICK_NS}, {0, TICK_NS}};
+    ticking = true;
+    if (sigaltstack(&stack, NULL) || timer_create(CLOCK_THREAD_CPUTIME_ID, &event, timer)
+        || timer_settime(*timer, 0, &period, NULL)) {
+        report("a timer could not be started");
+    }
 }
 
 static void lock_and_count(struct worker *w) {
@@ -234,12 +271,15 @@ static void *work(void *arg) {
     };
     struct worker *w = arg;
     own_id = w->id;
+    timer_t timer;
+    start_ticks(w, &timer);
     while (now_ns() < __atomic_load_n(&end_ns, __ATOMIC_RELAXED)) {
         turns[next_random(w) % (sizeof(turns) / sizeof(turns[0]))](w);
         if (own_id != w->id) {
             report("thread-local storage changed");
         }
     }
+    timer_delete(timer);
     leave_pair(w);
     __atomic_sub_fetch(&running, 1, __ATOMIC_RELEASE);
     return NULL;
@@ -272,6 +312,8 @@ int selftest_start(unsigned n, unsigned ms) {
     look_for_vectors();
     total.vector_bits = have_avx512 ? 512 : have_avx ? 256 : 128;
     end_ns = now_ns() + (uint64_t)ms * 1000000;
+    struct sigaction action = {.sa_sigaction = on_tick, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    sigaction(SIGXCPU, &action, &outer_xcpu);
     n_workers = n; // all pairs are complete before the first thread looks at its partner
     for (unsigned i = 0; i < n / 2 + 1; i++) {
         pthread_mutex_init(&pairs[i].mutex, NULL);
@@ -305,6 +347,7 @@ void selftest_finish(struct selftest_result *result) {
     for (unsigned i = 0; i < n_workers; i++) {
         pthread_join(workers[i].thread, NULL);
     }
+    sigaction(SIGXCPU, &outer_xcpu, NULL);
     if (counter != total.locks) {
         report("the count under a mutex is wrong");
     }

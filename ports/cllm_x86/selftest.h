@@ -13,6 +13,7 @@ struct selftest_result {
     uint64_t sleeps;      // timed waits
     uint64_t maps;        // mappings made, filled, compared and given back
     uint64_t children;    // threads started and joined by other threads
+    uint64_t ticks;       // signals of timers, which came in the middle of all that
     uint64_t errors;
     const char *error; // the first one, or NULL
 };

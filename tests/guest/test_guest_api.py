@@ -18,7 +18,7 @@ TOOL = {
 }
 APP = """
 from cllm import app, llm
-from serve.policy import Policy
+from serve.scheduling.policy import Policy
 
 # Whether drafts pay is measured, and a busy host may say no.
 Policy.draft_size = lambda self, right, most, *_: most

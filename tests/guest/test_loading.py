@@ -111,3 +111,17 @@ def test_an_engine_that_loads_can_be_closed(boot, slow):
     repl.run("bad = _engine.Engine('/boot/config.json', background=True)")
     repl.run("time.sleep(1)")
     assert "magic" in repl.run("bad.loaded()")
+
+
+def test_a_wrong_configuration_is_said_over_http(boot, tmp_path):
+    app = app_file(tmp_path, "print('user code runs')\n")
+    guest = boot(config_json={"limits": {"queue_s": "5"}, "keys": ["k"]}, app=app)
+    assert '"limits.queue_s" must be a whole number' in guest.verdict
+    answer = requests.get(guest.url + "/v1/models", timeout=TIMEOUT)
+    assert answer.status_code == 503 and answer.headers["Retry-After"] == "1"
+    assert "wrong configuration" in answer.json()["error"]["message"]
+    assert b"wrong configuration" in guest.log() and b"user code runs" not in guest.log()
+    repl = guest.serial
+    repl.send("\r")
+    repl.expect(">>> ")
+    assert repl.run("2 + 3") == "5"

@@ -6,7 +6,7 @@ import pytest
 import requests
 
 TIMEOUT = 120
-SECONDS = 8  # of stress; docs/machine.md tells how to run it for as long as wanted
+SECONDS = 8  # of stress; by hand, `_x86.stress(threads, ms)` at the REPL runs longer
 
 
 def completion(guest):

@@ -1,6 +1,6 @@
 """Lets CPython import the frozen Python: MicroPython's modules come from `shim/`.
 
-`frozen/api` is left off the path on purpose: its `socket` would hide CPython's own.
+`frozen/lib` is left off the path on purpose: its `socket` would hide CPython's own.
 """
 
 import importlib.util

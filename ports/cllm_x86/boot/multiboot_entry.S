@@ -142,7 +142,7 @@ boot_pdpt:
     .skip 4096
 boot_pd:
     .skip 4096 * 4
-// Boot stack; afterwards the stack of system calls (cpu/syscall.S).
+// Boot stack; afterwards the main thread's stack for system calls (syscall_entry, cpu/entry.S).
     .globl boot_stack_top
     .skip 65536
 boot_stack_top:

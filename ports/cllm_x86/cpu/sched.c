@@ -24,11 +24,11 @@ static struct thread *dead;
 static unsigned n_threads;
 static int last_tid;
 
-static uint64_t xsave_size(void) {
+uint64_t vectors_size(void) {
     return ALIGN_UP(cpu_xsave_size() ? cpu_xsave_size() : FXSAVE_SIZE, 64);
 }
 
-static void save_vectors(void *area) {
+void save_vectors(void *area) {
     if (cpu_xsave_size()) {
         __asm__ volatile ("xsave64 (%0)" :: "r" (area), "a" (-1), "d" (-1) : "memory");
     } else {
@@ -36,7 +36,7 @@ static void save_vectors(void *area) {
     }
 }
 
-static void restore_vectors(const void *area) {
+void restore_vectors(const void *area) {
     if (cpu_xsave_size()) {
         __asm__ volatile ("xrstor64 (%0)" :: "r" (area), "a" (-1), "d" (-1) : "memory");
     } else {
@@ -66,6 +66,10 @@ void sched_set_timer(void) {
     }
     if (c->queue && c->slice_end < at) {
         at = c->slice_end;
+    }
+    const struct thread *t = c->current;
+    if (t->alarm_ns && c->turn_start + t->alarm_ns - t->ran_ns < at) {
+        at = c->turn_start + t->alarm_ns - t->ran_ns;
     }
     if (at != c->timer) {
         c->timer = at;
@@ -289,11 +293,19 @@ void sched_sleep(uint64_t deadline) {
     }
 }
 
+static void check_alarm(struct thread *t, uint64_t ran_ns) {
+    if (t->alarm_ns && ran_ns >= t->alarm_ns) {
+        t->alarm_ns = t->alarm_every_ns ? ran_ns + t->alarm_every_ns : 0;
+        t->alarm_due = true;
+    }
+}
+
 void sched_timer_interrupt(void) {
     struct cpu *c = this_cpu();
     c->timer = UINT64_MAX; // it has fired
     uint64_t now = clock_ns();
     spin_lock(&lock);
+    check_alarm(c->current, c->current->ran_ns + now - c->turn_start);
     while (c->sleepers && c->sleepers->deadline <= now) {
         struct thread *t = c->sleepers;
         t->timed_out = true;
@@ -317,7 +329,7 @@ void sched_kick_interrupt(void) {
 // A thread lies in one mapping: its stack at the bottom, so that an overflow faults on the free page
 // below, then the vector state, then the structure.
 static struct thread *allocate(void) {
-    uint64_t vectors = xsave_size(), at;
+    uint64_t vectors = vectors_size(), at;
     uint64_t size = KERNEL_STACK + vectors + sizeof(struct thread);
     if (vm_map(size, PROT_R | PROT_W, &at)) {
         return NULL;
@@ -332,7 +344,7 @@ static struct thread *allocate(void) {
 
 void thread_free(struct thread *t) {
     vm_unmap((uint64_t)t->stack_top - KERNEL_STACK,
-        KERNEL_STACK + xsave_size() + sizeof(struct thread));
+        KERNEL_STACK + vectors_size() + sizeof(struct thread));
 }
 
 // Ended threads cannot free the stack they end on: the next one to start or end does.
@@ -414,6 +426,16 @@ uint64_t thread_ran_ns(void) {
     return ns;
 }
 
+void thread_set_alarm(uint64_t ns, uint64_t every_ns) {
+    uint64_t flags = sched_lock_irq();
+    struct thread *t = current_thread();
+    t->alarm_ns = ns ? thread_ran_ns() + ns : 0;
+    t->alarm_every_ns = every_ns;
+    t->alarm_due = false;
+    sched_set_timer();
+    sched_unlock_irq(flags);
+}
+
 bool thread_in_kernel(const struct thread *t, uint64_t rsp) {
     return (uint64_t)t->stack_top - rsp <= KERNEL_STACK;
 }
@@ -467,7 +489,7 @@ void sched_init(void) {
     struct cpu *c = cpus[0];
     void *stack = c->syscall_stack;
     uint64_t at;
-    if (!sched_init_core(c) || vm_map(xsave_size(), PROT_R | PROT_W, &at)) {
+    if (!sched_init_core(c) || vm_map(vectors_size(), PROT_R | PROT_W, &at)) {
         panic("sched: no memory for the first threads");
     }
     main_thread.xsave = (void *)at;

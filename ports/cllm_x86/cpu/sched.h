@@ -29,6 +29,9 @@ struct thread {
     struct thread *next_waiter;
     uint64_t ran_ns;         // processor time of all its turns that have ended
     uint64_t signal_stack, signal_stack_size; // sigaltstack(2), 0 for none
+    uint64_t alarm_ns;       // processor time at which its timer expires (timer_create(2)), 0 never
+    uint64_t alarm_every_ns; // and again after each so many more, 0 once
+    bool alarm_due;          // it has expired, and its signal is not delivered yet
     uint64_t clear_child_tid; // address to clear and wake when it exits (set_tid_address(2))
 };
 
@@ -51,6 +54,13 @@ void *thread_stack_top(const struct thread *t);
 unsigned thread_count(void);
 // Processor time of the running thread.
 uint64_t thread_ran_ns(void);
+// When the running thread's timer expires, from now, and how often after that; 0 never.
+void thread_set_alarm(uint64_t ns, uint64_t every_ns);
+// The processor's vector registers, which are the running thread's, to or from 64-byte aligned
+// memory, which is zero before: XSAVE does not write all that XRSTOR checks (SDM vol. 1, 13.7, 13.8).
+uint64_t vectors_size(void);
+void save_vectors(void *area);
+void restore_vectors(const void *area);
 // Whether a stack pointer is in the thread's kernel stack.
 bool thread_in_kernel(const struct thread *t, uint64_t rsp);
 // Where the main thread goes on or was stopped, NULL while it runs.
@@ -83,7 +93,7 @@ void sched_leave_interrupt(struct trap_frame *f);
 void sched_switch_interrupt(struct trap_frame *f);
 // For the end of the machine: if the main thread runs on this core, it was at `f`.
 void sched_keep_main_frame(const struct trap_frame *f);
-// The alarm's deadline changed.
+// The deadline of the alarm or of the running thread's timer changed.
 void sched_set_timer(void);
 
 #endif

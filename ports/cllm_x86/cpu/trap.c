@@ -108,4 +108,5 @@ void trap_dispatch(struct trap_frame *f) {
             fault(f);
     }
     sched_leave_interrupt(f);
+    signal_alarm(f);
 }

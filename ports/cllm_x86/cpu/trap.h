@@ -52,7 +52,10 @@ void watchdog_check(const struct trap_frame *f);
 // linux/signal.c: has the running thread's handler of SIGSEGV run next, if it has one and a stack for
 // it, and a page fault at `address` is what `f` says. False if not.
 bool signal_fault(struct trap_frame *f, uint64_t address);
-// Puts back what signal_fault() found in `f`.
+// The same for SIGXCPU, if the running thread's timer has expired. While `f` is in the kernel, it
+// waits for a later interrupt.
+void signal_alarm(struct trap_frame *f);
+// Puts back what signal_fault() or signal_alarm() found in `f` and the vector registers.
 void signal_end(struct trap_frame *f);
 // crash.c: reports what happened at `f` and ends the machine; `code` is QEMU's under crash=exit.
 void crash(const struct trap_frame *f, int code, const char *fmt, ...)

@@ -43,7 +43,7 @@ int64_t file_address(int fd, uint64_t offset, uint64_t length);
 syscall_fn sys_clone, sys_exit, sys_futex, sys_set_tid_address, sys_gettid, sys_sched_yield;
 syscall_fn sys_sched_getaffinity, sys_sched_setaffinity, sys_nanosleep, sys_clock_nanosleep;
 
-// linux/signal.c: SIGSEGV for a thread's own page fault.
-syscall_fn sys_rt_sigaction, sys_sigaltstack;
+// linux/signal.c: SIGSEGV for a thread's own page fault, SIGXCPU for its timer of processor time.
+syscall_fn sys_rt_sigaction, sys_sigaltstack, sys_timer_create, sys_timer_settime, sys_timer_delete;
 
 #endif

@@ -1,16 +1,22 @@
-// Signals: SIGSEGV for a page fault of the running thread, and no other. A library that runs
-// recursive code of others uses it to leave a stack that ran over (native/engine/budget.cpp).
-// Sources: sigaction(2), sigaltstack(2), signal(7); System V ABI AMD64 3.4.1 (registers of a handler
-// are those of a function: signal, siginfo_t *, ucontext_t *).
+// Signals that a thread gets for what it does itself: SIGSEGV for its own page fault, and SIGXCPU
+// when its timer of processor time expires. A library that runs recursive code of others uses them
+// to leave a stack that ran over and code that takes too long (native/engine/budget.cpp).
+// Sources: sigaction(2), sigaltstack(2), timer_create(2), signal(7); System V ABI AMD64 3.4.1
+// (registers of a handler are those of a function: signal, siginfo_t *, ucontext_t *).
 #include "cpu/sched.h"
 #include "cpu/smp.h"
 #include "linux/linux.h"
 
 #define SIGSEGV 11
+#define SIGXCPU 24
 #define SEGV_MAPERR 1
+#define SI_TIMER -2
 #define SA_SIGINFO 4u
 #define SS_DISABLE 2
 #define MINSIGSTKSZ 2048
+#define SIGEV_THREAD_ID 4
+#define CLOCK_THREAD_CPUTIME_ID 3
+#define TIMER_ABSTIME 1
 #define FLAGS_CLEARED 0x40500ul // AC, DF, TF: as a function expects them (System V ABI 3.2.1)
 
 struct sigaction {
@@ -23,14 +29,23 @@ struct stack {
     uint64_t size;
 };
 
+struct sigevent {
+    uint64_t value;
+    int32_t number, notify, tid;
+};
+
+struct itimerspec {
+    struct timespec interval, value;
+};
+
 struct siginfo {
     int32_t number, error, code, pad;
     uint64_t address;
     uint8_t rest[104];
 };
 
-// What lies at the top of the handler's stack, from its return address up. The context is empty: a
-// handler here either leaves by longjmp or lets the fault happen again.
+// What lies near the top of the handler's stack, from its return address up; the vector registers
+// are above. The context is empty: a handler here either leaves by longjmp or lets the thread go on.
 struct signal_frame {
     uint64_t return_address;
     struct siginfo info;
@@ -40,16 +55,17 @@ struct signal_frame {
 
 extern void signal_return(void); // cpu/entry.S
 
-static struct sigaction segv;
+static struct sigaction segv, xcpu;
 
 int64_t sys_rt_sigaction(uint64_t number, uint64_t new, uint64_t old, uint64_t size, uint64_t e,
     uint64_t f) {
-    if (number != SIGSEGV) {
+    if (number != SIGSEGV && number != SIGXCPU) {
         return 0; // no other is ever sent
     }
-    struct sigaction before = segv;
+    struct sigaction *action = number == SIGSEGV ? &segv : &xcpu;
+    struct sigaction before = *action;
     if (new) {
-        segv = *(const struct sigaction *)new;
+        *action = *(const struct sigaction *)new;
     }
     if (old) {
         *(struct sigaction *)old = before;
@@ -69,7 +85,8 @@ int64_t sys_sigaltstack(uint64_t new, uint64_t old, uint64_t c, uint64_t d, uint
     if (new) {
         const struct stack *stack = (const struct stack *)new;
         bool none = stack->flags & SS_DISABLE;
-        if (!none && stack->size < MINSIGSTKSZ + sizeof(struct signal_frame)) {
+        uint64_t least = MINSIGSTKSZ + sizeof(struct signal_frame) + vectors_size();
+        if (!none && stack->size < least) {
             return -L_ENOMEM;
         }
         t->signal_stack = none ? 0 : stack->sp;
@@ -78,36 +95,91 @@ int64_t sys_sigaltstack(uint64_t new, uint64_t old, uint64_t c, uint64_t d, uint
     return 0;
 }
 
+// A thread has one timer, of its own processor time, whose id is the thread's.
+int64_t sys_timer_create(uint64_t clock, uint64_t event, uint64_t id, uint64_t d, uint64_t e,
+    uint64_t f) {
+    const struct sigevent *wanted = (const struct sigevent *)event;
+    int tid = current_thread()->tid;
+    if (clock != CLOCK_THREAD_CPUTIME_ID || !wanted || wanted->notify != SIGEV_THREAD_ID
+        || wanted->tid != tid || wanted->number != SIGXCPU) {
+        return -L_EINVAL;
+    }
+    *(int32_t *)id = tid;
+    return 0;
+}
+
+int64_t sys_timer_settime(uint64_t id, uint64_t flags, uint64_t new, uint64_t old, uint64_t e,
+    uint64_t f) {
+    if ((int)id != current_thread()->tid || (flags & TIMER_ABSTIME) || old) {
+        return -L_EINVAL;
+    }
+    const struct itimerspec *spec = (const struct itimerspec *)new;
+    thread_set_alarm((uint64_t)(spec->value.sec * 1000000000 + spec->value.nsec),
+        (uint64_t)(spec->interval.sec * 1000000000 + spec->interval.nsec));
+    return 0;
+}
+
+int64_t sys_timer_delete(uint64_t id, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+    if ((int)id != current_thread()->tid) {
+        return -L_EINVAL;
+    }
+    thread_set_alarm(0, 0);
+    return 0;
+}
+
+static void *vectors_of(const struct thread *t) {
+    uint64_t top = t->signal_stack + t->signal_stack_size;
+    return (void *)ALIGN_DOWN(top - vectors_size(), 64);
+}
+
 static struct signal_frame *frame_of(const struct thread *t) {
-    uint64_t top = ALIGN_DOWN(t->signal_stack + t->signal_stack_size, 16);
+    uint64_t top = (uint64_t)vectors_of(t);
     // A function's stack pointer is 8 below a multiple of 16 when it begins.
     return (struct signal_frame *)(ALIGN_DOWN(top - sizeof(struct signal_frame), 16) - 8);
 }
 
-bool signal_fault(struct trap_frame *f, uint64_t address) {
+// Has the handler run next, and the thread go on at `f` when that returns. False if there is no
+// handler or no stack for it, or if the kernel or the handler itself was interrupted.
+static bool deliver(struct trap_frame *f, const struct sigaction *action, int number, int code,
+    uint64_t address) {
     struct thread *t = current_thread();
     uint64_t stack = t->signal_stack;
     // 0 and 1 are SIG_DFL and SIG_IGN.
-    if (segv.handler <= 1 || !(segv.flags & SA_SIGINFO) || !stack || thread_in_kernel(t, f->rsp)
-        || f->rsp - stack < t->signal_stack_size) { // the handler itself
+    if (action->handler <= 1 || !(action->flags & SA_SIGINFO) || !stack
+        || thread_in_kernel(t, f->rsp) || f->rsp - stack < t->signal_stack_size) {
         return false;
     }
     struct signal_frame *s = frame_of(t);
     kmemset(s, 0, sizeof(*s));
     s->return_address = (uint64_t)signal_return;
-    s->info.number = SIGSEGV;
-    s->info.code = SEGV_MAPERR;
+    s->info.number = number;
+    s->info.code = code;
     s->info.address = address;
     kmemcpy(&s->interrupted, f, sizeof(*f));
-    f->rdi = SIGSEGV;
+    kmemset(vectors_of(t), 0, vectors_size());
+    save_vectors(vectors_of(t));
+    f->rdi = (uint64_t)number;
     f->rsi = (uint64_t)&s->info;
     f->rdx = (uint64_t)s->context;
-    f->rip = segv.handler;
+    f->rip = action->handler;
     f->rsp = (uint64_t)s;
     f->rflags &= ~FLAGS_CLEARED;
     return true;
 }
 
+bool signal_fault(struct trap_frame *f, uint64_t address) {
+    return deliver(f, &segv, SIGSEGV, SEGV_MAPERR, address);
+}
+
+void signal_alarm(struct trap_frame *f) {
+    struct thread *t = current_thread();
+    if (t->alarm_due && deliver(f, &xcpu, SIGXCPU, SI_TIMER, 0)) {
+        t->alarm_due = false;
+    }
+}
+
 void signal_end(struct trap_frame *f) {
-    kmemcpy(f, &frame_of(current_thread())->interrupted, sizeof(*f));
+    struct thread *t = current_thread();
+    kmemcpy(f, &frame_of(t)->interrupted, sizeof(*f));
+    restore_vectors(vectors_of(t));
 }

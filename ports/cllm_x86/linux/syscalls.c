@@ -158,7 +158,7 @@ static syscall_fn *const table[] = {
     [0] = sys_read, [1] = sys_write, [2] = sys_open, [3] = sys_close,
     [4] = sys_stat, [5] = sys_fstat, [6] = sys_stat, // lstat: there are no links
     [8] = sys_lseek, [9] = sys_mmap, [10] = sys_mprotect, [11] = sys_munmap, [12] = sys_brk,
-    [13] = sys_rt_sigaction, [14] = succeed, // rt_sigprocmask: the only signal is a fault's
+    [13] = sys_rt_sigaction, [14] = succeed, // rt_sigprocmask: a thread gets only what it asked for
     [16] = sys_ioctl, [17] = sys_pread64, [19] = sys_readv, [20] = sys_writev, [21] = sys_access,
     [24] = sys_sched_yield, [25] = sys_mremap, [28] = succeed, // madvise: advice
     [35] = sys_nanosleep, [39] = return_one, // getpid
@@ -169,6 +169,7 @@ static syscall_fn *const table[] = {
     [158] = sys_arch_prctl, [186] = sys_gettid, [200] = sys_tkill, [202] = sys_futex,
     [203] = sys_sched_setaffinity, [204] = sys_sched_getaffinity, [217] = sys_getdents64,
     [218] = sys_set_tid_address, [221] = succeed, // fadvise64: advice
+    [222] = sys_timer_create, [223] = sys_timer_settime, [226] = sys_timer_delete,
     [228] = sys_clock_gettime, [230] = sys_clock_nanosleep, [231] = sys_exit_group,
     [234] = sys_tgkill, [257] = sys_openat, [262] = sys_newfstatat, [302] = sys_prlimit64,
     [318] = sys_getrandom,

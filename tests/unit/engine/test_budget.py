@@ -79,6 +79,12 @@ def engine(library, tiny):
         yield engine
 
 
+def resident():
+    """Return the MiB of memory that this process has."""
+    gc.collect()  # what pytest keeps of the failures
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 20
+
+
 def refused(function):
     """Calls it; checks that it fails as the request's fault, after its budget at most."""
     began = time.process_time()
@@ -133,11 +139,7 @@ def test_a_template_that_does_not_end(library, tmp_path, template):
 
 
 def test_nothing_is_lost_by_what_is_abandoned(engine):
-    """Recursion that does not allocate ends on the guard page, and its memory is freed all the same."""
-    def resident():
-        gc.collect()  # what pytest keeps of the failures
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 20
-
+    """Recursion without an allocation ends on the guard page, and its memory is freed all the same."""
     padded = cycle("a")
     padded["$defs"]["unused"] = {"enum": ["x" * 100] * 20000}
     for _ in range(3):

@@ -71,6 +71,15 @@ def make_app(log):
         finally:
             log.append("wait closed")
 
+    @app.post("/read-and-wait", stream=True)
+    async def read_and_wait(request):
+        try:
+            while await request.read():
+                pass
+            await asyncio.sleep(30)
+        finally:
+            log.append("read-and-wait closed")
+
     @app.get("/boom")
     def boom(request):
         raise RuntimeError("boom")
@@ -79,19 +88,6 @@ def make_app(log):
     async def late_boom(request):
         yield "some"
         raise RuntimeError("late")
-
-    @app.post("/json")
-    async def json_length(request):
-        return {"length": len(request.json())}
-
-    @app.post("/json-twice")
-    def json_twice(request):
-        assert request.json() is request.json()
-        return [request.json()]
-
-    @app.get("/inf")
-    def infinity(request):
-        return {"a": float("inf")}
 
     @app.get("/no-memory")
     def no_memory(request):
@@ -105,7 +101,23 @@ def make_app(log):
     def big(request):
         return bytes(3 << 20)
 
+    add_json(app)
     return app
+
+
+def add_json(app):
+    @app.post("/json")
+    async def json_length(request):
+        return {"length": len(request.json())}
+
+    @app.post("/json-twice")
+    def json_twice(request):
+        assert request.json() is request.json()
+        return [request.json()]
+
+    @app.get("/inf")
+    def infinity(request):
+        return {"a": float("inf")}
 
 
 class Client:
@@ -553,6 +565,62 @@ def test_client_leaves():
             await gone(text)
 
     serve(scenario)
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_handler_that_has_read_its_body_does_not_outlive_its_client(early):
+    async def scenario(connect, gone, server):
+        client = await connect()
+        client.send(b"POST /read-and-wait HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc")
+        if not early:
+            await asyncio.sleep(0.05)
+        client.writer.write_eof()
+        await gone("read-and-wait closed")
+
+    serve(scenario, linger_s=0.1)
+
+
+def test_a_connection_is_idle_only_while_nothing_has_come():
+    """An idle one may be dropped at any time; one that is being refused may not."""
+    reader, seen, written = None, [], []
+
+    class Writer:
+        def write(self, data):
+            seen.append(connection.idle)
+            written.append(data)
+
+        async def drain(self):
+            seen.append(connection.idle)
+
+        def close(self):
+            pass
+
+        wait_closed = drain
+
+        def get_extra_info(self, name):
+            return None
+
+    async def go():
+        nonlocal reader, connection
+        reader = asyncio.StreamReader()
+        connection = Connection(Server(App()), reader, Writer())
+        task = asyncio.create_task(connection.run())
+        await asyncio.sleep(0.01)
+        assert connection.idle
+        reader.feed_data(b"\r\n")
+        await asyncio.sleep(0.01)
+        assert connection.idle, "an empty line is no beginning of a request"
+        reader.feed_data(b"GET / HT")
+        await asyncio.sleep(0.01)
+        assert not connection.idle
+        reader.feed_data(b"XX/1.1\r\n\r\n")
+        await asyncio.sleep(0.01)
+        reader.feed_eof()
+        await asyncio.wait_for(task, 1)
+
+    connection = None
+    asyncio.run(go())
+    assert written[0].startswith(b"HTTP/1.1 400 ") and not any(seen)
 
 
 def test_a_request_knows_that_its_client_is_gone():

@@ -15,10 +15,10 @@ if not MICROPYTHON:
 
 
 def load(name):
-    """Import a module of frozen/api."""
+    """Import a module of frozen/lib."""
     if MICROPYTHON:
-        return __import__(name)  # frozen/api is on the path there
-    return _execute("cllm_" + name, TOP / "frozen" / "api" / (name + ".py"))
+        return __import__(name)  # frozen/lib is on the path there
+    return _execute("cllm_" + name, TOP / "frozen" / "lib" / (name + ".py"))
 
 
 def _execute(name, path):

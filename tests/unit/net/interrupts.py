@@ -17,7 +17,7 @@ socket = load("socket")
 
 # Where interrupts come. What else there is of the stack runs while it is entered, and is let be; but
 # these two have what the socket module asks without entering.
-TRACED = ("net/aio.py", "net/host.py", "api/socket.py", "net/buffers.py", "net/udp_endpoint.py")
+TRACED = ("net/aio.py", "net/host.py", "lib/socket.py", "net/buffers.py", "net/udp_endpoint.py")
 
 
 class Stuck(Exception):

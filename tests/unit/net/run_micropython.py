@@ -13,7 +13,7 @@ _here = __file__.rsplit("/", 1)[0] if "/" in __file__ else "."
 _root = _here + "/../../.."
 # MicroPython looks for a module in each folder in turn: ours go before its own `socket`. The
 # folder of this file must come late, for it is called `net` itself.
-sys.path[:] = [_root + "/frozen", _root + "/frozen/api", ".frozen", _here + "/../shim", _here]
+sys.path[:] = [_root + "/frozen", _root + "/frozen/lib", ".frozen", _here + "/../shim", _here]
 
 import asyncio  # noqa: E402
 import socket  # noqa: E402
@@ -84,7 +84,7 @@ async def sockets():
     print("sockets", len(got))
 
 
-assert socket.__file__.endswith("frozen/api/socket.py")
+assert socket.__file__.endswith("frozen/lib/socket.py")
 transfers()
 churn()
 asyncio.run(sockets())

@@ -18,7 +18,7 @@ FILE, PLAN = sys.argv[1:]
 # MicroPython looks for a module in each folder in turn: ours go before its own `socket`. The
 # folder of the tests must come late, for it may be called as what it tests, `net`.
 sys.path[:] = [
-    TOP + "/frozen", TOP + "/frozen/api", ".frozen", HERE, UNIT + "/shim", FILE.rsplit("/", 1)[0],
+    TOP + "/frozen", TOP + "/frozen/lib", ".frozen", HERE, UNIT + "/shim", FILE.rsplit("/", 1)[0],
 ]
 
 import pytest  # noqa: E402

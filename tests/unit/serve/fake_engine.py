@@ -8,6 +8,8 @@ stored at the wrong place, in the wrong sequence, or not at all, changes the ans
 import contextlib
 import json
 
+from _engine import Aborted, Error, NoSlot
+
 EOG = 256
 BOS = 257
 LEAST = -3.4028234663852886e38  # the logarithm of no probability, as the engine has it
@@ -18,18 +20,6 @@ def step(scheduler):
     with contextlib.suppress(StopIteration):
         scheduler.step().send(None)
         raise AssertionError("the step awaits something")
-
-
-class Error(RuntimeError):
-    pass
-
-
-class NoSlot(Error):
-    pass
-
-
-class Aborted(Error):
-    pass
 
 
 class Sampler:
@@ -242,6 +232,8 @@ class Cell:
 class Chat:
     """Content is the prompt; with tools a reply is "CALL name arguments" or "THINK x ANSWER y"."""
 
+    open = 0
+
     def __init__(self, request):
         self.request = request
         content = request["messages"][-1].get("content") or ""
@@ -250,6 +242,8 @@ class Chat:
         if isinstance(content, list):
             content = "".join(part["text"] for part in content)
         self.prompt = content + "|"
+        self.closed = False
+        Chat.open += 1
 
     def describe(self):
         plain = not self.request.get("tools") and "THINK" not in self.prompt
@@ -258,14 +252,20 @@ class Chat:
                            "grammar": ""})
 
     def reply(self):
+        assert not self.closed
         return Reply()
 
     def close(self):
-        pass
+        Chat.open -= not self.closed
+        self.closed = True
 
 
 class Reply:
+    open = 0
+
     def __init__(self):
+        Reply.open += 1
+        self.closed = False
         self.text = ""
         self.seen = {"content": "", "reasoning_content": "", "name": "", "arguments": ""}
 
@@ -314,4 +314,16 @@ class Reply:
         return json.dumps(result)
 
     def close(self):
-        pass
+        Reply.open -= not self.closed
+        self.closed = True
+
+
+def all_closed():
+    """Return whether everything was closed that stands for memory outside Python's heap."""
+    return not any(kind.open for kind in (Sampler, Job, Chat, Reply))
+
+
+def forget():
+    """Count from nothing again what is open."""
+    for kind in (Sampler, Job, Chat, Reply):
+        kind.open = 0

@@ -4,10 +4,11 @@ import asyncio
 import json
 
 import pytest
-from fake_engine import BOS, EOG, Error, FakeEngine, Sampler
-from test_openai import Running
+from _engine import Assertion, Error
+from fake_engine import BOS, EOG, FakeEngine, Sampler
+from running import Running
 
-from serve.reply import described
+from serve.apis.reply import described
 
 MARK = 258  # a control token that the model prints
 
@@ -190,11 +191,12 @@ class Stuck(Sampler):
     """Fails at its third token."""
 
     words = "Unexpected empty grammar stack after accepting piece: b (98)"
+    kind = Error
 
     def sample(self, index):
         self.count = getattr(self, "count", 0) + 1
         if self.count == 3:
-            raise Error(self.words)
+            raise self.kind(self.words)
         return super().sample(index)
 
 
@@ -218,8 +220,12 @@ CONSTRAINTS = [
 
 
 @pytest.mark.parametrize("fields", CONSTRAINTS)
-@pytest.mark.parametrize("words", [Stuck.words, "GGML_ASSERT(cur_p.selected != -1) failed"])
-def test_constraints_that_cannot_go_on_are_the_requests(stuck, monkeypatch, fields, words):
+@pytest.mark.parametrize(
+    "kind, words",
+    [(Error, Stuck.words), (Assertion, "GGML_ASSERT(cur_p.selected != -1) failed")],
+)
+def test_constraints_that_cannot_go_on_are_the_requests(stuck, monkeypatch, fields, kind, words):
+    monkeypatch.setattr(Stuck, "kind", kind)
     monkeypatch.setattr(Stuck, "words", words)
     for path in ("/completion", "/v1/completions"):
         status, body = stuck.call(path, dict(fields, prompt="abcd|"))
@@ -240,21 +246,28 @@ def test_what_the_model_computes_is_not_the_requests(stuck, monkeypatch):
     assert stuck.call("/completion", {"prompt": "abcd|"})[0] == 500
 
 
-@pytest.mark.parametrize(
-    "words", ["", "out of memory", "ggml_new_object: insufficient memory (attempted 41.96 MB)"]
-)
-def test_too_little_memory_is_a_503(tmp_path, words):
+@pytest.mark.parametrize("decoding", [False, True])
+def test_too_little_memory_is_a_503(tmp_path, decoding):
     class Engine(FakeEngine):
         def sampler(self, params, chat=None):
-            raise Error(words) if words else MemoryError()
+            raise MemoryError("out of memory")
 
     with Running(tmp_path, Engine) as running:
-        if not words:
+        if decoding:
             running.host.engine.sampler = FakeEngine.sampler.__get__(running.host.engine)
             running.host.engine.next = lambda cells: (_ for _ in ()).throw(MemoryError())
         status, headers, data = running.raw("/completion", {"prompt": "ab|"})
         assert status == 503 and "memory" in json.loads(data)["error"]["message"]
         assert headers["Retry-After"]
+
+
+def test_an_assertion_is_for_the_console(stuck, monkeypatch, capsys):
+    monkeypatch.setattr(Stuck, "kind", Assertion)
+    monkeypatch.setattr(Stuck, "words", "map::at:  key not found")
+    status, body = stuck.call("/completion", {"prompt": "abcd|"})
+    assert status == 500 and "map::at" not in body["error"]["message"]
+    assert "cannot handle this request" in body["error"]["message"]
+    assert "map::at" in capsys.readouterr().out
 
 
 def test_a_vocabulary_without_tokens_for_a_text(tmp_path):

@@ -3,10 +3,10 @@
 import pytest
 
 from httpd import jsonio
-from serve import anthropic, responses
-from serve.chat import conversation_of
-from serve.errors import RequestError
-from serve.params import Params
+from serve.apis import anthropic, responses
+from serve.apis.chat import conversation_of
+from serve.apis.params import Params
+from serve.scheduling.errors import RequestError
 
 USER = {"role": "user", "content": "Hello"}
 BEGUN = {"role": "assistant", "content": "one, two, "}

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from serve.detok import Stops, Utf8
+from serve.scheduling.detok import Stops, Utf8
 
 TEXTS = [
     "plain",

@@ -6,17 +6,17 @@ from pathlib import Path
 from urllib import error, request
 
 import pytest
-from fake_engine import Sampler
-from test_openai import CHAT, Running
+from fake_engine import all_closed, forget
+from running import CHAT, Running
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
-API = EXAMPLES.parent / "frozen/api/cllm.py"
+API = EXAMPLES.parent / "frozen/lib/cllm.py"
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """run(source) -> a server with that user code."""
-    Sampler.open = 0
+    forget()
     servers = []
 
     def run(source):
@@ -37,7 +37,7 @@ def run(tmp_path, monkeypatch):
     for running in servers:
         assert not running.service.scheduler.busy
         running.__exit__()
-    assert Sampler.open == 0
+    assert all_closed()
 
 
 def get(server, path):

@@ -3,7 +3,7 @@
 import asyncio
 
 import fuzz_api
-from fake_engine import Sampler
+from fake_engine import all_closed, forget
 
 
 def test_damaged_http():
@@ -11,7 +11,7 @@ def test_damaged_http():
 
 
 def test_any_json():
-    Sampler.open = 0
+    forget()
     seen = asyncio.run(fuzz_api.fuzz_json(3000, 7))
     assert seen[200] > 100 and seen[400] > 500
-    assert Sampler.open == 0
+    assert all_closed()

@@ -2,8 +2,9 @@
 
 import pytest
 
-from serve.errors import RequestError
-from serve.params import Params, integer, number, schema_of
+from serve.apis.params import Params, integer, number, schema_of
+from serve.apis.sampler_ranges import RANGES
+from serve.scheduling.errors import RequestError
 
 INFINITY = float("inf")
 OBJECT = {"type": "object", "properties": {"a": {"const": 1}}}
@@ -88,6 +89,26 @@ def test_numbers_are_clamped():
     assert number({"x": -5}, "x", 0.0, 1.0) == 0.0
     assert number({"x": 1.7e308}, "x", 0.0, 1e9) == 1e9
     assert number({}, "x", 0.0, 1.0) is None
+
+
+@pytest.mark.parametrize("name", sorted(RANGES))
+def test_sampler_parameters_stay_in_their_ranges(name):
+    limits = RANGES[name]
+    for end in (limits.least, limits.most):
+        assert Params({name: end}).sampling == {name: end}
+    for value, end in ((limits.least - 1, limits.least), (limits.most * 2 + 1, limits.most)):
+        if limits.clamps:
+            assert Params({name: value}).sampling == {name: end}
+        else:
+            assert "between" in refused(Params, {name: value})
+
+
+def test_a_repeat_penalty_that_cannot_be_divided_by():
+    for value in (0, -1, 1e-7):
+        assert "'repeat_penalty': Value must be between 1e-06" in refused(
+            Params, {"repeat_penalty": value}
+        )
+    assert Params({"presence_penalty": 1e8}).sampling == {"presence_penalty": 1e6}
 
 
 FORMS = [

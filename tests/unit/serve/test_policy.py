@@ -3,18 +3,18 @@
 import random
 
 import pytest
-from fake_engine import Sampler, step
+from fake_engine import all_closed, forget, step
 from test_scheduler import drain, idle, make, submit, text
 
-from serve.errors import RequestError
-from serve.policy import FairQueue, Policy, StepCost
+from serve.scheduling.errors import RequestError
+from serve.scheduling.policy import FairQueue, Policy, StepCost
 
 
 @pytest.fixture(autouse=True)
 def no_sampler_leaks():
-    Sampler.open = 0
+    forget()
     yield
-    assert Sampler.open == 0
+    assert all_closed()
 
 
 @pytest.mark.parametrize("a, b", [(0, 5), (8, 0.5), (1000, 400), (0.1, 0.01)])

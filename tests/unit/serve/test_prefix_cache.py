@@ -3,7 +3,7 @@
 import pytest
 from fake_engine import FakeEngine
 
-from serve.prefix_cache import PrefixCache
+from serve.scheduling.prefix_cache import PrefixCache
 
 
 def make(n_running=2, n_seq=6, n_ctx=256, keep=None):

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from serve.errors import RequestError
-from serve.preparation import Preparation, Turns
+from serve.scheduling.errors import RequestError
+from serve.scheduling.preparation import Preparation, Turns
 
 
 class Job:

@@ -4,11 +4,11 @@ import asyncio
 import random
 
 import pytest
-from fake_engine import FakeEngine, Sampler, step
+from fake_engine import FakeEngine, all_closed, forget, step
 
-from serve.errors import RequestError
-from serve.scheduler import Bounds, Scheduler
-from serve.sequence import Options
+from serve.scheduling.errors import RequestError
+from serve.scheduling.scheduler import Bounds, Scheduler
+from serve.scheduling.sequence import Options
 
 
 class Clock:
@@ -67,14 +67,14 @@ def idle(engine, scheduler):
     assert cache.used == 0 and not cache._keys and not cache._where
     assert sorted(cache._free) == list(range(engine.n_seq))
     assert not scheduler.queue._active
-    assert Sampler.open == 0
+    assert all_closed()
 
 
 @pytest.fixture(autouse=True)
 def no_sampler_leaks():
-    Sampler.open = 0
+    forget()
     yield
-    assert Sampler.open == 0
+    assert all_closed()
 
 
 def test_one():

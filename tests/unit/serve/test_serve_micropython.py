@@ -19,6 +19,7 @@ TOP = Path(__file__).resolve().parents[3]
 APP = """
 import sys
 sys.path[:0] = [sys.argv[1] + "/frozen", sys.argv[1] + "/tests/unit/serve"]
+sys.path.append(sys.argv[1] + "/tests/unit/shim")
 
 class contextlib:  # the one thing that the fake engine's helper for tests wants
     suppress = None
@@ -27,9 +28,9 @@ sys.modules["contextlib"] = contextlib
 import asyncio
 from fake_engine import Error, FakeEngine, Sampler
 from httpd import Limits, Server
-from serve import anthropic, embeddings, native_api, openai, responses
-from serve.engine import EngineHost
-from serve.scheduler import Bounds
+from serve.apis import anthropic, embeddings, native_api, openai, responses
+from serve.scheduling.engine import EngineHost
+from serve.scheduling.scheduler import Bounds
 from serve.service import Service
 
 MARK = 258

@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve.detok import Stops, text_of
+from serve.scheduling.detok import Stops, text_of
 
 START, END = "<|im_start|>", "<|im_end|>"
 

@@ -1,0 +1,279 @@
+"""MicroPython's `network` module: one Ethernet interface, `LAN(0)`.
+
+As documented for MicroPython 1.25: `active isconnected status ifconfig ipconfig config`, and
+`hostname()` and `ipconfig()` of the module. IPv4 only.
+"""
+# SPDX-License-Identifier: MIT
+
+import sys
+import time
+
+from drivers import e1000
+import micropython
+from micropython import const
+from net import host, ipv4
+from net.dhcp import BOUND, REBINDING, REBOOTING, RENEWING, Client
+
+# LAN.status(), as the ports with lwIP number it.
+STAT_LINK_DOWN = const(0)
+STAT_NO_NETWORK = const(1)
+STAT_NO_IP = const(2)
+STAT_GOT_IP = const(3)
+
+# The DHCP client's states in which there is an address.
+_LEASED = (BOUND, RENEWING, REBINDING, REBOOTING)
+
+_ENODEV = const(19)
+_MAX_HOSTNAME = const(32)
+
+_card = None
+_dhcp = None
+# (address, netmask, gateway) set by hand, for whenever the interface is active.
+_static = None
+_dns = None
+
+
+class _Client(Client):
+    """A DHCP client that is told of the machine's pauses, which the stack's time leaves out."""
+
+    def paused(self, ms, now):
+        """Take `ms` off the lease, and ask the server whether it still holds (RFC 2131 3.7)."""
+        if self._expires is not None:
+            self._renew_at -= ms
+            self._rebind_at -= ms
+            self._expires -= ms
+        self.link_up(now)
+
+
+class LAN:
+    """The Ethernet interface. All objects of this class are the same interface.
+
+    Args: id: 0, the only one.
+    """
+
+    def __init__(self, id=0):
+        if id != 0:
+            raise ValueError("no such LAN")
+
+    def active(self, on=None):
+        """Return whether the interface runs, or start or stop it.
+
+        Starting looks for a card on the PCI bus and, unless an address was set, asks for one by
+        DHCP. OSError ENODEV: no driver knows a card.
+        """
+        if on is None:
+            return _card is not None
+        if bool(on) != (_card is not None):
+            if on:
+                _start()
+            else:
+                _stop()
+        return None
+
+    def isconnected(self):
+        """Return whether the cable is connected and there is an address."""
+        return self.status() == STAT_GOT_IP
+
+    def status(self):
+        """Return 0 without a link, 2 without an address, 3 with both."""
+        if _card is None or not _card.link_up():
+            return STAT_LINK_DOWN
+        return STAT_GOT_IP if host.stack.address else STAT_NO_IP
+
+    def ifconfig(self, config=None):
+        """Return (address, netmask, gateway, dns) as texts, or set them; "dhcp" asks for them."""
+        if config is None:
+            stack = host.stack
+            dns = stack.dns_servers[0] if stack.dns_servers else 0
+            return tuple(
+                ipv4.address_text(value)
+                for value in (stack.address, stack.netmask, stack.gateway, dns)
+            )
+        if config == "dhcp":
+            _use_dhcp()
+            return None
+        address, netmask, gateway, dns = [ipv4.address(text) for text in config]
+        ipv4.prefix_length(netmask)
+        _use_static(address, netmask, gateway)
+        _set_dns(dns)
+        return None
+
+    def ipconfig(self, *args, **kwargs):
+        """Return the value of one of "addr4", "gw4", "dhcp4", "has_dhcp4", or set the first three.
+
+        addr4 is a pair of texts (address, netmask); "address/bits" sets it too. gw4=None is no
+        gateway. Setting an address ends DHCP. ValueError: no such name, or not an address.
+        """
+        stack = host.stack
+        if args:
+            if kwargs or len(args) != 1:
+                raise TypeError("one name, or values by keyword")
+            if args[0] == "addr4":
+                return ipv4.address_text(stack.address), ipv4.address_text(stack.netmask)
+            if args[0] == "gw4":
+                return ipv4.address_text(stack.gateway)
+            if args[0] == "dhcp4":
+                return _dhcp is not None
+            if args[0] == "has_dhcp4":
+                return _dhcp is not None and _dhcp.state in _LEASED
+            raise ValueError("unknown config param")
+        for name in kwargs:
+            if name not in ("addr4", "gw4", "dhcp4"):
+                raise ValueError("unknown config param")
+        address, netmask, gateway = _static or (stack.address, stack.netmask, stack.gateway)
+        if "addr4" in kwargs:
+            address, netmask = _parse_interface(kwargs["addr4"])
+        if "gw4" in kwargs:
+            gateway = ipv4.address(kwargs["gw4"]) if kwargs["gw4"] else 0
+        if kwargs.get("dhcp4"):
+            _use_dhcp()
+        elif kwargs:
+            _use_static(address, netmask, gateway)
+        return None
+
+    def config(self, *args, **kwargs):
+        """Return config("mac") as bytes. ValueError: any other name."""
+        if kwargs or args != ("mac",):
+            raise ValueError("unknown config param")
+        if _card is None:
+            raise OSError(_ENODEV)
+        return _card.mac
+
+
+def hostname(name=None):
+    """Return the name that DHCP servers get, or set it. ValueError: longer than 32 bytes."""
+    if name is None:
+        return host.stack.hostname
+    if not 0 < len(name) <= _MAX_HOSTNAME:
+        raise ValueError("host name of 1 to 32 characters")
+    host.stack.hostname = name
+    return None
+
+
+def ipconfig(*args, **kwargs):
+    """Return ipconfig("dns"), the server's address as a text, or set ipconfig(dns=...)."""
+    if args == ("dns",) and not kwargs:
+        servers = host.stack.dns_servers
+        return ipv4.address_text(servers[0] if servers else 0)
+    if args or list(kwargs) != ["dns"]:
+        raise ValueError("unknown config param")
+    _set_dns(ipv4.address(kwargs["dns"]))
+    return None
+
+
+def _parse_interface(value):
+    """Return (address, netmask) of "a.b.c.d/bits", or of a pair of texts."""
+    if isinstance(value, str):
+        text, _, bits = value.partition("/")
+        if not bits.isdigit() or int(bits) > 32:
+            raise ValueError("not address/bits: " + value)
+        return ipv4.address(text), ipv4.mask(int(bits))
+    text, mask_text = value
+    netmask = ipv4.address(mask_text)
+    ipv4.prefix_length(netmask)
+    return ipv4.address(text), netmask
+
+
+def _start():
+    global _card
+    found = e1000.find()
+    if not found:
+        raise OSError(_ENODEV)
+    _card = e1000.Card(found[0])
+    host.attach(_card, _on_link)
+    if _static:
+        _configure()
+    else:
+        _use_dhcp()
+
+
+def _stop():
+    global _card
+    card, _card = _card, None
+    _stop_dhcp()
+    host.attach(None)
+    card.stop()
+
+
+def _on_link(now):
+    # Called within the stack's guard. The cable may lead to another network now.
+    if _dhcp is not None:
+        _dhcp.link_up(now)
+    else:
+        host.stack.neighbours.announce(now)
+
+
+def paused(ms):
+    """Correct for a pause of the machine of `ms`: leases ran on, and clocks stood still."""
+    if _card is None:
+        return
+    host.enter()
+    try:
+        now = time.ticks_ms()
+        host.stack.link_up(now)
+        if _dhcp is not None:
+            _dhcp.paused(ms, now)
+        else:
+            host.stack.neighbours.announce(now)
+    finally:
+        host.leave()
+    if "ntptime" in sys.modules:
+        sys.modules["ntptime"].ask_again()
+
+
+def _use_dhcp():
+    global _dhcp, _static
+    _static = None
+    if _card is None or _dhcp is not None:
+        return
+    host.enter()
+    try:
+        _dhcp = _Client(host.stack, _use_time_servers)
+        _dhcp.start(time.ticks_ms())
+    finally:
+        host.leave()
+
+
+def _stop_dhcp():
+    global _dhcp
+    if _dhcp is None:
+        return
+    host.enter()
+    try:
+        _dhcp.stop()
+        _dhcp = None
+    finally:
+        host.leave()
+
+
+def _use_time_servers(servers):
+    # Few networks name time servers, so import late. Called within the stack's guard, which
+    # start() enters, too: schedule it.
+    import ntptime
+
+    micropython.schedule(ntptime.start, servers)
+
+
+def _use_static(address, netmask, gateway):
+    global _static
+    _stop_dhcp()
+    _static = (address, netmask, gateway)
+    _configure()
+
+
+def _set_dns(server):
+    global _dns
+    _dns = [server] if server else []
+    host.stack.dns_servers = _dns
+
+
+def _configure():
+    if _card is None:
+        return
+    host.enter()
+    try:
+        address, netmask, gateway = _static
+        servers = host.stack.dns_servers if _dns is None else _dns
+        host.stack.configure(address, netmask, gateway, servers)
+    finally:
+        host.leave()

@@ -1,0 +1,94 @@
+"""Who may ask, who is asking, from which web pages, and the line that each request prints."""
+# SPDX-License-Identifier: MIT
+
+import hashlib
+
+from httpd import HttpError
+
+# Open to all: what monitors ask for, and the page that has a field for the key.
+_PUBLIC = ("/", "/health", "/v1/health")
+
+
+class Access:
+    """keys: the API keys; with none, everybody may ask. origin: the web origin that browsers may
+    call from, "*" for any, "" for none. log: whether to print a line per request.
+    """
+
+    def __init__(self, keys=(), origin="*", log=False):
+        # Digests of a nearly right key and of a wrong one take equally long to compare.
+        self._digests = [_digest(key) for key in keys]
+        self.origin = origin
+        self.log = log
+
+    def install(self, app):
+        """Add the hooks to the application."""
+        app.before(self._check)
+        app.after(self._headers)
+        if self.log:
+            app.done(self._line)
+
+    def _check(self, request):
+        if request.method == "OPTIONS":
+            return None  # a browser asks before it sends any key
+        request.key = None
+        if not self._digests or request.path in _PUBLIC:
+            return None
+        given = _digest(_key_of(request))
+        if given not in self._digests:
+            raise HttpError(401, "Invalid API Key", {"WWW-Authenticate": "Bearer"})
+        request.key = self._digests.index(given)
+        return None
+
+    def _headers(self, request, response):
+        if not self.origin:
+            return
+        headers = response.headers
+        headers["Access-Control-Allow-Origin"] = self.origin
+        if request is not None and request.method == "OPTIONS":
+            headers["Access-Control-Allow-Methods"] = "GET, POST, OPTIONS"
+            headers["Access-Control-Allow-Headers"] = "*, Authorization"
+            headers["Access-Control-Max-Age"] = "86400"
+
+    def _line(self, request, response, ms, sent):
+        # key=value, which log collectors split. The target comes from the client, so it is quoted.
+        if request is None:
+            method = target = "-"
+        else:
+            method = request.method
+            target = request.target
+        print(
+            'http method=%s target="%s" status=%d ms=%d bytes=%d peer=%s'
+            % (method, _quoted(target), response.status, ms, sent, client_of(request))
+        )
+
+
+def _digest(key):
+    return hashlib.sha256(key.encode()).digest()
+
+
+def _key_of(request):
+    header = request.header("authorization", "")
+    scheme, _, key = header.partition(" ")
+    if scheme.lower() == "bearer":
+        return key.strip(" \t")
+    return request.header("x-api-key", "")
+
+
+def _quoted(text):
+    return text[:200].replace("\\", "\\\\").replace('"', '\\"')
+
+
+def client_of(request):
+    """Return the client (str) among whom the scheduler is fair: the key's owner, or an address."""
+    if request is None:
+        return "-"
+    key = getattr(request, "key", None)
+    if key is not None:
+        return "key%d" % key
+    return str(request.peer)
+
+
+def forbidden(request):
+    """Answer the routes that llama-server has and cllm leaves out for safety."""
+    raise HttpError(403, "This feature is disabled")
+

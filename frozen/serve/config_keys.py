@@ -1,0 +1,248 @@
+"""Every key of a machine's configuration, once: its type, range and default.
+
+The host checks a --config file by these tables before it boots anything (host/cllm/config.py), the
+guest the config.json that it is given (settings.py): neither takes what the other refuses. Plain
+Python that imports nothing, for CPython and for the image.
+"""
+# SPDX-License-Identifier: MIT
+
+
+class ConfigError(Exception):
+    """A key is unknown or has a wrong value. path: the names from the outermost object to the key,
+    () for none; words: what is wrong with it.
+    """
+
+    def __init__(self, path, words):
+        name = ".".join([part[:64] for part in path])
+        super().__init__('"%s" %s' % (name, words) if path else words)
+        self.path = path
+        self.words = words
+
+
+class Integer:
+    """A whole number from `least` to `most`."""
+
+    def __init__(self, least, most, default=None):
+        self.least = least
+        self.most = most
+        self.default = default
+        self.words = "a whole number from %d to %d" % (least, most)
+
+    def takes(self, value):
+        """Return whether `value`, of a JSON file, is one; as for all kinds."""
+        return type(value) is int and self.least <= value <= self.most  # a bool is no number
+
+
+class Seconds:
+    """A time above 0, of at most `most` seconds; fractions are allowed."""
+
+    def __init__(self, most, default):
+        self.most = most
+        self.default = default
+        self.words = "a number above 0, at most %d" % most
+
+    def takes(self, value):
+        return type(value) in (int, float) and 0 < value <= self.most
+
+
+class Flag:
+    """true or false."""
+
+    words = "true or false"
+
+    def __init__(self, default):
+        self.default = default
+
+    def takes(self, value):
+        return isinstance(value, bool)
+
+
+class Text:
+    """A string, which may be empty."""
+
+    words = "a string"
+
+    def __init__(self, default=None):
+        self.default = default
+
+    def takes(self, value):
+        return isinstance(value, str)
+
+
+class Choice:
+    """One of some words, of which the first is the default."""
+
+    def __init__(self, *choices):
+        self.choices = choices
+        self.default = choices[0]
+        self.words = "one of " + ", ".join(choices)
+
+    def takes(self, value):
+        return isinstance(value, str) and value in self.choices
+
+
+class Texts:
+    """An array of strings that are not empty."""
+
+    words = "an array of strings that are not empty"
+    default = ()
+
+    def takes(self, value):
+        return isinstance(value, list) and all([isinstance(v, str) and v for v in value])
+
+
+class Address:
+    """An IPv4 address as a string; with `prefix`, of an interface: "a.b.c.d/bits"."""
+
+    default = None
+
+    def __init__(self, prefix=False):
+        self.prefix = prefix
+        self.words = 'an IPv4 address such as "192.0.2.1%s"' % ("/24" if prefix else "")
+
+    def takes(self, value):
+        if not isinstance(value, str):
+            return False
+        if self.prefix:
+            value, _, bits = value.partition("/")
+            if not _is_number(bits, 32):
+                return False
+        parts = value.split(".")
+        return len(parts) == 4 and all([_is_number(part, 255) for part in parts])
+
+
+def _is_number(text, most):
+    # Digits of other scripts are digits for Python, too.
+    return 0 < len(text) <= 3 and not text.strip("0123456789") and int(text) <= most
+
+
+_SIZE = 1 << 30  # bytes
+_DAY = 86400  # seconds
+
+# The guest's keys outside of any section. `port` is the guest's own: the host forwards another to
+# it.
+SERVER = {
+    "port": Integer(1, 65535, 80),
+    "keys": Texts(),
+    "cors": Text("*"),
+    "access_log": Flag(False),
+    # Nothing in the event loop blocks for nearly as long: the engine has threads of its own.
+    "watchdog": Integer(0, _DAY, 60),
+}
+
+NETWORK = {
+    "address": Address(prefix=True),  # without one, DHCP is asked
+    "gateway": Address(),
+}
+
+# Of requests for the model: scheduling.scheduler.Bounds.
+REQUEST_LIMITS = {
+    "queue": Integer(1, 4096, 64),
+    "per_client": Integer(0, 4096, 0),
+    "queue_s": Integer(0, _DAY, 0),
+    "request_s": Integer(0, _DAY, 0),
+    "step_ms": Integer(1, 60000, 500),
+    "sample_ms": Integer(1, 60000, 1000),
+    "job_ms": Integer(1, 60000, 1000),
+}
+
+# Of HTTP: httpd.Limits.
+HTTP_LIMITS = {
+    "line": Integer(1, _SIZE, 8192),
+    "head": Integer(1, _SIZE, 16384),
+    "headers": Integer(1, _SIZE, 100),
+    "body": Integer(1, _SIZE, 2 << 20),
+    "json_memory": Integer(1, _SIZE, 12 << 20),
+    "json_containers": Integer(1, _SIZE, 16384),
+    "connections": Integer(1, 65535, 64),
+    "backlog": Integer(1, 65535, 16),
+    "idle_s": Seconds(_DAY, 60),
+    "head_s": Seconds(_DAY, 15),
+    "body_s": Seconds(_DAY, 20),
+    "write_s": Seconds(_DAY, 30),
+    "linger_s": Seconds(_DAY, 3),
+}
+
+LIMITS = {"drain_s": Integer(0, _DAY, 30)}
+LIMITS.update(REQUEST_LIMITS)
+LIMITS.update(HTTP_LIMITS)
+
+# A --config file has these of the model outside of any section, but for `file`, its "model".
+MODEL = {
+    "file": Text("model.gguf"),
+    "draft": Text(),
+    "alias": Text(),
+    "n_ctx": Integer(1, 1 << 20, 2048),
+    "n_batch": Integer(1, 4096, 64),
+    "slots": Integer(1, 252, 4),
+    "threads": Integer(1, 256),  # without it, as many as there are cores
+    "speculate": Flag(True),
+    # In the order of engine.h's ENGINE_POOLING_* and ENGINE_KERNELS_*.
+    "pooling": Choice("model", "mean", "cls", "last"),
+    "kernels": Choice("auto", "ggml", "tcg", "exact"),
+    # Builds of ggml's CPU code in the image (native/CMakeLists.txt).
+    "cpu_variant": Choice("auto", "sse42", "avx2", "avx512", "avx512-vnni", "avx512-bf16"),
+}
+
+SECTIONS = {"network": NETWORK, "limits": LIMITS, "model": MODEL}
+
+
+def sequences(slots):
+    """Return how many sequences the engine has: one a slot, and as many for kept prefixes."""
+    return min(256, slots + max(4, slots))
+
+
+def unknown(path, known):
+    """Return the ConfigError for a key that is none of `known`."""
+    return ConfigError(path, "is unknown; known are " + ", ".join(sorted(known)))
+
+
+def check_value(path, kind, value):
+    """Raise ConfigError unless `value` is of `kind`; null stands for the default."""
+    if value is not None and not kind.takes(value):
+        raise ConfigError(path, "must be " + kind.words)
+
+
+def check_section(name, section):
+    """Raise ConfigError for the first mistake in the object `section`, called `name`."""
+    if section is None:
+        return
+    if not isinstance(section, dict):
+        raise ConfigError((name,), "must be an object")
+    known = SECTIONS[name]
+    for key in section:
+        if key not in known:
+            raise unknown((name, key), known)
+        check_value((name, key), known[key], section[key])
+
+
+def check_batch(model, path=()):
+    """Raise ConfigError if the model's batches are too small for its slots. path: of its keys."""
+    slots = get(model, MODEL, "slots")
+    n_batch = get(model, MODEL, "n_batch")
+    if n_batch < sequences(slots):
+        raise ConfigError(
+            path + ("slots",),
+            '(%d) needs an "n_batch" of at least %d, which is %d'
+            % (slots, sequences(slots), n_batch),
+        )
+
+
+def check(config):
+    """Raise ConfigError for the first mistake in `config`, a guest's whole configuration."""
+    if not isinstance(config, dict):
+        raise ConfigError((), "the configuration must be an object")
+    for name in config:
+        if name in SECTIONS:
+            check_section(name, config[name])
+        elif name in SERVER:
+            check_value((name,), SERVER[name], config[name])
+        else:
+            raise unknown((name,), list(SERVER) + list(SECTIONS))
+    check_batch(config.get("model") or {}, ("model",))
+
+
+def get(values, keys, name):
+    """Return the checked value of `name` in an object, or its default in the table `keys`."""
+    value = values.get(name)
+    return keys[name].default if value is None else value

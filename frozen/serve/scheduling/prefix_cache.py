@@ -1,0 +1,228 @@
+"""Which sequence holds which cells of the KV cache, and which prefixes need not be computed again.
+
+The engine's cache is one pool of cells; a cell may belong to several sequences. A prefix that
+another sequence holds is shared by seq_cp(), which copies nothing. What a finished sequence held
+stays until the cells are needed. Eviction takes the least recently used holder first, and its end
+first, because beginnings are what requests have in common.
+
+Prefixes are found by blocks of _BLOCK tokens. A block is known by its tokens and the block before
+it, so one dictionary look-up per block walks down to the longest known prefix (vLLM's chained
+block hashes, with the tokens themselves as keys, which rules collisions out). A salt begins the
+chain, so requests with different salts never share.
+"""
+# SPDX-License-Identifier: MIT
+
+_BLOCK = 16
+
+
+class _Cells:
+    # The cells of one block.
+    def __init__(self, key):
+        self.key = key
+        self.refs = 0  # sequences that share them
+        self.pins = 0  # those of them that run
+
+
+class Holder:
+    """A sequence of the engine. seq: its number; tokens: those in its cells, in order."""
+
+    def __init__(self, seq, salt):
+        self.seq = seq
+        self.salt = salt
+        self.tokens = []
+        self.blocks = []  # _Cells of every full block
+        self.running = True
+        self.used_at = 0
+
+    @property
+    def tail(self):
+        """How many cells lie behind the last full block. No other sequence shares them."""
+        return len(self.tokens) - _BLOCK * len(self.blocks)
+
+
+class PrefixCache:
+    """The cells of an engine's KV cache.
+
+    engine: its seq_rm() and seq_cp() are called, and nothing else. n_running: sequences that run
+    at a time; the engine's others are for prefixes that are kept. keep: cells that those may hold.
+    """
+
+    def __init__(self, engine, n_running, keep=None):
+        self.engine = engine
+        self.n_cells = engine.n_ctx
+        self.shares = engine.divisible and engine.n_seq > n_running
+        self.keep = engine.n_ctx // 2 if keep is None else keep
+        self.used = 0  # cells
+        self.pinned = 0  # cells held by running sequences
+        self.n_queries = 0  # prompt tokens looked up
+        self.n_hits = 0  # prompt tokens found
+        self.idle = []  # holders kept for their prefix
+        self._free = list(range(engine.n_seq - 1, -1, -1))
+        self._keys = {}  # (key of the block before, tokens) -> key
+        self._where = {}  # key -> (entry of _keys, [holders])
+        self._next = 0
+        self._clock = 0
+
+    @property
+    def available(self):
+        """How many cells a running sequence can have: free ones, and those of idle holders."""
+        return self.n_cells - self.pinned
+
+    def find(self, tokens, salt=""):
+        """Return (holder, number of tokens) of the longest known prefix that leaves at least the
+        last token to compute, or (None, 0).
+        """
+        if not self.shares:
+            return None, 0
+        key = salt
+        found = None
+        n = 0
+        while n + _BLOCK < len(tokens):
+            key = self._keys.get((key, tuple(tokens[n : n + _BLOCK])))
+            if key is None:
+                break
+            found = self._where[key][1][-1]
+            n += _BLOCK
+        return found, n
+
+    def start(self, tokens, salt="", share=True):
+        """Return a running Holder for a sequence of `tokens`, with what is known of them."""
+        source, n = self.find(tokens, salt) if share else (None, 0)
+        self.n_queries += len(tokens)
+        self._clock += 1
+        if source:
+            source.used_at = self._clock
+            size = len(source.tokens)
+            whole = size < len(tokens) and source.tokens == tokens[:size]
+            if not source.running and (whole or not self._free and len(self.idle) == 1):
+                # It holds this prefix and nothing else, as in the next turn of a chat; or no other
+                # sequence is left. Continue it instead of sharing it.
+                if not whole:
+                    self._cut(source, n // _BLOCK)
+                self.idle.remove(source)
+                source.running = True
+                self._pin(source, 1)
+                self.n_hits += len(source.tokens)
+                return source
+        if not self._free:
+            self._drop(self._oldest(source))
+        holder = Holder(self._free.pop(), salt)
+        if source:
+            self.engine.seq_cp(source.seq, holder.seq, 0, n)
+            holder.tokens = tokens[:n]
+            for cells in source.blocks[: n // _BLOCK]:
+                self._add(holder, cells)
+            self.n_hits += n
+        return holder
+
+    def extend(self, holder, tokens):
+        """Note that `tokens` were computed behind those of the holder."""
+        holder.tokens.extend(tokens)
+        self.used += len(tokens)
+        self.pinned += len(tokens)
+        while holder.tail >= _BLOCK:
+            at = _BLOCK * len(holder.blocks)
+            before = holder.blocks[-1].key if holder.blocks else holder.salt
+            entry = (before, tuple(holder.tokens[at : at + _BLOCK]))
+            key = self._keys.get(entry)
+            if key is None:
+                self._next += 1
+                key = self._next
+                self._keys[entry] = key
+                self._where[key] = (entry, [])
+            self.used -= _BLOCK  # _add counts them again
+            self.pinned -= _BLOCK
+            self._add(holder, _Cells(key))
+
+    def stop(self, holder, keep=True):
+        """Note that the holder's sequence runs no more. keep: its prefix may be of use."""
+        holder.running = False
+        self._pin(holder, -1)
+        self._clock += 1
+        holder.used_at = self._clock
+        self.idle.append(holder)
+        if not (keep and self.shares and holder.blocks) or self._is_known(holder):
+            self._drop(holder)
+        while sum([len(h.tokens) for h in self.idle]) > self.keep:
+            self._drop(self._oldest())
+
+    def make_room(self, n):
+        """Free cells of idle holders until n are free. Return whether they are."""
+        while self.n_cells - self.used < n and self.idle:
+            holder = self._oldest()
+            need = n - (self.n_cells - self.used)
+            cells = holder.tail
+            blocks = len(holder.blocks)
+            while cells < need and blocks:
+                blocks -= 1
+                if holder.blocks[blocks].refs == 1:
+                    cells += _BLOCK
+            if blocks:
+                self._cut(holder, blocks)
+            else:
+                self._drop(holder)
+        return self.n_cells - self.used >= n
+
+    def flush(self):
+        """Forget all kept prefixes."""
+        while self.idle:
+            self._drop(self.idle[-1])
+
+    def _oldest(self, but=None):
+        # The least recently used idle holder, other than `but`.
+        oldest = None
+        for holder in self.idle:
+            if holder is not but and (oldest is None or holder.used_at < oldest.used_at):
+                oldest = holder
+        return oldest
+
+    def _cut(self, holder, blocks):
+        # Drops all but the first `blocks` blocks of an idle holder.
+        self.engine.seq_rm(holder.seq, blocks * _BLOCK, -1)
+        self.used -= holder.tail
+        holder.tokens = holder.tokens[: len(holder.blocks) * _BLOCK]
+        while len(holder.blocks) > blocks:
+            self._remove(holder, holder.blocks.pop())
+        holder.tokens = holder.tokens[: blocks * _BLOCK]
+
+    def _is_known(self, holder):
+        # Whether another holder has all of its full blocks, too.
+        return len(self._where[holder.blocks[-1].key][1]) > 1
+
+    def _drop(self, holder):
+        self.idle.remove(holder)
+        self.engine.seq_rm(holder.seq, -1, -1)
+        self.used -= holder.tail
+        holder.tokens = []
+        while holder.blocks:
+            self._remove(holder, holder.blocks.pop())
+        self._free.append(holder.seq)
+
+    def _add(self, holder, cells):
+        if not cells.refs:
+            self.used += _BLOCK
+        if not cells.pins:
+            self.pinned += _BLOCK
+        cells.refs += 1
+        cells.pins += 1
+        holder.blocks.append(cells)
+        self._where[cells.key][1].append(holder)
+
+    def _remove(self, holder, cells):
+        # The holder does not run.
+        cells.refs -= 1
+        if not cells.refs:
+            self.used -= _BLOCK
+        entry, holders = self._where[cells.key]
+        holders.remove(holder)
+        if not holders:
+            del self._where[cells.key]
+            del self._keys[entry]
+
+    def _pin(self, holder, change):
+        self.pinned += change * holder.tail
+        for cells in holder.blocks:
+            before = cells.pins
+            cells.pins += change
+            if not before or not cells.pins:
+                self.pinned += change * _BLOCK

@@ -1,0 +1,733 @@
+# Continuous batching: many requests share each decode call of the engine.
+#
+# A sequence is a list of tokens (its prompt, then what was generated) of which the first
+# `computed` are in the engine's KV cache. All that a step does is move `computed` towards
+# len(tokens), whether the missing tokens are a prompt or the one just sampled; when none is
+# missing, the next is sampled (vLLM v1's idea: there is no phase for prompts). So a prompt can be
+# cut anywhere, and a sequence whose cache was taken away simply computes again.
+#
+# Policy decides who gets how many tokens of a step, FairQueue who is next, PrefixCache who holds
+# which cells; Scheduler owns the engine and the loop. While the engine computes a batch, on a thread
+# of its own, the rest of the loop goes on: requests arrive, tokens are written. So a step awaits in
+# one place, and what happens there meanwhile must leave the engine's cache alone: a sequence that is
+# cancelled then is out at once, and its cells are free when the batch has ended. A client that
+# leaves is noticed before each step, wherever its request is; if nobody is left for whom the engine
+# computes, look() stops it in the middle of a decode.
+# MIT license; Copyright (c) 2026 cllm contributors
+
+import asyncio
+import gc
+import time
+
+from _engine import Aborted, Assertion, Limit, NoSlot
+from httpd.jsonio import integers
+
+from .detok import text_of
+from .errors import RequestError, context_error, from_engine, invalid, left, too_many, unavailable
+from .metrics import Metrics
+from .policy import FairQueue, Policy
+from .prefix_cache import PrefixCache
+from .sequence import Options, Sequence
+from .speculate import ModelDraft, NgramDraft
+
+# After so long without news an owner is woken: clients and proxies give up on silent connections.
+_SILENCE_MS = 25000
+
+_FEW = 64  # candidates to look at first for the probability of a token
+
+_NO_MEMORY = (
+    "there is not enough memory for this embedding now: try again later, or give the machine more "
+    "(--memory)"
+)
+
+
+def _ticks():
+    return time.ticks_us() / 1000
+
+
+class Work:
+    """What one sequence gets in a step: `count` of its missing tokens, then `draft` to verify."""
+
+    def __init__(self, sequence, count, draft=()):
+        self.sequence = sequence
+        self.count = count
+        self.draft = draft
+        self.others = 0  # sequences in the same step
+
+
+class Bounds:
+    """What requests may take; see the names. 0 means no limit."""
+
+    def __init__(self, **values):
+        self.slots = 4  # sequences that run at a time
+        self.queue = 64  # requests that wait for one
+        self.per_client = 0  # requests of one client, waiting or running
+        self.queue_s = 0  # seconds in the queue
+        self.request_s = 0  # seconds from arrival to the last token
+        self.step_ms = 500  # a step should take at most
+        self.sample_ms = 1000  # processor time to follow a grammar for each token
+        self.job_ms = 1000  # processor time for a request's template, schema, grammar and texts
+        self.speculate = True
+        self.kept_cells = None  # of the KV cache, for prefixes; None: half
+        for name in values:
+            if not hasattr(self, name):
+                raise ValueError("unknown limit '%s'" % name)
+            setattr(self, name, values[name])
+
+
+class Scheduler:
+    """Runs requests on an engine.
+
+    engine: an _engine.Engine. bounds: Bounds. clock: milliseconds. on_broken(reason): the engine
+    cannot be used any more. draft_engine: a small model's, to make drafts with. ended: coroutine
+    function; ended(engine) returns when the engine has computed what start() gave it. None: it
+    computes in place of the loop.
+    """
+
+    def __init__(
+        self, engine, bounds=None, clock=_ticks, on_broken=None, draft_engine=None, ended=None
+    ):
+        self.engine = engine
+        self.bounds = bounds or Bounds()
+        self.policy = Policy(engine.n_batch, self.bounds.slots, self.bounds.step_ms)
+        self.queue = FairQueue()
+        self.cache = PrefixCache(engine, self.bounds.slots, self.bounds.kept_cells)
+        self.metrics = Metrics()
+        self.running = []  # oldest first
+        self.last_step = None  # when the last step ended well, by the clock
+        self.drafter = None
+        if self.bounds.speculate and engine.divisible:
+            if draft_engine:
+                self.drafter = ModelDraft(self.policy, draft_engine, clock)
+            else:
+                self.drafter = NgramDraft(self.policy)
+        self.clock = clock
+        self._on_broken = on_broken
+        self._broken = None
+        self._ended = ended
+        self._computing = False
+        self._leaving = []  # the cells of who was dropped meanwhile
+        self._waiting = ()  # for what the engine computes now: Options.gone of each
+        self._work = asyncio.Event()
+        self._jobs = []
+        self._number = 0
+
+    @property
+    def busy(self):
+        """Whether there is anything to do."""
+        return bool(self.running or self.queue.items or self._jobs)
+
+    def submit(
+        self, prompt, sampling=None, options=None, chat=None, after=None, sampler=None
+    ):
+        """Queue a request.
+
+        prompt: token ids; sampling, chat: for engine.sampler(); options: Options; after: a
+        Sequence with the same prompt, to share its computation; sampler: what was made of sampling
+        and chat, if it was, for this request to close. Return a Sequence. Raise RequestError if it
+        can never run, or too many wait.
+        """
+        options = options or Options()
+        try:
+            self.check(prompt, options)
+            sampler = sampler or self.engine.sampler(sampling or {}, chat)
+        except RequestError:
+            if sampler:
+                sampler.close()
+            raise
+        except (ValueError, TypeError, RuntimeError) as exc:
+            raise from_engine(exc, 400)
+        sequence = Sequence(self, prompt, sampler, options, after)
+        if not prompt:
+            # llama-server answers an empty prompt with an empty text.
+            sampler.close()
+            sequence.finish("length")
+            return sequence
+        sequence.constrained = _constrains(sampling or {}, chat)
+        if sampling and _penalizes(sampling):
+            try:
+                for token in prompt:
+                    sampler.accept(token, True)
+            except (ValueError, RuntimeError) as exc:
+                sampler.close()
+                raise from_engine(exc)
+        self._number += 1
+        sequence.number = self._number
+        sequence.t_submit = sequence.t_news = self.clock()
+        self.queue.enter(options.client)
+        self.queue.push(sequence)
+        self._work.set()
+        return sequence
+
+    def check(self, prompt, options):
+        """Raise the RequestError that submit() would, but for the sampler's."""
+        engine = self.engine
+        bounds = self.bounds
+        if self._broken:
+            raise unavailable(self._broken)
+        n = len(prompt)
+        if n >= engine.n_ctx:
+            raise context_error(n, engine.n_ctx)
+        if not integers(prompt, 0, engine.n_vocab - 1):
+            raise invalid("Prompt contains invalid tokens")
+        waiting = len(self.queue)
+        if len(self.running) + waiting >= bounds.slots + bounds.queue:
+            # Seconds until a slot may be free: a guess by the number of those ahead.
+            wait = 1 + waiting // bounds.slots
+            raise unavailable("the queue is full", headers={"Retry-After": str(wait)})
+        if bounds.per_client and self.queue.count(options.client) >= bounds.per_client:
+            raise too_many("you have %d requests already" % bounds.per_client)
+
+    async def embed(self, tokens, normalize=2, gone=None):
+        """The embedding of a text: a list of float. gone: as in Options. RequestError if it is too
+        long.
+        """
+        if self._broken:
+            raise unavailable(self._broken)
+        if len(self._jobs) >= self.bounds.queue:
+            raise unavailable("the queue is full", headers={"Retry-After": "1"})
+        job = _Embedding(tokens, normalize, gone)
+        self._jobs.append(job)
+        self._work.set()
+        try:
+            await job.done.wait()
+        finally:
+            if job in self._jobs:
+                self._jobs.remove(job)
+        if job.error:
+            raise job.error
+        return job.vector
+
+    async def run(self):
+        """The step loop; runs until cancelled."""
+        while True:
+            if not self.busy:
+                self._work.clear()
+                await self._work.wait()
+            began = self.clock()
+            await self.step()
+            await asyncio.sleep(0)
+            self.metrics.step_ms += self.clock() - began
+
+    def look(self):
+        """Stops the engine if all have left for whom it computes; may be called during a decode."""
+        waiting = self._waiting
+        if not waiting:
+            return
+        for gone in waiting:
+            if gone is None or not gone():
+                return
+        self._waiting = ()
+        self.engine.abort()
+
+    async def step(self):
+        """Decodes one batch and samples. An error ends the request it belongs to, not the loop."""
+        if self._broken:
+            self._end_all()
+            return
+        now = self.clock()
+        self._dismiss()
+        self._expire(now)
+        self._admit(now)
+        work = self._plan()
+        if work:
+            await self._decode(work)
+        if self._jobs:
+            await self._embed(self._jobs[0])
+
+    # Who runs.
+
+    def _admit(self, now):
+        while True:
+            sequence = self.queue.next(now)
+            if sequence is None:
+                return
+            if len(self.running) >= self.bounds.slots and not self._displace(sequence):
+                return
+            tokens = sequence.tokens
+            share = sequence.options.cache
+            known = self.cache.find(tokens, sequence.options.salt)[1] if share else 0
+            if not self.policy.fits(len(tokens) - known, self.cache.available, self.running):
+                return
+            self.queue.remove(sequence)
+            sequence.holder = self.cache.start(tokens, sequence.options.salt, share)
+            if sequence.t_start is None:
+                sequence.t_start = now
+                sequence.n_cached = sequence.computed
+                self.metrics.cached_tokens += sequence.computed
+                self.metrics.queue.observe(now - sequence.t_submit)
+            self.running.append(sequence)
+
+    def _displace(self, sequence):
+        # A slot for a request that is more urgent than one that has it.
+        victim = self.policy.victim(self.running) or self.running[0]
+        if sequence.options.priority >= victim.options.priority:
+            return False
+        self._requeue(victim)
+        self.metrics.displaced += 1
+        return True
+
+    def _preempt(self):
+        # There are not cells for all: the one that the policy names gives way.
+        victim = self.policy.victim(self.running)
+        self._requeue(victim)
+        self.metrics.preemptions += 1
+        return victim
+
+    def _requeue(self, sequence):
+        # What it generated stays; its cache, if that is lost, is computed again.
+        self.running.remove(sequence)
+        self._release(sequence)
+        self.queue.push(sequence)
+
+    def _dismiss(self):
+        # Whose client has left.
+        for sequence in self.running + self.queue.items:
+            gone = sequence.options.gone
+            if gone is not None and gone():
+                self.drop(sequence)
+                self.metrics.finish("abort")
+                sequence.fail(left())
+        for job in list(self._jobs):
+            if job.gone is not None and job.gone():
+                self._jobs.remove(job)
+                job.fail(left())
+
+    def _expire(self, now):
+        bounds = self.bounds
+        for sequence in list(self.queue.items):
+            if _is_over(sequence.t_submit, bounds.request_s * 1000, now):
+                self._cut(sequence)
+            elif sequence.t_start is None and _is_over(
+                sequence.t_submit, bounds.queue_s * 1000, now
+            ):
+                self.drop(sequence)
+                self.metrics.finish("timeout")
+                sequence.fail(unavailable("the request waited too long for a slot"))
+        for sequence in self.running + self.queue.items:
+            sequence.nudge(now, _SILENCE_MS)
+        for sequence in list(self.running):
+            if _is_over(sequence.t_submit, bounds.request_s * 1000, now) or _is_over(
+                sequence.t_prompt, sequence.options.t_max_predict_ms, now
+            ):
+                self._cut(sequence)
+
+    def _cut(self, sequence):
+        # Its time is over: what there is is the answer.
+        text = sequence.stops.flush()
+        if text:
+            sequence.emit(text, None, None)
+        self._finish(sequence, "length", "limit")
+
+    # What they get.
+
+    def _plan(self):
+        # Everybody's next token needs a cell.
+        cache = self.cache
+        while len(self.running) > 1 and cache.available < len(self.running):
+            self._preempt()
+        decoding = [s for s in self.running if s.missing == 1]
+        prompts = [s for s in self.running if s.missing > 1]
+        budget = self.policy.budget(len(decoding))
+        if prompts:
+            # Of a batch full of streams one token is for the prompts, or they would never start.
+            decoding = decoding[: self.policy.n_batch - 1]
+        work = [Work(s, 1) for s in decoding]
+        room = cache.available - len(work)
+        shares = self.policy.share(min(budget - len(work), room), [s.missing for s in prompts])
+        for i in range(len(prompts)):
+            if shares[i]:
+                work.append(Work(prompts[i], shares[i]))
+                room -= shares[i]
+        if self.drafter and not prompts and not self.queue.items and len(work) <= 2:
+            for item in work:
+                most = min(room, self.policy.n_batch - len(work)) // len(work)
+                self._draft(item, most, len(work) - 1)
+        return work
+
+    def _draft(self, item, room, others):
+        sequence = item.sequence
+        options = sequence.options
+        room = min(room, self.engine.n_ctx - len(sequence.tokens) - 1)
+        if options.max_tokens is not None:
+            room = min(room, options.max_tokens - sequence.n_generated - 1)
+        if options.n_draft is not None:
+            room = min(room, options.n_draft)
+        if room > 0:
+            item.draft = self.drafter.draft(sequence, room, others)
+
+    # The engine.
+
+    async def _decode(self, work):
+        tokens = []
+        positions = []
+        slots = []
+        outputs = []
+        for item in work:
+            sequence = item.sequence
+            start = sequence.computed
+            end = start + item.count
+            part = sequence.tokens[start:end]
+            part.extend(item.draft)
+            n = len(part)
+            item.index = len(tokens) + item.count - 1
+            item.last = end == len(sequence.tokens)
+            tokens.extend(part)
+            positions.extend(range(start, start + n))
+            slots.extend([sequence.holder.seq] * n)
+            outputs.extend([False] * (item.count - 1))
+            outputs.extend([item.last] * (n - item.count + 1))
+        began = self.clock()
+        self._waiting = [item.sequence.options.gone for item in work]
+        try:
+            self.cache.make_room(len(tokens))
+            await self._compute(self.engine.start, tokens, positions, slots, outputs)
+        except (RuntimeError, ValueError, MemoryError) as exc:
+            self._waiting = ()
+            await self._recover([item for item in work if not item.sequence.finished], exc)
+            return
+        self._waiting = ()
+        now = self.clock()
+        self._account(work, len(tokens), now - began)
+        self.last_step = now
+        for item in work:
+            if item.sequence.finished:
+                continue  # cancelled meanwhile
+            item.others = len(work) - 1
+            try:
+                await self._advance(item, now)
+            except (RuntimeError, ValueError, MemoryError) as exc:
+                if not item.sequence.finished:
+                    self._fail(item.sequence, exc)
+
+    async def _compute(self, start, *batch):
+        # What engine.finish() returns or raises.
+        engine = self.engine
+        start(*batch)
+        if self._ended is None:
+            return engine.finish()
+        self._computing = True
+        ended = False
+        try:
+            await self._ended(engine)
+            ended = True
+        finally:
+            if not ended:
+                engine.abort()  # the server stops
+            try:
+                result = engine.finish()
+            except (RuntimeError, ValueError, MemoryError):
+                if ended:
+                    raise
+            finally:
+                self._computing = False
+                leaving = self._leaving
+                self._leaving = []
+                for holder, keep in leaving:
+                    self._free(holder, keep)
+        return result
+
+    async def _recover(self, work, exc):
+        # Nothing was decoded.
+        if not work:
+            return
+        if isinstance(exc, Aborted):
+            self.metrics.stopped += 1
+            self._dismiss()
+            return
+        if isinstance(exc, NoSlot) and self.cache.idle:
+            self.cache.flush()
+        elif isinstance(exc, NoSlot) and len(self.running) > 1:
+            # The cache holds less than was reckoned.
+            victim = self._preempt()
+            work = [item for item in work if item.sequence is not victim]
+        elif len(work) > 1:
+            # One of them is to blame: find out which.
+            for item in work:
+                if not item.sequence.finished:
+                    await self._decode([item])
+            return
+        else:
+            self._fail(work[0].sequence, exc)
+            return
+        if work:
+            await self._decode(work)
+
+    def _account(self, work, n, ms):
+        metrics = self.metrics
+        metrics.engine_ms += ms
+        metrics.n_decode += 1
+        metrics.n_busy += len(work)
+        prompt = 0
+        for item in work:
+            self.queue.charge(item.sequence.options.client, item.count)
+            metrics.n_tokens_max = max(metrics.n_tokens_max, len(item.sequence.tokens))
+            if item.sequence.t_prompt is None:
+                prompt += item.count
+        self.policy.observe(n, prompt, ms)
+        metrics.prompt_tokens += prompt
+        metrics.prompt_ms += ms * prompt / n
+        metrics.predicted_ms += ms * (n - prompt) / n
+
+    async def _advance(self, item, now):
+        # What was computed is in the cache; then the next token, and more if a draft was right.
+        sequence = item.sequence
+        start = sequence.computed
+        self.cache.extend(sequence.holder, sequence.tokens[start : start + item.count])
+        if not item.last:
+            return
+        if sequence.t_prompt is None:
+            sequence.t_prompt = now
+            if sequence.options.max_tokens == 0:
+                self._finish(sequence, "length", "limit")
+                return
+        draft = item.draft
+        right = 0
+        while not sequence.finished:
+            token = await self._sample(sequence, item.index + right)
+            if sequence.finished:
+                break  # cancelled meanwhile
+            self._accept(sequence, item.index + right, token, now)
+            if right == len(draft) or token != draft[right] or sequence.finished:
+                break
+            right += 1
+            self.cache.extend(sequence.holder, [token])
+        if draft:
+            self._judge(item, right)
+
+    def _judge(self, item, right):
+        sequence = item.sequence
+        drafted = len(item.draft)
+        self.metrics.draft(drafted, right)
+        sequence.n_drafted += drafted
+        sequence.n_accepted += right
+        if sequence.finished:
+            return
+        self.drafter.learn(sequence, drafted, right, item.others)
+        if right < drafted:
+            self.engine.seq_rm(sequence.holder.seq, sequence.computed, -1)
+
+    async def _sample(self, sequence, index):
+        # A grammar takes its time, beside the loop.
+        sampler = sequence.sampler
+        began = self.clock()
+        try:
+            if sampler.constrained:
+                token = await self._compute(self.engine.start_sample, sampler, index)
+            else:
+                token = sampler.sample(index)
+        except RuntimeError as exc:
+            if sequence.constrained and not _is_engines(exc):
+                raise Stuck(exc)
+            raise
+        self.metrics.engine_ms += self.clock() - began
+        return token
+
+    def _accept(self, sequence, index, token, now):
+        metrics = self.metrics
+        probs = self._probs(sequence, index, token)
+        sequence.tokens.append(token)
+        metrics.predicted_tokens += 1
+        if sequence.t_last is None:
+            metrics.first_token.observe(now - sequence.t_submit)
+        else:
+            metrics.inter_token.observe(now - sequence.t_last)
+        sequence.t_last = now
+        text, reason, kind = self._text_of(sequence, token)
+        sequence.emit(text, token, probs)
+        if reason:
+            self._finish(sequence, reason, kind)
+
+    def _probs(self, sequence, index, token):
+        n = sequence.options.n_probs
+        if n is None:
+            return None
+        if not sequence.options.post_probs:
+            return self.engine.logprobs(index, token, n)
+        # The candidates come in order, the likeliest first, and what was sampled is seldom far
+        # behind: a list of a whole vocabulary for every token would keep everybody waiting.
+        count = max(n, _FEW)
+        while True:
+            pairs = sequence.sampler.probs(count)
+            for pair in pairs:
+                if pair[0] == token:
+                    return pair[1], [pair for pair in pairs[:n] if pair[1] > 0]
+            if len(pairs) < count:
+                return 0.0, [pair for pair in pairs[:n] if pair[1] > 0]
+            count *= 16
+
+    def _text_of(self, sequence, token):
+        # (text that can be sent, finish reason or None, kind of stop). A character that is not
+        # complete at the end is not sent.
+        engine = self.engine
+        stops = sequence.stops
+        if engine.is_eog(token):
+            return stops.flush(), "stop", "eos"
+        piece = engine.piece(token, token in sequence.options.shown)
+        text = sequence.utf8.push(piece)
+        n = sequence.n_generated
+        if n > sequence.options.min_tokens:
+            if stops.words and not piece:
+                # A control token has no text, and yet its name may be one of the stop strings.
+                text = stops.push(text) + stops.hide(text_of(engine.piece(token, True)))
+            else:
+                text = stops.push(text)
+            if stops.found:
+                return text, "stop", "word"
+        full = len(sequence.tokens) >= engine.n_ctx
+        if n == sequence.options.max_tokens or full:
+            return text + stops.flush(), "length", "limit"
+        return text, None, "none"
+
+    async def _embed(self, job):
+        engine = self.engine
+        n = len(job.tokens)
+        size = min(n - job.done_n, self.policy.budget(0)) if engine.generates else n
+        part = job.tokens[job.done_n : job.done_n + size]
+        self._waiting = (job.gone,)
+        try:
+            vector = await self._compute(
+                engine.start_embed, part, not job.done_n, job.done_n + size == n, job.normalize
+            )
+        except ValueError as exc:
+            job.fail(invalid(str(exc)))
+        except MemoryError:
+            if job.done_n or job.swept:
+                job.fail(unavailable(_NO_MEMORY, headers={"Retry-After": "5"}))
+            else:
+                # Requests that have ended may have left memory to Python that its collector gives
+                # back.
+                job.swept = True
+                gc.collect()
+        except RuntimeError as exc:
+            if job.gone is not None and job.gone():
+                job.fail(left())  # look() has stopped it
+            else:
+                # What llama.cpp says is for who runs the machine.
+                print("cllm: an embedding failed: %s" % exc)
+                job.fail(
+                    RequestError(500, "server_error", "the model failed to compute an embedding")
+                )
+        else:
+            job.done_n += size
+            if vector is not None:
+                job.vector = vector
+                job.done.set()
+        self._waiting = ()
+        if job.done.is_set() and job in self._jobs:
+            self._jobs.remove(job)
+
+    # Ends.
+
+    def _finish(self, sequence, reason, kind):
+        self.metrics.finish(reason)
+        if sequence.t_last is not None:
+            self.metrics.e2e.observe(sequence.t_last - sequence.t_submit)
+        self.drop(sequence)
+        sequence.finish(reason, kind)
+
+    def _fail(self, sequence, exc):
+        self.drop(sequence)
+        self.metrics.finish("error")
+        if isinstance(exc, NoSlot):
+            exc = RuntimeError("Context size has been exceeded.")
+        error = from_engine(exc, 400 if isinstance(exc, Stuck) else 500)
+        if error.status != 400:
+            print("cllm: a request failed: " + error.message)
+        sequence.fail(error)
+
+    def _end_all(self):
+        for sequence in self.running + self.queue.items:
+            self.drop(sequence)
+            sequence.fail(unavailable(self._broken))
+        for job in self._jobs:
+            job.fail(unavailable(self._broken))
+        self._jobs = []
+
+    def drop(self, sequence):
+        """Takes a sequence out, wherever it is; called once for each."""
+        if sequence in self.queue.items:
+            self.queue.remove(sequence)
+        else:
+            self.running.remove(sequence)
+            self._release(sequence)
+        self.queue.leave(sequence.options.client)
+        sequence.sampler.close()
+
+    def _release(self, sequence):
+        holder = sequence.holder
+        sequence.holder = None
+        if self._computing:
+            self._leaving.append((holder, sequence.options.cache))
+        else:
+            self._free(holder, sequence.options.cache)
+
+    def _free(self, holder, keep):
+        try:
+            # What was computed and not noted (a failed or stopped draft) is not to be kept.
+            if keep and self.cache.shares:
+                self.engine.seq_rm(holder.seq, len(holder.tokens), -1)
+            self.cache.stop(holder, keep)
+        except RuntimeError as exc:
+            # All of a sequence can always be removed, unless the engine itself is gone.
+            if not self._broken:
+                self._broken = "the engine failed: %s" % exc
+                if self._on_broken:
+                    self._on_broken(self._broken)
+
+
+class _Embedding:
+    # A text whose embedding is being computed, piece by piece.
+    def __init__(self, tokens, normalize, gone):
+        self.tokens = tokens
+        self.normalize = normalize
+        self.gone = gone
+        self.done_n = 0
+        self.swept = False  # Python's heap, for memory to compute it
+        self.vector = None
+        self.error = None
+        self.done = asyncio.Event()
+
+    def fail(self, error):
+        self.error = error
+        self.done.set()
+
+
+class Stuck(RuntimeError):
+    """The constraints of a request leave no token to go on with."""
+
+    def __init__(self, exc):
+        words = "none is left" if isinstance(exc, Assertion) else str(exc)
+        super().__init__("The constraints of the request allow no next token: " + words)
+
+
+# Of the sampler's parameters, those that can leave nothing to be sampled.
+_CONSTRAINTS = ("grammar", "json_schema", "logit_bias", "ignore_eos", "min_tokens")
+
+
+def _constrains(sampling, chat):
+    return chat is not None or any([name in sampling for name in _CONSTRAINTS])
+
+
+def _is_engines(exc):
+    # Whether sampling failed for a reason that is not the request's: the model's numbers or memory.
+    words = str(exc)
+    return (
+        isinstance(exc, Limit)
+        or words.startswith("the model computed")
+        or words == "out of memory"
+    )
+
+
+def _is_over(since, ms, now):
+    return bool(ms) and since is not None and now - since > ms
+
+
+def _penalizes(sampling):
+    # Whether the sampler looks back at the prompt.
+    return (
+        sampling.get("repeat_penalty", 1) != 1
+        or sampling.get("presence_penalty", 0)
+        or sampling.get("frequency_penalty", 0)
+        or sampling.get("dry_multiplier", 0)
+    )
