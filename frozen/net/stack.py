@@ -33,18 +33,18 @@ from net.tcp.ports import Ports
 from net.timers import Timers
 from net.udp_endpoint import Endpoint
 
-# RFC 6335 6: ports that are nobody's service.
+# RFC 6335 6: dynamic ports.
 _EPHEMERAL_FIRST = const(49152)
 _EPHEMERAL_COUNT = const(16384)
 
 _IP = const(14)  # where the IP header starts in a frame
 _UDP_PAYLOAD = const(42)
 _UNREACHABLE_INTERVAL = const(10)
-# RFC 1191 6.3: what a router told of a path is forgotten after ten minutes.
+# RFC 1191 6.3: a path's MTU is forgotten after ten minutes.
 _PATH_MTU_LIFETIME = const(600000)
 _MAX_PATHS = const(64)
 _LEAST_PATH_MTU = const(576)
-# RFC 791 3.2: what the whole of a fragmented datagram may hold.
+# RFC 791 3.2: the most payload of a fragmented datagram.
 _MAX_DATAGRAM = const(65535 - 20)
 # Frames to oneself are taken back in rounds, so that one poll() ends.
 _LOOPBACK_ROUNDS = const(64)
@@ -80,7 +80,7 @@ class Stack:
         self.timestamps = timestamps
         self.address = 0
         self.netmask = 0
-        # The ends of the subnet, which are nobody's: see ipv4.subnet_ends().
+        # The ends of the subnet, which no host has: see ipv4.subnet_ends().
         self._network = 0
         self._broadcast = ipv4.BROADCAST
         self.gateway = 0
@@ -100,13 +100,13 @@ class Stack:
         # Path MTUs that differ from the link's, by destination: (MTU, end of life in ms).
         self._paths = {}
         self._fragments = Fragments(self.timers)
-        # Connections that output() is to be called of, see mark().
+        # Connections whose output() poll() calls, see mark().
         self.ready = []
-        # What touch() left for whoever waits for connections: their `waiter`s.
+        # The `waiter`s of what touch() was called for.
         self.touched = []
         self._unreachable_at = 0
         self._out = None
-        # The neighbour that the last packet went to, and for which destination: mostly the next one's.
+        # The last packet's destination and its next hop: usually the next packet's too.
         self._route_to = None
         self._route = None
         self.attach(link)
@@ -147,7 +147,7 @@ class Stack:
             self.neighbours.clear()
 
     def is_local(self, address):
-        """Tell whether `address` is this host's own."""
+        """Return whether `address` is this host's own."""
         return address >> 24 == 127 or (address == self.address and address != 0)
 
     def source_for(self, destination):
@@ -237,8 +237,7 @@ class Stack:
                 return
             header = ipv4.parse(frame, _IP)
         protocol, source, destination, start, end = header
-        # RFC 1122 3.2.1.3: addresses that no packet on a wire may come from.
-        # That is is_host(), without its calls.
+        # RFC 1122 3.2.1.3: addresses that no packet on a wire may come from: is_host() inline.
         if not loop and (
             source >> 24 in (0, 127)
             or source >= 0xE0000000
@@ -253,7 +252,7 @@ class Stack:
             # RFC 1122 3.2.1.3 (g): loopback addresses stay inside a host.
             self.dropped += 1
         elif local or (destination == self.address and destination):
-            # RFC 1122 3.3.6, RFC 9293 MUST-57: a frame to a group address asks nobody alone.
+            # RFC 1122 3.3.6, RFC 9293 MUST-57: TCP and ICMP ignore frames to a group.
             alone = not frame[0] & 1
             if protocol == ipv4.UDP:
                 self._input_udp(frame, start, end, source, destination, alone)
@@ -271,7 +270,7 @@ class Stack:
     def _reassemble(self, frame):
         """Take what ipv4.parse() did not; returns a frame with a whole packet, or None."""
         packet = ipv4.parse_fragment(frame, _IP)
-        # For others, and what only pretends to come from somewhere, no memory is spent.
+        # No memory is spent on packets for others or from impossible addresses.
         if (
             packet is not None
             and packet[2] == self.address
@@ -463,7 +462,7 @@ class Stack:
         return frame
 
     def commit_large(self, length, header, mss):
-        """Send the first `length` bytes, of which `header` are headers, as frames of `mss` text."""
+        """Send the first `length` bytes, `header` of them headers, as frames of `mss` text."""
         self.link.tx_commit_large(length, header, mss)
 
     def commit(self, length):
@@ -471,7 +470,7 @@ class Stack:
         self._out.tx_commit(length)
 
     def touch(self, thing):
-        """Note that something happened to a connection, listener or endpoint that somebody awaits.
+        """Note that something happened to a connection, listener or endpoint.
 
         Its `waiter`, whatever that is, goes to `touched`, and has to be set again for more.
         """
@@ -538,7 +537,7 @@ class Stack:
     def open_udp(self, port, endpoint=None, address=0):
         """Open a UDP port, 0 for any.
 
-        Args: endpoint: who gets the datagrams, by a method `datagram` as Endpoint has it; address:
+        Args: endpoint: takes the datagrams by a method `datagram`, as Endpoint does; address:
         the local one that they must be for, 0 for any. Returns the endpoint, a new Endpoint where
         none is given. Raises OSError: EADDRINUSE.
         """

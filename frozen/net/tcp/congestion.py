@@ -3,8 +3,8 @@
 After a loss RENO halves what is in flight (RFC 5681 3.1, equation 4). WESTWOOD sets the window to
 what the path carried lately, the measured rate times the least round-trip time ("Performance
 evaluation of Westwood+ TCP congestion control", Grieco and Mascolo, 2004, section 2.1). Where a
-full queue made the loss, the result is the same, because round trips were longer then; where chance
-did, the window stays. Both grow by bytes acknowledged (RFC 5681 with RFC 3465).
+full queue made the loss, the result is the same, because round trips were longer then; where
+chance did, the window stays. Both grow by bytes acknowledged (RFC 5681 with RFC 3465).
 """
 
 from micropython import const
@@ -51,7 +51,7 @@ class Congestion:
         self._limit = limit
 
     def start(self, mss, syn_lost, now):
-        """Open the window of a new connection: one segment where the SYN was lost (RFC 5681 3.1)."""
+        """Open the window of a new connection, one segment if the SYN was lost (RFC 5681 3.1)."""
         self.cwnd = mss if syn_lost else initial_window(mss)
         self.ssthresh = _MAXIMUM
         self._rate_since = now

@@ -430,7 +430,7 @@ class Connection:
             self.timer.set(KEEPALIVE, now + self.keepalive.idle)
 
     def enter_fin_wait_2(self, now):
-        """Our FIN is acknowledged: wait for the peer's, for a while only where nobody reads."""
+        """Wait for the peer's FIN, without a user for a limited time: ours is acknowledged."""
         self.state = FIN_WAIT_2
         if self.orphan_since is not None:
             if self.text_lost:

@@ -1,7 +1,7 @@
-"""Segments that leave a connection: what may be sent now (RFC 9293 3.7.4, 3.8.6), and how it looks.
+"""Segments that leave a connection: what may be sent now (RFC 9293 3.7.4, 3.8.6), and emitting it.
 
-Functions take the Connection `c`. Clauses without a document are of RFC 9293. The three headers of
-a frame lie at fixed offsets, because neither IPv4 nor TCP options come before what is written here.
+Functions take the Connection `c`. Clauses without a document are of RFC 9293. Headers lie at
+fixed offsets in a frame: its IPv4 header has no options.
 """
 
 import _netbuf
@@ -159,12 +159,12 @@ def send_ack(c):
 
 
 def send_reset(c):
-    """Tell the peer that the connection is gone."""
+    """Send a reset: the connection is gone."""
     transmit(c, c.snd_max, RST | ACK, 0)
 
 
 def start_timer(c, now):
-    """Start the timer of what is in flight: the tail loss probe's, or else the retransmission's."""
+    """Start the timer of what is in flight: a tail loss probe's or the retransmission timer."""
     timeout = c.recovery.probe_timeout(c)
     if timeout:
         c.timer.set(PROBE, now + timeout)

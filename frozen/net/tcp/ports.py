@@ -1,4 +1,4 @@
-"""A stack's TCP ports: which connection or listener a segment is for, and answers where it is none.
+"""A stack's TCP ports: give segments to connections and listeners, and answer unknown ones.
 
 Clauses without a document are of RFC 9293.
 """
@@ -116,7 +116,7 @@ class Ports:
             self.time_waits.remove(connection)
 
     def enter_time_wait(self, connection):
-        """Count a connection that entered TIME-WAIT: the oldest ends where they are too many."""
+        """Count a connection that entered TIME-WAIT: beyond the limit the oldest ends."""
         self.time_waits.append(connection)
         if len(self.time_waits) > _MAX_TIME_WAIT:
             self.time_waits[0].abort()

@@ -34,7 +34,7 @@ class Reassembly(Ranges):
         self.recent = (seq,) + self.recent[: MAX_SACK_BLOCKS - 1]
 
     def take_blocks(self, limit):
-        """Return at most `limit` SACK blocks to report, a duplicate first and once (RFC 2883 4)."""
+        """Return at most `limit` SACK blocks; a duplicate is first, and once (RFC 2883 4)."""
         blocks = blocks_to_report(self.ranges, self.recent, limit)
         if self.duplicate is not None:
             blocks.insert(0, self.duplicate)

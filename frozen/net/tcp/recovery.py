@@ -168,7 +168,7 @@ class Recovery:
         return timeout if timeout < rtt.rto else 0
 
     def probe(self, c, now):
-        """Send a tail loss probe (RFC 8985 7.3): new data if there is room, else the last segment."""
+        """Send a tail loss probe (RFC 8985 7.3): new data if possible, else the last segment."""
         self.probe_is_copy = False
         if not send_new(c, now):
             self.probe_is_copy = True

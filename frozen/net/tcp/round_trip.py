@@ -12,8 +12,8 @@ _RTO_AFTER_LOST_SYN = const(3000)  # (5.7)
 class RoundTrip:
     """SRTT, RTTVAR and RTO of a connection, and the segment that is being timed. Times in ms.
 
-    `srtt8` is SRTT times 8 and `rttvar4` is RTTVAR times 4, so that integers keep the fractions, as
-    in Jacobson and Karels' code.
+    `srtt8` is SRTT times 8 and `rttvar4` is RTTVAR times 4, so that integers keep the fractions,
+    as in Jacobson and Karels' code.
     """
 
     rto = _RTO_INITIAL

@@ -21,8 +21,8 @@ class Scoreboard(Ranges):
     high_rxt = 0
     # RFC 6675 2, RescueRxt: None before the rescue retransmission.
     rescue = None
-    # Retransmissions without an acknowledgement, in the order of sending: (start, end, SND.MAX when
-    # they were sent). A list once a recovery began, as is the next one.
+    # Retransmissions without an acknowledgement, in the order of sending: (start, end, SND.MAX
+    # when they were sent). A list once a recovery began, as is the next one.
     sent_again = ()
     # Sorted (start, end) pieces whose retransmission is lost too.
     lost_again = ()
@@ -122,7 +122,7 @@ class Scoreboard(Ranges):
         return pipe
 
     def next_hole(self, una, below, mss):
-        """Return (start, end) of the next at most `mss` bytes to send again below `below`, or None.
+        """Return (start, end) of at most `mss` bytes to send again below `below`, or None.
 
         With `below` from lost_below() this is RFC 6675 4, NextSeg() (1), with highest() it is (3).
         """

@@ -19,8 +19,8 @@ ORPHAN_TIMEOUT = const(60000)  # how long a closed socket's connection may wait 
 # 3.8.3 (R1): give up only after this many retransmissions. With Karn's backoff, USER_TIMEOUT alone
 # could mean two.
 _RETRANSMISSIONS = const(3)
-# RFC 2923 2.1: after this many timeouts in a row, a large segment may have met a link too small for
-# it, and the ICMP error was lost.
+# RFC 2923 2.1: after this many timeouts in a row, a large segment may have met a link too small
+# for it, and the ICMP error was lost.
 _BLACK_HOLE_TIMEOUTS = const(3)
 
 

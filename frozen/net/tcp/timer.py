@@ -1,4 +1,4 @@
-"""The deadlines of a connection, and what they count. What happens when one passes: see timeouts."""
+"""The deadlines of a connection. What happens when one passes is in `timeouts`."""
 
 from micropython import const
 from net.tcp.states import CLOSED
@@ -50,7 +50,7 @@ class Timer(Timed):
             self._timers.set(self, at)
 
     def schedule(self):
-        """Tell Timers the earlier of `at` and `ack_at` after either changed."""
+        """Give Timers the earlier of `at` and `ack_at` after either changed."""
         self.set(self.kind, self.at)
 
     def stop(self):

@@ -14,7 +14,7 @@ class SendWindow:
     largest = 0
 
     def update(self, size, seq, ack):
-        """Take the window of a segment that is not older than the last update (3.10.7.4, fifth)."""
+        """Take a segment's window unless the last update is newer (3.10.7.4, fifth)."""
         if self.wl1 < seq or (self.wl1 == seq and self.wl2 <= ack):
             self.size = size
             self.wl1 = seq

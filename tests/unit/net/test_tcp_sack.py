@@ -4,8 +4,9 @@ import struct
 
 import pytest
 from net import errors
-from net.tcp import congestion, cookies, wire as tcp
+from net.tcp import congestion, cookies
 from net.tcp import states as state
+from net.tcp import wire as tcp
 from net.tcp.reassembly import blocks_to_report
 from net.tcp.sack import Scoreboard
 from scripted import HOST_IP, PEER_IP, Peer

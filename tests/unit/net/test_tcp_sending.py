@@ -134,7 +134,8 @@ def test_lost_syn_widens_the_timer_and_narrows_the_window(peer):
     syn = peer.segments(1000)[-1]
     peer.port, peer.peer_port = syn.port, 80
     peer.send(SYN | ACK, seq=5000, ack=syn.seq + 1, options=tcp.emit_syn_options(1460, None))
-    assert connection.rtt.rto == 3000 and connection.congestion.cwnd == 1460  # RFC 6298 (5.7), RFC 5681 3.1
+    # RFC 6298 (5.7), RFC 5681 3.1
+    assert connection.rtt.rto == 3000 and connection.congestion.cwnd == 1460
 
 
 def _fill(peer, connection, count=20):

@@ -5,8 +5,8 @@ The rows are the clauses of 3.10; the pictures of 3.3.2 (figure 5) and 3.5 to 3.
 
 import pytest
 from net import errors
-from net.tcp import wire as tcp
 from net.tcp import states as state
+from net.tcp import wire as tcp
 from scripted import PEER_IP, Peer
 
 SYN, ACK, FIN, RST, PSH = tcp.SYN, tcp.ACK, tcp.FIN, tcp.RST, tcp.PSH
