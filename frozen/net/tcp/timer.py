@@ -54,11 +54,12 @@ class Timer(Timed):
         self.set(self.kind, self.at)
 
     def stop(self):
-        """End all timing."""
+        """End all timing, and let go of the connection."""
         self.kind = NONE
         self.at = None
         self.ack_at = None
         self._timers.forget(self)
+        self._connection = None
 
     def on_deadline(self, now):
         """Called by Timers."""
