@@ -29,7 +29,7 @@ def initial_window(mss):
 class Congestion:
     """The congestion window of a connection, and the path's measured rate.
 
-    Args: algorithm: RENO or WESTWOOD; limit: bytes that the window never exceeds.
+    Args: algorithm: RENO or WESTWOOD; limit: bytes up to which the window grows.
     """
 
     # RFC 5681 3.1
@@ -48,7 +48,7 @@ class Congestion:
     def __init__(self, algorithm, limit):
         self._algorithm = algorithm
         # Growth that the send buffer can never use would only make a burst later.
-        self._limit = limit
+        self.limit = limit
 
     def start(self, mss, syn_lost, now):
         """Open the window of a new connection, one segment if the SYN was lost (RFC 5681 3.1)."""
@@ -65,7 +65,7 @@ class Congestion:
         else:
             # RFC 5681 3.1 (3), by bytes (RFC 3465 2.1).
             cwnd += mss * acked // cwnd or 1
-        self.cwnd = cwnd if cwnd < self._limit else self._limit
+        self.cwnd = cwnd if cwnd < self.limit else self.limit
 
     def on_loss(self, in_flight, mss):
         """Lower `ssthresh` after a loss with `in_flight` bytes sent; the caller sets `cwnd`."""

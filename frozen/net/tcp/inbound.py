@@ -408,9 +408,10 @@ def _acknowledge(c, ack, now, options):
         recovery.on_acknowledged(c, ack, acked)
     else:
         recovery.dup_acks = 0
-        # Peers acknowledge several segments at a time. After a timeout an ACK covers what had
-        # arrived before, and counts for one segment (RFC 3465 2.3).
-        congestion.grow(acked, mss, mss if ack <= recovery.point else _STRETCH * mss)
+        if congestion.cwnd != congestion.limit:
+            # Peers acknowledge several segments at a time. After a timeout an ACK covers what had
+            # arrived before, and counts for one segment (RFC 3465 2.3).
+            congestion.grow(acked, mss, mss if ack <= recovery.point else _STRETCH * mss)
     if recovery.probe_end is not None and ack >= recovery.probe_end:
         recovery.on_probe_acknowledged(c)
 
