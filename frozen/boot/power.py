@@ -8,7 +8,7 @@ import time
 import machine
 from micropython import const
 from net import host
-from net.tcp_connection import FIN_WAIT_2, TIME_WAIT
+from net.tcp.states import FIN_WAIT_2, TIME_WAIT
 
 # Presses within this many ms are one press that bounced or was sent twice.
 _ONE_PRESS = const(1000)
@@ -52,6 +52,6 @@ class PowerButton:
 async def sent():
     """Wait until connections have delivered what they sent, _SEND_MS at most."""
     for _ in range(_SEND_MS // _LOOK_MS):
-        if all([c.state in (FIN_WAIT_2, TIME_WAIT) for c in host.stack.connections()]):
+        if all([c.state in (FIN_WAIT_2, TIME_WAIT) for c in host.stack.tcp.connections()]):
             break
         await asyncio.sleep_ms(_LOOK_MS)

@@ -3,8 +3,8 @@
 Sections are those of Intel's "PCI/PCI-X Family of Gigabit Ethernet Controllers Software
 Developer's Manual" (317453), which covers both. Frames are handed up as memoryviews into the
 receive ring's own memory and written straight into the transmit ring's. TCP segments that continue
-each other are handed up as one, and a large one is cut up by the controller (3.5, TCP segmentation),
-so that Python runs once for many frames.
+each other are handed up as one, and the controller cuts up large ones (3.5, TCP segmentation), so
+that Python runs once for many frames.
 """
 
 import struct
@@ -61,7 +61,7 @@ _RAH_AV = const(1 << 31)  # 13.5.3
 _INTERRUPTS = const(1 << 2 | 1 << 4 | 1 << 6 | 1 << 7)
 
 # 13.4.22: enable, accept broadcast, strip the CRC; buffers of 2048 bytes are the zero value. The
-# kernel's dev/nic.c has it, too.
+# kernel's dev/nic.c writes the same value.
 _RCTL_VALUE = const(1 << 1 | 1 << 15 | 1 << 26)
 # 13.4.33: enable, pad short frames, collision threshold 15, distance 64 (full duplex).
 _TCTL_VALUE = const(1 << 1 | 1 << 3 | 0x0F << 4 | 0x40 << 12)
@@ -92,14 +92,14 @@ _TCP_CONTEXT = const(34 | 50 << 8)
 _RX_COUNT = const(256)
 _TX_COUNT = const(128)
 _BUFFER = const(2048)
-# Received descriptors that are given back together.
+# Received descriptors that go back to the card together.
 _RETURNED = const(32)
 # Frames handed up in one receive(); their descriptors go back to the card together.
 _BUDGET = const(64)
 # The largest packet that received segments are merged to.
 _PACKET = const(65536)
-# Segments to be cut up: so much text at most, so many at a time, and in descriptors of 4 KiB, which
-# the controllers' packet buffers ask for.
+# TCP segmentation: bytes of text at a time, large buffers, and bytes of a descriptor, which the
+# controllers' packet buffers limit to 4 KiB.
 _LARGE = const(32768)
 _LARGE_COUNT = const(6)
 _LARGE_BUFFER = const(_LARGE + 4096)
@@ -107,8 +107,8 @@ _CHUNK = const(4096)
 
 _RESET_TIMEOUT = const(1000)
 
-# {(bus address, what for): memory}. The kernel takes DMA memory back by soft resets only, so a card
-# that is started again gets what it had, also where it failed to start for want of the rest.
+# {(bus address, purpose): memory}. The kernel frees DMA memory at soft resets only, so a card that
+# is started again gets the memory that it had, even if it had failed to start for lack of more.
 _memory = {}
 
 
@@ -146,16 +146,16 @@ class Card:
         self.sent = 0
         self.errors = 0
 
-        # Before it may master the bus, it must be told to forget its old rings.
+        # Reset before enabling bus mastering: the card may still have old rings.
         self._bdf = bdf
         self._reset()
         self.mac = self._read_mac()
         self._start_receive()
         self._start_transmit()
         pci.enable(bdf)
-        # 14.4: what enables comes last; 3.2.6: head equal to tail is an empty ring, so one descriptor
-        # stays ours. A reset clears RCTL (14.2), but QEMU's does not, and there another write would
-        # cost a second without frames: dev/nic.c of the kernel has set it long before.
+        # 14.4: RCTL, which enables, comes last. 3.2.6: head equal to tail is an empty ring, so one
+        # descriptor stays ours. A reset clears RCTL (14.2); in QEMU it does not, and another write
+        # costs a second without frames, so what the kernel's dev/nic.c wrote stays.
         if self._read(_RCTL) != _RCTL_VALUE:
             self._write(_RCTL, _RCTL_VALUE)
         self._write(_RDT, _RX_COUNT - 1)
@@ -229,9 +229,9 @@ class Card:
         # 14.4
         self._rx_ring, self._rx_buffers, _ = self._ring("receive", _RX_COUNT)
         self._rx_next = 0
-        # From here on descriptors are ours, though they were looked at.
+        # Descriptors from here on were handled but not yet given back.
         self._rx_returned = 0
-        # Not of the heap, which the collector would look through each time.
+        # Outside the heap, so that the collector does not scan it.
         self._packet = _dma(self._bdf, "packet", _PACKET, 16)
         for index in range(128):
             self._write(_MTA + 4 * index, 0)
@@ -293,7 +293,7 @@ class Card:
     def tx_alloc_large(self):
         """Return a buffer for a TCP segment to be cut up, None while none is free."""
         ring = self._tx_ring
-        # Descriptors finish in their order, so the last of those that may be needed tells of all.
+        # Descriptors finish in order, so the last one needed is done only if all are.
         last = (self._tx_next + _LARGE_BUFFER // _CHUNK + 1) & (_TX_COUNT - 1)
         if not (
             ring[last * _DESCRIPTOR + _STATUS_BYTE]
@@ -347,9 +347,9 @@ class Card:
     def receive(self, handler, segment_handler, now):
         """Call handler(frame, now), or segment_handler(frame, length, now), for what arrived.
 
-        The second gets plain TCP segments whose checksums are right, several as one where they
-        continue each other (see native/netbuf); their frame may be longer than `length`. Frames are
-        memoryviews that are valid during the call only. Returns whether more frames may wait.
+        segment_handler gets plain TCP segments whose checksums are right, merged where they
+        continue each other (see native/netbuf); their frame may be longer than `length`. Frames
+        are memoryviews that are valid during the call only. Returns whether more frames may wait.
         """
         ring = self._rx_ring
         buffers = self._rx_buffers
@@ -384,7 +384,7 @@ class Card:
             handler(frame[:size], now)
         if merged:
             segment_handler(packet, merged, now)
-        # 3.2.6. Descriptors go back in numbers, for each write costs an exit from an emulated guest.
+        # 3.2.6. Descriptors go back in batches: each write costs an exit from a virtual machine.
         if (index - self._rx_returned) & (_RX_COUNT - 1) >= _RETURNED:
             self._rx_returned = index
             mem32[self._base + _RDT] = (index - 1) & (_RX_COUNT - 1)
@@ -398,9 +398,9 @@ class Card:
         return mem32[self._base + _ICR]
 
     def link_up(self):
-        """Tell whether a cable is connected."""
+        """Return whether a cable is connected."""
         return bool(self._read(_STATUS) & _STATUS_LU)
 
     def stop(self):
-        """Reset the controller: it leaves memory and the interrupt line alone."""
+        """Reset the controller, so that it writes no memory and raises no interrupt."""
         self._reset()

@@ -15,7 +15,7 @@ import time
 from micropython import const
 from net import host, ipv4
 from net.dns import Resolver
-from net.tcp_connection import CLOSED, SYN_RECEIVED, SYN_SENT
+from net.tcp.states import CLOSED, SYN_RECEIVED, SYN_SENT
 
 AF_INET = 2
 AF_INET6 = 10
@@ -66,12 +66,11 @@ _EAI_NONAME = const(-2)
 
 _BACKLOG = const(16)
 
-# Options that are fields of a connection: (field, factor from the option's unit to the field's).
-_CONNECTION_OPTIONS = {
-    TCP_KEEPIDLE: ("keepalive_idle", 1000),
-    TCP_KEEPINTVL: ("keepalive_interval", 1000),
-    TCP_KEEPCNT: ("keepalive_probes", 1),
-    TCP_USER_TIMEOUT: ("user_timeout", 1),
+# Options that are fields of a connection's Keepalive: (field, factor from the option's unit).
+_KEEPALIVE_OPTIONS = {
+    TCP_KEEPIDLE: ("idle", 1000),
+    TCP_KEEPINTVL: ("interval", 1000),
+    TCP_KEEPCNT: ("limit", 1),
 }
 
 _resolver = Resolver(host.stack)
@@ -99,8 +98,9 @@ class socket(io.IOBase):
         self._port = 0
         self._nodelay = False
         self._keepalive = False
-        # Options of the connection: {field: value}.
-        self._options = {}
+        # Fields of the connection's Keepalive: {field: value}.
+        self._keepalive_options = {}
+        self._user_timeout = None  # ms; None: the default
         self._reset_on_close = False
 
     # -- Opening and closing ----------------------------------------------------------------
@@ -119,7 +119,7 @@ class socket(io.IOBase):
                 self._open_port(port, ip)
             else:
                 self._address = ip
-                self._port = host.stack.bind_tcp(port)
+                self._port = host.stack.tcp.bind(port)
         finally:
             host.leave()
 
@@ -131,8 +131,8 @@ class socket(io.IOBase):
             if self._connection or self._listener:
                 raise OSError(_EINVAL)
             if not self._port:
-                self._port = host.stack.bind_tcp(0)
-            self._listener = host.stack.listen(self._address, self._port, backlog)
+                self._port = host.stack.tcp.bind(0)
+            self._listener = host.stack.tcp.listen(self._address, self._port, backlog)
         finally:
             host.leave()
 
@@ -161,7 +161,7 @@ class socket(io.IOBase):
                 connecting = self._connection and self._connection.state == SYN_SENT
                 raise OSError(_EALREADY if connecting else _EISCONN)
             now = time.ticks_ms()
-            self._connection = host.stack.connect(ip, port, self._port, now, self._address)
+            self._connection = host.stack.tcp.connect(ip, port, self._port, now, self._address)
         finally:
             host.leave()
         self._apply_options()
@@ -210,7 +210,7 @@ class socket(io.IOBase):
             if self._endpoint is not None:
                 self._endpoint.close()
             if self._port:
-                host.stack.release_tcp(self._port)
+                host.stack.tcp.release(self._port)
         finally:
             host.leave()
 
@@ -243,11 +243,14 @@ class socket(io.IOBase):
                 connection.nodelay = self._nodelay
                 if connection.snd_nxt < connection.snd_end:
                     self._apply_options()
-        elif level == IPPROTO_TCP and option in _CONNECTION_OPTIONS:
+        elif level == IPPROTO_TCP and (option in _KEEPALIVE_OPTIONS or option == TCP_USER_TIMEOUT):
             if value < 1:
                 raise OSError(_EINVAL)
-            name, unit = _CONNECTION_OPTIONS[option]
-            self._options[name] = value * unit
+            if option == TCP_USER_TIMEOUT:
+                self._user_timeout = value
+            else:
+                name, unit = _KEEPALIVE_OPTIONS[option]
+                self._keepalive_options[name] = value * unit
             self._apply_options()
         elif (level, option) == (SOL_SOCKET, SO_KEEPALIVE):
             self._keepalive = bool(value)
@@ -265,9 +268,11 @@ class socket(io.IOBase):
         host.enter()
         try:
             connection.nodelay = self._nodelay
-            for name, value in self._options.items():
-                setattr(connection, name, value)
-            connection.set_keepalive(self._keepalive, time.ticks_ms())
+            if self._user_timeout is not None:
+                connection.user_timeout = self._user_timeout
+            connection.set_keepalive(
+                self._keepalive, time.ticks_ms(), self._keepalive_options
+            )
             # Nagle's algorithm may hold something back.
             host.stack.mark(connection)
         finally:

@@ -1,10 +1,10 @@
 """asyncio's queue of tasks that wait for streams, without polling of sockets.
 
-Upstream's asks every registered stream in every turn of the loop whether it is ready: for a socket in
-Python that is a call through select.poll into ioctl(), a dozen of them for each request of a server
-with a listener and two connections. Here a socket in whose connection something happened (see
-`touch()` of net.stack) says so itself, and is asked once then. Streams that are not sockets, like
-the console, are polled as upstream does, but not for every packet that arrives.
+Upstream's queue polls every registered stream in every turn of the loop. For a socket in Python
+that is a call through select.poll into ioctl(), a dozen for each request of a server with a
+listener and two connections. Here a socket reports when something happened to its connection (see
+`touch()` of net.stack), and is asked once then. Streams that are not sockets, like the console,
+are polled as upstream does, but not for every packet that arrives.
 
 The classes of asyncio stay upstream's: install() puts an IOQueue of this kind into asyncio.core.
 """
@@ -17,10 +17,10 @@ import _x86
 from micropython import const
 from net import host
 
-# What nobody, a reader, a writer, and both wait for.
+# Events that are awaited by nobody, a reader, a writer, and both.
 _MASKS = (0, select.POLLIN, select.POLLOUT, select.POLLIN | select.POLLOUT)
 
-# While there is much to do, other streams are looked at after so many ms.
+# Under load, other streams are polled once in this many ms.
 _LOOK_AGAIN = const(10)
 
 
@@ -33,12 +33,12 @@ class IOQueue(core.IOQueue):
 
     def __init__(self):
         super().__init__()
-        # After asyncio.new_event_loop(): what the last loop's tasks waited for wakes nobody in this one.
+        # After asyncio.new_event_loop(): events of the last loop's tasks wake nobody in this one.
         last = core._io_queue
         if isinstance(last, IOQueue):
             for entry in last.map.values():
                 entry[0] = entry[1] = None
-        # How many streams the poller has, and when it looked last.
+        # Number of streams that are polled, and when they were polled last.
         self._polled = 0
         self._looked = 0
 
@@ -48,7 +48,7 @@ class IOQueue(core.IOQueue):
             if id(s) not in self.map:
                 self._polled += 1
             super()._enqueue(s, idx)
-            # A new one is looked at at once: who reads byte by byte is not to wait for each.
+            # A new stream is polled at once, so that reading byte by byte does not wait each time.
             self._looked = 0
             return
         entry = self.map.get(id(s))
@@ -57,14 +57,14 @@ class IOQueue(core.IOQueue):
         assert entry[idx] is None
         task = core.cur_task
         entry[idx] = task
-        # By which a task is removed from here when it is cancelled.
+        # Through which asyncio removes a cancelled task from here.
         task.data = self
         self._await(entry)
 
     @staticmethod
     def _await(entry):
         reader, writer, s = entry
-        # Before the look, so that what happens after it is not missed.
+        # Before events(), so that nothing after it is missed.
         s.watch(entry, writer is not None)
         if s.events(_MASKS[(reader is not None) + 2 * (writer is not None)]):
             host.stack.touched.append(entry)
@@ -80,8 +80,9 @@ class IOQueue(core.IOQueue):
             watch(None, False)
 
     def remove(self, task):
-        """Forget what a cancelled task waits for, but not, as upstream's does, who waits for the same
-        stream's other direction.
+        """Forget a cancelled task, but keep a task that waits for the stream's other direction.
+
+        Upstream's queue forgets both.
         """
         for entry in self.map.values():
             reader, writer, s = entry
@@ -113,7 +114,7 @@ class IOQueue(core.IOQueue):
                 super().wait_io_event(0)
             if not dt or _due():
                 return
-            # Returns at once where there was an interrupt since it last returned.
+            # wait() returns at once after an interrupt since its last return.
             if fresh:
                 _x86.wait(_LOOK_AGAIN if dt < 0 else min(dt, _LOOK_AGAIN))
             else:
@@ -146,13 +147,13 @@ class IOQueue(core.IOQueue):
 
 
 def _due():
-    # Whether a task is to run now. Those that sleep are in the queue, too, ordered by time.
+    # Return whether a task is due. Sleeping tasks are in the queue too, ordered by time.
     task = core._task_queue.peek()
     return task is not None and ticks_diff(task.ph_key, ticks_ms()) <= 0
 
 
 def install():
-    """Have asyncio use this queue from now on; tasks that wait for streams already keep waiting."""
+    """Make asyncio use this queue; tasks that wait for streams already keep waiting."""
     if isinstance(core._io_queue, IOQueue):
         return
     queue = IOQueue()

@@ -11,11 +11,11 @@ import _netbuf
 class Pool:
     """Lends byte rings of one size.
 
-    Args: size: bytes per ring, a power of two; limit: rings lent at a time; on_room: called when one
-    comes back after all were lent, or None.
+    Args: size: bytes per ring, a power of two; limit: rings lent at a time; on_room: called when
+    one comes back after all were lent, or None.
     """
 
-    # Free rings kept for reuse; more are left to the garbage collector, which looks through all.
+    # Free rings kept for reuse. The garbage collector takes the others: it scans what is kept.
     _KEEP = 4
 
     def __init__(self, size, limit, on_room=None):
@@ -28,7 +28,7 @@ class Pool:
         self._free = []
 
     def available(self):
-        """Tell whether take() would lend a ring."""
+        """Return whether take() would lend a ring."""
         return self.lent < self._limit
 
     def window_shift(self):
@@ -39,7 +39,7 @@ class Pool:
         return shift
 
     def take(self):
-        """Return a ring with any content, or None where no more may be lent."""
+        """Return a ring of undefined content, or None where no more may be lent."""
         if self.lent >= self._limit:
             return None
         try:

@@ -21,16 +21,16 @@ _FIRST_RETRY = const(4000)
 _LAST_RETRY = const(64000)
 _REQUEST_TRIES = const(4)
 _REBOOT_TRIES = const(3)
-# After a NAK the exchange begins anew, but not at once, or a server that refuses what it offers
-# would be asked at the wire's speed: after 2 s, then twice as long for each further NAK.
+# Pause after a NAK: 2 s, doubled for each further one. Without it a server that refuses what it
+# offers would be asked at wire speed.
 _NAK_PAUSE = const(2000)
 _NAK_DOUBLINGS = const(5)
 _NAK_JITTER = const(512)
-# A cable that comes and goes asks no more often.
+# Minimum time between two checks of the lease when a cable comes and goes.
 _LINK_PAUSE = const(2000)
 # RFC 2131 4.4.5: no more than one REQUEST a minute while renewing.
 _RENEW_RETRY = const(60000)
-# Shorter leases, of zero seconds too, count as this long, and none is renewed sooner, in s.
+# Shorter leases, even of 0 s, count as this long, and none is renewed sooner than that; in s.
 _LEAST_LEASE = const(10)
 _LEAST_RENEWAL = const(5)
 _INFINITE = const(0xFFFFFFFF)
@@ -53,11 +53,10 @@ class Client(Timed):
     """
 
     def __init__(self, stack, on_time_servers=None):
-        super().__init__()
         self.stack = stack
         self.state = STOPPED
         self.port = message.CLIENT_PORT
-        # Who made the offer or gave the lease, and the address that it is about.
+        # The server that made the offer or gave the lease, and the offered address.
         self.server = 0
         self._address = 0
         # {option: numbers} of the offer or the lease.
@@ -65,24 +64,24 @@ class Client(Timed):
         self.time_servers = []
         self._on_time_servers = on_time_servers
         self._xid = 0
-        # When this exchange began: a lease counts from there. When the acquisition or the renewal
-        # began, and the last `secs` sent, which counts from there.
+        # When this exchange began: a lease counts from then. When the acquisition or the renewal
+        # began, and the last `secs` sent, which counts from then.
         self._started = 0
         self._since = 0
         self._seconds = 0
         self._tries = 0
-        # The next exchange has not begun: what arrives belongs to none.
+        # The next exchange has not begun: messages that arrive belong to none.
         self._waits = False
         self._naks = 0
-        # Somebody who did not give the lease refused it; nobody confirmed it yet.
+        # A server that did not give the lease refused it, and none confirmed it yet.
         self._refused = False
-        # The end of the lease and its two warnings, in ms; None for a lease without end.
+        # The end of the lease, T1 and T2, in ms; None for an infinite lease.
         self._renew_at = None
         self._rebind_at = None
         self._expires = None
 
     def start(self, now):
-        """Begin to look for a server. OSError: EADDRINUSE, somebody uses port 68."""
+        """Begin to look for a server. OSError: EADDRINUSE, port 68 is in use."""
         self.stack.open_udp(self.port, self)
         self._expires = None
         self._discover(now)
@@ -109,7 +108,7 @@ class Client(Timed):
     def on_deadline(self, now):
         """Called by Timers."""
         if self._expires is not None and now >= self._expires:
-            # RFC 2131 4.4.5: the address must not be used for a moment more.
+            # RFC 2131 4.4.5: stop using the address at once.
             self._lose()
             self._discover(now)
         elif self._waits:
@@ -130,7 +129,7 @@ class Client(Timed):
             elif self._tries < _REBOOT_TRIES:
                 self._send(now)
             else:
-                # RFC 2131 3.2, step 4: nobody answers, so the lease counts as long as it lasts.
+                # RFC 2131 3.2, step 4: nobody answers, so the lease holds until it expires.
                 self._keep(now)
         else:
             if self.state == BOUND:
@@ -163,7 +162,7 @@ class Client(Timed):
             self._take_nak(server, now)
 
     def unreachable(self, *_):
-        """Take an ICMP error: the retransmission stands in."""
+        """Ignore an ICMP error: the message will be retransmitted."""
 
     def _take_offer(self, server, address, parameters, now):
         if not _is_usable(address, parameters):
@@ -178,11 +177,11 @@ class Client(Timed):
     def _is_answered_by(self, server, address):
         """Return whether an ACK of `server` answers what was asked for (RFC 2131 3.1, step 5)."""
         if self.state in (REQUESTING, RENEWING):
-            # One server was asked. A server that does not name itself is it if the address fits.
+            # One server was asked. A server without a name counts as it if the address fits.
             return server == self.server or (not server and address == self._address)
         if self.state == REBOOTING:
             return server == self.server or address == self._address
-        # RFC 2131 4.4.5: whoever knows the lease, or gives another.
+        # RFC 2131 4.4.5: any server may answer.
         return self.state == REBINDING
 
     def _take_nak(self, server, now):
@@ -191,7 +190,7 @@ class Client(Timed):
             # RFC 2131 3.1: the selected server answers. Others may not know of its leases.
             return
         if state == REBOOTING and server != self.server:
-            # In another network nobody but others can say so; in the old one the server that
+            # In another network only another server can refuse; in the old one the server that
             # gave the lease will confirm it.
             if not self._refused:
                 self._refused = True
@@ -212,12 +211,12 @@ class Client(Timed):
         self._send(now)
 
     def _wait(self, until):
-        """Begin the state's exchange later."""
+        """Begin the exchange of the current state after a pause."""
         self._waits = True
         self.stack.timers.set(self, until)
 
     def _begin(self, now):
-        """Start an exchange with an own number (RFC 2131 4.1, "xid")."""
+        """Start an exchange with a new transaction number (RFC 2131 4.1, "xid")."""
         self._xid = struct.unpack(">I", self.stack.random(4))[0]
         self._started = now
         self._tries = 0
@@ -225,12 +224,12 @@ class Client(Timed):
         self._refused = False
 
     def _lose(self):
-        """Use the address no more."""
+        """Stop using the address."""
         self._expires = None
         self.stack.configure(0, 0, 0, [])
 
     def _keep(self, now):
-        """Go on with the lease, and tell the link whose the address is (RFC 5227 2.3)."""
+        """Go on with the lease and announce the address on the link (RFC 5227 2.3)."""
         self.state = BOUND
         self._arm(now)
         self.stack.neighbours.announce(now)
@@ -262,7 +261,7 @@ class Client(Timed):
                 ),
             ),
         ]
-        # RFC 2131 4.3.2 and table 4: which message names the address where.
+        # RFC 2131 4.3.2 and table 4: where each message names the address.
         state = self.state
         kind = message.DISCOVER if state == SELECTING else message.REQUEST
         client = source = 0
@@ -278,13 +277,13 @@ class Client(Timed):
         if state != REQUESTING:
             # RFC 2131 3.1, step 3: a REQUEST has its DISCOVER's, by which relays choose.
             self._seconds = (now - self._since) // 1000
-        # RFC 2131 4.1: with an address of before, one that is offered does not get through yet.
+        # RFC 2131 4.1: with an old address configured, unicasts to an offered one do not arrive.
         broadcast = stack.address != 0 and state in (SELECTING, REQUESTING)
         data = message.emit(kind, self._xid, self._seconds, client, mac, options, broadcast)
         try:
             stack.send_udp(self.port, destination, message.SERVER_PORT, data, source)
         except OSError:
-            # The link is full; the retransmission stands in.
+            # The link is full: the message will be retransmitted.
             pass
         stack.timers.set(self, now + self._retry(now))
 
@@ -293,13 +292,13 @@ class Client(Timed):
             jitter = struct.unpack(">H", self.stack.random(2))[0] % 2001 - 1000
             retry = min(_FIRST_RETRY << min(self._tries, 4), _LAST_RETRY) + jitter
             return retry if self._expires is None else min(retry, self._expires - now)
-        # RFC 2131 4.4.5: half of the time that is left, down to a minute.
+        # RFC 2131 4.4.5: half of the remaining time, at least a minute.
         limit = self._rebind_at if self.state == RENEWING else self._expires
         left = limit - now
         return min(left, max(left // 2, _RENEW_RETRY))
 
     def _bind(self, server, address, parameters, now):
-        """Use what an ACK gives. One that gives nothing usable counts as none."""
+        """Apply an ACK; ignore one without a usable lease."""
         if not _is_usable(address, parameters):
             return
         self.server = server or self.server
@@ -312,7 +311,7 @@ class Client(Timed):
         self._arm(now)
         stack = self.stack
         netmask = _netmask(address, parameters)
-        # Nobody's, or our own: none of them is a router or a server.
+        # Unusable addresses and our own cannot be routers or servers.
         others = ipv4.subnet_ends(address, netmask) + (address,)
         lists = [
             [value for value in parameters.get(code, ()) if value not in others]
@@ -324,7 +323,7 @@ class Client(Timed):
         if verified and same:
             stack.neighbours.announce(now)
         if servers != self.time_servers:
-            # A renewal names the same again, as a rule.
+            # A renewal usually changes nothing.
             self.time_servers = servers
             if self._on_time_servers is not None:
                 self._on_time_servers(servers)
@@ -341,7 +340,7 @@ class Client(Timed):
         if not _LEAST_RENEWAL <= renew < rebind < length:
             renew = length // 2
             rebind = length * 7 // 8
-        # Counted from the request, so that no delay on the way stretches the lease.
+        # Counted from the request, so that delays on the way do not extend the lease.
         self._renew_at = self._started + renew * 1000
         self._rebind_at = self._started + rebind * 1000
         self._expires = self._started + length * 1000
@@ -351,13 +350,13 @@ def _read(options, known):
     """Return {code: numbers} of what a message sets, with `known` where it sets nothing."""
     found = dict(known)
     if message.numbers(options, message.LEASE_TIME):
-        # T1 and T2 are parts of the lease time that they came with.
+        # T1 and T2 belong to the lease time that they came with.
         found.pop(message.RENEWAL_TIME, None)
         found.pop(message.REBINDING_TIME, None)
     for code in _PARAMETERS:
         values = message.numbers(options, code)
         if code in _ADDRESS_LISTS:
-            # Some servers fill their lists up with 0.0.0.0.
+            # Some servers pad their lists with 0.0.0.0.
             values = [value for value in values if ipv4.is_host(value)]
         elif code == message.SUBNET_MASK and values and not _is_netmask(values[0]):
             values = []
@@ -384,7 +383,7 @@ def _is_usable(address, parameters):
 
 
 def _class_mask(address):
-    # RFC 2131 leaves the mask optional; before masks, the class said it (RFC 791 3.2).
+    # RFC 2131 leaves the mask optional; without one, the address class decides (RFC 791 3.2).
     if address < 0x80000000:
         return ipv4.mask(8)
     return ipv4.mask(16) if address < 0xC0000000 else ipv4.mask(24)

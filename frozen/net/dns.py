@@ -4,19 +4,15 @@ import struct
 
 from micropython import const
 from net import dns_message as message
+from net.errors import EIO, ENOENT, ETIMEDOUT
 from net.timers import Timed
-
-# errno.h: what getaddrinfo() reports.
-ENOENT = const(2)
-EIO = const(5)
-ETIMEDOUT = const(110)
 
 _RETRY = const(2000)
 _TRIES = const(4)
-# How often all servers may say that they cannot say.
+# Rounds over all servers that answer without a result.
 _ROUNDS = const(2)
-# By TCP: how long one server may take, how often the connection is looked at, in ms; and the
-# longest message (RFC 1035 4.2.2).
+# TCP: ms that one server may take, ms between two looks at the connection, and the longest message
+# (RFC 1035 4.2.2).
 _TCP_TIME = const(5000)
 _TCP_LOOK = const(20)
 _MAX_TCP = const(65535)
@@ -25,10 +21,9 @@ _MAX_TTL = const(3600)
 
 
 class Query(Timed):
-    """One question under way. `done` tells that `addresses` or `error` (an errno) is there."""
+    """One question under way. `done`: `addresses` or `error` (an errno) is set."""
 
     def __init__(self, resolver, name):
-        super().__init__()
         self.done = False
         self.addresses = []
         self.error = 0
@@ -36,12 +31,11 @@ class Query(Timed):
         self._resolver = resolver
         self._name = name
         self._identifier = 0
-        # Who was asked; 0: nobody, as the last one could not say.
+        # The server that was asked; 0 after one had no result.
         self._server = 0
         self._tries = 0
         self._failures = 0
-        # A question by TCP: the connection, what it has yet to send, what it received, and when it
-        # is given up.
+        # A question by TCP: the connection, bytes to send, bytes received, and its deadline in ms.
         self._connection = None
         self._query = b""
         self._received = b""
@@ -53,7 +47,7 @@ class Query(Timed):
         servers = stack.dns_servers
         self._hang_up(now)
         if not servers or self._tries >= _TRIES:
-            # The last one said that it cannot say, or nothing.
+            # No server had a result, or none answered.
             self.answer([], ETIMEDOUT if servers and self._server else EIO)
             return
         # RFC 5452 9.2: each question has a random identifier and a random port.
@@ -67,7 +61,7 @@ class Query(Timed):
         try:
             stack.send_udp(self.port, self._server, message.PORT, query)
         except OSError:
-            # No way or a full link now; the next try may find one.
+            # No route, or a full link; the next try may succeed.
             pass
         stack.timers.set(self, now + _RETRY)
 
@@ -88,15 +82,15 @@ class Query(Timed):
         if self._take(data, now):
             return
         if message.is_truncated(data, self._identifier, self._name):
-            # More than a datagram takes, or a server that wants to know who asks (RFC 7766 5). When
-            # no other server is left to ask, TCP is.
+            # The answer exceeds a datagram, or the server wants to verify the client's address
+            # (RFC 7766 5). TCP is used when no other server is left.
             if (self._failures + 1) % self._servers():
                 self._fail(now)
             else:
                 self._ask_by_tcp(now)
 
     def unreachable(self, remote, _remote_port, _error, now):
-        """Take an ICMP error: nobody answers there, so ask the next."""
+        """Take an ICMP error: ask the next server."""
         if remote == self._server and self._connection is None:
             self._fail(now)
 
@@ -106,7 +100,7 @@ class Query(Timed):
             self.answer([], ETIMEDOUT)
 
     def answer(self, addresses, error):
-        """End with what was found."""
+        """End the query with a result."""
         stack = self._resolver.stack
         self._hang_up(stack.now)
         self.done = True
@@ -136,7 +130,7 @@ class Query(Timed):
         return True
 
     def _fail(self, now):
-        """This server cannot say. Ask the next at once, but none twice without a pause."""
+        """Ask the next server at once: this one has no result. Pause before asking one again."""
         self._hang_up(now)
         self._server = 0
         self._failures += 1
@@ -151,19 +145,19 @@ class Query(Timed):
     def _ask_by_tcp(self, now):
         stack = self._resolver.stack
         try:
-            self._connection = stack.connect(self._server, message.PORT, 0, now)
+            self._connection = stack.tcp.connect(self._server, message.PORT, 0, now)
         except OSError:
             self._fail(now)
             return
         query = message.emit_query(self._identifier, self._name)
-        # RFC 1035 4.2.2: a length comes first. What is not sent yet.
+        # RFC 1035 4.2.2: a length comes first.
         self._query = struct.pack(">H", len(query)) + query
         self._received = b""
         self._until = now + _TCP_TIME
         stack.timers.set(self, now + _TCP_LOOK)
 
     def _converse(self, now):
-        """Send the question by TCP, and take what came of the answer."""
+        """Send the question by TCP, and read what arrived of the answer."""
         connection = self._connection
         try:
             if self._query and connection.can_send():
@@ -172,7 +166,7 @@ class Query(Timed):
         except OSError:
             data = b""
         if data == b"":
-            # Refused, reset, or the end before the whole.
+            # Refused, reset, or closed before the whole answer.
             self._fail(now)
             return
         if data:

@@ -16,7 +16,7 @@ _CLASS_IN = const(1)
 _RESPONSE = const(0x8000)
 _TRUNCATED = const(0x0200)
 _RECURSION_DESIRED = const(0x0100)
-# Enough for any answer that a resolver gives; a bound on what one can make us do.
+# More than any resolver answers; bounds the work that an answer can cause.
 _MAX_RECORDS = const(128)
 _MAX_JUMPS = const(16)
 
@@ -118,7 +118,7 @@ def _parse_records(data, at, count):
 def _follow(records, name):
     """Return (addresses, least ttl) of a name and of what it is an alias of.
 
-    The order of records says nothing (RFC 1034 3.6), so this follows once all are there. Each owner
+    Records have no order (RFC 1034 3.6), so aliases are followed once all are read. Each owner
     counts once, which ends loops.
     """
     addresses = []

@@ -14,7 +14,7 @@ TYPE_CUSTOMER_TAG = const(0x8100)
 TYPE_SERVICE_TAG = const(0x88A8)
 _TAG = const(4)
 _VLAN = const(0x0FFF)
-# A provider's tag before a customer's; more is nobody's network.
+# A provider's tag before a customer's; no network uses more.
 _MAX_TAGS = const(2)
 
 BROADCAST = b"\xff\xff\xff\xff\xff\xff"
@@ -36,9 +36,9 @@ def parse(frame):
 
 
 def untag(frame):
-    """Return a frame without its priority tags, or None where it is of a VLAN or cut short.
+    """Return a frame without its priority tags, or None if it belongs to a VLAN or is cut short.
 
-    IEEE 802.1Q 6.9: the frame of a tag with VLAN 0 is an untagged one that has a priority.
+    IEEE 802.1Q 6.9: a tag with VLAN 0 carries a priority only.
     """
     at = 12
     for _ in range(_MAX_TAGS):

@@ -8,8 +8,8 @@ from micropython import const
 from net import ethernet, ipv4
 from net.timers import Timed
 
-# RFC 1122 3.3.2 wants 60 s or more; at a few datagrams at a time the oldest goes before that, and
-# most hosts wait 30.
+# RFC 1122 3.3.2 asks for 60 s or more. With this few datagrams the oldest is evicted earlier, and
+# most hosts wait 30 s.
 _LIFETIME = const(30000)
 _MAX_DATAGRAMS = const(16)
 _MAX_BYTES = const(131072)
@@ -23,11 +23,11 @@ class _Datagram:
         # Sorted, disjoint (offset, bytes) pairs.
         self.pieces = []
         self.bytes = 0
-        # How long the whole is, None until its last fragment came.
+        # Length of the whole, None until its last fragment arrived.
         self.length = None
 
     def add(self, offset, data, more):
-        """Keep a fragment; False where it contradicts the others."""
+        """Keep a fragment; return False if it contradicts the others."""
         end = offset + len(data)
         if more:
             # RFC 791 3.1: all but the last are multiples of eight bytes.
@@ -42,7 +42,7 @@ class _Datagram:
         while at and pieces[at - 1][0] >= offset:
             at -= 1
         if at < len(pieces) and pieces[at] == (offset, data):
-            return True  # the same again
+            return True  # a duplicate
         if (
             (at and pieces[at - 1][0] + len(pieces[at - 1][1]) > offset)
             or (at < len(pieces) and pieces[at][0] < end)
@@ -62,7 +62,6 @@ class Fragments(Timed):
     """Datagrams of which some fragments came."""
 
     def __init__(self, timers):
-        super().__init__()
         self._timers = timers
         # In the order of their first fragments.
         self._datagrams = {}

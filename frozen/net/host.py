@@ -11,18 +11,16 @@ import time
 
 import _x86
 from micropython import const
+from net.errors import EBUSY
 from net.stack import Stack
 
-EBUSY = const(16)
-
-# The longest sleep of a call that waits: a callback that runs after the call last looked and
-# before it sleeps would otherwise go unnoticed.
+# The longest sleep of a call that waits, ms: a callback may run after the call last checked and
+# before it sleeps.
 _LONGEST_WAIT = const(10)
 # Batches of received frames before other Python code gets its turn.
 _ROUNDS = const(4)
 
-# Twice the largest packet that the driver makes of received frames: one can be read while the next
-# arrives.
+# Twice the largest packet that the driver merges: one is read while the next arrives.
 _RECEIVE_BUFFER = const(131072)
 
 # In what a card's interrupt() returns: its link went up or down.
@@ -56,8 +54,9 @@ def attach(card, on_link=None):
 
 
 def watch(function):
-    """Call function() after every round of received frames and timers, None for no more. It may run
-    between any two bytecodes, and must not raise.
+    """Call function() after every round of received frames and timers; None: stop calling.
+
+    It may run between any two bytecodes and must not raise.
     """
     global _watcher
     _watcher = function
@@ -121,12 +120,11 @@ def pump():
             if deadline != _armed:
                 _arm(deadline)
         except MemoryError:
-            # Nothing was promised for what is lost here; TCP sends it again.
+            # Frames may be lost; TCP sends them again.
             gc.collect()
         finally:
             _entered = False
-        # A callback that came while the stack was entered left its work to this round. One that
-        # comes from here on finds the stack free.
+        # Callbacks that came while the stack was entered set _again; later ones find it free.
         again = _again
     if _watcher is not None:
         _watcher()
@@ -167,7 +165,7 @@ def _on_interrupt(_line):
 
 
 def _look_at_link(now):
-    # A link that is up again may have been down so shortly that nobody saw it: that counts too.
+    # A link that is up may have been down too briefly to be seen: that counts too.
     global _link_changed
     _link_changed = False
     if _card is not None and _card.link_up():

@@ -1,4 +1,4 @@
-"""The link to oneself: what is sent waits here until the stack takes it back."""
+"""The loopback link: frames wait here until the stack takes them back."""
 
 from micropython import const
 from net import ethernet
@@ -28,7 +28,7 @@ class Loopback:
 
 
 class Discard:
-    """A link object for packets with no way to go."""
+    """A link object for packets without a route."""
 
     mac = bytes(6)
     mtu = 1500

@@ -1,4 +1,4 @@
-"""Hardware addresses of the hosts on the link: ARP's state (RFC 826, RFC 1122 2.3.2)."""
+"""The ARP table: hardware addresses of the hosts on the link (RFC 826, RFC 1122 2.3.2)."""
 
 from micropython import const
 from net import arp, ethernet
@@ -13,16 +13,15 @@ _LIFETIME = const(60000)
 _ANNOUNCE_INTERVAL = const(2000)
 _DEFEND_INTERVAL = const(10000)
 
-# RFC 1122 2.3.2.2: packets kept for an address that is being asked for.
+# RFC 1122 2.3.2.2: packets kept for an address that is not resolved yet.
 _HELD_FRAMES = const(4)
 _MAX_ENTRIES = const(256)
 
 
 class _Neighbour(Timed):
-    """One address. Unresolved, it stands in for the link and holds the frames."""
+    """One entry. While unresolved it takes the place of the link and holds the frames."""
 
     def __init__(self, table, ip):
-        super().__init__()
         self._table = table
         self.ip = ip
         self.mac = None
@@ -74,10 +73,9 @@ class _Neighbour(Timed):
 
 
 class _Announcement(Timed):
-    """Says a second time whose our address is."""
+    """The second announcement of our address."""
 
     def __init__(self, table):
-        super().__init__()
         self._table = table
 
     def on_deadline(self, now):
@@ -101,7 +99,7 @@ class Neighbours:
         self._defend_at = 0
 
     def lookup(self, ip, now):
-        """Return the entry of `ip`; its `mac` is None while it is unknown and being asked for."""
+        """Return the entry of `ip`; its `mac` is None while it is being resolved."""
         entry = self._entries.get(ip)
         if entry is None:
             entry = self._add(ip)
@@ -113,18 +111,18 @@ class Neighbours:
         """Take an ARP packet, as arp.parse() returned it (RFC 826, "Packet Reception")."""
         operation, mac, ip, _, target = packet
         own = self._interface.address
-        # A group address is nobody's own (RFC 1812 3.3.2), and neither is zero or ours.
+        # No neighbour has a group address (RFC 1812 3.3.2), zero or ours.
         if own == 0 or mac[0] & 1 or mac == self.link.mac or not any(mac):
             return
         if ip == own:
             if now >= self._defend_at:
-                # RFC 5227 2.4 (b): somebody else uses our address; say once that it is ours.
+                # RFC 5227 2.4 (b): another host uses our address; defend it once.
                 self._defend_at = now + _DEFEND_INTERVAL
                 self.request_own()
             return
         if ip == 0:
-            # RFC 5227 2.1.1: a probe by a host that has no address yet. The answer says that
-            # this one is taken. There is nobody to remember.
+            # RFC 5227 2.1.1: a probe by a host without an address. Answer that this one is taken;
+            # there is no sender to remember.
             if operation == arp.REQUEST and target == own:
                 self._send(mac, arp.REPLY, mac, ip)
             return
@@ -144,25 +142,25 @@ class Neighbours:
         self._send(ethernet.BROADCAST, arp.REQUEST, bytes(6), ip)
 
     def announce(self, now):
-        """Tell the link of our own address, twice (RFC 5227 2.3)."""
+        """Announce our own address, twice (RFC 5227 2.3)."""
         self.request_own()
         self.timers.set(self._announcement, now + _ANNOUNCE_INTERVAL)
 
     def request_own(self):
-        """Ask for our own address, which tells everybody whose it is."""
+        """Announce our own address by asking for it (RFC 5227 3)."""
         if self._interface.address:
             self.request(self._interface.address)
 
     def remove(self, entry):
         """Forget one entry, and the frames that it holds."""
         self.timers.forget(entry)
-        # For who has kept the entry.
+        # For those who kept the entry.
         entry.mac = entry.header = None
         if self._entries.get(entry.ip) is entry:
             del self._entries[entry.ip]
 
     def clear(self):
-        """Forget all entries, and announce nothing more."""
+        """Forget all entries and cancel announcements."""
         self.timers.set(self._announcement, None)
         for entry in list(self._entries.values()):
             self.remove(entry)

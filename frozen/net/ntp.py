@@ -21,11 +21,11 @@ _SECOND = const(1000000000)
 
 _RETRY = const(2000)
 _TRIES = const(4)
-# RFC 4330 10: no more than one question a minute, less while nobody answers; and how often after
-# an answer: a crystal's 50 parts in a million make 180 ms of an hour.
+# RFC 4330 10: at most one question a minute, fewer without answers. After an answer one an hour: a
+# crystal's error of 50 ppm makes 180 ms by then.
 _FAILED_PAUSE = const(64000)
 _LONGEST_PAUSE = const(3600000)
-# Leases and boots that come at the same time must not ask at the same time.
+# Machines that boot at the same time must not ask at the same time.
 _JITTER = const(1024)
 
 
@@ -45,7 +45,7 @@ def from_timestamp(stamp, near):
 def request(cookie):
     """Return a client's packet. Args: cookie: 64 random bits in the place of the time.
 
-    The server returns them as its origin, and they tell nothing of our clock
+    The server returns them as its origin, and they reveal nothing of our clock
     (draft-ietf-ntp-data-minimization 3).
     """
     packet = bytearray(_LENGTH)
@@ -73,7 +73,7 @@ def parse_kiss(data, cookie):
 
 
 def _is_answer(data, cookie):
-    # The origin is checked, so that nobody who did not see the question can answer it.
+    # The origin proves that the sender saw the question.
     if len(data) < _LENGTH or data[0] & 7 != _SERVER_MODE or not 1 <= data[0] >> 3 & 7 <= 4:
         return False
     return struct.unpack_from(">Q", data, 24)[0] == cookie
@@ -87,14 +87,13 @@ class Client(Timed):
     """
 
     def __init__(self, stack, servers, clock, set_clock):
-        super().__init__()
         self.stack = stack
         self.port = 0
         self.synchronized = None
         self.offset = 0
         # Servers that forbade questions leave the list.
         self._servers = list(servers)
-        # {server: (time before which it wants no question, pause that led to it)}, in ms.
+        # {server: (time before which it must not be asked, the pause until then)}, in ms.
         self._rates = {}
         self._clock = clock
         self._set_clock = set_clock
@@ -105,12 +104,12 @@ class Client(Timed):
         self._asked = 0
 
     def start(self, now):
-        """Ask, and go on asking."""
+        """Ask now, and periodically from then on."""
         self._tries = 0
         self._ask(now)
 
     def stop(self):
-        """Ask no more."""
+        """Stop asking."""
         self._close()
         self.stack.timers.set(self, None)
 
@@ -122,7 +121,7 @@ class Client(Timed):
             self._ask(now)
 
     def _give_up(self, now):
-        """Nobody answers: ask again after a pause, which grows."""
+        """Ask again after a pause that grows: nobody answers."""
         self._close()
         self._tries = 0
         self._rest(now, self._pause)
@@ -157,7 +156,7 @@ class Client(Timed):
         try:
             stack.send_udp(self.port, self._server, PORT, request(self._cookie))
         except OSError:
-            # No address yet or a full link; the next try may find one.
+            # No address yet, or a full link; the next try may succeed.
             pass
         stack.timers.set(self, now + _RETRY)
 
@@ -174,7 +173,7 @@ class Client(Timed):
             return
         arrived = self._clock()
         received, transmitted = [from_timestamp(stamp, arrived) for stamp in stamps]
-        # RFC 5905 8: the offset, with the way there taken as long as the way back.
+        # RFC 5905 8: the offset, assuming equal delays both ways.
         self.offset = (received - self._asked + transmitted - arrived) // 2
         self._set_clock(arrived + self.offset)
         self.synchronized = arrived + self.offset
@@ -184,7 +183,7 @@ class Client(Timed):
         self._rest(now, _LONGEST_PAUSE)
 
     def _take_kiss(self, code, now):
-        """Obey a kiss of death (RFC 5905 7.4). Another server is asked in its turn."""
+        """Obey a kiss of death (RFC 5905 7.4). Other servers are still asked."""
         server = self._server
         if code in (b"DENY", b"RSTR"):
             self._servers = [other for other in self._servers if other != server]
@@ -192,7 +191,7 @@ class Client(Timed):
             pause = min(self._rates.get(server, (0, _FAILED_PAUSE // 2))[1] * 2, _LONGEST_PAUSE)
             self._rates[server] = (now + pause, pause)
         else:
-            # Others say why there is no time; as without an answer.
+            # Other codes count as no answer.
             return
         self._close()
         if self._tries >= _TRIES:

@@ -1,4 +1,4 @@
-"""The stack of one interface: takes frames, gives frames, owns the tables of ports.
+"""The stack of one interface: takes frames and gives frames. TCP's part is net.tcp.ports.
 
 Nothing here waits or reads a clock. The caller passes received frames to input() and then calls
 poll(), which runs timers and sends; poll() also follows every call that a user makes.
@@ -9,44 +9,42 @@ which sends the first n bytes of that buffer. One that cuts up TCP segments has 
 bytes of text it takes at once, `tx_alloc_large()` and `tx_commit_large()`, see drivers.e1000.
 """
 
-import hashlib
 import os
 import struct
 
 import _netbuf
 from micropython import const
-from net import arp, ethernet, icmp, ipv4, tcp, tcp_congestion, tcp_cookies, udp
+from net import arp, ethernet, icmp, ipv4, udp
 from net.buffers import Pool
+from net.errors import (
+    EADDRINUSE,
+    ECONNABORTED,
+    ECONNREFUSED,
+    EHOSTUNREACH,
+    EMSGSIZE,
+    ENETUNREACH,
+    ENOBUFS,
+)
 from net.fragments import Fragments
 from net.loopback import Discard, Loopback
 from net.neighbours import Neighbours
-from net.tcp_connection import ECONNREFUSED, EHOSTUNREACH, TIME_WAIT, Connection
-from net.tcp_listener import Listener
+from net.tcp.congestion import WESTWOOD
+from net.tcp.ports import Ports
 from net.timers import Timers
 from net.udp_endpoint import Endpoint
 
-EINVAL = const(22)
-EADDRINUSE = const(98)
-EMSGSIZE = const(90)
-ENETUNREACH = const(101)
-ECONNABORTED = const(103)
-ENOBUFS = const(105)
-
-# RFC 6335 6: ports that are nobody's service.
+# RFC 6335 6: dynamic ports.
 _EPHEMERAL_FIRST = const(49152)
 _EPHEMERAL_COUNT = const(16384)
 
 _IP = const(14)  # where the IP header starts in a frame
 _UDP_PAYLOAD = const(42)
-_MAX_TIME_WAIT = const(512)
 _UNREACHABLE_INTERVAL = const(10)
-# How far a connection's numbers start beyond those of the one in TIME-WAIT that it replaces.
-_PAST_LAST = const(65537)
-# RFC 1191 6.3: what a router told of a path is forgotten after ten minutes.
+# RFC 1191 6.3: a path's MTU is forgotten after ten minutes.
 _PATH_MTU_LIFETIME = const(600000)
 _MAX_PATHS = const(64)
 _LEAST_PATH_MTU = const(576)
-# RFC 791 3.2: what the whole of a fragmented datagram may hold.
+# RFC 791 3.2: the most payload of a fragmented datagram.
 _MAX_DATAGRAM = const(65535 - 20)
 # Frames to oneself are taken back in rounds, so that one poll() ends.
 _LOOPBACK_ROUNDS = const(64)
@@ -62,7 +60,7 @@ class Stack:
         receive_size: the same for what is received, if it differs.
         buffer_limit: connections that may hold data at a time, per direction.
         sack, timestamps: offer and accept these TCP options (RFC 2018, RFC 7323).
-        congestion: RENO or WESTWOOD, see net.tcp_congestion.
+        congestion: RENO or WESTWOOD, see net.congestions.
     """
 
     def __init__(
@@ -74,7 +72,7 @@ class Stack:
         receive_size=0,
         sack=True,
         timestamps=True,
-        congestion=tcp_congestion.WESTWOOD,
+        congestion=WESTWOOD,
     ):
         self.now = 0
         self.congestion = congestion
@@ -82,7 +80,7 @@ class Stack:
         self.timestamps = timestamps
         self.address = 0
         self.netmask = 0
-        # The ends of the subnet, which are nobody's: see ipv4.subnet_ends().
+        # The ends of the subnet, which no host has: see ipv4.subnet_ends().
         self._network = 0
         self._broadcast = ipv4.BROADCAST
         self.gateway = 0
@@ -97,23 +95,18 @@ class Stack:
         # Frames that were not for us, malformed, or out of place.
         self.dropped = 0
 
-        self._secret = random(16)
-        self._listeners = {}
-        self._bound = set()
-        # Connections by local port, then by remote address << 16 | remote port.
-        self._connections = {}
+        self.tcp = Ports(self)
         self._udp = {}
         # Path MTUs that differ from the link's, by destination: (MTU, end of life in ms).
         self._paths = {}
         self._fragments = Fragments(self.timers)
-        # Connections that output() is to be called of, see mark().
+        # Connections whose output() poll() calls, see mark().
         self.ready = []
-        # What touch() left for whoever waits for connections: their `waiter`s.
+        # The `waiter`s of what touch() was called for.
         self.touched = []
-        self._time_waits = []
         self._unreachable_at = 0
         self._out = None
-        # The neighbour that the last packet went to, and for which destination: mostly the next one's.
+        # The last packet's destination and its next hop: usually the next packet's too.
         self._route_to = None
         self._route = None
         self.attach(link)
@@ -136,9 +129,9 @@ class Stack:
         self.gateway = gateway
         self.dns_servers = dns_servers
         if old and old != address:
-            for connection in self.connections():
+            for connection in self.tcp.connections():
                 if connection.local == old:
-                    connection.fail(ECONNABORTED)
+                    connection.end(ECONNABORTED)
             self.neighbours.clear()
             self._fragments.clear()
             self._paths = {}
@@ -154,7 +147,7 @@ class Stack:
             self.neighbours.clear()
 
     def is_local(self, address):
-        """Tell whether `address` is this host's own."""
+        """Return whether `address` is this host's own."""
         return address >> 24 == 127 or (address == self.address and address != 0)
 
     def source_for(self, destination):
@@ -219,7 +212,7 @@ class Stack:
             # Not ours, or from ourselves over the wire (RFC 1122 3.2.1.3).
             self.dropped += 1
             return
-        peers = self._connections.get(port)
+        peers = self.tcp.table.get(port)
         connection = peers.get(peer) if peers is not None else None
         if connection is not None and connection.local == destination:
             connection.input(seq, ack, flags, window, options, frame, start, end, now)
@@ -227,7 +220,7 @@ class Stack:
             # RFC 1122 3.2.1.3, RFC 9293 MUST-63: a broadcast address opens and resets nothing.
             self.dropped += 1
         else:
-            self._segment(
+            self.tcp.input(
                 destination,
                 peer >> 16,
                 (peer & 0xFFFF, port, seq, ack, flags, window, start),
@@ -244,8 +237,7 @@ class Stack:
                 return
             header = ipv4.parse(frame, _IP)
         protocol, source, destination, start, end = header
-        # RFC 1122 3.2.1.3: addresses that no packet on a wire may come from.
-        # That is is_host(), without its calls.
+        # RFC 1122 3.2.1.3: addresses that no packet on a wire may come from: is_host() inline.
         if not loop and (
             source >> 24 in (0, 127)
             or source >= 0xE0000000
@@ -260,14 +252,15 @@ class Stack:
             # RFC 1122 3.2.1.3 (g): loopback addresses stay inside a host.
             self.dropped += 1
         elif local or (destination == self.address and destination):
-            # RFC 1122 3.3.6, RFC 9293 MUST-57: a frame to a group address asks nobody alone.
+            # RFC 1122 3.3.6, RFC 9293 MUST-57: TCP and ICMP ignore frames to a group.
             alone = not frame[0] & 1
             if protocol == ipv4.UDP:
                 self._input_udp(frame, start, end, source, destination, alone)
             elif not alone:
                 self.dropped += 1
             elif protocol == ipv4.TCP:
-                self._input_tcp(frame, start, end, source, destination)
+                if not self.tcp.input_packet(frame, start, end, source, destination):
+                    self.dropped += 1
             elif protocol == ipv4.ICMP:
                 self._input_icmp(frame, start, end, source, destination)
         elif protocol == ipv4.UDP and (not self.address or self._is_broadcast(destination)):
@@ -277,7 +270,7 @@ class Stack:
     def _reassemble(self, frame):
         """Take what ipv4.parse() did not; returns a frame with a whole packet, or None."""
         packet = ipv4.parse_fragment(frame, _IP)
-        # For others, and what only pretends to come from somewhere, no memory is spent.
+        # No memory is spent on packets for others or from impossible addresses.
         if (
             packet is not None
             and packet[2] == self.address
@@ -317,7 +310,7 @@ class Stack:
         )
         error = ECONNREFUSED if hard else EHOSTUNREACH
         if protocol == ipv4.TCP:
-            connection = self._connections.get(port, {}).get(remote << 16 | remote_port)
+            connection = self.tcp.table.get(port, {}).get(remote << 16 | remote_port)
             if connection is None or connection.local != local:
                 return
             if kind == icmp.UNREACHABLE and code == icmp.FRAGMENTATION_NEEDED:
@@ -339,7 +332,8 @@ class Stack:
             del self._paths[next(iter(self._paths))]
         self._paths[remote] = (mtu, self.now + _PATH_MTU_LIFETIME)
 
-    def _path_mtu(self, remote, link):
+    def path_mtu(self, remote, link):
+        """Return the MTU of the path to `remote` over `link`."""
         known = self._paths.get(remote)
         if known is None:
             return link.mtu
@@ -407,158 +401,6 @@ class Stack:
             ipv4.emit(out, _IP, ipv4.ICMP, destination, source, length)
             self.commit(_IP + ipv4.HEADER + length)
 
-    def _input_tcp(self, frame, start, end, source, destination):
-        pseudo = ipv4.pseudo_header_sum(ipv4.TCP, source, destination)
-        segment = tcp.parse(frame, start, end, pseudo)
-        if segment is None:
-            self.dropped += 1
-            return
-        data = segment[6]
-        options = None
-        if segment[4] & tcp.SYN:
-            options = tcp.parse_syn_options(frame, start + tcp.HEADER, data)
-        elif data - start > tcp.HEADER:
-            options = tcp.parse_options(frame, start + tcp.HEADER, data)
-        self._segment(destination, source, segment, options, frame, end)
-
-    def _segment(self, destination, source, segment, options, frame, end):
-        """Give a segment to its connection or listener, or answer it."""
-        source_port, port, seq, ack, flags, window, data = segment
-        peers = self._connections.get(port)
-        connection = peers.get(source << 16 | source_port) if peers else None
-        listener = self._listeners.get(port)
-        opens = flags & (tcp.SYN | tcp.ACK | tcp.RST) == tcp.SYN
-        last = None
-        if (
-            connection is not None
-            and connection.state == TIME_WAIT
-            and opens
-            and listener is not None
-            and listener.address in (0, destination)
-            and connection.local == destination
-            and not listener.is_full()
-            and connection.may_be_replaced(seq, options)
-        ):
-            last = connection.snd_max
-            connection.abort()
-            connection = None
-        if connection is not None and connection.local == destination:
-            connection.input(seq, ack, flags, window, options, frame, data, end, self.now)
-        elif connection is None and opens and listener is not None and (
-            listener.address in (0, destination)
-        ):
-            if listener.is_full():
-                pass
-            elif listener.needs_cookie(self.now):
-                self._send_cookie(destination, port, source, source_port, seq, options)
-            else:
-                self._open_passively(
-                    listener, destination, port, source, source_port, seq, window, options, last
-                )
-        elif (
-            connection is None
-            and listener is not None
-            and flags & (tcp.SYN | tcp.ACK | tcp.RST) == tcp.ACK
-            and listener.expects_cookie(self.now)
-            and self._open_by_cookie(
-                listener, destination, port, source, source_port, seq, ack, options
-            )
-        ):
-            connection = self._connections[port][source << 16 | source_port]
-            connection.input(seq, ack, flags, window, options, frame, data, end, self.now)
-        elif not flags & tcp.RST:
-            # RFC 9293 3.10.7.1; 3.10.7.2, fourth: what has neither ACK nor SYN is nothing to LISTEN.
-            if flags & tcp.ACK:
-                self._reset(destination, port, source, source_port, ack, 0, tcp.RST)
-            elif flags & tcp.SYN or listener is None:
-                extent = end - data
-                if flags & tcp.SYN:
-                    extent += 1
-                if flags & tcp.FIN:
-                    extent += 1
-                reply = tcp.RST | tcp.ACK
-                self._reset(destination, port, source, source_port, 0, seq + extent, reply)
-
-    def _open_passively(
-        self, listener, local, port, remote, remote_port, seq, window, options, last=None
-    ):
-        """Answer a SYN. Args: last: our last number in the connection that this one replaces."""
-        iss = None
-        if last is not None:
-            # RFC 9293 3.10.7.4, MAY-2: beyond all numbers of the old one, and its windows.
-            iss = self._initial_numbers(local, port, remote, remote_port)[0]
-            if not _PAST_LAST <= (iss - last) & 0xFFFFFFFF < 0x80000000:
-                iss = (last + _PAST_LAST) & 0xFFFFFFFF
-        connection = self._new_connection(local, port, remote, remote_port, iss)
-        listener.opened(connection)
-        connection.open_passively(seq, window, options, self.now)
-
-    def _send_cookie(self, local, port, remote, remote_port, seq, options):
-        """Answer a SYN without remembering it (RFC 4987 3.6)."""
-        mss, shift, sack, stamp = options
-        addresses = (local, port, remote, remote_port)
-        cookie = tcp_cookies.make(self._secret, addresses, seq, mss, self.now)
-        stamps = ours = None
-        if stamp is not None and self.timestamps:
-            clock = self.now + self._initial_numbers(*addresses)[1]
-            stamps = (tcp_cookies.timestamp(clock, shift, sack), stamp)
-            if shift is not None:
-                ours = self.receive_pool.window_shift()
-        sack = sack and self.sack and stamps is not None
-        mss = self._path_mtu(remote, self.link or self.loopback) - ipv4.HEADER - tcp.HEADER
-        self._reset(
-            local,
-            port,
-            remote,
-            remote_port,
-            cookie,
-            seq + 1,
-            tcp.SYN | tcp.ACK,
-            min(self.receive_pool.size, 0xFFFF),
-            tcp.emit_syn_options(mss, ours, sack, stamps),
-        )
-
-    def _open_by_cookie(self, listener, local, port, remote, remote_port, seq, ack, options):
-        """Make the connection of an ACK that brings a cookie back; False: it brings none."""
-        cookie = (ack - 1) & 0xFFFFFFFF
-        addresses = (local, port, remote, remote_port)
-        mss = tcp_cookies.check(self._secret, addresses, seq - 1, cookie, self.now)
-        if mss is None:
-            return False
-        stamps = None
-        if self.timestamps and options is not None and options[0] is not None:
-            stamps = options[:2]
-        connection = self._new_connection(local, port, remote, remote_port, cookie)
-        listener.opened(connection)
-        connection.open_by_cookie(seq, tcp_cookies.options(mss, stamps))
-        return True
-
-    def _reset(
-        self, local, port, remote, remote_port, seq, ack, flags, window=0, options=b""
-    ):
-        """Send a segment that belongs to no connection."""
-        out = self.begin(remote)
-        if out is None:
-            return
-        header = tcp.HEADER + len(options)
-        out[_IP + ipv4.HEADER + tcp.HEADER : _IP + ipv4.HEADER + header] = options
-        pseudo = ipv4.pseudo_header_sum(ipv4.TCP, local, remote)
-        tcp.emit(
-            out,
-            _IP + ipv4.HEADER,
-            port,
-            remote_port,
-            seq,
-            ack,
-            flags,
-            window,
-            header,
-            0,
-            pseudo,
-        )
-        ipv4.emit(out, _IP, ipv4.TCP, local, remote, header)
-        self.commit(_IP + ipv4.HEADER + header)
-
     # -- Frames that leave ------------------------------------------------------------------
 
     def begin(self, destination):
@@ -620,7 +462,7 @@ class Stack:
         return frame
 
     def commit_large(self, length, header, mss):
-        """Send the first `length` bytes, of which `header` are headers, as frames of `mss` text."""
+        """Send the first `length` bytes, `header` of them headers, as frames of `mss` text."""
         self.link.tx_commit_large(length, header, mss)
 
     def commit(self, length):
@@ -628,7 +470,7 @@ class Stack:
         self._out.tx_commit(length)
 
     def touch(self, thing):
-        """Note that something happened to a connection, listener or endpoint that somebody awaits.
+        """Note that something happened to a connection, listener or endpoint.
 
         Its `waiter`, whatever that is, goes to `touched`, and has to be set again for more.
         """
@@ -639,7 +481,7 @@ class Stack:
 
     def touch_all(self):
         """As touch() for all connections: memory that they share is free again."""
-        for connection in self.connections():
+        for connection in self.tcp.connections():
             self.touch(connection)
 
     def mark(self, connection):
@@ -680,32 +522,8 @@ class Stack:
         heap = self.timers.heap
         return heap[0][0] if heap else None
 
-    # -- TCP --------------------------------------------------------------------------------
-
-    def connections(self):
-        """Return all TCP connections, those in handshakes and in TIME-WAIT too."""
-        found = []
-        for peers in self._connections.values():
-            found.extend(peers.values())
-        return found
-
-    def bind_tcp(self, port):
-        """Reserve a local port, 0 for any; returns it. OSError: EADDRINUSE."""
-        if port == 0:
-            port = self._ephemeral(self._tcp_port_free)
-        elif port in self._bound:
-            raise OSError(EADDRINUSE)
-        self._bound.add(port)
-        return port
-
-    def release_tcp(self, port):
-        """Give a reserved port back."""
-        self._bound.discard(port)
-
-    def _tcp_port_free(self, port):
-        return port not in self._bound and port not in self._connections
-
-    def _ephemeral(self, free):
+    def ephemeral_port(self, free):
+        """Return a port that free(port) says is free; OSError: EADDRINUSE."""
         # RFC 6056 3.3.1: a random start, then the next free one.
         offset = struct.unpack(">H", self.random(2))[0]
         for step in range(_EPHEMERAL_COUNT):
@@ -714,100 +532,17 @@ class Stack:
                 return port
         raise OSError(EADDRINUSE)
 
-    def listen(self, address, port, backlog):
-        """Open a reserved port for connections; returns the Listener."""
-        if port in self._listeners:
-            raise OSError(EADDRINUSE)
-        listener = self._listeners[port] = Listener(self, address, port, backlog)
-        return listener
-
-    def close_listener(self, listener):
-        """Called by Listener.close()."""
-        if self._listeners.get(listener.port) is listener:
-            del self._listeners[listener.port]
-
-    def connect(self, remote, remote_port, port, now, local=0):
-        """Open a connection; `port` 0 takes any, `local` 0 the address that leads to `remote`.
-
-        Returns it in SYN-SENT. Raises OSError: ENETUNREACH, EADDRINUSE, EINVAL: no way leads from
-        `local` to `remote`.
-        """
-        self.now = now
-        source = self.source_for(remote)
-        if not (self.is_local(remote) or self.is_host(remote)):
-            # RFC 9293 3.9.2.3: no connection to a broadcast or multicast address.
-            raise OSError(ENETUNREACH)
-        if local and local != source:
-            if not self.is_local(remote):
-                raise OSError(EINVAL)
-            source = local
-        if port == 0:
-            port = self._ephemeral(self._tcp_port_free)
-        elif (remote << 16 | remote_port) in self._connections.get(port, ()):
-            raise OSError(EADDRINUSE)
-        connection = self._new_connection(source, port, remote, remote_port)
-        connection.connect(now)
-        return connection
-
-    def _new_connection(self, local, port, remote, remote_port, initial=None):
-        link = self.loopback if self.is_local(remote) or self.link is None else self.link
-        mss = self._path_mtu(remote, link) - ipv4.HEADER - tcp.HEADER
-        iss, clock = self._initial_numbers(local, port, remote, remote_port)
-        if initial is not None:
-            iss = initial
-        connection = Connection(self, local, port, remote, remote_port, mss, iss, clock)
-        if link is self.link:
-            connection.large = getattr(link, "large", 0)
-        peers = self._connections.get(port)
-        if peers is None:
-            peers = self._connections[port] = {}
-        peers[remote << 16 | remote_port] = connection
-        return connection
-
-    def _initial_numbers(self, local, port, remote, remote_port):
-        """Return a connection's initial sequence number and offset of the timestamps' clock.
-
-        RFC 6528 3: ISN = M + F(addresses, ports, secret), M a clock of 4 microseconds. RFC 7323
-        5.4 and 7.1: the offset hides the uptime, and the clock goes on from one connection of
-        these addresses to the next.
-        """
-        identity = struct.pack(">IHIH", local, port, remote, remote_port)
-        digest = hashlib.sha256(self._secret + identity).digest()
-        function, offset = struct.unpack_from(">II", digest, 0)
-        return (self.now * 250 + function) & 0xFFFFFFFF, offset
-
-    def forget(self, connection):
-        """Called by a connection that ends."""
-        peers = self._connections.get(connection.port)
-        key = connection.remote << 16 | connection.remote_port
-        if peers is None or peers.get(key) is not connection:
-            return
-        del peers[key]
-        if not peers:
-            del self._connections[connection.port]
-        if connection.listener is not None:
-            connection.listener.forget(connection)
-            connection.listener = None
-        if connection.state == TIME_WAIT:
-            self._time_waits.remove(connection)
-
-    def enter_time_wait(self, connection):
-        """Called by a connection that entered TIME-WAIT: their number is bounded."""
-        self._time_waits.append(connection)
-        if len(self._time_waits) > _MAX_TIME_WAIT:
-            self._time_waits[0].abort()
-
     # -- UDP --------------------------------------------------------------------------------
 
     def open_udp(self, port, endpoint=None, address=0):
         """Open a UDP port, 0 for any.
 
-        Args: endpoint: who gets the datagrams, by a method `datagram` as Endpoint has it; address:
+        Args: endpoint: takes the datagrams by a method `datagram`, as Endpoint does; address:
         the local one that they must be for, 0 for any. Returns the endpoint, a new Endpoint where
         none is given. Raises OSError: EADDRINUSE.
         """
         if port == 0:
-            port = self._ephemeral(self._udp_port_free)
+            port = self.ephemeral_port(self._udp_port_free)
         elif port in self._udp:
             raise OSError(EADDRINUSE)
         if endpoint is None:

@@ -2,27 +2,26 @@
 
 An owner has one deadline at a time, in `owner.deadline` (milliseconds, None: none), and a method
 `on_deadline(now)`. Moving a deadline later, as every acknowledgement does to a retransmission
-timer, costs nothing: the owner's place in the heap is kept and looked at again when it is due.
+timer, costs nothing: the owner's entry in the heap stays and is checked again when it is due.
 """
 
 import heapq
 
 from micropython import const
 
-# Entries without an owner are swept out when they are so many, and half of all.
+# Entries without an owner are removed when there are more than this and more than half.
 _SWEEP = const(64)
 
 
 class Timed:
     """Base of the owners of deadlines."""
 
-    def __init__(self):
-        self.deadline = None
-        # This owner's entry in the heap.
-        self.heap_entry = None
+    deadline = None
+    # This owner's entry in the heap.
+    heap_entry = None
 
     def on_deadline(self, now):
-        """Do what was due, set the next `deadline` by Timers.set()."""
+        """Act on the deadline; Timers.set() sets the next one."""
         raise NotImplementedError
 
 
@@ -30,7 +29,7 @@ class Timers:
     """The heap. Entries are [time, serial, owner or None]; serials keep owners from comparison."""
 
     def __init__(self):
-        # For a look at the earliest, heap[0][0], without a call.
+        # Public, so that the earliest time, heap[0][0], can be read without a call.
         self.heap = []
         self._serial = 0
         self._stale = 0
@@ -47,7 +46,7 @@ class Timers:
             heapq.heappush(self.heap, entry)
 
     def forget(self, owner):
-        """Let go of an owner that will have no deadline any more."""
+        """Forget an owner that will have no more deadlines."""
         owner.deadline = None
         if owner.heap_entry is not None:
             self._drop(owner.heap_entry)
@@ -81,5 +80,5 @@ class Timers:
                 owner.on_deadline(now)
 
     def next(self):
-        """Return the time of the next look, or None. It may be earlier than any deadline."""
+        """Return the earliest time in the heap, or None; it may precede every deadline."""
         return self.heap[0][0] if self.heap else None

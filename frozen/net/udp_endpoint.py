@@ -1,10 +1,9 @@
 """A UDP port and the datagrams that wait for its user."""
 
 from micropython import const
+from net.errors import EINVAL
 
-EINVAL = const(22)
-
-# Datagrams that find neither number nor bytes left are dropped, as UDP may.
+# Datagrams beyond either limit are dropped, as UDP may.
 _MAX_DATAGRAMS = const(64)
 _MAX_BYTES = const(65536)
 
@@ -12,8 +11,8 @@ _MAX_BYTES = const(65536)
 class Endpoint:
     """One port of a Stack.
 
-    `address`, unless it is 0, is the local one that datagrams must be for and that they are sent
-    from; `remote` (address, port), when set, is the only peer heard.
+    `address`, unless it is 0, is the local address that datagrams must be for and are sent from.
+    `remote` (address, port), when set, is the only peer that is heard.
     """
 
     def __init__(self, stack, port):
@@ -47,7 +46,7 @@ class Endpoint:
             self.stack.touch(self)
 
     def ready(self):
-        """Tell whether receive() has a datagram, or an error."""
+        """Return whether receive() has a datagram or an error."""
         return bool(self._queue or self.error)
 
     def _raise_error(self):
@@ -69,7 +68,7 @@ class Endpoint:
         self._raise_error()
         source = self.address or None
         if source is not None and not self.stack.is_local(address):
-            # What leaves the host must come from an address that answers can come to.
+            # Datagrams that leave the host need a source address that answers can reach.
             if source != self.stack.address:
                 raise OSError(EINVAL)
             source = None

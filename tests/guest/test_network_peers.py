@@ -363,7 +363,8 @@ def core():
 
     # isort: split
     import fuzzing
-    from net import ipv4, tcp
+    from net import ipv4
+    from net.tcp import wire as tcp
 
     return fuzzing, ipv4, tcp
 

@@ -14,19 +14,20 @@ import tracemalloc
 import support.on_cpython  # noqa: F401, makes the next ones importable
 
 # isort: split
-from net import arp, ethernet, ipv4, tcp
+from net import arp, ethernet, ipv4
+from net.tcp import wire as tcp
 from netsim import B_IP, Simulator, Transfer, Wire
 
 
 def churn(count, report=print):
     """Open, use and close `count` connections one after another; returns bytes that were added."""
     sim = Simulator(1)
-    listener = sim.b.listen(0, sim.b.bind_tcp(80), 5)
+    listener = sim.b.tcp.listen(0, sim.b.tcp.bind(80), 5)
     ports = set()
     before = None
     tracemalloc.start()
     for number in range(count):
-        client = sim.a.connect(B_IP, 80, 0, sim.now)
+        client = sim.a.tcp.connect(B_IP, 80, 0, sim.now)
         ports.add(client.port)
         assert sim.run(1000, listener.ready)
         server = listener.accept()
@@ -54,14 +55,14 @@ def churn(count, report=print):
     assert sim.run(300000, lambda: not sim.connections())
     for stack in (sim.a, sim.b):
         assert stack.send_pool.lent == 0 and stack.receive_pool.lent == 0
-        assert not stack._connections and not stack._time_waits and not stack._bound - {80}
+        assert not stack.tcp.table and not stack.tcp.time_waits and not stack.tcp.bound - {80}
     return grown, len(ports)
 
 
 def flood(syns, clients=20):
     """`syns` SYNs without an ACK, with clients between them; returns how many were served."""
     sim = Simulator(2)
-    listener = sim.b.listen(0, sim.b.bind_tcp(80), 100)
+    listener = sim.b.tcp.listen(0, sim.b.tcp.bind(80), 100)
     source = ipv4.address("10.0.0.99")
     frame = bytearray(42)
     ethernet.emit(frame, ethernet.BROADCAST, b"\2\0\0\0\0\x99", ethernet.TYPE_ARP)
@@ -78,9 +79,9 @@ def flood(syns, clients=20):
         sim.b.input(memoryview(syn), sim.now)
         if number % 10 == 0:
             sim.run(1)
-        most = max(most, len(sim.b.connections()))
+        most = max(most, len(sim.b.tcp.connections()))
         if number % (syns // clients) == 0:
-            client = sim.a.connect(B_IP, 80, 0, sim.now)
+            client = sim.a.tcp.connect(B_IP, 80, 0, sim.now)
             assert sim.run(1000, listener.ready), "a client was kept out"
             transfer = Transfer(client, listener.accept(), 20000)
             assert sim.run(5000, transfer.pump)
@@ -94,10 +95,10 @@ def flood(syns, clients=20):
 def crowd(idle, total=4 << 20):
     """A transfer beside `idle` connections, which must still be alive; returns bytes/s of it."""
     sim = Simulator(3, Wire(delay=5))
-    listener = sim.b.listen(0, sim.b.bind_tcp(80), 200)
+    listener = sim.b.tcp.listen(0, sim.b.tcp.bind(80), 200)
     pairs = []
     for _ in range(idle):
-        client = sim.a.connect(B_IP, 80, 0, sim.now)
+        client = sim.a.tcp.connect(B_IP, 80, 0, sim.now)
         assert sim.run(1000, listener.ready)
         pairs.append((client, listener.accept()))
     # An idle connection holds no buffers.

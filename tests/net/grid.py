@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 import support.on_cpython  # noqa: F401, makes the next ones importable
 
 # isort: split
-from net import tcp_congestion
+from net.tcp import congestion
 from netsim import Simulator, Transfer, Wire
 
 TOTAL = 10 << 20
@@ -23,7 +23,7 @@ LOSSES = (0.0, 0.01, 0.02, 0.05, 0.1)
 BUFFERS = (32768, 65536, 262144, 1048576)
 # Bytes/s of smoltcp's snapshot at 32 KiB, by loss.
 YARDSTICK = {0.0: 322945, 0.01: 219670, 0.1: 37775}
-ALGORITHMS = {"westwood": tcp_congestion.WESTWOOD, "reno": tcp_congestion.RENO}
+ALGORITHMS = {"westwood": congestion.WESTWOOD, "reno": congestion.RENO}
 
 
 def goodput(loss, size, algorithm="westwood", seed=1, total=TOTAL):

@@ -11,7 +11,8 @@ seed.
 import random
 import struct
 
-from net import arp, dhcp, dns, ethernet, icmp, ipv4, ntp, tcp, udp
+from net import arp, dhcp, dns, ethernet, icmp, ipv4, ntp, udp
+from net.tcp import wire as tcp
 from net.stack import Stack
 from scripted import HOST_IP, HOST_MAC, PEER_IP, PEER_MAC, Link
 
@@ -275,7 +276,7 @@ class Target:
         self.stack = Stack(self.link, self.random.randbytes, buffer_limit=32)
         self.stack.configure(HOST_IP, ipv4.mask(24), 0x0A0000FE, [PEER_IP])
         self.listeners = [
-            self.stack.listen(0, self.stack.bind_tcp(port), 5) for port in PORTS
+            self.stack.tcp.listen(0, self.stack.tcp.bind(port), 5) for port in PORTS
         ]
         self.resolver = dns.Resolver(self.stack)
         self.query = None
@@ -337,7 +338,7 @@ class Target:
             self.dhcp.link_up(self.now)
         self._meet()
         while len(self.users) < 12:
-            self.users.append(stack.connect(PEER_IP, rng.choice((80, 4000)), 0, self.now))
+            self.users.append(stack.tcp.connect(PEER_IP, rng.choice((80, 4000)), 0, self.now))
         for listener in self.listeners:
             while listener.ready():
                 self.users.append(listener.accept())
@@ -358,14 +359,14 @@ class Target:
         self._ask()
         self.mutator.connections = [
             (c.port, c.remote_port, c.rcv_nxt & 0xFFFFFFFF, c.snd_max & 0xFFFFFFFF)
-            for c in stack.connections()
+            for c in stack.tcp.connections()
         ]
 
     def check(self):
         """Nothing may be left when all is closed and time has passed, and it still answers."""
         stack = self.stack
         assert len(stack.neighbours._entries) <= 256 and stack._fragments.bytes <= 131072
-        assert len(stack._paths) <= 64 and len(stack._time_waits) <= 512
+        assert len(stack._paths) <= 64 and len(stack.tcp.time_waits) <= 512
         for connection in self.users:
             connection.close(self.now)
         for listener in self.listeners:
@@ -376,10 +377,10 @@ class Target:
         for _ in range(2000):
             self.now += 500
             stack.poll(self.now)
-        left = stack.connections()
+        left = stack.tcp.connections()
         assert not left, left[0].state
         assert stack.send_pool.lent == 0 and stack.receive_pool.lent == 0
-        assert not stack._udp and not stack._time_waits and not stack._fragments.bytes
+        assert not stack._udp and not stack.tcp.time_waits and not stack._fragments.bytes
         stack.configure(HOST_IP, ipv4.mask(24), 0, [])
         self._meet()
         self.link.frames.clear()

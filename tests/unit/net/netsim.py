@@ -150,13 +150,13 @@ class Simulator:
 
     def connect(self, port=80, duration=200000):
         """Connect a to a listener on b; returns (client, server, listener)."""
-        listener = self.b.listen(0, self.b.bind_tcp(port), 5)
-        client = self.a.connect(B_IP, port, 0, self.now)
+        listener = self.b.tcp.listen(0, self.b.tcp.bind(port), 5)
+        client = self.a.tcp.connect(B_IP, port, 0, self.now)
         assert self.run(duration, listener.ready)
         return client, listener.accept(), listener
 
     def connections(self):
-        return self.a.connections() + self.b.connections()
+        return self.a.tcp.connections() + self.b.tcp.connections()
 
 
 class Transfer:

@@ -46,9 +46,9 @@ def transfers():
 
 def churn():
     sim = Simulator(1)
-    listener = sim.b.listen(0, sim.b.bind_tcp(80), 5)
+    listener = sim.b.tcp.listen(0, sim.b.tcp.bind(80), 5)
     for _ in range(500):
-        client = sim.a.connect(0x0A000002, 80, 0, sim.now)
+        client = sim.a.tcp.connect(0x0A000002, 80, 0, sim.now)
         assert sim.run(1000, listener.ready)
         server = listener.accept()
         client.send(b"GET", 0, 3)

@@ -1,12 +1,23 @@
 """A Stack opposite a peer that a test plays by hand, segment by segment."""
 
-from net import arp, ethernet, icmp, ipv4, tcp, udp
+from net import arp, ethernet, icmp, ipv4, udp
+from net.tcp import wire as tcp
 from net.stack import Stack
 
 HOST_IP = ipv4.address("10.0.0.1")
 PEER_IP = ipv4.address("10.0.0.2")
 HOST_MAC = b"\x02\0\0\0\0\x01"
 PEER_MAC = b"\x02\0\0\0\0\x02"
+
+
+def read(connection, count=100000):
+    """Return what the connection's user can read."""
+    return connection.receive_bytes(count)
+
+
+def write(connection, data):
+    """Queue data to be sent; returns how many bytes were taken."""
+    return connection.send(data, 0, len(data))
 
 
 class Segment:
@@ -159,11 +170,11 @@ class Peer:
         self.ip(ipv4.ICMP, buf, **addresses)
 
     def listen(self):
-        return self.stack.listen(0, self.stack.bind_tcp(self.port), 5)
+        return self.stack.tcp.listen(0, self.stack.tcp.bind(self.port), 5)
 
     def establish(self, options=tcp.emit_syn_options(1460, None)):
         """Connect to the stack; returns the accepted connection."""
-        listener = self.stack._listeners.get(self.port) or self.listen()
+        listener = self.stack.tcp.listeners.get(self.port) or self.listen()
         self.send(tcp.SYN, options=options)
         reply = self.segment()
         assert reply.flags == tcp.SYN | tcp.ACK and reply.ack == self.seq + 1

@@ -10,7 +10,8 @@ import _x86
 import pytest
 from api_modules import MICROPYTHON, load_aio
 from interrupts import World, socket
-from net import ipv4, tcp
+from net import ipv4
+from net.tcp import wire as tcp
 from scripted import PEER_IP
 
 aio, core = load_aio()

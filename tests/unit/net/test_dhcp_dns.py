@@ -176,15 +176,16 @@ def test_renewal_keeps_the_address_in_use(server):
     configured = []
     configure = server.stack.configure
     server.stack.configure = lambda *args: configured.append(args) or configure(*args)
-    listener = server.stack.listen(0, 80, 5)
-    server.stack._open_passively(listener, OFFERED, 80, SERVER, 4000, 1, 100, (1460, None, False, None))
-    connection = server.stack.connections()[0]
+    listener = server.stack.tcp.listen(0, 80, 5)
+    asked = (1460, None, False, None)
+    server.stack.tcp._open_passively(listener, (OFFERED, 80, SERVER, 4000), 1, 100, asked)
+    connection = server.stack.tcp.connections()[0]
     connection.state = 3  # ESTABLISHED: silent, so that only DHCP speaks
     connection.snd_nxt = connection.snd_max = connection.snd_una = connection.snd_end
     ((_, _, _, fields),) = server.requests(1800000)
     server.answer(message.ACK, fields["xid"])
     assert [args[0] for args in configured] == [OFFERED]
-    assert server.stack.connections() == [connection]
+    assert server.stack.tcp.connections() == [connection]
 
 
 def test_rebinding_and_expiry(server):

@@ -3,9 +3,10 @@
 import struct
 
 import pytest
-from net import dhcp, ethernet, ipv4, tcp, udp
+from net import dhcp, ethernet, ipv4, udp
+from net.tcp import wire as tcp
 from net import dhcp_message as message
-from net import tcp_connection as state
+from net.tcp import states as state
 from scripted import HOST_MAC, PEER_MAC
 from test_dhcp_dns import OFFERED, SERVER, Server
 
@@ -385,10 +386,10 @@ def replugged(wire):
 
 def test_a_cable_plugged_in_has_the_lease_verified(wire):
     wire.bound()
-    listener = wire.stack.listen(0, 80, 5)
+    listener = wire.stack.tcp.listen(0, 80, 5)
     asked = (1460, None, False, None)
-    wire.stack._open_passively(listener, OFFERED, 80, SERVER, 4000, 1, 100, asked)
-    connection = wire.stack.connections()[0]
+    wire.stack.tcp._open_passively(listener, (OFFERED, 80, SERVER, 4000), 1, 100, asked)
+    connection = wire.stack.tcp.connections()[0]
     connection.state = state.ESTABLISHED
     connection.snd_nxt = connection.snd_max = connection.snd_una = connection.snd_end
     wire.now += 10000
@@ -398,7 +399,7 @@ def test_a_cable_plugged_in_has_the_lease_verified(wire):
     assert message.numbers(fields["options"], message.REQUESTED_ADDRESS) == [OFFERED]
     assert message.SERVER_ID not in fields["options"]
     wire.send(message.ACK, fields, to=OFFERED)
-    assert wire.client.state == dhcp.BOUND and wire.stack.connections() == [connection]
+    assert wire.client.state == dhcp.BOUND and wire.stack.tcp.connections() == [connection]
     assert wire.announced() == 2
     # The lease begins anew.
     assert wire.requests(1794900) == [] and wire.one(message.REQUEST, 200)

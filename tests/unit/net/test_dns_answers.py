@@ -3,7 +3,8 @@
 import struct
 
 import pytest
-from net import dns, ipv4, tcp
+from net import dns, ipv4
+from net.tcp import wire as tcp
 from net import dns_message as message
 from scripted import HOST_MAC, PEER_MAC, Segment
 from test_dhcp_dns import OFFERED, SERVER, NameServer, answer_to
@@ -211,7 +212,7 @@ def test_tcp_is_tried_where_nobody_else_is(pieces):
     net.segments(2)
     net.now += 70000
     net.stack.poll(net.now)
-    assert not net.stack.connections()
+    assert not net.stack.tcp.connections()
 
 
 def test_tcp_that_fails():
@@ -228,7 +229,7 @@ def test_tcp_that_fails():
         net.segments(60 if flags else 5100)
         assert not net.query.done and net.query._connection is None
         net.send(tcp.RST, 101 + extent, 0, syn.port)
-        assert not net.stack.connections()
+        assert not net.stack.tcp.connections()
         # Asked again after a pause; then it can say.
         assert net.question(2100) == SERVER
         net.say(addresses=[HOST])
@@ -244,4 +245,4 @@ def test_a_question_by_tcp_can_be_given_up():
     for _ in range(400):
         net.now += 1000
         net.stack.poll(net.now)
-    assert not net.stack.connections() and not net.stack._udp
+    assert not net.stack.tcp.connections() and not net.stack._udp

@@ -8,7 +8,7 @@ import pci
 import pytest
 import uctypes
 from drivers import e1000
-from net import tcp
+from net.tcp import wire as tcp
 from scripted import PEER_IP, Peer, Segment
 
 BASE = 0xFEB80000
@@ -419,7 +419,7 @@ def test_large_segments_are_cut_up_as_small_ones_would_be(model, card):
         peer.stack.attach(card)
         peer.stack.configure(0x0A000001, 0xFFFFFF00, 0, [])
         peer.learn(PEER_IP, b"\2\0\0\0\0\2")
-        peer.stack._initial_numbers = lambda *_: (0xFFFFF000, 5)
+        peer.stack.tcp.initial_numbers = lambda *_: (0xFFFFF000, 5)
         listener = peer.listen()
         peer.send(tcp.SYN, options=tcp.emit_syn_options(1460, 3, True, (1, 0)))
         peer.poll()

@@ -27,10 +27,10 @@ def test_a_bottleneck_is_filled_and_shared(algorithm):
     wire = Wire(delay=20, rate=500)
     wire.queue = 40000
     sim = Simulator(4, wire, congestion=grid.ALGORITHMS[algorithm], buffer_size=262144)
-    listener = sim.b.listen(0, sim.b.bind_tcp(80), 5)
+    listener = sim.b.tcp.listen(0, sim.b.tcp.bind(80), 5)
     transfers = []
     for _ in range(2):
-        client = sim.a.connect(0x0A000002, 80, 0, sim.now)
+        client = sim.a.tcp.connect(0x0A000002, 80, 0, sim.now)
         assert sim.run(1000, listener.ready)
         transfers.append(Transfer(client, listener.accept(), 1 << 30))
     sim.run(20000, lambda: any([transfer.pump() for transfer in transfers]))

@@ -3,7 +3,8 @@
 import _x86
 import pytest
 from interrupts import World, socket
-from net import host, tcp
+from net import host
+from net.tcp import wire as tcp
 
 ACK, FIN, RST, PSH, SYN = tcp.ACK, tcp.FIN, tcp.RST, tcp.PSH, tcp.SYN
 

@@ -6,8 +6,8 @@ import time
 import _x86
 import pytest
 from api_modules import load
-from net import host, ipv4
-from net import tcp_connection as state
+from net import errors, host, ipv4
+from net.tcp import states as state
 
 POLL, CLOSE = 3, 4
 RD, WR, ERR, HUP, NVAL, RDHUP = 1, 4, 8, 16, 32, 0x2000
@@ -20,11 +20,11 @@ socket = load("socket")
 @pytest.fixture(autouse=True)
 def nothing_left():
     yield
-    for connection in host.stack.connections():
-        connection.fail(0)
+    for connection in host.stack.tcp.connections():
+        connection.end(0)
     stack = host.stack
-    left = [dict(stack._listeners), dict(stack._udp), set(stack._bound)]
-    for table in (stack._listeners, stack._udp, stack._bound):
+    left = [dict(stack.tcp.listeners), dict(stack._udp), set(stack.tcp.bound)]
+    for table in (stack.tcp.listeners, stack._udp, stack.tcp.bound):
         table.clear()
     assert not any(left) and not host._entered
 
@@ -151,7 +151,7 @@ def test_connect_without_waiting():
     client.setblocking(False)
     assert errno_of(client.connect, ("127.0.0.1", 1)) == EINPROGRESS
     assert poll(client) & ERR
-    assert errno_of(client.recv, 1) == state.ECONNREFUSED
+    assert errno_of(client.recv, 1) == errors.ECONNREFUSED
     client.close()
     server = listen()
     client = socket.socket()
@@ -164,7 +164,7 @@ def test_connect_without_waiting():
 
 def test_connect_is_refused_and_unreachable():
     client = socket.socket()
-    assert errno_of(client.connect, ("127.0.0.1", 1)) == state.ECONNREFUSED
+    assert errno_of(client.connect, ("127.0.0.1", 1)) == errors.ECONNREFUSED
     client.close()
     client = socket.socket()
     assert errno_of(client.connect, ("192.0.2.1", 80)) == 101
@@ -180,16 +180,16 @@ def test_reset_is_seen_once_after_the_data(joined):
     # As multi_net/tcp_client_rst.py expects of Linux.
     assert poll(server, RD) == RD | ERR | HUP
     assert server.recv(10) == b"last words"
-    assert errno_of(server.recv, 10) == state.ECONNRESET
+    assert errno_of(server.recv, 10) == errors.ECONNRESET
     assert poll(server, RD) == RD | HUP
     assert server.recv(10) == b""
-    assert errno_of(server.write, b"x") == state.EPIPE
+    assert errno_of(server.write, b"x") == errors.EPIPE
 
 
 def test_write_after_shutdown(joined):
     client, server = joined
     client.shutdown(socket.SHUT_WR)
-    assert errno_of(client.send, b"x") == state.EPIPE
+    assert errno_of(client.send, b"x") == errors.EPIPE
     assert poll(server) == RD | WR
 
 
@@ -275,7 +275,7 @@ def test_options(joined):
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     assert client._connection.nodelay
     client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    assert client._connection._keepalive
+    assert client._connection.keepalive is not None
     client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     early = socket.socket()
     early.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -488,7 +488,7 @@ def test_what_is_bound_to_the_inside_sends_nothing_outside(outside):
         one.close()
 
 
-class Card:
+class NetworkCard:
     """A network card whose cause of interrupts and link the test sets."""
 
     mac = b"\2\0\0\0\0\1"
@@ -523,16 +523,15 @@ class Card:
 
 def test_network_module(monkeypatch):
     network = load("network")
-
     lan = network.LAN(0)
     monkeypatch.setattr(network.e1000, "find", lambda: [])
     assert errno_of(lan.active, True) == 19
     monkeypatch.setattr(network.e1000, "find", lambda: [24])
-    monkeypatch.setattr(network.e1000, "Card", Card)
+    monkeypatch.setattr(network.e1000, "Card", NetworkCard)
     assert not lan.active() and lan.status() == 0 and not lan.isconnected()
     network.hostname("guest")
     lan.active(True)
-    assert lan.active() and lan.status() == 2 and lan.config("mac") == Card.mac
+    assert lan.active() and lan.status() == 2 and lan.config("mac") == NetworkCard.mac
     assert lan.ipconfig("dhcp4") and not lan.ipconfig("has_dhcp4")
     card = network._card
     assert b"guest" in card.sent[0]

@@ -3,7 +3,8 @@
 import random
 
 import pytest
-from net import arp, ethernet, icmp, ipv4, tcp, udp
+from net import arp, ethernet, icmp, ipv4, udp
+from net.tcp import wire as tcp
 from scripted import HOST_IP, HOST_MAC, PEER_IP, PEER_MAC, Peer
 
 
@@ -287,7 +288,7 @@ def test_what_comes_from_no_host_gets_no_answer(peer, text):
     ipv4.emit(frame, 14, ipv4.UDP, source, HOST_IP, 16, 5, 0, True)
     peer.stack.input(memoryview(frame), peer.now)
     assert peer.link.frames == [] and peer.frames(10000) == []
-    assert not endpoint.ready() and not peer.stack.connections()
+    assert not endpoint.ready() and not peer.stack.tcp.connections()
     assert not peer.stack._fragments.bytes and source not in peer.stack.neighbours._entries
 
 
@@ -318,9 +319,9 @@ def test_the_ends_of_small_subnets_are_hosts(peer):
 def test_no_connection_to_a_broadcast_address(peer):
     for text in ("10.0.0.255", "10.0.0.0", "255.255.255.255", "224.0.0.1"):
         with pytest.raises(OSError) as error:
-            peer.stack.connect(ipv4.address(text), 80, 0, peer.now)
+            peer.stack.tcp.connect(ipv4.address(text), 80, 0, peer.now)
         assert error.value.args[0] == 101
-    assert not peer.stack.connections() and peer.frames() == []
+    assert not peer.stack.tcp.connections() and peer.frames() == []
 
 
 @pytest.mark.parametrize("to", [ethernet.BROADCAST, b"\x01\0\x5e\0\0\1"])
@@ -519,9 +520,9 @@ def test_mutated_frames_never_raise_and_leave_no_trace(seed):
     for connection in accepted:
         connection.close(peer.now)
     listener.close()
-    peer.stack.release_tcp(listener.port)
+    peer.stack.tcp.release(listener.port)
     peer.frames(400000)
-    assert not peer.stack.connections()
+    assert not peer.stack.tcp.connections()
     assert peer.stack.send_pool.lent == 0 and peer.stack.receive_pool.lent == 0
     # And it works as before.
     peer.seq = 77

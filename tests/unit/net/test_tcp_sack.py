@@ -3,9 +3,12 @@
 import struct
 
 import pytest
-from net import tcp, tcp_congestion, tcp_cookies
-from net import tcp_connection as state
-from net.tcp_sack import Scoreboard, blocks_to_report
+from net import errors
+from net.tcp import congestion, cookies
+from net.tcp import states as state
+from net.tcp import wire as tcp
+from net.tcp.reassembly import blocks_to_report
+from net.tcp.sack import Scoreboard
 from scripted import HOST_IP, PEER_IP, Peer
 
 SYN, ACK, FIN, RST, PSH = tcp.SYN, tcp.ACK, tcp.FIN, tcp.RST, tcp.PSH
@@ -27,7 +30,7 @@ def sack(*blocks):
 
 @pytest.fixture
 def peer():
-    return Peer(timestamps=False, congestion=tcp_congestion.RENO)
+    return Peer(timestamps=False, congestion=congestion.RENO)
 
 
 def write(connection, count):
@@ -173,8 +176,8 @@ def test_only_the_hole_is_sent_again(peer):
     # And once the end of what may be lost, when nothing else is left (RFC 6675 4, NextSeg() (4)).
     assert sent == [0, 9]
     peer.send(ACK, ack=una + 10 * MSS)
-    assert not connection.in_recovery and peer.segments() == []
-    assert connection.cwnd == connection.ssthresh == 5 * MSS
+    assert not connection.recovery.active and peer.segments() == []
+    assert connection.congestion.cwnd == connection.congestion.ssthresh == 5 * MSS
 
 
 def test_several_holes_in_one_round_trip(peer):
@@ -207,7 +210,7 @@ def test_three_duplicates_without_new_sack_do_nothing(peer):
     connection, una = fill(peer)
     for _ in range(5):
         peer.send(ACK, ack=una)
-    assert peer.segments() == [] and not connection.in_recovery
+    assert peer.segments() == [] and not connection.recovery.active
 
 
 def test_lost_retransmission_is_found_without_a_timeout(peer):
@@ -224,10 +227,10 @@ def test_lost_retransmission_is_found_without_a_timeout(peer):
 
 def test_timeout_skips_what_is_reported_afterwards(peer):
     connection, una = fill(peer)
-    for segment in peer.segments(connection.rto):
+    for segment in peer.segments(connection.rtt.rto):
         pass
     peer.segments(2000)
-    assert connection.cwnd == MSS
+    assert connection.congestion.cwnd == MSS
     peer.send(ACK, ack=una + MSS, options=sack((una + 2 * MSS, una + 9 * MSS)))
     sent = [(s.seq - una) // MSS for s in peer.segments()]
     assert sent == [1, 9]
@@ -238,7 +241,7 @@ def test_sack_of_what_was_not_sent_is_passed_over(peer):
     forged = [(una + 20 * MSS, una + 30 * MSS), (una - 5000, una - 1000), (una + 9, una + 3)]
     for _ in range(5):
         peer.send(ACK, ack=una, options=sack(*forged))
-    assert connection.board.ranges == [] and peer.segments() == []
+    assert connection.recovery.board.ranges == [] and peer.segments() == []
 
 
 # -- Tail loss probes (RFC 8985 7) ------------------------------------------------------------
@@ -250,10 +253,10 @@ def test_lost_tail_is_probed_long_before_the_timeout(peer):
     peer.send(ACK, ack=una + 2 * MSS)
     peer.segments()
     # Two round trips after the last segment; srtt is 1/8 of 100 ms here.
-    connection.srtt8 = 800
+    connection.rtt.srtt8 = 800
     peer.now += 1
     peer.send(ACK, ack=una + 3 * MSS)
-    probe = peer.segments(connection.srtt8 // 4 + 2)
+    probe = peer.segments(connection.rtt.srtt8 // 4 + 2)
     assert [(s.seq - una) // MSS for s in probe] == [9]
     peer.send(ACK, ack=una + 3 * MSS, options=sack((una + 9 * MSS, una + 10 * MSS)))
     assert peer.segments(500) == []  # one probe only; the timer has the rest
@@ -264,7 +267,7 @@ def test_lost_tail_is_probed_long_before_the_timeout(peer):
 
 
 def with_timestamps(value=1000):
-    peer = Peer(congestion=tcp_congestion.RENO)
+    peer = Peer(congestion=congestion.RENO)
     listener = peer.listen()
     peer.send(SYN, options=tcp.emit_syn_options(MSS, None, True, (value, 0)))
     reply = peer.segment()
@@ -336,9 +339,9 @@ def test_retransmissions_are_measured_by_the_echo():
     again = peer.segments(1300)[-1]
     assert again.payload and again.seq == sent.seq
     peer.now += 200
-    connection.srtt8 = None
+    connection.rtt.srtt8 = None
     peer.send(ACK, ack=peer.ack + 100, options=stamped(1001, again.options[0]))
-    assert 200 <= connection.srtt8 // 8 <= 320
+    assert 200 <= connection.rtt.srtt8 // 8 <= 320
 
 
 def test_time_wait_is_taken_by_a_later_timestamp():
@@ -407,11 +410,11 @@ def test_clients_get_in_during_a_flood(shift, sack_ok, stamp):
     listener = peer.listen()
     peer.learn(0x0A000064, b"\x02\0\0\0\0\x64")
     flood(peer)
-    assert len(peer.stack.connections()) == 128
+    assert len(peer.stack.tcp.connections()) == 128
     options = tcp.emit_syn_options(1400, shift, sack_ok, None if stamp is None else (stamp, 0))
     peer.send(SYN, options=options)
     reply = peer.segment()
-    assert reply.flags == SYN | ACK and len(peer.stack.connections()) == 128
+    assert reply.flags == SYN | ACK and len(peer.stack.tcp.connections()) == 128
     assert (reply.options[3] is None) == (stamp is None)
     peer.seq += 1
     peer.ack = (reply.seq + 1) & 0xFFFFFFFF
@@ -419,8 +422,8 @@ def test_clients_get_in_during_a_flood(shift, sack_ok, stamp):
     peer.send(ACK, b"GET", options=echo)
     connection = listener.accept()
     assert connection.receive_bytes(9) == b"GET"
-    assert connection.sack == (sack_ok and stamp is not None)
-    assert connection._snd_shift == ((shift or 0) if stamp is not None else 0)
+    assert (connection.recovery.board is not None) == (sack_ok and stamp is not None)
+    assert connection.window.shift == ((shift or 0) if stamp is not None else 0)
     assert connection.mss == 1400 - (12 if stamp is not None else 0)
 
 
@@ -438,18 +441,18 @@ def test_forged_cookies_are_reset():
 def test_cookies_grow_old_and_are_the_peers_own():
     secret = bytes(16)
     addresses = (HOST_IP, 80, PEER_IP, 4000)
-    cookie = tcp_cookies.make(secret, addresses, 77, 1459, 10000)
-    assert tcp_cookies.check(secret, addresses, 77, cookie, 10000 + 60000) == 1440
-    assert tcp_cookies.check(secret, addresses, 77, cookie, 10000 + 140000) is None
-    assert tcp_cookies.check(secret, addresses, 78, cookie, 10000) is None
-    assert tcp_cookies.check(secret, (HOST_IP, 80, PEER_IP, 4001), 77, cookie, 10000) is None
-    assert tcp_cookies.check(bytes(15) + b"x", addresses, 77, cookie, 10000) is None
+    cookie = cookies.make(secret, addresses, 77, 1459, 10000)
+    assert cookies.check(secret, addresses, 77, cookie, 10000 + 60000) == 1440
+    assert cookies.check(secret, addresses, 77, cookie, 10000 + 140000) is None
+    assert cookies.check(secret, addresses, 78, cookie, 10000) is None
+    assert cookies.check(secret, (HOST_IP, 80, PEER_IP, 4001), 77, cookie, 10000) is None
+    assert cookies.check(bytes(15) + b"x", addresses, 77, cookie, 10000) is None
 
 
 def test_no_cookie_is_taken_in_peace(peer):
     peer.listen()
-    cookie = tcp_cookies.make(
-        peer.stack._secret, (HOST_IP, 80, PEER_IP, peer.peer_port), peer.seq, MSS, peer.now
+    cookie = cookies.make(
+        peer.stack.tcp._secret, (HOST_IP, 80, PEER_IP, peer.peer_port), peer.seq, MSS, peer.now
     )
     peer.send(ACK, seq=peer.seq + 1, ack=(cookie + 1) & 0xFFFFFFFF)
     assert peer.segment().flags == RST
@@ -501,22 +504,22 @@ def test_black_hole_makes_segments_small(peer):
 
 
 def test_port_unreachable_ends_a_connect_but_no_connection(peer):
-    connection = peer.stack.connect(PEER_IP, 80, 0, peer.now)
+    connection = peer.stack.tcp.connect(PEER_IP, 80, 0, peer.now)
     icmp_error(peer, 3, 3, peer.segment())
-    assert connection.state == state.CLOSED and connection.error == state.ECONNREFUSED
+    assert connection.state == state.CLOSED and connection.error == errors.ECONNREFUSED
     other = peer.establish(SACK_OK)
     write(other, 100)
     icmp_error(peer, 3, 3, peer.segment())
-    assert other.state == state.ESTABLISHED and other.soft_error == state.ECONNREFUSED
+    assert other.state == state.ESTABLISHED and other.soft_error == errors.ECONNREFUSED
 
 
 def test_host_unreachable_is_the_reason_of_a_timeout(peer):
-    connection = peer.stack.connect(PEER_IP, 80, 0, peer.now)
+    connection = peer.stack.tcp.connect(PEER_IP, 80, 0, peer.now)
     icmp_error(peer, 3, 1, peer.segment())
     assert connection.state == state.SYN_SENT
     while connection.state != state.CLOSED:
         peer.now = peer.poll()
-    assert connection.error == state.EHOSTUNREACH
+    assert connection.error == errors.EHOSTUNREACH
 
 
 def test_user_timeout(peer):
@@ -530,14 +533,12 @@ def test_user_timeout(peer):
         if connection.state == state.CLOSED:
             break
         peer.now = deadline
-    assert connection.error == state.ETIMEDOUT and 5000 <= peer.now - start <= 8000
+    assert connection.error == errors.ETIMEDOUT and 5000 <= peer.now - start <= 8000
 
 
 def test_keepalive_as_set(peer):
     connection = peer.establish(SACK_OK)
-    connection.keepalive_idle, connection.keepalive_interval = 10000, 1000
-    connection.keepalive_probes = 2
-    connection.set_keepalive(True, peer.now)
+    connection.set_keepalive(True, peer.now, {"idle": 10000, "interval": 1000, "limit": 2})
     assert peer.segments(9999) == [] and len(peer.segments(1)) == 1
     assert len(peer.segments(1000)) == 1
-    assert peer.segments(1000)[0].flags & RST and connection.error == state.ETIMEDOUT
+    assert peer.segments(1000)[0].flags & RST and connection.error == errors.ETIMEDOUT

@@ -1,7 +1,8 @@
 """Two stacks over a bad wire: every byte arrives, connections close, nothing is left behind."""
 
 import pytest
-from net import tcp_connection as state
+from net import errors
+from net.tcp import states as state
 from netsim import A_IP, B_IP, Simulator, Transfer, Wire
 
 MiB = 1 << 20
@@ -14,7 +15,7 @@ def check_clean(sim, listener=None):
     assert sim.run(300000, lambda: not sim.connections())
     for stack in (sim.a, sim.b):
         assert stack.send_pool.lent == 0 and stack.receive_pool.lent == 0
-        assert not stack.ready and not stack._time_waits and not stack._connections
+        assert not stack.ready and not stack.tcp.time_waits and not stack.tcp.table
 
 
 @pytest.mark.parametrize("upload", [True, False])
@@ -161,17 +162,17 @@ def test_peer_vanishes():
     sim.link_b.wire.drop = lambda *_: True
     client.send(b"hello?", 0, 6)
     assert sim.run(400000, lambda: client.state == state.CLOSED)
-    assert client.error == state.ETIMEDOUT
+    assert client.error == errors.ETIMEDOUT
 
 
 def test_peer_restarts():
     sim = Simulator(1)
     client, server, _ = sim.connect()
     # The server forgets everything; the client's next segment is answered by a reset.
-    server.fail(0)
+    server.end(0)
     client.send(b"hello", 0, 5)
     assert sim.run(1000, lambda: client.state == state.CLOSED)
-    assert client.error == state.ECONNRESET
+    assert client.error == errors.ECONNRESET
 
 
 @pytest.mark.parametrize("wire", [{}, {"loss": 0.1, "reorder": 0.1}], ids=["clean", "bad"])
@@ -185,8 +186,8 @@ def test_simultaneous_close(wire):
 
 def test_simultaneous_open():
     sim = Simulator(1, Wire(delay=10))
-    one = sim.a.connect(B_IP, 2000, sim.a.bind_tcp(1000), sim.now)
-    other = sim.b.connect(A_IP, 1000, sim.b.bind_tcp(2000), sim.now)
+    one = sim.a.tcp.connect(B_IP, 2000, sim.a.tcp.bind(1000), sim.now)
+    other = sim.b.tcp.connect(A_IP, 1000, sim.b.tcp.bind(2000), sim.now)
     assert sim.run(5000, lambda: one.state == other.state == state.ESTABLISHED)
     transfer = Transfer(one, other, 20000)
     assert sim.run(5000, transfer.pump)
@@ -194,10 +195,10 @@ def test_simultaneous_open():
 
 def test_many_connections_one_after_another():
     sim = Simulator(1)
-    listener = sim.b.listen(0, sim.b.bind_tcp(80), 5)
+    listener = sim.b.tcp.listen(0, sim.b.tcp.bind(80), 5)
     ports = set()
     for _ in range(700):
-        client = sim.a.connect(B_IP, 80, 0, sim.now)
+        client = sim.a.tcp.connect(B_IP, 80, 0, sim.now)
         ports.add(client.port)
         assert sim.run(1000, listener.ready)
         server = listener.accept()
@@ -209,14 +210,14 @@ def test_many_connections_one_after_another():
         client.close(sim.now)
     assert len(ports) > 600
     # TIME-WAITs are bounded, whatever the rate; the last connection is on its way there.
-    assert len(sim.b.connections()) <= 512 + 1
+    assert len(sim.b.tcp.connections()) <= 512 + 1
     check_clean(sim, listener)
 
 
 def test_many_connections_at_once():
     sim = Simulator(2, Wire(delay=5, loss=0.02))
-    listener = sim.b.listen(0, sim.b.bind_tcp(80), 100)
-    clients = [sim.a.connect(B_IP, 80, 0, sim.now) for _ in range(50)]
+    listener = sim.b.tcp.listen(0, sim.b.tcp.bind(80), 100)
+    clients = [sim.a.tcp.connect(B_IP, 80, 0, sim.now) for _ in range(50)]
     servers = []
 
     def accept():
@@ -237,8 +238,8 @@ def test_loopback():
     sim = Simulator(1)
     stack = sim.a
     for address in (0x7F000001, A_IP):
-        listener = stack.listen(0, stack.bind_tcp(0), 5)
-        client = stack.connect(address, listener.port, 0, sim.now)
+        listener = stack.tcp.listen(0, stack.tcp.bind(0), 5)
+        client = stack.tcp.connect(address, listener.port, 0, sim.now)
         assert sim.run(100, listener.ready)
         server = listener.accept()
         assert server.local == server.remote == address
@@ -254,9 +255,9 @@ def test_loopback():
 def test_a_stack_without_a_link_has_itself():
     sim = Simulator(1)
     sim.a.attach(None)
-    listener = sim.a.listen(0, sim.a.bind_tcp(80), 5)
-    client = sim.a.connect(0x7F000001, 80, 0, sim.now)
+    listener = sim.a.tcp.listen(0, sim.a.tcp.bind(80), 5)
+    client = sim.a.tcp.connect(0x7F000001, 80, 0, sim.now)
     assert sim.run(100, listener.ready)
     with pytest.raises(OSError):
-        sim.a.connect(B_IP, 80, 0, sim.now)
+        sim.a.tcp.connect(B_IP, 80, 0, sim.now)
     client.close(sim.now)

@@ -3,7 +3,8 @@
 import struct
 
 import pytest
-from net import arp, dhcp_message, dns_message, ethernet, icmp, ipv4, tcp, udp
+from net import arp, dhcp_message, dns_message, ethernet, icmp, ipv4, udp
+from net.tcp import wire as tcp
 
 SOURCE = ipv4.address("192.0.2.1")
 TARGET = ipv4.address("198.51.100.7")

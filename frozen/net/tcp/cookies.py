@@ -11,7 +11,8 @@ import hashlib
 import struct
 
 from micropython import const
-from net import tcp
+from net.tcp.sequence import MASK
+from net.tcp.wire import MAX_SHIFT
 
 _PERIOD = const(65536)  # ms
 # Cookies older than this many periods are no longer taken; the handshake's own limit is near.
@@ -23,7 +24,7 @@ _OPTION_BITS = const(31)
 
 
 def _hash(secret, seed, addresses, seq):
-    identity = struct.pack(">BIHIHI", seed, *addresses, seq & 0xFFFFFFFF)
+    identity = struct.pack(">BIHIHI", seed, *addresses, seq & MASK)
     return struct.unpack_from(">I", hashlib.sha256(secret + identity).digest(), 0)[0] & 0xFFFFFF
 
 
@@ -52,7 +53,7 @@ def check(secret, addresses, seq, cookie, now):
 def timestamp(clock, shift, sack):
     """Return our timestamp at `clock` with a SYN's options in its low bits, never later."""
     bits = (_NO_SHIFT if shift is None else shift) << 1 | (1 if sack else 0)
-    return ((clock & ~_OPTION_BITS) | bits) & 0xFFFFFFFF
+    return ((clock & ~_OPTION_BITS) | bits) & MASK
 
 
 def options(mss, stamps):
@@ -64,5 +65,5 @@ def options(mss, stamps):
         return mss, None, False, None
     bits = stamps[1] & _OPTION_BITS
     shift = bits >> 1
-    scale = None if shift == _NO_SHIFT else min(shift, tcp.MAX_SHIFT)
+    scale = None if shift == _NO_SHIFT else min(shift, MAX_SHIFT)
     return mss, scale, bool(bits & 1), stamps[0]

@@ -2,12 +2,12 @@
 
 from micropython import const
 
-# Handshakes that are remembered at a time; further ones get cookies (RFC 4987 3.6), so that a flood
-# of SYNs without ACKs keeps nobody out.
+# Half-open connections kept; further SYNs get cookies (RFC 4987 3.6), so that a SYN flood keeps no
+# client out.
 _MAX_HALF_OPEN = const(128)
 # How long after the last cookie an ACK without a connection may bring one back, ms.
 _COOKIE_TIME = const(131072)
-# The least length of the accept queue: a smaller backlog would only make clients retry.
+# The shortest accept queue: a smaller backlog would only make clients retry.
 _MIN_BACKLOG = const(64)
 
 
@@ -22,22 +22,22 @@ class Listener:
         self._half_open = []
         self._queue = []
         self._cookies_until = 0
-        # What goes to stack.touched when a connection is there, see Stack.touch().
+        # What Stack.touch() appends to stack.touched when a connection is ready.
         self.waiter = None
 
     def is_full(self):
-        """Tell whether accept() is behind: a SYN should be passed over, its peer will repeat it."""
+        """Return whether the accept queue is full: drop a SYN, its peer will repeat it."""
         return len(self._queue) >= self._backlog
 
     def needs_cookie(self, now):
-        """Tell whether a new handshake is one too many to remember."""
+        """Return whether a new handshake is one too many to remember."""
         if len(self._half_open) < _MAX_HALF_OPEN:
             return False
         self._cookies_until = now + _COOKIE_TIME
         return True
 
     def expects_cookie(self, now):
-        """Tell whether an ACK without a connection may hold a cookie."""
+        """Return whether an ACK without a connection may hold a cookie."""
         return now < self._cookies_until and not self.is_full()
 
     def opened(self, connection):
@@ -46,7 +46,7 @@ class Listener:
         self._half_open.append(connection)
 
     def established(self, connection):
-        """Queue a connection for accept(); False where it must be refused."""
+        """Queue a connection for accept(); return False if it must be refused."""
         self._half_open.remove(connection)
         if self.is_full():
             connection.listener = None
@@ -56,14 +56,14 @@ class Listener:
         return True
 
     def forget(self, connection):
-        """Called when a connection ended before accept()."""
+        """Forget a connection that ended before accept()."""
         if connection in self._half_open:
             self._half_open.remove(connection)
         elif connection in self._queue:
             self._queue.remove(connection)
 
     def ready(self):
-        """Tell whether accept() has a connection."""
+        """Return whether accept() has a connection."""
         return bool(self._queue)
 
     def accept(self):
@@ -75,7 +75,7 @@ class Listener:
         return connection
 
     def close(self):
-        """Leave LISTEN; connections that nobody accepted are reset (RFC 9293 3.10.4)."""
-        self.stack.close_listener(self)
+        """Leave LISTEN; connections that were not accepted are reset (RFC 9293 3.10.4)."""
+        self.stack.tcp.close_listener(self)
         for connection in self._half_open + self._queue:
             connection.abort()

@@ -4,6 +4,7 @@ import struct
 
 import _netbuf
 from micropython import const
+from net.tcp.sequence import MASK
 
 HEADER = const(20)
 
@@ -144,7 +145,7 @@ def emit_sack(buf, offset, blocks):
     buf[offset + 3] = 2 + 8 * len(blocks)
     at = offset + 4
     for start, end in blocks:
-        struct.pack_into(">II", buf, at, start & 0xFFFFFFFF, end & 0xFFFFFFFF)
+        struct.pack_into(">II", buf, at, start & MASK, end & MASK)
         at += 8
     return at - offset
 
@@ -162,8 +163,8 @@ def emit_large(buf, offset, source_port, port, seq, ack, flags, window, header, 
         offset,
         source_port,
         port,
-        seq & 0xFFFFFFFF,
-        ack & 0xFFFFFFFF,
+        seq & MASK,
+        ack & MASK,
         header << 2,
         flags,
         window,
@@ -184,8 +185,8 @@ def emit(buf, offset, source_port, port, seq, ack, flags, window, header, length
         offset,
         source_port,
         port,
-        seq & 0xFFFFFFFF,
-        ack & 0xFFFFFFFF,
+        seq & MASK,
+        ack & MASK,
         header << 2,
         flags,
         window,

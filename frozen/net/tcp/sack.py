@@ -1,43 +1,41 @@
-"""What a TCP peer reported to have received out of order (RFC 2018, RFC 6675 sections 3 and 4).
+"""What a peer reports to have received out of order (RFC 2018, RFC 6675 sections 3 and 4).
 
-A Scoreboard exists where both ends permit SACK. Its numbers are unwrapped, as the connection's.
-It holds what arrived, not what was sent: what lies between the ranges are holes.
+A Scoreboard exists where both ends permit SACK. Its ranges are what arrived, in unwrapped numbers;
+what lies between them was lost or is on its way.
 """
 
 from micropython import const
+from net.tcp.ranges import Ranges
 
 # RFC 6675 2: DupThresh
 DUP_THRESH = const(3)
-# Ranges kept. A peer that reports more islands is either lying or beyond help; what is left out
-# is sent again, nothing worse.
-_MAX_RANGES = const(256)
 
 
-class Scoreboard:
+class Scoreboard(Ranges):
     """Reported ranges above SND.UNA, and what was sent again of the holes between them."""
 
-    def __init__(self):
-        # Sorted, disjoint, not adjacent [start, end) pairs.
-        self.ranges = []
-        # RFC 6675 2, HighRxt: all holes below were sent again in this recovery.
-        self.high_rxt = 0
-        # RFC 6675 2, RescueRxt
-        self.rescue = None
-        # What was sent again and is not acknowledged, in the order of sending: (start, end, the
-        # SND.MAX of then).
-        self.sent_again = []
-        # Pieces of which the second copy is lost too, sorted.
-        self.lost_again = []
-        # A hole filled that had not been sent again: the network reorders.
-        self.reordered = False
+    # What a peer reports beyond these is sent again, nothing worse.
+    LIMIT = 256
+
+    # RFC 6675 2, HighRxt: all holes below were sent again in this recovery.
+    high_rxt = 0
+    # RFC 6675 2, RescueRxt: None before the rescue retransmission.
+    rescue = None
+    # Retransmissions without an acknowledgement, in the order of sending: (start, end, SND.MAX
+    # when they were sent). A list once a recovery began, as is the next one.
+    sent_again = ()
+    # Sorted (start, end) pieces whose retransmission is lost too.
+    lost_again = ()
+    # A hole was filled that had not been sent again: the network reorders.
+    reordered = False
 
     def clear(self):
-        """Forget all (RFC 2018 8: after a timeout the peer may have reneged)."""
+        """Forget everything: after a timeout the peer may have reneged (RFC 2018 8)."""
         self.ranges = []
         self.end_recovery()
 
     def begin_recovery(self, una):
-        """Nothing was sent again yet."""
+        """Start a recovery in which nothing was sent again yet."""
         self.high_rxt = una
         self.rescue = None
         self.sent_again = []
@@ -49,61 +47,33 @@ class Scoreboard:
         self.lost_again = []
 
     def update(self, blocks, una, snd_max):
-        """Note the blocks of one acknowledgement, (start, end) pairs that need not be valid.
+        """Add the blocks of one acknowledgement; return how many bytes they report as new.
 
-        Returns how many bytes were not known to have arrived.
+        Args: blocks: (start, end) pairs, which need not be valid.
         """
         new = 0
         highest = self.highest()
-        # In the order of numbers: the newest comes first on the wire, and an acknowledgement may
-        # have been lost before, which is no reordering.
+        # In ascending order: the newest block comes first on the wire, and older ones may be news
+        # too if an acknowledgement was lost, which is no reordering.
         for start, end in sorted(blocks):
-            # RFC 2883 4 reports duplicates by blocks at or below the acknowledgement, and a block
-            # beyond what was sent is somebody's forgery.
+            # Blocks at or below the acknowledgement report duplicates (RFC 2883 4); blocks beyond
+            # what was sent are forged.
             if una < start < end <= snd_max:
-                added = self._add(start, end)
+                added = self.add(start, end)
                 if added:
                     new += added
                     if end <= highest and start >= self.high_rxt:
                         self.reordered = True
         return new
 
-    def _add(self, start, end):
-        ranges = self.ranges
-        count = len(ranges)
-        first = count
-        while first and ranges[first - 1][1] >= start:
-            first -= 1
-        last = first
-        known = 0
-        while last < count and ranges[last][0] <= end:
-            low, high = ranges[last]
-            known += min(high, end) - max(low, start)
-            start = min(start, low)
-            end = max(end, high)
-            last += 1
-        if first == last:
-            if count >= _MAX_RANGES:
-                return 0
-            ranges.insert(first, (start, end))
-            return end - start
-        old = 0
-        for low, high in ranges[first:last]:
-            old += high - low
-        if last - first > 1:
-            ranges[first:last] = [(start, end)]
-        else:
-            ranges[first] = (start, end)
-        return end - start - old
-
     def acknowledge(self, una):
-        """Forget what lies below SND.UNA; returns how many bytes of ranges that was."""
+        """Forget what lies below SND.UNA; return how many reported bytes that was."""
         ranges = self.ranges
         known = 0
         while ranges and ranges[0][0] <= una:
             if ranges[0][1] > una:
-                # The peer has this range but does not acknowledge it: if it reneged, the timer
-                # finds out (RFC 2018 8).
+                # The peer reported this range but does not acknowledge it. If it reneged, the
+                # retransmission timer finds out (RFC 2018 8).
                 known += una - ranges[0][0]
                 ranges[0] = (una, ranges[0][1])
                 break
@@ -130,11 +100,11 @@ class Scoreboard:
         return 0
 
     def is_first_lost(self, una, mss):
-        """Tell whether IsLost(SND.UNA) of RFC 6675 4 holds."""
+        """Return whether RFC 6675 4's IsLost(SND.UNA) holds."""
         return self.lost_below(mss) > una
 
     def pipe(self, una, snd_max, lost_below):
-        """Return RFC 6675 4, SetPipe(): the bytes that are thought to be in the network."""
+        """Return the bytes that are thought to be in the network (RFC 6675 4, SetPipe)."""
         pipe = 0
         at = una
         high_rxt = self.high_rxt
@@ -152,9 +122,9 @@ class Scoreboard:
         return pipe
 
     def next_hole(self, una, below, mss):
-        """Return (start, end) of at most `mss` bytes to send again, below `below`, or None.
+        """Return (start, end) of at most `mss` bytes to send again below `below`, or None.
 
-        RFC 6675 4, NextSeg() (1), with `below` from lost_below(); (3) with the highest range.
+        With `below` from lost_below() this is RFC 6675 4, NextSeg() (1), with highest() it is (3).
         """
         while self.lost_again:
             start, end = self.lost_again[0]
@@ -177,18 +147,8 @@ class Scoreboard:
                 at = end
         return None
 
-    def has(self, seq):
-        """Tell whether the peer reported `seq`."""
-        for start, end in self.ranges:
-            if start <= seq:
-                if seq < end:
-                    return True
-            else:
-                return False
-        return False
-
     def skip(self, seq):
-        """Return (number from `seq` on that the peer lacks, where the next range starts or 0)."""
+        """Return (first number from `seq` that the peer lacks, start of the next range or 0)."""
         for start, end in self.ranges:
             if seq < start:
                 return seq, start
@@ -206,17 +166,17 @@ class Scoreboard:
         return total
 
     def note_sent_again(self, start, end, snd_max):
-        """A piece was sent again."""
+        """Record a retransmission."""
         self.sent_again.append((start, end, snd_max))
         if end > self.high_rxt:
             self.high_rxt = end
 
     def find_lost_again(self, una, mss):
-        """Look for second copies that were overtaken; returns whether there are any.
+        """Move retransmissions that are lost to `lost_again`; return whether there are any.
 
-        What was sent later and has arrived proves a copy lost, as RFC 8985 6.2 has it, by the
-        order of sending instead of by the time; where the network reorders, three segments must
-        have arrived.
+        One is lost when something that was sent later has arrived. That is RFC 8985 6.2 by the
+        order of sending instead of by time. Where the network reorders, three segments that were
+        sent later must have arrived.
         """
         waiting = self.sent_again
         highest = self.highest() - (DUP_THRESH * mss if self.reordered else 0)
@@ -238,24 +198,3 @@ class Scoreboard:
         if found:
             self.lost_again.sort()
         return found
-
-
-def blocks_to_report(ranges, recent, limit):
-    """Choose the SACK blocks of an acknowledgement (RFC 2018 4).
-
-    Args: ranges: the islands of received data, sorted; recent: numbers in those that segments
-    came for last, the newest first; limit: blocks that fit.
-    """
-    blocks = []
-    for seq in recent:
-        for island in ranges:
-            if island[0] <= seq < island[1]:
-                if island not in blocks:
-                    blocks.append(island)
-                break
-    for island in ranges:
-        if len(blocks) >= limit:
-            break
-        if island not in blocks:
-            blocks.append(island)
-    return blocks[:limit]
