@@ -7,7 +7,7 @@ ARGS ?=
 BOOTSTRAP = @$(PYTHON) host/bootstrap.py
 CLLM = @.venv/bin/cllm
 
-.PHONY: help run build test test-upstream bench repl debug clean
+.PHONY: help run build test test-upstream bench repl debug lint format clean
 
 help:
 	@echo "make run     boot in QEMU with SmolLM2 and serve on http://127.0.0.1:8080"
@@ -17,6 +17,8 @@ help:
 	@echo "make bench   compare with llama-server in a small Linux guest; ARGS=\"--sweep\""
 	@echo "make repl    like run, with every key for the guest's REPL; Ctrl-] ends it"
 	@echo "make debug   like run, waiting for gdb; prints the command to attach it"
+	@echo "make lint    check all sources by ruff, mypy, clang-format and codespell"
+	@echo "make format  lay out all sources by ruff and clang-format"
 	@echo "make clean   remove what was built; downloads stay in the cache"
 	@echo "Each installs what this machine lacks and says so. ARGS= passes flags on."
 
@@ -45,6 +47,14 @@ debug:
 	$(BOOTSTRAP) debug
 	$(CLLM) build
 	$(CLLM) debug --model smollm2 $(ARGS)
+
+lint:
+	$(BOOTSTRAP) build
+	$(CLLM) lint
+
+format:
+	$(BOOTSTRAP) build
+	$(CLLM) format
 
 clean:
 	rm -rf build .venv micropython/src micropython/.src-* llama.cpp/src llama.cpp/.src-* \

@@ -1,16 +1,17 @@
-"""How long others wait while one client sends the worst body of each kind.
+"""How long other clients wait while one client sends the worst body of each kind.
 
     cllm run --model smollm2 &          # or any server with the same API
     .venv/bin/python bench/gaps.py --url http://127.0.0.1:8080
 
-One row a body: its status and time, the worst time of a `/health` asked meanwhile (one every 20 ms),
-and the worst gap between two tokens of a stream that runs beside it.
+Each row shows, for one body: the status and time of its answer, the worst time of `/health`
+(asked every 20 ms meanwhile), and the worst gap between two tokens of a stream beside it.
 """
 
 import argparse
 import json
 import threading
 import time
+from typing import Any
 
 import requests
 
@@ -18,7 +19,7 @@ PAUSE_S = 0.02
 
 
 def nested_types(depth, count):
-    schema = {"type": "string"}
+    schema: dict[str, Any] = {"type": "string"}
     for _ in range(depth):
         schema = {"type": ["object"] * count, "properties": {"a": schema}}
     return schema
@@ -38,7 +39,7 @@ def said(text):
 
 
 def bodies():
-    """(kind, path, body as bytes) of each."""
+    """Yield (kind, path, body as bytes) of each body."""
     cycle = {"allOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"$ref": "#/$defs/a"}}}
     doubling = 'root ::= "a" root t | "a" root u\nt ::= "b"\nu ::= "b"'
     kinds = {
@@ -64,7 +65,7 @@ def bodies():
 
 
 class Beside(threading.Thread):
-    """Asks for something over and over; `worst` is the longest wait, in seconds."""
+    """Asks again and again in a thread; `worst` is the longest wait, in seconds."""
 
     def __init__(self, url):
         super().__init__(daemon=True)
@@ -99,7 +100,7 @@ class Stream(Beside):
         try:
             while not self.ending:
                 last = None
-                body = {"prompt": "Once", "n_predict": 100, "stream": True, "ignore_eos": True}
+                body: Any = {"prompt": "Once", "n_predict": 100, "stream": True, "ignore_eos": True}
                 with requests.post(self.url + "/completion", json=body, stream=True,
                                    timeout=60) as answer:
                     for line in answer.iter_lines():
@@ -113,7 +114,7 @@ class Stream(Beside):
 
 
 def measure(url, path, body):
-    """(status, seconds, worst wait for /health, worst gap of the stream), in seconds."""
+    """Send a body; return its (status, seconds, worst wait for /health, worst gap of a stream)."""
     health, stream = Health(url), Stream(url)
     health.start()
     stream.start()

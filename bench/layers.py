@@ -2,8 +2,8 @@
 
     .venv/bin/python bench/layers.py [--model FILE.gguf] [--tokens 8]
 
-The clocks themselves cost about 2 microseconds a call on a real machine and twenty emulated, so
-the shares tell more than the sums.
+Each clock costs about 2 microseconds a call on a real machine and 20 under emulation, so the shares
+are more reliable than the sums.
 """
 
 import argparse
@@ -11,13 +11,9 @@ import http.client
 import json
 import sys
 import time
-from pathlib import Path
 
-TOP = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TOP / "host"), str(TOP / "bench")]
-
-from cllm import config, qemu, run  # noqa: E402
-from versus import measure  # noqa: E402
+from cllm import TOP, config, qemu, run
+from versus import measure
 
 
 def layers(port):
@@ -63,7 +59,8 @@ def main():
         began = time.monotonic()
         stream = measure.Stream(guest.port, "Hello", arguments.tokens).finish()
         seconds = time.monotonic() - began
-        show("a token, streamed", layers(guest.port), sum(n for _, n in stream.events), 1e6 * seconds)
+        n_tokens = sum(n for _, n in stream.events)
+        show("a token, streamed", layers(guest.port), n_tokens, 1e6 * seconds)
     except Exception:
         sys.stderr.write(guest.log()[-3000:].decode("utf-8", "replace"))
         raise

@@ -1,7 +1,6 @@
-# Handlers of the guest that bench/layers.py profiles: clocks around the functions in which one
-# layer calls the next, and GET /layers, which tells what each took by itself since the last time it was
-# asked. Coroutines have no such place: their time is what is left.
-import asyncio
+# Handlers of the guest that bench/layers.py profiles. They put clocks around the functions by which
+# one layer calls the next; GET /layers returns the time of each layer since the last such request.
+# Coroutines have no such function: their time is the rest.
 import time
 
 from cllm import app
@@ -12,8 +11,8 @@ from serve.apis import reply, sse
 from serve.scheduling import scheduler
 from serve.service import service
 
-took = {}  # layer -> [calls, microseconds in it and not in what it called]
-inner = [0]  # microseconds of what the running function has called, one number a depth
+took = {}  # layer -> [calls, microseconds without those of the functions that it called]
+inner = [0]  # for each depth of calls: microseconds of the functions called from there
 since = [time.ticks_us(), 0]
 
 
@@ -53,7 +52,7 @@ clock("text and events", sse.Writer, "start", "finish")
 
 
 class Engine:
-    """The engine with a clock around what computes."""
+    """The engine with a clock around decode()."""
 
     def __init__(self, engine):
         self._engine = engine

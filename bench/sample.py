@@ -1,30 +1,27 @@
-"""Where the guest's processor is, by function and by layer: while it boots, answers, or computes.
+"""A profile of the guest's processor, by function and by layer: boot, answers, or tokens.
 
     .venv/bin/python bench/sample.py boot|health|tokens [--model FILE.gguf] [--seconds 10]
 
-Stops the guest through QEMU's monitor again and again and notes the instruction it is at, so
-nothing in the image is changed for it; what waits in `hlt` is shown as idle. Shares are of the
-samples, which are taken at even times of the host: on a busy machine fewer, but of the same mix.
+It stops the guest through QEMU's monitor every few milliseconds and notes the current instruction,
+so the image needs no change; `hlt` counts as idle. Shares are of the samples. A busy host takes
+fewer samples, of the same mix.
 """
 
 import argparse
 import bisect
 import collections
 import re
-import socket
-import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 
-TOP = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TOP / "host"), str(TOP / "bench")]
+from cllm import build, config, qemu, run, symbols
+from elftools.elf.elffile import ELFFile
+from support.qemu_monitor import Monitor
+from versus import measure
 
-from cllm import build, config, qemu, run, symbols  # noqa: E402
-from versus import measure  # noqa: E402
-
-REGISTERS = re.compile(rb"[RE]IP=([0-9a-f]+).*?HLT=([01])", re.DOTALL)
+REGISTERS = re.compile(r"[RE]IP=([0-9a-f]+).*?HLT=([01])", re.DOTALL)
 PERIOD = 0.004  # seconds between samples
 # A function belongs to the first layer whose pattern its name matches.
 LAYERS = (
@@ -39,47 +36,29 @@ LAYERS = (
     ("checksums and copies of the network", r"netbuf"),
     ("Python: garbage collector", r"^gc_"),
     ("Python: interpreter", r"^(mp_|vm_execute|py|str_|list_|dict_|fun_|obj_|int_|qstr|"
-     r"bound_|gen_|map_|tuple_|array_|bytearray|json|struct|unpack|pack|poll|stream|m_|nlr|method|closure|slice|set_|"
+     r"bound_|gen_|map_|tuple_|array_|bytearray|json|struct|unpack|pack|poll|stream|m_|nlr|"
+     r"method|closure|slice|set_|"
      r"task|frozen)"),
     ("kernel", r"."),
 )
 
 
-class Monitor:
-    """QEMU's monitor over its Unix socket."""
-
-    def __init__(self, path):
-        self._socket = socket.socket(socket.AF_UNIX)
-        until = time.monotonic() + 10
-        while True:
-            try:
-                self._socket.connect(str(path))
-                break
-            except OSError:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(0.001)
-        self._kept = b""
-
-    def where(self):
-        """Instruction pointer and whether the processor waits."""
-        # Stopping makes the processor leave its translated code, so that the registers are true.
-        self._socket.sendall(b"stop\ninfo registers\ncont\n")
-        while not (found := REGISTERS.search(self._kept)):
-            data = self._socket.recv(1 << 16)
-            if not data:
-                raise EOFError("QEMU has ended")
-            self._kept += data
-        self._kept = self._kept[found.end():]
-        return int(found[1], 16), found[2] == b"1"
+def where(monitor):
+    """Return the instruction pointer, and whether the processor waits in `hlt`."""
+    # Only a stopped processor has left its translated code, and shows its registers as they are.
+    monitor.command("stop")
+    found = REGISTERS.search(monitor.human("info registers"))
+    monitor.command("cont")
+    assert found, "QEMU's text of registers is not as known"
+    return int(found[1], 16), found[2] == "1"
 
 
 class Names:
     """Functions of build/cllm.debug.elf by address."""
 
     def __init__(self):
-        elf = symbols.Elf(build.DEBUG_IMAGE.read_bytes())
-        found, self._end = symbols.functions(elf)
+        with open(build.DEBUG_IMAGE, "rb") as file:
+            found, self._end = symbols.functions(symbols.symbols(ELFFile(file)))
         demangle = symbols.demangler()
         self._addresses = [address for address, _ in found]
         self._names = [demangle(name) for _, name in found]
@@ -95,7 +74,7 @@ def layer(name):
 
 
 def work(what, guest, started, ended):
-    """What is profiled; sets `ended` afterwards."""
+    """Do what is profiled, then set `ended`."""
     try:
         if what == "boot":
             measure.first_answer(guest.port, started, guest.ended, 600)
@@ -120,7 +99,8 @@ def main():
     arguments = parser.parse_args()
     flags = {"model": arguments.model, "port": qemu.free_port(), "accel": "tcg"}
     settings, guest_settings = config.settings(flags, arguments.config)
-    names, counts, ended = Names(), collections.Counter(), threading.Event()
+    names, ended = Names(), threading.Event()
+    counts: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "monitor"
         guest = run.make_guest(settings, guest_settings, monitor=path)
@@ -130,21 +110,22 @@ def main():
             if arguments.what != "boot":
                 measure.first_answer(guest.port, started, guest.ended, 600)
                 measure.ready(guest.port, started, guest.ended, 600)
-            monitor = Monitor(path)
             threading.Thread(
                 target=work, args=(arguments.what, guest, started, ended), daemon=True
             ).start()
             begin = time.monotonic()
-            while not ended.is_set() and not guest.ended.is_set():
-                if arguments.what != "boot" and time.monotonic() - begin > arguments.seconds:
-                    ended.set()
-                address, waits = monitor.where()
-                counts["(idle)" if waits else names.at(address)] += 1
-                time.sleep(PERIOD)
+            limit = float("inf") if arguments.what == "boot" else arguments.seconds
+            with Monitor(path) as monitor:
+                while not ended.is_set() and not guest.ended.is_set():
+                    if time.monotonic() - begin > limit:
+                        ended.set()
+                    address, waits = where(monitor)
+                    counts["(idle)" if waits else names.at(address)] += 1
+                    time.sleep(PERIOD)
         finally:
             guest.stop()
     total = counts.total()
-    layers = collections.Counter()
+    layers: collections.Counter[str] = collections.Counter()
     for name, count in counts.items():
         layers[layer(name)] += count
     print(f"{total} samples in {time.monotonic() - begin:.1f} s")

@@ -1,39 +1,36 @@
-"""How well frozen/serve schedules. Prints a table with what must hold.
+"""How well frozen/serve schedules: a table of measurements, with goals.
 
     .venv/bin/python bench/serving.py [--only batch,outside,ngram,streams,gap,prefix] [--runs 3]
     .venv/bin/python bench/serving.py --guest [--smp 1] [--kernels exact] ...
 
-On the host it stands beside llama.cpp's own server: the same machine, model, kernels and threads, the
-same client over loopback; frozen/serve runs on CPython there, and `cllm reference` is needed once.
-With --guest it is the image in QEMU, emulated, by itself: llama-server in a guest is `cllm bench`'s
-business. On a busy machine the numbers are worth little. Compared runs take turns, so that what the
-machine does meanwhile hits all alike.
+On the host, frozen/serve runs on CPython beside llama.cpp's own server (built by `cllm reference`),
+with the same model, kernels, threads and client over loopback. With --guest the image is measured
+alone, emulated in QEMU; `cllm bench` compares it with llama-server in a guest. Compared runs take
+turns, so that other load on the machine affects both; on a busy machine the figures mean little.
 """
 
 import argparse
 import contextlib
 import json
 import statistics
-import sys
 import threading
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / folder) for folder in ("host", "tests", "tests/api")]
-
-import conftest  # noqa: E402
-import requests  # noqa: E402
-from cllm import config, fetch, health, run  # noqa: E402
+import requests
+from cllm import TOP, config, fetch, health, run
+from support import host_engine
+from support.api_server import ApiServer
+from support.reference_server import Reference
 
 LONG = "The quick brown fox jumps over the lazy dog near the river bank. "
 NOTE = (
     "The keeper of the old lighthouse wrote one line in his book every night. On Monday he wrote "
     "that the sea was calm. On Tuesday he wrote that a ship had passed with two green lamps. On "
-    "Wednesday he wrote nothing at all. On Thursday the wind broke a window, and he wrote with cold "
-    "hands.\n\n"
+    "Wednesday he wrote nothing at all. On Thursday the wind broke a window, and he wrote with "
+    "cold hands.\n\n"
 )
-COPY = NOTE * 2  # what goes on with a third; a list in its place was not copied, but made up anew
+# A model goes on with a third copy. It would not copy a list, but make up a new one.
+COPY = NOTE * 2
 STORIES = [
     "Write a long story about a lighthouse keeper who finds a strange letter.",
     "My grandmother's kitchen smelled of",
@@ -75,7 +72,7 @@ class Stream:
 
 
 class Table:
-    """Lines of (what, values by column, what must hold, whether it does)."""
+    """A printed table: lines of a name, values by column, and a goal with whether it is met."""
 
     def __init__(self, *columns):
         print(f"{'':44}" + "".join(f"{name:>14}" for name in columns))
@@ -87,7 +84,7 @@ class Table:
 
 
 def eight(url):
-    """(tokens a second of 8 streams in all, the slowest one's part of the mean)"""
+    """Return (tokens/s of 8 streams together, rate of the slowest over the mean)."""
     streams = [Stream(url, f"{i} things about the sea:", 48, cache_prompt=False)
                for i in range(8)]
     began = time.monotonic()
@@ -103,8 +100,10 @@ def single(url):
 
 
 def streams(servers, runs):
-    """8 streams at once against one."""
-    one, all_, slowest = {}, {}, {}
+    """Compare 8 streams at once with one."""
+    one: dict[str, list[float]] = {}
+    all_: dict[str, list[float]] = {}
+    slowest: dict[str, list[float]] = {}
     for _ in range(runs):
         for name, url in servers.items():
             one.setdefault(name, []).append(single(url))
@@ -122,7 +121,10 @@ def streams(servers, runs):
 
 
 def worst_gap(url):
-    """Longest time between two tokens of a stream while a 2,000-token prompt arrives."""
+    """Return (longest gap between tokens of a stream, first token of a prompt), in seconds.
+
+    The prompt has 2,000 tokens and arrives while the stream runs.
+    """
     stream = Stream(url, "Count:", 120, cache_prompt=False)
     while len(stream.times) < 10:
         time.sleep(0.01)
@@ -132,8 +134,8 @@ def worst_gap(url):
 
 
 def gap(servers, runs):
-    """What a running stream feels of a long prompt."""
-    found = {name: [] for name in servers}
+    """Measure how a long prompt delays a running stream."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in servers}
     for _ in range(runs):
         for name, url in servers.items():
             found[name].append(worst_gap(url))
@@ -148,8 +150,9 @@ def gap(servers, runs):
 
 
 def prefix(servers, runs):
-    """Time to the first token of a 1,000-token prompt, and of one with another end."""
-    cold, warm = {n: [] for n in servers}, {n: [] for n in servers}
+    """Measure the first token of a prompt of 1,000 tokens, and of one with another end."""
+    cold: dict[str, list[float]] = {n: [] for n in servers}
+    warm: dict[str, list[float]] = {n: [] for n in servers}
     for number in range(runs):
         for name, url in servers.items():
             prompt = f"{number}. " + LONG * 70
@@ -164,13 +167,13 @@ def prefix(servers, runs):
 
 
 def ngram(servers, runs):
-    """Drafts by n-grams against none, in the same server."""
+    """Compare drafts by n-grams with none, in the same server."""
     url = servers["cllm"]
     fields = {"drafts": {}, "none": {"speculative.n_max": 0}}
     table = Table(*fields, "ratio")
 
     def compare(what, prompt, n):
-        rates = {name: [] for name in fields}
+        rates: dict[str, list[float]] = {name: [] for name in fields}
         for _ in range(runs):
             for name, values in fields.items():
                 stream = Stream(url, prompt, n, cache_prompt=False, **values).join()
@@ -178,13 +181,13 @@ def ngram(servers, runs):
                 if name == "drafts":
                     timings = stream.end["timings"]
         middle = [statistics.median(rates[name]) for name in fields]
-        # Of pairs that ran one after the other, so that slow drift of the machine cancels out.
+        # The two of a pair ran one after the other, so slow drift of the machine cancels out.
         ratio = statistics.median(a / b for a, b in zip(*rates.values()))
         drafted = timings.get("draft_n", 0)
         print(f"    {what}: drafted {drafted}, right {timings.get('draft_n_accepted', 0)}")
         return [*middle, ratio]
 
-    # What a step of each size costs is not known yet; that is learned once in a server's life.
+    # A server learns the cost of each size of step once in its life: let it do so now.
     Stream(url, COPY, 100, cache_prompt=False).join()
     values = compare("copying", COPY, 200)
     table.line("copying, tokens/s", *values, goal=">= 1.6", holds=values[-1] >= 1.6)
@@ -194,14 +197,14 @@ def ngram(servers, runs):
 
 
 def metric(url, *names):
-    """Values of /metrics."""
+    """Return values of /metrics."""
     values = dict(line.rsplit(" ", 1) for line in requests.get(url + "/metrics", timeout=600)
                   .text.splitlines() if not line.startswith("#"))
     return [float(values["llamacpp:" + name]) for name in names]
 
 
 def outside(servers, runs):
-    """What a step costs besides the engine: Python, HTTP, TCP; streaming, by number of streams."""
+    """Measure the cost of a step outside the engine (Python, HTTP, TCP), for 1 and 8 streams."""
     url = servers["cllm"]
     names = ("step_seconds_total", "engine_seconds_total", "tokens_predicted_total")
     table = Table("1 stream", "8 streams")
@@ -234,8 +237,9 @@ SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 
 
 def batch(times, sampling):
-    """What a decode of n tokens of one sequence costs, all of them with logits: the ceiling of what
-    drafts can gain. times: {n: milliseconds}; sampling: of a token.
+    """Print the cost of decoding n tokens of one sequence, all with logits: what drafts can gain.
+
+    times: {n: milliseconds}. sampling: milliseconds for a token.
     """
     print(f"sampling a token greedily: {sampling:.2f} ms")
     table = Table("ms", "ms a token", "of one", "gain if right")
@@ -247,13 +251,11 @@ def batch(times, sampling):
 
 
 def host_batch(model, threads, runs):
-    import host_engine
-
     engine = host_engine.Engine(model, n_ctx=1024, n_batch=128, n_threads=threads)
     tokens = engine.tokenize(LONG * 30)[:128]
     engine.prompt(tokens)
     sampler = engine.sampler({"temperature": 0})
-    times = {n: [] for n in SIZES}
+    times: dict[int, list[float]] = {n: [] for n in SIZES}
     sampling = []
     for _ in range(5 * runs):
         for n in SIZES:
@@ -270,8 +272,9 @@ def host_batch(model, threads, runs):
 
 
 def guest_batch(url, runs):
-    """The same by bench/serving_app.py in the guest."""
-    times, sampling = {n: [] for n in SIZES}, []
+    """Measure the same by bench/serving_app.py in the guest."""
+    times: dict[int, list[float]] = {n: [] for n in SIZES}
+    sampling = []
     for _ in range(runs):
         sizes = ",".join(map(str, SIZES))
         answer = requests.get(f"{url}/batch/{sizes}", timeout=3600).json()
@@ -284,8 +287,6 @@ def guest_batch(url, runs):
 
 @contextlib.contextmanager
 def ours(model, threads, **options):
-    from api_server import ApiServer
-
     config = {"model": {"n_ctx": 8192, "slots": 8, "n_batch": 512, "threads": threads, **options}}
     with ApiServer(model, config) as server:
         yield server.url
@@ -293,7 +294,7 @@ def ours(model, threads, **options):
 
 @contextlib.contextmanager
 def theirs(model, threads):
-    reference = conftest.Reference(
+    reference = Reference(
         model, "-c", "8192", "-np", "8", "-b", "2048", "-ub", "512", "--kv-unified",
         "-t", str(threads), "-tb", str(threads))
     try:
@@ -304,9 +305,9 @@ def theirs(model, threads):
 
 @contextlib.contextmanager
 def booted(model, smp, kernels):
-    """The image in QEMU, without an accelerator."""
+    """Boot the image in QEMU, emulated; yields its URL."""
     flags = {"model": model, "port": 0, "accel": "tcg", "smp": smp, "kernels": kernels,
-             "app": str(ROOT / "bench/serving_app.py")}
+             "app": str(TOP / "bench/serving_app.py")}
     settings, _ = config.settings(flags)
     guest = run.make_guest(settings, {"model": {"n_ctx": 4096, "slots": 8}})
     guest.start()

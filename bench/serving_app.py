@@ -1,4 +1,4 @@
-# Handler of the guest that bench/serving.py measures: what a decode of n tokens costs.
+# Handler of the guest that bench/serving.py measures: it times decodes of n tokens.
 import time
 
 from cllm import app
@@ -10,14 +10,15 @@ _LONG = "The quick brown fox jumps over the lazy dog near the river bank. "
 
 @app.get("/batch/<sizes>")
 async def batch(request, sizes):
-    """Milliseconds of a decode of n tokens of one sequence, all with logits, for each n of `sizes`
-    ("1,2,8"); and of sampling one token.
+    """Time decodes of n tokens of one sequence, all with logits, and the sampling of one token.
+
+    sizes: values of n, as "1,2,8". Returns milliseconds.
     """
     scheduler = service.scheduler
     engine = scheduler.engine
     if scheduler.busy:
         return {"error": "requests are running"}, 503
-    scheduler.cache.flush()  # now all cells and sequences are free
+    scheduler.cache.flush()  # frees all cells and sequences
     tokens = engine.tokenize(_LONG * 30, True, True)[:_BEFORE]
     sampler = engine.sampler({"temperature": 0})
     decoding = {}
@@ -25,7 +26,7 @@ async def batch(request, sizes):
         for i in range(0, _BEFORE, 32):
             part = tokens[i : i + 32]
             engine.decode(part, list(range(i, i + 32)), [0] * 32, [False] * 31 + [True])
-        # Nothing is awaited: no request comes in between.
+        # Nothing is awaited from here on, so no request comes in between.
         for n in [int(size) for size in sizes.split(",")]:
             began = time.ticks_us()
             engine.decode(tokens[:n], list(range(_BEFORE, _BEFORE + n)), [0] * n, [True] * n)

@@ -1,7 +1,7 @@
 """Prepare this machine: system packages, the locked PyPI packages in .venv, the `cllm` command.
 
-Runs on the system's Python with the standard library alone, because it is what makes the rest
-available. A stamp in .venv makes every run after the first take a fraction of a second.
+It runs on the system's Python and needs only the standard library, because it installs everything
+else. A stamp in .venv makes every run after the first take a fraction of a second.
 """
 
 import argparse
@@ -29,6 +29,10 @@ COMMAND = """\
 venv=$(dirname -- "$(dirname -- "$(readlink -f -- "$0")")")
 exec "$venv/bin/python" "$venv/../host" "$@"
 """
+
+
+# Folders whose modules .venv/bin/python can import, relative to site-packages: the tree may move.
+PATHS = "".join(f"../../../../{folder}\n" for folder in ("host", "tests", "bench"))
 
 
 class Failure(Exception):
@@ -65,7 +69,7 @@ NEEDS = (
 
 
 def missing_packages(purpose, needs=NEEDS):
-    """The needs of `purpose` that this machine does not meet, as (package, what for) pairs."""
+    """Return what `purpose` needs and this machine lacks, as (package, what for) pairs."""
     return [
         (package, why)
         for group, present, package, why in needs
@@ -95,15 +99,15 @@ def install_packages(missing):
             "hold, then run this again: " + " ".join(names)
         )
     install = ("install", "--no-install-recommends", *names)
-    # Package lists may be absent (a fresh container) or too old to name a file that still exists.
+    # Package lists may be absent (a fresh container), or so old that they name files that are gone.
     if not apt(*install) and not (apt("update") and apt(*install)):
         raise Failure("apt-get could not install: " + " ".join(names))
 
 
 def fingerprint():
-    """What the environment was made from; a different value means: make it anew."""
+    """Return a digest of what the environment is made from: a new value asks for a new one."""
     digest = hashlib.sha256(LOCK.read_bytes())
-    digest.update((COMMAND + sys.version).encode())
+    digest.update((COMMAND + PATHS + sys.version).encode())
     return digest.hexdigest()
 
 
@@ -113,7 +117,7 @@ def up_to_date():
 
 @contextlib.contextmanager
 def alone():
-    """One at a time: the lock is on the folder of this file, so nothing is left behind."""
+    """Let one process at a time run the block; the lock is on this file's folder."""
     folder = os.open(LOCK.parent, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
@@ -139,6 +143,8 @@ def make_environment():
             "pip could not install host/requirements.lock (its own words are above); a hash "
             "mismatch means that the file served is not the one the lock names"
         )
+    (site_packages,) = VENV.glob("lib/python3*/site-packages")
+    (site_packages / "cllm.pth").write_text(PATHS)
     command = VENV / "bin" / "cllm"
     command.write_text(COMMAND)
     command.chmod(0o755)

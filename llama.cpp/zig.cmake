@@ -12,8 +12,9 @@ if(NOT EXISTS "${CLLM_TOOLS}/zig-cc")
 endif()
 
 foreach(lang C CXX)
-    # Last -target wins, so the wrappers may carry a default of their own.
-    set(CMAKE_${lang}_FLAGS_INIT "-target ${CLLM_TARGET}")
+    # Last -target wins, so the wrappers may carry a default of their own. Without -fno-sanitize
+    # zig builds the runtime library of the sanitizer, 20 s on two cores, for CMake's probes alone.
+    set(CMAKE_${lang}_FLAGS_INIT "-target ${CLLM_TARGET} -fno-sanitize=undefined")
 endforeach()
 set(CMAKE_C_COMPILER "${CLLM_TOOLS}/zig-cc")
 set(CMAKE_CXX_COMPILER "${CLLM_TOOLS}/zig-c++")

@@ -10,11 +10,10 @@ TRAILER = "TRAILER!!!"
 
 
 def archive(entries):
-    """The archive as bytes.
+    """Return the archive as bytes.
 
     entries: (path without a leading slash, mode with the type bits, content as bytes, (major,
-    minor) of a device or None), in the order in which they shall be made: a folder before what
-    is in it.
+    minor) of a device or None), each folder before its content.
     """
     out = bytearray()
     for number, (path, mode, content, device) in enumerate(entries, 1):

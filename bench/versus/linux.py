@@ -1,9 +1,9 @@
 """The other guest: Debian's kernel, busybox, and llama.cpp's own server, all static, in one
 initramfs; the model is its disk.
 
-Built from packages that this machine's apt fetches and verifies, and from the same llama.cpp
-tree and compiler as the image. Everything that could make it quicker without making it another
-thing is done: no udev, no DHCP, no warm-up, the drivers that it needs and no other.
+It is built from packages that this machine's apt fetches and verifies, and from the llama.cpp tree
+and compiler of the image. It is as quick as such a guest can be: no udev, no DHCP, no warm-up, and
+only the drivers that it needs.
 """
 
 import gzip
@@ -21,15 +21,16 @@ from pathlib import Path
 
 from cllm import TOP, CllmError, build, fetch, qemu
 from cllm.lock import locks, sha256_of
+from cllm.steps import Steps
 
 from . import cpio
 
 HERE = TOP / "bench" / "linux"
 FOLDER = build.BUILD / "linux"
 DRIVERS = ("virtio_pci", "virtio_blk", "e1000")
-# Warm-up would only delay the first token; fitting to a device's memory finds no device.
+# Warm-up only delays the first token; there is no device to fit the model into.
 SERVER = "--no-warmup -fit off --no-ui"
-# No messages, no mitigations (cllm has none), and QEMU ends when the server does.
+# No messages and, as cllm has none, no mitigations; QEMU ends with the server.
 COMMAND_LINE = "console=ttyS0 quiet mitigations=off random.trust_cpu=on panic=-1"
 CPU = {
     "x86-64-v3": ("SSE42", "AVX", "AVX2", "FMA", "F16C", "BMI2"),
@@ -39,9 +40,9 @@ EXTENSIONS = CPU["x86-64-v3"]
 
 
 class LinuxGuest(qemu.Guest):
-    """The guest that prepare() built, on the machine that a qemu.Guest is.
+    """The guest that prepare() built, on the same machine as a qemu.Guest.
 
-    made: what prepare() returned. model: path, which becomes the disk. The rest is as for Guest.
+    made: what prepare() returned. model: path of a file, which becomes the disk. options: of Guest.
     """
 
     def __init__(self, made, *, model, smp, **options):
@@ -61,10 +62,10 @@ class LinuxGuest(qemu.Guest):
 
 
 def prepare(arguments, cpu="x86-64-v3", kernel=None, busybox=None, say=print):
-    """Build what is not there; returns {"kernel", "initramfs": paths, "versions": {...}}.
+    """Build what is not there; return {"kernel", "initramfs": paths, "versions": {...}}.
 
-    arguments: for llama-server, beside SERVER. cpu: a key of CPU. kernel, busybox: paths of
-    Debian packages to use instead of those that apt finds.
+    arguments: for llama-server, beside SERVER. cpu: a key of CPU. kernel, busybox: paths of Debian
+    packages to use instead of those that apt finds. say: a function that prints a line.
     """
     FOLDER.mkdir(parents=True, exist_ok=True)
     packages = {"kernel": kernel, "busybox": busybox}
@@ -75,7 +76,7 @@ def prepare(arguments, cpu="x86-64-v3", kernel=None, busybox=None, say=print):
             raise CllmError(f"there is no package {packages[name]}")
     server = _server(cpu)
     stream = FOLDER / "stream"
-    build.Steps(FOLDER).run("stream", [
+    Steps(FOLDER).run("stream", [
         build.TOOLS / "zig-cc", "-O2", "-static", "-s", "-o", stream, HERE / "stream.c",
     ])
     kernel_image, modules = _kernel_parts(packages["kernel"])
@@ -95,7 +96,7 @@ def prepare(arguments, cpu="x86-64-v3", kernel=None, busybox=None, say=print):
 
 
 def _root(busybox, modules, programs, arguments):
-    """The root file system as a cpio archive."""
+    """Return the root file system as a cpio archive."""
     entries = [cpio.folder(name) for name in ("bin", "dev", "proc", "sys", "modules")]
     entries.append(cpio.character_device("dev/console", 5, 1))
     entries.append(cpio.file("bin/busybox", busybox, 0o755))
@@ -111,10 +112,10 @@ def _root(busybox, modules, programs, arguments):
 
 
 def _server(cpu):
-    """Build llama-server for musl with upstream's own CMake files; returns its path.
+    """Build llama-server for musl with upstream's own CMake files; return its path.
 
-    It takes as long as the image, so what was built stays in the cache, like what was downloaded,
-    under a name that tells all that it was made from.
+    It takes as long as the image, so the program stays in the cache of downloads, under a name made
+    from the hashes of its sources, compiler and options.
     """
     folder = FOLDER / cpu
     program = folder / "bin" / "llama-server"
@@ -133,7 +134,7 @@ def _server(cpu):
     parts = [lock.identity(), version("ziglang"), *options]
     name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     kept = fetch.cache_folder() / f"llama-server-{cpu}-{name}"
-    changing = lock.override in os.environ  # a checkout: only ninja knows what is new in it
+    changing = lock.override in os.environ  # a checkout: only ninja can say what has changed
     if kept.is_file() and not changing:
         return kept
     with build.alone():
@@ -141,7 +142,7 @@ def _server(cpu):
         build.write_tools()
     with build.alone(FOLDER):
         build.cmake(
-            build.Steps(FOLDER), source, folder, "llama.cpp/zig-musl.cmake", *options,
+            Steps(FOLDER), source, folder, "llama.cpp/zig-musl.cmake", *options,
             target="llama-server",
         )
     if changing:
@@ -156,7 +157,7 @@ def _server(cpu):
 
 
 def _package(locked, say):
-    """The locked package from the cache or from apt; its newest version where that is gone."""
+    """Return the locked package, from the cache or apt; its newest version if that is gone."""
     cache = fetch.cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
     for path in cache.glob(f"{locked['package']}_*.deb"):
@@ -177,7 +178,7 @@ def _download(locked, folder, say):
             "the Linux guest is made of Debian packages, and this machine has no apt: fetch "
             f"{locked['package']} elsewhere and name the file with --kernel or --busybox"
         )
-    # First as the machine is, then with package lists of our own, which needs no root.
+    # First with the machine's package lists, then with lists of our own, which need no root.
     (folder / "lists" / "partial").mkdir(parents=True)
     private = [
         "-o", f"Dir::State::Lists={folder}/lists", "-o", "Dir::Cache::pkgcache=",
@@ -198,7 +199,7 @@ def _download(locked, folder, say):
 
 
 def _newest(package, options, folder, say):
-    """The kernel's package is named by one that has nothing but a dependency."""
+    """Return the name of the newest package; for the kernel, what its metapackage depends on."""
     if not package.startswith("linux-image"):
         return package
     shown = _apt("apt-cache", ["show", "--no-all-versions", package], options, folder, say)
@@ -210,7 +211,7 @@ def _newest(package, options, folder, say):
 
 
 def _apt(program, arguments, options, folder, say):
-    """What the program printed, or None when it failed."""
+    """Return what the program printed, or None when it failed."""
     say(f"bench: $ {program} {shlex.join(arguments)}")
     ended = subprocess.run(
         [program, *options, *arguments], cwd=folder, stdout=subprocess.PIPE, text=True
@@ -219,7 +220,7 @@ def _apt(program, arguments, options, folder, say):
 
 
 def _members(package, wanted):
-    """{path: content} of the files in a Debian package whose path the function `wanted` takes."""
+    """Return {path: content} of the files in a Debian package for whose path `wanted` is true."""
     found = {}
     try:
         with subprocess.Popen(
@@ -229,7 +230,8 @@ def _members(package, wanted):
                 for member in archive:
                     path = member.name.removeprefix("./")
                     if member.isfile() and wanted(path):
-                        found[path] = archive.extractfile(member).read()
+                        file = archive.extractfile(member)
+                        found[path] = file.read() if file else b""
     except FileNotFoundError:
         raise CllmError("dpkg-deb is missing: install the Debian package dpkg") from None
     except tarfile.TarError as error:
@@ -238,7 +240,7 @@ def _members(package, wanted):
 
 
 def _kernel_parts(package):
-    """(the kernel, {file name: content} of the drivers in the order to load them)."""
+    """Return (the kernel, {file name: content} of the drivers in the order to load them)."""
     def wanted(path):
         return path.startswith("boot/vmlinuz-") or (
             ".ko" in path and any(f"/{folder}/" in path for folder in (
@@ -260,7 +262,7 @@ def _kernel_parts(package):
 
 
 def in_order(modules, names):
-    """The modules that `names` need, each after those that it needs itself.
+    """Return the modules that `names` need, each after those that it depends on.
 
     modules: {file name: content}. A name that is not among them is built into the kernel.
     """
@@ -279,7 +281,7 @@ def in_order(modules, names):
 
 
 def depends(module):
-    """Names of the modules that a module says (in its section .modinfo) it needs."""
+    """Return the names of the modules that a module depends on, from its section .modinfo."""
     start = module.find(b"\0depends=")
     if start < 0:
         return []

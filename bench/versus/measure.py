@@ -1,4 +1,4 @@
-"""Measure one booted guest over its forwarded ports. What is asked is the same for both guests.
+"""Measure one booted guest over its forwarded ports, by the same questions for both guests.
 
 Times are seconds of time.monotonic() on the host; rates are per second.
 """
@@ -13,11 +13,11 @@ import time
 from cllm import CllmError
 
 PATIENCE = 300  # seconds for any single answer of an emulated guest
-ENDLESS = 1000  # tokens of a stream that is stopped once enough of it was timed
-# Of thirty connections at once QEMU's user network resets one now and then, whichever guest it is.
+ENDLESS = 1000  # tokens of a stream that is stopped once enough of them were timed
+# QEMU's user network sometimes resets one of thirty connections at once, whichever guest it is.
 RESETS = 5  # attempts of a stream
 PROBE_EVERY = 0.02  # seconds between the first questions after power-on
-PROBE_SECONDS = 1.5  # that one of them waits
+PROBE_SECONDS = 1.5  # after which a question is given up
 WORDS = (
     "sea stone light wind house river night road fire bird snow field ship rain tree king song "
     "gold door moon hand star wall hill bread lake horse smoke glass salt"
@@ -25,7 +25,7 @@ WORDS = (
 
 
 def prompt(label, words):
-    """A text of `words` words, about as many tokens, that begins unlike any with another label.
+    """Return a text of `words` words, about as many tokens; each label begins another way.
 
     label: less than 29 for one word, 841 for two and 20,000 for more.
     """
@@ -40,11 +40,11 @@ def prompt(label, words):
 
 
 def first_answer(port, started, ended, limit):
-    """Seconds from `started` to the first byte of any HTTP answer on 127.0.0.1:port.
+    """Return the seconds from `started` to the first byte of any HTTP answer on 127.0.0.1:port.
 
-    QEMU takes connections before the guest can, and a guest whose network card is not up loses
-    what it is sent, so new questions are asked all the time, each given up soon. Raises CllmError
-    when the event `ended` is set first, or after `limit` seconds.
+    QEMU accepts connections before the guest can, and a guest whose network card is not up loses
+    what it is sent. So new questions are asked all the time, and each is given up soon. Raises
+    CllmError when the event `ended` is set first, or after `limit` seconds.
     """
     answered = []
     lock = threading.Lock()
@@ -65,13 +65,13 @@ def first_answer(port, started, ended, limit):
         if waited > limit:
             raise CllmError(f"the guest did not answer in {limit} s")
         threading.Thread(target=probe, daemon=True).start()
-        # Sparser later: where booting takes long, neither precision nor the guest's time matters.
+        # Sparser later: a slow boot needs less precision, and questions take the guest's time.
         time.sleep(PROBE_EVERY if waited < 2 else 5 * PROBE_EVERY)
     return min(answered) - started
 
 
 def ready(port, started, ended, limit):
-    """Seconds from `started` until /health says 200."""
+    """Return the seconds from `started` until /health says 200."""
     while True:
         with contextlib.suppress(OSError, http.client.HTTPException):
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
@@ -81,7 +81,7 @@ def ready(port, started, ended, limit):
                 said = answer.read()
                 if answer.status == 200:
                     return time.monotonic() - started
-                # Both servers say so while they load; what else they may say will not change.
+                # Both servers say so while they load; any other refusal is final.
                 if b"Loading model" not in said:
                     raise CllmError(f"/health: {answer.status} {said[:500]!r}")
         if ended.is_set():
@@ -95,10 +95,10 @@ def ready(port, started, ended, limit):
 
 
 class Stream(threading.Thread):
-    """One streamed completion: when its tokens came.
+    """One streamed completion, which records when its tokens came.
 
-    events: [(time.monotonic(), tokens)]; a guess that was right brings several tokens at once.
-    error: what went wrong, or None; a stream that stop() ended is not wrong.
+    events: [(time.monotonic(), tokens)]; a right draft brings several tokens at once. error: the
+    exception that ended it, or None; stop() is no error.
     """
 
     def __init__(self, port, text, n):
@@ -122,7 +122,7 @@ class Stream(threading.Thread):
                 if line.startswith(b"data: {"):
                     self._event(json.loads(line[6:]), time.monotonic())
         except (OSError, http.client.HTTPException, ValueError, AttributeError, CllmError) as e:
-            # http.client trips over a connection that another thread has closed.
+            # http.client raises any of these when stop() closes the connection.
             if not self._stopped:
                 self.error = e
         finally:
@@ -163,16 +163,16 @@ class Stream(threading.Thread):
 
 
 def first_token(port, started):
-    """Seconds from `started` to the first token of a short prompt, asked for at once."""
+    """Return the seconds from `started` to the first token of a short prompt, sent now."""
     return Stream(port, "Once upon a time", 1).finish().events[0][0] - started
 
 
 def side_by_side(streams, steps):
-    """(tokens, tokens/s) of `steps` events of each stream while all were past their first.
+    """Return (tokens, tokens/s) of `steps` events of each stream after all have had their first.
 
-    streams: lists of events as in Stream. Every one is timed from the event of its own that is
-    nearest to the last one's first, as those of one decode call come one after the other. None as
-    long as one of them has too few events.
+    streams: lists of events as in Stream. Each is timed from its event that is nearest to the first
+    one of the last stream, because the events of one decode call come one after the other. Returns
+    None as long as a stream has too few events.
     """
     if not all(streams):
         return None
@@ -189,11 +189,10 @@ def side_by_side(streams, steps):
 
 
 def tokens(port, n_streams, n_prompt, steps, label=0):
-    """(prompt tokens, prompt tokens/s, decoded tokens, decoded tokens/s) of `n_streams` requests
-    that come at once.
+    """Time `n_streams` requests that come at once.
 
-    n_prompt: words of each prompt. steps: decode calls that are timed. label: of the first prompt,
-    as for prompt().
+    Return (prompt tokens, prompt tokens/s, decoded tokens, decoded tokens/s). n_prompt: words of
+    each prompt. steps: decode calls that are timed. label: of the first prompt, as for prompt().
     """
     texts = [prompt(label + i, n_prompt) for i in range(n_streams)]
     prompts = sum(len(_post(port, "/tokenize", {"content": text})["tokens"]) for text in texts)
@@ -211,7 +210,7 @@ def tokens(port, n_streams, n_prompt, steps, label=0):
 
 
 def worst_gap(port, n_prompt, label=0):
-    """Longest wait for a stream's next token while a prompt of `n_prompt` words is read."""
+    """Return a stream's longest wait for a token while a prompt of `n_prompt` words is read."""
     steady = Stream(port, prompt(label, 1), ENDLESS)
     try:
         while not steady.events:
@@ -219,7 +218,7 @@ def worst_gap(port, n_prompt, label=0):
             time.sleep(0.005)
         asked = time.monotonic()
         answered = Stream(port, prompt(label + 1, n_prompt), 1).finish().events[0][0]
-        # The token that came of the same decode call, or else the one after.
+        # Wait for the stream's token of the same decode call, or for the next one.
         while not _reaches([at for at, _ in steady.events], answered):
             _check_alive([steady])
             time.sleep(0.005)
@@ -230,7 +229,7 @@ def worst_gap(port, n_prompt, label=0):
 
 
 def _reaches(times, end):
-    """Whether the last of `times` is not before `end`, but for a tenth of the time before it."""
+    """Return whether the last of `times` is past `end`, or less than a tenth of a step before."""
     return len(times) > 1 and times[-1] + (times[-1] - times[-2]) / 10 >= end
 
 
@@ -242,7 +241,7 @@ def _check_alive(streams):
 
 
 def wait_until_idle(port):
-    """Until no slot computes any more for a stream that has been stopped."""
+    """Wait until no slot computes for a stream that has been stopped."""
     while any(slot["is_processing"] for slot in _ask(port, "GET", "/slots")):
         time.sleep(0.02)
 
@@ -269,7 +268,7 @@ def _ask(port, method, path, *rest):
 
 
 def request_rate(port, kept, seconds):
-    """/health requests/s, one after another, on one connection if `kept`, else each on its own."""
+    """Return /health requests/s, one after another, on one connection if `kept`, else on new."""
     close = b"" if kept else b"Connection: close\r\n"
     question = b"GET /health HTTP/1.1\r\nHost: guest\r\n" + close + b"\r\n"
     connection, count, started = None, 0, time.monotonic()
@@ -280,7 +279,7 @@ def request_rate(port, kept, seconds):
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 stack.callback(connection.close)
             connection.sendall(question)
-            # A server may end a connection after so many requests, and says so.
+            # A server may close a connection after a number of requests, and announces it.
             last = _read_answer(connection)
             count += 1
             if last:
@@ -290,7 +289,7 @@ def request_rate(port, kept, seconds):
 
 
 def _read_answer(connection):
-    """Whether the server will close the connection."""
+    """Read one answer; return whether the server will close the connection."""
     answer = b""
     while b"\r\n\r\n" not in answer:
         answer += _receive(connection, 4096)
@@ -311,7 +310,7 @@ def _receive(connection, size):
 
 
 def bytes_in(port, size):
-    """Bytes/s into the guest's sink (tests/net/speed_app.py, bench/linux/stream.c)."""
+    """Return bytes/s into the guest's sink (tests/net/speed_app.py, bench/linux/stream.c)."""
     piece = memoryview(bytes(1 << 18))
     with socket.create_connection(("127.0.0.1", port), PATIENCE) as s:
         started = time.monotonic()
@@ -329,7 +328,7 @@ def bytes_in(port, size):
 
 
 def bytes_out(port, size):
-    """Bytes/s out of the guest's source."""
+    """Return bytes/s out of the guest's source."""
     buffer, got = bytearray(1 << 20), 0
     with socket.create_connection(("127.0.0.1", port), PATIENCE) as s:
         started = time.monotonic()
@@ -343,7 +342,7 @@ def bytes_out(port, size):
 
 
 def resident(pid):
-    """Bytes of the host's memory that the process holds."""
+    """Return the bytes of the host's memory that the process holds."""
     with open(f"/proc/{pid}/status") as file:
         for line in file:
             if line.startswith("VmRSS:"):

@@ -1,7 +1,7 @@
-"""Models of SmolLM2's shape in other sizes, for measuring how speed and memory move with size.
+"""Models of SmolLM2's shape in other sizes, to measure how speed and memory depend on size.
 
-The vocabulary and all that surrounds the weights are the given model's; the weights are random, as
-no time depends on what they say.
+They have the given model's vocabulary and metadata. The weights are random: time does not depend on
+their values.
 """
 
 import gguf
@@ -69,7 +69,10 @@ def make(path, like, size, seed=1):
 
 
 def blocks(random, rows, columns, kind):
-    """Random weights of mean 0 and deviation 0.02 in blocks of 32 (ggml-common.h): bytes by row."""
+    """Return random weights in blocks of 32 (ggml-common.h), as bytes by row.
+
+    Their mean is 0, their deviation 0.02.
+    """
     n = columns // 32
     if kind == gguf.GGMLQuantizationType.Q4_1:  # a scale, a least value, 32 digits of 0 to 15
         scale = numpy.float16(0.02 / 4.61)

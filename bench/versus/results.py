@@ -1,4 +1,4 @@
-"""What was measured, as statistics, a table and JSON. Nothing here runs anything.
+"""Results as statistics, a table and JSON; nothing here runs a guest.
 
 A row holds the values of both guests in the order of the rounds, so that the n-th of one and the
 n-th of the other were measured one after the other.
@@ -15,9 +15,9 @@ GUESTS = (LINUX, CLLM)
 class Row:
     """One line of the table.
 
-    key: for --only, --skip and JSON. name, unit: for people. less: whether less is better.
-    exact: the value is a property of files, so one value is all there is. values: {guest: list}.
-    tokens: {guest: how many each value was timed with}, of rates of tokens.
+    key: for --only, --skip and JSON. name, unit: for people. less: whether less is better. exact: a
+    property of files, which one value describes. values: {guest: list}. tokens: {guest: tokens that
+    each value was timed with}, for rates of tokens.
     """
 
     key: str
@@ -34,21 +34,21 @@ class Row:
             self.tokens[guest] = tokens
 
     def title(self):
-        """Name, unit, and how many tokens were timed."""
+        """Return name, unit, and how many tokens were timed."""
         timed = [str(self.tokens[guest]) for guest in GUESTS if guest in self.tokens]
         of = f" (of {' and '.join(timed)})" if timed else ""
         return f"{self.name}, {self.unit}{of}"
 
     def median(self, guest):
-        """None without a value."""
+        """Return the median, None without a value."""
         values = self.values[guest]
         return statistics.median(values) if values else None
 
     def ratio(self):
-        """How many times better cllm is than Linux, by the medians.
+        """Return how many times better cllm is than Linux, by the medians.
 
-        None where a guest has fewer than two values (one run says nothing of the next), unless
-        the row is exact, or where a median is 0.
+        None where a guest has fewer than two values (one run does not predict the next), unless the
+        row is exact; and where a median is 0.
         """
         if not all(len(self.values[guest]) >= (1 if self.exact else 2) for guest in GUESTS):
             return None
@@ -57,7 +57,7 @@ class Row:
         return better / worse if better and worse else None
 
     def ratio_spread(self):
-        """(least, most) of the rounds' own ratios; None where ratio() is."""
+        """Return (least, most) of the rounds' own ratios; None where ratio() is None."""
         if self.ratio() is None:
             return None
         pairs = zip(self.values[LINUX], self.values[CLLM])
@@ -76,7 +76,7 @@ class Row:
 
 
 def number(value):
-    """A number in three significant digits, without an exponent."""
+    """Return a number in three significant digits, without an exponent."""
     if value is None:
         return "-"
     if value == 0:
@@ -90,7 +90,7 @@ def number(value):
 
 
 def cell(row, guest):
-    """Median and, of more than one value, the range."""
+    """Return the median and, where there are several values, the range."""
     values = row.values[guest]
     if not values:
         return "-"
@@ -111,7 +111,7 @@ def ratio_cell(row):
 
 
 def table(rows):
-    """The text of the table: a header line, then one line for each row that has a value."""
+    """Return the table as text: a header, then a line for each row that has a value."""
     lines = [("", "Linux", "cllm", "cllm is better, times")]
     for row in rows:
         if any(row.values.values()):
@@ -127,7 +127,7 @@ def table(rows):
 
 
 def markdown(rows):
-    """The same for docs/."""
+    """Return the table as Markdown."""
     lines = ["| | Linux | cllm | times better |", "|---|---|---|---|"]
     for row in rows:
         if any(row.values.values()):

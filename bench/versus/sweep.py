@@ -1,7 +1,7 @@
-"""`cllm bench --sweep`: how both guests move with the size of the model, with cores and streams.
+"""`cllm bench --sweep`: how both guests depend on the model's size, on cores and on streams.
 
-Each point is a benchmark of its own, with all its rounds; small models where many tokens are asked
-for, as an emulated one of 135 million parameters takes six seconds for one of them.
+Each point is a benchmark of its own, with all its rounds. Points with many tokens use small models:
+under emulation, one of 135 million parameters takes six seconds for a token.
 """
 
 import argparse
@@ -16,15 +16,15 @@ from .results import GUESTS, Row
 FOLDER = build.BUILD / "bench-models"
 STREAMS = [1, 2, 4, 8, 16, 32]
 ROWS = ["first-token", "prompt", "decode", "beyond"]
-# (size, cores, streams); None: the model that was asked for. The first has the streams, and the
-# second the cores.
+# (size, cores, streams); None: the model of --model. The first point is for the panels by streams,
+# the second, with another number of cores, for those by cores.
 POINTS = (("15M", 1, STREAMS), ("55M", 1, [1]), (None, 1, [1]), ("55M", 2, [1]))
 
 
 def points(options, like):
-    """The benchmark's options for one point after the other; makes the models that it needs.
+    """Yield the benchmark's options for each point; makes the models that it needs.
 
-    like: path of the model that was asked for.
+    like: path of the model of --model.
     """
     for size, cores, streams in POINTS:
         if cores > len(os.sched_getaffinity(0)):
@@ -47,10 +47,9 @@ def _model(size, like):
 
 
 def panels(found):
-    """What plot.lines() draws of a list of Bench.as_json() in the order of POINTS.
+    """Return the panels of plot.lines() for a list of Bench.as_json() in the order of POINTS.
 
-    Returns [[(title, title of the x axis, [(x as text, Row), ...]), ...], ...]: a list for each
-    line of panels.
+    One list for each line of panels: [(title, title of the x axis, [(x as text, Row), ...]), ...].
     """
     sizes = [_size(point["model"]) for point in found]
     rows = [_rows(point) for point in found]
@@ -76,7 +75,7 @@ def panels(found):
 
 
 def _size(name):
-    """Parameters as the name of a model tells them, else the name."""
+    """Return the number of parameters in a model's name ("135M"), else the name."""
     found = re.search(r"\d+(\.\d+)?[MB](?![a-z])", name)
     return found.group() if found else Path(name).stem
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent.parent
+VERSION = (TOP / "VERSION").read_text().strip()
 
 
 class CllmError(Exception):

@@ -1,8 +1,8 @@
-"""Choose between KVM and emulation: a /dev/kvm that exists is not yet one that can be used.
+"""Choose between KVM and emulation: a /dev/kvm that exists may still be useless.
 
 Some hosts offer a KVM that emulates ring 0 instruction by instruction; a kernel on it prints its
-banner and then crawls. So KVM is taken only where a module for the CPU's own virtualisation is
-loaded and a tiny guest that counts gets done in time.
+banner and then crawls. So "auto" takes KVM only where a module for the CPU's own virtualisation is
+loaded and a tiny guest that counts ends in time.
 """
 
 import os
@@ -19,11 +19,12 @@ PROBE_SECONDS = 5
 PROBE_STATUS = 0x21  # what isa-debug-exit makes of the 0x10 that the probe writes
 
 
-def choose(wanted, qemu, device=DEVICE, modules=MODULES):
+def choose(
+    wanted: str, qemu: str, device: str = DEVICE, modules: Path = MODULES
+) -> tuple[str, str]:
     """Return ("kvm" or "tcg", why) for `wanted`, one of "auto", "tcg" and "kvm".
 
-    Only "auto" probes: who asks for KVM by name gets it, or a CllmError where it cannot be
-    opened at all.
+    Only "auto" probes. "kvm" is taken as asked for; raises CllmError where it cannot be opened.
     """
     if wanted == "tcg":
         return "tcg", "asked for"
@@ -41,16 +42,16 @@ def choose(wanted, qemu, device=DEVICE, modules=MODULES):
     return "kvm", "a probe guest under KVM ended in time"
 
 
-def arguments(accel, cpu=None):
-    """QEMU's options for "kvm" or "tcg" and a processor by QEMU's name, by default the best."""
+def arguments(accel: str, cpu: str | None = None) -> list[str]:
+    """Return QEMU's options for "kvm" or "tcg". cpu: QEMU's name of one (default: the best)."""
     if accel == "kvm":
         # QEMU 7.2 fails on some hosts when it tries to pass this feature through.
         return ["-accel", "kvm", "-cpu", cpu or "host,arch-capabilities=off"]
     return ["-accel", "tcg,thread=multi", "-cpu", cpu or "max"]
 
 
-def probe_image():
-    """A Multiboot kernel (a.out kludge) that counts to 20 million and ends QEMU.
+def probe_image() -> bytes:
+    """Return a Multiboot kernel (a.out kludge) that counts to 20 million and ends QEMU.
 
     Layout: Multiboot Specification 0.6.96, section 3.1.2 and 3.1.3.
     """
@@ -70,8 +71,8 @@ def probe_image():
     return header + code
 
 
-def probe(qemu, accel="kvm"):
-    """Whether the probe guest ends in time under `accel`."""
+def probe(qemu: str, accel: str = "kvm") -> bool:
+    """Return whether the probe guest ends in time under `accel`."""
     with tempfile.NamedTemporaryFile(prefix="cllm-probe-") as image:
         image.write(probe_image())
         image.flush()

@@ -5,7 +5,11 @@ import os
 import subprocess
 import sys
 
-from . import TOP, CllmError, build, clients, config, fetch, licenses, run, upstream
+from . import TOP, VERSION, CllmError, build, config, extras, fetch, licenses, lint, run
+from .lock import locks
+
+# Commands that are programs of their own, with their own flags: Python's arguments for each.
+PROGRAMS = {"bench": (str(TOP / "bench"),), "test-upstream": ("-m", "upstream")}
 
 
 def number(key):
@@ -39,8 +43,8 @@ def add_boot_flags(parser, serial=True):
     parser.add_argument("--accel", choices=config.ACCELS, help="default auto")
     parser.add_argument(
         "--kernels", choices=config.KERNELS,
-        help="ggml's own sums; exact: the same for a token whatever is computed with it; tcg: quickest "
-        "under QEMU's TCG, nearly the same (default auto: exact)",
+        help="ggml: its own sums; exact: a token depends on its request alone; tcg: quickest under "
+        "QEMU's TCG, nearly exact (default auto: exact)",
     )
     parser.add_argument(
         "--on-crash", choices=config.ON_CRASH,
@@ -60,8 +64,23 @@ def add_boot_flags(parser, serial=True):
     parser.add_argument("--pcap", metavar="FILE", help="capture every frame of the network card")
 
 
+class Version(argparse.Action):
+    """--version: reads the lock files only when it is asked for."""
+
+    def __call__(self, parser, *_):
+        llama, micropython = locks()["llama.cpp"], locks()["micropython"]
+        print(
+            f"cllm {VERSION}\nllama.cpp as in {llama.name} {llama.version}\n"
+            f"MicroPython {micropython.version}"
+        )
+        parser.exit()
+
+
 def make_parser():
     parser = argparse.ArgumentParser(prog="cllm", description="Build and boot cllm.")
+    parser.add_argument(
+        "--version", action=Version, nargs=0, help="print the versions of cllm and its parts"
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_boot_flags(commands.add_parser("run", help="boot the image and stay in the foreground"))
     add_boot_flags(
@@ -75,19 +94,17 @@ def make_parser():
     commands.add_parser("fetch", help="download and unpack all that the build and a run need")
     test = commands.add_parser("test", help="build what tests need and run pytest")
     test.add_argument("arguments", nargs=argparse.REMAINDER, help="for pytest")
-    suite = commands.add_parser(
-        "test-upstream", help="run MicroPython's own tests in the guest"
+    commands.add_parser(
+        "test-upstream", add_help=False, help="run MicroPython's own tests in the guest"
     )
-    suite.add_argument(
-        "--groups", metavar="A,B", help="only these: " + ", ".join(upstream.GROUPS)
-    )
-    suite.add_argument("tests", nargs="*", help='only these: shell patterns like "basics/int*.py"')
     commands.add_parser(
         "reference", help="build llama.cpp's own server, which tests/api compares with"
     )
     commands.add_parser(
         "bench", add_help=False, help="compare with llama-server in a small Linux guest"
     )
+    commands.add_parser("lint", help="check all sources; changes nothing")
+    commands.add_parser("format", help="lay out all sources by ruff and clang-format")
     commands.add_parser("licenses", help="licences of all that is linked in, and of the model")
     return parser
 
@@ -106,10 +123,11 @@ def boot(arguments):
 def test(arguments):
     build.build_host_library()
     build.build_image()
-    try:
-        clients.ensure()
-    except CllmError as error:
-        print(f"cllm: {error}; the tests with them are skipped", file=sys.stderr)
+    for extra in (extras.CLIENTS, extras.PLOTS):
+        try:
+            extra.ensure()
+        except CllmError as error:
+            print(f"cllm: {error}; the tests with it are skipped", file=sys.stderr)
     environment = {"MICROPYTHON": str(build.build_unix()), **os.environ}
     environment["CLLM_MODEL"] = str(fetch.default_model())
     command = [sys.executable, "-m", "pytest", *arguments]
@@ -118,25 +136,23 @@ def test(arguments):
 
 def main(arguments=None):
     parser = make_parser()
-    # Flags of the benchmark are its own business.
-    arguments, rest = parser.parse_known_args(arguments)
-    if rest and arguments.command != "bench":
-        parser.error("unrecognized arguments: " + " ".join(rest))
     try:
+        arguments, rest = parser.parse_known_args(arguments)
+        if rest and arguments.command not in PROGRAMS:
+            parser.error("unrecognized arguments: " + " ".join(rest))
         if arguments.command == "build":
             print(os.path.relpath(build.build_image()))
         elif arguments.command == "fetch":
             fetch.ensure_all()
         elif arguments.command == "test":
             return test(arguments.arguments)
-        elif arguments.command == "test-upstream":
-            return upstream.main(
-                arguments.groups and arguments.groups.split(","), arguments.tests
-            )
-        elif arguments.command == "bench":
-            # In place of this process, so that Ctrl-C and the exit status are the benchmark's.
-            folder = str(TOP / "bench")
-            os.execv(sys.executable, [sys.executable, folder, *rest])
+        elif arguments.command in PROGRAMS:
+            # In place of this process, so that Ctrl-C and the exit status are the program's.
+            os.execv(sys.executable, [sys.executable, *PROGRAMS[arguments.command], *rest])
+        elif arguments.command == "lint":
+            return lint.lint()
+        elif arguments.command == "format":
+            return lint.reformat()
         elif arguments.command == "reference":
             print(os.path.relpath(build.build_reference()))
         elif arguments.command == "licenses":
@@ -149,7 +165,7 @@ def main(arguments=None):
     except BrokenPipeError:
         return 1
     except OSError as error:
-        # Of the machine, and nothing that a command reckons with: a full disk, a folder that is gone.
+        # What no command expects of the machine: a full disk, a folder that is gone.
         print(f"cllm: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -6,32 +6,34 @@ import sys
 import termios
 import threading
 import tty
+from collections.abc import Callable
 
 from . import CllmError
+from .qemu import Guest
 
 LEAVE = b"\x1d"  # Ctrl-]
-READER_SECONDS = 1  # in which a program at the other end of the pty reads something
+READER_SECONDS = 1  # a pty whose other end reads nothing for so long has no reader
 
 
 class Output:
-    """This process' stdout, shared by the serial line and by whole lines of our own."""
+    """This process' stdout, which shows the serial line and whole lines of our own."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._at_line_start = True
 
-    def write(self, data):
+    def write(self, data: bytes) -> None:
         with self._lock:
             self._put(data)
 
-    def line(self, text):
+    def line(self, text: str) -> None:
         """Write `text` on a line of its own, even in the middle of the guest's."""
         with self._lock:
             if not self._at_line_start:
                 self._put(b"\r\n")
             self._put(text.encode() + b"\n")
 
-    def _put(self, data):
+    def _put(self, data: bytes) -> None:
         self._at_line_start = data.endswith(b"\n")
         if sys.stdout is None:
             return  # closed before this process began
@@ -39,25 +41,31 @@ class Output:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
         except OSError:
-            # Whoever read it is gone, or the disk is full; serving goes on.
+            # The reader is gone, or the disk is full; serving goes on.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Terminal:
     """The guest's serial line on stdin and stdout.
 
-    Keys go to the guest as they are pressed, Ctrl-D and Ctrl-Z included; Ctrl-C ends the run.
-    With `every_key` Ctrl-C goes to the guest as well, and Ctrl-] calls `leave` instead.
+    Keys go to the guest as they are pressed, Ctrl-D and Ctrl-Z included; Ctrl-C ends the run. With
+    `every_key` Ctrl-C goes to the guest, too, and Ctrl-] calls `leave`.
     """
 
-    def __init__(self, guest, output, every_key=False, leave=None):
+    def __init__(
+        self,
+        guest: Guest,
+        output: Output,
+        every_key: bool = False,
+        leave: Callable[[], None] | None = None,
+    ) -> None:
         self._guest = guest
         self._every_key = every_key
         self._leave = leave
-        self._saved = None
+        self._saved: list | None = None  # the terminal's settings
         guest.listeners.append(output.write)
 
-    def open(self):
+    def open(self) -> None:
         if sys.stdin is None:
             return  # closed before this process began; number 0 is another file's
         try:
@@ -79,7 +87,7 @@ class Terminal:
             termios.tcsetattr(0, termios.TCSADRAIN, mode)
         threading.Thread(target=self._pump, daemon=True).start()
 
-    def _pump(self):
+    def _pump(self) -> None:
         while data := self._read():
             if self._leave and LEAVE in data:
                 self._guest.write(data[:data.index(LEAVE)])
@@ -87,13 +95,13 @@ class Terminal:
                 return
             self._guest.write(data)
 
-    def _read(self):
+    def _read(self) -> bytes:
         try:
             return os.read(0, 1024)
         except OSError:
             return b""  # a folder, say: no keys come from it
 
-    def close(self):
+    def close(self) -> None:
         if self._saved:
             termios.tcsetattr(0, termios.TCSADRAIN, self._saved)
 
@@ -101,11 +109,11 @@ class Terminal:
 class Pty:
     """The guest's serial line on a pseudo-terminal, for screen, mpremote and their like."""
 
-    def __init__(self, guest):
+    def __init__(self, guest: Guest) -> None:
         self._guest = guest
         self._ours, self._theirs = os.openpty()
         self.path = os.ttyname(self._theirs)
-        # Kept open: else a client that leaves would hang the line up.
+        # Kept open, so that a client that leaves does not hang up the line.
         tty.setraw(self._theirs)
         os.set_blocking(self._ours, False)
         self._deserted = False
@@ -113,12 +121,12 @@ class Pty:
         self._readable = threading.Thread(target=self._pump, daemon=True)
         guest.listeners.append(self._write)
 
-    def open(self):
+    def open(self) -> None:
         self._readable.start()
 
-    def _write(self, data):
-        # Whoever reads, however slowly, loses nothing: the guest waits meanwhile. But who takes
-        # nothing for a second is not there, and what a line with no listener says is lost.
+    def _write(self, data: bytes) -> None:
+        # A slow reader loses nothing: the guest waits. A reader that takes nothing for a second is
+        # taken for gone, and output is dropped until there is one again.
         while data:
             if not self._writable(0 if self._deserted else READER_SECONDS):
                 self._deserted = True
@@ -126,19 +134,19 @@ class Pty:
             self._deserted = False
             data = data[os.write(self._ours, data):]
 
-    def _writable(self, seconds):
+    def _writable(self, seconds: float) -> bool:
         return bool(select.select([], [self._ours], [], seconds)[1])
 
-    def _pump(self):
+    def _pump(self) -> None:
         while True:
             readable = select.select([self._ours, self._wake], [], [])[0]
             if self._wake in readable:
                 return
             self._guest.write(os.read(self._ours, 1024))
 
-    def close(self):
-        """To be called once the guest has been stopped."""
-        # The pump first: a number that it still waits for may be the next file's.
+    def close(self) -> None:
+        """Close the pty. Call it after the guest has been stopped."""
+        # End the pump first: the next file may get the number that it still waits for.
         os.close(self._waker)
         if self._readable.ident:
             self._readable.join()
@@ -147,9 +155,9 @@ class Pty:
 
 
 class File:
-    """What the guest writes to its serial line, in a file; nothing is sent to it."""
+    """A file that gets what the guest writes to its serial line; nothing goes to the guest."""
 
-    def __init__(self, guest, path):
+    def __init__(self, guest: Guest, path: str) -> None:
         try:
             self._file = open(path, "wb", buffering=0)
         except (OSError, ValueError) as error:  # ValueError: a path that no system call takes
@@ -157,8 +165,8 @@ class File:
             raise CllmError(f"cannot write the serial line to {path}: {reason}") from None
         guest.listeners.append(self._file.write)
 
-    def open(self):
+    def open(self) -> None:
         pass
 
-    def close(self):
+    def close(self) -> None:
         self._file.close()

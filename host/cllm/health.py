@@ -1,24 +1,26 @@
-"""Wait until a guest's server has made up its mind: ready, or without a model for a reason."""
+"""Wait until a guest's server is ready, or serves without a model and says why."""
 
 import http.client
 import json
+import threading
 import time
 
-LOADING = "Loading model"  # how the guest's message begins while it may still become ready
+LOADING = "Loading model"  # the beginning of the guest's message while it may still become ready
 PAUSE = 0.1  # seconds between questions
 
 
-def wait_until_decided(port, ended, limit=float("inf")):
+def wait_until_decided(
+    port: int, ended: threading.Event, limit: float = float("inf")
+) -> str | None:
     """Ask `/health` of 127.0.0.1:port until the answer is final.
 
-    Returns None when the guest is ready (200), a reason when it serves without a model (503 with
-    another message than that it loads). Returns "" when the event `ended` is set first, or after
-    `limit` seconds.
+    Return None when the guest is ready (200); a reason when it serves without a model (503 with
+    another message than LOADING); "" when the event `ended` is set first, or after `limit` seconds.
     """
     started = time.monotonic()
     while not ended.is_set() and time.monotonic() - started < limit:
-        # QEMU's network accepts at once and holds the connection while the guest boots, so early
-        # questions are given up soon; a busy emulated guest may need long for its answer.
+        # QEMU's network accepts at once and holds the connection while the guest boots, so give up
+        # early questions soon. Later ones get more time, as a busy emulated guest answers slowly.
         patience = min(30, 1 + (time.monotonic() - started) / 4)
         status, message = ask(port, patience)
         if status == 200:
@@ -29,8 +31,8 @@ def wait_until_decided(port, ended, limit=float("inf")):
     return ""
 
 
-def ask(port, timeout):
-    """One GET of /health: (status, error message), either None when there was none."""
+def ask(port: int, timeout: float) -> tuple[int | None, str | None]:
+    """GET /health; return (status, error message), each None where there is none."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
         connection.request("GET", "/health")

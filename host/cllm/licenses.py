@@ -1,7 +1,9 @@
 """`cllm licenses`: the licence texts of everything that is linked into the image, and the model's.
 
-They are read from the fetched trees, so they are those of the very files that were built.
+They are read from the fetched trees, which the image is built from.
 """
+
+from pathlib import Path
 
 from . import TOP, CllmError, build, fetch
 from .lock import locks
@@ -19,8 +21,8 @@ LINKED = (
 )
 
 
-def report():
-    """The whole text: first cllm's own licence, then each component's, with its origin."""
+def report() -> str:
+    """Return the whole text: cllm's own licence, then each component's, with its path."""
     vendored = locks()
     parts = [_part("cllm", TOP / "LICENSE")]
     for component, tree, name in LINKED:
@@ -32,7 +34,7 @@ def report():
     return "\n".join(parts)
 
 
-def _part(component, path):
+def _part(component: str, path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:

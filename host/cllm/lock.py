@@ -1,4 +1,4 @@
-"""Lock files: which upstream file each vendored folder is unpacked from, to the bit."""
+"""Lock files: the upstream file that each vendored folder is unpacked from, by its hash."""
 
 import hashlib
 import json
@@ -12,17 +12,18 @@ SOURCES = ("debian", "sdist", "wheel")
 
 
 class Lock:
-    """One vendored folder: `FOLDER/lock.json` and, unpacked from what it names, `FOLDER/src/`.
+    """One vendored folder: `FOLDER/lock.json`, and `FOLDER/src/`, unpacked from what that names.
 
-    folder: the folder as a Path. Raises CllmError when the lock file is not as it must be.
-    Attributes: name, version, file, sha256 of the upstream package; `origin`, who serves it
-    (one of SOURCES); `suite`, the Debian suite for origin "debian"; `member`, the path inside
-    the package that becomes `src/` ("" for all of it); `override`, the environment variable
-    naming a checkout to use instead, or None; `model`, for a model: its path inside `src/`;
-    `patches` and `patched`, see patches.py.
+    folder: a Path. Raises CllmError when the lock file is not as described here.
+
+    name, version, file, sha256: of the upstream package. origin: who serves it, one of SOURCES.
+    size: bytes of the file, 0 if the lock does not say. suite: of Debian, for the origin "debian".
+    member: path inside the package that becomes `src/`, "" for all of it. override: environment
+    variable that names a checkout to use instead, or None. model: path of the model inside `src/`,
+    or None. patches, patched: see patches.py.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.path = self.folder / "lock.json"
         try:
@@ -45,6 +46,7 @@ class Lock:
             raise CllmError(f'{self.path}: "sha256" must be 64 lower-case hexadecimal digits')
         if os.path.basename(self.file) != self.file:
             raise CllmError(f'{self.path}: "file" must be a plain file name')
+        self.size = entry.get("size", 0)
         self.suite = entry.get("suite")
         self.override = entry.get("override")
         self.model = entry.get("model")
@@ -52,25 +54,25 @@ class Lock:
         self.patched = entry.get("patched", {})
 
     @property
-    def unpacked(self):
+    def unpacked(self) -> Path:
         return self.folder / "src"
 
     @property
-    def stamp(self):
-        """Outside `src/`, which has nothing but upstream's files."""
+    def stamp(self) -> Path:
+        """The stamp's path, outside `src/`, which holds upstream's files only."""
         return self.folder / ".src-stamp"
 
-    def identity(self):
-        """What `src/` was made from; compared with the stamp."""
+    def identity(self) -> str:
+        """Return what `src/` is made from, as text that is compared with the stamp."""
         words = [self.sha256, self.member]
         if self.patched:
-            # What the patches make of it.
+            # The files as patched.
             words.append(hashlib.sha256(json.dumps(self.patched).encode()).hexdigest())
         return " ".join(words) + "\n"
 
 
-def locks(top=TOP):
-    """The vendored folders by short name."""
+def locks(top: Path = TOP) -> dict[str, Lock]:
+    """Return the vendored folders by short name."""
     return {
         "micropython": Lock(top / "micropython"),
         "llama.cpp": Lock(top / "llama.cpp"),
@@ -78,7 +80,7 @@ def locks(top=TOP):
     }
 
 
-def sha256_of(path):
+def sha256_of(path: str | Path) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):

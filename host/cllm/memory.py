@@ -1,19 +1,21 @@
 """How much memory a guest needs for a model, from the model file's own header.
 
-An estimate with room to spare, of the same terms that llama.cpp allocates, for everything that a
-configuration offers: the context that generates, the one that computes embeddings, which is made
-when the first is asked for, their KV caches, graphs and buffers, and the vocabulary. What is never
-used takes none of the host's memory. The file itself is mapped into the machine beside its memory
-(see qemu.Guest.mapped). A damaged file gets the base, so that the guest boots and says what is
-wrong with it.
+It adds up what llama.cpp allocates for everything that a configuration offers, with room to spare:
+the context that generates, the one that computes embeddings (made for the first of them), their KV
+caches, graphs and buffers, and the vocabulary. Memory that the guest never uses costs the host
+nothing. The file itself is mapped into the machine beside its memory (qemu.Guest.mapped). For a
+damaged file the result is the base, so that the guest boots and says what is wrong.
 
-The layout read here is GGUF versions 2 and 3, little-endian (docs/gguf.md of ggml). A file may come
-from anywhere: what is read, and how long that takes, has an end whatever the numbers in it are.
+The layout is GGUF versions 2 and 3, little-endian (docs/gguf.md of ggml). A file may come from
+anywhere, so reading is bounded in time and memory whatever the numbers in it are. The gguf package
+is not used: its reader takes 45 s for a vocabulary that takes one second here.
 """
 
 import collections
 import os
 import struct
+from pathlib import Path
+from typing import Any
 
 from .guest_keys import keys
 
@@ -28,7 +30,7 @@ CELLS_STEP = 256  # llama.cpp rounds the cells of a cache up to it
 N_WHOLE = 512  # tokens that a model of embeddings computes at once (native/engine/vectors.cpp)
 REPACKED = 1.7  # size of repacked weights, at most (Q5_K), to that of the file
 VOCABULARY_BYTES = 512  # per token: strings, maps both ways, merge ranks
-# Per node of a graph: ggml's scheduler has 60 tensors ready for each (ggml_backend_sched_new() in
+# Per node of a graph: ggml's scheduler allocates 60 tensors (ggml_backend_sched_new() in
 # ggml-backend.cpp), llama.cpp's result three more.
 NODE_BYTES = 23 << 10
 # Nodes per tensor of the model: llama_context::graph_max_nodes().
@@ -39,8 +41,8 @@ NODES, NODES_OF = 8, {
         "dflash", "nanbeige", "minimax-01", "minimax-m3", "hy_v4",
     ), 32),
 }
-# Models that see a text at once and keep no cache: those without memory in
-# llama_model::create_memory().
+# Models that compute a whole text at once and keep no cache: llama_model::create_memory() makes no
+# memory for them.
 WHOLE = {
     "bert", "jina-bert-v2", "jina-bert-v3", "nomic-bert", "nomic-bert-moe", "neo-bert", "eurobert",
     "modern-bert", "gemma-embedding", "wavtokenizer-dec", "dream", "llada", "llada-moe", "rnd1",
@@ -54,7 +56,7 @@ STRING, ARRAY = 8, 9
 # length: how many; most: the largest of a short array of numbers, else 0.
 Array = collections.namedtuple("Array", "length most", defaults=(0,))
 
-# Bounds of a header. Real ones have some 50 pairs, 2,000 tensors and 500,000 strings in two arrays.
+# Bounds of a header. Real ones have 50 pairs, 2,000 tensors and two arrays of 250,000 strings.
 PAIRS = 1 << 16
 STRINGS = 1 << 22
 LONGEST = 1 << 24  # bytes of a string; items of an array of numbers
@@ -64,13 +66,13 @@ TENSOR_BYTES = 28  # of a tensor's description, at least
 
 
 class Refused(ValueError):
-    """What no guest can serve; the message says why, and what to do where there is something."""
+    """A model that no guest can serve; the message says why and, if possible, what to do."""
 
 
-def read_metadata(path):
-    """The metadata of a GGUF file as a dict; an array comes as `Array`. `TENSORS` counts tensors.
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """Return the metadata of a GGUF file as a dict; arrays as `Array`, TENSORS their number.
 
-    Raises ValueError when the file is no GGUF, ends early or has what no reader of GGUF takes,
+    Raises ValueError when the file is no GGUF, ends early or is refused by every reader of GGUF;
     OSError when it cannot be read.
     """
     with open(path, "rb") as file:
@@ -115,7 +117,7 @@ class _Header:
         return struct.unpack(layout, data)[0]
 
     def skip(self, size):
-        # Seeking past the end is no error, but what lseek(2) cannot count to is one.
+        # Seeking past the end is no error, but a position that lseek(2) cannot represent is one.
         if size > self.size or self.file.seek(size, os.SEEK_CUR) > self.size:
             raise ValueError("the file ends inside its header")
 
@@ -160,17 +162,20 @@ class _Header:
         return Array(count, max((n for n in numbers if type(n) is int), default=0))
 
 
-def needed(path, n_ctx=N_CTX, repacked=False, *, n_batch=N_BATCH, slots=SLOTS, embeds=True):
-    """MiB of guest memory for the model at `path` (None: no model).
+def needed(
+    path: str | Path | None, n_ctx: int = N_CTX, repacked: bool = False, *,
+    n_batch: int = N_BATCH, slots: int = SLOTS, embeds: bool = True,
+) -> int:
+    """Return the MiB of guest memory for the model at `path` (None: no model).
 
-    n_ctx, n_batch, slots: as the configuration has them. repacked: the guest makes a copy of the
-    weights for its kernels. embeds: False for a model that only drafts.
+    n_ctx, n_batch, slots: of the configuration. repacked: the guest copies the weights for its
+    kernels. embeds: False for a model that only drafts.
 
     Raises Refused when that is more than LARGEST, OSError when the file cannot be read.
     """
     if path is None:
         return _rounded(BASE)
-    size = BASE + (int(REPACKED * path.stat().st_size) if repacked else 0)
+    size = BASE + (int(REPACKED * Path(path).stat().st_size) if repacked else 0)
     try:
         metadata = read_metadata(path)
     except ValueError:
@@ -181,10 +186,10 @@ def needed(path, n_ctx=N_CTX, repacked=False, *, n_batch=N_BATCH, slots=SLOTS, e
     return size
 
 
-def check(path):
-    """Raises Refused for a file whose header shows that no guest can serve it.
+def check(path: str | Path) -> None:
+    """Raise Refused for a file whose header shows that no guest can serve it.
 
-    A file that is damaged otherwise passes: the guest says best what llama.cpp makes of it.
+    Other damage passes: the guest reports llama.cpp's own reason.
     """
     try:
         metadata = read_metadata(path)
@@ -200,8 +205,8 @@ def check(path):
         )
 
 
-def of_host():
-    """MiB of this host's memory."""
+def of_host() -> int:
+    """Return the MiB of this host's memory."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // MIB
 
 
@@ -210,7 +215,7 @@ def _rounded(size):
 
 
 class _Model:
-    """What of a model's metadata decides how much memory it takes."""
+    """The part of a model's metadata that decides how much memory it takes."""
 
     def __init__(self, metadata):
         self.metadata = metadata
@@ -224,14 +229,14 @@ class _Model:
         self.vocabulary = vocabulary.length if isinstance(vocabulary, Array) else 1 << 17
 
     def number(self, key, default):
-        """A positive number of the architecture; of one for each layer, the largest."""
+        """Return a positive number of the architecture; the largest where each layer has one."""
         value = self.metadata.get(f"{self.arch}.{key}")
         if isinstance(value, Array):
             value = value.most
         return value if type(value) is int and value > 0 else default
 
     def work(self, n_ctx, n_batch, slots, embeds):
-        """Bytes that llama.cpp allocates beside the weights, which stay in the file."""
+        """Return the bytes that llama.cpp allocates beside the weights, which stay in the file."""
         if self.arch in WHOLE:
             work = self.graph() + self.batch(max(n_batch, N_WHOLE), max(n_ctx, N_WHOLE))
         else:
@@ -242,11 +247,11 @@ class _Model:
         return work + self.vocabulary * VOCABULARY_BYTES
 
     def graph(self):
-        """What one context needs to make graphs."""
+        """Return the bytes that one context needs to make graphs."""
         return NODE_BYTES * max(1024, NODES_OF.get(self.arch, NODES) * (self.tensors + 16))
 
     def cache(self, n_ctx):
-        """Keys and values of every cell, as f16."""
+        """Return the bytes of keys and values of every cell, as f16."""
         kv_heads = self.number("attention.head_count_kv", self.heads)
         head = max(1, self.width // self.heads)
         key = self.number("attention.key_length", head)
@@ -254,7 +259,7 @@ class _Model:
         return 2 * n_ctx * self.layers * kv_heads * (key + value)
 
     def state(self):
-        """What a recurrent model keeps of one sequence, as f32: llama_hparams::n_embd_r(), _s()."""
+        """Return the bytes of one sequence's recurrent state, f32 (llama_hparams::n_embd_r, _s)."""
         conv = self.number("ssm.conv_kernel", 0)
         inner, state = self.number("ssm.inner_size", 0), self.number("ssm.state_size", 0)
         groups = self.number("ssm.group_count", 0)
@@ -267,7 +272,7 @@ class _Model:
         return 4 * self.layers * rows
 
     def batch(self, n_batch, n_ctx):
-        """f32: logits, computed and kept, some activations, the attention scores of one layer."""
+        """Return the bytes of logits (computed and kept), activations and scores, as f32."""
         return 4 * n_batch * (
             2 * self.vocabulary + 8 * self.width + 3 * self.inner + 2 * self.heads * n_ctx
         )

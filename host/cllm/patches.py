@@ -1,4 +1,4 @@
-"""Patches of a vendored folder: applied at unpacking, files checked to the bit before and after.
+"""Patches of a vendored folder: applied at unpacking, files checked by hash before and after.
 
 `FOLDER/lock.json` lists them under "patches", in order, each a unified diff in `FOLDER/patches/`,
 and under "patched" the SHA-256 of every file that they change, as [before, after].
@@ -12,20 +12,22 @@ import sys
 from pathlib import Path
 
 from . import CllmError
+from .lock import Lock
 
+Hunk = tuple[int, list[str], list[str]]  # line number, old lines, new lines
 HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+\d+(?:,\d+)? @@")
 
 
-def sha256(data):
+def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def parse(text, name):
+def parse(text: str, name: str) -> dict[str, list[Hunk]]:
     """Return {path: [(line number, old lines, new lines)]} of a unified diff of a/... and b/...
 
-    Raises CllmError for anything else than changes of existing files.
+    Raises CllmError for a patch that creates or removes files.
     """
-    files = {}
+    files: dict[str, list[Hunk]] = {}
     lines = text.splitlines(keepends=True)
     at = 0
     while at < len(lines):
@@ -38,7 +40,8 @@ def parse(text, name):
         at += 2
         while at < len(lines) and (found := HUNK.match(lines[at])):
             start, left = int(found[1]), int(found[2] or 1)
-            old, new = [], []
+            old: list[str] = []
+            new: list[str] = []
             at += 1
             while at < len(lines) and lines[at][:1] in (" ", "-", "+") and (
                 len(old) < left or lines[at][0] == "+"
@@ -55,7 +58,7 @@ def parse(text, name):
     return files
 
 
-def change(text, hunks, name):
+def change(text: str, hunks: list[Hunk], name: str) -> str:
     """Return `text` with `hunks` (see parse) applied; raises CllmError where one does not fit."""
     lines = text.splitlines(keepends=True)
     for start, old, new in reversed(hunks):
@@ -65,7 +68,7 @@ def change(text, hunks, name):
     return "".join(lines)
 
 
-def apply(lock, tree):
+def apply(lock: Lock, tree: Path) -> None:
     """Apply the patches of `lock` to the unpatched files in `tree`.
 
     Raises CllmError when a file is not what the lock names, before or after.
@@ -81,7 +84,7 @@ def apply(lock, tree):
     _check(lock, tree, 1)
 
 
-def _check(lock, tree, which):
+def _check(lock: Lock, tree: Path, which: int) -> None:
     for path, hashes in lock.patched.items():
         try:
             found = sha256((tree / path).read_bytes())
@@ -94,7 +97,7 @@ def _check(lock, tree, which):
             )
 
 
-def state(lock, tree):
+def state(lock: Lock, tree: Path) -> str:
     """Return whether `tree` is "patched", "unpatched", or of "another" version."""
     for which, name in ((1, "patched"), (0, "unpatched")):
         try:
@@ -105,9 +108,10 @@ def state(lock, tree):
     return "another"
 
 
-def table(folder, tree):
+def table(folder: Path, tree: Path) -> dict[str, list[str]]:
     """Return "patched" for the patches in `folder`, applied to the unpatched `tree` in memory."""
-    before, after = {}, {}
+    before: dict[str, str] = {}
+    after: dict[str, str] = {}
     for name in json.loads((folder / "lock.json").read_text())["patches"]:
         for path, hunks in parse((folder / "patches" / name).read_text(), name).items():
             if path not in after:

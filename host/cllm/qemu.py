@@ -1,7 +1,7 @@
 """A guest in QEMU: its command line, its serial line, its end.
 
-The serial line is QEMU's standard input and output, which this process holds; where the bytes go
-(a terminal, a pty, a file, a test) is decided by who listens.
+The serial line is QEMU's standard input and output, which this process holds; listeners pass the
+bytes on to a terminal, a pty, a file or a test.
 """
 
 import ctypes
@@ -13,13 +13,15 @@ import socket
 import subprocess
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from . import CllmError, accel
 
 PROGRAM = "qemu-system-x86_64"
 GUEST_PORT = 80
-KEPT = 1 << 16  # bytes of the serial line kept for whoever asks what happened
+KEPT = 1 << 16  # bytes of the serial line kept for log()
 STOP_SECONDS = 5  # between asking QEMU to end and ending it
 # Files from this size on are not loaded but mapped into the machine; see Guest.mapped().
 LEAST_MAPPED = 1 << 20
@@ -34,8 +36,8 @@ PR_SET_PDEATHSIG, PR_SET_THP_DISABLE = 1, 41  # prctl(2)
 LIBC = ctypes.CDLL(None)
 
 
-def find_qemu():
-    """Path of QEMU; raises CllmError when it is not installed."""
+def find_qemu() -> str:
+    """Return the path of QEMU; raises CllmError when it is not installed."""
     program = shutil.which(PROGRAM)
     if program is None:
         raise CllmError(
@@ -45,12 +47,12 @@ def find_qemu():
     return program
 
 
-def _up(size, step):
+def _up(size: int, step: int) -> int:
     return -(-size // step) * step
 
 
-def free_port():
-    """A TCP port of 127.0.0.1 that nobody listens on right now."""
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that nobody listens on right now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -64,20 +66,21 @@ class Guest:
     memory: MiB. accel: "tcg" or "kvm". pcap: file for every frame of the network card.
     netdev: a QEMU back-end ("tap,ifname=...", "socket,udp=...") to use in place of QEMU's own
     network; nothing is forwarded then. mac: of the network card, where two guests share a network.
-    gdb: TCP port of 127.0.0.1 where the guest waits for a debugger. on_crash: "exit" ends QEMU when
-    the guest dies or resets itself; with "reboot" it boots again, as a machine would, and its memory
-    keeps the record. monitor: path of a Unix socket for QEMU's monitor. cpu: QEMU's name of a
-    processor in place of all that it can do.
+    gdb: TCP port of 127.0.0.1 where the guest waits for a debugger. on_crash: "exit" ends QEMU
+    when the guest dies or resets itself; with "reboot" it boots again, as a machine would, and its
+    memory keeps the crash record. monitor: path of a Unix socket for QEMU's monitor (QMP, see
+    tests/support/qemu_monitor.py). cpu: QEMU's name of a processor (default: the best there is).
 
-    start() and stop() may be called from the main thread only: the kernel ends QEMU when the
-    thread that started it goes.
+    Call start() and stop() from the main thread only: the kernel ends QEMU when the thread that
+    started it ends.
     """
 
     def __init__(
-        self, image, *, modules=None, port, smp=1, memory=256, accel="tcg", pcap=None,
-        netdev=None, mac=None, gdb=None, on_crash="exit", monitor=None,
-        cpu=None,
-    ):
+        self, image: str | Path, *, modules: dict[str, Any] | None = None, port: int,
+        smp: int = 1, memory: int = 256, accel: str = "tcg", pcap: str | None = None,
+        netdev: str | None = None, mac: str | None = None, gdb: int | None = None,
+        on_crash: str = "exit", monitor: str | Path | None = None, cpu: str | None = None,
+    ) -> None:
         self.image = Path(image)
         self.modules = modules or {}
         self.port = port
@@ -92,16 +95,16 @@ class Guest:
         self.monitor = monitor
         self.cpu = cpu
         self.url = f"http://127.0.0.1:{port}"
-        self.listeners = []
+        self.listeners: list[Callable[[bytes], object]] = []
         self.ended = threading.Event()
         self._kept = bytearray()
         self._errors = b""
-        self._process = None
-        self._folder = None
-        self._threads = []
+        self._process: Any = None  # a subprocess.Popen once it is started
+        self._folder: Any = None  # a tempfile.TemporaryDirectory likewise
+        self._threads: list[threading.Thread] = []
 
-    def arguments(self):
-        """QEMU's command line without the program, relative to a folder holding the modules."""
+    def arguments(self) -> list[str]:
+        """Return QEMU's command line without the program, to be run in the modules' folder."""
         line = [
             "-nodefaults", "-no-user-config", *accel.arguments(self.accel, self.cpu),
             "-smp", str(self.smp), "-display", "none", *self.boot_arguments(),
@@ -112,7 +115,7 @@ class Guest:
         ]
         if self.monitor:
             path = str(Path(self.monitor).resolve()).replace(",", ",,")
-            line += ["-monitor", f"unix:{path},server=on,wait=off"]
+            line += ["-qmp", f"unix:{path},server=on,wait=off"]
             line += ["-vga", "std"]
         if self.pcap:
             path = str(Path(self.pcap).resolve()).replace(",", ",,")
@@ -121,8 +124,8 @@ class Guest:
             line += ["-S", "-gdb", f"tcp:127.0.0.1:{self.gdb}"]
         return line
 
-    def boot_arguments(self):
-        """The machine's memory, what is booted, and with what."""
+    def boot_arguments(self) -> list[str]:
+        """Return the options for the kernel, its modules and the machine's memory."""
         mapped = self.mapped()
         line = ["-kernel", str(self.image.resolve())]
         words = [f"pmem={name}@{start:x}+{size:x}" for name, start, size in mapped]
@@ -149,17 +152,16 @@ class Guest:
             line += ["-initrd", ",".join(loaded)]
         return line
 
-    def mapped(self):
-        """[(name, physical address, size in bytes)] of the modules that are mapped, not loaded.
+    def mapped(self) -> list[tuple[str, int, int]]:
+        """Return [(name, physical address, size in bytes)] of the modules to map, not load.
 
-        QEMU would read a module into memory of its own and have the firmware copy it to the
-        guest's, and can do so with 2 GiB at most. A large file is mapped into the machine instead,
-        as persistent memory, where its pages are the host's page cache. The guest is told where
-        (ports/cllm_x86/boot/pmem.c).
+        QEMU reads a module into its own memory, the firmware copies it into the guest's, and 2 GiB
+        are the limit. A large file is mapped into the machine instead, as persistent memory, whose
+        pages are the host's page cache. The command line names the address for boot/pmem.c.
         """
         found = []
-        # pc_memory_init() of QEMU: RAM of 3.5 GiB or more is parted at 3 GiB, and what comes
-        # later lies on the GiB above it.
+        # pc_memory_init() of QEMU splits RAM of 3.5 GiB or more at 3 GiB; persistent memory begins
+        # at the GiB above the upper part.
         above = self.memory * MIB - 3 * GIB if self.memory * MIB >= 7 * GIB // 2 else 0
         at = _up(4 * GIB + above, GIB)
         for name, content in self.modules.items():
@@ -171,12 +173,12 @@ class Guest:
                 at += _up(size, GIB)
         return found
 
-    def _network(self):
+    def _network(self) -> str:
         if self.netdev:
             return f"{self.netdev},id=net0"
         return f"user,id=net0,hostfwd=tcp:127.0.0.1:{self.port}-:{GUEST_PORT}"
 
-    def start(self):
+    def start(self) -> None:
         """Start QEMU; raises CllmError when something that it needs is missing or taken."""
         program = find_qemu()
         if not self.image.is_file():
@@ -193,17 +195,17 @@ class Guest:
             self._lay_out_modules(Path(self._folder.name))
             parent = os.getpid()
 
-            def die_with_parent():
+            def die_with_parent() -> None:
                 LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
                 if self.accel == "tcg":
-                    # QEMU asks for huge pages for the guest's memory, so that one byte takes 2 MiB,
-                    # and a KV cache, one row in each of its tensors, all of it at the first token.
-                    # They spare a processor walks of its page tables; an emulated one has none.
+                    # QEMU asks for huge pages for the guest's memory: one byte takes 2 MiB, and the
+                    # first token, a row in each tensor, takes the whole KV cache. Emulation gains
+                    # nothing from them, as it does not walk the host's page tables.
                     LIBC.prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
                 if os.getppid() != parent:
                     os._exit(1)
 
-            # A session of its own: Ctrl-C in the terminal is for this process to handle.
+            # QEMU gets a session of its own, so that Ctrl-C reaches this process only.
             self._process = subprocess.Popen(
                 [program, *self.arguments()], cwd=self._folder.name, bufsize=0,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -221,8 +223,8 @@ class Guest:
             self._threads.append(thread)
         threading.Thread(target=self._reap, daemon=True).start()
 
-    def _lay_out_modules(self, folder):
-        """Name every module as the guest shall see it, whatever its path looks like here."""
+    def _lay_out_modules(self, folder: Path) -> None:
+        """Make a link or file in `folder` for every module, by its name in the guest."""
         for name, content in self.modules.items():
             if isinstance(content, bytes):
                 (folder / name).write_bytes(content)
@@ -239,24 +241,24 @@ class Guest:
                     file.seek(size // PAGE * PAGE)
                     (folder / (name + TAIL)).write_bytes(file.read())
 
-    def _read_serial(self):
+    def _read_serial(self) -> None:
         while data := self._process.stdout.read(4096):
             self._kept += data
             del self._kept[:-KEPT]
             for listener in list(self.listeners):
                 listener(data)
 
-    def _read_errors(self):
+    def _read_errors(self) -> None:
         self._errors = self._process.stderr.read()
 
-    def _reap(self):
+    def _reap(self) -> None:
         self._process.wait()
         for thread in self._threads:
             thread.join()
         self.ended.set()
 
-    def write(self, data):
-        """Send bytes to the guest's serial line; they are dropped once the guest has ended."""
+    def write(self, data: bytes) -> None:
+        """Send bytes to the guest's serial line; a guest that has ended gets nothing."""
         try:
             while data:
                 data = data[self._process.stdin.write(data):]
@@ -264,22 +266,23 @@ class Guest:
             pass
 
     @property
-    def pid(self):
-        """QEMU's process, while it runs."""
+    def pid(self) -> int:
+        """The id of QEMU's process, while it runs."""
         return self._process.pid
 
-    def log(self):
-        """The last 64 KiB that the guest wrote to its serial line."""
+    def log(self) -> bytes:
+        """Return the last KEPT bytes that the guest wrote to its serial line."""
         return bytes(self._kept)
 
-    def status(self):
-        """QEMU's exit status (negative: the signal that ended it), None while it runs."""
+    def status(self) -> int | None:
+        """Return QEMU's exit status (negative: the signal that ended it), None while it runs."""
         return self._process.returncode if self.ended.is_set() else None
 
-    def reason(self):
-        """Why the guest is no more, in one line."""
+    def reason(self) -> str:
+        """Return the reason why the guest has ended, in one line."""
         said = self._errors.decode(errors="replace").strip()
         status = self.status()
+        assert status is not None, "the guest still runs"
         if status == 0:
             return "the guest powered off or was reset" + (f" ({said})" if said else "")
         if status < 0:
@@ -292,7 +295,7 @@ class Guest:
             return "the guest died: " + deaths[-1].decode(errors="replace")
         return f"the guest ended with code {status >> 1}" + (f" ({said})" if said else "")
 
-    def stop(self):
+    def stop(self) -> None:
         """End QEMU and wait until it is gone; harmless when it is already."""
         if self._process is None:
             return
@@ -306,8 +309,8 @@ class Guest:
         self._folder.cleanup()
 
 
-def _check_port_free(port):
-    """QEMU's own words for a taken port do not name it; a race past this check still fails."""
+def _check_port_free(port: int) -> None:
+    """Raise CllmError for a port in use: QEMU's own message does not name it."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,19 +1,21 @@
-"""Give back the host's memory that a model's file takes, once the guest has a copy of its weights.
+"""Give back the host's memory of a model's file, once the guest has a copy of its weights.
 
-With the kernels `tcg` the weights are repacked into the guest's RAM and nobody reads the originals
-again, but the file is mapped into QEMU (qemu.Guest.mapped), where its pages stay resident. The
-guest cannot drop its host's pages. The host can, by process_madvise(2) with MADV_PAGEOUT: clean
-pages of a file are unmapped and leave the page cache. What is read from the file after all
-(embeddings, norms, all of it after a soft reset) comes back page by page, and stays.
+With the kernels `tcg` the guest repacks the weights into its RAM and does not read the originals
+again, but the pages of the mapped file (qemu.Guest.mapped) stay resident. The guest cannot drop its
+host's pages; the host can, by process_madvise(2) with MADV_PAGEOUT: clean pages of a file are
+unmapped and leave the page cache. Pages that are read all the same (embeddings, norms, everything
+after a soft reset) come back one by one, and stay.
 
-It takes Linux 5.10 and CAP_SYS_NICE, and a file that one owns or may write to. Without, nothing is
-lost: clean pages are the kernel's to take when it needs memory. Pages that another process maps as
-well stay, and so do those of a tmpfs without swap.
+This needs Linux 5.10, CAP_SYS_NICE, and a file that the user owns or may write to. Elsewhere
+nothing is lost: the kernel takes clean pages when it needs memory. Pages that another process maps
+stay, and so do those of a tmpfs without swap.
 """
 
 import ctypes
 import os
 from pathlib import Path
+
+from .qemu import Guest
 
 SYS_PROCESS_MADVISE = 440  # on x86, ARM and RISC-V alike
 MADV_PAGEOUT = 21  # madvise(2)
@@ -27,15 +29,15 @@ class Iovec(ctypes.Structure):
     _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
 
 
-def give_back(guest):
-    """Drop the pages of all files that the qemu.Guest has mapped, where the kernel does that."""
+def give_back(guest: Guest) -> None:
+    """Drop the pages of all files that the qemu.Guest has mapped, where the kernel allows it."""
     for content in guest.modules.values():
         if not isinstance(content, bytes):
             drop(guest.pid, content)
 
 
-def drop(pid, path):
-    """Drop the pages of the file `path` that the process has mapped; False: not allowed here."""
+def drop(pid: int, path: str | Path) -> bool:
+    """Drop the pages of `path` that the process has mapped; return False where not allowed."""
     try:
         process = os.pidfd_open(pid)
         try:
@@ -46,21 +48,22 @@ def drop(pid, path):
         return False
 
 
-def _areas(pid, path):
-    """[(start, end)] where the process has the file in its memory; proc_pid_maps(5)."""
+def _areas(pid: int, path: str | Path) -> list[tuple[int, int]]:
+    """Return [(start, end)] of the file in the process' memory; proc_pid_maps(5)."""
     name = os.fsencode(Path(path).resolve())
     found = []
     for line in Path(f"/proc/{pid}/maps").read_bytes().splitlines():
         area, _, _, _, _, *rest = line.split(maxsplit=5)
         if rest == [name]:
-            found.append(tuple(int(number, 16) for number in area.split(b"-")))
+            start, _, end = area.partition(b"-")
+            found.append((int(start, 16), int(end, 16)))
     return found
 
 
-def _page_out(process, start, end):
+def _page_out(process: int, start: int, end: int) -> bool:
     while start < end:
         area = Iovec(start, end - start)
-        # Of more than 2 GiB the kernel does a part, and says how much.
+        # The kernel does at most 2 GiB at a time, and returns how much it did.
         done = LIBC.syscall(
             SYS_PROCESS_MADVISE, process, ctypes.byref(area), ctypes.c_size_t(1), MADV_PAGEOUT,
             ctypes.c_uint(0),

@@ -7,28 +7,34 @@ import signal
 import stat
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from . import CllmError, accel, config, console, health, memory, qemu, reclaim
+from . import CllmError, accel, console, health, memory, qemu, reclaim
 from .build import DEBUG_IMAGE, IMAGE
 
+Settings = dict[str, Any]  # from config.settings()
 MAX_PROGRAM = 1 << 20  # bytes of --app
 
 
-def make_guest(settings, guest_settings=None, *, image=None, **options):
-    """A qemu.Guest for the settings of config.settings(); `options` go to the Guest as they are.
+def make_guest(
+    settings: Settings, guest_settings: Settings | None = None, *, image: Path | None = None,
+    **options: Any,
+) -> qemu.Guest:
+    """Return a qemu.Guest for the settings of config.settings().
 
-    image: another kernel than build/cllm.elf.
+    image: another kernel than build/cllm.elf. options: further arguments of qemu.Guest.
 
     Raises CllmError when a file that the settings name is not there.
     """
     guest_settings = dict(guest_settings or {})
-    modules = {}
+    modules: dict[str, Path | bytes] = {}
     model = settings["model"] and _file(settings["model"], "model file")
     if model:
         modules["model.gguf"] = model
-        # The guest sees the file as model.gguf; clients know the model by its real name, which need
-        # not be text on Linux.
+        # The guest sees the file as model.gguf; clients know the model by its real name. On Linux a
+        # name may be bytes that are no text.
         alias = os.fsencode(model.stem).decode("utf-8", "replace")
         named = {"file": "model.gguf", "alias": alias}
         guest_settings["model"] = {**named, **guest_settings.get("model", {})}
@@ -61,8 +67,8 @@ def make_guest(settings, guest_settings=None, *, image=None, **options):
     )
 
 
-def _file(name, what):
-    """The Path of a file that can be read; CllmError says why it cannot."""
+def _file(name: str, what: str) -> Path:
+    """Return the Path of a file that can be read; raises CllmError with the reason otherwise."""
     path = Path(name)
     try:
         mode = path.stat().st_mode
@@ -78,14 +84,14 @@ def _file(name, what):
     raise CllmError(f"{path} is {kind}: name a {what}")
 
 
-def _program(name):
-    """The Path of a file of handlers, which the guest compiles in its memory, all of it at once."""
+def _program(name: str) -> Path:
+    """Return the Path of a file of handlers; CllmError for one that the guest cannot compile."""
     path = _file(name, "file of handlers")
     size = path.stat().st_size
     if size > MAX_PROGRAM:
         raise CllmError(
-            f"{path} has {size} bytes, and a file of handlers may have {MAX_PROGRAM}: what is no "
-            "program does not belong in it"
+            f"{path} has {size} bytes, and a file of handlers may have {MAX_PROGRAM}: keep data "
+            "out of it"
         )
     try:
         path.read_bytes().decode()
@@ -95,8 +101,11 @@ def _program(name):
     return path
 
 
-def _memory(model, draft, settings, repacked):
-    """MiB of memory for the models; `settings`: the guest's "model". CllmError if nobody has it."""
+def _memory(model: Path | None, draft: Path | None, settings: Settings, repacked: bool) -> int:
+    """Return the MiB of memory for the models; raises CllmError if this host has less.
+
+    settings: the guest's "model".
+    """
     options = {
         "n_ctx": settings.get("n_ctx", memory.N_CTX), "slots": settings.get("slots", memory.SLOTS),
         "n_batch": settings.get("n_batch", memory.N_BATCH), "repacked": repacked,
@@ -112,27 +121,30 @@ def _memory(model, draft, settings, repacked):
         raise CllmError(f"cannot serve {file}: {error}") from None
     if size > memory.of_host():
         raise CllmError(
-            f"{model or 'the guest'} needs {size} MiB of memory with \"n_ctx\" {options['n_ctx']}, "
-            f"and this host has {memory.of_host()}: set a smaller \"n_ctx\" with --config, or name "
-            "the memory with --memory"
+            f"{model or 'the guest'} needs {size} MiB of memory with \"n_ctx\" "
+            f"{options['n_ctx']}, and this host has {memory.of_host()}: set a smaller \"n_ctx\" "
+            "with --config, or name the memory with --memory"
         )
     return size
 
 
-def run(settings, guest_settings, *, every_key=False, wait_for_debugger=False):
-    """Boot and serve until a signal (returns 0) or the guest's end (raises CllmError)."""
-    options = {}
+def run(
+    settings: Settings, guest_settings: Settings, *, every_key: bool = False,
+    wait_for_debugger: bool = False,
+) -> int:
+    """Boot and serve until a signal (return 0) or the guest's end (raise CllmError)."""
+    options: dict[str, Any] = {}
     if wait_for_debugger:
         options = {"image": DEBUG_IMAGE, "gdb": qemu.free_port()}
     guest = make_guest(settings, guest_settings, **options)
     wake = threading.Event()
     asked = threading.Event()
 
-    def ask_to_end(*_):
+    def ask_to_end(*_: object) -> None:
         asked.set()
         wake.set()
 
-    # SIGINT too: a shell starts what it puts in the background with SIGINT ignored.
+    # SIGINT, too: a shell starts background programs with SIGINT ignored.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, ask_to_end)
     output = console.Output()
@@ -144,7 +156,7 @@ def run(settings, guest_settings, *, every_key=False, wait_for_debugger=False):
         repacked = settings["kernels"] == "tcg"
         threading.Thread(target=_announce, args=(guest, output, repacked), daemon=True).start()
         if wait_for_debugger:
-            output.line(shlex.join(debugger_command(guest.gdb)))
+            output.line(shlex.join(debugger_command(options["gdb"])))
         wake.wait()
     finally:
         guest.stop()
@@ -154,14 +166,19 @@ def run(settings, guest_settings, *, every_key=False, wait_for_debugger=False):
     return 0
 
 
-def debugger_command(port):
-    """Arguments of gdb, up to the first C code; the breakpoint is one in hardware, as memory is not
-    loaded yet."""
+def debugger_command(port: int) -> list[str]:
+    """Return gdb's command line, which runs up to the first C code.
+
+    It takes a hardware breakpoint, because the image is not in memory yet.
+    """
     return ["gdb", os.path.relpath(DEBUG_IMAGE), "-ex", f"target remote 127.0.0.1:{port}",
             "-ex", "hbreak kernel_start", "-ex", "continue"]
 
 
-def _serial(where, guest, output, every_key, leave):
+def _serial(
+    where: str, guest: qemu.Guest, output: console.Output, every_key: bool,
+    leave: Callable[[], None],
+) -> console.Terminal | console.Pty | console.File:
     if where == "stdio":
         return console.Terminal(guest, output, every_key, leave if every_key else None)
     if where == "pty":
@@ -171,12 +188,12 @@ def _serial(where, guest, output, every_key, leave):
     return console.File(guest, where)
 
 
-def _wake_at_end(guest, wake):
+def _wake_at_end(guest: qemu.Guest, wake: threading.Event) -> None:
     guest.ended.wait()
     wake.set()
 
 
-def _announce(guest, output, repacked):
+def _announce(guest: qemu.Guest, output: console.Output, repacked: bool) -> None:
     reason = health.wait_until_decided(guest.port, guest.ended)
     if reason is None:
         output.line(f"ready {guest.url}")

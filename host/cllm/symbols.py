@@ -1,62 +1,59 @@
 """The table of function names inside the image, for the guest's backtraces.
 
-It is written after linking, into room that the linker script leaves behind the code, so no address
-changes. The format is described in ports/cllm_x86/symbols.c.
+It is written after linking, into room that the linker script reserves, so no address changes. The
+comment of the guest's symbols.c describes the format.
 """
 
 import ctypes
 import re
 import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from elftools.elf.constants import SH_FLAGS
+from elftools.elf.elffile import ELFFile
 
 from . import CllmError
 
-GROUP = 16
-LONGEST = 160  # bytes of a name; what a backtrace needs of a longer one is its beginning
-STT_NOTYPE, STT_FUNC = 0, 2
-SHF_EXECINSTR = 4
+GROUP = 16  # names that share a beginning with the one before; each group starts with a whole one
+Symbol = tuple[str, str, Any, int, int]  # name, type, section or None, value, size
+PLACE = "__symbols_"  # how link.ld names the ends of the table's room
+LONGEST = 160  # bytes of a name; a backtrace cuts longer ones
 
 
-class Elf:
-    """The sections and symbols of a 64-bit little-endian ELF file (ELF-64 1.5, figures 2 to 6)."""
-
-    def __init__(self, data):
-        self.data = data
-        (first,) = struct.unpack_from("<Q", data, 40)
-        size, count = struct.unpack_from("<HH", data, 58)
-        self.sections = [
-            struct.unpack_from("<IIQQQQIIQQ", data, first + i * size) for i in range(count)
-        ]
-
-    def symbols(self):
-        """Yield (name, type, section header or None, value, size)."""
-        for _, kind, _, _, offset, size, link, _, _, _ in self.sections:
-            if kind != 2:  # SHT_SYMTAB
-                continue
-            names = self.sections[link][4]
-            for at in range(offset, offset + size, 24):
-                name, info, _, index, value, length = struct.unpack_from("<IBBHQQ", self.data, at)
-                section = self.sections[index] if index < len(self.sections) else None
-                end = self.data.index(b"\0", names + name)
-                yield self.data[names + name:end].decode(), info & 15, section, value, length
+def symbols(elf: ELFFile) -> Iterator[Symbol]:
+    """Yield (name, type, section or None, value, size) of the symbols of an ELFFile."""
+    table: Any = elf.get_section_by_name(".symtab")
+    sections = list(elf.iter_sections())
+    for symbol in table.iter_symbols() if table else ():
+        index = symbol["st_shndx"]  # a number, or the name of a special index
+        section = sections[index] if isinstance(index, int) else None
+        kind = symbol["st_info"]["type"]
+        yield symbol.name, kind, section, symbol["st_value"], symbol["st_size"]
 
 
-def functions(elf):
-    """Sorted [(address, mangled name)], one per address, and the end of the last function."""
-    found, end = {}, 0
-    for name, kind, section, value, size in elf.symbols():
-        if not name or section is None or not section[2] & SHF_EXECINSTR:
+def functions(symbols_of_image: Iterable[Symbol]) -> tuple[list[tuple[int, str]], int]:
+    """Return sorted [(address, mangled name)], one per address, and the end of the last function.
+
+    symbols_of_image: from symbols().
+    """
+    found: dict[int, tuple[tuple[bool, int], str]] = {}
+    end = 0
+    for name, kind, section, value, size in symbols_of_image:
+        if not name or section is None or not section["sh_flags"] & SH_FLAGS.SHF_EXECINSTR:
             continue
-        if kind not in (STT_NOTYPE, STT_FUNC) or name.startswith((".L", "$", "__text_")):
+        if kind not in ("STT_NOTYPE", "STT_FUNC") or name.startswith((".L", "$", "__text_")):
             continue
         end = max(end, value + size)
-        # Of several names the global, plainly written one reads best.
-        if value not in found or (kind, -len(name)) > found[value][0]:
-            found[value] = ((kind, -len(name)), name)
+        # Where there are several names: one typed as a function, then the shortest.
+        rank = (kind == "STT_FUNC", -len(name))
+        if value not in found or rank > found[value][0]:
+            found[value] = (rank, name)
     return [(address, name) for address, (_, name) in sorted(found.items())], end
 
 
-def demangler():
-    """A function that makes C++ names readable; the identity where the host has no libstdc++."""
+def demangler() -> Callable[[str], str]:
+    """Return a function that makes C++ names readable; the identity without libstdc++."""
     try:
         demangle = ctypes.CDLL("libstdc++.so.6").__cxa_demangle
     except (OSError, AttributeError):
@@ -66,7 +63,7 @@ def demangler():
     demangle.restype = ctypes.c_void_p
     demangle.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
 
-    def readable(name):
+    def readable(name: str) -> str:
         if not name.startswith("_Z"):
             return name
         text = demangle(name.encode(), None, None, None)
@@ -80,11 +77,11 @@ def demangler():
     return readable
 
 
-def shorten(name):
-    """A demangled name without return type, parameters, template arguments and ABI tags."""
+def shorten(name: str) -> str:
+    """Return a demangled name without return type, parameters, template arguments and tags."""
     name = re.sub(r"\[abi:\w+\]", "", name).replace("std::__1::", "std::")
     name = name.replace("(anonymous namespace)", "{anonymous}")
-    # Brackets that belong to an operator's name are no brackets.
+    # Protect the brackets of an operator's name.
     name = re.sub(r"operator(\(\)|<=>|<<=?|>>=?|<=?|>=?|->\*?)",
                   lambda m: "operator" + m[1].translate(OPENED), name)
     plain, depth = [], 0
@@ -96,7 +93,7 @@ def shorten(name):
         elif depth == 0:
             plain.append(c)
     name = "".join(plain).removesuffix(" const").strip()
-    # What is left in front of a blank is the return type, but for an operator's own blank.
+    # The return type ends with a blank; "operator new" has one, too.
     head, _, tail = name.rpartition("::")
     if " " not in tail.removeprefix("operator ") or "operator" in tail:
         name = head.rpartition(" ")[2] + "::" + tail if head else name
@@ -109,12 +106,13 @@ OPENED = {ord("<"): "\1", ord(">"): "\2", ord("("): "\3", ord(")"): "\4"}
 CLOSED = {1: "<", 2: ">", 3: "(", 4: ")"}
 
 
-def table(entries, end):
-    """The bytes of the table for sorted (address, name) entries; `end` is the last one's end."""
+def table(entries: Sequence[tuple[int, str]], end: int) -> bytes:
+    """Return the table's bytes for sorted (address, name) entries; `end`: of the last function."""
     groups = -(-len(entries) // GROUP)
     index, names = bytearray(), bytearray()
-    for i, (address, name) in enumerate(entries):
-        name = name.encode()[:LONGEST]
+    last, before = 0, b""
+    for i, (address, text) in enumerate(entries):
+        name = text.encode()[:LONGEST]
         if i % GROUP == 0:
             index += struct.pack("<II", address, 12 + 8 * groups + len(names))
             last, before = address, b""
@@ -130,25 +128,27 @@ def table(entries, end):
     return struct.pack("<4sII", b"SYMS", len(entries), end) + index + names
 
 
-def write_into(data):
-    """Fill the table of the linked image `data` (a bytearray) in place.
+def write_into(data: bytearray, elf: ELFFile) -> None:
+    """Fill the table in the linked image `data` in place; `elf` is the same image, parsed.
 
     Raises CllmError when the image has no room for it.
     """
-    elf = Elf(bytes(data))
-    places = {name: value for name, _, _, value, _ in elf.symbols() if name.startswith("__symbols_")}
-    start, stop = places["__symbols_start"], places["__symbols_end"]
+    known = list(symbols(elf))
+    places = {name: value for name, _, _, value, _ in known if name.startswith(PLACE)}
+    start, stop = places[PLACE + "start"], places[PLACE + "end"]
     readable = demangler()
-    found, end = functions(elf)
+    found, end = functions(known)
     content = table([(address, readable(name)) for address, name in found], end)
     if len(content) > stop - start:
         raise CllmError(
             f"the names of {len(found)} functions take {len(content)} bytes, but link.ld leaves "
             f"{stop - start} for them: give .symbols more"
         )
-    for _, _, flags, address, offset, size, *_ in elf.sections:
-        if flags & 2 and address <= start < address + size:  # SHF_ALLOC
-            at = offset + start - address
+    for section in elf.iter_sections():
+        address = section["sh_addr"]
+        loaded = section["sh_flags"] & SH_FLAGS.SHF_ALLOC
+        if loaded and address <= start < address + section["sh_size"]:
+            at = section["sh_offset"] + start - address
             data[at:at + len(content)] = content
             return
     raise CllmError("the image has no section for the names of functions")

@@ -17,7 +17,6 @@
 //     seq_rm(seq, p0, p1) -> bool    seq_cp(src, dst, p0, p1)    seq_add(seq, p0, p1, delta)
 //     seq_pos_max(seq) -> int        clear()
 //     sampler(params, chat=None) -> Sampler   params: a dict, or JSON text
-//     start_sample(sampler, batch_index)      begins what sample() does; finish() returns the token
 //     logprobs(batch_index, token, n) -> (logprob, [(token, logprob), ...])
 //     chat(request_json) -> Chat
 //     start_tokenize(text, add_special=True, parse_special=True, ms=0) -> Job
@@ -38,7 +37,13 @@
 //     sample(batch_index) -> token            accepts it as well
 //     accept(token, is_prompt=True)
 //     probs(n) -> [(token, probability), ...]
-//     close()
+//     start(batch_index)                      begins what sample() does, from a copy of the
+//                                             logits: the engine may decode meanwhile; select and
+//                                             asyncio report when finish() will not wait
+//     finish() -> token
+//     us() -> int                             processor time of the last one, in microseconds
+//     logprobs(token, n)                      as Engine.logprobs(), of the last start()'s entry
+//     close()                                 stops what was started
 //   Chat
 //     describe() -> str                       JSON
 //     reply() -> Reply
@@ -83,7 +88,7 @@ typedef struct {
     mp_obj_t progress, poll;
     mp_obj_t raised; // by a callback, MP_OBJ_NULL if none did
     bool computing; // in decode() or embed(), or between start() and the end of finish()
-    enum { NOTHING, BATCH, EMBEDDING, SAMPLE } started; // what finish() is to finish
+    enum { NOTHING, BATCH, EMBEDDING } started; // what finish() is to finish
     volatile bool stop; // for the thread that computes
     // One batch, converted; n_batch entries each. Allocated once, so that decode() does not grow
     // the heap.
@@ -548,11 +553,6 @@ static mp_obj_t engine_finish_py(mp_obj_t self_in) {
     self->started = NOTHING;
     const float *vector = NULL;
     size_t width;
-    if (started == SAMPLE) {
-        int32_t token;
-        end(self, engine_sample_finish(self->engine, &token));
-        return MP_OBJ_NEW_SMALL_INT(token);
-    }
     end(self, started == EMBEDDING ? engine_embed_finish(self->engine, &vector, &width)
                                    : engine_decode_finish(self->engine));
     if (vector == NULL) {
@@ -647,6 +647,13 @@ static mp_obj_t pairs(const int32_t *tokens, const float *values, size_t n) {
     return MP_OBJ_FROM_PTR(list);
 }
 
+static mp_obj_t logprob_and_pairs(
+    float logprob, const int32_t *tokens, const float *logprobs, size_t count) {
+    mp_obj_t result[2] = { MP_OBJ_NULL, pairs(tokens, logprobs, count) };
+    result[0] = mp_obj_new_float((mp_float_t)logprob);
+    return mp_obj_new_tuple(2, result);
+}
+
 static size_t get_size(mp_obj_t obj) {
     mp_int_t value = mp_obj_get_int(obj);
     if (value < 0) {
@@ -663,9 +670,7 @@ static mp_obj_t engine_logprobs_py(size_t n_args, const mp_obj_t *args) {
     size_t count;
     check(engine_logprobs(get_engine(args[0]), get_size(args[1]), get_int32(args[2]),
         get_size(args[3]), &logprob, &tokens, &logprobs, &count));
-    mp_obj_t result[2] = { MP_OBJ_NULL, pairs(tokens, logprobs, count) };
-    result[0] = mp_obj_new_float((mp_float_t)logprob);
-    return mp_obj_new_tuple(2, result);
+    return logprob_and_pairs(logprob, tokens, logprobs, count);
 }
 static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_logprobs_obj, 4, 4, engine_logprobs_py);
 
@@ -761,24 +766,6 @@ static mp_obj_t engine_start_chat_py(size_t n_args, const mp_obj_t *args) {
     return MP_OBJ_FROM_PTR(self);
 }
 static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_start_chat_obj, 2, 3, engine_start_chat_py);
-
-static mp_obj_t engine_start_sample_py(mp_obj_t self_in, mp_obj_t sampler_in, mp_obj_t index) {
-    engine_obj_t *self = get_self(self_in);
-    if (!mp_obj_is_type(sampler_in, &engine_type_sampler)) {
-        mp_raise_TypeError(MP_ERROR_TEXT("not a Sampler"));
-    }
-    sampler_obj_t *sampler = MP_OBJ_TO_PTR(sampler_in);
-    if (sampler->sampler == NULL || sampler->engine != self_in) {
-        mp_raise_ValueError(MP_ERROR_TEXT("a Sampler of this engine is needed"));
-    }
-    size_t at = get_size(index);
-    begin(self);
-    check(engine_sample_start(sampler->sampler, at));
-    self->computing = true;
-    self->started = SAMPLE;
-    return mp_const_none;
-}
-static MP_DEFINE_CONST_FUN_OBJ_3(engine_start_sample_obj, engine_start_sample_py);
 
 static mp_obj_t engine_start_embed_py(size_t n_args, const mp_obj_t *args) {
     engine_obj_t *self = get_self(args[0]);
@@ -890,7 +877,6 @@ static const mp_rom_map_elem_t engine_locals_table[] = {
     { MP_ROM_QSTR(MP_QSTR_start_tokenize), MP_ROM_PTR(&engine_start_tokenize_obj) },
     { MP_ROM_QSTR(MP_QSTR_start_sampler), MP_ROM_PTR(&engine_start_sampler_obj) },
     { MP_ROM_QSTR(MP_QSTR_start_chat), MP_ROM_PTR(&engine_start_chat_obj) },
-    { MP_ROM_QSTR(MP_QSTR_start_sample), MP_ROM_PTR(&engine_start_sample_obj) },
     { MP_ROM_QSTR(MP_QSTR_logprobs), MP_ROM_PTR(&engine_logprobs_obj) },
     { MP_ROM_QSTR(MP_QSTR_chat), MP_ROM_PTR(&engine_chat_obj) },
     { MP_ROM_QSTR(MP_QSTR_embed), MP_ROM_PTR(&engine_embed_obj) },
@@ -944,6 +930,50 @@ static mp_obj_t sampler_probs_py(mp_obj_t self_in, mp_obj_t n) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_2(sampler_probs_obj, sampler_probs_py);
 
+static mp_obj_t sampler_start_py(mp_obj_t self_in, mp_obj_t index) {
+    check(engine_sample_start(get_sampler(self_in), get_size(index)));
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_2(sampler_start_obj, sampler_start_py);
+
+static mp_obj_t sampler_finish_py(mp_obj_t self_in) {
+    int32_t token;
+    check(engine_sample_finish(get_sampler(self_in), &token));
+    return MP_OBJ_NEW_SMALL_INT(token);
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(sampler_finish_obj, sampler_finish_py);
+
+static mp_obj_t sampler_us_py(mp_obj_t self_in) {
+    return mp_obj_new_int_from_ull(engine_sample_us(get_sampler(self_in)));
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(sampler_us_obj, sampler_us_py);
+
+static mp_obj_t sampler_logprobs_py(mp_obj_t self_in, mp_obj_t token, mp_obj_t n) {
+    float logprob;
+    const int32_t *tokens;
+    const float *logprobs;
+    size_t count;
+    check(engine_sampler_logprobs(get_sampler(self_in), get_int32(token), get_size(n), &logprob,
+        &tokens, &logprobs, &count));
+    return logprob_and_pairs(logprob, tokens, logprobs, count);
+}
+static MP_DEFINE_CONST_FUN_OBJ_3(sampler_logprobs_obj, sampler_logprobs_py);
+
+// Readable for select and asyncio when finish() will not have to wait.
+static mp_uint_t sampler_ioctl(mp_obj_t self_in, mp_uint_t request, uintptr_t arg, int *error) {
+    sampler_obj_t *self = MP_OBJ_TO_PTR(self_in);
+    if (request != MP_STREAM_POLL) {
+        *error = MP_EINVAL;
+        return MP_STREAM_ERROR;
+    }
+    if (self->sampler == NULL) {
+        return MP_STREAM_POLL_NVAL;
+    }
+    return engine_sample_ended(self->sampler) ? arg & MP_STREAM_POLL_RD : 0;
+}
+
+static const mp_stream_p_t sampler_stream = { .ioctl = sampler_ioctl };
+
 static mp_obj_t sampler_close_py(mp_obj_t self_in) {
     sampler_obj_t *self = MP_OBJ_TO_PTR(self_in);
     struct engine_sampler *sampler = self->sampler;
@@ -958,6 +988,10 @@ static const mp_rom_map_elem_t sampler_locals_table[] = {
     { MP_ROM_QSTR(MP_QSTR_sample), MP_ROM_PTR(&sampler_sample_obj) },
     { MP_ROM_QSTR(MP_QSTR_accept), MP_ROM_PTR(&sampler_accept_obj) },
     { MP_ROM_QSTR(MP_QSTR_probs), MP_ROM_PTR(&sampler_probs_obj) },
+    { MP_ROM_QSTR(MP_QSTR_start), MP_ROM_PTR(&sampler_start_obj) },
+    { MP_ROM_QSTR(MP_QSTR_finish), MP_ROM_PTR(&sampler_finish_obj) },
+    { MP_ROM_QSTR(MP_QSTR_us), MP_ROM_PTR(&sampler_us_obj) },
+    { MP_ROM_QSTR(MP_QSTR_logprobs), MP_ROM_PTR(&sampler_logprobs_obj) },
     { MP_ROM_QSTR(MP_QSTR_close), MP_ROM_PTR(&sampler_close_obj) },
 };
 static MP_DEFINE_CONST_DICT(sampler_locals, sampler_locals_table);
@@ -976,6 +1010,7 @@ static void sampler_attr(mp_obj_t self_in, qstr name, mp_obj_t *dest) {
 static MP_DEFINE_CONST_OBJ_TYPE(
     engine_type_sampler, MP_QSTR_Sampler, MP_TYPE_FLAG_NONE,
     attr, sampler_attr,
+    protocol, &sampler_stream,
     locals_dict, &sampler_locals);
 
 static struct engine_job *get_job(mp_obj_t self_in) {

@@ -7,7 +7,6 @@
 #include "log.h"
 
 #include <algorithm>
-#include <cfloat>
 #include <string>
 
 void choose_kernels(const engine *e) {
@@ -45,23 +44,6 @@ int finish_computing(engine *e) {
         deliver_log();
     }
     return e->computed;
-}
-
-void check_logits(const engine *e, int32_t index) {
-    const float *logits = llama_get_logits_ith(e->context.get(), index);
-    if (!logits) {
-        throw std::runtime_error("no logits for this entry of the batch");
-    }
-    bool any = false;
-    for (uint32_t i = 0; i < e->info.n_vocab; ++i) {
-        if (!(logits[i] <= FLT_MAX)) {
-            throw std::runtime_error("the model computed logits that are not numbers");
-        }
-        any |= logits[i] >= -FLT_MAX;
-    }
-    if (!any) {
-        throw std::runtime_error("the model computed no finite logit");
-    }
 }
 
 int engine_decode_start(struct engine *e, size_t n, const int32_t *tokens, const int32_t *positions,

@@ -32,8 +32,4 @@ template <class Body> void start_computing(engine *e, computes what, Body &&body
 // Waits for the end of what start_computing() has started. Return what its body returned.
 int finish_computing(engine *e);
 
-// Throws if a logit is no number: sorting by a comparison that NaN breaks is undefined behaviour.
-// Such logits come of a corrupted model.
-void check_logits(const engine *e, int32_t index);
-
 #endif // CLLM_ENGINE_DECODING_H

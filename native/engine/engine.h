@@ -15,7 +15,7 @@
 // * Threads. One thread makes all calls but engine_abort(). engine_open() and engine_load() start
 //   n_threads - 1 compute threads once the model is loaded, which engine_close() ends, and with
 //   engine_params.wait one more before, which computes in place of the calling thread. The first job
-//   starts another one.
+//   starts another one, and so do the first engine_sample_start() and the first one that is slow.
 // * Callbacks run on the calling thread, but for the two that say otherwise, with C++ frames below
 //   them: they MUST NOT longjmp or throw out, and MUST NOT call the engine that is calling them
 //   (ENGINE_EINVAL). Closing a sampler in a callback is allowed, because a garbage collector may do
@@ -220,8 +220,9 @@ int engine_decode(struct engine *e, size_t n, const int32_t *tokens, const int32
 // The same in two parts: start() checks the batch and returns, the thread of the engine computes it, and
 // finish() waits for the end (as engine_params.wait has it) and says what came of it. In between only
 // what needs nothing but the vocabulary and templates may be called (engine_tokenize, _detokenize,
-// _piece, _is_eog, _info, engine_chat_*, engine_sampler_open, _accept and _close), engine_abort() and
-// engine_close(); everything else is ENGINE_EINVAL. Without engine_params.wait start() computes.
+// _piece, _is_eog, _info, engine_chat_*, engine_sampler_open, _accept, _probs, _logprobs and
+// _close, engine_sample_finish), engine_abort() and engine_close(); everything else is
+// ENGINE_EINVAL. Without engine_params.wait start() computes.
 int engine_decode_start(struct engine *e, size_t n, const int32_t *tokens, const int32_t *positions,
     const int32_t *seqs, const int8_t *outputs);
 int engine_decode_finish(struct engine *e);
@@ -276,9 +277,17 @@ int engine_sampler_finish(struct engine_job *j, struct engine_sampler **out);
 // Whether a grammar restrains it, so that sampling may take long.
 bool engine_sampler_constrained(const struct engine_sampler *s);
 
-// engine_sampler_sample() in two parts, as engine_decode_start() and finish().
+// engine_sampler_sample() in two parts: start() copies the logits and returns, and a thread chooses
+// the token, so that the engine may decode the next batch meanwhile. finish() waits for the end (by
+// engine_params.wait) and gives the token; before it, the only other call with this sampler is
+// engine_sampler_close(), which stops it. engine_params.wake is called at the end. Samples are made
+// one after the other, but those of samplers whose last one took long delay only each other.
 int engine_sample_start(struct engine_sampler *s, size_t index);
-int engine_sample_finish(struct engine *e, int32_t *token);
+// Whether finish() would return at once. May be called by any thread.
+bool engine_sample_ended(const struct engine_sampler *s);
+int engine_sample_finish(struct engine_sampler *s, int32_t *token);
+// Processor time of the last one that was finished, in microseconds; 0 before.
+uint64_t engine_sample_us(const struct engine_sampler *s);
 
 // Chooses a token for entry `index` of the last decode and accepts it.
 int engine_sampler_sample(struct engine_sampler *s, size_t index, int32_t *token);
@@ -298,6 +307,10 @@ void engine_sampler_close(struct engine_sampler *s);
 // Natural logarithms of the probabilities that the model itself gives at entry `index` of the last
 // decode: of `token`, and of the n most probable tokens.
 int engine_logprobs(struct engine *e, size_t index, int32_t token, size_t n, float *logprob,
+    const int32_t **tokens, const float **logprobs, size_t *count);
+
+// The same of the entry that the last engine_sample_start() of this sampler was given.
+int engine_sampler_logprobs(struct engine_sampler *s, int32_t token, size_t n, float *logprob,
     const int32_t **tokens, const float **logprobs, size_t *count);
 
 // Renders a conversation with the model's Jinja template. `request` is a JSON object with OpenAI's

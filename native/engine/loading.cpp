@@ -344,6 +344,8 @@ int engine_close(struct engine *e) {
     e->stop = true;
     e->computer.reset(); // without wait(): a garbage collector may be closing
     e->job_worker.reset();
+    e->quick_samples.reset();
+    e->slow_samples.reset();
     for (engine_job *j : e->jobs) {
         j->owner = nullptr;
         j->result.reset();
@@ -351,9 +353,7 @@ int engine_close(struct engine *e) {
     for (engine_sampler *s : e->samplers) {
         s->owner = nullptr;
         s->sampler.reset();
-    }
-    if (e->sampling && e->sampling->closed) {
-        delete e->sampling;
+        s->work.reset();
     }
     delete e;
     return ENGINE_OK;

@@ -1,8 +1,8 @@
 // sampler.cpp: choosing tokens through common/sampling; see engine.h.
 #include "call.h"
 #include "checks.h"
+#include "common_sampling.h"
 #include "conversation.h"
-#include "decoding.h"
 #include "engine_job.h"
 #include "grammar.h"
 #include "log.h"
@@ -25,6 +25,9 @@ constexpr size_t max_breakers = 32;
 constexpr size_t max_breaker = 64; // bytes
 constexpr size_t max_biases = 4096;
 constexpr double max_bias = 1e9;
+
+// A sample of so much processor time or more is slow: others of its sampler are taken to be, too.
+constexpr uint64_t slow_ns = 20'000'000;
 
 // Below this, dividing logits by the temperature overflows; the most likely token is what it means.
 constexpr float min_temperature = 1e-3f;
@@ -277,20 +280,83 @@ template <class Body> int spoiling(engine_sampler *s, Body &&body) {
     }
 }
 
+int fail_closed() noexcept {
+    return fail(ENGINE_EINVAL, "the engine of this sampler is closed");
+}
+
 template <class Body> int sampler_call(engine_sampler *s, effect effect, Body &&body) noexcept {
     if (!s->owner) {
-        return fail(ENGINE_EINVAL, "the engine of this sampler is closed");
+        return fail_closed();
     }
     return call(s->owner, effect, [&] {
+        check(!s->work, "this sampler is choosing a token, which must be finished first");
         check(s->sampler != nullptr, "this sampler failed before");
         scoped_value<bool> busy(s->busy, true);
         return spoiling(s, body);
     });
 }
 
-void check_entry(const engine *e, size_t index) {
+// Logits of entry `index` of the last decode; throws bad_input if there are none.
+float *logits_at(const engine *e, size_t index) {
     check(index < e->outputs.size() && e->outputs[index],
         "entry " + std::to_string(index) + " of the last decode has no logits");
+    float *logits = llama_get_logits_ith(e->context.get(), static_cast<int32_t>(index));
+    if (!logits) {
+        throw std::runtime_error("no logits for this entry of the batch");
+    }
+    return logits;
+}
+
+// Throws if a logit is no number: sorting by a comparison that NaN breaks is undefined behaviour.
+// Such logits come of a corrupted model.
+void check_logits(const engine *e, const float *logits) {
+    bool any = false;
+    for (uint32_t i = 0; i < e->info.n_vocab; ++i) {
+        if (!(logits[i] <= FLT_MAX)) {
+            throw std::runtime_error("the model computed logits that are not numbers");
+        }
+        any |= logits[i] >= -FLT_MAX;
+    }
+    if (!any) {
+        throw std::runtime_error("the model computed no finite logit");
+    }
+}
+
+// What engine_logprobs() gives, by these logits.
+struct found_logprobs {
+    float logprob;
+    const int32_t *tokens;
+    const float *values;
+    size_t count;
+};
+
+found_logprobs logprobs_of(engine *e, const float *logits, int32_t token, size_t n) {
+    check_token(e, token);
+    check_logits(e, logits);
+    const size_t n_vocab = e->info.n_vocab;
+    n = std::min(n, n_vocab);
+    e->tokens.resize(n_vocab);
+    for (size_t t = 0; t < n_vocab; ++t) {
+        e->tokens[t] = static_cast<int32_t>(t);
+    }
+    std::partial_sort(e->tokens.begin(), e->tokens.begin() + static_cast<ptrdiff_t>(n),
+        e->tokens.end(), [&](int32_t a, int32_t b) {
+            return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
+        });
+    const float most = *std::max_element(logits, logits + n_vocab);
+    double sum = 0;
+    for (size_t t = 0; t < n_vocab; ++t) {
+        sum += std::exp(static_cast<double>(logits[t]) - most);
+    }
+    // A token that cannot be has no logarithm that JSON could write.
+    const auto log_of = [&](float logit) {
+        return std::max(static_cast<float>(logit - most - std::log(sum)), -FLT_MAX);
+    };
+    e->floats.resize(n);
+    for (size_t t = 0; t < n; ++t) {
+        e->floats[t] = log_of(logits[e->tokens[t]]);
+    }
+    return {log_of(logits[token]), e->tokens.data(), e->floats.data(), n};
 }
 
 } // namespace
@@ -347,9 +413,11 @@ int engine_sampler_start(struct engine *e, const char *params, size_t len,
 int engine_sampler_finish(struct engine_job *j, struct engine_sampler **out) {
     *out = nullptr;
     return finish_job(j, engine_job::kind::sampler, [&](job_result &result) {
-        j->owner->samplers.push_back(result.sampler.get());
-        *out = result.sampler.release();
-        (*out)->owner = j->owner;
+        const std::shared_ptr<engine_sampler> sampler = std::move(result.sampler);
+        sampler->owner = j->owner;
+        j->owner->samplers.push_back(sampler.get());
+        sampler->self = sampler;
+        *out = sampler.get();
     });
 }
 
@@ -369,9 +437,10 @@ bool engine_sampler_constrained(const struct engine_sampler *s) {
     return s->constrained;
 }
 
-// Runs body(), which changes the sampler, within what a token may take. What it left half-done is not
-// used again.
-template <class Body> static void follow(engine_sampler *s, Body &&body) {
+// Runs body(), which changes the sampler, within what a token may take, or until *stop. What it
+// left half-done is not used again.
+template <class Body>
+static void follow(engine_sampler *s, const std::atomic<bool> *stop, Body &&body) {
     const engine *e = s->owner;
     // A token may take long now and then, but not each of them.
     const uint32_t most = fair_ms(e->params.sample_ms);
@@ -384,8 +453,7 @@ template <class Body> static void follow(engine_sampler *s, Body &&body) {
         // list of those that go on at each of their characters.
         constexpr size_t bytes_per_token = 1024;
         const size_t vocabulary = e->info.n_vocab * bytes_per_token;
-        within({credit, job_bytes(vocabulary), stack_size - stack_margin, nullptr}, body,
-            &abandoned);
+        within({credit, job_bytes(vocabulary), stack_size - stack_margin, stop}, body, &abandoned);
         const uint64_t took = (thread_ns() - began) / 1'000'000;
         s->credit_ms -= static_cast<uint32_t>(std::min<uint64_t>(took, s->credit_ms));
     } catch (const over_budget &) {
@@ -396,18 +464,18 @@ template <class Body> static void follow(engine_sampler *s, Body &&body) {
     }
 }
 
-static void sample(engine_sampler *s, size_t index) {
-    engine *e = s->owner;
-    const int32_t i = static_cast<int32_t>(index);
+// Chooses a token by `logits`, of which those of tokens that cannot be are changed, and accepts it.
+static void choose(engine_sampler *s, float *logits, const std::atomic<bool> *stop) {
+    const engine *e = s->owner;
     if (s->sampled < s->min_tokens) {
-        float *logits = llama_get_logits_ith(e->context.get(), i);
         for (llama_token eog : e->eog) {
             logits[eog] = -INFINITY;
         }
     }
-    check_logits(e, i);
-    follow(s, [&] {
-        s->token = common_sampler_sample(s->sampler.get(), e->context.get(), i);
+    check_logits(e, logits);
+    scoped_value<float *> chosen_from(sampled_logits, logits);
+    follow(s, stop, [&] {
+        s->token = common_sampler_sample(s->sampler.get(), e->context.get(), 0);
         common_sampler_accept(s->sampler.get(), s->token, true);
     });
     ++s->sampled;
@@ -415,55 +483,80 @@ static void sample(engine_sampler *s, size_t index) {
 
 int engine_sampler_sample(struct engine_sampler *s, size_t index, int32_t *token) {
     return sampler_call(s, READS, [&](engine *e) {
-        check_entry(e, index);
-        sample(s, index);
+        choose(s, logits_at(e, index), nullptr);
         *token = s->token;
         return static_cast<int>(ENGINE_OK);
     });
+}
+
+// On the thread that samples.
+static void choose_beside(engine_sampler *s, const std::atomic<bool> *stop) {
+    try {
+        spoiling(s, [&](engine *) {
+            choose(s, s->logits.data(), stop);
+            return static_cast<int>(ENGINE_OK);
+        });
+    } catch (const assertion &x) {
+        throw std::runtime_error(x.what()); // the engine is only read
+    }
 }
 
 int engine_sample_start(struct engine_sampler *s, size_t index) {
     return sampler_call(s, READS, [&](engine *e) {
-        check_entry(e, index);
-        e->sampling = s;
-        start_computing(e, computes::sample, [e, s, index] {
-            scoped_value<bool> catches(catching, true);
-            const int code = translated(nullptr, [&] {
-                return spoiling(s, [&](engine *) {
-                    sample(s, index);
-                    return static_cast<int>(ENGINE_OK);
-                });
-            });
-            e->sample_error = code == ENGINE_OK ? "" : engine_error();
-            return code;
-        });
+        const float *logits = logits_at(e, index);
+        s->logits.assign(logits, logits + e->info.n_vocab);
+        auto work = std::make_shared<job>();
+        work->body = [own = s->self, stop = &work->unwanted] { choose_beside(own.get(), stop); };
+        // A slow one holds back the slow ones alone.
+        auto &thread = s->took_ns > slow_ns ? e->slow_samples : e->quick_samples;
+        if (!thread) {
+            thread = std::make_unique<job_thread>(e->params);
+        }
+        thread->push(work);
+        s->sampled_by = thread.get();
+        s->work = std::move(work);
         return static_cast<int>(ENGINE_OK);
     });
 }
 
-int engine_sample_finish(struct engine *e, int32_t *token) {
-    return finish_call(e, computes::sample, READS, [&] {
-        const int code = finish_computing(e);
-        engine_sampler *s = std::exchange(e->sampling, nullptr);
-        *token = s->token;
-        if (s->closed) {
-            delete s;
+bool engine_sample_ended(const struct engine_sampler *s) {
+    return !s->work || s->work->ended;
+}
+
+int engine_sample_finish(struct engine_sampler *s, int32_t *token) {
+    if (!s->owner) {
+        return fail_closed();
+    }
+    return call(s->owner, KNOWS, [&] {
+        check(s->work != nullptr, "this sampler has nothing to finish");
+        {
+            // wait() may collect garbage, which closes samplers.
+            scoped_value<bool> busy(s->busy, true);
+            s->sampled_by->wait_for(*s->work);
         }
-        return code == ENGINE_OK ? code : fail(code, e->sample_error.c_str());
+        deliver_log();
+        const std::shared_ptr<job> work = std::exchange(s->work, nullptr);
+        s->took_ns = work->took_ns;
+        *token = s->token;
+        return work->code == ENGINE_OK ? work->code : fail(work->code, work->reason.c_str());
     });
+}
+
+uint64_t engine_sample_us(const struct engine_sampler *s) {
+    return s->took_ns / 1000;
 }
 
 int engine_sampler_accept(struct engine_sampler *s, int32_t token, bool is_prompt) {
     return sampler_call(s, KNOWS, [&](engine *e) {
         check_token(e, token);
-        follow(s, [&] { common_sampler_accept(s->sampler.get(), token, !is_prompt); });
+        follow(s, nullptr, [&] { common_sampler_accept(s->sampler.get(), token, !is_prompt); });
         return static_cast<int>(ENGINE_OK);
     });
 }
 
 int engine_sampler_probs(struct engine_sampler *s, size_t n, const int32_t **tokens,
     const float **probs, size_t *count) {
-    return sampler_call(s, READS, [&](engine *e) {
+    return sampler_call(s, KNOWS, [&](engine *e) {
         const llama_token_data_array *all = common_sampler_get_candidates(s->sampler.get(), true);
         n = all ? std::min(n, all->size) : 0;
         e->tokens.resize(n);
@@ -486,49 +579,35 @@ void engine_sampler_close(struct engine_sampler *s) {
     if (s->owner) {
         auto &all = s->owner->samplers;
         all.erase(std::find(all.begin(), all.end(), s));
-        if (s->owner->sampling == s) {
-            s->closed = true; // the thread that computes has it
-            return;
-        }
     }
-    delete s;
+    if (s->work) {
+        s->work->unwanted = true; // the thread that has the sampler ends soon, and frees it
+        s->work.reset();
+    }
+    const std::shared_ptr<engine_sampler> own = std::move(s->self);
 }
 
 int engine_logprobs(struct engine *e, size_t index, int32_t token, size_t n, float *logprob,
     const int32_t **tokens, const float **logprobs, size_t *count) {
     return call(e, READS, [&] {
-        check_entry(e, index);
-        check_token(e, token);
-        const int32_t i = static_cast<int32_t>(index);
-        check_logits(e, i);
-        const float *logits = llama_get_logits_ith(e->context.get(), i);
-        const size_t n_vocab = e->info.n_vocab;
-        n = std::min(n, n_vocab);
-        e->tokens.resize(n_vocab);
-        for (size_t t = 0; t < n_vocab; ++t) {
-            e->tokens[t] = static_cast<int32_t>(t);
-        }
-        std::partial_sort(e->tokens.begin(), e->tokens.begin() + static_cast<ptrdiff_t>(n),
-            e->tokens.end(), [&](int32_t a, int32_t b) {
-                return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
-            });
-        const float most = *std::max_element(logits, logits + n_vocab);
-        double sum = 0;
-        for (size_t t = 0; t < n_vocab; ++t) {
-            sum += std::exp(static_cast<double>(logits[t]) - most);
-        }
-        // A token that cannot be has no logarithm that JSON could write.
-        const auto log_of = [&](float logit) {
-            return std::max(static_cast<float>(logit - most - std::log(sum)), -FLT_MAX);
-        };
-        e->floats.resize(n);
-        for (size_t t = 0; t < n; ++t) {
-            e->floats[t] = log_of(logits[e->tokens[t]]);
-        }
-        *logprob = log_of(logits[token]);
-        *tokens = e->tokens.data();
-        *logprobs = e->floats.data();
-        *count = n;
+        const auto found = logprobs_of(e, logits_at(e, index), token, n);
+        *logprob = found.logprob;
+        *tokens = found.tokens;
+        *logprobs = found.values;
+        *count = found.count;
+        return static_cast<int>(ENGINE_OK);
+    });
+}
+
+int engine_sampler_logprobs(struct engine_sampler *s, int32_t token, size_t n, float *logprob,
+    const int32_t **tokens, const float **logprobs, size_t *count) {
+    return sampler_call(s, KNOWS, [&](engine *e) {
+        check(!s->logits.empty(), "this sampler has no logits of its own");
+        const auto found = logprobs_of(e, s->logits.data(), token, n);
+        *logprob = found.logprob;
+        *tokens = found.tokens;
+        *logprobs = found.values;
+        *count = found.count;
         return static_cast<int>(ENGINE_OK);
     });
 }

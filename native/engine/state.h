@@ -31,7 +31,7 @@ struct free_threads {
 
 using context_ptr = std::unique_ptr<llama_context, free_context>;
 
-enum class computes { nothing, tokens, embedding, sample };
+enum class computes { nothing, tokens, embedding };
 
 struct engine {
     uint64_t serial = 0; // no other engine has it
@@ -44,6 +44,7 @@ struct engine {
     context_ptr context;
     std::unique_ptr<job_thread> job_worker; // made for the first job
     std::vector<engine_job *> jobs; // that are open
+    std::unique_ptr<job_thread> quick_samples, slow_samples; // each made for its first sample
     context_ptr embedder; // made when the first embedding is asked for
     common_chat_templates_ptr templates;
     std::string template_error; // why there are no templates
@@ -79,8 +80,6 @@ struct engine {
     bool busy = false;   // a call is in progress, so a callback must not come back in
     computes computing = computes::nothing; // that was started and not finished
     int computed = 0; // what came of it
-    engine_sampler *sampling = nullptr; // in computes::sample
-    std::string sample_error;
     bool broken = false; // an assertion failed in the middle of a change
 };
 
@@ -93,7 +92,12 @@ struct engine_sampler {
     bool constrained = false; // by a grammar
     uint32_t credit_ms = UINT32_MAX; // processor time left for its next token
     bool busy = false;        // in use by a call
-    bool closed = false;      // while the thread that computes uses it, which frees it then
+    // Of engine_sample_start(). The thread that samples has all of the above until `work` ends.
+    std::shared_ptr<engine_sampler> self; // until engine_sampler_close(); jobs may hold it longer
+    std::shared_ptr<job> work; // the sample that is not finished
+    job_thread *sampled_by = nullptr; // its thread
+    std::vector<float> logits; // of its batch: the engine's are the next batch's
+    uint64_t took_ns = 0; // processor time of the last one
 };
 
 #endif // CLLM_ENGINE_STATE_H

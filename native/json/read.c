@@ -187,10 +187,12 @@ static size_t digits(const struct json_reader *reader, size_t at) {
 // The double that is nearest to text[start..end).
 static double to_double(const uint8_t *text, size_t start, size_t end) {
     // Up to 2^53 and 10^22 are doubles, so that one operation rounds once (Clinger 1990).
+    // clang-format off
     static const double powers[] = {
         1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16,
         1e17, 1e18, 1e19, 1e20, 1e21, 1e22,
     };
+    // clang-format on
     uint64_t mantissa = 0;
     int exponent = 0;
     bool fraction = false, plain = true;

@@ -134,6 +134,7 @@ static void set_decimal(struct decimal *decimal, uint64_t number, int exponent) 
     }
 }
 
+// clang-format off
 static const uint64_t fives[] = {
     1u, 5u, 25u, 125u, 625u, 3125u, 15625u, 78125u, 390625u, 1953125u, 9765625u, 48828125u,
     244140625u, 1220703125u, 6103515625u, 30517578125u, 152587890625u, 762939453125u,
@@ -141,6 +142,7 @@ static const uint64_t fives[] = {
     11920928955078125u, 59604644775390625u, 298023223876953125u, 1490116119384765625u,
     7450580596923828125u,
 };
+// clang-format on
 #define MOST_FIVES 27
 
 // For numbers around 1, exactly and in integers: `value` times 10^scale, of 17 digits, lies among

@@ -165,7 +165,7 @@ void kernel_start(uint32_t magic, uint32_t info) {
     boot_phase("kernel");
     clock_init();
     boot_phase("clock calibration");
-    klog("cllm: %s, %s, TSC %lu MHz", bootinfo.protocol, cpu_brand(), clock_tsc_hz() / 1000000);
+    klog("cllm " CLLM_VERSION ": %s, %s, TSC %lu MHz", bootinfo.protocol, cpu_brand(), clock_tsc_hz() / 1000000);
     char title[80];
     console_status(0, title, ksnprintf(title, sizeof(title), "cllm on %s", cpu_brand()));
     phys_init();

@@ -1,5 +1,11 @@
-// os.urandom for this port (included by extmod/modos.c).
+// os.urandom() and the release of os.uname() for this port; extmod/modos.c includes this file.
+#include <string.h> // os.uname() of extmod/modos.c needs it
+
 #include "py/objstr.h"
+
+static const char *mp_os_uname_release(void) {
+    return CLLM_VERSION; // as upstream documents it: the version of the underlying system
+}
 
 static mp_obj_t mp_os_urandom(mp_obj_t num) {
     mp_int_t n = mp_obj_get_int(num);

@@ -80,6 +80,7 @@ void cllm_free_exec(void *ptr, size_t size);
 #define MICROPY_PY_BUILTINS_HELP_TEXT cllm_help_text
 #define MICROPY_PY_OS_INCLUDEFILE "ports/cllm_x86/modos.c"
 #define MICROPY_PY_OS_UNAME (1)
+#define MICROPY_PY_OS_UNAME_RELEASE_DYNAMIC (1)
 #define MICROPY_PY_OS_URANDOM (1)
 #define MICROPY_PY_TIME_INCLUDEFILE "ports/cllm_x86/modtime.c"
 #define MICROPY_PY_TIME_GMTIME_LOCALTIME_MKTIME (0) // modtime.c has them

@@ -1,35 +1,32 @@
-"""The same requests in every way that a server may come to compute them: each alone, with drafts
-by n-grams and by a model, eight at a time, with too little memory, after others with the same
-beginning. Their tokens and their probabilities must be the same in all.
+"""The same requests, computed in every way: tokens and probabilities must not change.
+
+The ways are: alone, with drafts by n-grams and by a model, eight at a time, with too little memory,
+after others with the same beginning.
 
     python tests/api/invariance.py [--requests 500] [--model FILE] [--draft FILE] [--tokens 24]
         [--kernels exact] [--seed 1]
 
-Without --model a small random one is made. --draft: default is the model itself, or a small one
-with other weights.
+Without --model the model is a small random one, and its draft model another. With --model, it
+drafts for itself unless --draft names a model.
 """
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-if __name__ == "__main__":
-    for folder in ("tests", "host"):
-        sys.path.insert(0, str(Path(__file__).resolve().parents[2] / folder))
+from support.api_server import ApiServer
+from support.same_answers import answer, at_once, differences, make_requests
 
-from api_server import ApiServer
-from same_answers import answer, at_once, differences, make_requests
 
 def eager(server):
-    """Has it draft whether or not that pays."""
+    """Let a server draft whether or not that pays."""
     server.scheduler.policy.draft_size = lambda right, most, *_: min(most, 7)
 
 
 def compute(model, draft, bodies, kernels="exact", threads=1):
-    """{way: (answers, metrics)}; the first is how each is alone."""
+    """Return {way: (answers, metrics)}; in the first way, each request is alone."""
     def served(name, run, speculate=False, **options):
         settings = {"n_ctx": 4096, "kernels": kernels, "threads": threads, "speculate": speculate}
         with ApiServer(model, {"model": {**settings, **options}}) as server:
@@ -85,7 +82,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         model, draft = options.model, options.draft or options.model
         if not model:
-            import small_models
+            from support import small_models
 
             model, draft = small_models.pair(folder)
         bodies = make_requests(options.requests, options.tokens, options.seed)
@@ -98,7 +95,7 @@ def main():
 
 
 def evidence(made):
-    """That the ways were what they are called."""
+    """Check by the metrics that each way was what its name says."""
     def metric(way, name):
         return getattr(made[way][1], name)
 

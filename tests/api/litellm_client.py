@@ -1,4 +1,4 @@
-"""litellm, unmodified, against frozen/serve; run by test_api_clients.py with the Python that has it.
+"""litellm, unmodified, against frozen/serve; test_api_clients.py runs it in build/clients.
 
     litellm_client.py URL URL_WITH_TOOLS TOOLS_EXTRA_BODY
 """
@@ -9,7 +9,7 @@ import sys
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or it asks the internet on import
 
-import litellm  # noqa: E402
+import litellm
 
 HELLO = [{"role": "user", "content": "Hello"}]
 TOOL = {

@@ -1,12 +1,13 @@
-"""Requests of all kinds at once, a fifth of them broken off at random points, against frozen/serve
-with the real engine. At the end memory is flat, every cell is free, /health was true throughout,
-and every answer that was not broken off is complete.
+"""Requests of all kinds at once against frozen/serve with the real engine; a fifth are broken off.
+
+At the end memory has not grown and every cell is free. /health was 200 throughout, and every answer
+that was not broken off is complete.
 
     python tests/api/soak.py [--requests 10000] [--n-ctx 2048] [--slots 4] [--seed 1]
         [--clients 12]
 
-Greedy answers are compared with what each is alone. Many slots on a small cache (--n-ctx 256
---slots 12) make preemption constant: there are never cells for what runs.
+Greedy answers are compared with those of each request alone. Many slots on a small cache (--n-ctx
+256 --slots 12) preempt all the time, because the cache never has cells for all that runs.
 """
 
 import argparse
@@ -17,25 +18,21 @@ import sys
 import tempfile
 from pathlib import Path
 
-if __name__ == "__main__":
-    for folder in ("tests", "host"):
-        sys.path.insert(0, str(Path(__file__).resolve().parents[2] / folder))
-
-import tiny_model
-from api_server import ApiServer
+from support import tiny_model
+from support.api_server import ApiServer
 
 BAD = ["{", "[]", "{}", '{"prompt": 7}', '{"prompt": "x", "n": 99}', '{"prompt": [-1]}',
        '{"prompt": "x", "grammar": "("}', '{"messages": 1}']
 
 
 def resident():
-    """Bytes of memory that this process holds."""
+    """Return the bytes of memory that this process holds."""
     text = Path("/proc/self/statm").read_text().split()[1]
     return int(text) * 4096
 
 
 class Soak:
-    """answers: greedy text by prompt, as each is alone; failures: what went wrong."""
+    """The clients. answers: greedy text of each prompt alone. failures: lines of text."""
 
     def __init__(self, port, seed, answers):
         self.port = port
@@ -45,7 +42,7 @@ class Soak:
         self.done = {"whole": 0, "aborted": 0, "bad": 0, "busy": 0}
 
     async def exchange(self, path, body, abort_after=None):
-        """(status, body) of one request; None if it was broken off after so many bytes."""
+        """Send a request; return (status, body), None if it was broken off after some bytes."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             data = body.encode()
@@ -75,7 +72,7 @@ class Soak:
         return int(head.split(b" ")[1]), rest
 
     async def one(self):
-        """One random request."""
+        """Send one random request and check its answer."""
         rng = self.random
         if rng.random() < 0.1:
             status = (await self.exchange("/completion", rng.choice(BAD)) or (None,))[0]
@@ -97,7 +94,7 @@ class Soak:
             self.check(prompt, body, *got)
 
     def check(self, prompt, body, status, data):
-        """An answer that was read to its end is whole and right."""
+        """Check an answer that was read to its end."""
         if status == 503:
             self.done["busy"] += 1
             return
@@ -116,7 +113,7 @@ class Soak:
             self.failures.append(f"{body} gave {text!r}, alone {self.answers[prompt]!r}")
 
     async def health(self):
-        """Asks now and then; anything but 200 is a failure."""
+        """Ask for /health now and then; any status but 200 is a failure."""
         while True:
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
             writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -126,7 +123,7 @@ class Soak:
             await asyncio.sleep(0.1)
 
     async def run(self, requests, clients):
-        """`requests` random requests, `clients` at a time."""
+        """Send `requests` random requests, `clients` at a time."""
         health = asyncio.create_task(self.health())
         left = requests
 
@@ -141,15 +138,16 @@ class Soak:
 
 
 def prompts():
-    """Prompts with shared beginnings, of all sizes."""
+    """Return prompts of all sizes, some with the same beginning."""
     shared = "The sea is wide and the world is round. " * 3
     return [shared[:n] + str(n) for n in (1, 5, 20, 40, 41, 44, 60, 63, 80, 90, 100, 110, 119)]
 
 
 async def alone(port):
-    """What each prompt's answer is when nothing else runs. Prompts are left out where two tokens
-    are nearly as likely at some place: another batch sums in another order, and the cache rounds
-    to 16 bits.
+    """Return the answer to each prompt when nothing else runs.
+
+    Prompts are left out where two tokens are nearly as likely: another batch sums in another order,
+    and the cache rounds to 16 bits.
     """
     soak = Soak(port, 0, {})
     answers = {}
@@ -165,7 +163,7 @@ async def alone(port):
 
 
 def soak(requests, n_ctx, slots, seed, clients, model):
-    """Runs it; returns (failures, counts, growth of memory in bytes)."""
+    """Run the soak; return (failures, counts, growth of memory in bytes)."""
     with ApiServer(model, {"model": {"n_ctx": 2048}}) as server:
         answers = asyncio.run(alone(server.port))
     config = {"model": {"n_ctx": n_ctx, "slots": slots, "n_batch": 32}, "limits": {"queue": 32}}

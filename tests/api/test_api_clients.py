@@ -7,8 +7,8 @@ from pathlib import Path
 import anthropic
 import openai
 import pytest
-import tiny_model
-from cllm import clients
+from cllm.extras import CLIENTS
+from support import tiny_model
 
 TOOL = {
     "name": "weather",
@@ -323,11 +323,11 @@ def test_anthropic_errors(claude):
 
 
 def test_litellm(server, tools_server):
-    """In an environment of its own: it pins an older openai than the lock has."""
-    if not clients.is_current():
+    """litellm runs in an environment of its own, because it pins an older openai."""
+    if not CLIENTS.is_current():
         pytest.skip("no build/clients: `cllm test` makes it where PyPI can be reached")
     program = Path(__file__).with_name("litellm_client.py")
     extra = json.dumps(tiny_model.saying(tiny_model.CALL, tiny_model.WORDS))
-    command = [clients.PYTHON, program, server.url, tools_server.url, extra]
+    command = [CLIENTS.python, program, server.url, tools_server.url, extra]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,7 +1,7 @@
-"""The same requests to frozen/serve and to llama.cpp's own server, built from the same tree: same
-status, same JSON shape and types, same text at temperature 0.
+"""The same requests to frozen/serve and to llama.cpp's own server, built from the same tree.
 
-Where cllm answers otherwise on purpose, OURS, THEIRS and STATUS say so and why.
+Status, shape and types of the JSON, and text at temperature 0 must agree. Where cllm differs on
+purpose, OURS, THEIRS and STATUS say so, with the reason.
 """
 
 import json
@@ -76,14 +76,12 @@ SKIPPED = {"/slots": "what a slot shows depends on what it did"}
 
 
 def hangs(body):
-    """Whether llama-server never answers: there is no state of an empty prompt that it could copy to
-    the second answer.
-    """
+    """Return whether llama-server never answers: it has no state of an empty prompt to copy."""
     return isinstance(body, dict) and body.get("prompt") == "" and body.get("n") == 2
 
 
 def may_differ(path, body):
-    """Whether two good answers may have nothing to do with each other."""
+    """Return whether two good answers may differ in everything."""
     if path in SKIPPED:
         return True
     if not isinstance(body, dict):
@@ -105,7 +103,7 @@ BAD = [None, True, -1, 0, 1.5, 1e30, "x", "", [], [1], {}, {"a": 1}]
 
 
 def field(rng):
-    """A sampling or scheduling field: (name, value), mostly a good one."""
+    """Return (name, value) of a field for sampling or scheduling, mostly a valid one."""
     good = [
         ("temperature", 0), ("top_k", 5), ("top_k", 0), ("top_p", 0.5), ("min_p", 0.1),
         ("typical_p", 0.9), ("top_n_sigma", 1.0), ("xtc_probability", 0), ("repeat_penalty", 1.1),
@@ -123,18 +121,43 @@ def field(rng):
     return name, value
 
 
+MESSAGES = [
+    HELLO, HELLO, HELLO, [], None, "x", [1], [{"role": "user"}], [{"content": "x"}],
+    [{"role": "system", "content": "Be good"}, *HELLO],
+    [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}],
+    [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+]
+PROMPTS = [
+    "Hello", "The sea", [5, 6, 7], ["a", "b"], [[5], "x"], "", [], None, 7, {"x": 1},
+    [5, "mixed"], [-1], [100000], "word " * 3000, {"prompt_string": "Hi"},
+]
+OTHERS = [
+    ("/tokenize", {"content": "Hello world"}), ("/tokenize", {}),
+    ("/tokenize", {"content": "é", "with_pieces": True}),
+    ("/tokenize", {"content": "<|im_end|>", "parse_special": False}),
+    ("/tokenize", {"content": "a", "add_special": True}),
+    ("/detokenize", {"tokens": [70, 71]}), ("/detokenize", {}), ("/detokenize", []),
+    ("/apply-template", {"messages": HELLO}), ("/apply-template", {}),
+    ("/v1/messages", {"messages": HELLO, "max_tokens": 3, "temperature": 0}),
+    ("/v1/messages", {"messages": HELLO, "max_tokens": 3, "temperature": 0,
+                      "system": "Be good", "stop_sequences": ["zz"]}),
+    ("/v1/messages/count_tokens", {"messages": HELLO}),
+    ("/v1/responses", {"input": "Hello", "max_output_tokens": 3, "temperature": 0}),
+    ("/v1/responses", {"input": HELLO, "instructions": "x", "max_output_tokens": 3,
+                       "temperature": 0}),
+    ("/infill", {"input_prefix": "a", "input_suffix": "b"}),
+    ("/v1/chat/completions", "{"), ("/v1/completions", ""), ("/nope", {}),
+    ("/props", None), ("/v1/models", None), ("/health", None), ("/slots", None),
+]
+
+
 def request(rng):
-    """(path, body): one of the generated requests."""
+    """Return (path, body) of a random request."""
     body = {"temperature": 0, "max_tokens": rng.randrange(1, 12)}
     kind = rng.randrange(9)
     if kind <= 2:
         path = "/v1/chat/completions"
-        body["messages"] = rng.choice([
-            HELLO, HELLO, HELLO, [], None, "x", [1], [{"role": "user"}], [{"content": "x"}],
-            [{"role": "system", "content": "Be good"}, *HELLO],
-            [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}],
-            [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
-        ])
+        body["messages"] = rng.choice(MESSAGES)
         if rng.random() < 0.3:
             body["response_format"] = rng.choice([
                 {"type": "text"}, {"type": "json_object"}, {"type": "poem"}, {},
@@ -145,34 +168,13 @@ def request(rng):
             body["top_logprobs"] = rng.choice([1, 3])
     elif kind <= 5:
         path = rng.choice(["/v1/completions", "/completion"])
-        body["prompt"] = rng.choice([
-            "Hello", "The sea", [5, 6, 7], ["a", "b"], [[5], "x"], "", [], None, 7, {"x": 1},
-            [5, "mixed"], [-1], [100000], "word " * 3000, {"prompt_string": "Hi"},
-        ])
+        body["prompt"] = rng.choice(PROMPTS)
         if rng.random() < 0.2:
             body["grammar"] = rng.choice(['root ::= "yes"', "root ::= (", ""])
         if rng.random() < 0.2:
             body["json_schema"] = rng.choice([{"type": "null"}, {"const": 5}])
     else:
-        path, body = rng.choice([
-            ("/tokenize", {"content": "Hello world"}), ("/tokenize", {}),
-            ("/tokenize", {"content": "é", "with_pieces": True}),
-            ("/tokenize", {"content": "<|im_end|>", "parse_special": False}),
-            ("/tokenize", {"content": "a", "add_special": True}),
-            ("/detokenize", {"tokens": [70, 71]}), ("/detokenize", {}), ("/detokenize", []),
-            ("/apply-template", {"messages": HELLO}), ("/apply-template", {}),
-            ("/v1/messages", {"messages": HELLO, "max_tokens": 3, "temperature": 0}),
-            ("/v1/messages", {"messages": HELLO, "max_tokens": 3, "temperature": 0,
-                              "system": "Be good", "stop_sequences": ["zz"]}),
-            ("/v1/messages/count_tokens", {"messages": HELLO}),
-            ("/v1/responses", {"input": "Hello", "max_output_tokens": 3, "temperature": 0}),
-            ("/v1/responses", {"input": HELLO, "instructions": "x", "max_output_tokens": 3,
-                               "temperature": 0}),
-            ("/infill", {"input_prefix": "a", "input_suffix": "b"}),
-            ("/v1/chat/completions", "{"), ("/v1/completions", ""), ("/nope", {}),
-            ("/props", None), ("/v1/models", None), ("/health", None), ("/slots", None),
-        ])
-        return path, body
+        return rng.choice(OTHERS)
     for _ in range(rng.randrange(3)):
         name, value = field(rng)
         body[name] = value
@@ -189,8 +191,9 @@ def ask(url, path, body):
 
 
 def parse(answer):
-    """The JSON of an answer; of a stream what it amounts to, for where its pieces begin and end
-    depends on the server.
+    """Return the JSON of an answer; of a stream, its pieces put together.
+
+    Where pieces begin and end depends on the server.
     """
     if not answer.headers.get("Content-Type", "").startswith("text/event-stream"):
         return answer.json()
@@ -223,7 +226,7 @@ def kind(value):
 
 
 def differences(ours, theirs, path=""):
-    """Yields what differs in keys, types, and values that must be the same."""
+    """Yield the differences in keys, types, and values that must agree."""
     if kind(ours) != kind(theirs):
         yield f"{path}: {kind(ours)}, theirs {kind(theirs)}"
     elif isinstance(ours, dict):
@@ -243,24 +246,23 @@ def differences(ours, theirs, path=""):
             yield from differences(one, other, f"{path}[{i}]")
     else:
         name = path.rsplit(".", 1)[-1].split("[")[0]
-        if name in ("text", "content", "finish_reason", "prompt", "tokens", "stop_type", "type",
-                    "done", "names"):
-            if ours != theirs and "error" not in path:
-                yield f"{path}: {ours!r}, theirs {theirs!r}"
+        told = ("text", "content", "finish_reason", "prompt", "tokens", "stop_type", "type", "done",
+                "names")
+        if name in told and ours != theirs and "error" not in path:
+            yield f"{path}: {ours!r}, theirs {theirs!r}"
 
 
 def compare(ours, theirs, path, body):
-    """What differs between two answers to one request: a list of str."""
+    """Return what differs between two answers to one request, as a list of str."""
     if ours.status_code != theirs.status_code:
         stricter = ours.status_code == 400 and any(word in ours.text for word in STRICTER)
-        return [] if stricter else [
-            f"{ours.status_code} {ours.text[:200]}, theirs {theirs.status_code} {theirs.text[:200]}"
-        ]
+        one, other = (f"{reply.status_code} {reply.text[:200]}" for reply in (ours, theirs))
+        return [] if stricter else [f"{one}, theirs {other}"]
     if ours.status_code == 200 and may_differ(path, body):
         return []
     if ours.status_code == 200:
         return list(differences(parse(ours), parse(theirs)))
-    # Of a request with two mistakes either may be told.
+    # For a request with two mistakes, either may be reported.
     error, other = ours.json()["error"], theirs.json()["error"]
     fine = error["type"] == other["type"] or "invalid_request_error" in (
         error["type"], other["type"])

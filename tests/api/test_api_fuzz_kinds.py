@@ -1,12 +1,13 @@
 """The fuzzer of fuzz_kinds.py, in small."""
 
-import fuzz_kinds
 import pytest
+from support import fuzz_kinds
 
 
 @pytest.mark.parametrize("kind", fuzz_kinds.KINDS)
 def test_hostile_requests(tiny, kind):
-    """15 s of each kind: no death, no 5xx but a named limit, nobody waits. tiny: skips without
-    the library.
+    """15 s of each kind: no death, no 5xx but a named limit, nobody waits.
+
+    tiny: skips the test without the library.
     """
     assert fuzz_kinds.main(["--kind", kind, "--seconds", "15", "--seed", "test"]) == 0

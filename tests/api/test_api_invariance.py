@@ -1,11 +1,11 @@
-"""invariance.py, in small: what a request is answered depends on the request alone."""
+"""invariance.py, in small: the answer to a request depends on the request alone."""
 
 import pytest
 from invariance import compute, evidence
-from same_answers import differences, make_requests
+from support.same_answers import differences, make_requests
 
 gguf = pytest.importorskip("gguf")
-import small_models  # noqa: E402
+from support import small_models  # noqa: E402
 
 Type = gguf.GGMLQuantizationType
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
-from api_server import ApiServer
+from support.api_server import ApiServer
 
 TIMEOUT = 60
 
@@ -214,10 +214,10 @@ def test_prefix_of_another_request_is_not_computed_again(tiny):
 
 
 def greedy(server, prompt, n_predict):
-    """(tokens, how many of the first of them no other batch could change).
+    """Return (tokens, the number of first ones that no other batch could change).
 
-    Where two tokens are nearly as likely, another batch may choose the other one: it sums in
-    another order, and the cache rounds to 16 bits.
+    Where two tokens are nearly as likely, another batch may choose the other one, because it sums
+    in another order and the cache rounds to 16 bits.
     """
     answer = post(server, "/completion", prompt=prompt, n_predict=n_predict, temperature=0,
                   return_tokens=True, n_probs=2).json()
@@ -227,7 +227,7 @@ def greedy(server, prompt, n_predict):
 
 
 def test_answers_do_not_depend_on_a_tiny_cache(tiny):
-    """Preemption all the time: every answer is what it would be alone."""
+    """With preemption all the time, every answer is what it would be alone."""
     prompts = [f"Request number {i} of the sea" for i in range(8)]
     with ApiServer(tiny) as server:
         alone = [greedy(server, prompt, 100) for prompt in prompts]
@@ -245,12 +245,12 @@ def test_answers_do_not_depend_on_a_tiny_cache(tiny):
 
 
 def test_drafts_change_no_greedy_answer(tiny):
-    """Repetition, which n-grams guess: fewer decode calls for the same tokens."""
+    """Drafts by n-grams for a text that repeats: fewer decode calls for the same tokens."""
     prompt = "abcabcabcabcabcabc"
-    texts = []
+    texts, plain_decodes = [], None
     for speculate in (False, True):
         with ApiServer(tiny, {"model": {"speculate": speculate}}) as server:
-            # Whether it pays is measured, and a busy host may say no.
+            # Draft always: the policy measures whether drafts pay, which a busy host may change.
             server.scheduler.policy.draft_size = lambda right, most, *_: most
             answers = [post(server, "/completion", prompt=prompt, n_predict=60, temperature=0,
                             return_tokens=True, logit_bias=bias).json()
@@ -299,12 +299,79 @@ def test_a_client_that_leaves_frees_its_cells(tiny):
             assert not scheduler.busy and not scheduler.cache.pinned
 
 
+def test_a_client_that_leaves_while_its_token_is_sampled(ascii_model):
+    """Its slot and cells are free at once; its sampler ends by itself."""
+    with ApiServer(ascii_model, {"limits": {"sample_ms": 60000}}) as server:
+        scheduler = server.scheduler
+        body = {"prompt": "x", "n_predict": 200, "grammar": DOUBLING}
+        data = json.dumps(body).encode()
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            head = "POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+            client.sendall((head % len(data)).encode() + data)
+            until = time.monotonic() + 30
+            while time.monotonic() < until:
+                slow = [s for s in scheduler.running if s.sampling and s.sampler.us() > 300_000]
+                if slow:
+                    break
+                time.sleep(0.001)
+            assert slow
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        began = time.monotonic()
+        while scheduler.busy and time.monotonic() < began + 10:
+            time.sleep(0.01)
+        assert not scheduler.busy and not scheduler.cache.pinned
+        quick = post(server, "/completion", prompt="x", n_predict=3, grammar="root ::= [a-z]+")
+        assert quick.json()["tokens_predicted"] == 3
+
+
+def test_others_go_on_while_a_token_is_sampled(ascii_model):
+    """In the time of one token of an ambiguous grammar, a stream beside it has many, and so has a
+    stream with a grammar that is not; and all of them the text that they have alone.
+    """
+    asks = {
+        "free": dict(prompt="Hello", n_predict=800, n_probs=1),
+        "quick": dict(prompt="Hello you", n_predict=800, grammar="root ::= [a-z ]+"),
+        "slow": dict(prompt="x y", n_predict=13, grammar=DOUBLING),
+    }
+    with ApiServer(ascii_model, {"model": {"n_ctx": 8192}}) as server:
+        scheduler = server.scheduler
+        asks = {name: dict(ask, temperature=0, ignore_eos=True, cache_prompt=False)
+                for name, ask in asks.items()}
+        alone = {"slow": post(server, "/completion", **asks["slow"]).json()}
+        order = []  # of tokens: (length of the request's prompt, microseconds that it took)
+        accept = scheduler._accept
+
+        def noted(sequence, *arguments):
+            took = sequence.sampler.us() if sequence.sampler.constrained else 0
+            order.append((sequence.n_prompt, took))
+            accept(sequence, *arguments)
+
+        scheduler._accept = noted
+        with ThreadPoolExecutor(3) as pool:
+            answers = {name: pool.submit(post, server, "/completion", **asks[name])
+                       for name in asks}
+            answers = {name: answer.result().json() for name, answer in answers.items()}
+        scheduler._accept = accept
+        prompts = {name: answer["tokens_evaluated"] for name, answer in answers.items()}
+        assert len(set(prompts.values())) == 3
+        slow = [i for i, (prompt, took) in enumerate(order) if prompt == prompts["slow"]]
+        last = [prompt for prompt, _ in order[slow[-2] + 1 : slow[-1]]]
+        assert order[slow[-1]][1] > 30_000
+        assert last.count(prompts["free"]) > 5 and last.count(prompts["quick"]) > 5, last
+        for name in ("free", "quick"):
+            alone[name] = post(server, "/completion", **asks[name]).json()
+        for name, answer in answers.items():
+            assert answer["content"] == alone[name]["content"], name
+            assert (answer.get("completion_probabilities")
+                    == alone[name].get("completion_probabilities")), name
+
+
 # Twice as many readings with every character.
 DOUBLING = 'root ::= "a" root t | "a" root u\nt ::= "b"\nu ::= "b"'
 
 
 def test_an_ambiguous_grammar_is_its_own_requests_error(ascii_model):
-    """In the shape of its protocol, also in the middle of a stream; others get their answers."""
+    """Errors have the protocol's shape, also in a stream; others get their answers."""
     with ApiServer(ascii_model, {"limits": {"sample_ms": 100}}) as server:
         alone = post(server, "/completion", prompt="Hello", n_predict=40, temperature=0).json()
         answers = []

@@ -1,4 +1,4 @@
-"""What an API's documents promise whatever the model and its template are, with the real engine."""
+"""What the APIs' documents promise for any model and template, with the real engine."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,8 @@ import anthropic
 import openai
 import pytest
 import requests
-import tiny_model
-from api_server import ApiServer
+from support import tiny_model
+from support.api_server import ApiServer
 
 HELLO = [{"role": "user", "content": "Hello"}]
 BEGUN = {"role": "assistant", "content": "one, two, "}
@@ -35,7 +35,7 @@ def post(server, path, **body):
 
 @pytest.fixture(scope="module", params=["none", "tools"])
 def any_server(request, server, tools_server):
-    """Servers whose template knows no tools, and tools and thoughts."""
+    """Two servers: one whose template has no tools, one with tools and reasoning."""
     return server if request.param == "none" else tools_server
 
 
@@ -45,7 +45,7 @@ def client(any_server):
 
 
 def check(name, arguments):
-    """Fails unless a call is one of FUNCTIONS with arguments of its schema."""
+    """Check that a call is of one of FUNCTIONS, with arguments of its schema."""
     assert name in FUNCTIONS
     if name == "clock":
         assert arguments == {}
@@ -149,7 +149,7 @@ def test_a_forced_call_in_a_begun_answer(any_server):
 
 
 def test_tools_that_may_be_called_leave_the_model_free(server):
-    # The template has no tools, so neither prompt nor answer know of them, as in llama-server.
+    # The template has no tools, so prompt and answer lack them, as in llama-server.
     plain = post(server, "/apply-template", messages=HELLO).json()
     assert post(server, "/apply-template", messages=HELLO, tools=TOOLS).json() == plain
     forced = post(server, "/apply-template", messages=HELLO, tools=TOOLS, tool_choice="required")
@@ -330,7 +330,7 @@ TEMPLATES = sorted((Path(__file__).parents[2] / "llama.cpp/src/models/templates"
 
 @pytest.mark.skipif(not TEMPLATES, reason="llama.cpp is not unpacked")
 def test_a_call_is_forced_with_any_template(tmp_path, tiny):
-    """With each template that llama.cpp has, of models that this one is not."""
+    """Check each template of llama.cpp's, though the model is another."""
     failed = []
     options = dict(messages=HELLO, tools=TOOLS, max_tokens=700, temperature=1, seed=4)
     for template in TEMPLATES:

@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 
 import pytest
-import tiny_model as tiny
 from cllm import config, fetch, health, run
 from cllm.build import IMAGE
+from support import tiny_model as tiny
 
 SMP = int(os.environ.get("CLLM_SMP", 1))  # virtual CPUs where a test does not say how many
 # Emulated, on a machine that is busy with other things; what works takes a fraction of this.
@@ -30,8 +30,8 @@ PATIENCE = 120
 class Serial:
     """The serial line of a guest: send text, expect patterns in what comes back.
 
-    expect() looks at what came since the last match and keeps what it skipped in `before`: a pattern
-    that begins with what it collects would be tried at every byte. Times are in seconds.
+    expect() looks at what came since the last match and keeps what it skipped in `before`: a
+    pattern that begins with what it collects would be tried at every byte. Times are in seconds.
     """
 
     def __init__(self, guest):
@@ -66,7 +66,7 @@ class Serial:
             time.sleep(0.05)
 
     def booted(self, timeout=PATIENCE):
-        """Wait for the end of a boot and a prompt: its table would come amid a line typed before."""
+        """Wait for a prompt after the boot table, which would interrupt a line typed earlier."""
         self.expect("in all\r\n", timeout)
         self.send("\r")
         self.expect(">>> ", timeout)
@@ -118,7 +118,8 @@ def start(*, config_json=None, wait=True, **options):
     guest.verdict = None
     if wait:
         guest.verdict = health.wait_until_decided(guest.port, guest.ended, PATIENCE)
-        # The table of boot comes at its own time; a line that is typed just then has it in its echo.
+        # The table of boot comes at its own time; a line that is typed just then has it in its
+        # echo.
         until = time.monotonic() + 5
         while b" ms  in all" not in guest.log() and time.monotonic() < until:
             time.sleep(0.01)

@@ -1,4 +1,5 @@
-# Handlers that the guest tests add with `cllm run --app`; also an example of what such a file holds.
+# Handlers that the guest tests add with `cllm run --app`; also an example of what such a file
+# holds.
 import asyncio
 import time
 

@@ -3,8 +3,10 @@
 import hashlib
 import random
 import re
-import socket
 import time
+
+from cllm import VERSION
+from support.qemu_monitor import Monitor
 
 N = 150_000
 
@@ -31,7 +33,8 @@ def test_no_character_is_lost_on_the_way_in(boot):
     serial.expect("go on\r\n")
     data = random.Random(1).randbytes(N)
     serial.send(data)
-    assert serial.expect(r"([0-9a-f]{64})\r\n").group(1).decode() == hashlib.sha256(data).hexdigest()
+    shown = serial.expect(r"([0-9a-f]{64})\r\n").group(1).decode()
+    assert shown == hashlib.sha256(data).hexdigest()
 
 
 def test_a_large_paste_runs_whole(boot):
@@ -67,16 +70,10 @@ def test_no_character_is_lost_on_the_way_out(boot):
 
 
 def screen(path, tmp_path):
-    """The text on the guest's screen, read from its memory through QEMU's monitor: 25 lines."""
+    """Return the guest's screen, read from its memory: 25 lines of text, 2,000 attributes."""
     out = tmp_path / "screen.bin"
-    with socket.socket(socket.AF_UNIX) as monitor:
-        monitor.settimeout(30)
-        monitor.connect(str(path))
-        file = monitor.makefile("rb")
-        monitor.sendall(f"pmemsave 0xb8000 4000 \"{out}\"\nx/1x 0\n".encode())
-        while b"x/1x 0" not in file.readline():
-            pass
-        file.readline()
+    with Monitor(path) as monitor:
+        monitor.command("pmemsave", val=0xB8000, size=4000, filename=str(out))
     cells = out.read_bytes()
     rows = [cells[i:i + 160:2].decode("latin-1").rstrip() for i in range(0, 4000, 160)]
     return rows, cells[1::2]
@@ -116,6 +113,7 @@ def test_the_screen_shows_the_reason_of_a_death(boot, tmp_path):
 
 def test_boot_prints_what_it_spent_its_time_on(boot, tiny_model):
     guest = boot(model=str(tiny_model))
+    guest.serial.expect(rf"cllm {re.escape(VERSION)}: multiboot")
     table = guest.serial.expect(rb"(?s)cllm: booted\r\n(.*?) ms  in all").group(1).decode()
     names = re.findall(r"^ *[0-9.]+ ms  (.+?)\r$", table, re.MULTILINE)
     assert names[:4] == ["firmware and loader", "kernel", "clock calibration", "memory"]

@@ -1,7 +1,8 @@
-"""One image for every processor from Nehalem on: it computes with the best instructions that are there."""
+"""One image for every processor from Nehalem on: it uses the best instructions of each."""
 
 import pytest
 import requests
+from cllm import VERSION
 
 TIMEOUT = 120
 
@@ -60,7 +61,8 @@ def test_a_variant_that_the_processor_lacks_is_an_error(boot, tiny_model):
 def test_kernels_can_be_chosen(boot, tiny_model, wanted, chosen):
     guest = boot(model=str(tiny_model), **({"kernels": wanted} if wanted else {}))
     assert guest.verdict is None
-    assert requests.get(guest.url + "/props", timeout=TIMEOUT).json()["kernels"] == chosen
+    props = requests.get(guest.url + "/props", timeout=TIMEOUT).json()
+    assert (props["kernels"], props["cllm_version"]) == (chosen, VERSION)
     assert completion(guest)
 
 

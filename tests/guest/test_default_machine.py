@@ -1,7 +1,7 @@
-"""`cllm run --model smollm2` and no other setting: all that is documented works on that machine.
+"""`cllm run --model smollm2` without other settings: all that is documented works on that machine.
 
-Few tokens each, as they are emulated. What a machine is sized for does not depend on their number:
-a context has its cache and its buffers from the beginning.
+The tests ask for few tokens, as the machine is emulated. Memory does not depend on their number: a
+context allocates its cache and buffers at the beginning.
 """
 
 import json
@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
-import tiny_model
 from cllm import TOP, fetch, memory
+from support import tiny_model
 
 TIMEOUT = 600
 ROOM = 24 << 20  # bytes that must be free at any time: slack for requests larger than these
@@ -38,7 +38,7 @@ asyncio.create_task(watch())
 
 
 def app_file(folder, *sources):
-    """One file of handlers, each source in names of its own."""
+    """Return one file of handlers in which each source has a name space of its own."""
     path = folder / "app.py"
     path.write_text("".join(f"exec({source!r}, {{}})\n" for source in sources))
     return str(path)
@@ -56,7 +56,7 @@ def machine(boot_once, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def there_was_room(request):
-    """Every test leaves the machine serving, and never took the last of its memory."""
+    """Check that a test leaves the machine serving, and never used up its memory."""
     yield
     if "machine" in request.fixturenames:
         guest = request.getfixturevalue("machine")
@@ -82,7 +82,7 @@ COMPLETION = {"prompt": "Hi", **SHORT}
 RESPONSE = {"input": "Hi", "max_output_tokens": 1, "temperature": 0}
 EMBEDDING = {"input": ["a", "b"]}
 
-# What each route of docs/api.md is asked, and its status.
+# For each route of docs/api.md: a body, and the status of its answer.
 ROUTES = {
     "GET /health": (None, 200),
     "GET /v1/health": (None, 200),
@@ -115,7 +115,7 @@ ROUTES = {
 
 
 def documented_routes():
-    """"METHOD /path" of every route in the table of docs/api.md."""
+    """Return "METHOD /path" of every route in the table of docs/api.md."""
     text = (TOP / "docs" / "api.md").read_text()
     table = text.split("## Routes")[1].split("`HEAD` works")[0]
     for line in table.splitlines():
@@ -182,7 +182,7 @@ def test_constraints(machine):
 
 
 def test_drafts(machine):
-    # A text that repeats: the drafter has what to guess.
+    # The text repeats, so the drafter can guess.
     answer = ask(machine, "/completion", {"prompt": "a b c d a b c d a b c d a b c d a b",
                                           "n_predict": 8, "temperature": 0})
     assert answer.status_code == 200 and answer.json()["tokens_predicted"] == 8
@@ -196,7 +196,7 @@ def test_what_is_too_long_is_refused_in_words(machine):
         answer = ask(machine, route, {"input": words["content"], "prompt": words["content"]})
         assert answer.status_code == 400
         assert answer.json()["error"]["type"] == "exceed_context_size_error"
-    # As large a body as is read, and a larger one.
+    # A body of the largest size that is read, and a larger one.
     answer = ask(machine, "/v1/completions", {"prompt": "x" * ((2 << 20) - 100)})
     assert answer.status_code == 400
     answer = ask(machine, "/v1/completions", {"prompt": "x" * (2 << 20)})
@@ -206,7 +206,7 @@ def test_what_is_too_long_is_refused_in_words(machine):
 def test_as_many_connections_as_are_served(machine):
     connections = []
     try:
-        for _ in range(63):  # the fixture's own may be one
+        for _ in range(63):  # the fixture may hold one more
             connection = socket.create_connection(("127.0.0.1", machine.port), TIMEOUT)
             connections.append(connection)
             connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -232,7 +232,7 @@ def test_the_examples(machine):
 
 
 def use(guest):
-    """Has the guest make both of its contexts."""
+    """Make the guest allocate both of its contexts."""
     answer = ask(guest, "/v1/embeddings", EMBEDDING)
     assert answer.status_code == 200, answer.text
     answer = ask(guest, "/v1/completions", {**COMPLETION, "max_tokens": 4, "logprobs": 5})

@@ -1,4 +1,4 @@
-"""Every way to die ends in a report that says why, a reboot, and a system that works and remembers."""
+"""Every death ends in a report with the reason, a reboot, and a system that remembers it."""
 
 import re
 
@@ -35,7 +35,7 @@ REPORT = (
 
 
 def report(serial, reason, timeout=60):
-    """The next report on the serial line: (reason, registers, backtrace, log), texts."""
+    """Return the next report on the serial line as texts: (reason, registers, backtrace, log)."""
     return [part.decode() for part in serial.expect(REPORT % reason.encode(), timeout).groups()]
 
 
@@ -47,7 +47,7 @@ def paste(serial, source):
 
 
 def last_crash(serial):
-    """machine.last_crash() without the log, which would look like a prompt to Serial.run()."""
+    """Return machine.last_crash() without the log, in which Serial.run() would find a prompt."""
     serial.run("import machine; c = machine.last_crash()")
     assert serial.run("print(len(c.pop('log')) > 3, len(c['registers']))") == "True 6"
     return eval(serial.run("print(c)"))
@@ -77,7 +77,7 @@ def test_a_death_is_reported_and_the_machine_comes_back(boot, module, kind, reas
     assert 0 < crash["uptime"] < 120
     assert crash["python"][0] == "<stdin>:1 in <module>"
     assert any(f" {function}+0x" in line for line in crash["backtrace"])
-    # It serves again: 503 says that there is no model.
+    # It serves again; without a model, that is 503.
     assert requests.get(guest.url + "/health", timeout=60).status_code == 503
 
 
@@ -89,7 +89,7 @@ def test_a_death_on_another_core_ends_the_machine(boot):
     assert " null_write+0x" in backtrace and " die_elsewhere+0x" in backtrace
     guest.serial.expect("crash: the last run died after ")
     guest.serial.booted()
-    # What Python waited in meanwhile.
+    # The function in which Python was waiting.
     assert last_crash(guest.serial)["python"][0] == "<stdin>:1 in <module>"
     assert guest.serial.run("import _x86; _x86.cpu_count()") == "3"
 
@@ -138,7 +138,7 @@ def test_health_tells_of_the_death_of_a_handler(boot, tiny_model, tmp_path):
     assert told["last_crash"]["reason"].startswith("fault: page fault, write of address 0 ")
     assert told["last_crash"]["python"] == "/boot/app.py:6 in die"
     assert told["last_crash"]["count"] == 1
-    # A reset that somebody asked for is none, and keeps the record.
+    # A reset on request is no death, and keeps the record of the last one.
     guest.serial.sendline("import machine; print(machine.reset_cause()); machine.reset()")
     guest.serial.expect(r"\r\n3\r\n")  # WDT_RESET
     guest.serial.expect("is ready")
@@ -149,7 +149,7 @@ def test_health_tells_of_the_death_of_a_handler(boot, tiny_model, tmp_path):
 def test_a_hung_loop_is_ended_by_its_watchdog(boot, tmp_path):
     (tmp_path / "app.py").write_text(APP)
     guest = boot(config_json={"watchdog": 4}, app=str(tmp_path / "app.py"), on_crash="reboot")
-    # What is run at the prompt may take as long as it likes.
+    # Code at the prompt may take any time.
     paste(guest.serial, "import time; t = time.ticks_add(time.ticks_ms(), 7000)\n"
           "while time.ticks_diff(t, time.ticks_ms()) > 0: pass\n"
           "print('still ' + 'here')")
@@ -196,7 +196,7 @@ def test_code_and_headers_are_read_only(boot, address):
 
 
 def test_a_backtrace_goes_on_above_code_without_frame_pointers(boot):
-    """What MicroPython emits at run time has none."""
+    """Code that MicroPython emits at run time has no names."""
     guest = boot()
     paste(guest.serial, "import _x86, micropython\n"
           "@micropython.native\n"

@@ -6,7 +6,7 @@ import anthropic
 import openai
 import pytest
 import requests
-import tiny_model
+from support import tiny_model
 
 TIMEOUT = 180
 HELLO = [{"role": "user", "content": "Hello"}]

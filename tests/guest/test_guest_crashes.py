@@ -6,7 +6,7 @@ import pytest
 import requests
 
 SCRIPTS = sorted((Path(__file__).parents[1] / "crashes").glob("*.py"))
-# Time is the machine's own (ports/cllm_x86/modtime.c); sets and dictionaries are looked up there too.
+# The port has its own modtime.c, sets and dictionaries, so these programs matter in the guest, too.
 TIMES = """\
 import time
 def error(function):
@@ -38,7 +38,7 @@ print("crashes: ok")
 
 
 def paste(guest, text, timeout):
-    """Run it at the prompt; returns what it printed."""
+    """Run a program at the prompt; return its output."""
     serial = guest.serial
     serial.send("\r\x05")
     serial.expect("=== ")

@@ -123,9 +123,10 @@ def test_keyword_arguments(repl):
 def test_unhashable_and_misleading_keys(repl):
     assert "TypeError" in repl.run("{}[[]] = 1")
     assert "KeyError" in repl.run("{}['nothing']")
-    # What is equal is the same key, whatever it is made of.
+    # Objects that are equal are the same key, whatever their types.
     for n in (3, 200):
-        repl.run(f"d = {{i: i for i in range({n})}}; d.update({{'n' + str(i): i for i in range({n})}})")
+        repl.run(f"d = {{i: i for i in range({n})}}")
+        repl.run(f"d.update({{'n' + str(i): i for i in range({n})}})")
         assert repl.run("d[True], d[2.0], d[2 + 0j], d[Text('n2')], 'x' in d") == \
             "(1, 2, 2, 2, False)"
     assert repl.run("d = {'a' + str(i): i for i in range(5000)}; d['a4999'], len(d)") == \

@@ -1,17 +1,14 @@
-"""A request's tokens in the guest are the same alone, beside others, with drafts, when its cells
-were taken away, and on the host.
-"""
+"""A request's tokens in the guest are the host's: alone, beside others, drafted, preempted."""
 
 import pytest
-from same_answers import answer, at_once, differences, make_requests
+from support.same_answers import answer, at_once, differences, make_requests
 
 gguf = pytest.importorskip("gguf")
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    import engine_library
-    import small_models
+    from support import engine_library, small_models
 
     if not engine_library.LIBRARY.exists():
         pytest.skip(f"no {engine_library.LIBRARY}: run the tests by `make test`")
@@ -25,7 +22,7 @@ def bodies():
 
 @pytest.fixture(scope="module")
 def alone(boot_once, models, bodies):
-    """How each is answered alone, without drafts."""
+    """Return the answer to each request alone, without drafts."""
     guest = boot_once(model=models[0], config_json={"model": {"n_ctx": 4096}})
     plain = {"cache_prompt": False, "speculative.n_max": 0}
     return [answer(guest, body, **plain) for body in bodies]
@@ -43,7 +40,7 @@ def test_in_every_way(boot_once, models, bodies, alone):
 
 
 def test_as_on_the_host(models, bodies, alone):
-    from api_server import ApiServer
+    from support.api_server import ApiServer
 
     with ApiServer(models[0], {"model": {"n_ctx": 4096}}) as server:
         for body, expected in zip(bodies, alone, strict=True):

@@ -5,7 +5,7 @@ import time
 
 import pytest
 import requests
-import tiny_model
+from support import tiny_model
 
 TIMEOUT = 180
 # `replace` allocates nothing and moves as many bytes as the square of a text's length: minutes for

@@ -1,4 +1,4 @@
-"""HTTP through the emulated card: many requests, large bodies, bad input, and the server goes on."""
+"""HTTP through the emulated card: many requests, large bodies, bad input that changes nothing."""
 
 import json
 import os
@@ -92,7 +92,8 @@ def test_pipelined_requests_are_answered_in_order(url):
         b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n%d" % i for i in range(5)
     )
     answer = exchange(url, data)
-    assert [part[-1:] for part in answer.split(b"HTTP/1.1 200")[1:]] == [b"0", b"1", b"2", b"3", b"4"]
+    ends = b"".join(part[-1:] for part in answer.split(b"HTTP/1.1 200")[1:])
+    assert ends == b"01234"
 
 
 def test_expect_100_continue(url):
@@ -119,7 +120,8 @@ def test_expect_100_continue(url):
         (b"GET /health HTTP/9.9\r\nHost: x\r\n\r\n", 505),
         (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 70_000 + b"\r\n\r\n", 431),
         (b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n", 413),
-        (b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        (b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n"
+         b"Transfer-Encoding: chunked\r\n\r\n",
          400),
         (b"GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 404),
         (b"DELETE /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 405),

@@ -11,6 +11,7 @@ import time
 import pytest
 import requests
 from cllm import qemu
+from support.qemu_monitor import Monitor
 
 APP = """\
 import asyncio, time
@@ -31,25 +32,18 @@ def hang(request):
 
 @pytest.fixture
 def monitored(boot, tmp_path):
-    """boot() of a guest with APP's routes, and command(text): a line for QEMU's monitor."""
+    """boot() of a guest with APP's routes, and command(name): a command of QEMU's monitor."""
     (tmp_path / "app.py").write_text(APP)
 
     def start(**options):
         path = tmp_path / "monitor"
         guest = boot(app=str(tmp_path / "app.py"), monitor=path, **options)
 
-        def monitor(text):
-            with socket.socket(socket.AF_UNIX) as line:
-                line.settimeout(60)
-                line.connect(str(path))
-                # Its prompt, the command, and the prompt after what it did.
-                for sent in (b"", text.encode() + b"\n"):
-                    line.sendall(sent)
-                    seen = b""
-                    while not seen.endswith(b"\n(qemu) ") and (data := line.recv(4096)):
-                        seen += data
+        def command(name):
+            with Monitor(path) as monitor:
+                monitor.command(name)
 
-        guest.command = monitor
+        guest.command = command
         guest.serial.send("\r")
         guest.serial.expect(">>> ")
         return guest
@@ -90,11 +84,11 @@ def test_a_pause_is_no_time_in_which_somebody_hung(boot, smp):
     missed = (time.monotonic() - began) * 1000 - gone
     assert 6000 < missed < 8500
     assert abs(int(serial.run("_x86.paused()")) - 7000) < 1500
-    assert more < gone + 300  # a timer does not make up for what nobody waited for
+    assert more < gone + 300  # a timer does not make up for the pause
     assert abs(int(serial.run("time.time()")) - time.time()) < 3
     time.sleep(4)
     assert not guest.ended.is_set()
-    # What hangs is found after a pause as before it, whoever interrupts meanwhile.
+    # A hang is found after a pause as before it, whatever interrupts meanwhile.
     serial.run("timer.deinit()")
     serial.sendline("import _x86; feeder.deinit(); _x86.crash('hang')")
     serial.expect("hang")
@@ -125,7 +119,7 @@ def test_the_clock_catches_up_with_a_machine_that_was_stopped(monitored):
     assert abs(ahead()) < 3
     pause()
     assert abs(ahead()) < 2
-    # A clock that somebody has set keeps that, and catches up too.
+    # A clock that a program has set keeps its offset, and catches up, too.
     for hours in (1, -1):
         serial.run(f"machine.RTC().datetime(time.gmtime(time.time() + {hours * 3600})[:3] + (0,)"
                    f" + time.gmtime(time.time() + {hours * 3600})[3:6] + (0,))")
@@ -195,13 +189,13 @@ def test_a_script_may_have_the_power_button(monitored):
     guest = monitored()
     serial = guest.serial
     serial.run("import machine; machine.power_button(lambda n: print('pressed', n))")
-    # Its line may have a driver too, for a while.
+    # A driver may share the button's interrupt line for a while.
     serial.run("import _x86; _x86.irq(9, print); _x86.irq(9, None)")
     for _ in range(2):
         guest.command("system_powerdown")
         serial.expect("pressed 1\r\n")
     assert "TypeError" in serial.run("machine.power_button(1)")
-    # Nobody: off at once.
+    # Without a handler the button switches off at once.
     serial.run("machine.power_button(None)")
     guest.command("system_powerdown")
     assert guest.ended.wait(10) and guest.status() == 0
@@ -215,7 +209,7 @@ def test_an_nmi_shows_what_runs_and_all_goes_on(monitored, smp):
     serial.expect(r"while [^\n]*\r\n")
     time.sleep(1)
     for _ in range(3):
-        guest.command("nmi")
+        guest.command("inject-nmi")
         said = serial.expect(r"cllm: NMI, going on: ([^\r]*)\r\n").group(1)
         where = rb"processor 0 at [0-9a-f]{16} \w+\+0x[0-9a-f]+, python <stdin>:1 in <module>"
         assert re.fullmatch(where, said)
@@ -229,6 +223,6 @@ def test_an_nmi_is_a_death_where_that_is_asked_for(monitored, monkeypatch):
     monkeypatch.setattr(qemu.Guest, "boot_arguments", lambda guest: [
         word + " nmi=crash" if "crash=exit" in word else word for word in arguments(guest)])
     guest = monitored()
-    guest.command("nmi")
+    guest.command("inject-nmi")
     assert guest.ended.wait(30)
     assert guest.reason().startswith("the guest died: fault: NMI ")

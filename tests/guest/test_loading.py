@@ -13,7 +13,7 @@ def slow():
     return {"model": str(fetch.default_model()), "kernels": "tcg"}
 
 
-# Asks the server from within, so that what the host is busy with does not matter.
+# Asks the server from within the guest, so that load on the host does not matter.
 ASKS = """
 import asyncio, json
 from cllm import app
@@ -100,7 +100,7 @@ def test_an_engine_that_loads_can_be_closed(boot, slow):
     assert "still loading" in repl.run("e.tokenize('x')")
     repl.run("e.close()")
     assert "closed" in repl.run("e.loaded()")
-    # Nobody keeps it: the collector ends it.
+    # Nothing refers to it any more, so the collector ends it.
     repl.run("load(); gc.collect()")
     repl.run("e = load(); f = load()")
     repl.run("a = e.loaded() < 1")

@@ -4,7 +4,7 @@ import re
 import time
 
 import pytest
-from cllm import TOP
+from cllm import TOP, VERSION
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,9 @@ def test_timers_end_with_a_soft_reset(repl):
 
 
 def test_os(repl):
-    assert re.search(r"sysname='cllm'.*machine='cllm with x86-64'", repl.run("os.uname()"))
+    release = rf"release='{re.escape(VERSION)}'"
+    said = repl.run("os.uname()")
+    assert re.search(rf"sysname='cllm'.*{release}.*machine='cllm with x86-64'", said)
     assert repl.run("len(os.urandom(9)), os.urandom(8) != os.urandom(8)") == "(9, True)"
     assert "ValueError" in repl.run("os.urandom(-1)")
 
@@ -74,8 +76,8 @@ def test_every_module_of_ours_is_documented(repl):
     text = (TOP / "docs" / "modules.md").read_text()
     upstreams = set(
         "__main__ _asyncio array asyncio binascii builtins cmath collections deflate errno "
-        "framebuf gc hashlib heapq io json marshal math micropython platform random re select struct sys "
-        "uasyncio uctypes websocket".split()
+        "framebuf gc hashlib heapq io json marshal math micropython platform random re select "
+        "struct sys uasyncio uctypes websocket".split()
     )
     ours = {name.split("/")[0] for name in listed} - upstreams - {"_boot", "main"}
     assert not [name for name in sorted(ours) if not re.search(rf"\b{name}\b", text)]

@@ -42,7 +42,7 @@ def test_a_large_file_is_mapped_to_its_last_byte(boot, tmp_path, size):
     path = tmp_path / "model.gguf"
     path.write_bytes(content)
     guest = boot(model=str(path))
-    assert guest.mapped() and guest.verdict  # it is no model
+    assert guest.mapped() and guest.verdict  # the file is no model
     guest.serial.run("import os, hashlib")
     assert guest.serial.run("os.stat('/boot/model.gguf')[6]") == str(size)
     assert "tail" not in guest.serial.run("os.listdir('/boot')")
@@ -56,7 +56,8 @@ def test_six_gib_in_one_piece_of_twelve(boot):
     prepare(guest)
     guest.serial.run("a = bytearray(6 << 30)", timeout=TIMEOUT)
     assert guest.serial.run("a[0] = a[3 << 30] = a[-1] = 7") == ""
-    assert guest.serial.run("a[0] + a[3 << 30] + a[(3 << 30) + 1] + a[-1], len(a) >> 30") == "(21, 6)"
+    sums = "a[0] + a[3 << 30] + a[(3 << 30) + 1] + a[-1]"
+    assert guest.serial.run(sums + ", len(a) >> 30") == "(21, 6)"
 
 
 FILL = """
@@ -84,8 +85,8 @@ def test_python_that_runs_out_gets_memory_error_and_all_of_it_back(boot):
     guest.serial.run("gc.collect()")
     _, free, _ = memory(guest)
     assert "MemoryError" in guest.serial.run("a = bytearray(200 << 20)")
-    # Pieces of many sizes until there is no more, then small ones in the holes; twice, because what
-    # the first round leaves behind would make the second one shorter.
+    # Pieces of many sizes until memory runs out, then small ones in the holes; twice, because a
+    # leak of the first round would make the second one shorter.
     held = []
     for _ in range(2):
         guest.serial.send("\x05" + FILL.replace("\n", "\r") + "\x04")
@@ -107,7 +108,7 @@ def test_unmapped_memory_can_be_mapped_again(boot):
 
 
 def resident(guest, kind="VmRSS"):
-    """MiB of the host's memory that QEMU holds; kind: as proc_pid_status(5) has it."""
+    """Return the MiB of the host's memory that QEMU holds. kind: a field of proc_pid_status(5)."""
     with open(f"/proc/{guest.pid}/status") as status:
         (kib,) = [line.split()[1] for line in status if line.startswith(kind + ":")]
     return int(kib) >> 10
@@ -126,7 +127,7 @@ def test_what_is_never_used_takes_none_of_the_hosts_memory(boot, tiny_model):
     assert used < 128
     prepare(guest)
     assert memory(guest)[2] > 144 << 20
-    # A file takes its own size of it, and not that of the disk.
+    # A file takes its own size of memory, not that of the disk.
     guest.serial.run("f = open('/some', 'wb')")
     for _ in range(4):
         guest.serial.run("_ = f.write(bytes(range(256)) * 1024)", timeout=TIMEOUT)

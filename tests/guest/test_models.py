@@ -1,4 +1,4 @@
-"""The API with a model in the guest: official client, streaming, errors, models that do not load."""
+"""The API with a model in the guest: the official client, streaming, errors, bad models."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor

@@ -18,7 +18,7 @@ STATIC = {"network": {"address": "10.77.0.2/24", "gateway": "10.77.0.1"}}
 
 
 def checksum(data):
-    """RFC 1071."""
+    """Return the Internet checksum (RFC 1071)."""
     data += b"\0" * (len(data) % 2)
     total = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
@@ -41,7 +41,7 @@ def echo_request(mac, number, payload):
 
 
 def receive(wire, wanted, timeout=60):
-    """The next frame for which wanted(frame) holds."""
+    """Return the next frame for which wanted(frame) is true."""
     until = time.monotonic() + timeout
     while (left := until - time.monotonic()) > 0:
         frame = wire.receive(left)
@@ -58,7 +58,7 @@ def wired(boot, wire):
 
 
 def resolve(wire):
-    """The guest's hardware address, by ARP."""
+    """Ask by ARP for the guest's hardware address."""
     wire.send(arp(1, b"\xff" * 6, bytes(6), GUEST_IP))
     answer = receive(wire, lambda f: f[12:14] == b"\x08\x06" and f[20:22] == b"\x00\x02")
     assert answer[28:32] == GUEST_IP and answer[38:42] == OUR_IP
@@ -86,7 +86,7 @@ def test_nonsense_on_the_wire_is_survived(wired):
         wired.send(good[:at] + bytes([good[at] ^ 0xFF]) + good[at + 1 :])
     for _ in range(200):
         wired.send(mac + OUR_MAC + b"\x08\x00" + os.urandom(60))
-    for _ in range(10):  # what came in a burst may have been too much for the ring
+    for _ in range(10):  # a burst may have been too much for the ring
         wired.send(echo_request(mac, 9, b"still there"))
         try:
             receive(wired, lambda f: f[12:14] == b"\x08\x00" and b"still there" in f, timeout=3)
@@ -106,7 +106,7 @@ class Server:
         self.messages = []
 
     def serve(self, wanted, timeout=60):
-        """Answer until a frame comes for which wanted(frame) holds; returns it, or None."""
+        """Answer until a frame comes for which wanted(frame) is true; return it, or None."""
         until = time.monotonic() + timeout
         while (left := until - time.monotonic()) > 0:
             frame = self.wire.receive(left)
@@ -148,7 +148,7 @@ def test_a_lease_a_cable_and_what_others_send(boot, wire, tmp_path):
     server.refuses = True
     boot(netdev=wire.netdev, monitor=tmp_path / "monitor", wait=False)
     assert server.serve(lambda f: len(server.messages) == 2)
-    # A server that refuses what it offers is not asked at the wire's speed.
+    # A client that is refused what it was offered backs off.
     server.serve(lambda f: False, 5)
     assert 2 <= len(server.messages) <= 8
     server.refuses = False
@@ -214,7 +214,7 @@ def test_linux_pings_and_fetches_over_a_tap(boot, tap):
 
 
 def test_without_a_card_the_model_is_there_at_the_repl(boot, tiny_model, monkeypatch):
-    # A card that no driver knows is as good as none.
+    # A card without a driver is like none.
     arguments = qemu.Guest.arguments
     monkeypatch.setattr(qemu.Guest, "arguments", lambda guest: [
         word.replace("e1000,", "rtl8139,") for word in arguments(guest)])

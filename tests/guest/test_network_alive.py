@@ -5,7 +5,14 @@ import struct
 import time
 
 from test_network import (
-    GUEST_IP, OUR_IP, OUR_MAC, STATIC, checksum, echo_request, receive, resolve,
+    GUEST_IP,
+    OUR_IP,
+    OUR_MAC,
+    STATIC,
+    checksum,
+    echo_request,
+    receive,
+    resolve,
 )
 
 SETUP = """\
@@ -17,7 +24,7 @@ e = _engine.Engine("/boot/model.gguf", n_ctx=count, n_batch=count)
 
 
 def test_pings_and_handshakes_in_the_middle_of_a_decode(boot, wire, tiny_model):
-    # One call into the engine: whatever is answered before it returns came in its middle.
+    # One call into the engine: answers that come before it returns were given while it computed.
     guest = boot(model=str(tiny_model), netdev=wire.netdev, config_json=STATIC, wait=False)
     guest.serial.expect("listening")
     guest.serial.booted()
@@ -35,7 +42,7 @@ def test_pings_and_handshakes_in_the_middle_of_a_decode(boot, wire, tiny_model):
         wire.send(syn(mac, 2000 + answered))
         receive(wire, lambda f: f[12:14] == b"\x08\x00" and f[23] == 6 and f[47] == 0x12)
         answered += 1
-    # Of those before it ended the last may have been answered after that.
+    # The last one sent before it returned may have been answered afterwards.
     assert answered > 3
     guest.serial.expect("ended")
 
@@ -50,7 +57,7 @@ def syn(mac, port):
 
 
 def processor_time(pid):
-    """Seconds that a process's threads have computed."""
+    """Return the processor time of a process's threads in seconds."""
     with open(f"/proc/{pid}/stat") as file:
         fields = file.read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -61,5 +68,5 @@ def test_idle_cores_halt(boot, tiny_model):
     time.sleep(1)
     before = processor_time(guest.pid)
     time.sleep(4)
-    # Two cores that look around in vain would take all of two of the host's, or what is to be had.
+    # Two cores that poll would take two of the host's, or as much as there is.
     assert processor_time(guest.pid) - before < 1

@@ -1,7 +1,8 @@
-"""The guest's stack against Linux's on a tap and QEMU's user networking, over a wire that loses frames,
-attacked and crowded; what it sends is captured and looked at by tshark.
+"""The guest's stack against Linux's on a tap and QEMU's networking, over a wire that loses frames,
+under attack and crowded. tshark checks a capture of everything that it sends.
 
-Needs root and /dev/net/tun. Tests with a program (curl, wget, nmap, nc, tshark) are skipped without it.
+Needs root and /dev/net/tun. Tests with a program (curl, wget, nmap, nc, tshark) are skipped
+without it.
 """
 
 import fcntl
@@ -12,7 +13,6 @@ import shutil
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -30,9 +30,9 @@ TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
 
 
 class Relay(threading.Thread):
-    """A tap on this side, a guest's cable on the other, and what happens to frames between.
+    """A tap on this side, a guest's cable on the other, and faults between them.
 
-    `loss`, `duplicate` and `reorder` are chances; frames are counted in `passed` and `lost`.
+    `loss`, `duplicate` and `reorder` are probabilities; `passed` and `lost` count frames.
     """
 
     def __init__(self, wire, seed=1):
@@ -104,7 +104,7 @@ def program(name):
 @pytest.fixture(scope="module")
 def tap():
     need_tap()
-    # What a run that was killed has left would still have the route.
+    # A tap that a killed run left would still have the route.
     for link in Path("/sys/class/net").glob("peers*"):
         if not Path("/proc", link.name.removeprefix("peers")).exists():
             subprocess.run(["ip", "link", "del", link.name], check=True)
@@ -117,9 +117,9 @@ def tap():
 
 
 class Capture:
-    """What a guest sent, by QEMU's filter-dump, for tshark.
+    """A capture of what a guest sent, made by QEMU's filter-dump, for tshark.
 
-    source, destination: the addresses of the guest and of whom it talks to.
+    source, destination: the addresses of the guest and of its peer.
     """
 
     def __init__(self, folder, source, destination):
@@ -127,7 +127,7 @@ class Capture:
         self._ends = f"ip.src == {source} && ip.dst == {destination}"
 
     def frames(self, display_filter):
-        """The guest's frames that a filter of tshark's takes, a line for each."""
+        """Return the guest's frames that match a filter of tshark, a line for each."""
         command = [
             program("tshark"), "-r", str(self.path), "-o", "tcp.check_checksum:TRUE",
             "-o", "ip.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE",
@@ -138,14 +138,14 @@ class Capture:
         return done.stdout.splitlines()
 
     def count(self, display_filter):
-        """How many there are."""
+        """Return how many frames match."""
         return len(self.frames(display_filter))
 
     def check(self):
-        """Asserts that all is well-formed; returns how many TCP segments there are."""
+        """Assert that all frames are well-formed; return the number of TCP segments."""
         assert self.frames("_ws.malformed") == []
-        # An ICMP error quotes what may be wrong. QEMU's e1000 writes a sum that comes to zero as
-        # 0xFFFF, its equal (RFC 1071), as UDP needs and tshark does not expect of TCP.
+        # An ICMP error quotes frames that may be malformed. QEMU's e1000 writes a checksum of zero
+        # as 0xFFFF, its equal (RFC 1071): UDP needs that, and tshark does not expect it of TCP.
         bad = "ip.checksum.status == 0 || (tcp.checksum.status == 0 && tcp.checksum != 0xffff)"
         assert self.frames(f"({bad}) && !icmp") == []
         assert self.frames("icmp.checksum.status == 0 || udp.checksum.status == 0") == []
@@ -252,7 +252,7 @@ def test_half_closed_client_gets_its_answer(way):
 
 def test_slow_reader(way):
     with way.connect() as s:
-        # With less than a loopback's segment the one that forwards takes long, not the guest.
+        # Smaller pieces than a loopback's segment delay the forwarder, not the guest.
         s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096 if way.host == GUEST else 65536)
         s.sendall(b"GET /stream/400000 HTTP/1.0\r\n\r\n")
         time.sleep(2)
@@ -284,7 +284,7 @@ def test_idle_connections_do_not_stop_a_transfer(way):
     try:
         for _ in range(30):
             idle.append(way.connect())
-            time.sleep(0.02)  # the one that forwards takes one at a time
+            time.sleep(0.02)  # the forwarder takes one at a time
         body = os.urandom(300000)
         assert requests.post(way.url + "/echo", data=body, timeout=120).content == body
     finally:
@@ -294,11 +294,11 @@ def test_idle_connections_do_not_stop_a_transfer(way):
 
 
 def test_capture_is_well_formed(way):
-    # All that the tests above had the guest send.
+    # Everything that the guest sent in the tests above.
     way.healthy()
     sent = way.capture.check()
     assert sent > 500
-    # Nothing was lost on this cable: what is sent twice was not needed.
+    # Nothing was lost on this cable, so any retransmission is a mistake.
     assert way.capture.count("tcp.analysis.retransmission") < sent * 0.02
     # A window closes where Linux sends faster than Python reads.
     assert way.capture.count("tcp.analysis.zero_window") < sent * 0.1
@@ -338,7 +338,7 @@ def test_churn_leaves_nothing_behind(peer):
     healthy()
 
 
-# -- Attacks ----------------------------------------------------------------------------------------
+# -- Attacks --------------------------------------------------------------------------------------
 
 
 def frame_socket(tap):
@@ -359,16 +359,14 @@ def addresses(tap):
 @pytest.fixture(scope="module")
 def core():
     """The frozen core and the mutators of the unit tests, as modules."""
-    unit = HERE.parent / "unit"
-    folders = [str(unit / "shim"), str(HERE.parents[1] / "frozen"), str(unit / "net")]
-    sys.path[:0] = folders
+    import support.on_cpython  # noqa: F401, makes the next ones importable
+
+    # isort: split
     import fuzzing
     from net import ipv4
     from net.tcp import wire as tcp
 
-    yield fuzzing, ipv4, tcp
-    for folder in folders:
-        sys.path.remove(folder)
+    return fuzzing, ipv4, tcp
 
 
 def test_clients_are_served_during_a_flood(peer, tap, core):
@@ -454,6 +452,6 @@ def test_transfers_over_a_lossy_wire(lossy):
             assert session.post(url, data=body, timeout=200).content == body
     assert lossy.lost > 5
     sent = lossy.capture.check()
-    # What is sent again was lost, or looked so for a moment.
+    # Retransmissions are of frames that were lost, or looked lost for a moment.
     again = lossy.capture.count("tcp.analysis.retransmission")
     assert again < 2 * lossy.lost + sent * 0.02

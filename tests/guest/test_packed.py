@@ -5,7 +5,8 @@ import random
 import struct
 
 import pytest
-from cllm import build, qemu
+from cllm import build, image, qemu
+from cllm.steps import Steps
 
 LOAD = 1 << 20
 WORDS = ["sea", "stone", "light", "wind", "house", "river", "night", "road", "fire", "bird"]
@@ -21,11 +22,11 @@ CONTENTS = {
         for _ in range(100)
     ),
 }
-RIGHT, WRONG = 0x4B, 0x4E  # what the program gives QEMU's exit device, which makes it n << 1 | 1
+RIGHT, WRONG = 0x4B, 0x4E  # values for QEMU's exit device, whose exit status is n << 1 | 1
 
 
 def program(data):
-    """An image that Multiboot loads, which ends QEMU with RIGHT if `data` arrived as it is."""
+    """Return a Multiboot image that ends QEMU with RIGHT if `data` arrived intact."""
     data += bytes(-len(data) % 4)
     total = 0
     for (word,) in struct.iter_unpack("<I", data):
@@ -51,16 +52,17 @@ def program(data):
 def packed(tmp_path):
     """packed(DATA) -> the path of program(DATA), packed."""
     def make(data):
-        image = tmp_path / "image"
-        image.write_bytes(program(data))
-        build.pack(build.Steps(tmp_path / "log", io.StringIO()), image, tmp_path / "packed.elf")
+        made = tmp_path / "image"
+        made.write_bytes(program(data))
+        steps = Steps(tmp_path / "log", io.StringIO())
+        image.pack(steps, build.zig(), made, tmp_path / "packed.elf")
         return tmp_path / "packed.elf"
 
     return make
 
 
-def ended(image):
-    guest = qemu.Guest(image, port=qemu.free_port(), memory=64)
+def ended(path):
+    guest = qemu.Guest(path, port=qemu.free_port(), memory=64)
     guest.start()
     try:
         assert guest.ended.wait(60), guest.log()
@@ -75,21 +77,22 @@ def test_what_was_packed_comes_out(packed, kind):
 
 
 def test_the_program_of_this_test_notices_a_difference(tmp_path):
-    image = tmp_path / "image"
-    image.write_bytes(program(b"abcd" * 100)[:-1] + b"x")
-    assert ended(image) == WRONG
+    made = tmp_path / "image"
+    made.write_bytes(program(b"abcd" * 100)[:-1] + b"x")
+    assert ended(made) == WRONG
 
 
 @pytest.mark.parametrize("part", [0.3, 0.6, 0.95])
 def test_a_damaged_image_says_so_or_was_not_hit(packed, part):
-    image = packed(CONTENTS["dynamic"])
-    data = bytearray(image.read_bytes())
-    begin = data.index((image.parent / "packed" / "payload").read_bytes())
-    size = (image.parent / "packed" / "payload").stat().st_size
+    made = packed(CONTENTS["dynamic"])
+    data = bytearray(made.read_bytes())
+    payload = made.parent / "packed" / "payload"
+    begin = data.index(payload.read_bytes())
+    size = payload.stat().st_size
     at = begin + int(part * size)
     data[at : at + 400] = bytes(b ^ 0x5A for b in data[at : at + 400])
-    image.write_bytes(data)
-    guest = qemu.Guest(image, port=qemu.free_port(), memory=64)
+    made.write_bytes(data)
+    guest = qemu.Guest(made, port=qemu.free_port(), memory=64)
     said = bytearray()
     guest.listeners.append(said.extend)
     guest.start()

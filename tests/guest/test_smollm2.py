@@ -1,6 +1,6 @@
-"""SmolLM2 in the guest says, token for token, what llama.cpp says on the host.
+"""SmolLM2 in the guest gives the tokens that llama.cpp gives on the host.
 
-Every way in takes its turn: plain HTTP and the openai client, streaming and not, completions and
+The tests take every way in: plain HTTP and the openai client, streaming or not, completions and
 chat.
 """
 
@@ -9,11 +9,11 @@ import re
 import socket
 import time
 
-import llama_reference
 import openai
 import pytest
 import requests
 from cllm import fetch
+from support import llama_reference
 
 N = 24
 TIMEOUT = 900
@@ -137,9 +137,7 @@ def test_http_is_answered_while_a_token_is_computed(served):
 
 
 def test_a_decode_stops_when_its_client_leaves(served, llama):
-    """In the middle of one: its prompt is not counted, its cells are free, and the next answer is
-    what it would be.
-    """
+    """A cancelled prompt is not counted, frees its cells, and does not change the next answer."""
     prompt = "The lighthouse keeper found a"
     computed = metric(served, "prompt_tokens_total")
     data = json.dumps(body(prompt, max_tokens=200, cache_prompt=False)).encode()
@@ -147,7 +145,8 @@ def test_a_decode_stops_when_its_client_leaves(served, llama):
     for _ in range(attempts):
         host, port = served.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), TIMEOUT) as connection:
-            head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+            length = f"Content-Length: {len(data)}\r\n\r\n"
+            head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\n" + length
             connection.sendall(head.encode() + data)
             time.sleep(1.5)  # of the seconds that these tokens take
         until = time.monotonic() + 60

@@ -1,4 +1,4 @@
-"""The frozen unittest: what it prints is what MicroPython's run-tests.py reads."""
+"""The frozen unittest prints what MicroPython's run-tests.py expects."""
 
 import re
 

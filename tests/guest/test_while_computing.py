@@ -49,7 +49,7 @@ def test_a_callback_cannot_use_the_engine_that_computes(repl):
 
 
 def test_a_decode_in_two_parts(repl):
-    """Python goes on while a batch is computed, and select tells when that has ended."""
+    """Python goes on while a batch is computed, and select() returns at its end."""
     repl.run("import select; p = select.poll(); p.register(e, select.POLLIN)")
     assert repl.run("e.clear(); e.start(*batch); a = p.poll(0); len(a)") == "0"
     assert "must be finished first" in repl.run("e.seq_pos_max(0)")

@@ -2,22 +2,21 @@
 
     .venv/bin/python tests/net/churn.py [--connections 100000] [--syns 10000] [--idle 1000]
 
-Checks that ports and memory come back, that clients are served during a flood of SYNs, and that a
-transfer goes on beside idle connections; prints what it saw.
+It checks that ports and memory are released, that clients are served during a flood of SYNs, and
+that a transfer goes on beside idle connections; and prints figures.
 """
 
 import argparse
 import gc
-import sys
 import time
 import tracemalloc
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-import core  # noqa: E402, F401
-from net import arp, ethernet, ipv4  # noqa: E402
-from net.tcp import wire as tcp  # noqa: E402
-from netsim import B_IP, Simulator, Transfer, Wire  # noqa: E402
+import support.on_cpython  # noqa: F401, makes the next ones importable
+
+# isort: split
+from net import arp, ethernet, ipv4
+from net.tcp import wire as tcp
+from netsim import B_IP, Simulator, Transfer, Wire
 
 
 def churn(count, report=print):

@@ -2,19 +2,19 @@
 
     .venv/bin/python tests/net/fuzz.py [--frames 1000000] [--seed 1]
 
-Each process takes frames of its own seed, in rounds of 50,000 to a fresh stack, which is then checked:
-nothing escaped, nothing is left, it answers. A failure names the seed that repeats it.
+Each process sends frames of its own seed to a fresh stack, in rounds of 50,000. Then it checks
+that no exception escaped, that nothing is left over, and that the stack answers. A failure names
+the seed that repeats it.
 """
 
 import argparse
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-import core  # noqa: E402, F401
-from fuzzing import Target  # noqa: E402
+import support.on_cpython  # noqa: F401, makes the next ones importable
+
+# isort: split
+from fuzzing import Target
 
 ROUND = 50000
 

@@ -2,21 +2,21 @@
 
     .venv/bin/python tests/net/grid.py [--markdown] [--seeds 1]
 
-As smoltcp's `tests/netsim.rs`: 10 MiB from one host to the other, each frame of either direction
-lost with the same chance, no bandwidth limit, the buffers of both ends of one size. Time is
-simulated, so the figures are the same on every machine. smoltcp's own figures stand in YARDSTICK: it
-runs there without congestion control, so ours is given with Westwood+ (the default) and with Reno.
+As in smoltcp's `tests/netsim.rs`, 10 MiB go from one host to the other. Each frame of either
+direction is lost with the same probability, bandwidth has no limit, and both ends have buffers of
+one size. Time is simulated, so the figures are the same on every machine. YARDSTICK holds
+smoltcp's own figures, without congestion control; ours are for Westwood+ (the default) and Reno.
 """
 
 import argparse
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-import core  # noqa: E402, F401
-from net.tcp import congestion  # noqa: E402
-from netsim import Simulator, Transfer, Wire  # noqa: E402
+import support.on_cpython  # noqa: F401, makes the next ones importable
+
+# isort: split
+from net.tcp import congestion
+from netsim import Simulator, Transfer, Wire
 
 TOTAL = 10 << 20
 LOSSES = (0.0, 0.01, 0.02, 0.05, 0.1)
@@ -27,7 +27,7 @@ ALGORITHMS = {"westwood": congestion.WESTWOOD, "reno": congestion.RENO}
 
 
 def goodput(loss, size, algorithm="westwood", seed=1, total=TOTAL):
-    """Bytes/s of one transfer, from the first SYN to the last byte read."""
+    """Return the bytes/s of one transfer, from the first SYN to the last byte read."""
     sim = Simulator(
         seed, Wire(delay=50, loss=loss), buffer_size=size, congestion=ALGORITHMS[algorithm]
     )

@@ -2,8 +2,8 @@
 
     .venv/bin/python tests/net/latency.py [--tokens 1000] [--smp 1] [--image build/cllm.elf]
 
-Prints the answer times of a ping every 100 ms: idle, during a prompt of so many tokens, and while
-tokens are generated, with what the model did meanwhile. Needs root for the tap. Times hold the host's
+It prints the answer times of a ping every 100 ms: idle, during a prompt of --tokens, and while
+tokens are generated, with the model's speed. It needs root for the tap. Times include the host's
 own, so compare within one run only.
 """
 
@@ -18,11 +18,12 @@ import time
 import urllib.request
 from pathlib import Path
 
+from cllm import config, fetch
 from speed import GUEST, booted
 
-from cllm import config, fetch  # speed has made it findable
-
-WORDS = "the quick brown fox jumps over a lazy dog while two cats watch from an old stone wall ".split()
+WORDS = (
+    "the quick brown fox jumps over a lazy dog while two cats watch from an old stone wall"
+).split()
 PERIOD = 0.1
 
 
@@ -33,7 +34,7 @@ def checksum(data):
 
 
 class Pings(threading.Thread):
-    """ICMP echo requests, one each PERIOD until end(); `times` are the answers' in seconds."""
+    """ICMP echo requests, one each PERIOD until end(). times: of the answers, in seconds."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -66,7 +67,7 @@ class Pings(threading.Thread):
                     self.times.append(now - self._sent.pop(number))
 
     def end(self):
-        """Wait for the last answers; a line about all of them."""
+        """Wait for the last answers; return a line about all of them."""
         self._ending.set()
         self.join()
         times = sorted(self.times)
@@ -113,7 +114,8 @@ def main():
         line = pings.end()
         told = told["timings"]
         print("prompt    ", line)
-        print("           %d tokens, %.2f/s" % (told["prompt_n"], told["prompt_per_second"]), flush=True)
+        rate = "%d tokens, %.2f/s" % (told["prompt_n"], told["prompt_per_second"])
+        print("           " + rate, flush=True)
         pings = Pings()
         told = post("/completion", {
             "prompt": tokens[:4], "n_predict": arguments.generate, "temperature": 0,

@@ -16,10 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-TOP = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(TOP / "host"))
-
-from cllm import config, run  # noqa: E402
+from cllm import config, run
 
 HOST, GUEST = "10.77.0.1", "10.77.0.2"
 SETTINGS = {"network": {"address": GUEST + "/24", "gateway": HOST}}
@@ -41,7 +38,7 @@ def tap():
 
 @contextlib.contextmanager
 def booted(settings, image=None):
-    """A guest on a tap, from when it takes connections on; its log is shown if something fails."""
+    """Boot a guest on a tap; yields once it accepts connections, and prints its log on failure."""
     with tap() as name:
         guest = run.make_guest(
             settings, SETTINGS, image=image, netdev=f"tap,ifname={name},script=no,downscript=no"
@@ -58,7 +55,7 @@ def booted(settings, image=None):
 
 
 def connect(port, patience=60):
-    """A connection to the guest, as soon as it takes one."""
+    """Return a connection to the guest, as soon as it accepts one."""
     until = time.monotonic() + patience
     while True:
         try:
@@ -70,7 +67,7 @@ def connect(port, patience=60):
 
 
 def ready(patience=120):
-    """Waits until /health says 200."""
+    """Wait until /health says 200."""
     until = time.monotonic() + patience
     while True:
         with connect(80) as s:
@@ -83,7 +80,7 @@ def ready(patience=120):
 
 
 def receive_rate(size):
-    """MiB/s into the guest."""
+    """Return MiB/s into the guest."""
     with connect(SINK) as s:
         start = time.monotonic()
         data = memoryview(bytes(65536))
@@ -99,7 +96,7 @@ def receive_rate(size):
 
 
 def send_rate(size):
-    """MiB/s out of the guest."""
+    """Return MiB/s out of the guest."""
     with connect(SOURCE) as s:
         start = time.monotonic()
         s.sendall(b"%d\n" % size)
@@ -111,7 +108,7 @@ def send_rate(size):
 
 
 def request_rate(count, keep_alive):
-    """(requests/s, list of seconds each took) of /health, one after another."""
+    """Ask for /health, one after another; return (requests/s, list of seconds)."""
     times = []
     start = time.monotonic()
     s = None

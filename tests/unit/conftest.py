@@ -1,43 +1,22 @@
-"""Lets CPython import the frozen Python: MicroPython's modules come from `shim/`.
-
-`frozen/lib` is left off the path on purpose: its `socket` would hide CPython's own.
-"""
+"""Fixtures of all unit tests. Frozen Python is importable in them, on CPython."""
 
 import importlib.util
-import sys
-import time
-from pathlib import Path
 
 import cffi
 import pytest
-
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-
-for folder in (HERE / "shim", ROOT / "frozen"):
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-
-# MicroPython's clock functions. The machine's ticks never wrap (62-bit small integers), so the
-# difference is a plain subtraction there and here.
-if not hasattr(time, "ticks_ms"):
-    time.ticks_ms = lambda: time.monotonic_ns() // 1_000_000
-    time.ticks_us = lambda: time.monotonic_ns() // 1_000
-    time.ticks_diff = lambda later, earlier: later - earlier
-    time.ticks_add = lambda ticks, delta: ticks + delta
-    time.sleep_ms = lambda ms: time.sleep(ms / 1000)
-    time.sleep_us = lambda us: time.sleep(us / 1_000_000)
+import support.on_cpython  # noqa: F401, makes frozen Python importable
+from cllm import TOP
 
 
 @pytest.fixture(scope="session")
 def compile_native(tmp_path_factory):
-    """A function that compiles part of native/ for the host: (folder, cdef) -> cffi module.
+    """Return a function that compiles part of native/ for the host: (folder, cdef) -> cffi module.
 
     The folder's C files are built with its header of the same name.
     """
 
     def compile_folder(name, cdef):
-        folder = ROOT / "native" / name
+        folder = TOP / "native" / name
         ffi = cffi.FFI()
         ffi.cdef(cdef)
         module_name = "_native_" + name

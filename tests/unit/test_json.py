@@ -47,7 +47,7 @@ class Malformed(ValueError):
 
 
 def events(native, data, work):
-    """The tokens of `data` as (event, value), read with pauses after `work` bytes."""
+    """Return the tokens of `data` as (event, value), read with pauses after `work` bytes."""
     ffi, lib = native.ffi, native.lib
     text = ffi.new("uint8_t[]", data)  # with a zero behind it, which no token may reach
     reader = ffi.new("struct json_reader *")
@@ -86,7 +86,7 @@ def value(native, reader, data, event, work):
 
 
 def build(found):
-    """The value of tokens."""
+    """Return the value of tokens."""
     found = iter(found)
 
     def one(event, value):
@@ -115,7 +115,7 @@ def loads(native, data, work=1 << 20):
 
 
 def expected(text):
-    """What CPython's json makes of `text`, without its extensions of RFC 8259."""
+    """Return what CPython's json makes of `text`, without its extensions of RFC 8259."""
 
     def number(text):
         value = float(text)
@@ -222,7 +222,7 @@ def test_every_pair_of_octets_of_utf8(native):
 
 
 def replaced(native, data):
-    """The text of `data` by json_valid() and json_broken(), with U+FFFD for what is no UTF-8."""
+    """Return `data` as text by json_valid() and json_broken(), with U+FFFD for broken UTF-8."""
     cut = native.ffi.new("bool *")
     text = ""
     at = 0
@@ -239,7 +239,8 @@ def replaced(native, data):
     return text
 
 
-BROKEN = [0x20, 0x7F, 0x80, 0xBF, 0xC1, 0xC2, 0xE0, 0xA0, 0x9F, 0xED, 0xEF, 0xF0, 0x90, 0xF4, 0x8F, 0xF5]
+BROKEN = [0x20, 0x7F, 0x80, 0xBF, 0xC1, 0xC2, 0xE0, 0xA0, 0x9F, 0xED, 0xEF, 0xF0, 0x90, 0xF4, 0x8F,
+          0xF5]
 
 
 @settings(max_examples=1000, deadline=None)

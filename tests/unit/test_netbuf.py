@@ -105,7 +105,7 @@ def test_twin_checks_bounds(start, length):
 
 
 class Segments:
-    """Random plain TCP segments of two connections, most of which continue each other."""
+    """Return random plain TCP segments of two connections; most continue the one before."""
 
     def __init__(self, seed):
         self.random = random.Random(seed)
@@ -139,7 +139,7 @@ class Segments:
         struct.pack_into(">H", ip, 10, ~_netbuf.checksum(ip, 0, 20) & 0xFFFF)
         frame = bytearray(bytes(12) + b"\x08\0" + ip + tcp + bytes(rng.choice((0, 0, 6))))
         frame[4:6] = rng.randbytes(2)
-        # Sometimes to a group, and with up to three priority tags, or of a VLAN.
+        # Some go to a group, some have up to three priority tags, some a VLAN.
         frame[0] = rng.choice((2,) * 30 + (1, 255))
         for _ in range(rng.choice((0, 0, 0, 1, 1, 2, 3))):
             tag = rng.choice((0x8100, 0x8100, 0x88A8)), rng.choice((0, 0xE000, 0x1000) * 7 + (5,))
@@ -206,7 +206,7 @@ def test_emitting_is_the_same_in_c_and_python_and_is_parsed_again(native, size):
             length - first,
         )
         assert bytes(native.ffi.buffer(theirs, end)) == ours[:end]
-        # With a right checksum, or merge() would not take it.
+        # merge() needs a right checksum.
         assert _netbuf.merge(bytearray(2000), 0, ours, end) == end
         parsed = _netbuf.segment(ours, end)
         assert parsed[3:7] == fields[:4]

@@ -1,4 +1,4 @@
-"""native/pci, compiled for the host, on a made-up bus behind the two configuration ports."""
+"""native/pci, compiled for the host, on a simulated bus behind the two configuration ports."""
 
 import struct
 
@@ -157,7 +157,7 @@ def test_memory_and_port_regions(native, bus):
     assert region(native, 0x18, 2) == (0xD000, 0x20, True)
     assert region(native, 0x18, 3) == (0, 0, False)
     assert region(native, 0x18, 6) is None
-    # All is as before, and nothing was decoded meanwhile.
+    # Everything is as before, and decoding was off meanwhile.
     assert bytes(card.space) == before and not card.decoding_while_sized
 
 
@@ -172,7 +172,7 @@ def test_wide_regions(native, bus):
     )
     assert region(native, 0x18, 0) == (0x12E0000000, 0x10000000, False)
     assert region(native, 0x18, 1) is None
-    # More than 4 GiB: the size shows in the upper half only.
+    # Above 4 GiB, only the upper half shows the size.
     assert region(native, 0x18, 2)[1] == 1 << 34
     assert region(native, 0x18, 3) is None
 

@@ -1,4 +1,4 @@
-"""frozen/boot/wallclock.py: pauses with and without a counter that runs on."""
+"""frozen/boot/wallclock.py: pauses of a machine whose counter stops, or runs on."""
 
 import importlib.util
 import time
@@ -11,7 +11,7 @@ SECOND = 1_000_000_000
 
 
 class Machine:
-    """Wall time, the CMOS clock and the kernel's ticks, in ns; `advance` lets all run."""
+    """Wall time, the CMOS clock and the kernel's ticks, in ns; advance() moves all of them."""
 
     def __init__(self):
         self.wall = self.cmos = 1_800_000_000 * SECOND + 300_000_000
@@ -108,7 +108,7 @@ def test_short_pauses_are_told_together(machine, look):
 
 
 def test_a_counter_that_jumped(machine, look):
-    # The kernel takes a TSC that jumps for a pause; the CMOS clock knows better.
+    # A TSC that jumps looks like a pause to the kernel; the CMOS clock shows that it was none.
     machine.gaps += 1000 * SECOND
     machine.wall += 1000 * SECOND
     assert look(False) is None

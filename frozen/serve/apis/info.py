@@ -1,6 +1,8 @@
 """What the server says of itself: health, properties, slots, metrics."""
 # SPDX-License-Identifier: MIT
 
+import os
+
 from httpd import Response
 from httpd.jsonio import dumps
 from httpd.router import JSON
@@ -16,6 +18,12 @@ from .params import Params
 
 def _token_text(engine, token):
     return text_of(engine.piece(token, True)) if token >= 0 else ""
+
+
+def release():
+    """Return cllm's version, "" where another system runs this (a test)."""
+    system = os.uname() if hasattr(os, "uname") else [""]
+    return system[2] if system[0] == "cllm" else ""
 
 
 def props_of(service):
@@ -41,6 +49,7 @@ def props_of(service):
         "bos_token": _token_text(engine, engine.bos),
         "eos_token": _token_text(engine, engine.eos),
         "build_info": version(),
+        "cllm_version": release(),
         "cpu_variant": cpu(),
         "is_sleeping": False,
         "cors_proxy_enabled": False,

@@ -18,6 +18,9 @@ _GAIN = 0.25  # if prompts are computed faster by this part where it overruns by
 # Smaller steps with prompts before a whole block is tried again, at first and at most.
 _RETRY = 16, 512
 
+# Least and most for which a batch is held back for tokens that are being chosen.
+_HOLD_MS = 5, 200
+
 
 class StepCost:
     """Predicts how long a step of n tokens takes: a + b * n milliseconds.
@@ -123,8 +126,8 @@ class FairQueue:
     arrival.
 
     Each `aging_ms` of waiting improves a request's priority by one, so none starves.
-    A request has the attributes options.priority, options.client, t_submit, number and
-    after (see Sequence).
+    A request has the attributes options.priority, options.client, t_submit, number,
+    after and sampling (see Sequence).
     """
 
     def __init__(self, aging_ms=30000):
@@ -196,6 +199,8 @@ class FairQueue:
             after = item.after
             if after is not None and after.t_prompt is None and not after.finished:
                 continue  # its prompt is being computed by another
+            if item.sampling:
+                continue  # it was preempted, and will have its next token to compute
             urgency = self.urgency(item, now)
             if best is None or urgency < best[0]:
                 best = (urgency, item)
@@ -221,6 +226,16 @@ class Policy:
         self._narrow = 0  # smaller steps with prompts since the last larger one
         self._patience = _RETRY[0]
         self.batch = BatchCost()
+        self._last_ms = 0  # of the last step
+
+    def patience(self):
+        """Milliseconds for which a batch is held back for a token that is being chosen.
+
+        A sequence that misses a batch loses one step, so waiting for longer than a step takes
+        costs more than it can save. _HOLD_MS bounds what the others feel of it.
+        """
+        least, most = _HOLD_MS
+        return min(max(self._last_ms, least), most)
 
     def budget(self, n_decoding):
         """Return the size of a step in which n_decoding sequences need a token each."""
@@ -293,6 +308,7 @@ class Policy:
 
     def observe(self, n, n_prompt, ms):
         """Learn that a step of n tokens, n_prompt of them of prompts, took ms milliseconds."""
+        self._last_ms = ms
         if n < _BLOCK:
             self._narrow += n_prompt > 0
             self.cost.observe(n, ms)

@@ -8,11 +8,11 @@
 #
 # Policy decides who gets how many tokens of a step, FairQueue who is next, PrefixCache who holds
 # which cells; Scheduler owns the engine and the loop. While the engine computes a batch, on a thread
-# of its own, the rest of the loop goes on: requests arrive, tokens are written. So a step awaits in
-# one place, and what happens there meanwhile must leave the engine's cache alone: a sequence that is
-# cancelled then is out at once, and its cells are free when the batch has ended. A client that
-# leaves is noticed before each step, wherever its request is; if nobody is left for whom the engine
-# computes, look() stops it in the middle of a decode.
+# of its own, the rest of the loop goes on: requests arrive, tokens are written, Sampling chooses
+# tokens that follow a grammar. What happens meanwhile must leave the engine's cache alone: a
+# sequence that is cancelled then is out at once, and its cells are free when the batch has ended.
+# A client that leaves is noticed before each step, wherever its request is; if nobody is left for
+# whom the engine computes, look() stops it in the middle of a decode.
 # MIT license; Copyright (c) 2026 cllm contributors
 
 import asyncio
@@ -27,6 +27,7 @@ from .errors import RequestError, context_error, from_engine, invalid, left, too
 from .metrics import Metrics
 from .policy import FairQueue, Policy
 from .prefix_cache import PrefixCache
+from .sampling import Sampling
 from .sequence import Options, Sequence
 from .speculate import ModelDraft, NgramDraft
 
@@ -52,7 +53,11 @@ class Work:
         self.sequence = sequence
         self.count = count
         self.draft = draft
+        self.right = 0  # tokens of the draft that were chosen
         self.others = 0  # sequences in the same step
+        self.index = 0  # in the batch: the first entry with logits
+        self.last = False  # whether nothing is missing then
+        self.task = None  # of Sampling
 
 
 class Bounds:
@@ -80,8 +85,9 @@ class Scheduler:
 
     engine: an _engine.Engine. bounds: Bounds. clock: milliseconds. on_broken(reason): the engine
     cannot be used any more. draft_engine: a small model's, to make drafts with. ended: coroutine
-    function; ended(engine) returns when the engine has computed what start() gave it. None: it
-    computes in place of the loop.
+    function; ended(engine) returns when the engine has computed what start() gave it,
+    ended(sampler) when the token that its start() began is chosen. None: both happen in place of
+    the loop.
     """
 
     def __init__(
@@ -109,6 +115,7 @@ class Scheduler:
         self._leaving = []  # the cells of who was dropped meanwhile
         self._waiting = ()  # for what the engine computes now: Options.gone of each
         self._work = asyncio.Event()
+        self._sampling = Sampling(self, ended, self._work)
         self._jobs = []
         self._number = 0
 
@@ -116,6 +123,13 @@ class Scheduler:
     def busy(self):
         """Whether there is anything to do."""
         return bool(self.running or self.queue.items or self._jobs)
+
+    @property
+    def idles(self):
+        """Whether there is nothing to compute until a token has been chosen."""
+        return not (
+            self._jobs or self.queue.items or any([not s.sampling for s in self.running])
+        )
 
     def submit(
         self, prompt, sampling=None, options=None, chat=None, after=None, sampler=None
@@ -200,14 +214,18 @@ class Scheduler:
 
     async def run(self):
         """The step loop; runs until cancelled."""
-        while True:
-            if not self.busy:
-                self._work.clear()
-                await self._work.wait()
-            began = self.clock()
-            await self.step()
-            await asyncio.sleep(0)
-            self.metrics.step_ms += self.clock() - began
+        try:
+            while True:
+                if not self.busy:
+                    self._work.clear()
+                    await self._work.wait()
+                began = self.clock()
+                await self.step()
+                await asyncio.sleep(0)
+                self.metrics.step_ms += self.clock() - began
+        finally:
+            for sequence in self.running + self.queue.items:
+                self._sampling.stop(sequence)
 
     def look(self):
         """Stops the engine if all have left for whom it computes; may be called during a decode."""
@@ -225,15 +243,15 @@ class Scheduler:
         if self._broken:
             self._end_all()
             return
-        now = self.clock()
-        self._dismiss()
-        self._expire(now)
-        self._admit(now)
+        self.expel()
+        self._admit(self.clock())
         work = self._plan()
         if work:
             await self._decode(work)
         if self._jobs:
             await self._embed(self._jobs[0])
+        elif not work and any([s.sampling for s in self.running + self.queue.items]):
+            await self._sampling.pause()
 
     # Who runs.
 
@@ -279,6 +297,11 @@ class Scheduler:
         self.running.remove(sequence)
         self._release(sequence)
         self.queue.push(sequence)
+
+    def expel(self):
+        """End the requests whose client has left or whose time is over."""
+        self._dismiss()
+        self._expire(self.clock())
 
     def _dismiss(self):
         # Whose client has left.
@@ -333,7 +356,7 @@ class Scheduler:
             # Of a batch full of streams one token is for the prompts, or they would never start.
             decoding = decoding[: self.policy.n_batch - 1]
         work = [Work(s, 1) for s in decoding]
-        room = cache.available - len(work)
+        room = cache.available - len(work) - len([s for s in self.running if s.sampling])
         shares = self.policy.share(min(budget - len(work), room), [s.missing for s in prompts])
         for i in range(len(prompts)):
             if shares[i]:
@@ -390,15 +413,23 @@ class Scheduler:
         now = self.clock()
         self._account(work, len(tokens), now - began)
         self.last_step = now
-        for item in work:
-            if item.sequence.finished:
-                continue  # cancelled meanwhile
-            item.others = len(work) - 1
-            try:
-                await self._advance(item, now)
-            except (RuntimeError, ValueError, MemoryError) as exc:
-                if not item.sequence.finished:
-                    self._fail(item.sequence, exc)
+        # First those that a thread samples while this one samples the others.
+        for beside in (True, False):
+            for item in work:
+                sequence = item.sequence
+                if sequence.finished or self._samples_beside(sequence) != beside:
+                    continue  # finished: cancelled meanwhile
+                item.others = len(work) - 1
+                try:
+                    self._advance(item, now)
+                except (RuntimeError, ValueError, MemoryError) as exc:
+                    self.fail(sequence, exc)
+        began = self.clock()
+        await self._sampling.settle(self.policy.patience())
+        self.metrics.engine_ms += self.clock() - began
+
+    def _samples_beside(self, sequence):
+        return self._ended is not None and sequence.sampler.constrained
 
     async def _compute(self, start, *batch):
         # What engine.finish() returns or raises.
@@ -448,7 +479,7 @@ class Scheduler:
                     await self._decode([item])
             return
         else:
-            self._fail(work[0].sequence, exc)
+            self.fail(work[0].sequence, exc)
             return
         if work:
             await self._decode(work)
@@ -469,7 +500,7 @@ class Scheduler:
         metrics.prompt_ms += ms * prompt / n
         metrics.predicted_ms += ms * (n - prompt) / n
 
-    async def _advance(self, item, now):
+    def _advance(self, item, now):
         # What was computed is in the cache; then the next token, and more if a draft was right.
         sequence = item.sequence
         start = sequence.computed
@@ -481,23 +512,49 @@ class Scheduler:
             if sequence.options.max_tokens == 0:
                 self._finish(sequence, "length", "limit")
                 return
-        draft = item.draft
-        right = 0
-        while not sequence.finished:
-            token = await self._sample(sequence, item.index + right)
-            if sequence.finished:
-                break  # cancelled meanwhile
-            self._accept(sequence, item.index + right, token, now)
-            if right == len(draft) or token != draft[right] or sequence.finished:
-                break
-            right += 1
-            self.cache.extend(sequence.holder, [token])
-        if draft:
-            self._judge(item, right)
+        if self._samples_beside(sequence):
+            self._sampling.start(item)
+            return
+        more = True
+        while more:
+            began = self.clock()
+            index = item.index + item.right
+            token = _chosen(sequence, sequence.sampler.sample, index)
+            self.metrics.engine_ms += self.clock() - began
+            more = self._take(item, token, index, now)
 
-    def _judge(self, item, right):
+    def take(self, item):
+        """Take the token that Sampling has got. Return whether there is another one to choose."""
+        token = _chosen(item.sequence, item.sequence.sampler.finish)
+        return self._take(item, token, None, self.clock())
+
+    def _take(self, item, token, index, now):
+        # Whether it is what was guessed: then the same batch has the logits of the next one.
+        sequence = item.sequence
+        right = item.right
+        self._accept(sequence, index, token, now)
+        if not sequence.finished and right < len(item.draft) and token == item.draft[right]:
+            item.right += 1
+            self.cache.extend(sequence.holder, [token])
+            return True
+        self._judge(item)
+        return False
+
+    def cut_draft(self, item):
+        """Give up what of an item's draft is not verified yet."""
+        try:
+            self._judge(item)
+        except RuntimeError as exc:
+            self.fail(item.sequence, exc)
+
+    def _judge(self, item):
+        # What became of the draft.
         sequence = item.sequence
         drafted = len(item.draft)
+        right = item.right
+        if not drafted:
+            return
+        item.draft = ()
         self.metrics.draft(drafted, right)
         sequence.n_drafted += drafted
         sequence.n_accepted += right
@@ -507,23 +564,8 @@ class Scheduler:
         if right < drafted:
             self.engine.seq_rm(sequence.holder.seq, sequence.computed, -1)
 
-    async def _sample(self, sequence, index):
-        # A grammar takes its time, beside the loop.
-        sampler = sequence.sampler
-        began = self.clock()
-        try:
-            if sampler.constrained:
-                token = await self._compute(self.engine.start_sample, sampler, index)
-            else:
-                token = sampler.sample(index)
-        except RuntimeError as exc:
-            if sequence.constrained and not _is_engines(exc):
-                raise Stuck(exc)
-            raise
-        self.metrics.engine_ms += self.clock() - began
-        return token
-
     def _accept(self, sequence, index, token, now):
+        # index: of its entry in the last batch; None: the sampler has the logits.
         metrics = self.metrics
         probs = self._probs(sequence, index, token)
         sequence.tokens.append(token)
@@ -543,6 +585,8 @@ class Scheduler:
         if n is None:
             return None
         if not sequence.options.post_probs:
+            if index is None:
+                return sequence.sampler.logprobs(token, n)
             return self.engine.logprobs(index, token, n)
         # The candidates come in order, the likeliest first, and what was sampled is seldom far
         # behind: a list of a whole vocabulary for every token would keep everybody waiting.
@@ -626,7 +670,10 @@ class Scheduler:
         self.drop(sequence)
         sequence.finish(reason, kind)
 
-    def _fail(self, sequence, exc):
+    def fail(self, sequence, exc):
+        """End a request with an error, unless it has ended."""
+        if sequence.finished:
+            return
         self.drop(sequence)
         self.metrics.finish("error")
         if isinstance(exc, NoSlot):
@@ -652,6 +699,7 @@ class Scheduler:
             self.running.remove(sequence)
             self._release(sequence)
         self.queue.leave(sequence.options.client)
+        self._sampling.stop(sequence)
         sequence.sampler.close()
 
     def _release(self, sequence):
@@ -699,6 +747,16 @@ class Stuck(RuntimeError):
     def __init__(self, exc):
         words = "none is left" if isinstance(exc, Assertion) else str(exc)
         super().__init__("The constraints of the request allow no next token: " + words)
+
+
+def _chosen(sequence, choose, *arguments):
+    # The token that choose() returns.
+    try:
+        return choose(*arguments)
+    except RuntimeError as exc:
+        if sequence.constrained and not _is_engines(exc):
+            raise Stuck(exc)
+        raise
 
 
 # Of the sampler's parameters, those that can leave nothing to be sampled.

@@ -55,6 +55,7 @@ class Sequence:
         self.options = options
         self.after = after  # waits until this one's prompt is computed: they share it
         self.holder = None  # of cells in the KV cache, while running
+        self.sampling = None  # the Work whose token Sampling is choosing
         self.n_cached = 0  # prompt tokens that were not computed because the cache had them
         self.finish_reason = None
         self.stop_kind = "none"  # llama-server's stop_type: eos, word, limit

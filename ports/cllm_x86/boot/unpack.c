@@ -187,9 +187,11 @@ static void fixed_codes(void) {
 }
 
 static void dynamic_codes(void) {
+    // clang-format off
     static const uint8_t order[19] = {
         16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15,
     };
+    // clang-format on
     uint8_t length[288 + 32] = {0};
     unsigned n_literals = take(5) + 257, n_distances = take(5) + 1, n = take(4) + 4;
     if (n_literals > 286 || n_distances > 30) {
@@ -227,6 +229,7 @@ static void dynamic_codes(void) {
 }
 
 static void compressed(void) {
+    // clang-format off
     static const uint16_t length_base[29] = {
         3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115,
         131, 163, 195, 227, 258,
@@ -238,6 +241,7 @@ static void compressed(void) {
         1, 2, 3, 4, 5, 7, 9, 13, 17, 25, 33, 49, 65, 97, 129, 193, 257, 385, 513, 769, 1025, 1537,
         2049, 3073, 4097, 6145, 8193, 12289, 16385, 24577,
     };
+    // clang-format on
     for (;;) {
         unsigned symbol = decode(&literals);
         if (symbol < 256) {

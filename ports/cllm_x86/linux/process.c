@@ -45,6 +45,7 @@ void process_start(void) {
         panic("linux: no memory for the %lu MiB stack", STACK_SIZE / MiB);
     }
     uint64_t *top = (uint64_t *)(stack + STACK_SIZE);
+    // clang-format off
     const uint64_t words[] = {
         1, (uint64_t)"cllm", 0, // argc, argv
         // Environment: without this ggml's terminate handler forks a debugger for a backtrace.
@@ -54,6 +55,7 @@ void process_start(void) {
         AT_PAGESZ, PAGE_SIZE, AT_ENTRY, (uint64_t)_start, AT_RANDOM, (uint64_t)random_bytes,
         AT_UID, 0, AT_EUID, 0, AT_GID, 0, AT_EGID, 0, AT_SECURE, 0, 0, 0,
     };
+    // clang-format on
     size_t n = sizeof(words) / sizeof(words[0]);
     uint64_t *sp = top - ALIGN_UP(n, 2); // 16-byte aligned
     kmemcpy(sp, words, sizeof(words));

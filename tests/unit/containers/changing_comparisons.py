@@ -1,7 +1,7 @@
 """__eq__, __hash__ and __repr__ that change the dictionary or set that they are called for.
 
-The answer may be any that Python's rules allow, or an exception; the interpreter and the
-container must be sound afterwards. Each is tried with containers of several sizes and with each
+The result may be any that Python's rules allow, or an exception; the interpreter and the container
+must be sound afterwards. Each operation is tried with containers of several sizes, and with each
 change at each call.
 """
 
@@ -32,7 +32,7 @@ class Key:
     def call(self):
         Key.calls += 1
         if Key.calls == Key.at or (Key.at == 0 and Key.calls < 500):
-            # What the change does itself makes no change.
+            # Calls that the change itself makes do not change anything.
             change, Key.change = Key.change, None
             if change:
                 try:
@@ -54,7 +54,7 @@ class Key:
 
 
 def junk():
-    """Reuse memory that was just freed, with what is no object."""
+    """Fill memory that was just freed with data that is no object."""
     return [bytearray(b"\x7f" * size) for size in (32, 64, 160, 320, 640) for _ in range(4)]
 
 
@@ -171,7 +171,7 @@ SET_OPERATIONS = {
     "print": lambda c, n, s: repr(c),
 }
 CHANGES = (clear, clear_and_fill, grow, shrink, remove_one, exchange, None)
-# What the answer to a change may be, besides a result.
+# Exceptions that a change may cause, beside a result.
 ALLOWED = (KeyError, RuntimeError, Stop, TypeError)
 
 

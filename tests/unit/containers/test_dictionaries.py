@@ -1,7 +1,7 @@
-"""Dictionaries against lists of pairs: what they hold, and in which order.
+"""Dictionaries against lists of pairs: their content and order.
 
-CPython shows that the tests are right; they are for the image's own tables
-(ports/cllm_x86/name_lookup.c), which the unix build of MicroPython has too.
+The tests are for the image's own tables (name_lookup.c), which the unix build of MicroPython has,
+too. CPython shows that the tests are right.
 """
 
 import gc
@@ -13,7 +13,7 @@ import pytest
 
 
 class Key:
-    """A key of a program's: many of them have the same hash."""
+    """A key that a program defines; many have the same hash."""
 
     def __init__(self, number):
         self.number = number
@@ -65,7 +65,7 @@ def check(d, pairs, keys):
 
 
 def remove(d, pairs, at):
-    """Remove an entry, in one of the ways that there are."""
+    """Remove an entry in one of several ways."""
     key, value = pairs.pop(at)
     if at == len(pairs) and random.getrandbits(1):
         assert d.popitem() == (key, value)

@@ -6,7 +6,7 @@ Skipped where there is no such build: see unix_micropython.py.
 from pathlib import Path
 
 import pytest
-import unix_micropython
+from support import unix_micropython
 
 HERE = Path(__file__).parent
 # CPython itself does not survive the second one (its OrderedDict).

@@ -1,6 +1,6 @@
 """Programs that ended MicroPython 1.25, on its unix build with the patches of micropython/patches.
 
-tests/crashes/*.py are run in a guest too (tests/guest/test_guest_crashes.py).
+tests/guest/test_guest_crashes.py runs tests/crashes/*.py in a guest, too.
 """
 
 import random
@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-import unix_micropython
+from support import unix_micropython
 
 SCRIPTS = sorted((Path(__file__).parents[2] / "crashes").glob("*.py"))
 SECONDS = 40  # of the fuzzer
@@ -30,7 +30,7 @@ def test_it_ends_with_an_exception(path):
     )
 
 
-# Each would take longer than anybody waits.
+# Each of these would run for years.
 ENDLESS = [
     "sum(iter(X()))",
     "1.5 in range(1 << 62)",
@@ -75,7 +75,7 @@ def test_ctrl_c_ends_a_loop_in_c(text):
             process.kill()
 
 
-# What the fuzzer makes calls of. {} is another value, l, d, s, b, a, q and t are containers.
+# The fuzzer's calls. {} stands for another value; l, d, s, b, a, q and t are containers.
 VALUES = [
     "0", "-1", "1", "7", "1 << 31", "1 << 32", "1 << 61", "-(1 << 61)", "(1 << 62) - 1",
     "1 << 62", "1 << 63",

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
-from engine_library import LIBRARY, Engine, Library
+from support.engine_library import LIBRARY, Engine, Library
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,7 @@ def library():
 def tiny(tmp_path_factory):
     """The path of the tiny model."""
     pytest.importorskip("gguf")
-    import tiny_model
+    from support import tiny_model
 
     path = tmp_path_factory.mktemp("model") / "tiny.gguf"
     tiny_model.make(path)

@@ -1,6 +1,6 @@
 """Flips bytes of a model file and loads what comes of it, in this process, until one crashes it.
 
-    python fuzz_file.py LIBRARY MODEL SEED COUNT [ONLY]
+    python tests/unit/engine/fuzz_file.py LIBRARY MODEL SEED COUNT [ONLY]
 
 The last line printed names the number of the change that was tried; ONLY repeats that one.
 """
@@ -11,9 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from engine_library import Engine, EngineFailure, Library  # noqa: E402
+from support.engine_library import Engine, EngineFailure, Library
 
 NUMBERS = [0, 1, 2, 3, 7, 31, 127, 255, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
 

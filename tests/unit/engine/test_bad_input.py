@@ -1,4 +1,4 @@
-"""Wrong arguments, wrong JSON and damaged files give an error that says why, and cost nothing else."""
+"""Wrong arguments, wrong JSON and damaged files give an error with the reason, and do no harm."""
 
 import json
 import re
@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny_model
-from engine_library import LIBRARY, Engine, EngineFailure
+from support import tiny_model
+from support.engine_library import LIBRARY, Engine, EngineFailure
 
 EINVAL, EFAIL = -1, -2
 FUZZ = Path(__file__).resolve().parent / "fuzz_file.py"
@@ -291,7 +291,8 @@ def test_flipped_bits(library, tiny):
 
 # Each is small and legal, and takes for ever to follow.
 DOUBLING = 'root ::= "a" root t | "a" root u\nt ::= "b"\nu ::= "b"'  # ways, with every character
-SPREADING = "\n".join(["root ::= r0"] + [f"r{i} ::= r{i + 1} r{i + 1} | r{i + 1}" for i in range(40)]
+SPREADING = "\n".join(["root ::= r0"]
+                      + [f"r{i} ::= r{i + 1} r{i + 1} | r{i + 1}" for i in range(40)]
                       + ['r40 ::= "a"'])
 BRANCHING = "\n".join(["root ::= r0"] + [f"r{i} ::= r{i + 1} | r{i + 1}" for i in range(60)]
                       + ['r60 ::= "a"'])

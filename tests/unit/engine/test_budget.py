@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-import tiny_model
-from engine_library import Engine, EngineFailure
+from support import tiny_model
+from support.engine_library import Engine, EngineFailure
 
 JOB_MS = 1500
 LIMIT = 3  # ENGINE_LIMIT
@@ -199,27 +199,124 @@ def test_an_engine_may_be_closed_before_its_jobs(library, tiny):
         job.close()
 
 
-def test_sampling_beside_the_loop(engine):
-    sampler = engine.sampler(json.dumps({"grammar": 'root ::= "aha"', "temperature": 0}))
+GRAMMAR = json.dumps({"grammar": 'root ::= "aha" [a-z ]*', "temperature": 0})
+DOUBLING = json.dumps({
+    "grammar": 'root ::= "a" root t | "a" root u\nt ::= "b"\nu ::= "b"', "temperature": 0})
+
+
+def generate(engine, params, n, beside):
+    """n tokens after a prompt. beside: their batch's logits are gone when they are chosen."""
+    engine.clear()
+    sampler = engine.sampler(params)
     engine.prompt([5, 6, 7])
-    engine.start_sample(sampler, 2)
-    with pytest.raises(EngineFailure, match="computes"):
-        engine.decode([1], [3], [0], [1])
-    token = engine.finish()
+    made, known = [], []
+    for i in range(n):
+        index = 0 if i else 2
+        if beside:
+            sampler.start(index)
+            engine.decode([9], [i], [1], [1])  # another sequence's
+            made.append(sampler.finish())
+            known.append((sampler.logprobs(made[-1], 3), sampler.probs(3)))
+        else:
+            made.append(sampler.sample(index))
+            known.append((engine.logprobs(index, made[-1], 3), sampler.probs(3)))
+        engine.decode([made[-1]], [3 + i], [0], [1])
+    sampler.close()
+    return made, known
+
+
+@pytest.mark.parametrize("params", [
+    GRAMMAR,
+    json.dumps({"grammar": "root ::= [a-z ]*", "temperature": 1, "seed": 3, "min_tokens": 8}),
+    json.dumps({"json_schema": {"type": "array", "items": {"type": "integer"}}, "seed": 1}),
+    json.dumps({"temperature": 1, "seed": 5}),
+])
+def test_a_sample_of_a_copy_is_the_same(engine, params):
+    """Tokens and probabilities, though the engine has decoded something else since."""
+    assert generate(engine, params, 12, True) == generate(engine, params, 12, False)
+
+
+def test_sampling_beside_the_engine(engine):
+    sampler = engine.sampler(GRAMMAR)
+    engine.prompt([5, 6, 7])
+    with pytest.raises(EngineFailure, match="nothing to finish"):
+        sampler.finish()
+    with pytest.raises(EngineFailure, match="entry 1"):
+        sampler.start(1)
+    sampler.start(2)
+    for call in (lambda: sampler.start(2), lambda: sampler.sample(2), lambda: sampler.accept(1),
+                 lambda: sampler.probs(1), lambda: sampler.logprobs(1, 1)):
+        with pytest.raises(EngineFailure, match="choosing a token"):
+            call()
+    token = sampler.finish()
     assert engine.piece(token) and b"aha".startswith(engine.piece(token))
-    engine.start_sample(sampler, 2)
-    sampler.close()  # its client left
-    engine.finish()
+    assert sampler.us() > 0
     goes_on(engine)
 
 
-def test_a_grammar_that_takes_ever_longer_beside_the_loop(engine):
-    doubling = 'root ::= "a" root t | "a" root u\nt ::= "b"\nu ::= "b"'
-    sampler = engine.sampler(json.dumps({"grammar": doubling, "temperature": 0}))
+def test_a_sampler_may_be_closed_while_it_is_sampling(engine):
+    """Its thread frees it; those that wait for the thread are next."""
+    engine.prompt([5, 6, 7])
+    for _ in range(20):
+        samplers = [engine.sampler(GRAMMAR) for _ in range(4)]
+        for sampler in samplers:
+            sampler.start(2)
+        for sampler in samplers[:3]:
+            sampler.close()
+        assert engine.piece(samplers[3].finish())
+        samplers[3].close()
+    goes_on(engine)
+
+
+def slow_sampler(engine, seq):
+    """A sampler of an ambiguous grammar in the midst of a token that takes long."""
+    sampler = engine.sampler(DOUBLING)
+    engine.prompt([5, 6, 7], seq)
+    index = 2
+    position = 3
+    while sampler.us() < 60_000:
+        sampler.start(index)
+        engine.decode([sampler.finish()], [position], [seq], [1])
+        index = 0
+        position += 1
+    sampler.start(index)
+    assert not sampler.ended()
+    return sampler
+
+
+def test_a_slow_sample_holds_up_neither_the_engine_nor_quick_ones(library, tiny):
+    with Engine(library, tiny, sample_ms=20_000) as engine:
+        slow = slow_sampler(engine, 0)
+        quick = engine.sampler(GRAMMAR)
+        engine.prompt([5, 6], 1)
+        quick.start(1)
+        assert engine.piece(quick.finish())
+        assert not slow.ended()
+        slow.close()
+        goes_on(engine)
+
+
+def test_an_engine_may_be_closed_while_it_is_sampling(library, tiny):
+    with Engine(library, tiny, sample_ms=20_000) as engine:
+        closed, kept = slow_sampler(engine, 0), slow_sampler(engine, 1)
+        waiting = engine.sampler(GRAMMAR)
+        waiting.start(0)
+        closed.close()
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    for sampler in (kept, waiting):
+        with pytest.raises(EngineFailure, match="closed"):
+            sampler.finish()
+        sampler.close()
+
+
+def test_a_grammar_that_takes_ever_longer(engine):
+    sampler = engine.sampler(DOUBLING)
     engine.prompt([5, 6, 7])
     with pytest.raises(EngineFailure, match="too ambiguous"):
         for i in range(200):
-            engine.start_sample(sampler, 2 if i == 0 else 0)
-            token = engine.finish()
-            engine.decode([token], [3 + i], [0], [1])
+            sampler.start(2 if i == 0 else 0)
+            engine.decode([sampler.finish()], [3 + i], [0], [1])
+    with pytest.raises(EngineFailure, match="failed before"):
+        sampler.start(0)
     goes_on(engine)

@@ -4,7 +4,7 @@ import json
 import threading
 
 import pytest
-from engine_library import Engine, EngineFailure
+from support.engine_library import Engine, EngineFailure
 
 EINVAL, ABORTED, NO_SLOT = -1, 2, 1
 TEXT = "Hello world, the other user could sing."
@@ -337,7 +337,7 @@ def test_the_caller_may_come_back_in_while_a_thread_computes(library, tiny):
 
 
 def test_a_decode_in_two_parts(library, tiny, engine):
-    """What needs no more than the vocabulary works while a batch is computed; the rest is refused."""
+    """Functions that only need the vocabulary work while a batch is computed; others refuse."""
     event, go_on = threading.Event(), threading.Event()
 
     def wait():

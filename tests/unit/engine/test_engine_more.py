@@ -4,8 +4,8 @@ import json
 import math
 
 import pytest
-import tiny_model
-from engine_library import Engine, EngineFailure
+from support import tiny_model
+from support.engine_library import Engine, EngineFailure
 
 PROMPT = [5, 6, 7, 8, 9]
 
@@ -26,7 +26,8 @@ def say(engine, params, n=40, chat=None, prompt=PROMPT):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_grammar(engine, seed):
-    assert say(engine, {"grammar": 'root ::= ("yes" | "no") "!"', "seed": seed}) in (b"yes!", b"no!")
+    grammar = 'root ::= ("yes" | "no") "!"'
+    assert say(engine, {"grammar": grammar, "seed": seed}) in (b"yes!", b"no!")
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -55,7 +56,8 @@ def test_logit_bias_by_token_and_text(engine):
         assert say(engine, {"logit_bias": bias, "temperature": 0}, 3) == engine.piece(70) * 3
     assert say(engine, {"logit_bias": {"world": 100}, "temperature": 0}, 2) == b"worldworld"
     first = say(engine, {"temperature": 0}, 1)
-    assert say(engine, {"temperature": 0, "logit_bias": {first.decode("latin-1"): False}}, 1) != first
+    bias = {first.decode("latin-1"): False}
+    assert say(engine, {"temperature": 0, "logit_bias": bias}, 1) != first
 
 
 def test_ignore_eos(engine):

@@ -8,11 +8,11 @@ Probabilities are compared to the last bit, with those of llama.cpp for one toke
 import random
 
 import pytest
-from engine_library import Engine
-from ggml_library import Ggml
+from support.engine_library import Engine
+from support.ggml_library import Ggml
 
 gguf = pytest.importorskip("gguf")
-import small_models  # noqa: E402
+from support import small_models  # noqa: E402
 
 Type = gguf.GGMLQuantizationType
 GGML, EXACT = 1, 3

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from engine_library import Engine, EngineFailure
-from ggml_library import Ggml
+from support.engine_library import Engine, EngineFailure
+from support.ggml_library import Ggml
 
 gguf = pytest.importorskip("gguf")
 
@@ -248,7 +248,8 @@ def test_exact_products_are_ggmls_to_the_last_bit(ggml, mode, kind, rows, column
     random = np.random.default_rng(rows)
     weights = random.normal(0, 0.05, (rows, columns)) * np.exp(random.normal(0, 1, (rows, 1)))
     x = random.normal(0, 1, (n, columns)) * np.exp(random.normal(0, 1, (1, columns)))
-    expected, real, emulated = by_all(ggml, mode, kind, ggml.quantize(kind, weights), weights.shape, x)
+    data = ggml.quantize(kind, weights)
+    expected, real, emulated = by_all(ggml, mode, kind, data, weights.shape, x)
     assert np.array_equal(real, expected)
     assert np.array_equal(emulated, expected)
     assert expected.any()
@@ -395,7 +396,7 @@ def test_exact_attention_of_sequences_that_share_nothing(ggml, alone, mode):
 
 @pytest.mark.parametrize("n, keys", [(1, 40), (3, 40), (1, 500)])
 def test_exact_attention_of_any_bits(ggml, alone, mode, n, keys):
-    """Halves that are subnormal, at their ends, infinite, no numbers; sums that no half can hold."""
+    """Halves: subnormal, at their limits, infinite, NaN; sums that no half can hold."""
     random = np.random.default_rng(n)
     for case in range(6):
         q = random.normal(0, 1, (6, n, 64))

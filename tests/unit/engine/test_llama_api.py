@@ -1,8 +1,8 @@
 """The engine gives the tokens that a loop over llama.h's own C API gives (llama_reference.py)."""
 
 import pytest
-from engine_library import Engine
-from llama_reference import HEADER, Llama
+from support.engine_library import Engine
+from support.llama_reference import HEADER, Llama
 
 CHAT = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
 

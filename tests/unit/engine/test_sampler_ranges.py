@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from engine_library import EngineFailure
+from support.engine_library import EngineFailure
 
 from serve.apis.sampler_ranges import RANGES
 

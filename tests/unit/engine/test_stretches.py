@@ -7,8 +7,8 @@ import json
 import time
 
 import pytest
-import tiny_model
-from engine_library import Engine, EngineFailure
+from support import tiny_model
+from support.engine_library import Engine, EngineFailure
 from test_budget import INVALID, LIMIT, resident
 
 JOB_MS = 400

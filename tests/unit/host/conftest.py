@@ -1,4 +1,4 @@
-"""Fixtures for host/cllm: no network, no real QEMU, a home of its own for every test."""
+"""Fixtures for host/cllm: no network, no real QEMU, another home for every test."""
 
 import os
 import stat
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-# Stands in for QEMU: notes its arguments, then does what FAKE_QEMU says. It really forwards: the
-# port of its hostfwd answers /health, so that `cllm run` can be tested to the end.
+# Stands in for QEMU: it writes down its arguments, then does what FAKE_QEMU says. The port of its
+# hostfwd answers /health, so that `cllm run` can be tested to the end.
 FAKE_QEMU = """\
 #!{python}
 import http.server, os, re, sys, threading
@@ -46,7 +46,7 @@ threading.Event().wait()
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """An empty cache and no sources of the user's own."""
+    """A folder with an empty cache, and no checkouts in the environment."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("MICROPYTHON_SRC", "LLAMA_SRC"):
         monkeypatch.delenv(name, raising=False)
@@ -55,7 +55,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def fake_qemu(tmp_path, monkeypatch):
-    """Puts the stand-in first on PATH; call the result for the arguments that it got."""
+    """Put the stand-in first on PATH; returns a function that returns its arguments."""
     program = tmp_path / "bin" / "qemu-system-x86_64"
     program.parent.mkdir()
     program.write_text(FAKE_QEMU.format(python=sys.executable))

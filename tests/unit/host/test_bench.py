@@ -4,15 +4,12 @@ import json
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
 
 import pytest
-from cllm import CllmError
-
-BENCH = Path(__file__).resolve().parents[3] / "bench"
-sys.path.append(str(BENCH))
-
-from versus import cpio, linux, main, measure, models, plot, results, sweep  # noqa: E402
+from cllm import TOP, CllmError, extras
+from support import tiny_model
+from versus import cpio, linux, main, measure, models, options, plot, results, rows, sweep
+from versus.smallest import STEP, search
 
 
 def row(linux_values, cllm_values, **options):
@@ -81,15 +78,15 @@ def test_numbers_have_three_digits(value, text):
 
 
 def test_rows_are_chosen_by_name_or_by_how_it_begins():
-    made = main.rows([1, 4])
-    assert main.chosen(made, ["decode"], []) == {"decode-1", "decode-4"}
-    assert main.chosen(made, ["health-new", "http"], ["http"]) == {"health-new"}
-    assert "gap" not in main.chosen(made, None, ["gap"])
+    made = rows.rows([1, 4])
+    assert rows.chosen(made, ["decode"], []) == {"decode-1", "decode-4"}
+    assert rows.chosen(made, ["health-new", "http"], ["http"]) == {"health-new"}
+    assert "gap" not in rows.chosen(made, None, ["gap"])
 
 
 def test_a_row_that_does_not_exist_is_named():
     with pytest.raises(CllmError, match="speed.*health-kept"):
-        main.chosen(main.rows([1]), ["speed"], [])
+        rows.chosen(rows.rows([1]), ["speed"], [])
 
 
 @pytest.mark.parametrize("words", [
@@ -97,12 +94,12 @@ def test_a_row_that_does_not_exist_is_named():
 ])
 def test_options_that_make_no_sense_are_refused(words, capsys):
     with pytest.raises(SystemExit):
-        main.make_parser().parse_args(words)
+        options.make_parser().parse_args(words)
     assert words[0] in capsys.readouterr().err
 
 
 def test_streams_are_sorted_and_different():
-    assert main.make_parser().parse_args(["--streams", "8,1,8"]).streams == [1, 8]
+    assert options.make_parser().parse_args(["--streams", "8,1,8"]).streams == [1, 8]
 
 
 def test_a_file_that_cannot_be_written_is_said_before_anything_is_measured(capsys):
@@ -115,7 +112,7 @@ def events(*times):
 
 
 def test_streams_are_timed_from_where_the_last_one_began():
-    # The first stream is a token ahead; each call's tokens come a moment after each other.
+    # The first stream is a token ahead; the tokens of one call come one after the other.
     ahead, behind = events(1, 3.1, 5.1, 7.1), events(3, 5, 7)
     assert measure.side_by_side([ahead, behind], 2) == (4, pytest.approx(1.0))
     assert measure.side_by_side([behind, ahead], 1) == (2, pytest.approx(1.0))
@@ -141,39 +138,36 @@ def test_prompts_of_different_requests_begin_differently():
 
 @pytest.mark.parametrize("n, words, steps", [(1, 12, 16), (4, 3, 4), (8, 1, 2), (32, 1, 1)])
 def test_streams_share_what_is_asked_of_a_guest(n, words, steps):
-    assert main.Load(12, 16).of(n) == (words, steps)
+    assert rows.Load(12, 16).of(n) == (words, steps)
 
 
-class Bench(main.Bench):
-    """One whose guests serve from `needed` MiB on."""
+def smallest(needed, guess):
+    """Return the least memory where `needed` MiB serve, and the sizes that were tried."""
+    tried = []
 
-    def __init__(self, needed, memory=1024):
-        self.needed, self.memory, self.tried = needed, memory, []
+    def serves(sizes):
+        tried.extend(sizes)
+        return [size >= needed for size in sizes]
 
-    def serves_in(self, turn, sizes):
-        self.tried += sizes
-        return [size >= self.needed for size in sizes]
+    return search(serves, guess, 1024, "cllm"), tried
 
 
 @pytest.mark.parametrize("guess", [8, 96, 168, 176, 184, 320, 1000])
 @pytest.mark.parametrize("needed", [9, 170, 176, 1020])
 def test_the_smallest_memory_is_found_from_any_guess(needed, guess):
-    turn = main.Turn("cllm", "exact", ("",))
-    bench = Bench(needed)
-    found = bench.smallest(turn, guess)
-    assert found - main.STEP < needed <= found <= 1024
-    assert len(bench.tried) < 24
+    found, tried = smallest(needed, guess)
+    assert found - STEP < needed <= found <= 1024
+    assert len(tried) < 24
 
 
 def test_a_good_guess_is_confirmed_from_both_sides():
-    bench = Bench(176)
-    assert bench.smallest(main.Turn("cllm", "exact", ("",)), 176) == 176
-    assert sorted(bench.tried) == [168, 176]
+    found, tried = smallest(176, 176)
+    assert found == 176 and sorted(tried) == [168, 176]
 
 
 def test_a_guest_that_never_serves_is_said_so():
     with pytest.raises(CllmError, match="1024 MiB"):
-        Bench(5000).smallest(main.Turn("cllm", "exact", ("",)), 176)
+        smallest(5000, 176)
 
 
 def test_the_archive_is_what_cpio_reads(tmp_path):
@@ -181,7 +175,7 @@ def test_the_archive_is_what_cpio_reads(tmp_path):
         cpio.folder("bin"), cpio.file("bin/program", b"\x7fELF!", 0o755),
         cpio.file("odd", b"x" * 7), cpio.link("bin/sh", "program"),
     ])
-    # Read back field by field: the header's layout is the kernel's documentation's.
+    # Read back field by field, by the layout in the kernel's documentation.
     found, at = {}, 0
     while True:
         assert data[at:at + 6] == b"070701"
@@ -215,7 +209,7 @@ def test_drivers_come_after_what_they_need():
 
 
 def test_the_locked_packages_are_named_to_the_bit():
-    lock = json.loads((BENCH / "linux" / "lock.json").read_text())
+    lock = json.loads((TOP / "bench" / "linux" / "lock.json").read_text())
     for entry in (lock["kernel"], lock["busybox"]):
         assert len(bytes.fromhex(entry["sha256"])) == 32 and entry["version"] and entry["newest"]
 
@@ -227,17 +221,29 @@ def test_a_package_that_is_none_is_said_so(tmp_path):
         linux._kernel_parts(path)
 
 
-def test_the_plot_has_a_bar_for_every_ratio():
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def drawn(picture, tmp_path):
+    """Draw a picture; returns the pieces of text in it."""
+    if not extras.PLOTS.is_current():
+        pytest.skip("no build/plots: `cllm test` makes it where PyPI can be reached")
+    plot.draw(picture, str(tmp_path / "plot.svg"))
+    root = ElementTree.parse(tmp_path / "plot.svg").getroot()
+    return ["".join(element.itertext()) for element in root.iter(SVG + "text")]
+
+
+def test_the_plot_has_a_bar_for_every_ratio(tmp_path):
     about = {"model": "a<b.gguf", "accel": "tcg", "smp": 1, "memory_mib": 512}
-    rows = [row([10, 20], [1, 1], less=True), row([1], [1]), row([1, 1], [0.5, 0.5])]
-    text = plot.ratios(rows, about)
-    root = ElementTree.fromstring(text)
-    bars = [e for e in root.iter("{http://www.w3.org/2000/svg}rect") if e.get("height") == "16"]
-    assert len(bars) == 2 and "a<b.gguf" in "".join(root.itertext())
+    made = [row([10, 20], [1, 1], less=True), row([1], [1]), row([1, 1], [0.5, 0.5])]
+    picture = plot.ratios(made, about)
+    assert [bar["ratio"] for bar in picture["bars"]] == [15, 0.5]
+    text = drawn(picture, tmp_path)
+    assert {"15.0", "0.500"} <= set(text) and any("a<b.gguf" in line for line in text)
 
 
 def point(model, smp, streams, n_rounds=2):
-    """As Bench.as_json() has it."""
+    """Return a point of a sweep, in the shape of Bench.as_json()."""
     keys = ["first-token", "beyond"] + [f"{kind}-{n}" for kind in ("prompt", "decode")
                                         for n in streams]
     rows = [{"key": key, "name": key, "unit": "s", "better": "more", "linux": [1.0] * n_rounds,
@@ -257,26 +263,29 @@ def test_a_sweep_has_panels_by_size_by_cores_and_by_streams():
 
 
 @pytest.mark.parametrize("n_rounds, ratios", [(2, 19), (1, 0)])
-def test_the_plot_of_a_sweep_has_all_points_and_no_ratio_of_a_single_run(n_rounds, ratios):
+def test_the_plot_of_a_sweep_has_all_points_and_no_ratio_of_a_single_run(
+    n_rounds, ratios, tmp_path
+):
     done = [point(*of, n_rounds) for of in POINTS]
-    root = ElementTree.fromstring(plot.lines(sweep.panels(done), done))
-    svg = "{http://www.w3.org/2000/svg}"
-    # Three sizes, two core counts and two stream counts of both guests.
-    assert len(list(root.iter(svg + "circle"))) == 2 * (3 * 3 + 3 * 2 + 2 * 2)
-    assert sum(e.text == "3.50" for e in root.iter(svg + "text")) == ratios
+    picture = plot.lines(sweep.panels(done), done)
+    points = [p for line in picture["panels"] for panel in line for p in panel["guests"]["cllm"]]
+    # Three sizes, two core counts and two stream counts.
+    assert len(points) == 3 * 3 + 3 * 2 + 2 * 2
+    median, most = {1: (3, 3), 2: (3.5, 4)}[n_rounds]
+    assert points[0] == {"median": median, "least": 3, "most": most}
+    assert drawn(picture, tmp_path).count("3.50") == ratios
 
 
 def test_a_sweep_on_a_host_with_one_core_has_one_core(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep.os, "sched_getaffinity", lambda pid: {0})
     monkeypatch.setattr(sweep, "_model", lambda size, like: tmp_path / size)
-    options = main.make_parser().parse_args(["--sweep"])
-    assert [of.smp for of in sweep.points(options, tmp_path / "model")] == [1, 1, 1]
-    assert options.only is None  # what was asked for is not changed
+    asked = options.make_parser().parse_args(["--sweep"])
+    assert [of.smp for of in sweep.points(asked, tmp_path / "model")] == [1, 1, 1]
+    assert asked.only is None  # what was asked for is not changed
 
 
 def test_a_model_of_another_size_has_the_vocabulary_of_the_given(tmp_path, monkeypatch):
     gguf = pytest.importorskip("gguf")
-    tiny_model = pytest.importorskip("tiny_model")
     tiny_model.make(tmp_path / "tiny.gguf")
     monkeypatch.setitem(models.SHAPES, "1M", (2, 1, 2))
     models.make(tmp_path / "made.gguf", tmp_path / "tiny.gguf", "1M")
@@ -292,6 +301,6 @@ def test_a_model_of_another_size_has_the_vocabulary_of_the_given(tmp_path, monke
 
 
 def test_help_works_through_the_command():
-    command = [sys.executable, str(BENCH.parent / "host"), "bench", "--help"]
+    command = [sys.executable, str(TOP / "host"), "bench", "--help"]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0 and "--linux-cpu" in ended.stdout

@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[3]
 UPSTREAM = {
     "micropython/src": {
         "extmod/asyncio/manifest.py", "extmod/machine_wdt.c", "extmod/modmachine.c",
-        "extmod/modos.c", "extmod/modtime.c", "gchelper_generic.c", "makeqstrdefs.py", "map.c",
+        "extmod/modos.c", "extmod/modtime.c", "gchelper_generic.c", "makeqstrdefs.py", "manifestfile.py",
+        "map.c",
         "mkrules.mk", "mpy-tool.py", "mpy_ld.py", "multi_net/tcp_client_rst.py", "py/map.c",
         "py/objdict.c", "py/runtime.c", "py/scheduler.c", "py/stream.h", "run-multitests.py",
         "run-natmodtests.py", "run-perfbench.py", "run-tests.py", "runtime.c", "scheduler.c",
@@ -29,7 +30,8 @@ UPSTREAM = {
         "tests/run-tests.py",
     },
     "llama.cpp/src": {
-        "common.cpp", "common/log.cpp", "common/log.h", "ggml-backend.cpp", "ggml-common.h",
+        "common.cpp", "common/log.cpp", "common/log.h", "common/sampling.cpp",
+        "common/sampling.h", "ggml-backend.cpp", "ggml-common.h",
         "ggml-cpu/arch/x86/quants.c", "ggml-cpu/common.h", "ggml-cpu/ops.cpp",
         "ggml-cpu/repack.cpp", "ggml-cpu/vec.h", "gguf.cpp", "llama.h", "llamafile/sgemm.cpp",
         "ops.cpp", "peg-parser.cpp", "server-chat.cpp", "tiled/tiled.cpp",

@@ -1,4 +1,4 @@
-"""host/bootstrap.py: what it finds missing, and what it says when it cannot help itself."""
+"""host/bootstrap.py: missing packages, and messages where it cannot install them."""
 
 import importlib.util
 import re

@@ -1,4 +1,4 @@
-"""The build's own parts: steps and their logs, wrappers, what finish() keeps of an ELF file."""
+"""Parts of the build: steps and their logs, compiler wrappers, image.finish()."""
 
 import io
 import os
@@ -6,17 +6,18 @@ import struct
 import subprocess
 
 import pytest
-from cllm import CllmError, build
+from cllm import CllmError, build, image, progress
+from cllm.steps import Steps
 
 
 @pytest.fixture
 def steps(tmp_path):
-    return build.Steps(tmp_path / "log", io.StringIO())
+    return Steps(tmp_path / "log", io.StringIO())
 
 
 def test_a_step_shows_its_title_and_keeps_its_output(steps, tmp_path):
     steps.run("a step", ["sh", "-c", "echo out; echo err >&2"])
-    assert "a step: done in" in steps.stream.getvalue()
+    assert "a step: done in" in steps.progress.stream.getvalue()
     log = (tmp_path / "log" / "a-step.log").read_text()
     assert log.startswith("$ sh -c ") and "out\n" in log and "err\n" in log
 
@@ -24,7 +25,7 @@ def test_a_step_shows_its_title_and_keeps_its_output(steps, tmp_path):
 def test_a_failed_step_shows_its_end_and_names_its_log(steps):
     with pytest.raises(CllmError, match=r"bad failed \(status 3\).*bad.log"):
         steps.run("bad", ["sh", "-c", "seq 1 100; exit 3"])
-    shown = steps.stream.getvalue()
+    shown = steps.progress.stream.getvalue()
     assert "\n100\n" in shown and "\n50\n" not in shown
 
 
@@ -34,9 +35,9 @@ def test_a_program_that_is_missing(steps):
 
 
 def test_a_long_step_shows_how_far_it_is(steps, monkeypatch):
-    monkeypatch.setattr(build, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.1)
     steps.run("long", ["sh", "-c", "echo '[3/9] object'; sleep 0.5"])
-    assert "long: [3/9] object" in steps.stream.getvalue()
+    assert "long: [3/9] object" in steps.progress.stream.getvalue()
 
 
 @pytest.fixture
@@ -63,8 +64,38 @@ def test_zig_cpp_takes_many_files_and_standard_input(tools, tmp_path):
     assert "x 7" in piped.stdout
 
 
+def test_zig_makes_a_precompiled_header_of_what_cmake_asks(tools, tmp_path):
+    header = tmp_path / "a.h"
+    header.write_text("inline int seven() { return 7; }\n")
+    source = tmp_path / "pch.cxx"
+    source.write_text("")
+    made = tmp_path / "pch.pch"
+    include = ["-Xclang", "-include", "-Xclang", header]
+    subprocess.run(
+        [tools / "zig-c++", *include, "-x", "c++-header", "-o", made, "-c", source], check=True
+    )
+    assert made.read_bytes()[:4] == b"CPCH"
+    user = tmp_path / "user.cpp"
+    user.write_text("int f() { return seven(); }\n")
+    use = ["-Xclang", "-include-pch", "-Xclang", made]
+    subprocess.run([tools / "zig-c++", *use, "-o", tmp_path / "user.o", "-c", user], check=True)
+    assert (tmp_path / "user.o").read_bytes()[:4] == b"\x7fELF"
+
+
+@pytest.mark.parametrize("checkout", [False, True])
+def test_a_checkout_of_llama_cpp_is_compiled_file_by_file(checkout, tmp_path, monkeypatch):
+    monkeypatch.delenv("LLAMA_SRC", raising=False)
+    if checkout:
+        monkeypatch.setenv("LLAMA_SRC", str(tmp_path))
+    options = []
+    monkeypatch.setattr(build, "cmake", lambda *words: options.extend(words[4:]))
+    build._native(None, tmp_path, tmp_path / "native", "toolchain.cmake", "-DGIVEN=1")
+    assert ("-DCLLM_UNITY=OFF" in options) == checkout
+    assert f"-DLLAMA_SRC={tmp_path}" in options and "-DGIVEN=1" in options
+
+
 def elf(segments, tail):
-    """A 64-bit ELF file with the given (type, bytes) segments and `tail` behind them."""
+    """Return a 64-bit ELF file: (type, bytes) segments, `tail`, and a table of empty sections."""
     header = b"\x7fELF\x02\x01\x01" + bytes(9)
     start = 64 + 56 * len(segments)
     table, body = b"", b""
@@ -74,23 +105,23 @@ def elf(segments, tail):
         table += struct.pack("<IIQQQQQQ", kind, 5, at, 1 << 20, 1 << 20, size, size, 1)
         body += content
     header += struct.pack(
-        "<HHIQQQIHHHHHH", 2, 62, 1, 1 << 20, 64, start + len(body), 0, 64, 56, len(segments), 64,
-        3, 2,
+        "<HHIQQQIHHHHHH", 2, 62, 1, 1 << 20, 64, start + len(body) + len(tail), 0, 64, 56,
+        len(segments), 64, 2, 1,
     )
-    return header + table + body + tail
+    names = struct.pack("<IIQQQQIIQQ", 1, 3, 0, 0, start + len(body), len(tail), 0, 0, 1, 0)
+    return header + table + body + tail + bytes(64) + names
 
 
 @pytest.fixture
 def stripped(tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "DEBUG_IMAGE", tmp_path / "debug.elf")
     # These files have no section for it; test_host_symbols.py has one.
-    monkeypatch.setattr(build.symbols, "write_into", lambda data: None)
+    monkeypatch.setattr(image.symbols, "write_into", lambda data, elf: None)
 
     def strip(data):
         linked = tmp_path / "linked.elf"
         if not linked.exists() or linked.read_bytes() != data:  # as a linker does
             linked.write_bytes(data)
-        build.finish(linked, tmp_path / "image.elf")
+        image.finish(linked, tmp_path / "image.elf", tmp_path / "debug.elf")
         return (tmp_path / "image.elf").read_bytes()
 
     return strip
@@ -98,12 +129,12 @@ def stripped(tmp_path, monkeypatch):
 
 def test_strip_keeps_all_that_is_loaded_where_it_was(stripped, tmp_path):
     data = elf([(1, b"code" * 100), (1, b"data" * 10)], b"symbols" * 1000)
-    image = stripped(data)
+    made = stripped(data)
     assert (tmp_path / "debug.elf").read_bytes() == data
-    assert len(image) == len(data) - 7000
-    assert image[64:] == data[64:len(image)]
+    assert len(made) == len(data) - 7000 - 2 * 64
+    assert made[64:] == data[64:len(made)]
     # e_shoff, e_shnum and e_shstrndx: there are no sections any more.
-    assert image[40:48] == bytes(8) and image[60:64] == bytes(4)
+    assert made[40:48] == bytes(8) and made[60:64] == bytes(4)
 
 
 def test_strip_leaves_an_unchanged_image_alone(stripped, tmp_path):

@@ -1,4 +1,4 @@
-"""Lock files and fetching: what is not as locked stops, and nothing half-done stays."""
+"""Lock files and fetching: wrong files are refused, and interrupted work leaves nothing."""
 
 import hashlib
 import io
@@ -138,7 +138,7 @@ def test_a_failed_download_leaves_nothing_in_the_cache(home, monkeypatch):
     lock = make_lock(home / "thing", CONTENT, **{"from": "wheel"})
 
     def refuse(command, **_):
-        return type("Done", (), {"returncode": 1})
+        return type("Done", (), {"returncode": 1, "stdout": "refused"})
 
     monkeypatch.setattr(fetch.subprocess, "run", refuse)
     with pytest.raises(CllmError, match="pip could not download thing 1"):

@@ -71,7 +71,7 @@ def test_grows_by_the_states_of_a_recurrent_model(tmp_path):
         tmp_path / "m.gguf", "mamba", ssm__conv_kernel=4, ssm__inner_size=5120, ssm__state_size=16
     )
     grown = memory.needed(model, slots=64, n_batch=128) - memory.needed(model, n_batch=128)
-    # 64 slots and 64 kept prefixes in place of 4 and 4: 30 layers of n_embd_r + n_embd_s floats.
+    # 64 slots and 64 kept prefixes, not 4 and 4: 30 layers of n_embd_r + n_embd_s floats for each.
     assert grown >= 120 * 30 * 4 * (3 * 5120 + 16 * 5120) // memory.MIB
 
 
@@ -117,7 +117,7 @@ def string(text):
 
 
 def header(*pairs, version=3, tensors=0, count=None):
-    """A GGUF header of (key, type, bytes of the value)."""
+    """Return a GGUF header of (key, type, bytes of the value)."""
     data = b"GGUF" + struct.pack("<IQQ", version, tensors, len(pairs) if count is None else count)
     return data + b"".join(
         string(key) + struct.pack("<I", kind) + value for key, kind, value in pairs
@@ -128,7 +128,7 @@ LLAMA = (b"general.architecture", 8, string(b"llama"))
 
 
 def numbers(**values):
-    """A header of llama's with these numbers, as u64."""
+    """Return a header of architecture llama with these numbers, as u64."""
     return header(LLAMA, *(
         (b"llama." + key.replace("__", ".").encode(), 10, struct.pack("<Q", value))
         for key, value in values.items()

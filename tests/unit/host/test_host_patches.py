@@ -1,4 +1,4 @@
-"""Patches at unpacking: nothing is patched that is not as the lock names it, before and after."""
+"""Patches at unpacking: files must have the lock's hashes before and after."""
 
 import hashlib
 import subprocess
@@ -6,7 +6,6 @@ import subprocess
 import pytest
 from cllm import CllmError, fetch, patches
 from cllm.lock import locks
-
 from test_host_fetch import make_lock, put_in_cache, tarball
 
 BEFORE = b"one\ntwo\nthree\nfour\nfive\n"

@@ -1,4 +1,4 @@
-"""A process's pages of a file are dropped, what it reads afterwards is the same, and who asks."""
+"""Pages of a file are dropped from a process, which reads the same content afterwards."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ import pytest
 from cllm import reclaim, run
 
 SIZE = 16 << 20
-# Maps the files that it is given, and for each line on its standard input reads all of them.
+# Maps its arguments' files, and reads all of them for each line on its standard input.
 READER = """\
 import hashlib, mmap, sys
 files = [open(name, "rb") for name in sys.argv[1:]]
@@ -36,7 +36,7 @@ class Reader:
         return self._process.stdout.readline()
 
     def resident(self, path):
-        """Bytes of the file in the process's memory; proc_pid_smaps(5)."""
+        """Return the bytes of the file in the process's memory; proc_pid_smaps(5)."""
         _, _, rest = Path(f"/proc/{self.pid}/smaps").read_text().partition(f" {path}\n")
         return int(rest.split("Rss:")[1].split()[0]) << 10
 
@@ -68,7 +68,7 @@ def test_pages_leave_and_come_back(reader, paths):
     assert [reader.resident(path) for path in paths] == [SIZE, SIZE]
     if not reclaim.drop(reader.pid, paths[0]):
         pytest.skip("the kernel refuses process_madvise(2): it takes Linux 5.10 and CAP_SYS_NICE")
-    # A page or two may be on their way to the kernel's lists just then.
+    # The kernel may miss a page or two that are not on its lists yet.
     assert reader.resident(paths[0]) < SIZE // 8
     assert reader.resident(paths[1]) == SIZE
     assert reader.read() == before

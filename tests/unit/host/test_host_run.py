@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pexpect
 import pytest
-from cllm import CllmError, memory, qemu, run
+from cllm import CllmError, config, memory, qemu, run
 from test_host_memory import LLAMA, header, numbers, write_model
 
 HOST = Path(__file__).resolve().parents[3] / "host"
-# What bin/cllm runs, with another image than the one that `make build` leaves.
+# The program of bin/cllm, with another image than that of `make build`.
 DRIVER = """\
 import sys
 sys.path.insert(0, {host!r})
@@ -30,7 +30,7 @@ NO_MODEL = 'serve 503 {"error": {"message": "no model module"}}'
 
 @pytest.fixture
 def command(fake_qemu, image, tmp_path):
-    """argv of the cllm command."""
+    """Return the argv of the cllm command."""
     driver = tmp_path / "cllm.py"
     driver.write_text(DRIVER.format(host=str(HOST), image=str(image)))
     return [sys.executable, str(driver)]
@@ -38,7 +38,7 @@ def command(fake_qemu, image, tmp_path):
 
 @pytest.fixture
 def start(command):
-    """Start `cllm ARGS...`; whatever still runs is killed at the end of the test."""
+    """Start `cllm ARGS...`; the end of the test kills what still runs."""
     started = []
 
     def start(*arguments, **options):
@@ -74,7 +74,7 @@ def fails(process):
 
 
 def gone(pid):
-    """Whether a process ends within seconds."""
+    """Return whether a process ends within seconds."""
     for _ in range(100):
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
@@ -96,7 +96,7 @@ def test_ready_line_and_a_clean_end(start, number):
     process = start("run", "--port", str(port))
     ready = f"ready http://127.0.0.1:{port}\n".encode()
     seen = read_until(process, ready)
-    # On a line of its own although the guest was in the middle of one.
+    # On a line of its own, although the guest was in the middle of one.
     assert b"guest banner\r\nno newline here\r\n" + ready == seen
     guest = child(process)
     process.send_signal(number)
@@ -252,7 +252,7 @@ def test_a_model_that_no_guest_can_serve_is_refused_before_it_boots(
 
 
 def make(tmp_path, image, guest=None, **settings):
-    settings = {**run.config.DEFAULTS, "port": 0, "accel": "tcg", **settings}
+    settings = {**config.DEFAULTS, "port": 0, "accel": "tcg", **settings}
     return run.make_guest(settings, guest, image=image)
 
 
@@ -399,7 +399,7 @@ def test_debug_waits_and_says_how_to_attach(start, fake_qemu):
 
 
 def test_the_guests_modules_and_memory(fake_qemu, image, tmp_path):
-    # A path that QEMU's own syntax would take apart.
+    # QEMU's own syntax would split this path.
     model = tmp_path / "my model, v1.gguf"
     model.write_bytes(b"GGUF?")
     app = tmp_path / "handlers.py"

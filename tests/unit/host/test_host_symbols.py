@@ -1,4 +1,4 @@
-"""The table of function names: what is left of a C++ name, and that the guest's reader gets it back."""
+"""The table of function names: short C++ names, and reading them as the guest does."""
 
 import random
 import struct

@@ -1,11 +1,13 @@
-"""host/cllm/upstream.py: what of upstream's runners' output counts as what."""
+"""tests/upstream: how lines of upstream's runners and of expected.txt are read."""
 
 import pytest
-from cllm import CllmError, upstream
+from cllm import CllmError
+from upstream import expectations, runner
+from upstream.groups import GROUPS
 
 
 def group(name):
-    return upstream.GROUPS[name]
+    return GROUPS[name]
 
 
 @pytest.mark.parametrize(
@@ -29,11 +31,11 @@ def group(name):
     ],
 )
 def test_lines_of_the_runners(kind, line, parsed):
-    assert upstream.parse_line(kind, line) == parsed
+    assert runner.parse_line(kind, line) == parsed
 
 
 def test_the_list_is_read_with_forms_and_comments():
-    expected = upstream.parse_expected(
+    expected = expectations.parse_expected(
         "# comment\n"
         "skip basics/a.py not built in\n"
         "fail native:basics/b.py no tracebacks  # really\n"
@@ -45,10 +47,10 @@ def test_the_list_is_read_with_forms_and_comments():
         ("native", "basics/b.py"): ("fail", "no tracebacks"),
         ("native", "basics/a.py"): ("pass", "works natively"),
     }
-    assert upstream.expectation(expected, group("basics"), "basics/a.py")[0] == "skip"
-    assert upstream.expectation(expected, group("mpy-basics"), "basics/a.py")[0] == "skip"
-    assert upstream.expectation(expected, group("native-basics"), "basics/a.py")[0] == "pass"
-    assert upstream.expectation(expected, group("basics"), "basics/b.py")[0] == "pass"
+    assert expectations.expectation(expected, group("basics"), "basics/a.py")[0] == "skip"
+    assert expectations.expectation(expected, group("mpy-basics"), "basics/a.py")[0] == "skip"
+    assert expectations.expectation(expected, group("native-basics"), "basics/a.py")[0] == "pass"
+    assert expectations.expectation(expected, group("basics"), "basics/b.py")[0] == "pass"
 
 
 @pytest.mark.parametrize(
@@ -56,16 +58,16 @@ def test_the_list_is_read_with_forms_and_comments():
 )
 def test_a_list_without_a_reason_or_with_doubles_is_refused(text):
     with pytest.raises(CllmError, match=r"expected\.txt:\d"):
-        upstream.parse_expected(text)
+        expectations.parse_expected(text)
 
 
 def test_every_deviation_from_the_list_is_wrong():
-    expected = upstream.parse_expected("skip basics/s.py why\nfail basics/f.py why\n")
+    expected = expectations.parse_expected("skip basics/s.py why\nfail basics/f.py why\n")
     tests = ["basics/p.py", "basics/s.py", "basics/f.py"]
 
     def wrong(**results):
         results = {f"basics/{name}.py": status for name, status in results.items()}
-        return len(upstream.compare(expected, group("basics"), tests, results))
+        return len(expectations.compare(expected, group("basics"), tests, results))
 
     assert wrong(p="pass", s="skip", f="fail") == 0
     assert wrong(p="fail", s="skip", f="fail") == 1
@@ -78,14 +80,14 @@ def test_every_deviation_from_the_list_is_wrong():
 def test_an_entry_for_no_test_is_stale(tmp_path):
     (tmp_path / "basics").mkdir()
     (tmp_path / "basics" / "here.py").touch()
-    expected = upstream.parse_expected("skip basics/gone.py why\nskip mpy:basics/here.py why\n")
-    wrong = upstream.stale(expected, tmp_path)
+    expected = expectations.parse_expected("skip basics/gone.py why\nskip mpy:basics/here.py why\n")
+    wrong = expectations.stale(expected, tmp_path)
     assert len(wrong) == 1 and "basics/gone.py" in wrong[0]
 
 
 def test_the_checked_in_list_is_well_formed():
-    expected = upstream.parse_expected(upstream.EXPECTED.read_text())
-    prefixes = {g.prefix for g in upstream.GROUPS.values()}
-    folders = {g.folder for g in upstream.GROUPS.values()}
+    expected = expectations.parse_expected(expectations.EXPECTED.read_text())
+    prefixes = {g.prefix for g in GROUPS.values()}
+    folders = {g.folder for g in GROUPS.values()}
     for prefix, test in expected:
         assert prefix in prefixes and test.rpartition("/")[0] in folders, test

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib import error, request
 
 import pytest
-import unix_micropython
+from support import unix_micropython
 
 FROZEN = Path(__file__).resolve().parents[3] / "frozen"
 

@@ -306,13 +306,14 @@ def test_hosts(value):
     assert request.header("host") == value.decode()
 
 
-@pytest.mark.parametrize("value", [b"a,b", b"a/b", b"u@a", b"a\x01", b"a\\b", b"a#", b"a?b", b"\xe9"])
+@pytest.mark.parametrize("value", [
+    b"a,b", b"a/b", b"u@a", b"a\x01", b"a\\b", b"a#", b"a?b", b"\xe9"])
 def test_bad_hosts(value):
     assert status(b"GET / HTTP/1.1\r\nHost: " + value + b"\r\n\r\n") == 400
 
 
 def started(data, step=None):
-    """What the parser makes of the beginning of a request: None, or the status it refuses it with."""
+    """The status with which the parser refuses the beginning of a request, or None."""
     parser = Parser(LIMITS)
     try:
         for i in range(0, len(data), step or len(data)):

@@ -242,7 +242,8 @@ def test_heads_of_answers():
             b"",
         ]
         assert b"\r\nA: c\r\n" in Response("", 404, {"A": "c"}).head(None, "close")
-        assert Response("").head(-1, "keep-alive").endswith(b"utf-8\r\nConnection: keep-alive\r\n\r\n")
+        head = Response("").head(-1, "keep-alive")
+        assert head.endswith(b"utf-8\r\nConnection: keep-alive\r\n\r\n")
         # Not the same, though they are equal.
         for value, text in ((1, b"1"), (True, b"True"), (1.0, b"1.0")):
             assert b"\r\nN: " + text + b"\r\n" in Response("", 200, {"N": value}).head(0, None)

@@ -131,9 +131,8 @@ class Client:
     async def head(self):
         data = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 5)
         lines = data.decode().split("\r\n")
-        return int(lines[0].split()[1]), dict(
-            (k.lower(), v) for k, v in (x.split(": ", 1) for x in lines[1:-2])
-        )
+        fields = [line.split(": ", 1) for line in lines[1:-2]]
+        return int(lines[0].split()[1]), {name.lower(): value for name, value in fields}
 
     async def response(self):
         status, headers = await self.head()

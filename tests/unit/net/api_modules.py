@@ -1,4 +1,4 @@
-"""Modules of frozen Python that need help on CPython: names that it has too, and upstream's asyncio."""
+"""Frozen modules that need help on CPython: names that it has, too, and upstream's asyncio."""
 
 import sys
 

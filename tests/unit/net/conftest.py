@@ -1,7 +1,4 @@
-"""Lets the tests of this folder import its helpers, and fixes what hypothesis tries."""
-
-import sys
-from pathlib import Path
+"""Fixes what hypothesis tries."""
 
 from hypothesis import settings
 
@@ -9,7 +6,3 @@ from hypothesis import settings
 # New ones are looked for with `--hypothesis-profile default` (docs/network.md).
 settings.register_profile("same", derandomize=True)
 settings.load_profile("same")
-
-HERE = str(Path(__file__).resolve().parent)
-if HERE not in sys.path:
-    sys.path.insert(0, HERE)

@@ -2,9 +2,10 @@
 
 `Mutator(seed)` makes them: well-formed ones of each protocol with one thing or many changed, with
 the checksums put right again in most, so that they get past the first look: from addresses of
-nobody and to groups, tagged, as answers to the questions that are under way. `Target` is a Stack with
-listeners, connections in all states, a DHCP client, a question to a DNS server and fragments, that
-takes them. The frames also go into a booted guest (tests/guest). Everything follows from the seed.
+nobody and to groups, tagged, as answers to the questions that are under way. `Target` is a Stack
+with listeners, connections in all states, a DHCP client, a question to a DNS server and fragments,
+that takes them. The frames also go into a booted guest (tests/guest). Everything follows from the
+seed.
 """
 
 import random

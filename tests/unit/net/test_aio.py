@@ -1,7 +1,7 @@
-"""asyncio's queue of waiting tasks (net/aio.py) under upstream's own loop, with a card that interrupts.
+"""asyncio's queue of waiting tasks (net/aio.py) under upstream's loop, with a card that interrupts.
 
-On CPython the interrupt comes before each bytecode of the queue, the socket and the host in turn: no
-wake-up may be lost, whatever it comes in between. On MicroPython it comes when the loop sleeps.
+On CPython the interrupt comes before each bytecode of the queue, the socket and the host in turn:
+no wake-up may be lost, whatever it comes in between. On MicroPython it comes when the loop sleeps.
 """
 
 import io

@@ -3,15 +3,10 @@
 Simulated time: the figures are the same everywhere, so these are about behaviour, not speed.
 """
 
-import sys
-from pathlib import Path
-
+import churn
+import grid
 import pytest
 from netsim import Simulator, Transfer, Wire
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "net"))
-import churn  # noqa: E402
-import grid  # noqa: E402
 
 
 @pytest.mark.parametrize("loss", sorted(grid.YARDSTICK))

@@ -1,4 +1,4 @@
-"""Calls of the socket module that wait, with an interrupt before each of their bytecodes in turn."""
+"""Calls of the socket module that wait, with an interrupt before each bytecode in turn."""
 
 import _x86
 import pytest

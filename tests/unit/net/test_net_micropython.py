@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import unix_micropython
+from support import unix_micropython
 
 HERE = Path(__file__).parent
 # The grid counts CPython's memory, and its transfers take long on one core.

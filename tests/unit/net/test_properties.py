@@ -1,4 +1,4 @@
-"""Properties that hold for any input: round trips of every header, and the core against simple models."""
+"""Properties that hold for any input: round trips of headers, the core against simple models."""
 
 import errno
 

@@ -488,8 +488,8 @@ def test_what_is_bound_to_the_inside_sends_nothing_outside(outside):
         one.close()
 
 
-class NetworkCard:
-    """What network.py asks of a card; nothing arrives."""
+class Card:
+    """A network card whose cause of interrupts and link the test sets."""
 
     mac = b"\2\0\0\0\0\1"
     mtu = 1500
@@ -523,15 +523,18 @@ class NetworkCard:
 
 def test_network_module(monkeypatch):
     network = load("network")
+
+def test_network_module(monkeypatch):
+    network = load("network")
     lan = network.LAN(0)
     monkeypatch.setattr(network.e1000, "find", lambda: [])
     assert errno_of(lan.active, True) == 19
     monkeypatch.setattr(network.e1000, "find", lambda: [24])
-    monkeypatch.setattr(network.e1000, "Card", NetworkCard)
+    monkeypatch.setattr(network.e1000, "Card", Card)
     assert not lan.active() and lan.status() == 0 and not lan.isconnected()
     network.hostname("guest")
     lan.active(True)
-    assert lan.active() and lan.status() == 2 and lan.config("mac") == NetworkCard.mac
+    assert lan.active() and lan.status() == 2 and lan.config("mac") == Card.mac
     assert lan.ipconfig("dhcp4") and not lan.ipconfig("has_dhcp4")
     card = network._card
     assert b"guest" in card.sent[0]

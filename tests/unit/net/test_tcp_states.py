@@ -1,4 +1,4 @@
-"""Every state of RFC 9293 3.3.2 and what each event does there, with numbers that wrap and that do not.
+"""Every event in every state of RFC 9293 3.3.2, with sequence numbers that wrap or do not.
 
 The rows are the clauses of 3.10; the pictures of 3.3.2 (figure 5) and 3.5 to 3.6 follow from them.
 """
@@ -17,7 +17,8 @@ NAMES = (
     "CLOSING", "LAST_ACK", "TIME_WAIT",
 )
 SYNCHRONIZED = NAMES[3:]
-# The peer's number at first, and ours: with the second pair each crosses zero within a few segments.
+# The peer's number at first, and ours: with the second pair each crosses zero within a few
+# segments.
 ORIGINS = ((1000, 7000000), (0xFFFFFFFE, 0xFFFFFFFE))
 
 
@@ -26,8 +27,10 @@ def name_of(connection):
 
 
 class Situation:
-    """A connection in a state. peer.seq is the next number the stack expects, peer.ack the next that
-    it would send, of its FIN the one before: what acknowledges it is peer.ack + 1.
+    """A connection in a state.
+
+    peer.seq is the next number that the stack expects, peer.ack the next that it would send. Where
+    it has sent a FIN, peer.ack is the FIN's number, and peer.ack + 1 acknowledges it.
     """
 
     def __init__(self, name, origin):

@@ -1,6 +1,7 @@
 """As much of pytest as the tests that run on MicroPython's unix build use.
 
-MicroPython's functions do not tell the names of their arguments: run_tests.py is told by who calls it.
+MicroPython's functions do not know the names of their arguments; run_tests.py gets them from its
+caller.
 """
 
 import re
@@ -42,7 +43,7 @@ def raises(kind, match=None):
 
 
 class Test:
-    """A test function with the values that it is called with: a list of {name: value}."""
+    """A test function and the arguments of its calls, a list of {name: value}."""
 
     takes_fixtures = True
 

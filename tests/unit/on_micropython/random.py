@@ -1,4 +1,4 @@
-"""MicroPython's random and what CPython's has besides: Random, shuffle."""
+"""MicroPython's random, with Random and shuffle, which only CPython's has."""
 
 import urandom
 from urandom import choice, getrandbits, randint, random, randrange, seed, uniform

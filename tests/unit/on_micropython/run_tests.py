@@ -1,4 +1,4 @@
-"""Runs a file of pytest's tests on MicroPython's unix build: the same tests, the other interpreter.
+"""Run a file of pytest's tests on MicroPython's unix build.
 
     micropython -X heapsize=64m tests/unit/on_micropython/run_tests.py FILE PLAN.json
 
@@ -15,8 +15,8 @@ HERE = __file__.rsplit("/", 1)[0] if "/" in __file__ else "."
 UNIT = HERE + "/.."
 TOP = UNIT + "/../.."
 FILE, PLAN = sys.argv[1:]
-# MicroPython looks for a module in each folder in turn: ours go before its own `socket`. The
-# folder of the tests must come late, for it may be called as what it tests, `net`.
+# MicroPython searches the folders in turn. Ours come before its own `socket`; the folder of the
+# tests comes late, because it may have the name of the package that it tests, `net`.
 sys.path[:] = [
     TOP + "/frozen", TOP + "/frozen/lib", ".frozen", HERE, UNIT + "/shim", FILE.rsplit("/", 1)[0],
 ]
@@ -28,7 +28,7 @@ _GENERATOR = type((i for i in ()))
 
 
 class Fixtures:
-    """The fixtures that one test has asked for."""
+    """The fixtures that one test uses."""
 
     def __init__(self, module, arguments):
         self._module = module
@@ -61,7 +61,7 @@ class Fixtures:
 
 
 def run(module, plan):
-    """Returns (passed, skipped, failed)."""
+    """Run the tests; return (passed, skipped, failed)."""
     counts = [0, 0, 0]
     automatic = [name for name in plan["fixtures"] if getattr(module, name).autouse]
     for name, arguments in plan["tests"]:

@@ -24,22 +24,46 @@ def step(scheduler):
 
 class Sampler:
     open = 0
-    constrained = False
 
-    def __init__(self, engine):
+    def __init__(self, engine, constrained=False):
         self.engine = engine
+        self.constrained = constrained
         self.closed = False
+        self.chosen = None  # between start() and finish()
+        self.cost_us = 0
         Sampler.open += 1
 
     def sample(self, index):
-        assert not self.closed
+        self._idle()
         self.last = self.engine.logits[index]
         return self.last
+
+    def _idle(self):
+        assert not self.closed and self.chosen is None
+
+    def start(self, index):
+        self._idle()
+        assert self.engine.started is None, "the engine computes"
+        self.chosen = self.engine.logits[index]
+
+    def finish(self):
+        assert not self.closed
+        self.last = self.chosen
+        self.chosen = None
+        return self.last
+
+    def us(self):
+        return self.cost_us
+
+    def logprobs(self, token, n):
+        self._idle()
+        return -0.5, [(self.last, -0.5), (120, LEAST)][:n]
 
     def accept(self, token, is_prompt=True):
         pass
 
     def probs(self, n):
+        self._idle()
         return [(self.last, 1.0)][:n]
 
     def close(self):
@@ -69,8 +93,8 @@ class FakeEngine:
     kernels = "ggml"
 
     def __init__(
-        self, path="", n_ctx=256, n_batch=16, n_seq=8, n_threads=1, sample_ms=0, job_ms=0, pooling=0,
-        kernels=0, poll=None
+        self, path="", n_ctx=256, n_batch=16, n_seq=8, n_threads=1, sample_ms=0, job_ms=0,
+        pooling=0, kernels=0, poll=None
     ):
         self.n_ctx = n_ctx
         self.n_batch = n_batch
@@ -185,7 +209,7 @@ class FakeEngine:
         assert isinstance(params, dict)
         if params.get("top_k") == 666:
             raise ValueError("top_k is evil")
-        return Sampler(self)
+        return Sampler(self, "grammar" in params)
 
     def logprobs(self, index, token, n):
         return -0.5, [(self.logits[index], -0.5), (120, LEAST)][:n]

@@ -2,7 +2,7 @@
 
 import asyncio
 
-import fuzz_api
+from support import fuzz_api
 from fake_engine import all_closed, forget
 
 

@@ -1,4 +1,4 @@
-"""What the scheduler promises, with simulated time: budgets, fairness, priorities, no starvation."""
+"""The scheduler's promises, in simulated time: budgets, fairness, priorities, no starvation."""
 
 import random
 
@@ -163,6 +163,17 @@ def test_what_a_batch_costs_is_learned_size_by_size():
     assert policy.draft_size(0.95, 1) == 1
 
 
+def test_a_batch_is_held_back_for_a_step_at_most():
+    policy = Policy(n_batch=64, n_slots=4)
+    assert policy.patience() == 5  # nothing is known
+    policy.observe(8, 0, 40)
+    assert policy.patience() == 40
+    policy.observe(8, 0, 2)
+    assert policy.patience() == 5
+    policy.observe(64, 60, 900)
+    assert policy.patience() == 200
+
+
 class Request:
     number = 0
 
@@ -171,6 +182,7 @@ class Request:
         self.number = Request.number
         self.t_submit = t_submit
         self.after = None
+        self.sampling = None
         self.options = self
         self.client = client
         self.priority = priority

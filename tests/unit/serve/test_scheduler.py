@@ -344,7 +344,7 @@ def test_a_decode_that_somebody_waits_for_goes_on():
 
 
 class Meanwhile:
-    """A scheduler whose engine computes beside the loop: act(n) is called during decode number n."""
+    """A scheduler whose engine computes beside the loop; act(n) runs during decode number n."""
 
     def __init__(self, act, **options):
         engine, plain = make(**options)

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib import error, request
 
 import pytest
-import unix_micropython
+from support import unix_micropython
 
 FILES = ["test_params.py", "test_conversations.py", "test_stops.py"]
 TOP = Path(__file__).resolve().parents[3]

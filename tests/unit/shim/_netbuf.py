@@ -1,4 +1,4 @@
-"""Python twin of modules/netbuf: same results, same errors, slower. Runs on MicroPython too."""
+"""Python twin of modules/netbuf, slower, with the same results; it runs on MicroPython, too."""
 
 import struct
 
@@ -33,7 +33,7 @@ _TIMESTAMPS = 0x0101080A
 
 
 def _tags(frame, size):
-    """How many bytes of priority tags stand before a frame's type."""
+    """Return the number of bytes of priority tags before a frame's type."""
     tags = 0
     while tags < 8 and size >= 18 + tags:
         kind, tag = struct.unpack_from(">HH", frame, 12 + tags)

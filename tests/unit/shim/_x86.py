@@ -1,6 +1,6 @@
 """CPython stand-in for the port's `_x86` module: alarms in real time, interrupts by hand.
 
-Runs on MicroPython's unix build too, but for dma_alloc().
+All of it but dma_alloc() runs on MicroPython's unix build, too.
 """
 
 import time

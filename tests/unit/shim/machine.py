@@ -1,4 +1,4 @@
-"""CPython stand-in for `machine`: 32-bit registers that a test's device model answers for."""
+"""CPython stand-in for `machine`: 32-bit registers, which a test's model of a device serves."""
 
 
 class _Memory:

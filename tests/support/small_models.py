@@ -1,13 +1,14 @@
-"""Small GGUF models of several architectures with weights of any type, for what depends on these.
+"""Small GGUF models of several architectures, with weights of any type.
 
     make("x.gguf", "gemma2", gguf.GGMLQuantizationType.Q4_K, quantize)
 
-They have tiny_model's vocabulary and random weights, and heads as wide as real models'.
+They have tiny_model's vocabulary, random weights, and heads as wide as those of real models.
 """
 
 import gguf
 import numpy
-import tiny_model
+
+from support import tiny_model
 
 N_LAYER = 2
 N_EMBD = 256  # a block of the largest types
@@ -17,7 +18,7 @@ N_FF = 512
 N_EXPERT = 4
 WINDOW = 40  # of sliding attention
 
-# What each has that the first has not.
+# What each has beside what the first one has.
 ARCHITECTURES = {
     "llama": "",
     "qwen3": "norms of queries and keys",
@@ -29,7 +30,7 @@ ARCHITECTURES = {
 
 
 def _tensors(architecture, n_vocab, seed):
-    # Yields (name, float32 array).
+    """Yield (name, float32 array)."""
     random = numpy.random.default_rng(seed)
     head = N_EMBD // N_HEAD
 
@@ -79,10 +80,10 @@ def _tensors(architecture, n_vocab, seed):
 
 
 def make(path, architecture, kind, quantize, seed=1):
-    """Writes a model to `path`.
+    """Write a model to `path`.
 
-    architecture: of ARCHITECTURES. kind: type of the matrices. quantize: quantize(kind, array of
-    rows) -> bytes, as ggml_library.Ggml's.
+    architecture: a key of ARCHITECTURES. kind: type of the matrices. quantize: quantize(kind, array
+    of rows) -> bytes, as Ggml.quantize() in ggml_library.
     """
     tokens, kinds, merges = tiny_model.vocabulary()
     name = "llama" if architecture == "mixture" else architecture
@@ -131,8 +132,8 @@ def make(path, architecture, kind, quantize, seed=1):
 
 
 def pair(folder, architecture="llama", kind=gguf.GGMLQuantizationType.Q4_K):
-    """Paths of a model in `folder`, and of one that guesses some of its tokens."""
-    from ggml_library import Ggml
+    """Write two models to `folder`; return the paths of one and of a draft model for it."""
+    from support.ggml_library import Ggml
 
     ggml = Ggml()
     paths = [f"{folder}/{name}.gguf" for name in ("model", "draft")]

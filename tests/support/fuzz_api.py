@@ -1,11 +1,11 @@
 """Broken HTTP and JSON into frozen/httpd and frozen/serve.
 
-    python tests/fuzz_api.py [--count 100000] [--seed 1]     on CPython, with a fake engine
-    python tests/fuzz_api.py --guest [--count 5000]          into a booted guest
+    python -m support.fuzz_api [--count 100000] [--seed 1]   on CPython, with a fake engine
+    python -m support.fuzz_api --guest [--count 5000]        into a booted guest
 
 Half of the cases are bytes for the HTTP parser, in pieces of any size; half are JSON bodies for
-every route. Only errors of the client may come of them (and 501, 503, 505), never an exception,
-and a well-behaved request is answered in between; in a guest all the time.
+every route. Each answer must be a 2xx, a 4xx, 501, 503 or 505, and no exception may escape. A
+well-behaved client is served in between; in a guest, all the time.
 """
 
 import argparse
@@ -19,26 +19,23 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
-HERE = Path(__file__).resolve().parent
-if __name__ == "__main__":
-    for folder in (HERE, HERE / "unit/shim", HERE.parent / "frozen"):
-        sys.path.insert(0, str(folder))
-    time.ticks_ms = lambda: time.monotonic_ns() // 1_000_000
-    time.ticks_us = lambda: time.monotonic_ns() // 1_000
-if str(HERE / "unit/serve") not in sys.path:
-    sys.path.insert(0, str(HERE / "unit/serve"))
+from cllm import config, health, run
 
-from fake_engine import FakeEngine  # noqa: E402
+import support.on_cpython  # noqa: F401, makes the next ones importable
+from support import tiny_model
 
-from httpd import Limits  # noqa: E402
-from httpd.aio import END  # noqa: E402
-from httpd.parser import HttpError, Parser, Request  # noqa: E402
-from serve import main as serve_main  # noqa: E402
-from serve.apis.access import Access  # noqa: E402
-from serve.scheduling.engine import READY, EngineHost  # noqa: E402
-from serve.scheduling.scheduler import Bounds, Scheduler  # noqa: E402
-from serve.service import Service  # noqa: E402
+# isort: split
+from fake_engine import FakeEngine
+from httpd import Limits
+from httpd.aio import END
+from httpd.parser import HttpError, Parser, Request
+from serve import main as serve_main
+from serve.apis.access import Access
+from serve.scheduling.engine import READY, EngineHost
+from serve.scheduling.scheduler import Bounds, Scheduler
+from serve.service import Service
 
 ROUTES = [
     "/v1/chat/completions", "/v1/completions", "/completion", "/v1/messages", "/v1/responses",
@@ -73,7 +70,7 @@ PIECES = [b"\r\n", b"\n", b"\r", b"\0", b":", b" ", b"HTTP/1.1", b"Content-Lengt
 
 
 def mutated(rng):
-    """Two requests with some damage."""
+    """Return two requests with some damage."""
     data = bytearray(REQUEST)
     for _ in range(rng.randrange(1, 5)):
         at = rng.randrange(len(data) + 1)
@@ -92,9 +89,9 @@ def mutated(rng):
 
 
 def parsed(data, sizes):
-    """What the parser makes of `data` fed in pieces: a list of methods, bodies and a status."""
+    """Feed `data` to the parser in pieces; return a list of (method, target), bodies, a status."""
     parser = Parser(Limits(line=200, head=600, body=500))
-    result = []
+    result: list[Any] = []
     at = 0
 
     def wait(step):
@@ -134,7 +131,7 @@ def sizes_of(rng, most):
 
 
 def value(rng, depth=0):
-    """Any JSON value, with words that mean something somewhere."""
+    """Return any JSON value, made of words that mean something to some route."""
     kind = rng.randrange(12 if depth < 5 else 8)
     if kind == 0:
         return None
@@ -154,7 +151,7 @@ def value(rng, depth=0):
 
 
 def body_of(rng):
-    """A request's body: mostly JSON, mostly an object, partly sensible."""
+    """Return the body of a request: mostly JSON, mostly an object, partly valid."""
     body = {rng.choice(FIELDS): value(rng) for _ in range(rng.randrange(1, 7))}
     if rng.random() < 0.6:
         body.setdefault("messages", [{"role": "user", "content": "hello"}])
@@ -164,10 +161,9 @@ def body_of(rng):
         body["max_tokens"] = 6
     data = json.dumps(body).encode()
     if rng.random() < 0.15:
-        data = bytearray(data)
         at = rng.randrange(len(data))
-        data[at : at + rng.randrange(3)] = rng.choice([b"", b"{", b"]", b'"', b"\xff", b"\\u12"])
-        data = bytes(data)
+        piece = rng.choice([b"", b"{", b"]", b'"', b"\xff", b"\\u12"])
+        data = data[:at] + piece + data[at + rng.randrange(3):]
     return data
 
 
@@ -183,7 +179,7 @@ class Target:
         serve_main.install(self.service, Access())
 
     async def ask(self, path, body):
-        """(status, bytes) of the answer."""
+        """Return (status, bytes) of the answer."""
         app = self.service.app
         request = Request("POST", path, 1, {}, path[1:].split("/"))
         request.body = body
@@ -205,10 +201,10 @@ class Target:
 
 
 async def fuzz_json(count, seed):
-    """Feeds bodies to all routes; AssertionError with the case that went wrong."""
+    """Feed bodies to all routes. Raises AssertionError, which names the case that failed."""
     target = Target()
     task = asyncio.create_task(target.service.scheduler.run())
-    seen = {}
+    seen: dict[int, int] = {}
     for number in range(count):
         rng = random.Random(f"{seed}/json/{number}")
         path, body = rng.choice(ROUTES), body_of(rng)
@@ -229,7 +225,7 @@ async def fuzz_json(count, seed):
 
 
 def fuzz_http(count, seed):
-    """Feeds damaged requests to the parser, twice in different pieces: the result is the same."""
+    """Feed damaged requests to the parser, twice in different pieces; the results must agree."""
     failed = 0
     for number in range(count):
         rng = random.Random(f"{seed}/http/{number}")
@@ -239,7 +235,7 @@ def fuzz_http(count, seed):
             pieces = parsed(data, sizes_of(rng, 40))
         except Exception as exc:
             raise AssertionError(f"case {number}: {data!r} raised {exc!r}") from exc
-        # Requests are the same however they came; when an error is seen may differ.
+        # The requests must agree; an error may be noticed earlier or later.
         sound = [[x for x in result if not isinstance(x, int)] for result in (whole, pieces)]
         assert sound[0] == sound[1], f"case {number}: {data!r}"
         failed += whole != sound[0]
@@ -247,13 +243,14 @@ def fuzz_http(count, seed):
 
 
 def is_fine(status):
-    """Whether an answer to a broken request may have this status."""
+    """Return whether an answer to a broken request may have this status."""
     return status in (100, 200, 204, 501, 503, 505) or 400 <= status < 500
 
 
 class WellBehaved(threading.Thread):
-    """A client that asks the same again and again while others misbehave. times: seconds of each
-    answer that it got; failure: what went wrong, or None.
+    """A client that asks the same again and again while others misbehave.
+
+    times: seconds of each answer. failure: the exception that ended it, or None.
     """
 
     BODY = json.dumps({"prompt": "Hello there", "max_tokens": 8, "temperature": 0, "priority": -5})
@@ -273,7 +270,7 @@ class WellBehaved(threading.Thread):
         answer = connection.getresponse()
         text = answer.read()
         connection.close()
-        assert answer.status == 200, f"the well-behaved client got {answer.status} {text[:300]}"
+        assert answer.status == 200, f"the well-behaved client got {answer.status} {text[:300]!r}"
         self.times.append(time.monotonic() - began)
         return json.loads(text)["choices"][0]["text"]
 
@@ -294,7 +291,7 @@ class WellBehaved(threading.Thread):
 
 
 def send_damaged(port, data):
-    """Statuses of the answers to bytes in one connection, whose sending side is then closed."""
+    """Send bytes and close the sending side; return the statuses of the answers."""
     with socket.create_connection(("127.0.0.1", port), timeout=120) as connection:
         answer = b""
         try:
@@ -303,7 +300,7 @@ def send_damaged(port, data):
             while part := connection.recv(65536):
                 answer += part
         except ConnectionError:
-            pass  # it was closed with some of ours unread
+            pass  # the server closed the connection with some bytes unread
     found = []
     for at in range(len(answer)):
         if answer.startswith(b"HTTP/1.1 ", at):
@@ -312,7 +309,7 @@ def send_damaged(port, data):
 
 
 def send_body(port, path, body):
-    """Status of the answer to a JSON body."""
+    """Return the status of the answer to a JSON body."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     connection.request("POST", path, body)
     answer = connection.getresponse()
@@ -322,10 +319,12 @@ def send_body(port, path, body):
 
 
 def fuzz_port(port, count, seed, clients=4):
-    """`count` cases to a server, `clients` at a time, and a well-behaved client beside them.
-    Returns {status: number} and the WellBehaved. AssertionError with the case that went wrong.
+    """Send `count` cases to a server, `clients` at a time, beside a well-behaved client.
+
+    Return ({status: number}, the WellBehaved). Raises AssertionError, which names the case.
     """
-    seen, failures = {}, []
+    seen: dict[int, int] = {}
+    failures: list[str] = []
     numbers = iter(range(count))
     lock = threading.Lock()
     good = WellBehaved(port)
@@ -359,7 +358,8 @@ def fuzz_port(port, count, seed, clients=4):
         thread.start()
     while threads[0].is_alive():
         threads[0].join(30)
-        print(f"{sum(seen.values())} answers, {len(good.times)} good ones", file=sys.stderr, flush=True)
+        counts = f"{sum(seen.values())} answers, {len(good.times)} good ones"
+        print(counts, file=sys.stderr, flush=True)
     for thread in threads:
         thread.join()
     good.stop()
@@ -367,17 +367,13 @@ def fuzz_port(port, count, seed, clients=4):
     return seen, good
 
 
-# Some of the cases generate until the context is full: a small one. No limit on time ends an answer
-# early, as the host may stop the guest for a while.
+# Some cases generate until the context is full, so it is small. No time limit ends an answer, as a
+# busy host may stop the guest for a while.
 GUEST = {"model": {"n_ctx": 256}}
 
 
 def fuzz_guest(count, seed):
-    """Boots the image with the tiny model and sends it `count` cases."""
-    sys.path.insert(0, str(HERE.parent / "host"))
-    import tiny_model
-    from cllm import config, health, run
-
+    """Boot the image with the tiny model and send it `count` cases."""
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "tiny.gguf"
         tiny_model.make(model, ascii_only=True, exact=True)

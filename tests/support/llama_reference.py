@@ -1,17 +1,17 @@
-"""Greedy decoding by a loop over llama.h's own C API, with nothing of cllm's in it.
+"""Greedy decoding by a loop over llama.h's own C API, without any code of cllm.
 
-The functions come from libcllm_engine.so, the library that unit tests load (it exports llama.cpp's
-API too); the structures are read from the llama.h it was built from, so that they cannot go stale
-here. LLAMA_SRC names that tree, default llama.cpp/src.
+The functions come from libcllm_engine.so, which exports llama.cpp's API, too. The structures are
+read from the llama.h that it was built from: $LLAMA_SRC, by default llama.cpp/src.
 """
 
 import os
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-LIBRARY = Path(os.environ.get("CLLM_ENGINE_SO", ROOT / "build/native-host/libcllm_engine.so"))
-HEADER = Path(os.environ.get("LLAMA_SRC", ROOT / "llama.cpp" / "src")) / "include" / "llama.h"
+from cllm import TOP
+
+LIBRARY = Path(os.environ.get("CLLM_ENGINE_SO", TOP / "build/native-host/libcllm_engine.so"))
+HEADER = Path(os.environ.get("LLAMA_SRC", TOP / "llama.cpp" / "src")) / "include" / "llama.h"
 
 OPAQUE = """
 struct llama_model; struct llama_context; struct llama_vocab;
@@ -46,8 +46,18 @@ void llama_model_free(struct llama_model *model);
 """
 
 
+def _first(pattern, text):
+    """Return what first matches; AssertionError if llama.h has changed so that nothing does."""
+    found = re.search(pattern, text)
+    assert found, f"{HEADER} has no {pattern}"
+    return found.group()
+
+
 class Llama:
-    """A model loaded by llama.cpp alone, one sequence at a time. Raises OSError without library."""
+    """A model loaded by llama.cpp alone; one sequence at a time.
+
+    Raises OSError without the library.
+    """
 
     def __init__(self, path, n_ctx=512):
         import cffi
@@ -56,8 +66,8 @@ class Llama:
         text = text.replace("GGML_ROPE_TYPE_NEOX", "2")
         kinds = re.findall(r"enum llama_\w+ \{[^}]*\};", text)
         kinds = [kind for kind in kinds if "GGML_" not in kind]
-        batch = re.search(r"typedef struct llama_batch \{[^}]*\} llama_batch;", text).group()
-        params = [re.search(rf"struct {name} \{{[^}}]*\}};", text).group()
+        batch = _first(r"typedef struct llama_batch \{[^}]*\} llama_batch;", text)
+        params = [_first(rf"struct {name} \{{[^}}]*\}};", text)
                   for name in ("llama_model_params", "llama_context_params")]
         forward = ["struct llama_model_tensor_buft_override; struct llama_model_kv_override;",
                    "struct llama_sampler_seq_config;"]
@@ -79,14 +89,14 @@ class Llama:
         self._so.llama_model_free(self._model)
 
     def tokenize(self, text):
-        """Token ids of `text`, with what the model wants at the beginning, markup parsed."""
+        """Return the tokens of `text`: markup is parsed, BOS added where the model wants it."""
         tokens = self._ffi.new("llama_token[]", self._n_ctx)
         text = text.encode()
         n = self._so.llama_tokenize(self._vocab, text, len(text), tokens, self._n_ctx, True, True)
         return self._ffi.unpack(tokens, n)
 
     def detokenize(self, tokens):
-        """The text of token ids, as str."""
+        """Return the text of tokens, as str."""
         text = self._ffi.new("char[]", 64 * len(tokens) + 64)
         n = self._so.llama_detokenize(
             self._vocab, self._ffi.new("llama_token[]", tokens), len(tokens), text, len(text),
@@ -94,8 +104,9 @@ class Llama:
         return self._ffi.buffer(text, n)[:].decode(errors="replace")
 
     def generate(self, text, n):
-        """(prompt tokens, up to n tokens): always the most likely one, until the model ends."""
-        prompt, made = self.tokenize(text), []
+        """Return (prompt tokens, up to n most likely tokens, until the model ends)."""
+        prompt = self.tokenize(text)
+        made: list[int] = []
         self._so.llama_memory_clear(self._so.llama_get_memory(self._context), True)
         n_vocab = self._so.llama_vocab_n_tokens(self._vocab)
         feed = self._ffi.new("llama_token[]", prompt)

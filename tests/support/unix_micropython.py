@@ -1,6 +1,7 @@
-"""MicroPython's unix build, which tests run frozen Python on: where it is, and a file's tests on it.
+"""Run the tests of a file on MicroPython's unix build.
 
-`cllm test` builds it and names it in $MICROPYTHON; any other of version 1.25 with asyncio will do.
+`cllm test` builds that and names it in $MICROPYTHON; any other of version 1.25 with asyncio will
+do.
 """
 
 import ast
@@ -9,23 +10,23 @@ import os
 import re
 import shutil
 import subprocess
-from pathlib import Path
+from typing import Any
 
-from cllm import build
+from cllm import TOP, build
 
-RUNNER = Path(__file__).parent / "unit" / "on_micropython" / "run_tests.py"
+RUNNER = TOP / "tests" / "unit" / "on_micropython" / "run_tests.py"
 MISSING = "no MicroPython for this machine: `cllm test` builds one, $MICROPYTHON names another"
 
 
 def program():
-    """Path of the program, or None."""
+    """Return the path of the program, or None."""
     built = str(build.UNIX) if build.UNIX.exists() else None
     return os.environ.get("MICROPYTHON") or built or shutil.which("micropython")
 
 
 def plan(path):
-    """The tests and fixtures of a file with the names of their arguments (see run_tests.py)."""
-    found = {"tests": [], "fixtures": {}}
+    """Return the tests and fixtures of a file with their arguments' names, for run_tests.py."""
+    found: dict[str, Any] = {"tests": [], "fixtures": {}}
     for node in ast.parse(path.read_text()).body:
         if not isinstance(node, ast.FunctionDef):
             continue
@@ -38,9 +39,9 @@ def plan(path):
 
 
 def run_tests(path, folder, timeout=300):
-    """Run a file's tests; returns how many (passed, were skipped, failed), and all that was said.
+    """Run a file's tests; return ((passed, skipped, failed), the whole output).
 
-    folder: for the plan.
+    folder: where the plan may be written.
     """
     listing = folder / (path.stem + ".json")
     listing.write_text(json.dumps(plan(path)))

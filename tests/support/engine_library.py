@@ -8,19 +8,20 @@ import os
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-HEADER = ROOT / "native" / "engine" / "engine.h"
-LIBRARY = Path(os.environ.get("CLLM_ENGINE_SO", ROOT / "build/native-host/libcllm_engine.so"))
+from cllm import TOP
+
+HEADER = TOP / "native" / "engine" / "engine.h"
+LIBRARY = Path(os.environ.get("CLLM_ENGINE_SO", TOP / "build/native-host/libcllm_engine.so"))
 
 
 def declarations():
-    """engine.h without what cffi does not parse: the preprocessor's lines and extern "C"."""
+    """Return engine.h without the preprocessor's lines and extern "C", which cffi rejects."""
     text = re.sub(r"#ifdef __cplusplus.*?#endif", "", HEADER.read_text(), flags=re.DOTALL)
     return re.sub(r"^#.*$", "", text, flags=re.MULTILINE)
 
 
 class EngineFailure(Exception):
-    """An engine function returned an error. code: the number; str(): engine_error()."""
+    """An error of an engine function. code: its number. str(): the text of engine_error()."""
 
     def __init__(self, code, reason):
         super().__init__(reason)
@@ -47,15 +48,14 @@ class Library:
         return code
 
     def failure(self, code, reason):
-        """The exception for an error code."""
+        """Return the exception for an error code."""
         return EngineFailure(code, reason)
 
 
 class Engine:
-    """One loaded model. Methods follow engine.h; lists and bytes instead of pointers.
+    """One loaded model. Methods follow engine.h, with lists and bytes instead of pointers.
 
-    background: it only begins to load, by engine_load(); finish_loading() is to be called before
-    the rest.
+    background: return while it loads (engine_load()); call finish_loading() before anything else.
     """
 
     def __init__(self, library, path, n_ctx=256, n_batch=64, n_seq=4, n_threads=1, pooling=0,
@@ -90,7 +90,7 @@ class Engine:
         self.info = self.library.so.engine_info(handle)
 
     def finish_loading(self):
-        """Waits until it is loaded."""
+        """Wait until the model is loaded."""
         out = self.ffi.new("struct engine **")
         self.library.call("engine_loading_end", self.loading, out)
         self._opened(out[0])
@@ -137,10 +137,6 @@ class Engine:
         chat = chat.handle if chat else self.ffi.NULL
         return Job(self, "sampler", params, len(params), chat, ms)
 
-    def start_sample(self, sampler, index):
-        self.library.call("engine_sample_start", sampler.handle, index)
-        self._finish = "engine_sample_finish"
-
     def detokenize(self, tokens):
         return self._text("engine_detokenize", self.ffi.new("int32_t[]", tokens), len(tokens))
 
@@ -151,11 +147,11 @@ class Engine:
         return bool(self.call("engine_is_eog", token, fine=(0, 1)))
 
     def chat(self, request):
-        """A conversation; request: JSON text, or what becomes it."""
+        """Return a Chat. request: JSON text, or a value for json.dumps()."""
         return Chat(self, request)
 
     def apply_template(self, messages, **options):
-        """The description of a conversation of `messages` (JSON text)."""
+        """Return the description of a conversation. messages: JSON text."""
         text = ", ".join([f'"messages": {messages}', *(f'"{k}": {v}' for k, v in options.items())])
         with self.chat("{" + text + "}") as chat:
             return chat.describe()
@@ -180,13 +176,10 @@ class Engine:
         self._finish = "engine_embed_finish"
 
     def finish(self):
-        """Of start_embed(): the vector, or None if that was not the last piece; of start_sample():
-        the token.
+        """Wait for the end of a computation and return its result.
+
+        After start_embed(): the vector, or None if the piece was not the last.
         """
-        if self._finish == "engine_sample_finish":
-            token = self.ffi.new("int32_t *")
-            self.call(self._finish, token)
-            return token[0]
         if self._finish == "engine_decode_finish":
             self.call(self._finish)
             return None
@@ -198,7 +191,7 @@ class Engine:
         self.library.so.engine_abort(self.handle)
 
     def prompt(self, tokens, seq=0, start=0):
-        """Decodes a whole prompt in one batch; the last entry has logits."""
+        """Decode a whole prompt in one batch, with logits for the last token."""
         n = len(tokens)
         self.decode(tokens, list(range(start, start + n)), [seq] * n, [0] * (n - 1) + [1])
 
@@ -257,7 +250,7 @@ class Engine:
         self.call("engine_state_set", seq, self.ffi.from_buffer("uint8_t[]", data), len(data))
 
     def generate(self, tokens, n, params='{"temperature": 0}', seq=0):
-        """n tokens after a prompt, in an empty sequence."""
+        """Return n tokens after a prompt, computed in an empty sequence."""
         sampler = self.sampler(params)
         self.prompt(tokens, seq)
         made = [sampler.sample(len(tokens) - 1)]
@@ -286,7 +279,7 @@ class Job:
         return self.library.so.engine_job_ms(self.handle)
 
     def finish(self):
-        """The tokens, Chat or Sampler; waits for the end."""
+        """Wait for the end; return the tokens, Chat or Sampler."""
         if self.kind == "tokenize":
             tokens, n = self.ffi.new("const int32_t **"), self.ffi.new("size_t *")
             self.library.call("engine_tokenize_finish", self.handle, tokens, n)
@@ -312,7 +305,7 @@ class Sampler:
 
     @classmethod
     def of(cls, engine, handle):
-        """The one of a handle."""
+        """Wrap a handle of engine.h."""
         self = cls.__new__(cls)
         self.engine, self.library, self.ffi = engine, engine.library, engine.ffi
         self.handle = handle
@@ -326,6 +319,26 @@ class Sampler:
         token = self.ffi.new("int32_t *")
         self.library.call("engine_sampler_sample", self.handle, index, token)
         return token[0]
+
+    def start(self, index):
+        self.library.call("engine_sample_start", self.handle, index)
+
+    def ended(self):
+        return bool(self.library.so.engine_sample_ended(self.handle))
+
+    def finish(self):
+        """The token of start()."""
+        token = self.ffi.new("int32_t *")
+        self.library.call("engine_sample_finish", self.handle, token)
+        return token[0]
+
+    def us(self):
+        return self.library.so.engine_sample_us(self.handle)
+
+    def logprobs(self, token, n):
+        logprob = self.ffi.new("float *")
+        pairs = self.engine._pairs("engine_sampler_logprobs", self.handle, token, n, logprob)
+        return logprob[0], pairs
 
     def accept(self, token, is_prompt=True):
         self.library.call("engine_sampler_accept", self.handle, token, is_prompt)
@@ -349,7 +362,7 @@ class Chat:
 
     @classmethod
     def of(cls, engine, handle):
-        """The one of a handle."""
+        """Wrap a handle of engine.h."""
         self = cls.__new__(cls)
         self.library, self.ffi = engine.library, engine.ffi
         self.handle = handle

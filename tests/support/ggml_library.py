@@ -1,7 +1,8 @@
 """ggml's own C API in libcllm_engine.so, for tests of single operations: arrays in, arrays out."""
 
 import numpy as np
-from engine_library import LIBRARY
+
+from support.engine_library import LIBRARY
 
 DECLARATIONS = """
 struct ggml_init_params { size_t mem_size; void *mem_buffer; bool no_alloc; };
@@ -41,7 +42,7 @@ F32, F16 = 0, 1
 
 
 class Ggml:
-    """ggml's functions as `so`, and the CPU backend with `n_threads`."""
+    """The CPU backend with `n_threads`; `so` has ggml's functions."""
 
     def __init__(self, n_threads=1):
         import cffi
@@ -56,7 +57,7 @@ class Ggml:
         self.so.ggml_backend_free(self.backend)
 
     def buffer_types(self):
-        """{name: buffer type} of the CPU backend, its extra ones first."""
+        """Return {name: buffer type} of the CPU backend, the extra ones first."""
         reg = self.so.ggml_backend_cpu_reg()
         get = self.ffi.cast("void **(*)(void *)", self.so.ggml_backend_reg_get_proc_address(
             reg, b"ggml_backend_dev_get_extra_bufts"))
@@ -69,7 +70,7 @@ class Ggml:
         return {self.ffi.string(self.so.ggml_backend_buft_name(b)).decode(): b for b in found}
 
     def quantize(self, kind, weights):
-        """Bytes of a float32 matrix in ggml's type number `kind`."""
+        """Return a float32 matrix as bytes of ggml's type number `kind`."""
         rows, columns = weights.shape
         data = self.ffi.new("char[]", self.so.ggml_row_size(kind, columns) * rows)
         weights = np.ascontiguousarray(weights, np.float32)
@@ -78,9 +79,9 @@ class Ggml:
         return bytes(self.ffi.buffer(data))
 
     def mul_mat(self, buffer_type, kind, data, shape, x):
-        """x (..., columns, n) times the matrix of `shape` (rows, n) whose bytes are `data`.
+        """Multiply x (..., columns, n) by the matrix of `shape` (rows, n) whose bytes are `data`.
 
-        Returns float32 (..., columns, rows), or None if the buffer type cannot hold such a matrix.
+        Return float32 (..., columns, rows), or None if the buffer type cannot hold such a matrix.
         """
         so, null = self.so, self.ffi.NULL
         weights_ctx, ctx = self._context(), self._context()
@@ -112,9 +113,10 @@ class Ggml:
             so.ggml_free(weights_ctx)
 
     def attention(self, q, k, v, mask, scale, max_bias=0, softcap=0):
-        """ggml_flash_attn_ext() of q (heads, n, width), k, v (kv heads, keys, width), mask (n, keys).
+        """Compute ggml_flash_attn_ext(); return float32 (n, heads, width).
 
-        k, v and mask go there as halves; mask may be None. Returns float32 (n, heads, width).
+        q: (heads, n, width). k, v: (kv heads, keys, width). mask: (n, keys) or None. k, v and mask
+        are converted to halves.
         """
         def make(ctx, q, k, v, mask=self.ffi.NULL):
             return self.so.ggml_flash_attn_ext(ctx, q, k, v, mask, scale, max_bias, softcap)
@@ -123,14 +125,14 @@ class Ggml:
         return self._compute(make, inputs, (q.shape[1], q.shape[0], v.shape[2]))
 
     def swiglu(self, *inputs):
-        """ggml_swiglu() of one float32 matrix, or ggml_swiglu_split() of two."""
+        """Compute ggml_swiglu() of one float32 matrix, or ggml_swiglu_split() of two."""
         make = self.so.ggml_swiglu if len(inputs) == 1 else self.so.ggml_swiglu_split
         rows, columns = inputs[0].shape
         return self._compute(
             make, [(array, F32) for array in inputs], (rows, columns * len(inputs) // 2))
 
     def _compute(self, make, inputs, shape):
-        """make(context, tensor, ...) of (array, type) as float32 of `shape`."""
+        """Compute make(context, tensor, ...) of (array, type) pairs; return float32 of `shape`."""
         so = self.so
         ctx = self._context()
         tensors = [self._tensor(ctx, kind, array.shape) for array, kind in inputs]

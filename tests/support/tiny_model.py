@@ -1,10 +1,10 @@
-"""Makes a tiny GGUF model for tests: llama.cpp loads it in milliseconds and it talks nonsense.
+"""A tiny GGUF model for tests: llama.cpp loads it in milliseconds, and it talks nonsense.
 
-The file is a real model in every other respect: llama architecture with grouped attention,
-byte-level BPE tokenizer with merges, beginning, end and control tokens, ChatML template. The same
-seed gives the same bytes, so tests can compare tokens between programs.
+Otherwise it is a real model: llama architecture with grouped attention, byte-level BPE tokenizer
+with merges, BOS, EOS and control tokens, ChatML template. The same seed gives the same bytes, so
+tests can compare tokens between programs.
 
-    python tests/tiny_model.py OUT.gguf
+    python -m support.tiny_model OUT.gguf
 """
 
 import sys
@@ -25,7 +25,7 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
-# Tool calls and reasoning as Qwen's and Hermes' templates have them.
+# A template with tool calls and reasoning, like those of Qwen and Hermes.
 TOOLS = (
     "{% if tools %}{{'<|im_start|>system\nTools:\n'}}{% for tool in tools %}{{ tool | tojson }}"
     "{{ '\n' }}{% endfor %}{{'Call: <tool_call>{\"name\": ..., \"arguments\": ...}</tool_call>"
@@ -43,32 +43,32 @@ TOOLS = (
     "{% endif %}{% endif %}"
 )
 
-# What a model with that template can be made to say, in pieces.
+# Pieces of text that a model with that template can be made to say.
 THOUGHT = ["<think>\n", "I see", "</think>\n", "Good day", " there"]
 CALL = ["<tool_call>\n{\"name\": ", "\"weather\", ", "\"arguments\": {\"place\": ", "\"Paris\"}}",
         "\n</tool_call>"]
 WORDS = THOUGHT + CALL
 
-# Control tokens come first, as in SmolLM2, whose numbers of them these are.
+# Control tokens come first, with SmolLM2's numbers.
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 BOS, EOS = 1, 2
 
-# Learned by nobody: enough merges for the tokenizer to have something to do. Each merge joins two
-# symbols that exist already; a space is the letter Ġ in GPT-2's spelling of bytes.
+# Made up: enough merges to give the tokenizer something to do. Each merge joins two symbols that
+# exist already; GPT-2's spelling of a space is the letter Ġ.
 MERGES = """Ġ t|h e|i n|r e|o n|Ġt he|e r|Ġ a|Ġ s|a t|o u|Ġ w|n d|e s|i s|o r|a n|e n|i t|Ġ c|l l
 Ġ b|e d|in g|Ġ f|Ġ p|Ġ o|a r|Ġ m|Ġa nd|Ġ d|a l|Ġ in|Ġt o|l o|Ġ h|Ġ l|s t|Ġo f|h a|ou r|Ġ n|l d
 he r|Ġ g|i c|Ġ is|Ġ y|ou ld|w or|wor ld|H e|ll o|He llo|he llo|Ġw or|Ġwor ld|s y|s er|u s"""
 
 
 def _byte_letters():
-    """GPT-2's printable letter for each byte value, as a list of 256 strings."""
+    """Return GPT-2's printable letter for each byte value, as a list of 256 strings."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     spare = iter(range(0x100, 0x200))
     return [chr(b if b in printable else next(spare)) for b in range(256)]
 
 
 def vocabulary(words=()):
-    """(tokens, token types, merges) as GGUF stores them; `words` are whole tokens at the end."""
+    """Return (tokens, token types, merges) for GGUF; `words` become whole tokens at the end."""
     merges = MERGES.replace("\n", "|").split("|")
     tokens = CONTROL + _byte_letters() + [merge.replace(" ", "") for merge in merges]
     kinds = [gguf.TokenType.CONTROL] * len(CONTROL)
@@ -79,8 +79,9 @@ def vocabulary(words=()):
 
 
 def tensors(n_vocab, seed, silent=(), kind=numpy.float16):
-    """Yields (name, array): matrices as `kind`, norms as float32, NumPy's order of axes. silent:
-    tokens that are never the most likely one.
+    """Yield (name, array): matrices as `kind`, norms as float32, in NumPy's order of axes.
+
+    silent: tokens that are never the most likely one.
     """
     random = numpy.random.default_rng(seed)
 
@@ -93,7 +94,7 @@ def tensors(n_vocab, seed, silent=(), kind=numpy.float16):
     for layer in range(N_LAYER):
         block = f"blk.{layer}."
         yield block + "attn_norm.weight", ones
-        # Large enough that attention prefers some tokens, so every token before counts.
+        # Large enough that attention prefers some tokens, so that all earlier tokens matter.
         yield block + "attn_q.weight", matrix(N_EMBD, N_EMBD, 0.3)
         yield block + "attn_k.weight", matrix(n_kv, N_EMBD, 0.3)
         yield block + "attn_v.weight", matrix(n_kv, N_EMBD, 0.2)
@@ -109,7 +110,10 @@ def tensors(n_vocab, seed, silent=(), kind=numpy.float16):
 
 
 def saying(words, all_words):
-    """Request fields with which a model made with `all_words` says `words`, each once, and ends."""
+    """Return fields of a request with which a model says `words`, each once, and ends.
+
+    all_words: the words that the model was made with.
+    """
     first = len(vocabulary()[0])
     bias = [[first + all_words.index(word), 100 * (len(words) - i)] for i, word in enumerate(words)]
     return {"logit_bias": bias + [[EOS, 50]], "presence_penalty": 10000, "repeat_last_n": 8,
@@ -118,13 +122,12 @@ def saying(words, all_words):
 
 def make(path, seed=1, architecture="llama", tokenizer="gpt2", template=CHATML, omit=(), words=(),
          ascii_only=False, exact=False, add_bos=False):
-    """Writes the model to `path`.
+    """Write the model to `path`.
 
-    seed: of the weights. architecture, tokenizer: names to claim, for models that nobody can load.
-    template: chat template, None for none. omit: names of tensors to leave out.
-    words: tokens to add, see saying(). ascii_only: what it says greedily is ASCII.
-    exact: weights are float32, so that sums in another order, as in another batch, choose the same
-    tokens. add_bos: a text begins with BOS.
+    seed: of the weights. architecture, tokenizer: names to claim, for files that must be refused.
+    template: chat template, or None. omit: names of tensors to leave out. words: tokens to add, see
+    saying(). ascii_only: greedy text is ASCII. exact: weights are float32, so that sums in another
+    order, as in another batch, choose the same tokens. add_bos: a text begins with BOS.
     """
     tokens, kinds, merges = vocabulary(words)
     writer = gguf.GGUFWriter(str(path), architecture)
@@ -165,7 +168,7 @@ def make(path, seed=1, architecture="llama", tokenizer="gpt2", template=CHATML, 
 
 
 def make_bert(path, seed=1):
-    """Writes a tiny model that computes embeddings of texts of at most 512 tokens, and no text."""
+    """Write a tiny model that only computes embeddings, of texts of at most 512 tokens."""
     tokens, kinds, merges = vocabulary()
     writer = gguf.GGUFWriter(str(path), "bert")
     writer.add_block_count(N_LAYER)
@@ -212,7 +215,7 @@ def make_bert(path, seed=1):
 
 
 def damaged(model):
-    """Yields (what, bytes, words of the error) for files that must be refused.
+    """Yield (name, bytes, words of the error) for files that must be refused.
 
     model: the bytes of a good model.
     """

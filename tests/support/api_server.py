@@ -1,39 +1,29 @@
-"""frozen/serve with the real engine on CPython, over a loopback socket: what the image serves,
-without the image.
+"""frozen/serve with the real engine on CPython, over a loopback socket, without an image.
 
-    with ApiServer(model, slots=4, speculate=False, keys=["secret"]) as server:
+    with ApiServer(model, {"keys": ["secret"], "model": {"slots": 4}}) as server:
         requests.post(server.url + "/v1/completions", json={...})
 """
 
 import asyncio
-import sys
 import threading
-import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-for folder in (ROOT / "tests/unit/shim", ROOT / "frozen"):
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-if not hasattr(time, "ticks_ms"):
-    # As in tests/unit/conftest.py.
-    time.ticks_ms = lambda: time.monotonic_ns() // 1_000_000
-    time.ticks_us = lambda: time.monotonic_ns() // 1_000
+import support.on_cpython  # noqa: F401, makes the next ones importable
+from support import host_engine
 
-import host_engine  # noqa: E402
-
-from httpd import Limits, Server  # noqa: E402
-from serve import main  # noqa: E402
-from serve.scheduling.engine import EngineHost  # noqa: E402
-from serve.service import Service  # noqa: E402
-from serve.settings import Settings  # noqa: E402
+# isort: split
+from httpd import Limits, Server
+from serve import main
+from serve.scheduling.engine import EngineHost
+from serve.service import Service
+from serve.settings import Settings
 
 
 class ApiServer:
-    """Serves until the end of the `with` block, from a thread with a loop of its own.
+    """A server that runs until the end of the `with` block, in a thread with a loop of its own.
 
-    model: path. config: as the machine's configuration has it (`keys`, `limits`, `model` ...).
-    setup(service): called before the first request, to add routes.
+    model: path. config: what the guest's config.json holds (`keys`, `limits`, `model` ...). setup:
+    a function that gets the Service before the first request, to add routes.
     """
 
     def __init__(self, model, config=None, setup=None, tick_s=0.2):

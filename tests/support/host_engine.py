@@ -1,24 +1,21 @@
-"""The `_engine` module on CPython: what modules/engine gives the image, over the host's library.
+"""The module `_engine` on CPython, over the host's library; in the image it is modules/engine.
 
     host_engine.install()     makes it importable as `_engine`
 
-So frozen/serve runs unchanged with the real engine, without a machine around it.
+With it, frozen/serve runs unchanged with the real engine and without a machine.
 """
 
 import asyncio
 import json
 import sys
 import threading
-from pathlib import Path
 
-import engine_library
-from engine_library import LIBRARY, Chat, Reply  # noqa: F401
+import support.on_cpython  # noqa: F401, makes the next ones importable
+from support import engine_library
+from support.engine_library import LIBRARY, Chat, Reply  # noqa: F401
 
-SHIM = str(Path(__file__).resolve().parent / "unit/shim")
-if SHIM not in sys.path:
-    sys.path.insert(0, SHIM)
-
-from _engine import Aborted, Assertion, Error, Limit, NoSlot  # noqa: E402
+# isort: split
+from _engine import Aborted, Assertion, Error, Limit, NoSlot
 
 
 class _Library(engine_library.Library):
@@ -31,7 +28,7 @@ _library = None
 
 
 def library():
-    """The loaded library. OSError if it was not built."""
+    """Return the loaded library. Raises OSError if it was not built."""
     global _library
     if _library is None:
         _library = _Library(LIBRARY)
@@ -52,14 +49,14 @@ def cpu(name=None):
 class Engine(engine_library.Engine):
     def __init__(self, path, *, n_ctx=2048, n_batch=64, n_seq=4, n_threads=1, sample_ms=0,
                  job_ms=0, pooling=0, kernels=0, progress=None, poll=None, background=False):
-        # In the background is here before it returns.
+        # `background` is taken for the image's sake: the model is loaded when this returns.
         options = {"sample_ms": sample_ms, "job_ms": job_ms, "kernels": kernels}
         if progress:
             options["progress"] = lambda done: progress(done) or True
         if poll:
             options["poll"] = lambda: bool(poll())
         self._woken = threading.Event()
-        self._waiting = []  # what to call when something has ended
+        self._waiting = []  # functions to call when a computation or a job has ended
         super().__init__(library(), path, n_ctx, n_batch, n_seq, n_threads, pooling,
                          wait=self._wait, wake=self._wake, **options)
 
@@ -73,7 +70,7 @@ class Engine(engine_library.Engine):
             wake()
 
     async def until(self, ended):
-        """Returns when ended() is true; something of the engine's makes it so."""
+        """Wait until ended() is true; the end of a computation or a job makes it so."""
         loop, woken = asyncio.get_running_loop(), asyncio.Event()
 
         def wake():
@@ -97,10 +94,10 @@ class Engine(engine_library.Engine):
     def loaded(self):
         return 1.0
 
-    def sampler(self, params, chat=None):
+    def sampler(self, params=None, chat=None):
         return super().sampler(_text(params), chat)
 
-    def start_sampler(self, params, chat=None, ms=0):
+    def start_sampler(self, params=None, chat=None, ms=0):
         return super().start_sampler(_text(params), chat, ms)
 
 
@@ -111,12 +108,12 @@ def _text(params):
 
 
 async def computed(item):
-    """Returns when an Engine's computation or a Job has ended."""
+    """Wait until an Engine's computation or a Job has ended."""
     engine = item if isinstance(item, Engine) else item.engine
     await engine.until(item.ended)
 
 
 def install():
-    """Makes this module importable as `_engine`."""
+    """Make this module importable as `_engine`."""
     library()
     sys.modules["_engine"] = sys.modules[__name__]

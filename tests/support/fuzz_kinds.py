@@ -1,22 +1,23 @@
 """Hostile schemas, grammars, templates and JSON into frozen/serve with the real engine.
 
-    python tests/fuzz_kinds.py [--kind schema] [--seconds 900] [--seed 1]    natively, each kind
-    python tests/fuzz_kinds.py --kind json --seed 1 --only 1234              one case again
-    python tests/fuzz_kinds.py --guest --count 2000                          into a booted guest
+    python -m support.fuzz_kinds [--kind schema] [--seconds 900] [--seed 1]  natively, each kind
+    python -m support.fuzz_kinds --kind json --seed 1 --only 1234            one case again
+    python -m support.fuzz_kinds --guest --count 2000                        into a booted guest
 
-The cases are those of fuzz_cases.py. The server runs in a process of its own, so that its death is
-a failure that names the case. A request may fail with a 4xx, 501 or 503 and a reason, and
+The server runs in a process of its own, so that its death is a
+failure that names the case. A request may fail with a 4xx, 501 or 503 and a reason, and must
 
-* takes at most CPU_S of processor time, what its tokens take, and FOLLOW_S for a grammar that is
-  too ambiguous to be followed;
-* delays no answer to /health by more than HEALTH_S;
-* leaves the server with at most GROWTH more memory than it had after WARM cases.
+* take at most CPU_S of processor time, plus TOKEN_S for each token, plus FOLLOW_S for a grammar
+  that is too ambiguous to be followed;
+* delay no answer to /health by more than HEALTH_S;
+* leave the server with at most GROWTH more memory than it had after WARM cases.
 
-Other programs on the machine delay answers, too: what was late is asked again, and fails when it is
-late each time. The body of a failure is saved in build/fuzz.
+Other programs on the machine delay answers, too, so a late case is tried again, and fails when it
+is late each time. The body of a failure is saved in build/fuzz.
 """
 
 import argparse
+import contextlib
 import http.client
 import json
 import os
@@ -27,27 +28,24 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
-HERE = Path(__file__).resolve().parent
-if str(HERE) not in sys.path:
-    sys.path.insert(0, str(HERE))
+from cllm import TOP, config, health, run
 
-import fuzz_cases  # noqa: E402
+from support import fuzz_cases, fuzz_grammars, fuzz_schemas, tiny_model
 
-import tiny_model  # noqa: E402
-
-SAVED = HERE.parent / "build/fuzz"
+SAVED = TOP / "build/fuzz"
 KINDS = ("schema", "grammar", "template", "json")
-CASES = {"schema": fuzz_cases.schema_case, "grammar": fuzz_cases.grammar_case,
+CASES = {"schema": fuzz_schemas.schema_case, "grammar": fuzz_grammars.grammar_case,
          "json": fuzz_cases.json_case}
 TICK = os.sysconf("SC_CLK_TCK")
 
 JOB_S = 2  # the default of limits.job_ms
-# What a body that is over its budget may take until it is stopped (native/engine/budget.cpp), and
-# what a request takes beside it.
+# Until a body that is over its budget is stopped (native/engine/budget.cpp), and for the rest of
+# the request.
 OVER_S = 0.7
 CPU_S = JOB_S + OVER_S
-FOLLOW_S = 2  # the default of limits.sample_ms: a request whose grammar takes longer has ended
+FOLLOW_S = 2  # the default of limits.sample_ms, after which a grammar ends its request
 TOKEN_S = 0.05  # for each token of a request
 LOAD_S = 12  # of processor time: a template has 10 s
 HEALTH_S = 0.25
@@ -55,7 +53,7 @@ GROWTH = 150 << 20
 WARM = 150
 TRIES = 3
 TIMEOUT_S = 120
-# A guest is emulated, and shares its host: times are the host's.
+# Times are the host's, which a guest is emulated on and shares.
 GUEST_SLACK = 30
 
 CONFIG = {"model": {"n_ctx": 512, "threads": 1}}
@@ -64,15 +62,15 @@ REASON_503 = ("memory", "model", "template", "Loading", "queue", "slot")
 
 
 class Failed(AssertionError):
-    """A case broke a rule. reason: str, with the case's path and number."""
+    """A case broke a rule. The text names the case's path and number."""
 
 
 class Late(Failed):
-    """A rule about time."""
+    """A case broke a rule about time."""
 
 
 def strict(data):
-    """Return the value of JSON text (bytes); ValueError for what RFC 8259 does not allow."""
+    """Return the value of JSON text (bytes). Raises ValueError where RFC 8259 is broken."""
     def constant(name):
         raise ValueError(f"{name} is no JSON")
 
@@ -80,7 +78,7 @@ def strict(data):
 
 
 def check_answer(status, kind, data):
-    """Raise Failed if no client should get this answer. kind: of its content."""
+    """Raise Failed if no client should get this answer. kind: its content type."""
     if not (status == 200 or 400 <= status < 500 or status in (501, 503)):
         raise Failed(f"status {status}: {data[:300]!r}")
     try:
@@ -107,12 +105,12 @@ def check_answer(status, kind, data):
 
 
 class Health(threading.Thread):
-    """Asks /health every 20 ms. worst: the longest time, in s, since it was reset."""
+    """Asks /health every 20 ms. worst: the longest time, in seconds, since it was set to 0."""
 
     def __init__(self, server):
         super().__init__(daemon=True)
         self.server = server
-        self.worst = 0
+        self.worst = 0.0
         self.failure = None
         self._over = threading.Event()
 
@@ -126,7 +124,7 @@ class Health(threading.Thread):
                 answer = connection.getresponse()
                 data = answer.read()
                 self.worst = max(self.worst, time.monotonic() - began)
-                # A model may be refused with a reason.
+                # 503: the model was refused with a reason.
                 if answer.status not in (200, 503):
                     raise Failed(f"/health is {answer.status} {data[:300]!r}")
                 if answer.will_close:
@@ -149,8 +147,8 @@ class Native:
         self.errors = self.folder / "stderr"
         self.loads = 0
         self.health = None
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__)), "--serve"], stdin=subprocess.PIPE,
+        self.process: Any = subprocess.Popen(
+            [sys.executable, "-m", "support.fuzz_kinds", "--serve"], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=self.errors.open("wb"), text=True)
 
     def load(self, template):
@@ -169,13 +167,13 @@ class Native:
         self.port = int(line)
         self.health = Health(self)
         self.health.start()
-        # It answers while it loads.
+        # The server answers while it loads; its second line says that it has loaded.
         if not self.process.stdout.readline():
             raise Failed(self.death())
         return self.cpu() - began
 
     def cpu(self):
-        """Seconds of processor time so far."""
+        """Return the seconds of processor time so far."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(") ", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / TICK
 
@@ -208,20 +206,19 @@ class Native:
 
 
 class Guest:
-    """The same in a booted image with 192 MiB; a new one for each template. Its processor time is
-    not known: wall time stands in.
+    """The server in a booted image with 192 MiB, another one for each template.
+
+    Its processor time is not known, so wall time takes its place.
     """
 
     limits = (CPU_S * GUEST_SLACK, TOKEN_S * GUEST_SLACK, HEALTH_S * GUEST_SLACK)
 
     def __init__(self, folder):
         self.folder = Path(folder)
-        self.guest = self.health = None
+        self.guest: Any = None
+        self.health = None
 
     def load(self, template):
-        sys.path.insert(0, str(HERE.parent / "host"))
-        from cllm import config, health, run
-
         self.stop()
         model = self.folder / "tiny.gguf"
         tiny_model.make(model, template=template, ascii_only=True, exact=True)
@@ -261,13 +258,12 @@ class Guest:
 
 
 def send(port, path, body, method="POST"):
-    """(status, content type, bytes) of the answer."""
+    """Return (status, content type, bytes) of the answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
     try:
-        try:
+        # A body that is too large is refused before all of it has come.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.request(method, path, body, {"Content-Type": "application/json"})
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # a body that is too large is refused before it has all come
         answer = connection.getresponse()
         return answer.status, answer.headers.get("Content-Type", ""), answer.read()
     finally:
@@ -275,7 +271,7 @@ def send(port, path, body, method="POST"):
 
 
 def ask(server, path, body, tokens):
-    """Send one request and check what came of it. Return its status. Late, Failed: see there."""
+    """Send one request and check its answer; return the status. Raises Late or Failed."""
     cpu_s, token_s, health_s = server.limits
     began = server.cpu()
     twin = server.twin_s()
@@ -283,7 +279,7 @@ def ask(server, path, body, tokens):
     try:
         status, kind, data = send(server.port, path, body)
     except (OSError, http.client.HTTPException) as exc:
-        time.sleep(0.2)  # what ends takes a moment
+        time.sleep(0.2)  # a server that dies takes a moment
         raise Failed(server.death() if server.is_dead() else f"no answer: {exc!r}") from exc
     took = server.cpu() - began
     if server.health.failure:
@@ -316,7 +312,7 @@ def check_constrained(path, body, data):
 class Fuzzer:
     """Runs cases of one kind.
 
-    start: makes a server. statuses: {status: number}; slowest: seconds of processor time.
+    start: a function that starts a server. statuses: {status: number}.
     """
 
     def __init__(self, kind, seed, start, keep_going=False):
@@ -324,7 +320,7 @@ class Fuzzer:
         self.start = start
         self.statuses = {}
         self.failures = []
-        self.server = None
+        self.server: Any = None
         self.warm = None
         self.cases = 0
 
@@ -377,7 +373,7 @@ class Fuzzer:
             raise Late(f"loading took {took:.2f} s of processor time")
 
     def patiently(self, path, body, tokens):
-        """ask(), again if it was late. Return the status."""
+        """Do ask(), and again where it was late; return the status."""
         for i in range(TRIES):
             try:
                 status = ask(self.server, path, body, tokens)
@@ -411,8 +407,9 @@ class Fuzzer:
 
 
 def count_twin():
-    """Return a list with the seconds that CPython's twin of modules/json has taken. The twin parses
-    a body all at once, where the module gives turns to the loop.
+    """Return a list with the seconds that CPython's twin of modules/json has taken so far.
+
+    The twin parses a body in one go, where the module lets the loop run in between.
     """
     import _jsonio
 
@@ -433,13 +430,14 @@ def count_twin():
 
 
 def served():
-    """Serve each model whose path is a line of standard input, one after the other. Prints the port
-    once it listens and a second line once the model is loaded or refused.
+    """Serve each model whose path is a line of standard input, one after the other.
+
+    Print the port once the server listens, and another line once the model is loaded or refused.
     """
     import faulthandler
 
     faulthandler.enable()
-    from api_server import ApiServer
+    from support.api_server import ApiServer  # only this process loads frozen/serve
 
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # the log

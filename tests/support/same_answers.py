@@ -1,4 +1,4 @@
-"""Requests for a server that may compute them in many ways, and what must be the same in all."""
+"""Requests that a server may compute in many ways, and the parts of answers that must agree."""
 
 import concurrent.futures
 import random
@@ -11,8 +11,10 @@ WORDS = (
 
 
 def make_requests(number, tokens, seed):
-    """Bodies for /completion: prompts of 1 to 90 words, some repeating, some with a common
-    beginning, one in four sampled with a seed, one in two with probabilities.
+    """Return bodies for /completion, with prompts of 1 to 90 words.
+
+    Some prompts repeat words, some begin alike; one in four is sampled with a seed, one in two has
+    probabilities, two in seven a grammar.
     """
     chance = random.Random(seed)
 
@@ -33,14 +35,19 @@ def make_requests(number, tokens, seed):
             body.update(temperature=1.0, seed=i)
         if i % 2 == 0:
             body["n_probs"] = 3
-        if i % 5 == 0:  # few words, which come again
+        if i % 5 == 0:  # two tokens come again and again
             body["logit_bias"] = [[token, 12] for token in (70, 80)]
+        if i % 7 == 1:
+            body["grammar"] = 'root ::= ([a-z]+ " " | [0-9]+ " ")+'
+        elif i % 7 == 4:
+            items = {"enum": [1, "a", True]}
+            body["json_schema"] = {"type": "array", "minItems": 9, "items": items}
         made.append(body)
     return made
 
 
 def answer(server, body, **more):
-    """What must be the same: tokens, text, probabilities."""
+    """Ask; return the parts that must agree: text, tokens, probabilities."""
     reply = requests.post(server.url + "/completion", json={**body, **more}, timeout=600)
     assert reply.status_code == 200, reply.text
     reply = reply.json()
@@ -48,13 +55,13 @@ def answer(server, body, **more):
 
 
 def at_once(server, bodies, number, **more):
-    """The answers, `number` requests at a time."""
+    """Return the answers, asked for `number` at a time."""
     with concurrent.futures.ThreadPoolExecutor(number) as pool:
         return list(pool.map(lambda body: answer(server, body, **more), bodies))
 
 
 def differences(made):
-    """A line for each answer that is not as it is alone."""
+    """Return a line for each answer that differs from the same request's alone."""
     ways = list(made)
     expected = made[ways[0]][0]
     return [f"{way}, request {i}: {its!r} instead of {alone!r}"[:600]
