@@ -527,11 +527,11 @@ def test_network_module(monkeypatch):
     monkeypatch.setattr(network.e1000, "find", lambda: [])
     assert errno_of(lan.active, True) == 19
     monkeypatch.setattr(network.e1000, "find", lambda: [24])
-    monkeypatch.setattr(network.e1000, "Card", NetworkCard)
+    monkeypatch.setattr(network.e1000, "Card", Card)
     assert not lan.active() and lan.status() == 0 and not lan.isconnected()
     network.hostname("guest")
     lan.active(True)
-    assert lan.active() and lan.status() == 2 and lan.config("mac") == NetworkCard.mac
+    assert lan.active() and lan.status() == 2 and lan.config("mac") == Card.mac
     assert lan.ipconfig("dhcp4") and not lan.ipconfig("has_dhcp4")
     card = network._card
     assert b"guest" in card.sent[0]
