@@ -352,8 +352,8 @@ def finish(linked, image):
 
 def pack(steps, image, packed):
     """Make a compressed image of the one that finish() made: an ELF file for any Multiboot loader that
-    unpacks itself (ports/cllm_x86/boot/packed_entry.S)."""
-    sources = TOP / "ports" / "cllm_x86"
+    unpacks itself (kernel/boot/packed_entry.S)."""
+    sources = TOP / "kernel"
     parts = [*(sources / name for name in PACKED_SOURCES), Path(__file__), image]
     newest = max(path.stat().st_mtime_ns for path in parts)
     if packed.exists() and packed.stat().st_mtime_ns > newest:

@@ -5,7 +5,7 @@
 #include <sched.h>
 #include <stdlib.h>
 
-#include "kernel.h"
+#include "kernel/kernel.h"
 #include "deaths.h"
 
 // Reports name these functions.

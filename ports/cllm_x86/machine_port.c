@@ -1,7 +1,7 @@
 // Port I/O for Python: machine.inb(port) -> int, machine.outb(port, value), the same with w for 16 and
 // l for 32 bits. ValueError for a port outside 0 to 65535; of a value the low bits are written.
 #include "py/runtime.h"
-#include "cpu/io.h"
+#include "kernel/cpu/io.h"
 #include "machine_port.h"
 
 static uint16_t get_port(mp_obj_t port_in) {

@@ -6,7 +6,7 @@
 #include "py/objarray.h"
 #include "py/runtime.h"
 #include "shared/runtime/pyexec.h"
-#include "boot/bootinfo.h"
+#include "kernel/boot/bootinfo.h"
 #include "mpirq.h"
 #include "selftest.h"
 

@@ -1,11 +1,11 @@
-// MicroPython's hardware layer on top of kernel.h.
+// MicroPython's hardware layer on top of kernel/kernel.h.
 #ifndef CLLM_MPHALPORT_H
 #define CLLM_MPHALPORT_H
 
 #include <errno.h>
 #include <stdlib.h>
 
-#include "ports/cllm_x86/kernel.h"
+#include "kernel/kernel.h"
 #include "shared/runtime/interrupt_char.h"
 
 void mp_hal_set_interrupt_char(int c);
