@@ -7,26 +7,27 @@
 //
 // Nothing here may be trusted, the machine is broken. The report is made in parts, and a fault in
 // one goes on with the next.
-#include "kernel.h"
+#include "crash.h"
+
+#include "backtrace.h"
 #include "boot/bootinfo.h"
+#include "bytes.h"
+#include "cmdline.h"
+#include "cpu/cpu.h"
 #include "cpu/io.h"
-#include "cpu/sched.h"
-#include "cpu/smp.h"
-#include "cpu/trap.h"
+#include "cpu/stop.h"
+#include "cpu/thread.h"
+#include "dev/console.h"
+#include "print.h"
 
 #define MAGIC "cllmdead"
 // A machine that dies this often this soon after booting stays down, with the report on its screen.
 #define SOON_NS 60000000000ul
 #define STREAK_MAX 3
 
-#define FRAMES_SHOWN 40 // innermost
-#define FRAMES_OUTER 8  // outermost
-#define FRAMES_MAX 1000000 // a stack full of the smallest
-#define RESYNC_WORDS 2048
 #define LOG_SHOWN 16
-#define WHERE_FRAMES 1000
 
-extern char __image_start[], __text_start[], __text_end[], vm_entry_return[];
+extern char __image_start[];
 
 static struct crash_record *const area = (struct crash_record *)CRASH_AREA;
 // At the end of the area, whether there was a death or not.
@@ -34,8 +35,7 @@ static struct boots {
     uint32_t count, complement; // of resets since power-on
 } *const boots = (struct boots *)(CRASH_AREA + CRASH_AREA_SIZE - sizeof(struct boots));
 static bool have_area, have_last;
-static enum crash_policy policy;
-static bool die_of_nmi;
+static enum crash_policy {CRASH_REBOOT, CRASH_EXIT, CRASH_HALT} policy;
 
 static struct crash_record record; // being written
 static struct trap_frame frame;    // where it happened
@@ -43,9 +43,9 @@ static const char *volatile happened; // set once a death is under way
 static unsigned part;
 static uint32_t owner;
 static uint32_t earlier_count, earlier_streak;
-static char stderr_line[200];
 
-_Static_assert(sizeof(struct crash_record) + sizeof(struct boots) <= CRASH_AREA_SIZE, "the record has its area");
+_Static_assert(sizeof(struct crash_record) + sizeof(struct boots) <= CRASH_AREA_SIZE,
+    "the record has its area");
 
 static uint32_t crc32(const uint8_t *p, size_t n) {
     uint32_t crc = ~0u;
@@ -103,182 +103,21 @@ static void say_registers(void) {
     SAY(registers, "fs  %016lx processor %u\n", rdmsr(MSR_FS_BASE), owner);
 }
 
-static uint32_t processor(void) {
-    uint32_t r[4];
-    cpuid(1, 0, r);
-    return r[1] >> 24; // initial local APIC identifier
-}
-
-static bool readable(uint64_t at) {
-    uint64_t page;
-    return !(at & 7) && at >= PAGE_SIZE && at < VM_END && paging_lookup(at, &page)
-           && paging_lookup(at + 8, &page);
-}
-
-static bool is_code(uint64_t pc) {
-    return pc >= (uint64_t)__text_start && pc < (uint64_t)__text_end;
-}
-
-struct walk {
-    uint64_t pc;         // in the function of this frame
-    uint64_t fp;         // its frame pointer
-    uint64_t code_state; // 0, or of the Python function that this frame runs
-    bool guessed;        // found without a chain to it
-};
-
-// Field by field: of an initializer the compiler may make a call of memset.
-static void walk_from(struct walk *w, uint64_t pc, uint64_t fp) {
-    w->pc = pc;
-    w->fp = fp;
-    w->code_state = 0;
-    w->guessed = false;
-}
-
-// Some code keeps no frame pointer (machine code emitted for Python, parts of libc). From the last
-// good frame on, look for the next pair of saved frame pointer and return address that leads on.
-static bool resync(struct walk *w, uint64_t from) {
-    for (uint64_t at = from; at < from + RESYNC_WORDS * 8; at += 8) {
-        if (!(at & PAGE_MASK) && !readable(at)) {
-            return false;
-        }
-        if (!readable(at)) {
-            return false;
-        }
-        const uint64_t *pair = (const uint64_t *)at;
-        if (pair[0] > at && pair[0] < at + MiB && is_code(pair[1]) && readable(pair[0])
-            && (is_code(((const uint64_t *)pair[0])[1]) || !((const uint64_t *)pair[0])[0])) {
-            walk_from(w, pair[1] - 1, pair[0]);
-            w->guessed = true;
-            return true;
-        }
-    }
-    return false;
-}
-
-// The caller of a frame; false at the outermost.
-static bool walk_up(struct walk *w) {
-    if (!w->fp) {
-        return false;
-    }
-    if (!readable(w->fp)) {
-        return false;
-    }
-    const uint64_t *saved = (const uint64_t *)w->fp;
-    if (!is_code(saved[1]) || (saved[0] && !readable(saved[0]))) {
-        return resync(w, w->fp + 8);
-    }
-    uint64_t fp = saved[0], pc = saved[1];
-    uint64_t code_state = 0;
-    if (pc == (uint64_t)vm_entry_return && fp) {
-        code_state = readable(fp - 8) ? ((const uint64_t *)fp)[-1] : 0;
-    }
-    // The return address may be the first of the next function, when the callee does not return.
-    walk_from(w, pc - 1, fp);
-    w->code_state = code_state;
-    return true;
-}
-
-
-// A jump to nowhere, or into a function that has not made its frame yet, leaves the caller on top of
-// the stack.
-static bool caller_on_top(struct walk *w, const struct trap_frame *f) {
-    if (is_code(f->rip) || !readable(f->rsp)) {
-        return false;
-    }
-    uint64_t pc = *(const uint64_t *)f->rsp;
-    if (!is_code(pc)) {
-        return false;
-    }
-    walk_from(w, pc - 1, f->rbp);
-    return true;
-}
-
-static void say_frame(const struct walk *w) {
-    char name[256], python[256];
-    uint64_t offset;
-    if (w->code_state) {
-        if (pyframe_describe(w->code_state, python, sizeof(python))) {
-            SAY(backtrace, "python %s\n", python);
-        } else {
-            SAY(backtrace, "python ?\n");
-        }
-    } else if (symbol_find(w->pc, name, sizeof(name), &offset)) {
-        SAY(backtrace, "%016lx %s+0x%lx%s\n", w->pc, name, offset, w->guessed ? " (guessed)" : "");
-    } else {
-        SAY(backtrace, "%016lx ?\n", w->pc);
-    }
-}
-
-static void say_frames(const struct trap_frame *f) {
-    struct walk w, last;
-    unsigned n = 0, i = 0, repeated = 0;
-    walk_from(&w, f->rip, f->rbp);
-    do {
-        n++;
-    } while (n < FRAMES_MAX && walk_up(&w));
-    walk_from(&w, f->rip, f->rbp);
-    say_frame(&w);
-    if (caller_on_top(&w, f)) {
-        say_frame(&w);
-    }
-    last = w;
-    while (++i < n && walk_up(&w)) {
-        if (w.pc == last.pc && !w.code_state) { // recursion
-            repeated++;
-            continue;
-        }
-        if (repeated) {
-            SAY(backtrace, "... the same %u times more\n", repeated);
-            n -= repeated;
-            i -= repeated;
-            repeated = 0;
-        }
-        kmemcpy(&last, &w, sizeof(w));
-        if (i < FRAMES_SHOWN || n - i <= FRAMES_OUTER) {
-            say_frame(&w);
-        } else if (i == FRAMES_SHOWN) {
-            SAY(backtrace, "... %u frames left out\n", n - i - FRAMES_OUTER);
-        }
-    }
-    if (repeated) {
-        SAY(backtrace, "... the same %u times more\n", repeated);
-    }
-}
-
-size_t crash_where(const struct trap_frame *f, char *line, size_t size) {
-    char name[128], python[256];
-    uint64_t offset;
-    struct walk w;
-    walk_from(&w, f->rip, f->rbp);
-    if (!symbol_find(f->rip, name, sizeof(name), &offset)) {
-        kmemcpy(name, "?", 2);
-        offset = 0;
-    }
-    size_t n = ksnprintf(line, size, "processor %u at %016lx %s+0x%lx", processor(), f->rip, name,
-        offset);
-    for (unsigned i = 0; i < WHERE_FRAMES && walk_up(&w); i++) {
-        if (w.code_state && pyframe_describe(w.code_state, python, sizeof(python))) {
-            return n + ksnprintf(line + n, size - n, ", python %s", python);
-        }
-    }
-    return n;
-}
-
-bool crash_on_nmi(void) {
-    return die_of_nmi;
+static void say_line(const char *line) {
+    SAY(backtrace, "%s", line);
 }
 
 static void say_backtrace(void) {
     kprintf("backtrace:\n");
-    say_frames(&frame);
+    backtrace(&frame, say_line);
 }
 
-// Python waits for the thread that died, or does not know of it.
+// The application's loop, which waits for the thread that died or does not know of it.
 static void say_main_thread(void) {
     const struct trap_frame *f = thread_main_frame();
     if (f) {
         SAY(backtrace, "the main thread meanwhile:\n");
-        say_frames(f);
+        backtrace(f, say_line);
     }
 }
 
@@ -320,11 +159,11 @@ static bool death_begin(const char *why) {
     const char *nobody = NULL;
     if (__atomic_compare_exchange_n(&happened, &nobody, why, false, __ATOMIC_SEQ_CST,
         __ATOMIC_SEQ_CST)) {
-        owner = processor();
-        smp_stop_others();
+        owner = cpu_initial_apic_id();
+        stop_others();
         return true;
     }
-    if (processor() != owner) {
+    if (cpu_initial_apic_id() != owner) {
         halt();
     }
     return false;
@@ -404,29 +243,6 @@ void panic(const char *fmt, ...) {
     crash(&f, CRASH_CODE_PANIC, "%s", reason);
 }
 
-void crash_stderr(const char *s, size_t n) {
-    static size_t used;
-    static bool ended;
-    for (size_t i = 0; i < n; i++) {
-        if (s[i] == '\n') {
-            ended = true;
-            continue;
-        }
-        if (ended) {
-            used = 0;
-            ended = false;
-        }
-        if (used + 1 < sizeof(stderr_line)) {
-            stderr_line[used++] = s[i];
-            stderr_line[used] = 0;
-        }
-    }
-}
-
-const char *crash_stderr_last(void) {
-    return stderr_line[0] ? stderr_line : "no reason given";
-}
-
 // --- The next boot -----------------------------------------------------------------------------
 
 const struct crash_record *crash_last(void) {
@@ -441,18 +257,12 @@ static bool overlaps(uint64_t start, uint64_t end) {
     return start < CRASH_AREA + CRASH_AREA_SIZE && end > CRASH_AREA;
 }
 
+// The last crash= word counts.
 static void read_policy(void) {
-    static const char *const words[] = {"crash=reboot", "crash=exit", "crash=halt", "nmi=crash"};
-    for (const char *p = bootinfo.cmdline; *p; p++) {
-        for (unsigned i = 0; i < 4 && (p == bootinfo.cmdline || p[-1] == ' '); i++) {
-            size_t n = kstrlen(words[i]), k = 0;
-            while (k < n && p[k] == words[i][k]) {
-                k++;
-            }
-            if (k == n && (!p[k] || p[k] == ' ')) {
-                policy = i < 3 ? (enum crash_policy)i : policy;
-                die_of_nmi |= i == 3;
-            }
+    static const char *const words[] = {"reboot", "exit", "halt"}; // as enum crash_policy
+    for (const char *value = NULL; (value = cmdline_next("crash=", value));) {
+        for (unsigned i = 0; i < 3; i++) {
+            policy = cmdline_is(value, words[i]) ? (enum crash_policy)i : policy;
         }
     }
 }

@@ -4,12 +4,14 @@
 #   CC     the compiler
 KERNEL_DIR := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 
-KERNEL_C = kernel.c crash.c symbols.c watchdog.c \
-	$(addprefix boot/,acpi.c acpi_power.c multiboot.c pmem.c) \
-	$(addprefix cpu/,apic.c clock.c cpu.c pic.c power.c sched.c smp.c trap.c) \
-	$(addprefix mm/,paging.c phys.c vm.c) dev/console.c dev/nic.c \
-	$(addprefix linux/,file.c process.c signal.c syscalls.c thread.c)
-KERNEL_S = boot/multiboot_entry.S cpu/ap_entry.S cpu/entry.S
+KERNEL_C = start.c print.c phases.c hooks.c cmdline.c crash.c backtrace.c symbols.c watchdog.c \
+	$(addprefix boot/,acpi.c acpi_power.c bootinfo.c multiboot.c pmem.c) \
+	$(addprefix cpu/,alarm.c apic.c cpu.c flush.c pic.c random.c sched.c smp.c stop.c tables.c \
+	thread.c trap.c tsc.c vectors.c wait.c) \
+	$(addprefix dev/,button.c calendar.c console.c nic.c power.c) \
+	$(addprefix mm/,dma.c mmio.c paging.c phys.c vm.c) \
+	$(addprefix linux/,file.c process.c signal.c stderr.c syscalls.c thread.c)
+KERNEL_S = boot/initial.S boot/multiboot_entry.S cpu/ap_entry.S cpu/entry.S linux/enter.S
 
 # General registers only: a trap then saves no vector state. zig ignores -mgeneral-regs-only, because
 # it always spells out the processor's features; taking them away does work.

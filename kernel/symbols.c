@@ -1,10 +1,13 @@
-// Names for addresses in a fault handler: reads the table that host/cllm/symbols.py puts into the
-// image after linking. Functions are in order of address, in groups of GROUP. An index entry gives
-// a group's first address and where its names start; there, each function is
+// Names for addresses, in a fault handler: reads the table that host/cllm/symbols.py puts into the image
+// after linking. Functions are in order of address, in groups of GROUP. An index entry gives a group's
+// first address and where its names start. There, each function is
 //   varint  bytes since the function before (0 for the first of a group)
 //   byte    bytes its name shares with the name before
 //   byte    further bytes of the name, which follow
-#include "kernel.h"
+#include "symbols.h"
+
+#include "bytes.h"
+#include "print.h"
 
 #define GROUP 16
 #define NAME_MAX 255

@@ -1,10 +1,11 @@
-// Processors and power by the ACPI tables: RSDP, then RSDT or XSDT, then MADT and FADT. Runs on the
+// Processors and power from the ACPI tables: RSDP, then RSDT or XSDT, then MADT and FADT. Runs on the
 // boot page tables, because firmware keeps the tables in memory that it does not report as RAM.
 // Source: ACPI Specification 6.5, 5.2.5 (RSDP), 5.2.7 and 5.2.8 (RSDT, XSDT), 5.2.12 (MADT).
 #include "boot/acpi.h"
+
 #include "boot/acpi_power.h"
 #include "boot/bootinfo.h"
-#include "kernel.h"
+#include "bytes.h"
 
 #define REACH (4 * GiB) // what the boot page tables map
 #define MADT_LOCAL_APIC 0
@@ -63,7 +64,7 @@ static const struct rsdp *find_rsdp(uint64_t start, uint64_t end) {
     return NULL;
 }
 
-// The table at `at`, if it can be read, is whole and has this signature.
+// The table at `at`, NULL unless it can be read, is whole and has this signature.
 static const struct table *table_at(uint64_t at, const char *signature) {
     const struct table *t = (const struct table *)at;
     if (!at || at > REACH - sizeof(*t) || !same(t->signature, signature, 4)
@@ -73,8 +74,8 @@ static const struct table *table_at(uint64_t at, const char *signature) {
     return t;
 }
 
-// The tables that the root names, one by one: the next with this signature behind *at, where the
-// search begins with 0. NULL: no more.
+// The next table with this signature that the root table names, from the offset *at on, 0 for the first.
+// NULL after the last one.
 static const struct table *next_table(const struct rsdp *r, const char *signature, size_t *at) {
     bool wide = r->revision >= 2 && r->xsdt;
     const struct table *root = table_at(wide ? r->xsdt : r->rsdt, wide ? "XSDT" : "RSDT");

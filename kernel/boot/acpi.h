@@ -1,4 +1,4 @@
-// What ACPI tells about processors and power.
+// What ACPI says about processors and power.
 #ifndef CLLM_BOOT_ACPI_H
 #define CLLM_BOOT_ACPI_H
 

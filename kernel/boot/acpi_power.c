@@ -1,4 +1,4 @@
-// Fields of the FADT, and the package \_S5_ of the DSDT found by its bytes: there is no AML
+// Fields of the FADT, and the package \_S5_ of the DSDT, found by its bytes: there is no AML
 // interpreter.
 // Source: ACPI Specification 6.5, 5.2.3.2 (generic addresses), 5.2.9 (FADT), 4.8.2 and 4.8.3
 // (registers), 7.4.2 (\_Sx), 20.2 (AML's grammar).
@@ -8,7 +8,7 @@
 #define FLAG_BUTTON_IS_A_DEVICE (1u << 4) // PWR_BUTTON
 #define FLAG_HARDWARE_REDUCED (1u << 20)
 #define PORTS 0x10000u
-// Lines that something else has: timer, keyboard, cascade, serial line, CMOS clock, coprocessor.
+// Lines that belong to something else: timer, keyboard, cascade, serial line, CMOS clock, coprocessor.
 #define LINES_TAKEN (1u << 0 | 1u << 1 | 1u << 2 | 1u << 4 | 1u << 8 | 1u << 13)
 
 #define NAME_OP 0x08

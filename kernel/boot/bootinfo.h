@@ -1,28 +1,18 @@
-// What a boot protocol tells the kernel. One adapter per protocol (multiboot.c today) fills this;
+// What a boot protocol says to the kernel. One adapter per protocol (multiboot.c today) fills this;
 // nothing past boot/ knows which protocol it was.
 #ifndef CLLM_BOOT_BOOTINFO_H
 #define CLLM_BOOT_BOOTINFO_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "include/machine.h"
 
 #define BOOT_MAX_RAM 32
 #define BOOT_MAX_MODULES 16
-#define BOOT_NAME_MAX 64
 #define BOOT_MAX_CPUS 64
 #define BOOT_CMDLINE_MAX 1024
 
 struct boot_range {
     uint64_t start; // physical address, bytes
     uint64_t size;  // bytes
-};
-
-struct boot_module {
-    char name[BOOT_NAME_MAX]; // last word of the module's string, without directories
-    uint64_t start;           // physical address, page aligned
-    uint64_t size;            // bytes
-    bool mapped;              // not in RAM; see pmem.c
 };
 
 struct bootinfo {
@@ -34,16 +24,15 @@ struct bootinfo {
     size_t n_modules;
     uint8_t cpus[BOOT_MAX_CPUS]; // local APIC ids of enabled processors; none without ACPI
     size_t n_cpus;
-    size_t n_cpus_present; // may be more than there is room for
+    size_t n_cpus_present; // MAY be more than there is room for
 };
 
 extern struct bootinfo bootinfo;
 
-// Fills `bootinfo` from a Multiboot 0.6.96 information structure.
-void multiboot_parse(uint32_t magic, uint32_t info);
-
-// Adds the modules that the command line names; then, once there are page tables, maps them.
-void pmem_parse(void);
-void pmem_map(void);
+// For the adapters. What there is no room for is left out.
+void bootinfo_set_cmdline(const char *line);
+void bootinfo_add_ram(uint64_t start, uint64_t size);
+// `string` is the loader's: "path/to/file name" names the module `name`, "path/to/file" alone `file`.
+void bootinfo_add_module(const char *string, uint64_t start, uint64_t size);
 
 #endif

@@ -1,8 +1,10 @@
 // Multiboot 1 adapter: copies what the loader left in low memory into `struct bootinfo`, so that
 // the memory it used can be given away.
 // Source: Multiboot Specification 0.6.96, section 3.3 "Boot information format".
+#include "boot/multiboot.h"
+
 #include "boot/bootinfo.h"
-#include "kernel.h"
+#include "crash.h"
 
 #define MULTIBOOT_LOADER_MAGIC 0x2BADB002
 #define MB_INFO_MEMORY (1u << 0)
@@ -31,33 +33,6 @@ struct mb_mmap {
     uint32_t type; // 1 = usable RAM
 } __attribute__((packed));
 
-struct bootinfo bootinfo;
-
-static void copy_string(char *dst, size_t size, const char *src) {
-    size_t i = 0;
-    for (; src[i] && i + 1 < size; i++) {
-        dst[i] = src[i];
-    }
-    dst[i] = 0;
-}
-
-// "path/to/file name" names the module `name`; a lone "path/to/file" names it `file`.
-static const char *module_name(const char *string) {
-    const char *name = string;
-    for (const char *p = string; *p; p++) {
-        if (*p == ' ' || *p == '/') {
-            name = p + 1;
-        }
-    }
-    return name;
-}
-
-static void add_ram(uint64_t start, uint64_t size) {
-    if (size && bootinfo.n_ram < BOOT_MAX_RAM) {
-        bootinfo.ram[bootinfo.n_ram++] = (struct boot_range) {start, size};
-    }
-}
-
 void multiboot_parse(uint32_t magic, uint32_t info_addr) {
     const struct mb_info *info = (const struct mb_info *)(uintptr_t)info_addr;
     if (magic != MULTIBOOT_LOADER_MAGIC) {
@@ -65,30 +40,26 @@ void multiboot_parse(uint32_t magic, uint32_t info_addr) {
     }
     bootinfo.protocol = "multiboot";
     if (info->flags & MB_INFO_CMDLINE) {
-        copy_string(bootinfo.cmdline, sizeof(bootinfo.cmdline),
-            (const char *)(uintptr_t)info->cmdline);
+        bootinfo_set_cmdline((const char *)(uintptr_t)info->cmdline);
     }
     if (info->flags & MB_INFO_MMAP) {
         uint64_t at = info->mmap_addr, end = at + info->mmap_length;
         while (at < end) {
             const struct mb_mmap *e = (const struct mb_mmap *)at;
             if (e->type == 1) {
-                add_ram(e->addr, e->len);
+                bootinfo_add_ram(e->addr, e->len);
             }
             at += e->size + 4;
         }
     } else if (info->flags & MB_INFO_MEMORY) {
-        add_ram(0, (uint64_t)info->mem_lower << 10);
-        add_ram(0x100000, (uint64_t)info->mem_upper << 10);
+        bootinfo_add_ram(0, (uint64_t)info->mem_lower << 10);
+        bootinfo_add_ram(0x100000, (uint64_t)info->mem_upper << 10);
     }
     if (info->flags & MB_INFO_MODS) {
         const struct mb_module *mods = (const struct mb_module *)(uintptr_t)info->mods_addr;
-        for (uint32_t i = 0; i < info->mods_count && i < BOOT_MAX_MODULES; i++) {
-            struct boot_module *m = &bootinfo.modules[bootinfo.n_modules++];
-            copy_string(m->name, sizeof(m->name),
-                module_name((const char *)(uintptr_t)mods[i].string));
-            m->start = mods[i].start;
-            m->size = mods[i].end - mods[i].start;
+        for (uint32_t i = 0; i < info->mods_count; i++) {
+            bootinfo_add_module((const char *)(uintptr_t)mods[i].string, mods[i].start,
+                mods[i].end - mods[i].start);
         }
     }
 }

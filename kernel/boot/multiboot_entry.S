@@ -133,18 +133,4 @@ boot_gdt_pointer:
     .word . - boot_gdt - 1
     .long boot_gdt
 
-    .section .bss
-    .balign 4096
-    .globl boot_pml4 // cpu/ap_entry.S starts on it too
-boot_pml4:
-    .skip 4096
-boot_pdpt:
-    .skip 4096
-boot_pd:
-    .skip 4096 * 4
-// Boot stack; afterwards the stack of system calls (cpu/syscall.S).
-    .globl boot_stack_top
-    .skip 65536
-boot_stack_top:
-
     .section .note.GNU-stack, "", @progbits

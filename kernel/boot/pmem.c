@@ -1,12 +1,17 @@
-// Boot modules that nobody loaded: files that QEMU maps into the machine as persistent memory
-// (-device nvdimm), so that neither host nor firmware copies a model, and 2 GiB are no limit.
+// Boot modules that nobody loads: files that QEMU maps into the machine as persistent memory (-device
+// nvdimm), so that neither host nor firmware copies a model, and 2 GiB are no limit.
 //
-// The command line says where they are: "pmem=NAME@START+SIZE", both in hexadecimal. START is on a
-// page boundary. Such memory comes in whole pages of the file, so what is behind the last whole
-// page comes as a module of the usual kind, NAME.tail, and is copied to a page that is mapped
-// behind the others.
+// The command line says where they are: "pmem=NAME@START+SIZE", both in hexadecimal, START on a page
+// boundary. Such memory consists of whole pages of the file. The bytes behind the last whole page come
+// as a module of the usual kind, NAME.tail, and are copied to a page that is mapped behind the others.
+#include "boot/pmem.h"
+
 #include "boot/bootinfo.h"
-#include "kernel.h"
+#include "bytes.h"
+#include "cmdline.h"
+#include "crash.h"
+#include "mm/paging.h"
+#include "mm/phys.h"
 
 #define TAIL ".tail"
 
@@ -23,7 +28,7 @@ static const char *take_hex(const char *p, uint64_t *out) {
     }
 }
 
-// The module that the words behind "pmem=" describe. False when they do not.
+// Reads the value of a pmem= word. False when it is not of that form.
 static bool parse(const char *p, struct boot_module *m) {
     size_t n = 0;
     for (; *p && *p != ' ' && *p != '@'; p++) {
@@ -47,47 +52,33 @@ static bool parse(const char *p, struct boot_module *m) {
 }
 
 void pmem_parse(void) {
-    static const char word[] = "pmem=";
-    const char *line = bootinfo.cmdline;
-    for (const char *p = line; *p; p++) {
-        size_t k = 0;
-        while (word[k] && p[k] == word[k]) {
-            k++;
-        }
-        if (word[k] || (p != line && p[-1] != ' ')) {
-            continue;
-        }
+    for (const char *value = NULL; (value = cmdline_next("pmem=", value));) {
         struct boot_module *m = &bootinfo.modules[bootinfo.n_modules];
-        if (bootinfo.n_modules == BOOT_MAX_MODULES || !parse(p + k, m)) {
-            panic("boot: the command line names no memory here: %s", p);
+        if (bootinfo.n_modules == BOOT_MAX_MODULES || !parse(value, m)) {
+            panic("boot: the command line names no memory here: pmem=%s", value);
         }
         bootinfo.n_modules++;
     }
 }
 
 static struct boot_module *find_tail(const char *name) {
-    size_t n = kstrlen(name);
     for (size_t i = 0; i < bootinfo.n_modules; i++) {
-        struct boot_module *m = &bootinfo.modules[i];
-        size_t k = 0;
-        while (k < n && m->name[k] == name[k]) {
-            k++;
-        }
-        if (k == n && kstreq(m->name + n, TAIL)) {
-            return m;
+        const char *rest = kstrskip(bootinfo.modules[i].name, name);
+        if (rest && kstreq(rest, TAIL)) {
+            return &bootinfo.modules[i];
         }
     }
     return NULL;
 }
 
-// The frame for the end of `m`, filled; the module that brought it goes.
+// A frame with the last bytes of `m`. Removes the module that brought them.
 static uint64_t tail_frame(const struct boot_module *m, uint64_t size) {
     struct boot_module *tail = find_tail(m->name);
     uint64_t frame = phys_alloc();
     if (!tail || tail->size != size || !frame) {
         panic("boot: the last %lu bytes of %s are missing", size, m->name);
     }
-    kmemzero_page((void *)frame, PAGE_SIZE);
+    kmemzero((void *)frame, PAGE_SIZE);
     kmemcpy((void *)frame, (const void *)tail->start, size);
     tail->name[0] = 0;
     return frame;

@@ -1,6 +1,6 @@
-// An application processor's way from real mode to ap_start() in long mode. The trampoline is copied
-// to a page below 1 MiB, where a start-up interrupt begins (SDM vol. 3A, 11.4.4); it goes through
-// the page tables of boot/multiboot_entry.S, which map low memory executable, to the kernel's.
+// An application processor's way from real mode to ap_main() in long mode. cpu/smp.c copies the
+// trampoline to a page below 1 MiB, where a start-up interrupt begins (SDM vol. 3A, 11.4.4). The boot
+// page tables, which map low memory executable, lead to the kernel's.
 
     .section .rodata
     .balign 16
@@ -62,8 +62,21 @@ ap_entry64:
     movl %eax, %fs
     movl %eax, %gs
     xorl %ebp, %ebp
-    call ap_start
+    call *ap_main
 1:  hlt
     jmp 1b
+
+// Set by cpu/smp.c before it starts a core.
+    .section .bss
+    .balign 8
+    .globl ap_cr3, ap_stack, ap_cpu, ap_main
+ap_cr3:
+    .skip 8
+ap_stack:
+    .skip 8
+ap_cpu:                         // struct cpu, the argument of ap_main
+    .skip 8
+ap_main:                        // void (*)(struct cpu *)
+    .skip 8
 
     .section .note.GNU-stack, "", @progbits

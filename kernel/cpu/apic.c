@@ -1,9 +1,10 @@
 // The local APIC's registers. Source: SDM vol. 3A, chapter 12 (12.4.1 register map, 12.5.4 timer,
 // 12.6.1 interrupt command register).
-#include "kernel.h"
 #include "cpu/apic.h"
+
 #include "cpu/io.h"
 #include "cpu/trap.h"
+#include "include/machine.h"
 
 #define APIC_ID 0x20
 #define APIC_EOI 0xB0

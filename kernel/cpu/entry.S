@@ -11,7 +11,8 @@
 // the others get a zero, so that the frame is the same.
     .macro TRAP vector
     .balign 16
-    .if !(\vector == 8 || (\vector >= 10 && \vector <= 14) || \vector == 17 || \vector == 21 || \vector == 29 || \vector == 30)
+    .if !(\vector == 8 || (\vector >= 10 && \vector <= 14) || \vector == 17 || \vector == 21 \
+        || \vector == 29 || \vector == 30)
     pushq $0
     .endif
     pushq $\vector
@@ -115,19 +116,5 @@ syscall_entry:
     popfq
     movq 8(%rsp), %rsp          // skips the return address; caller's stack
     jmp *%rcx
-
-// Where a signal handler returns to (linux/signal.c).
-    .globl signal_return
-signal_return:
-    int $52 // VECTOR_SIGNAL
-
-// void enter_stack(void *rsp, void (*entry)(void)): the way into musl's _start (%rdx = 0: no
-// function to register with atexit, System V ABI 3.4.1).
-    .globl enter_stack
-enter_stack:
-    movq %rdi, %rsp
-    xorl %edx, %edx
-    xorl %ebp, %ebp
-    jmp *%rsi
 
     .section .note.GNU-stack, "", @progbits

@@ -1,18 +1,18 @@
-// The two 8259A interrupt controllers: PCI interrupts reach the processor through them on every
-// machine with a BIOS, without the tables that an I/O APIC needs.
+// The two 8259A interrupt controllers: on every machine with a BIOS, PCI interrupts reach the processor
+// through them without the tables that an I/O APIC needs.
 // Source: Intel 8259A datasheet (ICW1-ICW4, OCW1-OCW3).
-#include "kernel.h"
+#include "cpu/pic.h"
+
 #include "cpu/io.h"
 #include "cpu/trap.h"
 
 #define PIC1 0x20
 #define PIC2 0xA0
 #define LINE_CASCADE 2
-#define LINE_UART 4
+#define LINES 16
 
 static uint16_t masked = 0xFFFF & ~(1u << LINE_CASCADE);
-static unsigned shared_line = LINE_CASCADE; // none
-static bool (*shared_handler)(void);
+static bool (*handlers[LINES])(void); // the kernel's own
 
 static void write_mask(void) {
     outb(PIC1 + 1, (uint8_t)masked);
@@ -20,7 +20,7 @@ static void write_mask(void) {
 }
 
 void pic_init(void) {
-    outb(PIC1, 0x11); // ICW1: edge triggered (PCI lines are set to level by the ELCR), cascade, ICW4
+    outb(PIC1, 0x11); // ICW1: edge triggered (the ELCR sets PCI lines to level), cascade, ICW4
     outb(PIC2, 0x11);
     outb(PIC1 + 1, VECTOR_PIC);
     outb(PIC2 + 1, VECTOR_PIC + 8);
@@ -31,11 +31,6 @@ void pic_init(void) {
     write_mask();
 }
 
-void pic_share(unsigned line, bool (*handler)(void)) {
-    shared_handler = handler;
-    shared_line = line;
-}
-
 static void mask(unsigned line) {
     uint64_t flags = irq_save();
     masked |= (uint16_t)(1u << line);
@@ -44,7 +39,7 @@ static void mask(unsigned line) {
 }
 
 void irq_mask(unsigned line) {
-    if (line != shared_line) { // the kernel goes on listening
+    if (!handlers[line]) { // else the kernel goes on listening
         mask(line);
     }
 }
@@ -56,6 +51,11 @@ void irq_unmask(unsigned line) {
     irq_restore(flags);
 }
 
+void irq_register(unsigned line, bool (*handler)(void)) {
+    handlers[line] = handler;
+    irq_unmask(line);
+}
+
 static void end_of_interrupt(unsigned line) {
     if (line >= 8) {
         outb(PIC2, 0x20);
@@ -63,7 +63,7 @@ static void end_of_interrupt(unsigned line) {
     outb(PIC1, 0x20);
 }
 
-// A line that went away before it was acknowledged shows as 7 or 15 without its in-service bit.
+// A line that went down before it was acknowledged shows as 7 or 15 without its in-service bit.
 static bool is_spurious(unsigned line) {
     if ((line & 7) != 7) {
         return false;
@@ -79,25 +79,20 @@ static bool is_spurious(unsigned line) {
     return true;
 }
 
-void pic_interrupt(unsigned line) {
+bool pic_interrupt(unsigned line) {
     if (is_spurious(line)) {
-        return;
+        return false;
     }
-    clock_interrupted();
-    if (line == LINE_UART) {
-        console_interrupt();
-        end_of_interrupt(line);
-        return;
+    if (handlers[line] && handlers[line]()) {
+        end_of_interrupt(line); // another device on the line holds it up and interrupts again
+        return true;
     }
-    if (line == shared_line && shared_handler()) {
-        end_of_interrupt(line); // another device on it holds it up and interrupts again
-        return;
-    }
-    // A PCI line is level triggered and stays up until its driver, which is Python and runs later,
-    // has acknowledged the device: keep it masked until then.
+    // A PCI line is level triggered: it stays up until its driver, which runs later, has acknowledged
+    // the device. Keep it masked until then.
     mask(line);
     end_of_interrupt(line);
     if (kernel_hooks.irq) {
         kernel_hooks.irq(line);
     }
+    return true;
 }

@@ -1,12 +1,12 @@
-// Spinlocks. A lock is held with interrupts off, so that neither a handler nor another thread on the
+// Spinlocks. Interrupts are off while a lock is held, so that neither a handler nor another thread on the
 // same core can want it meanwhile.
 //
-// Order, outermost first: vm_lock (mm/vm.c, a lock that yields), paging, phys; the scheduler's lock
-// (cpu/sched.c); the console's. None of the last three is held while taking another but the console's.
+// Order, outermost first: mm/vm.c's (a lock that yields), paging, phys; the scheduler's; the console's.
+// None of the last three is held while taking another but the console's.
 #ifndef CLLM_CPU_SPINLOCK_H
 #define CLLM_CPU_SPINLOCK_H
 
-#include "kernel.h"
+#include "include/machine.h"
 
 struct spinlock {
     uint32_t taken;

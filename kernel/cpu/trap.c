@@ -1,11 +1,25 @@
-// Exceptions and interrupts after entry.S saved the registers: device interrupts go to their
-// handlers, everything else is a fault of the image, which crash.c reports.
-#include "kernel.h"
-#include "cpu/apic.h"
-#include "cpu/io.h"
-#include "cpu/sched.h"
-#include "cpu/smp.h"
+// Exceptions and interrupts, after entry.S has saved the registers: interrupts go to their handlers,
+// everything else is a fault of the image, which crash.c reports.
 #include "cpu/trap.h"
+
+#include "backtrace.h"
+#include "bytes.h"
+#include "cmdline.h"
+#include "cpu/alarm.h"
+#include "cpu/apic.h"
+#include "cpu/cpu.h"
+#include "cpu/flush.h"
+#include "cpu/io.h"
+#include "cpu/pic.h"
+#include "cpu/sched.h"
+#include "cpu/stop.h"
+#include "crash.h"
+#include "dev/console.h"
+#include "linux/signal.h"
+#include "mm/paging.h"
+#include "mm/vm.h"
+#include "print.h"
+#include "watchdog.h"
 
 static const char *const exception_names[32] = {
     "divide error", "debug", "NMI", "breakpoint", "overflow", "bound range", "invalid opcode",
@@ -36,13 +50,14 @@ static void fault(struct trap_frame *f) {
     bool overflow = !(f->error & PF_PROTECTED) && cr2 >= VM_BASE - PAGE_SIZE
         && cr2 + OVERFLOW_REACH > f->rsp && cr2 < f->rsp + OVERFLOW_REACH
         && (!paging_lookup(f->rsp, &page) || !paging_lookup(f->rsp - PAGE_SIZE, &page));
-    crash(f, CRASH_CODE_FAULT, "fault: %s%s, %s of address %lx%s", overflow ? "stack overflow: " : "",
-        kind, f->error & PF_EXECUTE ? "execution" : f->error & PF_WRITE ? "write" : "read", cr2,
+    crash(f, CRASH_CODE_FAULT, "fault: %s%s, %s of address %lx%s",
+        overflow ? "stack overflow: " : "", kind,
+        f->error & PF_EXECUTE ? "execution" : f->error & PF_WRITE ? "write" : "read", cr2,
         f->error & PF_PROTECTED ? " (protected)" : " (not mapped)");
 }
 
-// What a non-maskable interrupt found while the console was busy, for the next timer interrupt to
-// print.
+// The line of a non-maskable interrupt that came while the console was busy. The next timer interrupt
+// prints it.
 static char nmi_text[400];
 static volatile size_t nmi_length;
 
@@ -54,16 +69,16 @@ static void say_nmi(void) {
     }
 }
 
-// A chipset raises it for memory and bus errors, and tells at port 61h (ICH9 datasheet, 13.7.1);
-// there is no going on from those. Without such a reason somebody pressed a button or asked a
-// hypervisor for it, to see what a machine does that seems to hang.
-static void nmi(const struct trap_frame *f) {
+// A chipset raises it for memory and bus errors, shown at port 61h (ICH9 datasheet, 13.7.1), from which
+// there is no going on. Without these bits, somebody pressed a button or asked a hypervisor for it to see
+// what a machine does that seems to hang.
+static void nmi(struct trap_frame *f) {
     uint8_t reason = inb(0x61);
-    if (crash_on_nmi() || (reason != 0xFF && (reason & 0xC0))) {
+    if (cmdline_has("nmi=crash") || (reason != 0xFF && (reason & 0xC0))) {
         fault(f);
     }
     char line[400], where[360];
-    crash_where(f, where, sizeof(where));
+    backtrace_where(f, where, sizeof(where));
     size_t n = ksnprintf(line, sizeof(line), "cllm: NMI, going on: %s\n", where);
     if (!console_try_write_text(line, n) && !nmi_length) {
         kmemcpy(nmi_text, line, n);
@@ -74,15 +89,18 @@ static void nmi(const struct trap_frame *f) {
 void trap_dispatch(struct trap_frame *f) {
     switch (f->vector) {
         case VECTOR_PIC ... VECTOR_PIC + 15:
-            pic_interrupt((unsigned)f->vector - VECTOR_PIC);
+            if (pic_interrupt((unsigned)f->vector - VECTOR_PIC)) {
+                clock_interrupted();
+            }
             break;
         case VECTOR_TIMER:
             apic_eoi();
-            timer_interrupt();
-            say_nmi();
-            if (this_cpu()->id == 0) { // where what they watch runs
-                watchdog_check(f);
+            if (this_cpu()->id == 0) {
+                alarm_interrupt();
+                watchdog_interrupt(f);
             }
+            sched_timer_interrupt();
+            say_nmi();
             break;
         case VECTOR_SWITCH:
             sched_switch_interrupt(f);
@@ -93,14 +111,14 @@ void trap_dispatch(struct trap_frame *f) {
             break;
         case VECTOR_FLUSH:
             apic_eoi();
-            smp_flush_interrupt();
+            flush_interrupt();
             break;
         case VECTOR_SIGNAL:
             signal_end(f);
             break;
         case VECTOR_NMI:
-            if (smp_stopping()) {
-                smp_stop(f);
+            if (stop_is_under_way()) {
+                stop_this(f);
             }
             nmi(f);
             return; // it may have interrupted the scheduler

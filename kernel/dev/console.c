@@ -1,13 +1,14 @@
-// The console: a 16550 serial line and the VGA text screen get everything written, in this order;
-// input comes from the serial line by interrupt.
+// The console: a 16550 serial line and the VGA text screen show everything written; input comes from the
+// serial line by interrupt.
 //
-// What is written goes into a ring first, as one piece, so that pieces never mix; whoever wrote then
-// feeds the transmitter from it, 16 bytes at a time with interrupts on in between, because a receive
-// FIFO of 16 bytes overruns in 1.4 ms at 115200 baud. The ring is also the log that a death keeps.
+// Output goes into a ring first, as one piece, so that pieces never mix. The writer then feeds the
+// transmitter from the ring, 16 bytes at a time with interrupts on in between: a receive FIFO of 16
+// bytes overruns in 1.4 ms at 115200 baud. The ring is also the log that a death keeps.
 // Source: National Semiconductor PC16550D datasheet; IBM VGA text mode, CRTC registers 0Eh and 0Fh.
-#include "kernel.h"
+#include "dev/console.h"
+
 #include "cpu/io.h"
-#include "cpu/trap.h"
+#include "cpu/pic.h"
 
 #define UART 0x3F8
 #define UART_LINE 4
@@ -51,7 +52,7 @@ static uint64_t lock(void) {
     return flags;
 }
 
-// For those who may have interrupted the holder; it tries for some milliseconds.
+// For a caller that may have interrupted the holder: tries for some milliseconds.
 static bool try_lock(void) {
     for (unsigned i = 0; i < LOCK_TRIES; i++) {
         if (panicking || !__atomic_exchange_n(&locked, 1, __ATOMIC_ACQUIRE)) {
@@ -75,7 +76,7 @@ static void uart_init(void) {
     outb(UART + 3, 0x03); // 8N1
     outb(UART + 2, 0xC7); // FIFOs on and cleared, interrupt at 14 bytes
     outb(UART + 4, MCR_DTR_OUT2 | MCR_RTS);
-    outb(UART + 7, 0xA5); // scratch register: tells whether a UART is there
+    outb(UART + 7, 0xA5); // scratch register: there is a UART if it keeps the value
     have_uart = inb(UART + 7) == 0xA5;
 }
 
@@ -176,8 +177,8 @@ void console_init(void) {
     }
 }
 
-// With the lock held: puts what there is room for into the ring, from s[at] on; returns how far it
-// came.
+// With the lock held: puts s[at] and what follows into the ring, as far as there is room. Returns how far
+// it came.
 static size_t append(const char *s, size_t n, size_t at, bool text) {
     for (; at < n && written - sent + 2 <= OUTPUT_SIZE; at++) {
         bool ends = text && s[at] == '\n';
@@ -203,7 +204,7 @@ static void write_out(const char *s, size_t n, bool text) {
         at = append(s, n, at, text);
         uint64_t end = written;
         unlock(flags);
-        // An interrupt handler leaves it to whom it interrupted, who is feeding already.
+        // An interrupt handler leaves the feeding to the writer it interrupted.
         if (at == n && busy && !(flags & 1u << 9) && !panicking) {
             return;
         }
@@ -262,8 +263,8 @@ void console_panic(void) {
 
 // --- Input -------------------------------------------------------------------------------------
 
-// Empties the receive FIFO. Leaving bytes there while the ring is full makes the sender wait, as far
-// as it honours flow control, instead of losing them.
+// Empties the receive FIFO. While the ring is full, bytes stay there: a sender that honours flow control
+// then waits, and none get lost.
 static void receive(void) {
     while (input_head - input_tail < sizeof(input) && (inb(UART + 5) & LSR_DATA)) {
         uint8_t c = inb(UART);
@@ -283,8 +284,9 @@ static void receive(void) {
     }
 }
 
-void console_interrupt(void) {
+static bool interrupt(void) {
     receive();
+    return true; // no PCI device has the serial line's interrupt
 }
 
 int console_getc(void) {
@@ -317,7 +319,6 @@ void console_set_interrupt_char(int c) {
 void console_enable_irq(void) {
     if (have_uart) {
         outb(UART + 1, 1); // received data available
-        irq_unmask(UART_LINE);
+        irq_register(UART_LINE, interrupt);
     }
-    __asm__ volatile ("sti");
 }

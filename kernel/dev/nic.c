@@ -1,13 +1,13 @@
 // A head start for the network card, whose driver is Python (frozen/drivers/e1000.py).
 //
 // QEMU's e1000 takes no frame for a second after each write to RCTL (hw/net/e1000.c,
-// set_rx_control() and its flush_queue_timer), which is longer than all the rest of booting. So
-// the receiver is enabled here, as early as can be, and the second passes while the machine boots.
-// The driver, and a second call, leave a register alone that has its value already.
+// set_rx_control() and its flush_queue_timer), which is longer than all the rest of booting. Enabling
+// the receiver here, as early as possible, lets the second pass while the machine boots. The driver,
+// and a second call, leave a register alone that has its value already.
 //
 // On a real controller this does nothing: its bus mastering is off, so that it cannot touch memory,
 // its ring is empty (RDH and RDT are 0 after a reset), and the driver's reset, which clears RCTL,
-// comes before anything else. One that may master the bus was used by firmware and is not touched.
+// comes before anything else. Firmware used a controller that may master the bus: it is left alone.
 #include "dev/nic.h"
 #include "cpu/io.h"
 
@@ -33,7 +33,7 @@ static uint32_t config(unsigned device, unsigned offset) {
 }
 
 void nic_head_start(void) {
-    // On the first bus, where QEMU's is: no other gains by it.
+    // Only on the first bus, where QEMU's card is: no other gains by it.
     for (unsigned device = 0; device < 32; device++) {
         uint32_t id = config(device, ID);
         uint32_t bar = config(device, BAR0);

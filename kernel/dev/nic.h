@@ -2,7 +2,7 @@
 #ifndef CLLM_DEV_NIC_H
 #define CLLM_DEV_NIC_H
 
-// Starts what a network card needs long for, unless it was done. Any time after boot.
+// Starts what takes a network card long, unless it was done. At any time after boot.
 void nic_head_start(void);
 
 #endif

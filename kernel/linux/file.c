@@ -1,7 +1,13 @@
 // Files: the console, and the boot modules as a flat read-only directory /boot.
-#include "linux/linux.h"
+#include "linux/file.h"
+
 #include "boot/bootinfo.h"
+#include "bytes.h"
 #include "cpu/spinlock.h"
+#include "dev/console.h"
+#include "linux/linux.h"
+#include "linux/stderr.h"
+#include "mm/paging.h"
 
 #define MAX_FD 64
 #define DIRECTORY "/boot"
@@ -95,16 +101,18 @@ static int64_t do_open(const char *path, uint64_t flags) {
     return fd;
 }
 
-int64_t sys_open(uint64_t path, uint64_t flags, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+int64_t sys_open(const uint64_t arg[6]) {
+    uint64_t path = arg[0], flags = arg[1];
     return do_open((const char *)path, flags);
 }
 
-int64_t sys_openat(uint64_t dirfd, uint64_t path, uint64_t flags, uint64_t d, uint64_t e,
-    uint64_t f) {
+int64_t sys_openat(const uint64_t arg[6]) {
+    uint64_t path = arg[1], flags = arg[2];
     return do_open((const char *)path, flags);
 }
 
-int64_t sys_close(uint64_t fd, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+int64_t sys_close(const uint64_t arg[6]) {
+    uint64_t fd = arg[0];
     struct fd *p = get_fd(fd);
     if (!p) {
         return -L_EBADF;
@@ -115,7 +123,7 @@ int64_t sys_close(uint64_t fd, uint64_t b, uint64_t c, uint64_t d, uint64_t e, u
 
 static int64_t read_at(struct fd *p, uint64_t buf, uint64_t n, uint64_t offset) {
     if (p->kind != MODULE) {
-        return p->kind == CONSOLE ? 0 : -L_EISDIR; // input belongs to MicroPython's HAL
+        return p->kind == CONSOLE ? 0 : -L_EISDIR; // the application reads the console itself
     }
     uint64_t left = offset < p->module->size ? p->module->size - offset : 0;
     n = n < left ? n : left;
@@ -123,7 +131,7 @@ static int64_t read_at(struct fd *p, uint64_t buf, uint64_t n, uint64_t offset) 
     return (int64_t)n;
 }
 
-int64_t sys_read(uint64_t fd, uint64_t buf, uint64_t n, uint64_t d, uint64_t e, uint64_t f) {
+static int64_t do_read(uint64_t fd, uint64_t buf, uint64_t n) {
     struct fd *p = get_fd(fd);
     int64_t got = p ? read_at(p, buf, n, p->offset) : -L_EBADF;
     if (got > 0) {
@@ -132,16 +140,21 @@ int64_t sys_read(uint64_t fd, uint64_t buf, uint64_t n, uint64_t d, uint64_t e, 
     return got;
 }
 
-int64_t sys_pread64(uint64_t fd, uint64_t buf, uint64_t n, uint64_t offset, uint64_t e,
-    uint64_t f) {
+int64_t sys_read(const uint64_t arg[6]) {
+    return do_read(arg[0], arg[1], arg[2]);
+}
+
+int64_t sys_pread64(const uint64_t arg[6]) {
+    uint64_t fd = arg[0], buf = arg[1], n = arg[2], offset = arg[3];
     struct fd *p = get_fd(fd);
     return p ? read_at(p, buf, n, offset) : -L_EBADF;
 }
 
-int64_t sys_readv(uint64_t fd, uint64_t iov, uint64_t n, uint64_t d, uint64_t e, uint64_t f) {
+int64_t sys_readv(const uint64_t arg[6]) {
+    uint64_t fd = arg[0], iov = arg[1], n = arg[2];
     int64_t total = 0;
     for (const struct iovec *v = (const struct iovec *)iov; n--; v++) {
-        int64_t got = sys_read(fd, v->base, v->len, 0, 0, 0);
+        int64_t got = do_read(fd, v->base, v->len);
         if (got < 0) {
             return total ? total : got;
         }
@@ -153,22 +166,27 @@ int64_t sys_readv(uint64_t fd, uint64_t iov, uint64_t n, uint64_t d, uint64_t e,
     return total;
 }
 
-int64_t sys_write(uint64_t fd, uint64_t buf, uint64_t n, uint64_t d, uint64_t e, uint64_t f) {
+static int64_t do_write(uint64_t fd, uint64_t buf, uint64_t n) {
     struct fd *p = get_fd(fd);
     if (!p || p->kind != CONSOLE) {
         return -L_EBADF;
     }
     console_write_text((const char *)buf, n);
     if (fd == 2) {
-        crash_stderr((const char *)buf, n);
+        stderr_keep((const char *)buf, n);
     }
     return (int64_t)n;
 }
 
-int64_t sys_writev(uint64_t fd, uint64_t iov, uint64_t n, uint64_t d, uint64_t e, uint64_t f) {
+int64_t sys_write(const uint64_t arg[6]) {
+    return do_write(arg[0], arg[1], arg[2]);
+}
+
+int64_t sys_writev(const uint64_t arg[6]) {
+    uint64_t fd = arg[0], iov = arg[1], n = arg[2];
     int64_t total = 0;
     for (const struct iovec *v = (const struct iovec *)iov; n--; v++) {
-        int64_t put = sys_write(fd, v->base, v->len, 0, 0, 0);
+        int64_t put = do_write(fd, v->base, v->len);
         if (put < 0) {
             return put;
         }
@@ -177,8 +195,8 @@ int64_t sys_writev(uint64_t fd, uint64_t iov, uint64_t n, uint64_t d, uint64_t e
     return total;
 }
 
-int64_t sys_lseek(uint64_t fd, uint64_t offset, uint64_t whence, uint64_t d, uint64_t e,
-    uint64_t f) {
+int64_t sys_lseek(const uint64_t arg[6]) {
+    uint64_t fd = arg[0], offset = arg[1], whence = arg[2];
     struct fd *p = get_fd(fd);
     if (!p) {
         return -L_EBADF;
@@ -219,31 +237,37 @@ static int64_t stat_path(uint64_t path, uint64_t out) {
     return err ? err : fill_stat(&file, out);
 }
 
-int64_t sys_stat(uint64_t path, uint64_t out, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+int64_t sys_stat(const uint64_t arg[6]) {
+    uint64_t path = arg[0], out = arg[1];
     return stat_path(path, out);
 }
 
-int64_t sys_fstat(uint64_t fd, uint64_t out, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+static int64_t stat_fd(uint64_t fd, uint64_t out) {
     struct fd *p = get_fd(fd);
     return p ? fill_stat(p, out) : -L_EBADF;
 }
 
-int64_t sys_newfstatat(uint64_t dirfd, uint64_t path, uint64_t out, uint64_t flags, uint64_t e,
-    uint64_t f) {
+int64_t sys_fstat(const uint64_t arg[6]) {
+    return stat_fd(arg[0], arg[1]);
+}
+
+int64_t sys_newfstatat(const uint64_t arg[6]) {
+    uint64_t dirfd = arg[0], path = arg[1], out = arg[2], flags = arg[3];
     if ((flags & 0x1000) && !*(const char *)path) { // AT_EMPTY_PATH
-        return sys_fstat(dirfd, out, 0, 0, 0, 0);
+        return stat_fd(dirfd, out);
     }
     return stat_path(path, out);
 }
 
-int64_t sys_access(uint64_t path, uint64_t mode, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+int64_t sys_access(const uint64_t arg[6]) {
+    uint64_t path = arg[0], mode = arg[1];
     struct fd file;
     int64_t err = resolve((const char *)path, &file);
     return err ? err : mode & 2 ? -L_EROFS : 0;
 }
 
-int64_t sys_getdents64(uint64_t fd, uint64_t buf, uint64_t size, uint64_t d, uint64_t e,
-    uint64_t f) {
+int64_t sys_getdents64(const uint64_t arg[6]) {
+    uint64_t fd = arg[0], buf = arg[1], size = arg[2];
     struct dirent {
         uint64_t ino;
         int64_t off;
@@ -274,11 +298,13 @@ int64_t sys_getdents64(uint64_t fd, uint64_t buf, uint64_t size, uint64_t d, uin
     return (int64_t)used;
 }
 
-int64_t sys_fcntl(uint64_t fd, uint64_t cmd, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+int64_t sys_fcntl(const uint64_t arg[6]) {
+    uint64_t fd = arg[0], cmd = arg[1];
     return !get_fd(fd) ? -L_EBADF : cmd >= 1 && cmd <= 4 ? 0 : -L_EINVAL; // F_GETFD .. F_SETFL
 }
 
-int64_t sys_getcwd(uint64_t buf, uint64_t size, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+int64_t sys_getcwd(const uint64_t arg[6]) {
+    uint64_t buf = arg[0], size = arg[1];
     if (size < 2) {
         return -L_ERANGE;
     }
@@ -286,7 +312,8 @@ int64_t sys_getcwd(uint64_t buf, uint64_t size, uint64_t c, uint64_t d, uint64_t
     return 2;
 }
 
-int64_t sys_ioctl(uint64_t fd, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+int64_t sys_ioctl(const uint64_t arg[6]) {
+    uint64_t fd = arg[0];
     return get_fd(fd) ? -L_ENOTTY : -L_EBADF;
 }
 

@@ -1,7 +1,11 @@
 // The way into the application: an initial stack as Linux's execve leaves it. The image's program
 // headers tell musl where thread-local storage is and the unwinder where its tables are.
 // Sources: System V ABI AMD64 3.4.1 "Initial Stack and Register State"; elf(5) auxv.
-#include "linux/linux.h"
+#include "linux/process.h"
+
+#include "bytes.h"
+#include "crash.h"
+#include "mm/vm.h"
 
 #define STACK_SIZE (8 * MiB)
 

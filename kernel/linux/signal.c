@@ -1,9 +1,12 @@
-// Signals: SIGSEGV for a page fault of the running thread, and no other. A library that runs
-// recursive code of others uses it to leave a stack that ran over (native/engine/budget.cpp).
+// Signals: SIGSEGV for a page fault of the running thread, and no other. A library that runs somebody
+// else's recursive code uses it to leave a stack that ran over (native/engine/budget.cpp).
 // Sources: sigaction(2), sigaltstack(2), signal(7); System V ABI AMD64 3.4.1 (registers of a handler
 // are those of a function: signal, siginfo_t *, ucontext_t *).
-#include "cpu/sched.h"
-#include "cpu/smp.h"
+#include "linux/signal.h"
+
+#include "bytes.h"
+#include "cpu/cpu.h"
+#include "cpu/thread.h"
 #include "linux/linux.h"
 
 #define SIGSEGV 11
@@ -38,12 +41,12 @@ struct signal_frame {
     struct trap_frame interrupted;
 };
 
-extern void signal_return(void); // cpu/entry.S
+extern void signal_return(void); // linux/enter.S
 
 static struct sigaction segv;
 
-int64_t sys_rt_sigaction(uint64_t number, uint64_t new, uint64_t old, uint64_t size, uint64_t e,
-    uint64_t f) {
+int64_t sys_rt_sigaction(const uint64_t arg[6]) {
+    uint64_t number = arg[0], new = arg[1], old = arg[2];
     if (number != SIGSEGV) {
         return 0; // no other is ever sent
     }
@@ -57,8 +60,8 @@ int64_t sys_rt_sigaction(uint64_t number, uint64_t new, uint64_t old, uint64_t s
     return 0;
 }
 
-int64_t sys_sigaltstack(uint64_t new, uint64_t old, uint64_t c, uint64_t d, uint64_t e,
-    uint64_t f) {
+int64_t sys_sigaltstack(const uint64_t arg[6]) {
+    uint64_t new = arg[0], old = arg[1];
     struct thread *t = current_thread();
     if (old) {
         *(struct stack *)old = (struct stack) {

@@ -1,10 +1,17 @@
-// The system calls that musl and libc++ make: one table of functions by number. A number that is not
-// in it is logged by name once and fails with ENOSYS, so that a new libc's wish is seen.
-#include "linux/linux.h"
+// The system calls that musl and libc++ make: one table of functions by number. A number that is not in it
+// fails with ENOSYS; its first call is logged by name, so that a new libc's wish shows.
+#include "bytes.h"
+#include "cpu/cpu.h"
 #include "cpu/io.h"
-#include "cpu/sched.h"
-#include "cpu/smp.h"
-#include "linux/names.h"
+#include "cpu/thread.h"
+#include "crash.h"
+#include "linux/file.h"
+#include "linux/linux.h"
+#include "linux/numbers.h"
+#include "linux/process.h"
+#include "linux/stderr.h"
+#include "mm/vm.h"
+#include "print.h"
 
 #define MAP_FIXED 0x10
 #define MAP_ANONYMOUS 0x20
@@ -14,8 +21,8 @@ static unsigned prot_of(uint64_t linux_prot) {
     return (unsigned)linux_prot & (PROT_R | PROT_W | PROT_X); // the bits are the same
 }
 
-static int64_t sys_mmap(uint64_t addr, uint64_t len, uint64_t prot, uint64_t flags, uint64_t fd,
-    uint64_t offset) {
+static int64_t sys_mmap(const uint64_t arg[6]) {
+    uint64_t len = arg[1], prot = arg[2], flags = arg[3], fd = arg[4], offset = arg[5];
     if (flags & MAP_FIXED) {
         return -L_EINVAL; // nothing here asks for it, and it would have to replace mappings
     }
@@ -36,50 +43,50 @@ static int64_t sys_mmap(uint64_t addr, uint64_t len, uint64_t prot, uint64_t fla
     return err ? err : (int64_t)va;
 }
 
-static int64_t sys_munmap(uint64_t addr, uint64_t len, uint64_t c, uint64_t d, uint64_t e,
-    uint64_t f) {
+static int64_t sys_munmap(const uint64_t arg[6]) {
+    uint64_t addr = arg[0], len = arg[1];
     return addr < VM_BASE ? 0 : vm_unmap(addr, len); // below: a boot module, which stays
 }
 
-static int64_t sys_mprotect(uint64_t addr, uint64_t len, uint64_t prot, uint64_t d, uint64_t e,
-    uint64_t f) {
+static int64_t sys_mprotect(const uint64_t arg[6]) {
+    uint64_t addr = arg[0], len = arg[1], prot = arg[2];
     return addr < VM_BASE ? -L_EACCES : vm_protect(addr, len, prot_of(prot));
 }
 
 // musl then allocates anew, copies and frees.
-static int64_t sys_mremap(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+static int64_t sys_mremap(const uint64_t arg[6]) {
     return -L_ENOMEM;
 }
 
 // A heap that cannot grow: musl's malloc then takes everything from mmap.
-static int64_t sys_brk(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+static int64_t sys_brk(const uint64_t arg[6]) {
     return 0;
 }
 
-static int64_t succeed(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+static int64_t succeed(const uint64_t arg[6]) {
     return 0;
 }
 
-static int64_t return_one(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+static int64_t return_one(const uint64_t arg[6]) {
     return 1; // the process
 }
 
-static int64_t fail_enoent(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+static int64_t fail_enoent(const uint64_t arg[6]) {
     return -L_ENOENT;
 }
 
-static int64_t sys_arch_prctl(uint64_t code, uint64_t addr, uint64_t c, uint64_t d, uint64_t e,
-    uint64_t f) {
+static int64_t sys_arch_prctl(const uint64_t arg[6]) {
+    uint64_t code = arg[0], addr = arg[1];
     if (code != 0x1002) { // ARCH_SET_FS
         return -L_EINVAL;
     }
     current_thread()->fs_base = addr;
-    wrmsr(MSR_FS_BASE, addr); // right wherever the thread is moved to before this line
+    wrmsr(MSR_FS_BASE, addr); // right even if the thread has moved since the line above
     return 0;
 }
 
-static int64_t sys_clock_gettime(uint64_t id, uint64_t out, uint64_t c, uint64_t d, uint64_t e,
-    uint64_t f) {
+static int64_t sys_clock_gettime(const uint64_t arg[6]) {
+    uint64_t id = arg[0], out = arg[1];
     struct timespec *ts = (struct timespec *)out;
     bool realtime = id == 0 || id == 5; // CLOCK_REALTIME, CLOCK_REALTIME_COARSE
     int64_t ns = realtime ? clock_realtime_ns()
@@ -89,14 +96,14 @@ static int64_t sys_clock_gettime(uint64_t id, uint64_t out, uint64_t c, uint64_t
     return 0;
 }
 
-static int64_t sys_getrandom(uint64_t buf, uint64_t n, uint64_t c, uint64_t d, uint64_t e,
-    uint64_t f) {
+static int64_t sys_getrandom(const uint64_t arg[6]) {
+    uint64_t buf = arg[0], n = arg[1];
     cpu_random((void *)buf, n);
     return (int64_t)n;
 }
 
-static int64_t sys_sysinfo(uint64_t out, uint64_t b, uint64_t c, uint64_t d, uint64_t e,
-    uint64_t f) {
+static int64_t sys_sysinfo(const uint64_t arg[6]) {
+    uint64_t out = arg[0];
     struct {
         int64_t uptime;
         uint64_t loads[3], totalram, freeram, sharedram, bufferram, totalswap, freeswap;
@@ -106,15 +113,15 @@ static int64_t sys_sysinfo(uint64_t out, uint64_t b, uint64_t c, uint64_t d, uin
     } *info = (void *)out;
     kmemset(info, 0, sizeof(*info));
     info->uptime = (int64_t)(clock_ns() / 1000000000);
-    info->totalram = phys_total();
-    info->freeram = phys_free_bytes();
+    info->totalram = memory_total();
+    info->freeram = memory_free();
     info->procs = (uint16_t)thread_count();
     info->mem_unit = 1;
     return 0;
 }
 
-static int64_t sys_uname(uint64_t out, uint64_t b, uint64_t c, uint64_t d, uint64_t e,
-    uint64_t f) {
+static int64_t sys_uname(const uint64_t arg[6]) {
+    uint64_t out = arg[0];
     static const char *const fields[6] = {"cllm", "cllm", "1", "1", "x86_64", ""};
     kmemset((void *)out, 0, 6 * 65);
     for (int i = 0; i < 6; i++) {
@@ -123,8 +130,8 @@ static int64_t sys_uname(uint64_t out, uint64_t b, uint64_t c, uint64_t d, uint6
     return 0;
 }
 
-static int64_t sys_prlimit64(uint64_t pid, uint64_t resource, uint64_t new_limit, uint64_t old,
-    uint64_t e, uint64_t f) {
+static int64_t sys_prlimit64(const uint64_t arg[6]) {
+    uint64_t resource = arg[1], old = arg[3];
     if (old) {
         uint64_t *limit = (uint64_t *)old;
         limit[0] = limit[1] = resource == 3 ? process_stack_size() : ~0ul; // RLIMIT_STACK
@@ -132,55 +139,73 @@ static int64_t sys_prlimit64(uint64_t pid, uint64_t resource, uint64_t new_limit
     return 0;
 }
 
-static int64_t sys_exit_group(uint64_t code, uint64_t b, uint64_t c, uint64_t d, uint64_t e,
-    uint64_t f) {
+static int64_t sys_exit_group(const uint64_t arg[6]) {
+    uint64_t code = arg[0];
     klog("cllm: the application ended with status %d", (int)code);
     machine_exit((int)code & 0x3F);
 }
 
-static int64_t sys_tkill(uint64_t tid, uint64_t sig, uint64_t c, uint64_t d, uint64_t e,
-    uint64_t f) {
+static int64_t raise(uint64_t sig) {
     if (sig == 0) {
         return 0;
     }
     if (sig == 6) {
-        panic("abort(): %s", crash_stderr_last());
+        panic("abort(): %s", stderr_last());
     }
     panic("signal %lu was raised", sig);
 }
 
-static int64_t sys_tgkill(uint64_t pid, uint64_t tid, uint64_t sig, uint64_t d, uint64_t e,
-    uint64_t f) {
-    return sys_tkill(tid, sig, 0, 0, 0, 0);
+static int64_t sys_tkill(const uint64_t arg[6]) {
+    return raise(arg[1]);
+}
+
+static int64_t sys_tgkill(const uint64_t arg[6]) {
+    return raise(arg[2]);
 }
 
 static syscall_fn *const table[] = {
-    [0] = sys_read, [1] = sys_write, [2] = sys_open, [3] = sys_close,
-    [4] = sys_stat, [5] = sys_fstat, [6] = sys_stat, // lstat: there are no links
-    [8] = sys_lseek, [9] = sys_mmap, [10] = sys_mprotect, [11] = sys_munmap, [12] = sys_brk,
-    [13] = sys_rt_sigaction, [14] = succeed, // rt_sigprocmask: the only signal is a fault's
-    [16] = sys_ioctl, [17] = sys_pread64, [19] = sys_readv, [20] = sys_writev, [21] = sys_access,
-    [24] = sys_sched_yield, [25] = sys_mremap, [28] = succeed, // madvise: advice
-    [35] = sys_nanosleep, [39] = return_one, // getpid
-    [56] = sys_clone, [60] = sys_exit, [63] = sys_uname, [72] = sys_fcntl, [79] = sys_getcwd,
-    [89] = fail_enoent, // readlink: there are no links
-    [99] = sys_sysinfo, [102] = succeed, [104] = succeed, [107] = succeed, [108] = succeed, // ids
-    [131] = sys_sigaltstack,
-    [158] = sys_arch_prctl, [186] = sys_gettid, [200] = sys_tkill, [202] = sys_futex,
-    [203] = sys_sched_setaffinity, [204] = sys_sched_getaffinity, [217] = sys_getdents64,
-    [218] = sys_set_tid_address, [221] = succeed, // fadvise64: advice
-    [228] = sys_clock_gettime, [230] = sys_clock_nanosleep, [231] = sys_exit_group,
-    [234] = sys_tgkill, [257] = sys_openat, [262] = sys_newfstatat, [302] = sys_prlimit64,
-    [318] = sys_getrandom,
+    // Files: linux/file.c.
+    [SYS_read] = sys_read, [SYS_write] = sys_write, [SYS_open] = sys_open,
+    [SYS_close] = sys_close, [SYS_stat] = sys_stat, [SYS_fstat] = sys_fstat,
+    [SYS_lstat] = sys_stat, // there are no links
+    [SYS_lseek] = sys_lseek, [SYS_ioctl] = sys_ioctl, [SYS_pread64] = sys_pread64,
+    [SYS_readv] = sys_readv, [SYS_writev] = sys_writev, [SYS_access] = sys_access,
+    [SYS_fcntl] = sys_fcntl, [SYS_getcwd] = sys_getcwd,
+    [SYS_readlink] = fail_enoent, // there are no links
+    [SYS_getdents64] = sys_getdents64,
+    [SYS_fadvise64] = succeed, // advice
+    [SYS_openat] = sys_openat, [SYS_newfstatat] = sys_newfstatat,
+    // Memory.
+    [SYS_mmap] = sys_mmap, [SYS_mprotect] = sys_mprotect, [SYS_munmap] = sys_munmap,
+    [SYS_brk] = sys_brk, [SYS_mremap] = sys_mremap,
+    [SYS_madvise] = succeed, // advice
+    // Threads and waiting: linux/thread.c.
+    [SYS_sched_yield] = sys_sched_yield, [SYS_nanosleep] = sys_nanosleep, [SYS_clone] = sys_clone,
+    [SYS_exit] = sys_exit, [SYS_gettid] = sys_gettid, [SYS_futex] = sys_futex,
+    [SYS_sched_setaffinity] = sys_sched_setaffinity,
+    [SYS_sched_getaffinity] = sys_sched_getaffinity, [SYS_set_tid_address] = sys_set_tid_address,
+    [SYS_clock_nanosleep] = sys_clock_nanosleep,
+    // Signals: linux/signal.c.
+    [SYS_rt_sigaction] = sys_rt_sigaction,
+    [SYS_rt_sigprocmask] = succeed, // the only signal is a fault's
+    [SYS_sigaltstack] = sys_sigaltstack, [SYS_tkill] = sys_tkill, [SYS_tgkill] = sys_tgkill,
+    // The process, the machine and its clock.
+    [SYS_getpid] = return_one, [SYS_uname] = sys_uname, [SYS_sysinfo] = sys_sysinfo,
+    [SYS_getuid] = succeed, [SYS_getgid] = succeed, [SYS_geteuid] = succeed,
+    [SYS_getegid] = succeed, [SYS_arch_prctl] = sys_arch_prctl,
+    [SYS_clock_gettime] = sys_clock_gettime, [SYS_exit_group] = sys_exit_group,
+    [SYS_prlimit64] = sys_prlimit64, [SYS_getrandom] = sys_getrandom,
 };
 
 #define MAX_NUMBER 512
 
+// cpu/entry.S calls this.
 int64_t syscall_dispatch(struct syscall_frame *s) {
     static uint8_t logged[MAX_NUMBER];
     uint64_t number = s->rax;
     if (number < sizeof(table) / sizeof(table[0]) && table[number]) {
-        return table[number](s->rdi, s->rsi, s->rdx, s->r10, s->r8, s->r9);
+        const uint64_t arg[6] = {s->rdi, s->rsi, s->rdx, s->r10, s->r8, s->r9};
+        return table[number](arg);
     }
     if (number >= MAX_NUMBER || !logged[number]) {
         klog("linux: system call %lu (%s) is not provided", number, syscall_name(number));

@@ -1,7 +1,8 @@
 // Threads as musl's pthreads ask for them: clone, exit, futex, affinity, sleeping.
 // Sources: clone(2), futex(2), set_tid_address(2), sched_setaffinity(2).
-#include "cpu/sched.h"
-#include "cpu/smp.h"
+#include "cpu/cpu.h"
+#include "cpu/thread.h"
+#include "dev/calendar.h"
 #include "linux/linux.h"
 
 #define CLONE_VM 0x100u
@@ -80,7 +81,7 @@ static uint64_t deadline_at(const struct timespec *ts, bool realtime) {
     if (ts->sec >= INT64_MAX / 1000000000) {
         return UINT64_MAX;
     }
-    int64_t at = (int64_t)nanoseconds(ts) - (realtime ? clock_realtime_offset_ns() : 0);
+    int64_t at = (int64_t)nanoseconds(ts) - (realtime ? calendar_offset_ns() : 0);
     return at > 0 ? (uint64_t)at : 0;
 }
 
@@ -125,8 +126,9 @@ static int64_t requeue(uint64_t from, uint64_t to, uint64_t most) {
     return n;
 }
 
-int64_t sys_futex(uint64_t address, uint64_t op, uint64_t val, uint64_t timeout, uint64_t address2,
-    uint64_t val3) {
+int64_t sys_futex(const uint64_t arg[6]) {
+    uint64_t address = arg[0], op = arg[1], val = arg[2], timeout = arg[3], address2 = arg[4];
+    uint64_t val3 = arg[5];
     unsigned command = (unsigned)op & FUTEX_COMMAND;
     const struct timespec *ts = (const struct timespec *)timeout;
     if (address & 3) {
@@ -169,8 +171,9 @@ int64_t sys_futex(uint64_t address, uint64_t op, uint64_t val, uint64_t timeout,
 }
 
 // The child goes on where its parent does, with 0 as result, on its own stack.
-int64_t sys_clone(uint64_t flags, uint64_t stack, uint64_t parent_tid, uint64_t child_tid,
-    uint64_t tls, uint64_t f) {
+int64_t sys_clone(const uint64_t arg[6]) {
+    uint64_t flags = arg[0], stack = arg[1], parent_tid = arg[2], child_tid = arg[3];
+    uint64_t tls = arg[4];
     if (!(flags & CLONE_VM) || !(flags & CLONE_THREAD) || !stack) {
         return -L_EINVAL; // a process of its own
     }
@@ -191,7 +194,7 @@ int64_t sys_clone(uint64_t flags, uint64_t stack, uint64_t parent_tid, uint64_t 
     return thread_start(t, flags & CLONE_PARENT_SETTID ? (int *)parent_tid : NULL);
 }
 
-int64_t sys_exit(uint64_t code, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+int64_t sys_exit(const uint64_t arg[6]) {
     struct thread *t = current_thread();
     if (t->tid == 1) {
         panic("linux: the main thread ended");
@@ -202,20 +205,20 @@ int64_t sys_exit(uint64_t code, uint64_t b, uint64_t c, uint64_t d, uint64_t e, 
         wake(t->clear_child_tid, 1);
         sched_unlock_irq(flags);
     }
-    sched_exit();
+    thread_exit();
 }
 
-int64_t sys_set_tid_address(uint64_t address, uint64_t b, uint64_t c, uint64_t d, uint64_t e,
-    uint64_t f) {
+int64_t sys_set_tid_address(const uint64_t arg[6]) {
+    uint64_t address = arg[0];
     current_thread()->clear_child_tid = address;
     return current_thread()->tid;
 }
 
-int64_t sys_gettid(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+int64_t sys_gettid(const uint64_t arg[6]) {
     return current_thread()->tid;
 }
 
-int64_t sys_sched_yield(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+int64_t sys_sched_yield(const uint64_t arg[6]) {
     sched_yield();
     return 0;
 }
@@ -226,7 +229,7 @@ static uint64_t all_cores(void) {
 
 static int64_t with_thread(uint64_t tid, void (*fn)(struct thread *, uint64_t *), uint64_t *mask) {
     uint64_t flags = sched_lock_irq();
-    struct thread *t = tid ? sched_find((int)tid) : current_thread();
+    struct thread *t = tid ? thread_find((int)tid) : current_thread();
     if (t) {
         fn(t, mask);
     }
@@ -239,11 +242,11 @@ static void get_affinity(struct thread *t, uint64_t *mask) {
 }
 
 static void set_affinity(struct thread *t, uint64_t *mask) {
-    sched_set_affinity(t, *mask);
+    thread_set_affinity(t, *mask);
 }
 
-int64_t sys_sched_getaffinity(uint64_t tid, uint64_t size, uint64_t mask, uint64_t d, uint64_t e,
-    uint64_t f) {
+int64_t sys_sched_getaffinity(const uint64_t arg[6]) {
+    uint64_t tid = arg[0], size = arg[1], mask = arg[2];
     if (size < 8) {
         return -L_EINVAL;
     }
@@ -254,13 +257,14 @@ int64_t sys_sched_getaffinity(uint64_t tid, uint64_t size, uint64_t mask, uint64
     return err ? err : 8;
 }
 
-int64_t sys_sched_setaffinity(uint64_t tid, uint64_t size, uint64_t mask, uint64_t d, uint64_t e,
-    uint64_t f) {
+int64_t sys_sched_setaffinity(const uint64_t arg[6]) {
+    uint64_t tid = arg[0], size = arg[1], mask = arg[2];
     uint64_t wanted = size >= 8 ? *(const uint64_t *)mask & all_cores() : 0;
     return wanted ? with_thread(tid, set_affinity, &wanted) : -L_EINVAL;
 }
 
-int64_t sys_nanosleep(uint64_t ts, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+int64_t sys_nanosleep(const uint64_t arg[6]) {
+    uint64_t ts = arg[0];
     const struct timespec *t = (const struct timespec *)ts;
     if (!is_valid(t)) {
         return -L_EINVAL;
@@ -269,8 +273,8 @@ int64_t sys_nanosleep(uint64_t ts, uint64_t b, uint64_t c, uint64_t d, uint64_t 
     return 0;
 }
 
-int64_t sys_clock_nanosleep(uint64_t id, uint64_t flags, uint64_t ts, uint64_t d, uint64_t e,
-    uint64_t f) {
+int64_t sys_clock_nanosleep(const uint64_t arg[6]) {
+    uint64_t id = arg[0], flags = arg[1], ts = arg[2];
     const struct timespec *t = (const struct timespec *)ts;
     if (!is_valid(t)) {
         return -L_EINVAL;

@@ -1,10 +1,14 @@
 // Page tables: an identity map of RAM and device registers, the image with its permissions, and the
 // mappings that vm.c asks for, with 4 KiB, 2 MiB or 1 GiB pages as alignment allows.
 // Source: SDM vol. 3A, 5.5 "4-Level Paging".
-#include "kernel.h"
+#include "mm/paging.h"
+
 #include "boot/bootinfo.h"
+#include "bytes.h"
 #include "cpu/io.h"
 #include "cpu/spinlock.h"
+#include "errors.h"
+#include "mm/phys.h"
 
 #define P_PRESENT (1ul << 0)
 #define P_WRITE (1ul << 1)
@@ -29,7 +33,7 @@ static uint64_t entry_flags(unsigned prot) {
 static uint64_t *new_table(void) {
     uint64_t frame = phys_alloc();
     if (frame) {
-        kmemzero_page((void *)frame, PAGE_SIZE);
+        kmemzero((void *)frame, PAGE_SIZE);
     }
     return (uint64_t *)frame;
 }
@@ -89,8 +93,7 @@ static uint64_t *find(uint64_t va, int *level) {
 // A large page may be put only where no table of smaller pages hangs.
 static bool can_be_large(uint64_t va, int level) {
     int found;
-    uint64_t *e = find(va, &found);
-    (void)e;
+    find(va, &found);
     return found >= level;
 }
 
@@ -107,7 +110,7 @@ static int map(uint64_t va, uint64_t pa, uint64_t size, unsigned prot) {
         }
         uint64_t *e = walk(va, level);
         if (!e) {
-            return -12; // ENOMEM
+            return -L_ENOMEM;
         }
         *e = pa | flags | (level > 1 ? P_LARGE : 0);
         flush(va);
@@ -135,13 +138,13 @@ static bool split_at(uint64_t va) {
 
 static int protect(uint64_t va, uint64_t end, unsigned prot) {
     if (!split_at(va) || !split_at(end)) {
-        return -12; // ENOMEM, and nothing has changed
+        return -L_ENOMEM; // nothing has changed
     }
     while (va < end) {
         int level;
         uint64_t *e = find(va, &level);
         if (!e || !(*e & P_ADDR)) {
-            return -12; // what Linux says of an unmapped range
+            return -L_ENOMEM; // as Linux does for an unmapped range
         }
         *e = (*e & P_ADDR) | entry_flags(prot) | (level > 1 ? P_LARGE : 0);
         flush(va);
@@ -168,7 +171,7 @@ uint64_t paging_forget(uint64_t va, uint64_t *page_size) {
     return pa;
 }
 
-// Takes no lock, because the report of a fault needs it; tables are never freed.
+// Without a lock, which is safe because tables are never freed.
 uint64_t paging_lookup(uint64_t va, uint64_t *page_size) {
     int level;
     uint64_t *e = pml4 ? find(va, &level) : NULL;
@@ -177,6 +180,20 @@ uint64_t paging_lookup(uint64_t va, uint64_t *page_size) {
     }
     *page_size = 1ul << (12 + 9 * (level - 1));
     return (*e & P_ADDR & ~(*page_size - 1)) | (va & (*page_size - 1));
+}
+
+bool memory_readable(uint64_t at, size_t n) {
+    uint64_t page;
+    // From 2^47 on, find() would take an address for another one.
+    if (at < PAGE_SIZE || at + n < at || at + n > 1ul << 47) {
+        return false;
+    }
+    for (uint64_t a = at; a < at + n; a = ALIGN_DOWN(a, PAGE_SIZE) + PAGE_SIZE) {
+        if (!paging_lookup(a, &page)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 static void map_or_die(uint64_t start, uint64_t end, unsigned prot) {
@@ -193,7 +210,7 @@ void paging_init(void) {
     if (!pml4) {
         panic("mm: no memory for page tables");
     }
-    // RAM, page 0 left out so that a null pointer faults; the first MiB with firmware and screen.
+    // The first MiB with firmware and screen, and RAM. Page 0 stays out: a null pointer faults.
     map_or_die(PAGE_SIZE, 0xA0000, PROT_R | PROT_W);
     map_or_die(0xA0000, MiB, PROT_R | PROT_W | PROT_UNCACHED);
     for (size_t i = 0; i < bootinfo.n_ram; i++) {
@@ -213,6 +230,5 @@ void paging_init(void) {
                 ALIGN_UP(bootinfo.modules[i].size, PAGE_SIZE), PROT_R);
         }
     }
-    pmem_map();
     __asm__ volatile ("movq %0, %%cr3" :: "r" (pml4) : "memory");
 }

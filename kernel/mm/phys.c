@@ -1,12 +1,14 @@
-// Physical memory: a bitmap of 4 KiB frames, a set bit is a frame in use. Linear searches start at
-// the last success, so that they are short in practice; whole free words are skipped 64 at a time.
+// Physical memory: a bitmap of 4 KiB frames, a set bit is a frame in use. A linear search starts where
+// the last one succeeded, so that it is short in practice; whole words are skipped 64 frames at a time.
 //
-// Large pages come from the top, frames from the bottom: neither breaks up the other's, and the frames
-// that the loader and the packed image have written to, at the bottom, go to small allocations, of
-// which most is used. A hypervisor's host has given memory for those already.
-#include "kernel.h"
+// Large pages come from the top and frames from the bottom, so neither breaks up the other's. The
+// frames that the loader and the packed image have written to are at the bottom. A hypervisor's host
+// has given memory for those already, and small allocations, which are mostly used, get them.
+#include "mm/phys.h"
+
 #include "boot/bootinfo.h"
 #include "cpu/spinlock.h"
+#include "crash.h"
 
 extern char __image_start[], __bss_end[];
 
@@ -155,10 +157,10 @@ void phys_free(uint64_t frame, size_t n) {
     spin_unlock_irq(&lock, flags);
 }
 
-uint64_t phys_total(void) {
+uint64_t memory_total(void) {
     return n_ram;
 }
 
-uint64_t phys_free_bytes(void) {
+uint64_t memory_free(void) {
     return n_free * PAGE_SIZE;
 }

@@ -2,14 +2,15 @@
 // made, so that running out of memory is an error of mmap and never a fault later. A free page lies
 // between areas, so that running over an end faults.
 //
-// One operation at a time: they may take long, as frames are cleared, so who waits gives its core away
-// and interrupts stay on.
-#include "kernel.h"
-#include "cpu/sched.h"
-#include "cpu/smp.h"
+// One lock for all. Clearing frames is slow, so waiters yield; interrupts stay enabled.
+#include "mm/vm.h"
 
-#define ENOMEM 12
-#define EINVAL 22
+#include "bytes.h"
+#include "cpu/flush.h"
+#include "cpu/sched.h"
+#include "errors.h"
+#include "mm/phys.h"
+
 #define LARGE LARGE_PAGE_SIZE
 
 struct area {
@@ -62,7 +63,7 @@ static int release(uint64_t va, uint64_t end) {
         if (err) {
             return err;
         }
-        smp_flush_others(); // before the frames can get another owner
+        flush_others(); // before the frames can get another owner
     }
     while (va < end) {
         uint64_t page_size, pa = paging_forget(va, &page_size);
@@ -73,9 +74,9 @@ static int release(uint64_t va, uint64_t end) {
     return 0;
 }
 
-// Clears frames without writing to what is zero already. A hypervisor gives a page memory of the host
-// when it is written to first, and much of what is asked for is never used: ggml's scheduler takes
-// 42 MiB for the worst of graphs. What the machine was not asked for since power-on is zero there.
+// Clears frames without writing to pages that are zero already. A hypervisor's host gives a page memory
+// at the first write, and much of what is mapped is never used: ggml's scheduler takes 42 MiB for the
+// worst graph. Under a hypervisor, frames that nobody used since power-on are zero.
 static void clear(uint64_t frame, uint64_t size) {
     for (uint64_t *page = (uint64_t *)frame; (uint64_t)page < frame + size;
         page += PAGE_SIZE / sizeof(*page)) {
@@ -84,7 +85,7 @@ static void clear(uint64_t frame, uint64_t size) {
             w += 8;
         }
         if (w < end) {
-            kmemzero_page(page, PAGE_SIZE);
+            kmemzero(page, PAGE_SIZE);
         }
     }
 }
@@ -106,7 +107,7 @@ static int back(uint64_t va, uint64_t size, unsigned prot) {
                 phys_free(pa, step / PAGE_SIZE);
             }
             release(va, at);
-            return -ENOMEM;
+            return -L_ENOMEM;
         }
         clear(pa, step); // through the identity map: `prot` may forbid writing
         mapped += step;
@@ -127,14 +128,14 @@ static int add_area(uint64_t size, unsigned prot, uint64_t *out) {
         va = ALIGN_UP((*link)->start + (*link)->size + PAGE_SIZE, align);
     }
     if (va + size > VM_END) {
-        return -ENOMEM;
+        return -L_ENOMEM;
     }
     struct area *a = new_node();
     if (!a || back(va, size, prot)) {
         if (a) {
             free_node(a);
         }
-        return -ENOMEM;
+        return -L_ENOMEM;
     }
     *a = (struct area) {va, size, prot, *link};
     *link = a;
@@ -144,7 +145,7 @@ static int add_area(uint64_t size, unsigned prot, uint64_t *out) {
 
 int vm_map(uint64_t size, unsigned prot, uint64_t *out) {
     if (!size || size > VM_END - VM_BASE) {
-        return size ? -ENOMEM : -EINVAL;
+        return size ? -L_ENOMEM : -L_EINVAL;
     }
     lock();
     int err = add_area(size, prot, out);
@@ -163,7 +164,7 @@ static int remove_areas(uint64_t va, uint64_t end) {
         uint64_t from = va > a->start ? va : a->start, to = end < a_end ? end : a_end;
         struct area *tail = NULL;
         if (from > a->start && to < a_end && !(tail = new_node())) {
-            return -ENOMEM;
+            return -L_ENOMEM;
         }
         int err = release(from, to);
         if (err) {
@@ -191,7 +192,7 @@ static int remove_areas(uint64_t va, uint64_t end) {
 
 int vm_unmap(uint64_t va, uint64_t size) {
     if ((va & PAGE_MASK) || !size) {
-        return -EINVAL;
+        return -L_EINVAL;
     }
     lock();
     int err = remove_areas(va, va + ALIGN_UP(size, PAGE_SIZE));
@@ -201,63 +202,17 @@ int vm_unmap(uint64_t va, uint64_t size) {
 
 int vm_protect(uint64_t va, uint64_t size, unsigned prot) {
     if (va & PAGE_MASK) {
-        return -EINVAL;
+        return -L_EINVAL;
     }
     lock();
     int err = paging_protect(va, ALIGN_UP(size, PAGE_SIZE), prot);
     if (!err) {
-        smp_flush_others();
+        flush_others();
     }
     unlock();
     return err;
 }
 
-uint64_t vm_mapped_bytes(void) {
+uint64_t memory_mapped(void) {
     return mapped;
-}
-
-// --- DMA memory ------------------------------------------------------------------------------
-
-struct dma_block {
-    uint64_t frame;
-    size_t n;
-    struct dma_block *next;
-};
-
-static struct dma_block *dma_blocks;
-
-static void *add_block(size_t n, size_t align) {
-    _Static_assert(sizeof(struct dma_block) <= sizeof(struct area), "nodes are shared");
-    struct dma_block *b = (struct dma_block *)new_node();
-    if (!b) {
-        return NULL;
-    }
-    b->frame = phys_alloc_contiguous(n, align, 4 * GiB);
-    if (!b->frame) {
-        free_node((struct area *)b);
-        return NULL;
-    }
-    b->n = n;
-    b->next = dma_blocks;
-    dma_blocks = b;
-    kmemzero_page((void *)b->frame, n * PAGE_SIZE);
-    return (void *)b->frame;
-}
-
-void *dma_alloc(size_t size, size_t align) {
-    lock();
-    void *p = add_block(ALIGN_UP(size ? size : 1, PAGE_SIZE) / PAGE_SIZE, align);
-    unlock();
-    return p;
-}
-
-void dma_free_all(void) {
-    lock();
-    while (dma_blocks) {
-        struct dma_block *b = dma_blocks;
-        dma_blocks = b->next;
-        phys_free(b->frame, b->n);
-        free_node((struct area *)b);
-    }
-    unlock();
 }

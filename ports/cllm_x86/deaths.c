@@ -4,8 +4,9 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
+#include <string.h>
 
-#include "kernel/kernel.h"
+#include "kernel/include/machine.h"
 #include "deaths.h"
 
 // Reports name these functions.
@@ -94,7 +95,7 @@ static void *die_elsewhere(void *way) {
 
 bool die(const char *kind, unsigned core) {
     for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
-        if (kstreq(ways[i].kind, kind)) {
+        if (!strcmp(ways[i].kind, kind)) {
             pthread_t thread;
             chosen_core = core;
             if (core == 0) { // the caller's

@@ -13,7 +13,7 @@ static void mp_machine_wdt_timeout_ms_set(machine_wdt_obj_t *self, mp_int_t time
     if (timeout_ms <= 0) {
         mp_raise_ValueError(MP_ERROR_TEXT("timeout must be positive"));
     }
-    watchdog_start(WATCHDOG_PYTHON, (uint64_t)timeout_ms * 1000000);
+    watchdog_start(WATCHDOG_PYTHON, "machine.WDT", (uint64_t)timeout_ms * 1000000);
 }
 
 static machine_wdt_obj_t *mp_machine_wdt_make_new_instance(mp_int_t id, mp_int_t timeout_ms) {

@@ -15,6 +15,7 @@
 #include "native/pci/pci.h"
 #include "execmem.h"
 #include "mpirq.h"
+#include "pyframe.h"
 
 #define HEAP_SIZE (4 * MiB)       // first area; MICROPY_GC_SPLIT_HEAP_AUTO adds more
 #define PYTHON_STACK_SIZE (1 * MiB) // of the process's stack; the rest is for C++ below Python
@@ -60,7 +61,7 @@ static void run_python(void) {
     if (pyexec_mode_kind == PYEXEC_MODE_FRIENDLY_REPL) {
         exit = pyexec_frozen_module("main.py", false);
     }
-    watchdog_start(WATCHDOG_LOOP, 0); // the loop has ended
+    watchdog_start(WATCHDOG_LOOP, NULL, 0); // the loop has ended
     if (!(exit & PYEXEC_FORCED_EXIT)) {
         repl();
     }
@@ -79,6 +80,8 @@ static void run_python(void) {
 
 int main(int argc, char **argv) {
     boot_phase("libc");
+    kernel_hooks.interpreter_return = vm_entry_return;
+    kernel_hooks.describe_frame = pyframe_describe;
     mp_cstack_init_with_sp_here(PYTHON_STACK_SIZE);
     for (;;) {
         run_python();
@@ -96,7 +99,7 @@ void gc_collect(void) {
 // How large a further heap area may be. The rest is left to the engine; without an end to what Python
 // may take, a script's mistake would be the engine's as well.
 size_t gc_get_max_new_split(void) {
-    return phys_free_bytes() / 4 * 3;
+    return memory_free() / 4 * 3;
 }
 
 void nlr_jump_fail(void *val) {

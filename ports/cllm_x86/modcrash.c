@@ -72,7 +72,7 @@ static mp_obj_t x86_watchdog(mp_obj_t timeout) {
     if (ms < 0) {
         mp_raise_ValueError(NULL);
     }
-    watchdog_start(WATCHDOG_LOOP, (uint64_t)ms * 1000000);
+    watchdog_start(WATCHDOG_LOOP, "the event loop", (uint64_t)ms * 1000000);
     return mp_const_none;
 }
 MP_DEFINE_CONST_FUN_OBJ_1(x86_watchdog_obj, x86_watchdog);

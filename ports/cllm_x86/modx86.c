@@ -1,20 +1,21 @@
 // _x86: what frozen drivers and boot code need of the machine. Argument conversion only; see
 // docs/architecture.md for who may use it.
+#include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "py/mperrno.h"
 #include "py/objarray.h"
 #include "py/runtime.h"
 #include "shared/runtime/pyexec.h"
-#include "kernel/boot/bootinfo.h"
 #include "mpirq.h"
 #include "selftest.h"
 
 // modules() -> [(name, address, size)]: boot modules, address and size in bytes.
 static mp_obj_t x86_modules(void) {
     mp_obj_t list = mp_obj_new_list(0, NULL);
-    for (size_t i = 0; i < bootinfo.n_modules; i++) {
-        const struct boot_module *m = &bootinfo.modules[i];
+    const struct boot_module *m;
+    for (size_t i = 0; (m = boot_module(i)); i++) {
         mp_obj_t item[3] = {
             mp_obj_new_str(m->name, strlen(m->name)), mp_obj_new_int_from_ull(m->start),
             mp_obj_new_int_from_ull(m->size),
@@ -27,7 +28,7 @@ static MP_DEFINE_CONST_FUN_OBJ_0(x86_modules_obj, x86_modules);
 
 // cmdline() -> str: the boot loader's command line.
 static mp_obj_t x86_cmdline(void) {
-    return mp_obj_new_str(bootinfo.cmdline, strlen(bootinfo.cmdline));
+    return mp_obj_new_str_from_cstr(boot_cmdline());
 }
 static MP_DEFINE_CONST_FUN_OBJ_0(x86_cmdline_obj, x86_cmdline);
 
@@ -116,45 +117,42 @@ static mp_obj_t x86_dma_alloc(mp_obj_t size_in, mp_obj_t align_in) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_2(x86_dma_alloc_obj, x86_dma_alloc);
 
-// ram_disk(size) -> memoryview of memory that outlives soft resets: what the RAM file system lies in.
-// The first call allocates `size` bytes, zeroed; every later one returns the same memory. OSError(ENOMEM)
-// when there is not so much. From the kernel, because calloc() would write zeros to all of it, and what
-// was never written takes no memory of a hypervisor's host.
+// ram_disk(size) -> memoryview of memory that outlives soft resets: the RAM file system's. The first call
+// allocates `size` bytes, zeroed; every later one returns the same memory. OSError(ENOMEM) when there is
+// not enough. By mmap(): calloc() would write zeros to all of it, and memory never written to takes
+// none of a hypervisor's host.
 static mp_obj_t x86_ram_disk(mp_obj_t size_in) {
-    static uint64_t memory;
+    static void *memory;
     static size_t size;
     if (!memory) {
         mp_int_t wanted = mp_obj_get_int(size_in);
         if (wanted <= 0) {
             mp_raise_ValueError(NULL);
         }
-        int err = vm_map((uint64_t)wanted, PROT_R | PROT_W, &memory);
-        if (err) {
-            mp_raise_OSError(-err);
+        void *p = mmap(NULL, (size_t)wanted, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+            -1, 0);
+        if (p == MAP_FAILED) {
+            mp_raise_OSError(errno);
         }
+        memory = p;
         size = (size_t)wanted;
     }
-    return mp_obj_new_memoryview('B' | MP_OBJ_ARRAY_TYPECODE_FLAG_RW, size, (void *)memory);
+    return mp_obj_new_memoryview('B' | MP_OBJ_ARRAY_TYPECODE_FLAG_RW, size, memory);
 }
 static MP_DEFINE_CONST_FUN_OBJ_1(x86_ram_disk_obj, x86_ram_disk);
 
-// mmio(address, size) -> address of an uncached mapping of device registers. Memory that holds RAM
-// is refused: its caching must not change behind everybody's back.
+// mmio(address, size) -> address of an uncached mapping of device registers. ValueError for a range that
+// holds RAM.
 static mp_obj_t x86_mmio(mp_obj_t address_in, mp_obj_t size_in) {
     uint64_t address = mp_obj_int_get_truncated(address_in);
     uint64_t size = mp_obj_int_get_truncated(size_in);
-    if (!size || address + size < address || address + size > VM_BASE) {
+    int err = mmio_map(address, size);
+    if (err == -EEXIST) {
+        mp_raise_ValueError(MP_ERROR_TEXT("address range holds RAM"));
+    }
+    if (err == -EINVAL) {
         mp_raise_ValueError(NULL);
     }
-    for (size_t i = 0; i < bootinfo.n_ram; i++) {
-        if (address < bootinfo.ram[i].start + bootinfo.ram[i].size
-            && bootinfo.ram[i].start < address + size) {
-            mp_raise_ValueError(MP_ERROR_TEXT("address range holds RAM"));
-        }
-    }
-    uint64_t start = ALIGN_DOWN(address, PAGE_SIZE);
-    int err = paging_map(start, start, ALIGN_UP(address + size, PAGE_SIZE) - start,
-        PROT_R | PROT_W | PROT_UNCACHED);
     if (err) {
         mp_raise_OSError(-err);
     }
@@ -214,8 +212,8 @@ static MP_DEFINE_CONST_FUN_OBJ_2(x86_stress_obj, x86_stress);
 // memory() -> (total, free, mapped): bytes of RAM, of unused frames, and behind mmap.
 static mp_obj_t x86_memory(void) {
     mp_obj_t item[3] = {
-        mp_obj_new_int_from_ull(phys_total()), mp_obj_new_int_from_ull(phys_free_bytes()),
-        mp_obj_new_int_from_ull(vm_mapped_bytes()),
+        mp_obj_new_int_from_ull(memory_total()), mp_obj_new_int_from_ull(memory_free()),
+        mp_obj_new_int_from_ull(memory_mapped()),
     };
     return mp_obj_new_tuple(3, item);
 }

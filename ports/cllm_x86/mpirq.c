@@ -106,7 +106,10 @@ void mpirq_init(void) {
     for (unsigned i = 0; i <= POWER; i++) {
         MP_STATE_VM(mpirq_callbacks)[i] = mp_const_none;
     }
-    kernel_hooks = (struct kernel_hooks) {on_irq, on_alarm, on_interrupt_char, on_power_button};
+    kernel_hooks.irq = on_irq;
+    kernel_hooks.alarm = on_alarm;
+    kernel_hooks.interrupt_char = on_interrupt_char;
+    kernel_hooks.power_button = on_power_button;
 }
 
 void mpirq_deinit(void) {

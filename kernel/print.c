@@ -1,30 +1,8 @@
-// The kernel's table of contents: every subsystem in the order it comes up, then the application
-// (musl, MicroPython, llama.cpp), which runs in the same ring and address space. The log lives
-// here too, because everything uses it.
-#include "kernel.h"
-#include "boot/acpi.h"
-#include "boot/bootinfo.h"
-#include "cpu/io.h"
-#include "cpu/sched.h"
-#include "cpu/smp.h"
-#include "dev/nic.h"
+// Formatting and the log. Everything above the console and the clock prints through here.
+#include "print.h"
 
-struct kernel_hooks kernel_hooks;
-
-size_t kstrlen(const char *s) {
-    size_t n = 0;
-    while (s[n]) {
-        n++;
-    }
-    return n;
-}
-
-bool kstreq(const char *a, const char *b) {
-    while (*a && *a == *b) {
-        a++, b++;
-    }
-    return *a == *b;
-}
+#include "bytes.h"
+#include "dev/console.h"
 
 struct buffer {
     char *at, *end;
@@ -137,51 +115,4 @@ void klog(const char *fmt, ...) {
     va_end(ap);
     line[n++] = '\n';
     console_write_text(line, n);
-}
-
-struct boot_phase boot_phases[BOOT_MAX_PHASES];
-size_t n_boot_phases;
-uint64_t boot_began;
-
-void boot_phases_restart(void) {
-    n_boot_phases = 0;
-    boot_began = rdtsc();
-}
-
-void boot_phase(const char *name) {
-    if (n_boot_phases < BOOT_MAX_PHASES) {
-        boot_phases[n_boot_phases++] = (struct boot_phase) {name, rdtsc()};
-    }
-}
-
-void kernel_start(uint32_t magic, uint32_t info) {
-    boot_phase("firmware and loader");
-    nic_head_start();
-    console_init();
-    cpu_init();
-    multiboot_parse(magic, info);
-    pmem_parse();
-    acpi_parse();
-    boot_phase("kernel");
-    clock_init();
-    boot_phase("clock calibration");
-    klog("cllm: %s, %s, TSC %lu MHz", bootinfo.protocol, cpu_brand(), clock_tsc_hz() / 1000000);
-    char title[80];
-    console_status(0, title, ksnprintf(title, sizeof(title), "cllm on %s", cpu_brand()));
-    phys_init();
-    paging_init();
-    boot_phase("memory");
-    klog("mm: %lu MiB of RAM, %lu MiB free", phys_total() / MiB, phys_free_bytes() / MiB);
-    for (size_t i = 0; i < bootinfo.n_modules; i++) {
-        klog("boot: module %s, %lu KiB at %lx", bootinfo.modules[i].name,
-            bootinfo.modules[i].size / KiB, bootinfo.modules[i].start);
-    }
-    crash_init();
-    sched_init();
-    smp_start();
-    boot_phase("cores");
-    klog("smp: %u of %lu cores", n_cpus, bootinfo.n_cpus ? bootinfo.n_cpus : 1);
-    power_init();
-    console_enable_irq();
-    process_start();
 }
