@@ -1,11 +1,10 @@
-// A stress test of the machine layer under threads, part of every image so that it can be run on the
-// hardware at hand.
-#ifndef CLLM_SELFTEST_H
-#define CLLM_SELFTEST_H
+// A stress test of the kernel under threads, in the image so that it runs on the hardware at hand.
+#ifndef CLLM_SELFTEST_STRESS_H
+#define CLLM_SELFTEST_STRESS_H
 
 #include <stdint.h>
 
-struct selftest_result {
+struct stress_result {
     uint64_t vectors;     // rounds in which vector registers were kept and compared
     uint64_t vector_bits; // the size of these registers: 128, 256 or 512
     uint64_t locks;       // increments under one mutex
@@ -17,12 +16,12 @@ struct selftest_result {
     const char *error; // the first one, or NULL
 };
 
-// Starts `n` threads that work for `ms` milliseconds. An errno if not all could be started; those that
-// were are ended then.
-int selftest_start(unsigned n, unsigned ms);
+// Starts `n` threads that work for `ms` milliseconds. An errno, with all of them ended, if not all
+// could be started.
+int stress_start(unsigned n, unsigned ms);
 // Threads that are still at work.
-unsigned selftest_running(void);
+unsigned stress_running(void);
 // After all have ended: joins them and fills the result.
-void selftest_finish(struct selftest_result *result);
+void stress_finish(struct stress_result *result);
 
 #endif

@@ -1,6 +1,6 @@
-// The stress test behind _x86.stress(). Every thread takes random turns at what a scheduler gets wrong:
-// vector registers across preemption, mutexes, condition variables, timed waits, thread-local
-// storage, mappings that other cores have cached, and threads that come and go.
+// The stress test behind _x86.stress(). Every thread takes random turns at what schedulers get
+// wrong: vector registers across preemption, mutexes, condition variables, timed waits,
+// thread-local storage, mappings that other cores have cached, and threads that come and go.
 #include <cpuid.h>
 #include <errno.h>
 #include <pthread.h>
@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "selftest.h"
+#include "stress.h"
 
 #define STACK (64 * 1024)
 #define MAP_BYTES (48 * 1024)
@@ -36,7 +36,7 @@ static unsigned n_workers;
 static uint64_t end_ns;
 static bool have_avx, have_avx512;
 static unsigned running;
-static struct selftest_result total;
+static struct stress_result total;
 static pthread_mutex_t counter_mutex = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t counter; // guarded by counter_mutex; total.locks counts the same with atomics
 static _Thread_local uint64_t own_id;
@@ -62,12 +62,13 @@ static void count(uint64_t *what) {
 static void report(const char *error) {
     count(&total.errors);
     const char *none = NULL;
-    __atomic_compare_exchange_n(&total.error, &none, error, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+    __atomic_compare_exchange_n(&total.error, &none, error, false, __ATOMIC_RELAXED,
+        __ATOMIC_RELAXED);
 }
 
-// Fills all vector registers from `in`, spins, and stores them to `out`: at whatever instruction the
-// thread is interrupted in between, another one runs with other values in them. With AVX-512 they are
-// all its 32 and the opmask registers, whose parts of the saved state are three (SDM vol. 1, 13.5.6).
+// Fills all vector registers from `in`, spins, and stores them to `out`. Wherever the thread is
+// interrupted in between, another one runs with other values in them. With AVX-512 these are all
+// 32 and the opmask registers, whose saved state has three parts (SDM vol. 1, 13.5.6).
 #define EACH_8(op) op(0) op(1) op(2) op(3) op(4) op(5) op(6) op(7)
 #define EACH(op) EACH_8(op) op(8) op(9) op(10) op(11) op(12) op(13) op(14) op(15)
 #define EACH_32(op) EACH(op) op(16) op(17) op(18) op(19) op(20) op(21) op(22) op(23) op(24) op(25) \
@@ -81,7 +82,7 @@ static void report(const char *error) {
 #define LOAD_XMM(i) "movdqu 16*" #i "(%[in]), %%xmm" #i "\n"
 #define STORE_XMM(i) "movdqu %%xmm" #i ", 16*" #i "(%[out])\n"
 #define SPIN "1: pause; decq %[n]; jnz 1b\n"
-// The others are not the compiler's to use here.
+// The compiler does not use the others here.
 #define CLOBBERS "memory", "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", \
     "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15"
 
@@ -123,7 +124,7 @@ static void hand_over(struct worker *w) {
     struct pair *p = &pairs[w->id / 2];
     unsigned me = w->id % 2;
     if ((w->id ^ 1) >= n_workers) {
-        return; // the last of an odd number has no partner
+        return; // the last of an odd number of threads has no partner
     }
     pthread_mutex_lock(&p->mutex);
     for (unsigned i = 0; i < 10; i++) {
@@ -245,8 +246,8 @@ static void *work(void *arg) {
     return NULL;
 }
 
-// Which vector registers processor and kernel offer (SDM vol. 1, 14.3 and 15.2); kmovq is of AVX512BW.
-// __builtin_cpu_supports() finds none at all: nothing fills in what it reads.
+// Which vector registers processor and kernel offer (SDM vol. 1, 14.3 and 15.2); kmovq is of
+// AVX512BW. __builtin_cpu_supports() finds none at all: nothing fills in what it reads.
 static void look_for_vectors(void) {
     unsigned a, b, c, d, enabled = 0, high;
     __cpuid(1, a, b, c, d);
@@ -259,7 +260,7 @@ static void look_for_vectors(void) {
         && (b & wide) == wide;
 }
 
-int selftest_start(unsigned n, unsigned ms) {
+int stress_start(unsigned n, unsigned ms) {
     workers = calloc(n, sizeof(*workers));
     pairs = calloc(n / 2 + 1, sizeof(*pairs));
     if (!workers || !pairs) {
@@ -289,19 +290,19 @@ int selftest_start(unsigned n, unsigned ms) {
                 leave_pair(&workers[i]); // in place of the one that never came
             }
             n_workers = i;
-            struct selftest_result none;
-            selftest_finish(&none);
+            struct stress_result none;
+            stress_finish(&none);
             return err;
         }
     }
     return 0;
 }
 
-unsigned selftest_running(void) {
+unsigned stress_running(void) {
     return __atomic_load_n(&running, __ATOMIC_ACQUIRE);
 }
 
-void selftest_finish(struct selftest_result *result) {
+void stress_finish(struct stress_result *result) {
     for (unsigned i = 0; i < n_workers; i++) {
         pthread_join(workers[i].thread, NULL);
     }

@@ -1,5 +1,5 @@
-// Ways to die on purpose, so that tests can see the report, the reboot and what is left of it in the
-// same image that serves. _x86.crash(kind) ends here.
+// Ways to die on purpose: tests look at the report, at the reboot and at what is left of it, in
+// the same image that serves. _x86.crash(kind) ends here.
 #define _GNU_SOURCE // CPU_SET
 #include <pthread.h>
 #include <sched.h>
@@ -25,7 +25,7 @@ static void WAY text_write(void) {
 
 static void WAY data_execute(void) {
     ((void (*)(void))(uintptr_t)data)();
-    __asm__ volatile (""); // no tail call: this function is to be on the stack
+    __asm__ volatile (""); // no tail call, which would leave this function out of the backtrace
 }
 
 static int WAY recurse(volatile int *depth) {
@@ -44,8 +44,8 @@ static void WAY divide(void) {
     __asm__ volatile ("xorl %%edx, %%edx; movl $1, %%eax; divl %0" :: "r" (zero) : "eax", "edx");
 }
 
-// An interrupt table that ends behind the double fault's entry: delivering a page fault fails, and so
-// does delivering the general protection fault about that.
+// An interrupt table that ends behind the double fault's entry: delivering a page fault fails, and
+// so does delivering the general protection fault about that.
 static void WAY double_fault(void) {
     struct {
         uint16_t limit;
