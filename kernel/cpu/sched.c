@@ -134,8 +134,8 @@ static struct cpu *place(const struct thread *t) {
     return t->cpu;
 }
 
-// Ends the turn of core c's thread for t, but not before it has been as long as t's last one. A thread
-// that answers interrupts thus takes half of a core at most, however many there are.
+// Ends the turn of core c's thread for t, but not before it has been as long as t's last one. A
+// thread that answers interrupts thus takes half of a core at most, however many there are.
 static void preempt(struct cpu *c, const struct thread *t) {
     uint64_t end = c->turn_start + t->turn_ns;
     if (c->current == c->idle || clock_ns() >= end) {
@@ -233,7 +233,7 @@ static void exchange(struct trap_frame *f) {
 
 void sched_switch_interrupt(struct trap_frame *f) {
     exchange(f);
-    spin_unlock(&lock); // taken before sched_block(), sched_yield() or sched_end()
+    spin_unlock(&lock); // taken before sched_block(), sched_give_way() or sched_end()
 }
 
 void sched_leave_interrupt(struct trap_frame *f) {
@@ -260,7 +260,7 @@ bool sched_block(uint64_t deadline) {
     return !t->timed_out;
 }
 
-void sched_yield(void) {
+void sched_give_way(void) {
     uint64_t flags = sched_lock_irq();
     switch_away();
     irq_restore(flags);

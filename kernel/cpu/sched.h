@@ -37,11 +37,11 @@ struct thread {
 uint64_t sched_lock_irq(void);
 void sched_unlock_irq(uint64_t flags);
 
-// With the lock held: gives the core away until sched_wake() or the deadline; true if woken. Releases
-// the lock and returns with interrupts off.
+// With the lock held: gives the core away until sched_wake() or the deadline; true if woken.
+// Releases the lock and returns with interrupts off.
 bool sched_block(uint64_t deadline);
-// With the lock held: makes a blocked thread ready. `soon` puts it before the others of its core and
-// ends the turn of the one that runs.
+// With the lock held: makes a blocked thread ready. `soon` puts it before the others of its core
+// and ends the turn of the one that runs.
 void sched_wake(struct thread *t, bool soon);
 // With the lock held: makes a new thread ready.
 void sched_start(struct thread *t);
@@ -50,7 +50,7 @@ void sched_end(void) __attribute__((noreturn));
 // Takes one ended thread, whose memory nobody uses any more; NULL without one.
 struct thread *sched_take_dead(void);
 // Lets others that are ready run first.
-void sched_yield(void);
+void sched_give_way(void);
 // Blocks until the deadline.
 void sched_sleep(uint64_t deadline);
 // The idle loop of the calling core.

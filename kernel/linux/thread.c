@@ -219,7 +219,7 @@ int64_t sys_gettid(const uint64_t arg[6]) {
 }
 
 int64_t sys_sched_yield(const uint64_t arg[6]) {
-    sched_yield();
+    sched_give_way();
     return 0;
 }
 

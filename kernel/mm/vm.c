@@ -26,7 +26,7 @@ static bool busy; // the lock of this file
 
 static void lock(void) {
     while (__atomic_test_and_set(&busy, __ATOMIC_ACQUIRE)) {
-        sched_yield();
+        sched_give_way();
     }
 }
 
@@ -55,8 +55,8 @@ static void free_node(struct area *a) {
     free_list = a;
 }
 
-// Gives back what is mapped in [va, end). -ENOMEM, with nothing changed, when a large page would have
-// to be divided and there is no memory for that.
+// Gives back what is mapped in [va, end). -ENOMEM, with nothing changed, when a large page would
+// have to be divided and there is no memory for that.
 static int release(uint64_t va, uint64_t end) {
     if (va < end) {
         int err = paging_protect(va, end - va, 0);
@@ -74,9 +74,9 @@ static int release(uint64_t va, uint64_t end) {
     return 0;
 }
 
-// Clears frames without writing to pages that are zero already. A hypervisor's host gives a page memory
-// at the first write, and much of what is mapped is never used: ggml's scheduler takes 42 MiB for the
-// worst graph. Under a hypervisor, frames that nobody used since power-on are zero.
+// Clears frames without writing to pages that are zero already. A hypervisor's host gives a page
+// memory at the first write, and much of what is mapped is never used: ggml's scheduler takes 42
+// MiB for the worst graph. Under a hypervisor, frames that nobody used since power-on are zero.
 static void clear(uint64_t frame, uint64_t size) {
     for (uint64_t *page = (uint64_t *)frame; (uint64_t)page < frame + size;
         page += PAGE_SIZE / sizeof(*page)) {
