@@ -1,5 +1,5 @@
-// Backtraces, by the chain of frame pointers. Nothing here may be trusted: the machine may be broken, so
-// every pointer is looked up before it is followed.
+// Backtraces, by the chain of frame pointers. Nothing here may be trusted: the machine may be
+// broken, so every pointer is looked up before it is followed.
 #include "backtrace.h"
 
 #include "bytes.h"
@@ -40,8 +40,9 @@ static void walk_from(struct walk *w, uint64_t pc, uint64_t fp) {
     w->guessed = false;
 }
 
-// Some code keeps no frame pointer: machine code that an interpreter emits, parts of libc. From the last
-// good frame on, looks for the next pair of saved frame pointer and return address that leads on.
+// Some code keeps no frame pointer: machine code that an interpreter emits, parts of libc. From
+// the last good frame on, looks for the next pair of saved frame pointer and return address that
+// leads on.
 static bool resync(struct walk *w, uint64_t from) {
     for (uint64_t at = from; at < from + RESYNC_WORDS * 8; at += 8) {
         if (!readable(at)) {
@@ -74,8 +75,8 @@ static bool walk_up(struct walk *w) {
     return true;
 }
 
-// A jump to nowhere, or into a function that has not made its frame yet, leaves the caller on top of
-// the stack.
+// A jump to nowhere, or into a function that has not made its frame yet, leaves the caller on top
+// of the stack.
 static bool caller_on_top(struct walk *w, const struct trap_frame *f) {
     if (is_code(f->rip) || !readable(f->rsp)) {
         return false;
@@ -156,8 +157,8 @@ size_t backtrace_where(const struct trap_frame *f, char *line, size_t size) {
         kmemcpy(name, "?", 2);
         offset = 0;
     }
-    size_t n = ksnprintf(line, size, "processor %u at %016lx %s+0x%lx", cpu_initial_apic_id(), f->rip,
-        name, offset);
+    size_t n = ksnprintf(line, size, "processor %u at %016lx %s+0x%lx", cpu_initial_apic_id(),
+        f->rip, name, offset);
     for (unsigned i = 0; i < WHERE_FRAMES && walk_up(&w); i++) {
         if (w.interpreter && kernel_hooks.describe_frame(w.fp, name, sizeof(name))) {
             return n + ksnprintf(line + n, size - n, ", %s", name);

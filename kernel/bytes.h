@@ -1,5 +1,6 @@
-// Memory and strings without libc. The compiler would make calls of memcpy and memset from plain loops
-// and assignments of structures; musl's use vector registers, which the kernel must not touch.
+// Memory and strings without libc. The compiler would make calls of memcpy and memset from plain
+// loops and assignments of structures; musl's use vector registers, which the kernel must not
+// touch.
 #ifndef CLLM_BYTES_H
 #define CLLM_BYTES_H
 

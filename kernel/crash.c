@@ -75,7 +75,8 @@ static void commit(struct crash_record *r) {
 // --- The report --------------------------------------------------------------------------------
 
 // To the console and to the end of `field`.
-static void __attribute__((format(printf, 3, 4))) say(char *field, size_t size, const char *fmt, ...) {
+static void __attribute__((format(printf, 3, 4))) say(char *field, size_t size,
+    const char *fmt, ...) {
     char line[512];
     va_list ap;
     va_start(ap, fmt);
@@ -229,7 +230,8 @@ void crash(const struct trap_frame *f, int code, const char *fmt, ...) {
 void panic(const char *fmt, ...) {
     struct trap_frame f;
     kmemset(&f, 0, sizeof(f));
-    __asm__ volatile ("movq %%rbx, %0; movq %%r12, %1; movq %%r13, %2; movq %%r14, %3; movq %%r15, %4"
+    __asm__ volatile (
+        "movq %%rbx, %0; movq %%r12, %1; movq %%r13, %2; movq %%r14, %3; movq %%r15, %4"
         : "=m" (f.rbx), "=m" (f.r12), "=m" (f.r13), "=m" (f.r14), "=m" (f.r15));
     f.rip = (uint64_t)__builtin_return_address(0) - 1;
     f.rbp = *(uint64_t *)__builtin_frame_address(0);

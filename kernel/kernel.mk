@@ -13,8 +13,8 @@ KERNEL_C = start.c print.c phases.c hooks.c cmdline.c crash.c backtrace.c symbol
 	$(addprefix linux/,file.c process.c signal.c stderr.c syscalls.c thread.c)
 KERNEL_S = boot/initial.S boot/multiboot_entry.S cpu/ap_entry.S cpu/entry.S linux/enter.S
 
-# General registers only: a trap then saves no vector state. zig ignores -mgeneral-regs-only, because
-# it always spells out the processor's features; taking them away does work.
+# General registers only: a trap then saves no vector state. zig ignores -mgeneral-regs-only,
+# because it always spells out the processor's features; taking them away does work.
 GENERAL_REGS = -mcpu=x86_64-x87-mmx-sse-sse2+soft_float
 KERNEL_FLAGS = -I$(KERNEL_DIR) -std=gnu11 -O2 -DNDEBUG -g $(GENERAL_REGS) -mno-red-zone \
 	-ffreestanding -fno-builtin -fno-omit-frame-pointer -fno-stack-protector \

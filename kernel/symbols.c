@@ -1,6 +1,6 @@
-// Names for addresses, in a fault handler: reads the table that host/cllm/symbols.py puts into the image
-// after linking. Functions are in order of address, in groups of GROUP. An index entry gives a group's
-// first address and where its names start. There, each function is
+// Names for addresses, in a fault handler: reads the table that host/cllm/symbols.py puts into the
+// image after linking. Functions are in order of address, in groups of GROUP. An index entry gives
+// a group's first address and where its names start. There, each function is
 //   varint  bytes since the function before (0 for the first of a group)
 //   byte    bytes its name shares with the name before
 //   byte    further bytes of the name, which follow

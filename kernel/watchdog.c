@@ -2,8 +2,9 @@
 // interrupt ends the machine with a backtrace of what runs instead. That finds whatever loops with
 // interrupts on; a processor that loops with interrupts off is beyond it.
 //
-// clock_ns() leaves out pauses of the whole machine, as far as they can be told from work (cpu/tsc.c).
-// A shorter pause counts, so a watchdog that is overdue gets GRACE_NS more, for whoever could not run.
+// clock_ns() leaves out pauses of the whole machine, as far as they can be told from work
+// (cpu/tsc.c). A shorter pause counts, so a watchdog that is overdue gets GRACE_NS more, for
+// whoever could not run.
 #include "watchdog.h"
 
 #include "cpu/sched.h"
@@ -17,8 +18,8 @@ static struct {
     bool held, late;            // late: it was found overdue, `deadline` ends its grace
 } dogs[WATCHDOGS];
 
-// When the timer looks next. Feeding moves the dogs' deadlines without moving this one: an early look
-// costs less than setting the timer at each feeding.
+// When the timer looks next. Feeding moves the dogs' deadlines without moving this one: an early
+// look costs less than setting the timer at each feeding.
 static uint64_t next_look = UINT64_MAX;
 
 static void set_timer(void) {

@@ -4,8 +4,8 @@
 
 #include "cpu/trap.h"
 
-// Handles core 0's timer interrupt, before sched_timer_interrupt(): ends the machine if a watchdog is
-// overdue. `f` is what the timer interrupted.
+// Handles core 0's timer interrupt, before sched_timer_interrupt(): ends the machine if a watchdog
+// is overdue. `f` is what the timer interrupted.
 void watchdog_interrupt(const struct trap_frame *f);
 
 #endif

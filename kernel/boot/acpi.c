@@ -1,5 +1,6 @@
-// Processors and power from the ACPI tables: RSDP, then RSDT or XSDT, then MADT and FADT. Runs on the
-// boot page tables, because firmware keeps the tables in memory that it does not report as RAM.
+// Processors and power from the ACPI tables: RSDP, then RSDT or XSDT, then MADT and FADT. Runs on
+// the boot page tables, because firmware keeps the tables in memory that it does not report as
+// RAM.
 // Source: ACPI Specification 6.5, 5.2.5 (RSDP), 5.2.7 and 5.2.8 (RSDT, XSDT), 5.2.12 (MADT).
 #include "boot/acpi.h"
 
@@ -74,8 +75,8 @@ static const struct table *table_at(uint64_t at, const char *signature) {
     return t;
 }
 
-// The next table with this signature that the root table names, from the offset *at on, 0 for the first.
-// NULL after the last one.
+// The next table with this signature that the root table names, from the offset *at on, 0 for the
+// first. NULL after the last one.
 static const struct table *next_table(const struct rsdp *r, const char *signature, size_t *at) {
     bool wide = r->revision >= 2 && r->xsdt;
     const struct table *root = table_at(wide ? r->xsdt : r->rsdt, wide ? "XSDT" : "RSDT");

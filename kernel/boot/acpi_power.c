@@ -8,7 +8,8 @@
 #define FLAG_BUTTON_IS_A_DEVICE (1u << 4) // PWR_BUTTON
 #define FLAG_HARDWARE_REDUCED (1u << 20)
 #define PORTS 0x10000u
-// Lines that belong to something else: timer, keyboard, cascade, serial line, CMOS clock, coprocessor.
+// Lines that belong to something else: timer, keyboard, cascade, serial line, CMOS clock,
+// coprocessor.
 #define LINES_TAKEN (1u << 0 | 1u << 1 | 1u << 2 | 1u << 4 | 1u << 8 | 1u << 13)
 
 #define NAME_OP 0x08

@@ -32,7 +32,8 @@ extern struct bootinfo bootinfo;
 // For the adapters. What there is no room for is left out.
 void bootinfo_set_cmdline(const char *line);
 void bootinfo_add_ram(uint64_t start, uint64_t size);
-// `string` is the loader's: "path/to/file name" names the module `name`, "path/to/file" alone `file`.
+// `string` is the loader's: "path/to/file name" names the module `name`, "path/to/file" alone
+// `file`.
 void bootinfo_add_module(const char *string, uint64_t start, uint64_t size);
 
 #endif

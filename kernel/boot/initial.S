@@ -1,5 +1,5 @@
-// The page tables and the stack that the machine starts on. boot/multiboot_entry.S fills the tables;
-// application processors start on them too.
+// The page tables and the stack that the machine starts on. boot/multiboot_entry.S fills the
+// tables; application processors start on them too.
     .section .bss
     .balign 4096
     .globl boot_pml4, boot_pdpt, boot_pd

@@ -29,7 +29,8 @@ boot_entry:
     movl %eax, %ebp             // loader's magic
     movl %ebx, %esi             // struct multiboot_info
 
-    // 1. Clear .bss: the loader may, but the specification does not oblige it for every path. A page
+    // 1. Clear .bss: the loader may, but the specification does not oblige it for every path. A
+    // page
     //    is written to only if it is not zero: see clear() in mm/vm.c.
     movl $__bss_start, %edi
     xorl %eax, %eax

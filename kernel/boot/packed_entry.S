@@ -1,5 +1,5 @@
-// Multiboot entry of the packed image (build.pack() in host/cllm/build.py): unpacks the image and goes
-// to its entry, boot/multiboot_entry.S, with the registers as the loader left them.
+// Multiboot entry of the packed image (build.pack() in host/cllm/build.py): unpacks the image and
+// goes to its entry, boot/multiboot_entry.S, with the registers as the loader left them.
 //
 // It is linked right above where the image goes, so that modules, which loaders put behind a
 // kernel, are not in the way. PAYLOAD, ENTRY, TARGET, SIZE and END come from build.pack().

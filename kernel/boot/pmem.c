@@ -1,9 +1,10 @@
-// Boot modules that nobody loads: files that QEMU maps into the machine as persistent memory (-device
-// nvdimm), so that neither host nor firmware copies a model, and 2 GiB are no limit.
+// Boot modules that nobody loads: files that QEMU maps into the machine as persistent memory
+// (-device nvdimm), so that neither host nor firmware copies a model, and 2 GiB are no limit.
 //
-// The command line says where they are: "pmem=NAME@START+SIZE", both in hexadecimal, START on a page
-// boundary. Such memory consists of whole pages of the file. The bytes behind the last whole page come
-// as a module of the usual kind, NAME.tail, and are copied to a page that is mapped behind the others.
+// The command line says where they are: "pmem=NAME@START+SIZE", both in hexadecimal, START on a
+// page boundary. Such memory consists of whole pages of the file. The bytes behind the last whole
+// page come as a module of the usual kind, NAME.tail, and are copied to a page that is mapped
+// behind the others.
 #include "boot/pmem.h"
 
 #include "boot/bootinfo.h"

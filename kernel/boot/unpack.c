@@ -1,6 +1,6 @@
-// Unpacks the image where it runs: the C part of boot/packed_entry.S, 32-bit code on the bare machine,
-// without paging. The image is one stream of RFC 1951 (deflate): two thirds of it are gone then, and
-// QEMU, which keeps a copy of what it boots, has less to keep.
+// Unpacks the image where it runs: the C part of boot/packed_entry.S, 32-bit code on the bare
+// machine, without paging. The image is one stream of RFC 1951 (deflate): two thirds of it are
+// gone then, and QEMU, which keeps a copy of what it boots, has less to keep.
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -288,7 +288,8 @@ static void check_room(uint32_t address) {
     const struct multiboot_module *module = (const struct multiboot_module *)info->modules;
     for (uint32_t i = 0; info->flags & 1 << 3 && i < info->n_modules; i++) {
         wrong |= meets((uint32_t)&module[i], (uint32_t)&module[i + 1])
-            || meets(module[i].start, module[i].end) || meets(module[i].string, module[i].string + 1);
+            || meets(module[i].start, module[i].end)
+            || meets(module[i].string, module[i].string + 1);
     }
     if (wrong) {
         stop("cllm: the loader has put something where the image goes: boot cllm.unpacked.elf\r\n");

@@ -1,6 +1,6 @@
 // An application processor's way from real mode to ap_main() in long mode. cpu/smp.c copies the
-// trampoline to a page below 1 MiB, where a start-up interrupt begins (SDM vol. 3A, 11.4.4). The boot
-// page tables, which map low memory executable, lead to the kernel's.
+// trampoline to a page below 1 MiB, where a start-up interrupt begins (SDM vol. 3A, 11.4.4). The
+// boot page tables, which map low memory executable, lead to the kernel's.
 
     .section .rodata
     .balign 16

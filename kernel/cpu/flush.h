@@ -4,8 +4,8 @@
 
 #include "cpu/cpu.h"
 
-// Returns when every other core has forgotten its cached translations. Interrupts MUST be on, or two
-// cores could wait for each other.
+// Returns when every other core has forgotten its cached translations. Interrupts MUST be on, or
+// two cores could wait for each other.
 void flush_others(void);
 // Handles VECTOR_FLUSH.
 void flush_interrupt(void);

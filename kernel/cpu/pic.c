@@ -1,5 +1,5 @@
-// The two 8259A interrupt controllers: on every machine with a BIOS, PCI interrupts reach the processor
-// through them without the tables that an I/O APIC needs.
+// The two 8259A interrupt controllers: on every machine with a BIOS, PCI interrupts reach the
+// processor through them without the tables that an I/O APIC needs.
 // Source: Intel 8259A datasheet (ICW1-ICW4, OCW1-OCW3).
 #include "cpu/pic.h"
 
@@ -87,8 +87,8 @@ bool pic_interrupt(unsigned line) {
         end_of_interrupt(line); // another device on the line holds it up and interrupts again
         return true;
     }
-    // A PCI line is level triggered: it stays up until its driver, which runs later, has acknowledged
-    // the device. Keep it masked until then.
+    // A PCI line is level triggered: it stays up until its driver, which runs later, has
+    // acknowledged the device. Keep it masked until then.
     mask(line);
     end_of_interrupt(line);
     if (kernel_hooks.irq) {

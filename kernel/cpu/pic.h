@@ -1,4 +1,5 @@
-// The two 8259A interrupt controllers: device interrupts (irq_mask() and irq_unmask() of machine.h).
+// The two 8259A interrupt controllers: device interrupts (irq_mask() and irq_unmask() of
+// machine.h).
 #ifndef CLLM_CPU_PIC_H
 #define CLLM_CPU_PIC_H
 

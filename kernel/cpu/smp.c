@@ -12,7 +12,8 @@
 #include "mm/vm.h"
 #include "print.h"
 
-#define TRAMPOLINE 0x8000ul // a page below 1 MiB, which a start-up interrupt can name; phys.c keeps it
+// A page below 1 MiB, which a start-up interrupt can name. mm/phys.c gives no frame there away.
+#define TRAMPOLINE 0x8000ul
 #define ANSWER_NS 200000000u
 #define RETRY_NS 1000000u
 

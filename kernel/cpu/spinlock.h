@@ -1,8 +1,8 @@
-// Spinlocks. Interrupts are off while a lock is held, so that neither a handler nor another thread on the
-// same core can want it meanwhile.
+// Spinlocks. Interrupts are off while a lock is held, so that neither a handler nor another thread
+// on the same core can want it meanwhile.
 //
-// Order, outermost first: mm/vm.c's (a lock that yields), paging, phys; the scheduler's; the console's.
-// None of the last three is held while taking another but the console's.
+// Order, outermost first: mm/vm.c's (a lock that yields), paging, phys; the scheduler's; the
+// console's. None of the last three is held while taking another but the console's.
 #ifndef CLLM_CPU_SPINLOCK_H
 #define CLLM_CPU_SPINLOCK_H
 

@@ -64,7 +64,8 @@ static void load_tables(struct cpu *c) {
     __asm__ volatile ("lgdt %0" :: "m" (gp));
     // Reload what may come from another table: an application processor's trampoline has its own.
     __asm__ volatile (
-        "pushq %0; leaq 1f(%%rip), %%rax; pushq %%rax; lretq; 1: movl %1, %%ds; movl %1, %%es; movl %1, %%ss"
+        "pushq %0; leaq 1f(%%rip), %%rax; pushq %%rax; lretq;"
+        "1: movl %1, %%ds; movl %1, %%es; movl %1, %%ss"
         :: "i" (SEL_CODE), "r" (SEL_DATA) : "rax", "memory");
     __asm__ volatile ("ltr %0" :: "r" ((uint16_t)SEL_TSS));
     struct table_pointer ip = {sizeof(idt) - 1, (uint64_t)idt};

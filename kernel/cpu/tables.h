@@ -6,7 +6,8 @@
 
 // Makes the calling core the first of `cpus`.
 void cpu_init(void);
-// Loads descriptor tables, vector units and system-call registers of the calling core, which is `c`.
+// Loads descriptor tables, vector units and system-call registers of the calling core, which is
+// `c`.
 void cpu_init_core(struct cpu *c);
 
 #endif

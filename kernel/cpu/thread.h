@@ -21,7 +21,8 @@ void thread_exit(void) __attribute__((noreturn));
 unsigned thread_count(void);
 // The thread with this id, or NULL. With the scheduler's lock held.
 struct thread *thread_find(int tid);
-// Which cores it may run on: a mask of one pins it there, any other frees it. The main thread stays.
+// Which cores it may run on: a mask of one pins it there, any other frees it. The main thread
+// stays.
 void thread_set_affinity(struct thread *t, uint64_t mask);
 // Processor time of the running thread.
 uint64_t thread_ran_ns(void);

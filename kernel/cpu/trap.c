@@ -1,5 +1,5 @@
-// Exceptions and interrupts, after entry.S has saved the registers: interrupts go to their handlers,
-// everything else is a fault of the image, which crash.c reports.
+// Exceptions and interrupts, after entry.S has saved the registers: interrupts go to their
+// handlers, everything else is a fault of the image, which crash.c reports.
 #include "cpu/trap.h"
 
 #include "backtrace.h"
@@ -56,8 +56,8 @@ static void fault(struct trap_frame *f) {
         f->error & PF_PROTECTED ? " (protected)" : " (not mapped)");
 }
 
-// The line of a non-maskable interrupt that came while the console was busy. The next timer interrupt
-// prints it.
+// The line of a non-maskable interrupt that came while the console was busy. The next timer
+// interrupt prints it.
 static char nmi_text[400];
 static volatile size_t nmi_length;
 
@@ -69,9 +69,9 @@ static void say_nmi(void) {
     }
 }
 
-// A chipset raises it for memory and bus errors, shown at port 61h (ICH9 datasheet, 13.7.1), from which
-// there is no going on. Without these bits, somebody pressed a button or asked a hypervisor for it to see
-// what a machine does that seems to hang.
+// A chipset raises it for memory and bus errors, shown at port 61h (ICH9 datasheet, 13.7.1), from
+// which there is no going on. Without these bits, somebody pressed a button or asked a hypervisor
+// for it to see what a machine does that seems to hang.
 static void nmi(struct trap_frame *f) {
     uint8_t reason = inb(0x61);
     if (cmdline_has("nmi=crash") || (reason != 0xFF && (reason & 0xC0))) {

@@ -1,8 +1,8 @@
 // Time: the TSC and the local APIC timer, calibrated against the 8254.
 //
 // Two clocks count the TSC. clock_ns() leaves pauses out: a hypervisor that stops the machine, a
-// host that sleeps or swaps. Deadlines use this clock, because nobody can answer, feed a watchdog or
-// send a packet during a pause. Wall time goes on. (Linux has the same two around a suspend:
+// host that sleeps or swaps. Deadlines use this clock, because nobody can answer, feed a watchdog
+// or send a packet during a pause. Wall time goes on. (Linux has the same two around a suspend:
 // CLOCK_MONOTONIC and CLOCK_REALTIME.)
 // Sources: SDM vol. 3A 12.5.4 (APIC timer), 18.17 (TSC); Intel 8254 datasheet.
 #include "cpu/tsc.h"
@@ -22,16 +22,16 @@
 
 static uint64_t tsc_base, tsc_hz, apic_hz;
 static uint64_t tsc_to_ns; // nanoseconds per TSC tick, 32.32 fixed point
-// All cores read these without a lock: while `changes` is odd, or differs afterwards, the values read
-// in between may not belong together.
+// All cores read these without a lock: while `changes` is odd, or differs afterwards, the values
+// read in between may not belong together.
 static volatile uint32_t changes;
 static volatile uint64_t seen;    // raw_ns() of a reading, at most TSC_BEAT_NS before the last one
 static volatile uint64_t skipped; // what clock_ns() leaves out of raw_ns()
 static volatile uint64_t paused;  // of it, what pauses took
 static volatile uint64_t went_back; // what a counter that ran back made raw_ns() lose
 
-// TSC and APIC timer ticks while channel 2 of the 8254 counts CALIBRATE_US down. Its gate and output
-// are bits 0 and 5 of port 61h. False when the output never rises: there is no 8254.
+// TSC and APIC timer ticks while channel 2 of the 8254 counts CALIBRATE_US down. Its gate and
+// output are bits 0 and 5 of port 61h. False when the output never rises: there is no 8254.
 static bool count_ticks(uint32_t pit_count, uint64_t *tsc, uint64_t *apic_ticks) {
     outb(0x61, (inb(0x61) & ~2u) | 1u); // speaker off, gate on
     outb(0x43, 0xB0);                   // channel 2, low then high byte, mode 0
@@ -80,9 +80,9 @@ static uint64_t raw_ns(void) {
     return (uint64_t)((unsigned __int128)(rdtsc() - tsc_base) * tsc_to_ns >> 32);
 }
 
-// Records the reading `raw`; `last` and `then` are `seen` and `changes` before it. Leaves a gap out:
-// a pause, or a counter that ran back, as it may after a move to another host. clock_ns() goes on
-// with a time that nobody has read yet.
+// Records the reading `raw`; `last` and `then` are `seen` and `changes` before it. Leaves a gap
+// out: a pause, or a counter that ran back, as it may after a move to another host. clock_ns()
+// goes on with a time that nobody has read yet.
 static void note(uint64_t raw, uint64_t last, uint32_t then) {
     uint64_t flags = irq_save();
     if (__atomic_compare_exchange_n(&changes, &then, then + 1, false, __ATOMIC_ACQUIRE,
@@ -134,8 +134,8 @@ uint64_t tsc_wall_ahead_ns(void) {
     return went_back + skipped;
 }
 
-// At most ARM_MAX_NS ahead, so that the product below fits in 64 bits. Waiters look at the clock, so an
-// early interrupt does no harm.
+// At most ARM_MAX_NS ahead, so that the product below fits in 64 bits. Waiters look at the clock,
+// so an early interrupt does no harm.
 void tsc_start_timer(uint64_t deadline) {
     if (deadline == UINT64_MAX) {
         apic_timer_start(0);

@@ -1,6 +1,6 @@
 // The power button, by ACPI's fixed registers.
-// Source: ACPI Specification 6.5, 4.8.2.1 (SCI), 4.8.3.1 (PM1 registers); Intel PIIX datasheet 2.5.5
-// (edge/level control of the 8259s).
+// Source: ACPI Specification 6.5, 4.8.2.1 (SCI), 4.8.3.1 (PM1 registers); Intel PIIX datasheet
+// 2.5.5 (edge/level control of the 8259s).
 #include "dev/button.h"
 
 #include "cpu/io.h"
@@ -49,8 +49,8 @@ void button_init(void) {
         klog("power: no button");
         return;
     }
-    // Firmware may have enabled other events. Nobody here clears them, so each would hold the line for
-    // good.
+    // Firmware may have enabled other events. Nobody here clears them, so each would hold the line
+    // for good.
     for (unsigned i = 0; i < 2; i++) {
         for (unsigned k = 0; k < power->gpe_bytes[i] && power->gpe[i]; k++) {
             outb((uint16_t)(power->gpe[i] + k), 0);
@@ -61,7 +61,8 @@ void button_init(void) {
         }
     }
     uint16_t elcr = (uint16_t)(ELCR + (power->sci >> 3));
-    outb(elcr, (uint8_t)(inb(elcr) | 1u << (power->sci & 7))); // 4.8.2.1: level triggered, shareable
+    // 4.8.2.1: level triggered, so other devices can share it.
+    outb(elcr, (uint8_t)(inb(elcr) | 1u << (power->sci & 7)));
     outw(power->enable[0], BUTTON);
     irq_register(power->sci, pressed);
 }

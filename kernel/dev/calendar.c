@@ -27,8 +27,8 @@ static int64_t days_from_civil(int64_t y, unsigned m, unsigned d) {
     return era * 146097 + doe - 719468;
 }
 
-// Reads seconds since 1970 from the CMOS clock, which counts UTC. False when it shows no date: there is
-// none.
+// Reads seconds since 1970 from the CMOS clock, which counts UTC. False when it shows no date:
+// there is none.
 static bool read_rtc(int64_t *seconds) {
     uint8_t a[6], b[6];
     static const uint8_t regs[6] = {0, 2, 4, 7, 8, 9};
@@ -127,8 +127,8 @@ void clock_set_realtime(int64_t ns) {
     uint64_t flags = irq_save();
     clock_step(ns);
     write_rtc(ns / 1000000000);
-    // A clock that cannot be set, or not to this year, keeps showing something else. Only a change of
-    // that difference is news later.
+    // A clock that cannot be set, or not to this year, keeps showing something else. Only a change
+    // of that difference is news later.
     int64_t seconds;
     cmos_ahead = read_rtc(&seconds) ? seconds - ns / 1000000000 : 0;
     irq_restore(flags);

@@ -1,5 +1,5 @@
-// The console: a 16550 serial line and the VGA text screen show everything written; input comes from the
-// serial line by interrupt.
+// The console: a 16550 serial line and the VGA text screen show everything written; input comes
+// from the serial line by interrupt.
 //
 // Output goes into a ring first, as one piece, so that pieces never mix. The writer then feeds the
 // transmitter from the ring, 16 bytes at a time with interrupts on in between: a receive FIFO of 16
@@ -177,8 +177,8 @@ void console_init(void) {
     }
 }
 
-// With the lock held: puts s[at] and what follows into the ring, as far as there is room. Returns how far
-// it came.
+// With the lock held: puts s[at] and what follows into the ring, as far as there is room. Returns
+// how far it came.
 static size_t append(const char *s, size_t n, size_t at, bool text) {
     for (; at < n && written - sent + 2 <= OUTPUT_SIZE; at++) {
         bool ends = text && s[at] == '\n';
@@ -263,8 +263,8 @@ void console_panic(void) {
 
 // --- Input -------------------------------------------------------------------------------------
 
-// Empties the receive FIFO. While the ring is full, bytes stay there: a sender that honours flow control
-// then waits, and none get lost.
+// Empties the receive FIFO. While the ring is full, bytes stay there: a sender that honours flow
+// control then waits, and none get lost.
 static void receive(void) {
     while (input_head - input_tail < sizeof(input) && (inb(UART + 5) & LSR_DATA)) {
         uint8_t c = inb(UART);

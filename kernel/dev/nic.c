@@ -1,9 +1,9 @@
 // A head start for the network card, whose driver is Python (frozen/drivers/e1000.py).
 //
 // QEMU's e1000 takes no frame for a second after each write to RCTL (hw/net/e1000.c,
-// set_rx_control() and its flush_queue_timer), which is longer than all the rest of booting. Enabling
-// the receiver here, as early as possible, lets the second pass while the machine boots. The driver,
-// and a second call, leave a register alone that has its value already.
+// set_rx_control() and its flush_queue_timer), which is longer than all the rest of booting.
+// Enabling the receiver here, as early as possible, lets the second pass while the machine boots.
+// The driver, and a second call, leave a register alone that has its value already.
 //
 // On a real controller this does nothing: its bus mastering is off, so that it cannot touch memory,
 // its ring is empty (RDH and RDT are 0 after a reset), and the driver's reset, which clears RCTL,

@@ -1,5 +1,5 @@
-// What the parts of the Linux system-call layer share. Numbers, structures and error codes are Linux's
-// for x86-64, because musl was compiled against them.
+// What the parts of the Linux system-call layer share. Numbers, structures and error codes are
+// Linux's for x86-64, because musl was compiled against them.
 #ifndef CLLM_LINUX_LINUX_H
 #define CLLM_LINUX_LINUX_H
 

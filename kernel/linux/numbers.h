@@ -1,5 +1,5 @@
-// Linux's x86-64 system calls: SYS_NAME is the number of NAME, and syscall_name() the way back, for the
-// log of those that are not provided.
+// Linux's x86-64 system calls: SYS_NAME is the number of NAME, and syscall_name() the way back,
+// for the log of those that are not provided.
 #ifndef CLLM_LINUX_NUMBERS_H
 #define CLLM_LINUX_NUMBERS_H
 

@@ -1,7 +1,8 @@
-// Signals: SIGSEGV for a page fault of the running thread, and no other. A library that runs somebody
-// else's recursive code uses it to leave a stack that ran over (native/engine/budget.cpp).
-// Sources: sigaction(2), sigaltstack(2), signal(7); System V ABI AMD64 3.4.1 (registers of a handler
-// are those of a function: signal, siginfo_t *, ucontext_t *).
+// Signals: SIGSEGV for a page fault of the running thread, and no other. A library that runs
+// somebody else's recursive code uses it to leave a stack that ran over
+// (native/engine/budget.cpp).
+// Sources: sigaction(2), sigaltstack(2), signal(7); System V ABI AMD64 3.4.1 (registers of a
+// handler are those of a function: signal, siginfo_t *, ucontext_t *).
 #include "linux/signal.h"
 
 #include "bytes.h"

@@ -1,5 +1,5 @@
-// The system calls that musl and libc++ make: one table of functions by number. A number that is not in it
-// fails with ENOSYS; its first call is logged by name, so that a new libc's wish shows.
+// The system calls that musl and libc++ make: one table of functions by number. A number that is
+// not in it fails with ENOSYS; its first call is logged by name, so that a new libc's wish shows.
 #include "bytes.h"
 #include "cpu/cpu.h"
 #include "cpu/io.h"

@@ -1,9 +1,10 @@
-// Physical memory: a bitmap of 4 KiB frames, a set bit is a frame in use. A linear search starts where
-// the last one succeeded, so that it is short in practice; whole words are skipped 64 frames at a time.
+// Physical memory: a bitmap of 4 KiB frames, a set bit is a frame in use. A linear search starts
+// where the last one succeeded, so that it is short in practice; whole words are skipped 64 frames
+// at a time.
 //
 // Large pages come from the top and frames from the bottom, so neither breaks up the other's. The
-// frames that the loader and the packed image have written to are at the bottom. A hypervisor's host
-// has given memory for those already, and small allocations, which are mostly used, get them.
+// frames that the loader and the packed image have written to are at the bottom. A hypervisor's
+// host has given memory for those already, and small allocations, which are mostly used, get them.
 #include "mm/phys.h"
 
 #include "boot/bootinfo.h"

@@ -3,8 +3,8 @@
 #include "lib/oofatfs/ff.h"
 #include "shared/timeutils/timeutils.h"
 
-// Wall time in the FAT format (Microsoft FAT specification 1.03, "Date and Time Formats"): date in the
-// upper 16 bits, years from 1980; two-second steps.
+// Wall time in the FAT format (Microsoft FAT specification 1.03, "Date and Time Formats"): date in
+// the upper 16 bits, years from 1980; two-second steps.
 DWORD get_fattime(void) {
     timeutils_struct_time_t tm;
     timeutils_seconds_since_epoch_to_struct_time(mp_hal_time_ns() / 1000000000, &tm);

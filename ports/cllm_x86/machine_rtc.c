@@ -1,5 +1,5 @@
-// machine.RTC: the machine's wall clock. It is read from the CMOS clock at power-on and counted by the
-// TSC from there; setting it sets both, so it outlives a reset. UTC.
+// machine.RTC: the machine's wall clock. It is read from the CMOS clock at power-on and counted by
+// the TSC from there; setting it sets both, so it outlives a reset. UTC.
 #include "py/mphal.h"
 #include "py/runtime.h"
 #include "shared/timeutils/timeutils.h"
@@ -19,7 +19,8 @@ static mp_obj_t machine_rtc_make_new(const mp_obj_type_t *type, size_t n_args, s
 }
 
 // datetime() -> (year, month, day, weekday, hours, minutes, seconds, microseconds), weekday 0 being
-// Monday; datetime(tuple) sets the clock, whatever its weekday says. ValueError for a date that is none.
+// Monday; datetime(tuple) sets the clock, whatever its weekday says. ValueError for a date that is
+// none.
 static mp_obj_t machine_rtc_datetime(size_t n_args, const mp_obj_t *args) {
     if (n_args == 1) {
         uint64_t ns = mp_hal_time_ns();

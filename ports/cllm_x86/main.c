@@ -19,9 +19,9 @@
 
 #define HEAP_SIZE (4 * MiB)       // first area; MICROPY_GC_SPLIT_HEAP_AUTO adds more
 #define PYTHON_STACK_SIZE (1 * MiB) // of the process's stack; the rest is for C++ below Python
-// Locals and operands of the functions that run: without MICROPY_ENABLE_PYSTACK, every call with more
-// than 11 words of them would take a block of the heap. A call's C frames take more than its words do,
-// so that of the two stacks the process's ends first.
+// Locals and operands of the functions that run: without MICROPY_ENABLE_PYSTACK, every call with
+// more than 11 words of them would take a block of the heap. A call's C frames take more than its
+// words do, so that of the two stacks the process's ends first.
 #define PYSTACK_SIZE (1 * MiB)
 
 const char cllm_help_text[] =
@@ -30,7 +30,8 @@ const char cllm_help_text[] =
     "  from cllm import app, llm     the running server and its model\n"
     "  @app.get('/path/<name>')      adds a route, live\n"
     "  help('modules')               lists what can be imported\n"
-    "  CTRL-A raw REPL, CTRL-B friendly REPL, CTRL-C interrupt, CTRL-D soft reset, CTRL-E paste mode\n";
+    "  CTRL-A raw REPL, CTRL-B friendly REPL, CTRL-C interrupt, CTRL-D soft reset, "
+    "CTRL-E paste mode\n";
 
 // Feeds the REPL until CTRL-D at an empty prompt. The server's own loop does the same from Python
 // (frozen/boot/main.py); this one runs when main.py ended, failed, or was skipped for the raw REPL.
@@ -96,8 +97,8 @@ void gc_collect(void) {
     gc_collect_end();
 }
 
-// How large a further heap area may be. The rest is left to the engine; without an end to what Python
-// may take, a script's mistake would be the engine's as well.
+// How large a further heap area may be. The rest is left to the engine; without an end to what
+// Python may take, a script's mistake would be the engine's as well.
 size_t gc_get_max_new_split(void) {
     return memory_free() / 4 * 3;
 }

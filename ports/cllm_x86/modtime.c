@@ -8,14 +8,15 @@ static mp_obj_t mp_time_time_get(void) {
     return mp_obj_new_int_from_ull(mp_hal_time_ns() / 1000000000);
 }
 
-// localtime(), gmtime() and mktime() instead of extmod/modtime.c's, whose mktime() is unsigned, wrong before
-// 1901 and counts days one month after the other, and whose localtime() cuts years to 16 bits.
+// localtime(), gmtime() and mktime() instead of extmod/modtime.c's, whose mktime() is unsigned,
+// wrong before 1901 and counts days one month after the other, and whose localtime() cuts years to
+// 16 bits.
 #define FIRST_SECOND (-62135596800) // of year 1
 #define LAST_SECOND 253402300799 // of year 9999
 
 static mp_obj_t time_localtime(size_t n_args, const mp_obj_t *args) {
-    mp_int_t seconds = n_args == 0 || args[0] == mp_const_none ? (mp_int_t)(mp_hal_time_ns() / 1000000000)
-        : mp_obj_get_int(args[0]);
+    bool now = n_args == 0 || args[0] == mp_const_none;
+    mp_int_t seconds = now ? (mp_int_t)(mp_hal_time_ns() / 1000000000) : mp_obj_get_int(args[0]);
     if (seconds < FIRST_SECOND || seconds > LAST_SECOND) {
         mp_raise_msg(&mp_type_OverflowError, MP_ERROR_TEXT("timestamp out of range"));
     }
@@ -35,8 +36,8 @@ static mp_int_t floor_divide(mp_int_t number, mp_int_t divisor) {
     return number / divisor - (number % divisor < 0);
 }
 
-// Days from 1970-01-01 to the first of a month in the Gregorian calendar. month: from 0. Years begin with
-// March here, so that the leap day is their last.
+// Days from 1970-01-01 to the first of a month in the Gregorian calendar. month: from 0. Years
+// begin with March here, so that the leap day is their last.
 static mp_int_t days_to_month(mp_int_t year, mp_int_t month) {
     year -= month < 2;
     month = (month + 10) % 12;

@@ -29,9 +29,9 @@ void cllm_free_exec(void *ptr, size_t size);
 // --- memory: the heap starts small and grows by areas from malloc
 #define MICROPY_ENABLE_GC (1)
 #define MICROPY_GC_SPLIT_HEAP (1)
-// Entries of the collector's stack of objects yet to be traced. Where it is full, the whole heap is searched
-// anew for each stackful, which takes quadratic time for chains of closures: 64 entries, upstream's default,
-// are 17 s for 30,000 of them. 16 bytes each.
+// Entries of the collector's stack of objects yet to be traced. Where it is full, the whole heap
+// is searched anew for each stackful, which takes quadratic time for chains of closures: 64
+// entries, upstream's default, are 17 s for 30,000 of them. 16 bytes each.
 #define MICROPY_ALLOC_GC_STACK_SIZE (32768)
 #define MICROPY_GC_SPLIT_HEAP_AUTO (1)
 #define MICROPY_ENABLE_PYSTACK (1) // see main.c
@@ -100,8 +100,8 @@ void cllm_free_exec(void *ptr, size_t size);
 #define MICROPY_PY_MACHINE_DISABLE_IRQ_ENABLE_IRQ (1)
 #define MICROPY_PY_RANDOM_SEED_INIT_FUNC (cllm_random_seed())
 uint64_t cllm_random_seed(void);
-// Above the "extra features" level: what a script from CPython or a larger board may expect, where it
-// costs nothing while unused.
+// Above the "extra features" level: what a script from CPython or a larger board may expect, where
+// it costs nothing while unused.
 #define MICROPY_PY_ALL_INPLACE_SPECIAL_METHODS (1)
 #define MICROPY_PY_BUILTINS_MEMORYVIEW_ITEMSIZE (1)
 #define MICROPY_PY_BUILTINS_RANGE_BINOP (1)

@@ -1,6 +1,6 @@
-// From interrupts to Python. The hooks run in interrupt context: this file, like py/scheduler.c which
-// they call, is compiled for general registers only. They put one preallocated node per source on
-// MicroPython's scheduler, so a burst of interrupts never overflows its queue.
+// From interrupts to Python. The hooks run in interrupt context: this file, like py/scheduler.c
+// which they call, is compiled for general registers only. They put one preallocated node per
+// source on MicroPython's scheduler, so a burst of interrupts never overflows its queue.
 #include "py/mpstate.h"
 #include "py/runtime.h"
 #include "shared/runtime/softtimer.h"

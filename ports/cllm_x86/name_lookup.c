@@ -528,7 +528,8 @@ static mp_obj_t method_in_class(const mp_obj_type_t *type, qstr attr) {
                     return MP_OBJ_NULL;
                 }
                 uint16_t flags = ((mp_obj_base_t *)MP_OBJ_TO_PTR(slot->value))->type->flags;
-                bool binds = (flags & MP_TYPE_FLAG_BINDS_SELF) && !(flags & MP_TYPE_FLAG_BUILTIN_FUN);
+                bool binds = (flags & MP_TYPE_FLAG_BINDS_SELF)
+                    && !(flags & MP_TYPE_FLAG_BUILTIN_FUN);
                 return binds ? slot->value : MP_OBJ_NULL;
             }
         }
@@ -545,7 +546,8 @@ void mp_load_method(mp_obj_t object, qstr attr, mp_obj_t *dest) {
     if (mp_obj_is_obj(object) && attr != MP_QSTR___class__ && attr != MP_QSTR___next__) {
         mp_obj_instance_t *self = MP_OBJ_TO_PTR(object);
         if (mp_obj_is_instance_type(self->base.type)) {
-            mp_map_elem_t *slot = mp_map_lookup(&self->members, MP_OBJ_NEW_QSTR(attr), MP_MAP_LOOKUP);
+            mp_map_elem_t *slot = mp_map_lookup(&self->members, MP_OBJ_NEW_QSTR(attr),
+                MP_MAP_LOOKUP);
             if (slot) {
                 dest[0] = slot->value;
                 dest[1] = MP_OBJ_NULL;

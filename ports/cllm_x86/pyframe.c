@@ -1,6 +1,6 @@
-// The Python line that a running bytecode interpreter is at, for backtraces. Runs in fault handlers: no
-// libc, general registers only, and every pointer is looked up before it is followed, because the heap
-// may be what is broken.
+// The Python line that a running bytecode interpreter is at, for backtraces. Runs in fault
+// handlers: no libc, general registers only, and every pointer is looked up before it is followed,
+// because the heap may be what is broken.
 #include "py/bc.h"
 #include "py/objfun.h"
 #include "py/objgenerator.h"
