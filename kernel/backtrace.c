@@ -10,13 +10,13 @@
 
 #define FRAMES_SHOWN 40 // innermost
 #define FRAMES_OUTER 8  // outermost
-#define FRAMES_MAX 1000000 // a stack full of the smallest
+#define FRAMES_MAX 1000000 // more than a stack of the smallest frames has
 #define RESYNC_WORDS 2048
 #define WHERE_FRAMES 1000
 
 extern char __text_start[], __text_end[];
 
-// A pair of words there can be read.
+// Whether a saved frame pointer and the return address above it can be read.
 static bool readable(uint64_t at) {
     return !(at & 7) && memory_readable(at, 16);
 }
@@ -124,7 +124,7 @@ void backtrace(const struct trap_frame *f, void (*say)(const char *line)) {
     if (caller_on_top(&w, f)) {
         say_frame(&w, say);
     }
-    last = w;
+    kmemcpy(&last, &w, sizeof(w));
     while (++i < n && walk_up(&w)) {
         if (w.pc == last.pc && !w.interpreter) { // recursion
             repeated++;

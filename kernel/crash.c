@@ -1,12 +1,12 @@
-// Death: one report for whatever ends the machine by mistake. It is printed, and kept where a warm
-// reset leaves it alone, for the next boot to show.
+// Death: one report for whatever ends the machine by mistake. The report is printed, and kept for
+// the next boot to show where a warm reset leaves it alone.
 //
 // The record lies at a fixed physical address below the image. Loaders reload the image and put
 // modules behind it; firmware works in the first MiB and at the top of RAM; GRUB's own code starts
-// at 1 MiB and ends well below. A record that did not survive fails its CRC and is none.
+// at 1 MiB and ends well below. A record that did not survive fails its CRC and counts as none.
 //
-// Nothing here may be trusted, the machine is broken. The report is made in parts, and a fault in
-// one goes on with the next.
+// The machine is broken, so nothing can be trusted. The report is made in parts: a fault in one
+// part goes on with the next.
 #include "crash.h"
 
 #include "backtrace.h"
@@ -30,7 +30,7 @@
 extern char __image_start[];
 
 static struct crash_record *const area = (struct crash_record *)CRASH_AREA;
-// At the end of the area, whether there was a death or not.
+// At the end of the area, with or without a death.
 static struct boots {
     uint32_t count, complement; // of resets since power-on
 } *const boots = (struct boots *)(CRASH_AREA + CRASH_AREA_SIZE - sizeof(struct boots));
@@ -74,7 +74,7 @@ static void commit(struct crash_record *r) {
 
 // --- The report --------------------------------------------------------------------------------
 
-// To the console and to the end of `field`.
+// Prints to the console and appends to `field`.
 static void __attribute__((format(printf, 3, 4))) say(char *field, size_t size,
     const char *fmt, ...) {
     char line[512];
@@ -113,7 +113,7 @@ static void say_backtrace(void) {
     backtrace(&frame, say_line);
 }
 
-// The application's loop, which waits for the thread that died or does not know of it.
+// The main thread waits for the thread that died, or does not know of it.
 static void say_main_thread(void) {
     const struct trap_frame *f = thread_main_frame();
     if (f) {
@@ -123,7 +123,7 @@ static void say_main_thread(void) {
 }
 
 static void say_log(void) {
-    // record.log was filled when the death began, before the report itself went to the console.
+    // record.log was filled when the death began, before the report went to the console.
     const char *s = record.log, *from = s + kstrlen(s);
     for (unsigned lines = 0; from > s; from--) {
         if (from[-1] == '\n' && lines++ == LOG_SHOWN) {
@@ -153,8 +153,8 @@ static void __attribute__((noreturn)) halt(void) {
     }
 }
 
-// True for the first call. A fault while reporting comes back here on the same processor; another
-// one that dies, or is told to stop, waits for the end.
+// True for the first call. A fault in the report comes back here on the same processor. A second
+// processor that dies, or gets the NMI to stop, halts.
 static bool death_begin(const char *why) {
     irq_save();
     const char *nobody = NULL;

@@ -36,8 +36,8 @@ static uint64_t get(struct bytes t, size_t at, unsigned count) {
     return v;
 }
 
-// The ports of a register block of `length` bytes: its old field, or the generic address that later
-// revisions have. 0 when they are not I/O ports.
+// The first port of a register block of `length` bytes, from its old field or the generic address
+// of later revisions. 0 when the block is not in I/O space.
 static uint16_t ports(struct bytes t, size_t old, size_t generic, unsigned length) {
     uint64_t at = get(t, old, 4);
     if (!at && get(t, generic, 1) == SYSTEM_IO) {
@@ -77,8 +77,8 @@ uint64_t acpi_power_dsdt(const void *fadt, size_t size) {
     return at ? at : get(t, 40, 4);
 }
 
-// The integer at *at, which moves behind it; false when that is none, or too large for a sleep
-// type.
+// Reads the integer at *at and moves *at behind it. False when there is none, or it is too large
+// for a sleep type.
 static bool sleep_type(struct bytes t, size_t *at, uint8_t *type) {
     if (*at >= t.n) {
         return false;
@@ -94,7 +94,7 @@ static bool sleep_type(struct bytes t, size_t *at, uint8_t *type) {
     return v <= SLEEP_TYPE_MAX;
 }
 
-// The package at `at`, the byte behind the name.
+// Reads the package that begins at `at`, behind the name.
 static bool package(struct bytes t, size_t at, uint8_t type[2]) {
     if (at + 2 > t.n || t.p[at] != PACKAGE_OP) {
         return false;

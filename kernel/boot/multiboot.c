@@ -1,5 +1,5 @@
 // Multiboot 1 adapter: copies what the loader left in low memory into `struct bootinfo`, so that
-// the memory it used can be given away.
+// its memory can be given away.
 // Source: Multiboot Specification 0.6.96, section 3.3 "Boot information format".
 #include "boot/multiboot.h"
 

@@ -1,6 +1,6 @@
-// Unpacks the image where it runs: the C part of boot/packed_entry.S, 32-bit code on the bare
-// machine, without paging. The image is one stream of RFC 1951 (deflate): two thirds of it are
-// gone then, and QEMU, which keeps a copy of what it boots, has less to keep.
+// Unpacks the image to where it runs: the C part of boot/packed_entry.S, 32-bit code on the bare
+// machine, without paging. The image is one stream of RFC 1951 (deflate), a third of its size. QEMU
+// keeps a copy of what it boots, so a smaller file takes less of the host's memory.
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -11,7 +11,7 @@
 extern const uint8_t packed_begin[], packed_end[];
 extern const uint32_t unpacked_begin, unpacked_size, unpacked_end;
 
-// Multiboot 0.6.96, 3.3: the parts of what the loader tells that have an address.
+// Multiboot 0.6.96, 3.3: the fields that point to memory of the loader's.
 struct multiboot_info {
     uint32_t flags;
     uint32_t mem[2], boot_device, cmdline;
@@ -27,7 +27,7 @@ struct multiboot_module {
 #define SERIAL_EMPTY (1 << 5)
 #define SCREEN 0xB8000
 
-// To the serial line and the screen; there is nothing else yet.
+// Prints on the serial line and the screen; there is nothing else yet.
 static void __attribute__((noreturn)) stop(const char *why) {
     volatile uint16_t *screen = (volatile uint16_t *)SCREEN;
     for (const char *s = why; *s; s++) {
@@ -45,7 +45,7 @@ static void damaged(void) {
     stop("cllm: the image is damaged\r\n");
 }
 
-// The compiler makes calls of it.
+// The compiler calls it for loops that clear memory.
 void *memset(void *at, int c, size_t n) {
     void *to = at;
     __asm__ volatile ("rep stosb" : "+D" (to), "+c" (n) : "a" (c) : "memory");
@@ -58,7 +58,8 @@ static const uint8_t *in;
 static uint32_t bits;
 static unsigned n_bits;
 
-// At least 16 bits are there afterwards; zeros follow the end, where an error shows up soon.
+// Makes at least 16 bits available. Zeros follow the end of the input, where they soon cause an
+// error.
 static inline void refill(void) {
     if (n_bits <= 16) {
         if (in + 2 <= packed_end) {
@@ -88,7 +89,7 @@ static inline unsigned take(unsigned n) { // up to 16
 // --- Huffman codes, RFC 1951, 3.2.2 ------------------------------------------------------------
 
 #define LONGEST 15
-#define FAST 10 // codes of so many bits are looked up
+#define FAST 10 // codes of up to this many bits are looked up in a table
 
 struct code {
     uint16_t count[LONGEST + 1];  // codes of each length
@@ -110,7 +111,7 @@ static void make_code(struct code *c, const uint8_t *length, unsigned n) {
         next[i + 1] = next[i] + c->count[i];
         first[i + 1] = (uint16_t)((first[i] + c->count[i]) << 1);
         if (first[i] + c->count[i] > 1u << i) {
-            damaged(); // more codes than there can be
+            damaged(); // more codes than this length has
         }
     }
     for (unsigned i = 0; i < 1 << FAST; i++) {
@@ -278,7 +279,7 @@ static bool meets(uint32_t start, uint32_t end) {
     return start < unpacked_end && end > unpacked_begin;
 }
 
-// What the loader left behind must not be overwritten.
+// Stops if unpacking would overwrite something that the loader left behind.
 static void check_room(uint32_t address) {
     const struct multiboot_info *info = (const struct multiboot_info *)address;
     bool wrong = meets(address, address + 128);
@@ -297,7 +298,7 @@ static void check_room(uint32_t address) {
 }
 
 void unpack(uint32_t magic, uint32_t info) {
-    nic_head_start(); // the rest takes its time
+    nic_head_start(); // first: unpacking takes time
     if (magic == LOADER_MAGIC) {
         check_room(info);
     }

@@ -1,5 +1,5 @@
-// The application's one alarm, and the beat by which core 0 reads the clock. Both are a deadline
-// of core 0's timer, which the scheduler sets.
+// The application's one alarm, and the beat at which core 0 reads the clock. The earlier of the
+// two is a deadline of core 0's timer, which the scheduler sets.
 #include "cpu/alarm.h"
 
 #include "cpu/sched.h"

@@ -59,7 +59,7 @@ uint32_t apic_timer_left(void) {
     return get(APIC_TIMER_CURRENT);
 }
 
-// The two halves belong together: an interrupt handler that sends must not come between.
+// The two writes belong together: an interrupt handler that sends must not come between.
 static void command(uint8_t id, uint32_t low) {
     uint64_t flags = irq_save();
     while (get(APIC_ICR_LOW) & ICR_PENDING) {

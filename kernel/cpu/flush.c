@@ -5,7 +5,7 @@
 #include "cpu/apic.h"
 #include "cpu/trap.h"
 
-static volatile uint64_t flushes; // asked for so far
+static volatile uint64_t flushes; // requested so far
 
 void flush_others(void) {
     if (n_cpus == 1) {

@@ -18,8 +18,9 @@
 #define SLICE_NS 4000000u
 
 static struct spinlock lock;
-static struct thread *dead; // ended, by `next`
-// Of core 0's timer, beside its threads'. The alarm's is due at once, so that its beat begins.
+static struct thread *dead; // ended threads, by `next`
+// Deadlines of core 0's timer besides those of its threads. The alarm's is due at once, so that its
+// beat begins.
 static volatile uint64_t deadlines[DEADLINES] = {[DEADLINE_WATCHDOG] = UINT64_MAX};
 
 uint64_t sched_lock_irq(void) {
@@ -93,7 +94,7 @@ static void push(struct cpu *c, struct thread *t, bool front) {
     }
 }
 
-// The first thread of c's queue, or with `other` the first that may run on that core.
+// Takes the first thread of c's queue, or with `other` the first that may run on that core.
 static struct thread *pop(struct cpu *c, const struct cpu *other) {
     struct thread *before = NULL;
     for (struct thread *t = c->queue; t; before = t, t = t->next) {
@@ -117,7 +118,7 @@ static bool is_idle(const struct cpu *c) {
     return c->current == c->idle && !c->queue;
 }
 
-// Where a thread that became ready should run.
+// The core on which a thread that became ready should run.
 static struct cpu *place(const struct thread *t) {
     if (t->pinned >= 0) {
         return cpus[t->pinned];
@@ -125,7 +126,7 @@ static struct cpu *place(const struct thread *t) {
     if (is_idle(t->cpu)) {
         return t->cpu;
     }
-    // From the last: device interrupts and the main thread keep the first core busy.
+    // From the last core: device interrupts and the main thread keep the first one busy.
     for (unsigned i = n_cpus; i-- > 0;) {
         if (is_idle(cpus[i])) {
             return cpus[i];
@@ -194,7 +195,7 @@ static void exchange(struct trap_frame *f) {
     c->turn_start = now;
     c->slice_end = now + SLICE_NS;
     if (old->state == THREAD_RUNNING && old != c->idle) {
-        if (old->pinned >= 0 && old->pinned != (int)c->id) { // since its turn began
+        if (old->pinned >= 0 && old->pinned != (int)c->id) { // pinned elsewhere meanwhile
             make_ready(old, false);
         } else {
             push(c, old, false);

@@ -17,7 +17,7 @@
 #define ANSWER_NS 200000000u
 #define RETRY_NS 1000000u
 
-// In ap_entry.S: the code to copy, and what it goes by. One core starts at a time.
+// In ap_entry.S: the code to copy, and its parameters. One core starts at a time.
 extern char ap_trampoline[], ap_trampoline_end[];
 extern uint64_t ap_cr3;
 extern void *ap_stack;
@@ -42,7 +42,7 @@ static void start_here(struct cpu *c) {
 static bool start_one(struct cpu *c) {
     ap_cpu = c;
     ap_stack = c->idle->stack_top;
-    for (int tries = 0; tries < 2 && !c->online; tries++) { // 11.4.4.1: start-up twice if need be
+    for (int tries = 0; tries < 2 && !c->online; tries++) { // 11.4.4.1: start-up up to twice
         apic_send_startup(c->apic_id, TRAMPOLINE / PAGE_SIZE);
         uint64_t end = clock_ns() + (tries ? ANSWER_NS : RETRY_NS);
         while (!c->online && clock_ns() < end) {

@@ -10,7 +10,7 @@
 
 #define IST_INTERRUPT 1    // device and timer interrupts: they do not nest (interrupt gates)
 #define IST_FAULT 2        // exceptions: may arrive inside an interrupt handler
-#define IST_DOUBLE_FAULT 3 // never the stack that may be the cause
+#define IST_DOUBLE_FAULT 3 // another stack than the one that may be the cause
 #define IST_NMI 4          // may arrive inside any of them
 
 // SDM vol. 3A, figure 7-8 "64-Bit IDT Gate Descriptors".
@@ -62,7 +62,7 @@ static void load_tables(struct cpu *c) {
     c->gdt[SEL_TSS / 8 + 1] = t >> 32;
     struct table_pointer gp = {sizeof(c->gdt) - 1, (uint64_t)c->gdt};
     __asm__ volatile ("lgdt %0" :: "m" (gp));
-    // Reload what may come from another table: an application processor's trampoline has its own.
+    // Reload the segments: an application processor's come from its trampoline's table.
     __asm__ volatile (
         "pushq %0; leaq 1f(%%rip), %%rax; pushq %%rax; lretq;"
         "1: movl %1, %%ds; movl %1, %%es; movl %1, %%ss"

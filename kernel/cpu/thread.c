@@ -1,4 +1,4 @@
-// Threads: how they begin and end, and the main one. What runs when is cpu/sched.c's.
+// Threads: how they begin and end, and the main one. cpu/sched.c decides which one runs.
 #include "cpu/thread.h"
 
 #include "cpu/cpu.h"

@@ -69,9 +69,9 @@ static void say_nmi(void) {
     }
 }
 
-// A chipset raises it for memory and bus errors, shown at port 61h (ICH9 datasheet, 13.7.1), from
-// which there is no going on. Without these bits, somebody pressed a button or asked a hypervisor
-// for it to see what a machine does that seems to hang.
+// A chipset raises an NMI for memory and bus errors, which port 61h shows (ICH9 datasheet, 13.7.1);
+// they are fatal. Otherwise somebody pressed a button, or asked a hypervisor, to see what a machine
+// does that seems to hang.
 static void nmi(struct trap_frame *f) {
     uint8_t reason = inb(0x61);
     if (cmdline_has("nmi=crash") || (reason != 0xFF && (reason & 0xC0))) {
@@ -121,7 +121,7 @@ void trap_dispatch(struct trap_frame *f) {
                 stop_this(f);
             }
             nmi(f);
-            return; // it may have interrupted the scheduler
+            return; // without a change of threads: it may have interrupted the scheduler
         default:
             fault(f);
     }

@@ -17,13 +17,13 @@
 
 #define ARM_MAX_NS 4000000000u
 
-// The clock is read every TSC_BEAT_NS at least. Unread for longer than PAUSE_NS, nobody ran.
+// Core 0 reads the clock every TSC_BEAT_NS at least. If nobody read it for PAUSE_NS, no core ran.
 #define PAUSE_NS 1000000000
 
 static uint64_t tsc_base, tsc_hz, apic_hz;
 static uint64_t tsc_to_ns; // nanoseconds per TSC tick, 32.32 fixed point
-// All cores read these without a lock: while `changes` is odd, or differs afterwards, the values
-// read in between may not belong together.
+// All cores read these without a lock. Values read while `changes` was odd or changed may not
+// belong together.
 static volatile uint32_t changes;
 static volatile uint64_t seen;    // raw_ns() of a reading, at most TSC_BEAT_NS before the last one
 static volatile uint64_t skipped; // what clock_ns() leaves out of raw_ns()
@@ -48,8 +48,8 @@ static bool count_ticks(uint32_t pit_count, uint64_t *tsc, uint64_t *apic_ticks)
     return limit;
 }
 
-// A virtual processor may be descheduled in the middle of a count, which only ever makes it longer:
-// the shortest of several counts is the truest. Two that agree are enough.
+// A hypervisor may deschedule the processor during a count, which only ever makes it longer: the
+// shortest of several counts is the truest. Two that agree are enough.
 static void calibrate(void) {
     uint32_t pit_count = (uint32_t)((uint64_t)PIT_HZ * CALIBRATE_US / 1000000);
     uint64_t best_tsc = UINT64_MAX, best_apic = UINT64_MAX, tsc, ticks;

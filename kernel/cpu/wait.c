@@ -1,5 +1,5 @@
-// The main thread's sleep between interrupts. One flag says that something happened since the last
-// sleep, so that an interrupt between the caller's last look and the sleep is not lost.
+// The main thread's sleep between interrupts. A flag says that something happened since the last
+// sleep, so an interrupt between the caller's last look and the sleep is not lost.
 #include "cpu/cpu.h"
 #include "cpu/sched.h"
 

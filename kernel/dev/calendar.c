@@ -17,7 +17,7 @@ static unsigned from_bcd(unsigned v, bool bcd) {
     return bcd ? (v >> 4) * 10 + (v & 15) : v;
 }
 
-// Days since 1970-01-01 of a Gregorian date; years start in March so that the leap day is last.
+// Days since 1970-01-01 of a Gregorian date. Years start in March, so that the leap day is last.
 static int64_t days_from_civil(int64_t y, unsigned m, unsigned d) {
     y -= m <= 2;
     int64_t era = y / 400;
@@ -79,8 +79,8 @@ static void civil_from_days(int64_t days, unsigned *y, unsigned *m, unsigned *d)
     *y = yoe + era * 400 + (*m <= 2);
 }
 
-// Writes `seconds` since 1970 in the format that register B asks for. Its SET bit halts the clock's
-// own update meanwhile.
+// Writes `seconds` since 1970 in the format that register B asks for. Its SET bit stops the
+// clock's own update for that time.
 static void write_rtc(int64_t seconds) {
     int64_t days = seconds / 86400;
     unsigned second = (unsigned)(seconds % 86400), year, month, day;

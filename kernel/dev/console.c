@@ -155,7 +155,7 @@ void console_status(unsigned line, const char *s, size_t n) {
     }
     uint64_t flags = lock();
     for (unsigned i = 0; i < COLUMNS; i++) {
-        char c = i && i <= n ? s[i - 1] : ' '; // a blank in front, to look at
+        char c = i && i <= n ? s[i - 1] : ' '; // a blank in front looks better
         uint8_t shown = (uint8_t)c < 32 || (uint8_t)c > 126 ? '?' : (uint8_t)c;
         SCREEN[line * COLUMNS + i] = (uint16_t)((panicking ? ATTR_DEATH : ATTR_STATUS) | shown);
     }
@@ -276,7 +276,7 @@ static void receive(void) {
     }
     unsigned used = input_head - input_tail;
     if (used == sizeof(input)) {
-        outb(UART + 1, 0); // the level stays up: no more interrupts until there is room
+        outb(UART + 1, 0); // no interrupts until there is room: this one would not end
     }
     if (rts && used > sizeof(input) / 4 * 3) {
         rts = false;

@@ -20,7 +20,7 @@ static bool acpi_is_on(void) {
     return inw(power.control[0]) & SCI_ENABLED;
 }
 
-// Hands the registers from the firmware to us. False where it keeps them.
+// Takes the registers over from the firmware. False where it keeps them.
 static bool acpi_on(void) {
     if (!power.control[0]) {
         return false;

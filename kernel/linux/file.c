@@ -20,7 +20,7 @@ struct fd {
     uint64_t offset; // bytes into a module, entries into a directory
 };
 
-static struct spinlock lock; // of which descriptors are free
+static struct spinlock lock; // guards which descriptors are free
 static struct fd fds[MAX_FD] = {{CONSOLE, NULL, 0}, {CONSOLE, NULL, 0}, {CONSOLE, NULL, 0}};
 
 struct iovec {
@@ -44,7 +44,7 @@ static struct fd *get_fd(uint64_t fd) {
     return fd < MAX_FD && fds[fd].kind != CLOSED ? &fds[fd] : NULL;
 }
 
-// What `path` names. A relative path starts at /.
+// Finds what `path` names. A relative path starts at /.
 static int64_t resolve(const char *path, struct fd *out) {
     *out = (struct fd) {ROOT_DIR, NULL, 0};
     while (*path == '/' || (path[0] == '.' && (path[1] == '/' || !path[1]))) {

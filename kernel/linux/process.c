@@ -1,5 +1,6 @@
-// The way into the application: an initial stack as Linux's execve leaves it. The image's program
-// headers tell musl where thread-local storage is and the unwinder where its tables are.
+// The way into the application: an initial stack as Linux's execve leaves it. From the image's
+// program headers, musl knows where thread-local storage is, and the unwinder where its tables
+// are.
 // Sources: System V ABI AMD64 3.4.1 "Initial Stack and Register State"; elf(5) auxv.
 #include "linux/process.h"
 

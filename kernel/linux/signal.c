@@ -33,8 +33,8 @@ struct siginfo {
     uint8_t rest[104];
 };
 
-// What lies at the top of the handler's stack, from its return address up. The context is empty: a
-// handler here either leaves by longjmp or lets the fault happen again.
+// The top of the handler's stack, from its return address up. The context stays empty: a handler
+// here either leaves by longjmp or lets the fault happen again.
 struct signal_frame {
     uint64_t return_address;
     struct siginfo info;

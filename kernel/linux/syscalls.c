@@ -1,5 +1,6 @@
 // The system calls that musl and libc++ make: one table of functions by number. A number that is
-// not in it fails with ENOSYS; its first call is logged by name, so that a new libc's wish shows.
+// not in it fails with ENOSYS. Its first call is logged by name, which shows what a new libc
+// needs.
 #include "bytes.h"
 #include "cpu/cpu.h"
 #include "cpu/io.h"
@@ -24,7 +25,7 @@ static unsigned prot_of(uint64_t linux_prot) {
 static int64_t sys_mmap(const uint64_t arg[6]) {
     uint64_t len = arg[1], prot = arg[2], flags = arg[3], fd = arg[4], offset = arg[5];
     if (flags & MAP_FIXED) {
-        return -L_EINVAL; // nothing here asks for it, and it would have to replace mappings
+        return -L_EINVAL; // nothing in the image uses it, and it would have to replace mappings
     }
     if (!(flags & MAP_ANONYMOUS)) {
         int64_t at = file_address((int)fd, offset, len);
@@ -45,7 +46,7 @@ static int64_t sys_mmap(const uint64_t arg[6]) {
 
 static int64_t sys_munmap(const uint64_t arg[6]) {
     uint64_t addr = arg[0], len = arg[1];
-    return addr < VM_BASE ? 0 : vm_unmap(addr, len); // below: a boot module, which stays
+    return addr < VM_BASE ? 0 : vm_unmap(addr, len); // a boot module, below, stays
 }
 
 static int64_t sys_mprotect(const uint64_t arg[6]) {

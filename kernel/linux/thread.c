@@ -1,4 +1,4 @@
-// Threads as musl's pthreads ask for them: clone, exit, futex, affinity, sleeping.
+// Threads for musl's pthreads: clone, exit, futex, affinity, sleeping.
 // Sources: clone(2), futex(2), set_tid_address(2), sched_setaffinity(2).
 #include "cpu/cpu.h"
 #include "cpu/thread.h"
@@ -71,12 +71,12 @@ static bool is_valid(const struct timespec *ts) {
     return ts->sec >= 0 && ts->nsec >= 0 && ts->nsec < 1000000000;
 }
 
-// clock_ns() at which `ts` from now is over; far times mean never.
+// The clock_ns() that is `ts` from now; far times mean never.
 static uint64_t deadline_after(const struct timespec *ts) {
     return ts->sec < INT32_MAX ? clock_ns() + nanoseconds(ts) : UINT64_MAX;
 }
 
-// The same for a point in time of a clock.
+// The clock_ns() of a point in time of a clock.
 static uint64_t deadline_at(const struct timespec *ts, bool realtime) {
     if (ts->sec >= INT64_MAX / 1000000000) {
         return UINT64_MAX;
@@ -107,7 +107,7 @@ static int64_t wait(uint64_t address, uint32_t expected, uint64_t deadline) {
     return woken ? 0 : -L_ETIMEDOUT;
 }
 
-// With the scheduler's lock held: wakes up to `most` waiters; how many.
+// With the scheduler's lock held: wakes up to `most` waiters and returns how many.
 static int64_t wake(uint64_t address, uint64_t most) {
     int64_t n = 0;
     for (struct thread *t; (uint64_t)n < most && (t = first_waiter(address)); n++) {
@@ -170,12 +170,12 @@ int64_t sys_futex(const uint64_t arg[6]) {
     }
 }
 
-// The child goes on where its parent does, with 0 as result, on its own stack.
+// The child continues where its parent does, on its own stack and with 0 as result.
 int64_t sys_clone(const uint64_t arg[6]) {
     uint64_t flags = arg[0], stack = arg[1], parent_tid = arg[2], child_tid = arg[3];
     uint64_t tls = arg[4];
     if (!(flags & CLONE_VM) || !(flags & CLONE_THREAD) || !stack) {
-        return -L_EINVAL; // a process of its own
+        return -L_EINVAL; // would be a process of its own
     }
     struct thread *t = thread_create();
     if (!t) {
@@ -250,8 +250,8 @@ int64_t sys_sched_getaffinity(const uint64_t arg[6]) {
     if (size < 8) {
         return -L_EINVAL;
     }
-    // Libraries count cores by the mask of the thread that asks, which for the main thread is not
-    // how many it may use through others.
+    // Libraries count cores by the calling thread's mask. The main thread's own has one core, but
+    // its other threads may use all.
     *(uint64_t *)mask = all_cores();
     int64_t err = tid > 1 ? with_thread(tid, get_affinity, (uint64_t *)mask) : 0;
     return err ? err : 8;

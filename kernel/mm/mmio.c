@@ -8,7 +8,7 @@ int mmio_map(uint64_t address, uint64_t size) {
     if (!size || address + size < address || address + size > VM_BASE) {
         return -L_EINVAL;
     }
-    // RAM's caching must not change behind the back of those who use it.
+    // A second mapping of RAM must not differ in caching (SDM vol. 3A, 13.12.4).
     for (size_t i = 0; i < bootinfo.n_ram; i++) {
         if (address < bootinfo.ram[i].start + bootinfo.ram[i].size
             && bootinfo.ram[i].start < address + size) {

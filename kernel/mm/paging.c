@@ -42,8 +42,8 @@ static void flush(uint64_t va) {
     __asm__ volatile ("invlpg (%0)" :: "r" (va) : "memory");
 }
 
-// The entry that maps `va` at `level` (1 = 4 KiB, 2 = 2 MiB, 3 = 1 GiB), with the tables above it
-// made and larger pages on the way split. NULL when memory for a table is missing.
+// The entry that maps `va` at `level` (1 = 4 KiB, 2 = 2 MiB, 3 = 1 GiB). Makes the tables above it
+// and splits larger pages on the way. NULL when memory for a table is missing.
 static uint64_t *walk(uint64_t va, int level) {
     uint64_t *table = pml4;
     for (int l = 4; l > level; l--) {
@@ -90,7 +90,7 @@ static uint64_t *find(uint64_t va, int *level) {
     }
 }
 
-// A large page may be put only where no table of smaller pages hangs.
+// A large page can lie only where there is no table of smaller pages.
 static bool can_be_large(uint64_t va, int level) {
     int found;
     find(va, &found);
@@ -129,7 +129,7 @@ int paging_map(uint64_t va, uint64_t pa, uint64_t size, unsigned prot) {
     return err;
 }
 
-// Makes `va` the start of a page. False without memory for a table.
+// Splits a large page so that `va` starts a page. False without memory for a table.
 static bool split_at(uint64_t va) {
     int level;
     uint64_t *e = find(va, &level);
@@ -184,7 +184,7 @@ uint64_t paging_lookup(uint64_t va, uint64_t *page_size) {
 
 bool memory_readable(uint64_t at, size_t n) {
     uint64_t page;
-    // From 2^47 on, find() would take an address for another one.
+    // find() ignores the bits above 47: a higher address would pass for another one.
     if (at < PAGE_SIZE || at + n < at || at + n > 1ul << 47) {
         return false;
     }

@@ -1,6 +1,6 @@
-// Physical memory: a bitmap of 4 KiB frames, a set bit is a frame in use. A linear search starts
-// where the last one succeeded, so that it is short in practice; whole words are skipped 64 frames
-// at a time.
+// Physical memory: a bitmap of 4 KiB frames, in which a set bit is a frame in use. A linear search
+// starts where the last one succeeded, so it is short in practice, and skips whole words of 64
+// frames.
 //
 // Large pages come from the top and frames from the bottom, so neither breaks up the other's. The
 // frames that the loader and the packed image have written to are at the bottom. A hypervisor's
@@ -32,7 +32,7 @@ static void mark(uint64_t first, uint64_t n, bool used) {
     }
 }
 
-// First address at or above `start` where `size` bytes are RAM and neither image nor module.
+// The first address where `size` bytes are RAM and hold neither the image nor a module.
 static uint64_t place_bitmap(uint64_t size) {
     uint64_t at = ALIGN_UP((uint64_t)__bss_end, PAGE_SIZE);
     for (size_t i = 0; i < bootinfo.n_modules; i++) {
@@ -150,7 +150,7 @@ void phys_free(uint64_t frame, size_t n) {
     if (frame / PAGE_SIZE < hint) {
         hint = frame / PAGE_SIZE;
     }
-    // Up to the end of the last large page that may be free now.
+    // The next large search starts above the last large page that may be free now.
     uint64_t end = ALIGN_UP(frame / PAGE_SIZE + n, LARGE_PAGE_SIZE / PAGE_SIZE);
     if (end > large_hint) {
         large_hint = end < n_frames ? end : n_frames;

@@ -1,6 +1,6 @@
-// Virtual memory for mmap: areas between VM_BASE and VM_END, each backed by frames as soon as it is
-// made, so that running out of memory is an error of mmap and never a fault later. A free page lies
-// between areas, so that running over an end faults.
+// Virtual memory for mmap: areas between VM_BASE and VM_END. Each has its frames from the start, so
+// running out of memory is an error of mmap and never a fault later. An unmapped page lies between
+// areas, so running over an end faults.
 //
 // One lock for all. Clearing frames is slow, so waiters yield; interrupts stay enabled.
 #include "mm/vm.h"
@@ -55,8 +55,8 @@ static void free_node(struct area *a) {
     free_list = a;
 }
 
-// Gives back what is mapped in [va, end). -ENOMEM, with nothing changed, when a large page would
-// have to be divided and there is no memory for that.
+// Unmaps [va, end) and frees its frames. -ENOMEM, with nothing changed, when a large page has to be
+// split and there is no memory for a table.
 static int release(uint64_t va, uint64_t end) {
     if (va < end) {
         int err = paging_protect(va, end - va, 0);
@@ -90,7 +90,7 @@ static void clear(uint64_t frame, uint64_t size) {
     }
 }
 
-// Frames for [va, va + size), 2 MiB at a time where both sides allow. On failure nothing stays.
+// Maps frames at [va, va + size), 2 MiB at a time where possible. Undoes all on failure.
 static int back(uint64_t va, uint64_t size, unsigned prot) {
     uint64_t at = va, end = va + size;
     while (at < end) {

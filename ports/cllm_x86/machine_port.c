@@ -1,6 +1,6 @@
 // Port I/O for Python: machine.inb(port) -> int, machine.outb(port, value), the same with w for 16
-// and l for 32 bits. ValueError for a port outside 0 to 65535; of a value the low bits are
-// written.
+// and l for 32 bits. outX() writes the low bits of its value. ValueError for a port outside 0 to
+// 65535.
 #include "py/runtime.h"
 #include "machine_port.h"
 

@@ -1,5 +1,5 @@
-// machine.WDT for this port (included by extmod/machine_wdt.c): one, which cannot be stopped, and
-// which only feed() feeds. Python's own loop has another (see _x86.watchdog).
+// machine.WDT for this port (included by extmod/machine_wdt.c): one watchdog, which cannot be
+// stopped and which only feed() feeds. The event loop has another (_x86.watchdog).
 #include "extmod/modmachine.h"
 
 typedef struct _machine_wdt_obj_t {

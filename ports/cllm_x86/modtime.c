@@ -8,9 +8,8 @@ static mp_obj_t mp_time_time_get(void) {
     return mp_obj_new_int_from_ull(mp_hal_time_ns() / 1000000000);
 }
 
-// localtime(), gmtime() and mktime() instead of extmod/modtime.c's, whose mktime() is unsigned,
-// wrong before 1901 and counts days one month after the other, and whose localtime() cuts years to
-// 16 bits.
+// localtime(), gmtime() and mktime() replace extmod/modtime.c's. There, mktime() is unsigned,
+// wrong before 1901 and counts days month by month, and localtime() cuts years to 16 bits.
 #define FIRST_SECOND (-62135596800) // of year 1
 #define LAST_SECOND 253402300799 // of year 9999
 
@@ -45,7 +44,7 @@ static mp_int_t days_to_month(mp_int_t year, mp_int_t month) {
     return 365 * year + leap_days + (153 * month + 2) / 5 - 719468;
 }
 
-// As CPython's, fields may be beyond their range: they are carried over.
+// Like CPython's, carries over fields that are out of their range.
 static mp_obj_t time_mktime(mp_obj_t fields_in) {
     size_t len;
     mp_obj_t *items;
@@ -53,7 +52,7 @@ static mp_obj_t time_mktime(mp_obj_t fields_in) {
     if (len < 8 || len > 9) {
         mp_raise_TypeError(MP_ERROR_TEXT("mktime needs a tuple of length 8 or 9"));
     }
-    // Conversions may be Python (__int__) that changes the list.
+    // Conversions may run Python (__int__), which may change the list.
     mp_obj_t objects[6];
     memcpy(objects, items, sizeof(objects));
     mp_int_t fields[6]; // year, month, day, hours, minutes, seconds

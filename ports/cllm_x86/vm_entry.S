@@ -1,6 +1,7 @@
-// mp_execute_bytecode(code_state, exception), as everybody but MicroPython's own vm.o knows it:
-// keeps code_state at a known place of a frame of its own, so that a backtrace can name the Python
-// line. It costs a call per Python call and nothing per bytecode (see crash.c, pyframe.c).
+// mp_execute_bytecode(code_state, exception) as all callers know it; vm.o's own is
+// vm_execute_bytecode(). It keeps code_state at a known place in a frame of its own, so that a
+// backtrace can name the Python line (pyframe.c). It costs a call per Python call and nothing per
+// bytecode.
 
     .text
     .code64
