@@ -42,13 +42,13 @@ ARROWS = {
 SAME = {"frozen/api": "frozen/lib"}  # its name until it moves
 
 # Calls of the kernel by C modules, through MicroPython's py/mphal.h. Waiting, feeding the watchdog
-# and polling interrupts are to leave modengine.c for the port; then this is empty.
+# and polling interrupts still have to leave modengine.c for the port; then this is empty.
 KNOWN_CALLS = {"engine/modengine.o": {"clock_wait", "clock_interrupted", "watchdog_feed"}}
 
 # What mp_hal_ticks_ms() calls, an inline function that MicroPython asks every port for.
 INLINE = {"clock_ns"}
 
-# Files of the kernel may all die, and the report of a death looks at nearly all of them (crash.h).
+# Every file of the kernel may die, and the report looks at nearly every file (crash.h).
 CIRCULAR = {"crash", "panic"}
 # What the kernel wants from outside: link.ld's addresses, and the application's entry.
 LINKED = {
@@ -60,7 +60,7 @@ FREESTANDING = {"stdarg.h", "stdbool.h", "stddef.h", "stdint.h"}
 C_FILES = (".c", ".h", ".cpp", ".S")
 INCLUDE = re.compile(r'^\s*#\s*include\s+([<"])([^>"]+)[>"]', re.MULTILINE)
 MICROPYTHON = ("py/", "extmod/", "shared/", "lib/", "genhdr/")
-# C modules and what MicroPython brings: whatever is no file of frozen/.
+# Modules that are none of theirs are C modules, or MicroPython's: anybody may use them.
 PYTHON_FOLDERS = ("drivers", "net", "httpd", "serve", "lib", "api", "boot")
 
 
@@ -108,7 +108,7 @@ def include_violations(top):
             elif room in ("kernel", "kernel/include"):
                 to = room if bracket == "<" and name in FREESTANDING else "outside"
             else:
-                continue  # of libc, or llama.cpp's, which the folders that lack it cannot find
+                continue  # libc's, or llama.cpp's, which only native/ has on its include path
             if to != room and to not in ARROWS[room]:
                 found.append(f"{path} includes {name}: {room} -> {to}")
     return found
@@ -131,7 +131,7 @@ def import_violations(top):
     """Imports against the arrows, wherever in a file they stand."""
     known = modules_of(top)
     found = []
-    for path in sources(top / "", ".py"):
+    for path in sources(top, ".py"):
         room = room_of(path)
         if path.parts[0] != "frozen" or room is None:
             continue
@@ -194,8 +194,8 @@ def test_every_folder_is_in_the_architecture_page():
 
 @pytest.fixture(scope="module")
 def objects():
-    """{path relative to build/port: (defined, undefined)} of every object that is ELF. The
-    interpreter's are not, and are all MicroPython's or replace what is."""
+    """{path relative to build/port: (defined, undefined)} of every ELF object. The interpreter's
+    are bitcode, and MicroPython's or in the place of it."""
     paths = [path for path in sorted(PORT.rglob("*.o")) if path.read_bytes()[:4] == b"\x7fELF"]
     if not paths:
         pytest.fail("the port is not built: run `make build`")
