@@ -18,9 +18,15 @@ syscall_fn sys_read, sys_pread64, sys_readv, sys_write, sys_writev, sys_open, sy
 syscall_fn sys_lseek, sys_stat, sys_fstat, sys_newfstatat, sys_access, sys_getdents64, sys_fcntl;
 syscall_fn sys_getcwd, sys_ioctl;
 
-// linux/thread.c: threads, futexes, sleeping.
-syscall_fn sys_clone, sys_exit, sys_futex, sys_set_tid_address, sys_gettid, sys_sched_yield;
-syscall_fn sys_sched_getaffinity, sys_sched_setaffinity, sys_nanosleep, sys_clock_nanosleep;
+// linux/thread.c: threads.
+syscall_fn sys_clone, sys_exit, sys_set_tid_address, sys_gettid, sys_sched_yield;
+syscall_fn sys_sched_getaffinity, sys_sched_setaffinity;
+
+// linux/futex.c: waiting for a word of memory.
+syscall_fn sys_futex;
+
+// linux/time.c: clocks and sleeping.
+syscall_fn sys_clock_gettime, sys_nanosleep, sys_clock_nanosleep;
 
 // linux/signal.c: SIGSEGV for a thread's own page fault.
 syscall_fn sys_rt_sigaction, sys_sigaltstack;

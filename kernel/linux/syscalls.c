@@ -86,17 +86,6 @@ static int64_t sys_arch_prctl(const uint64_t arg[6]) {
     return 0;
 }
 
-static int64_t sys_clock_gettime(const uint64_t arg[6]) {
-    uint64_t id = arg[0], out = arg[1];
-    struct timespec *ts = (struct timespec *)out;
-    bool realtime = id == 0 || id == 5; // CLOCK_REALTIME, CLOCK_REALTIME_COARSE
-    int64_t ns = realtime ? clock_realtime_ns()
-        : (int64_t)(id == 3 ? thread_ran_ns() : clock_ns()); // CLOCK_THREAD_CPUTIME_ID
-    ts->sec = ns / 1000000000;
-    ts->nsec = ns % 1000000000;
-    return 0;
-}
-
 static int64_t sys_getrandom(const uint64_t arg[6]) {
     uint64_t buf = arg[0], n = arg[1];
     cpu_random((void *)buf, n);
@@ -180,22 +169,23 @@ static syscall_fn *const table[] = {
     [SYS_mmap] = sys_mmap, [SYS_mprotect] = sys_mprotect, [SYS_munmap] = sys_munmap,
     [SYS_brk] = sys_brk, [SYS_mremap] = sys_mremap,
     [SYS_madvise] = succeed, // advice
-    // Threads and waiting: linux/thread.c.
-    [SYS_sched_yield] = sys_sched_yield, [SYS_nanosleep] = sys_nanosleep, [SYS_clone] = sys_clone,
-    [SYS_exit] = sys_exit, [SYS_gettid] = sys_gettid, [SYS_futex] = sys_futex,
-    [SYS_sched_setaffinity] = sys_sched_setaffinity,
+    // Threads: linux/thread.c.
+    [SYS_sched_yield] = sys_sched_yield, [SYS_clone] = sys_clone, [SYS_exit] = sys_exit,
+    [SYS_gettid] = sys_gettid, [SYS_sched_setaffinity] = sys_sched_setaffinity,
     [SYS_sched_getaffinity] = sys_sched_getaffinity, [SYS_set_tid_address] = sys_set_tid_address,
-    [SYS_clock_nanosleep] = sys_clock_nanosleep,
+    // Waiting and time: linux/futex.c, linux/time.c.
+    [SYS_futex] = sys_futex, [SYS_nanosleep] = sys_nanosleep,
+    [SYS_clock_nanosleep] = sys_clock_nanosleep, [SYS_clock_gettime] = sys_clock_gettime,
     // Signals: linux/signal.c.
     [SYS_rt_sigaction] = sys_rt_sigaction,
     [SYS_rt_sigprocmask] = succeed, // the only signal is a fault's
     [SYS_sigaltstack] = sys_sigaltstack, [SYS_tkill] = sys_tkill, [SYS_tgkill] = sys_tgkill,
-    // The process, the machine and its clock.
+    // The process and the machine.
     [SYS_getpid] = return_one, [SYS_uname] = sys_uname, [SYS_sysinfo] = sys_sysinfo,
     [SYS_getuid] = succeed, [SYS_getgid] = succeed, [SYS_geteuid] = succeed,
     [SYS_getegid] = succeed, [SYS_arch_prctl] = sys_arch_prctl,
-    [SYS_clock_gettime] = sys_clock_gettime, [SYS_exit_group] = sys_exit_group,
-    [SYS_prlimit64] = sys_prlimit64, [SYS_getrandom] = sys_getrandom,
+    [SYS_exit_group] = sys_exit_group, [SYS_prlimit64] = sys_prlimit64,
+    [SYS_getrandom] = sys_getrandom,
 };
 
 #define MAX_NUMBER 512
