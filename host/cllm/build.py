@@ -313,6 +313,7 @@ def _port(steps, source):
         NATIVE_LIBS=BUILD / "native" / "libs.txt",
         MICROPY_MPYCROSS=MPY_CROSS,
         PYTHON=sys.executable,
+        CLLM_SELFTEST=os.environ.get("CLLM_SELFTEST", "1"),
     )
     steps.run("port", command, environment)
 
@@ -351,9 +352,9 @@ def finish(linked, image):
 
 
 def pack(steps, image, packed):
-    """Make a compressed image of the one that finish() made: an ELF file for any Multiboot loader that
-    unpacks itself (ports/cllm_x86/boot/packed_entry.S)."""
-    sources = TOP / "ports" / "cllm_x86"
+    """Make a compressed image of the one that finish() made: an ELF file that unpacks itself
+    (kernel/boot/packed_entry.S), for any Multiboot loader."""
+    sources = TOP / "kernel"
     parts = [*(sources / name for name in PACKED_SOURCES), Path(__file__), image]
     newest = max(path.stat().st_mtime_ns for path in parts)
     if packed.exists() and packed.stat().st_mtime_ns > newest:

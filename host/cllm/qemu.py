@@ -27,7 +27,7 @@ PAGE = 4096
 TAIL = ".tail"
 MIB, GIB = 1 << 20, 1 << 30
 
-# The first line of the guest's report (ports/cllm_x86/crash.c).
+# The first line of the guest's report (kernel/crash.c).
 DEATH = re.compile(rb"^cllm: ((?:fault|panic|watchdog): [^\r\n]*)", re.MULTILINE)
 
 PR_SET_PDEATHSIG, PR_SET_THP_DISABLE = 1, 41  # prctl(2)
@@ -155,7 +155,7 @@ class Guest:
         QEMU would read a module into memory of its own and have the firmware copy it to the
         guest's, and can do so with 2 GiB at most. A large file is mapped into the machine instead,
         as persistent memory, where its pages are the host's page cache. The guest is told where
-        (ports/cllm_x86/boot/pmem.c).
+        (kernel/boot/pmem.c).
         """
         found = []
         # pc_memory_init() of QEMU: RAM of 3.5 GiB or more is parted at 3 GiB, and what comes

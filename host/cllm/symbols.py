@@ -1,7 +1,7 @@
 """The table of function names inside the image, for the guest's backtraces.
 
 It is written after linking, into room that the linker script leaves behind the code, so no address
-changes. The format is described in ports/cllm_x86/symbols.c.
+changes. The format is described in kernel/symbols.c.
 """
 
 import ctypes
