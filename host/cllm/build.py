@@ -263,5 +263,6 @@ def _port(steps: Steps, source: Path) -> None:
         NATIVE_LIBS=BUILD / "native" / "libs.txt",
         MICROPY_MPYCROSS=MPY_CROSS,
         PYTHON=sys.executable,
+        CLLM_SELFTEST=os.environ.get("CLLM_SELFTEST", "1"),
     )
     steps.run("port", command, environment)

@@ -90,7 +90,11 @@ def make_parser():
         serial=False,
     )
     add_boot_flags(commands.add_parser("debug", help="boot, and wait for gdb"))
-    commands.add_parser("build", help="bring build/cllm.elf up to date")
+    image = commands.add_parser("build", help="bring build/cllm.elf up to date")
+    image.add_argument(
+        "--production", action="store_true",
+        help="leave out self tests and deaths on purpose, as CLLM_SELFTEST=0 does",
+    )
     commands.add_parser("fetch", help="download and unpack all that the build and a run need")
     test = commands.add_parser("test", help="build what tests need and run pytest")
     test.add_argument("arguments", nargs=argparse.REMAINDER, help="for pytest")
@@ -141,6 +145,8 @@ def main(arguments=None):
         if rest and arguments.command not in PROGRAMS:
             parser.error("unrecognized arguments: " + " ".join(rest))
         if arguments.command == "build":
+            if arguments.production:
+                os.environ["CLLM_SELFTEST"] = "0"
             print(os.path.relpath(build.build_image()))
         elif arguments.command == "fetch":
             fetch.ensure_all()

@@ -18,7 +18,7 @@ from elftools.elf.elffile import ELFFile
 from . import TOP, CllmError, symbols
 from .steps import Steps
 
-PORT = TOP / "ports" / "cllm_x86"
+KERNEL = TOP / "kernel"
 PACKED_SOURCES = (
     "boot/packed_entry.S", "boot/unpack.c", "dev/nic.c", "dev/nic.h", "cpu/io.h", "boot/packed.ld",
 )
@@ -64,7 +64,7 @@ def pack(steps: Steps, zig: Path, image: Path, packed: Path) -> None:
     image: what finish() made. The code around the compressed content is boot/packed_entry.S and
     boot/unpack.c.
     """
-    parts = [*(PORT / name for name in PACKED_SOURCES), Path(__file__), image]
+    parts = [*(KERNEL / name for name in PACKED_SOURCES), Path(__file__), image]
     newest = max(path.stat().st_mtime_ns for path in parts)
     if packed.exists() and packed.stat().st_mtime_ns > newest:
         return
@@ -82,7 +82,7 @@ def pack(steps: Steps, zig: Path, image: Path, packed: Path) -> None:
     (folder / "payload").write_bytes(payload)
     flags = [
         "-target", "x86-freestanding", "-mcpu=i686", "-O2", "-c", "-ffreestanding", "-fno-pic",
-        "-fno-stack-protector", "-fno-sanitize=undefined", "-Wall", "-Wextra", f"-I{PORT}",
+        "-fno-stack-protector", "-fno-sanitize=undefined", "-Wall", "-Wextra", f"-I{KERNEL}",
         f"-DTARGET={load:#x}", f"-DSIZE={len(content):#x}", f"-DEND={end:#x}",
         f"-DENTRY={entry:#x}", f'-DPAYLOAD="{folder / "payload"}"',
         # The compiler's cache does not know of .incbin: another payload is another command.
@@ -91,13 +91,13 @@ def pack(steps: Steps, zig: Path, image: Path, packed: Path) -> None:
     objects = []
     for source in (name for name in PACKED_SOURCES if name.endswith((".c", ".S"))):
         objects.append(folder / (Path(source).stem + ".o"))
-        command: Sequence[str | Path] = [zig, "cc", *flags, "-o", objects[-1], PORT / source]
+        command: Sequence[str | Path] = [zig, "cc", *flags, "-o", objects[-1], KERNEL / source]
         steps.run(f"pack {Path(source).name}", command)
     # Behind the image, on a page of its own as modules are.
     address = -(-end // PAGE) * PAGE
     fresh = packed.with_name(packed.name + ".new")
     steps.run("pack", [
-        zig, "ld.lld", "-m", "elf_i386", "-static", "-s", "-T", PORT / "boot/packed.ld",
+        zig, "ld.lld", "-m", "elf_i386", "-static", "-s", "-T", KERNEL / "boot/packed.ld",
         f"--defsym=LOAD_ADDRESS={address:#x}", "-o", fresh, *objects,
     ])
     os.replace(fresh, packed)

@@ -29,7 +29,7 @@ PAGE = 4096
 TAIL = ".tail"
 MIB, GIB = 1 << 20, 1 << 30
 
-# The first line of the guest's report (ports/cllm_x86/crash.c).
+# The first line of the guest's report (kernel/crash.c).
 DEATH = re.compile(rb"^cllm: ((?:fault|panic|watchdog): [^\r\n]*)", re.MULTILINE)
 
 PR_SET_PDEATHSIG, PR_SET_THP_DISABLE = 1, 41  # prctl(2)
@@ -157,7 +157,7 @@ class Guest:
 
         QEMU reads a module into its own memory, the firmware copies it into the guest's, and 2 GiB
         are the limit. A large file is mapped into the machine instead, as persistent memory, whose
-        pages are the host's page cache. The command line names the address for boot/pmem.c.
+        pages are the host's page cache. The command line names the address for kernel/boot/pmem.c.
         """
         found = []
         # pc_memory_init() of QEMU splits RAM of 3.5 GiB or more at 3 GiB; persistent memory begins

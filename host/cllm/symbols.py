@@ -1,7 +1,7 @@
 """The table of function names inside the image, for the guest's backtraces.
 
 It is written after linking, into room that the linker script reserves, so no address changes. The
-comment of the guest's symbols.c describes the format.
+comment of `kernel/symbols.c` describes the format.
 """
 
 import ctypes

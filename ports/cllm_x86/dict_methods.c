@@ -1,8 +1,9 @@
-// Methods of `dict` and OrderedDict, in place of py/objdict.c's where those hold a pointer into a
-// table while Python runs (__eq__, __hash__ and __repr__ may clear or grow the very dictionary),
-// or go by the order of entries. What is not here is upstream's (dict_methods.h says how).
+// Methods of `dict` and OrderedDict that replace py/objdict.c's where those depend on the order of
+// entries, or hold a pointer into a table while Python runs: __eq__, __hash__ and __repr__ may
+// clear or grow that very dictionary. All other methods are upstream's (dict_methods.h says how).
 //
-// Here a slot is read at once, and found anew by its number after each call that may run Python.
+// These methods read a slot at once, and look it up by number again after each call that may run
+// Python.
 #include "py/builtin.h"
 #include "py/cstack.h"
 #include "py/objstr.h"
@@ -24,7 +25,7 @@ static mp_map_t *changeable_map_of(mp_obj_t self) {
     return map;
 }
 
-// The next entry from slot `at` on; false after the last. Arrays and tables alike.
+// Finds the next entry from slot `at` on, in arrays and tables alike; false after the last.
 static bool next_entry(const mp_map_t *map, size_t *at, mp_obj_t *key, mp_obj_t *value) {
     for (; *at < map->alloc; ++*at) {
         if (mp_map_slot_is_filled(map, *at)) {
@@ -41,7 +42,7 @@ static void store(mp_map_t *map, mp_obj_t key, mp_obj_t value) {
     mp_map_lookup(map, key, MP_MAP_LOOKUP_ADD_IF_NOT_FOUND)->value = value;
 }
 
-// CPython's error, too: what is read must not change under the reader for ever.
+// CPython raises it too. Without it, a dictionary that keeps growing would be read for ever.
 static void update_from_dict(mp_map_t *map, const mp_map_t *from) {
     size_t at = 0, used = from->used;
     mp_obj_t key, value;
@@ -82,7 +83,7 @@ mp_obj_t mp_obj_dict_make_new(const mp_obj_type_t *type, size_t n_args, size_t n
     const mp_obj_t *args) {
     bool copy = n_args == 1 && n_kw == 0 && mp_obj_is_dict_or_ordereddict(args[0]);
     mp_obj_t self = copy ? mp_obj_dict_copy(args[0]) : mp_obj_new_dict(0);
-    // An OrderedDict is a dictionary like all others: upstream's array is searched from its
+    // An OrderedDict is a table like every dictionary. Upstream's is an array, searched from its
     // beginning.
     ((mp_obj_dict_t *)MP_OBJ_TO_PTR(self))->base.type = type;
     if (!copy && (n_args || n_kw)) {
@@ -134,7 +135,7 @@ void dict_print(const mp_print_t *print, mp_obj_t self, mp_print_kind_t kind) {
     mp_obj_t key, value;
     for (const char *before = ""; next_entry(map, &at, &key, &value); before = between) {
         mp_print_str(print, before);
-        // A key of JSON is a text.
+        // JSON's keys are strings.
         const char *quote = json && !mp_obj_is_str_or_bytes(key) ? "\"" : "";
         mp_print_str(print, quote);
         mp_obj_print_helper(print, key, kind);
@@ -182,7 +183,7 @@ mp_obj_t dict_binary_op(mp_binary_op_t op, mp_obj_t left, mp_obj_t right) {
         case MP_BINARY_OP_CONTAINS:
             return mp_obj_new_bool(mp_map_lookup(map_of(left), right, MP_MAP_LOOKUP) != NULL);
         case MP_BINARY_OP_EQUAL:
-            mp_cstack_check(); // a dict may hold dicts, itself too
+            mp_cstack_check(); // a dict may contain dicts, even itself
             if (mp_obj_is_type(left, &mp_type_ordereddict)
                 && mp_obj_is_type(right, &mp_type_ordereddict)) {
                 return mp_obj_new_bool(equal_in_order(map_of(left), map_of(right)));

@@ -1,6 +1,6 @@
-// Included before py/objdict.c: names of its functions that dict_methods.c replaces. Only
+// Included before py/objdict.c: renames the functions that dict_methods.c replaces. Only
 // definitions and calls have a parenthesis behind the name, so upstream's tables of methods name
-// the replacements, which nothing but those tables calls.
+// the replacements. Nothing but those tables calls them.
 #include "py/builtin.h"
 #include "py/runtime.h"
 

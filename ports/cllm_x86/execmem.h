@@ -2,9 +2,9 @@
 #ifndef CLLM_EXECMEM_H
 #define CLLM_EXECMEM_H
 
-// Roots for gc_collect().
+// Marks what the code refers to, for gc_collect().
 void execmem_collect(void);
-// At soft reset: no emitted code can be reached any more.
+// Frees all, at soft reset, when no emitted code can be reached any more.
 void execmem_free_all(void);
 
 #endif

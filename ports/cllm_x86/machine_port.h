@@ -1,4 +1,4 @@
-// machine.inb and its kin, as entries of the machine module's table.
+// machine.inb() and the other port functions, as entries of the machine module's table.
 #ifndef CLLM_MACHINE_PORT_H
 #define CLLM_MACHINE_PORT_H
 

@@ -1,5 +1,5 @@
-// machine.RTC: the machine's wall clock. It is read from the CMOS clock at power-on and counted by the
-// TSC from there; setting it sets both, so it outlives a reset. UTC.
+// machine.RTC: the machine's wall clock, in UTC. The kernel reads it from the CMOS clock at
+// power-on and counts it by the TSC. Setting it sets both, so it outlives a reset.
 #include "py/mphal.h"
 #include "py/runtime.h"
 #include "shared/timeutils/timeutils.h"
@@ -8,7 +8,7 @@ extern const mp_obj_type_t machine_rtc_type;
 
 static const mp_obj_base_t machine_rtc = {&machine_rtc_type};
 
-// RTC() or RTC(0): there is one.
+// RTC() or RTC(0). ValueError for another id: there is one clock.
 static mp_obj_t machine_rtc_make_new(const mp_obj_type_t *type, size_t n_args, size_t n_kw,
     const mp_obj_t *args) {
     mp_arg_check_num(n_args, n_kw, 0, 1, false);
@@ -19,7 +19,8 @@ static mp_obj_t machine_rtc_make_new(const mp_obj_type_t *type, size_t n_args, s
 }
 
 // datetime() -> (year, month, day, weekday, hours, minutes, seconds, microseconds), weekday 0 being
-// Monday; datetime(tuple) sets the clock, whatever its weekday says. ValueError for a date that is none.
+// Monday. datetime(tuple) sets the clock; the weekday is ignored. ValueError for an invalid date
+// or a year outside 2000 to 2099.
 static mp_obj_t machine_rtc_datetime(size_t n_args, const mp_obj_t *args) {
     if (n_args == 1) {
         uint64_t ns = mp_hal_time_ns();
@@ -39,7 +40,7 @@ static mp_obj_t machine_rtc_datetime(size_t n_args, const mp_obj_t *args) {
     for (size_t i = 0; i < 8; i++) {
         v[i] = mp_obj_get_int(items[i]);
     }
-    // The CMOS clock counts years of this century only.
+    // The CMOS clock counts years of one century only.
     if (v[0] < 2000 || v[0] > 2099 || v[1] < 1 || v[1] > 12 || v[2] < 1
         || v[2] > (mp_int_t)timeutils_days_in_month(v[0], v[1]) || v[4] < 0 || v[4] > 23
         || v[5] < 0 || v[5] > 59 || v[6] < 0 || v[6] > 59 || v[7] < 0 || v[7] > 999999) {

@@ -1,5 +1,5 @@
-// machine.WDT for this port (included by extmod/machine_wdt.c): one, which cannot be stopped, and which
-// only feed() feeds. Python's own loop has another (see _x86.watchdog).
+// machine.WDT for this port (included by extmod/machine_wdt.c): one watchdog, which cannot be
+// stopped and which only feed() feeds. The event loop has another (_x86.watchdog).
 #include "extmod/modmachine.h"
 
 typedef struct _machine_wdt_obj_t {
@@ -13,7 +13,7 @@ static void mp_machine_wdt_timeout_ms_set(machine_wdt_obj_t *self, mp_int_t time
     if (timeout_ms <= 0) {
         mp_raise_ValueError(MP_ERROR_TEXT("timeout must be positive"));
     }
-    watchdog_start(WATCHDOG_PYTHON, (uint64_t)timeout_ms * 1000000);
+    watchdog_start(WATCHDOG_PYTHON, "machine.WDT", (uint64_t)timeout_ms * 1000000);
 }
 
 static machine_wdt_obj_t *mp_machine_wdt_make_new_instance(mp_int_t id, mp_int_t timeout_ms) {

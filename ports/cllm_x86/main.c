@@ -1,4 +1,4 @@
-// The application: MicroPython's life from reset to soft reset, started by musl like any program.
+// The application: MicroPython's life from reset to soft reset. musl starts it like any program.
 #include <stdlib.h>
 
 #include "py/builtin.h"
@@ -15,12 +15,13 @@
 #include "native/pci/pci.h"
 #include "execmem.h"
 #include "mpirq.h"
+#include "pyframe.h"
 
 #define HEAP_SIZE (4 * MiB)       // first area; MICROPY_GC_SPLIT_HEAP_AUTO adds more
 #define PYTHON_STACK_SIZE (1 * MiB) // of the process's stack; the rest is for C++ below Python
-// Locals and operands of the functions that run: without MICROPY_ENABLE_PYSTACK, every call with more
-// than 11 words of them would take a block of the heap. A call's C frames take more than its words do,
-// so that of the two stacks the process's ends first.
+// For locals and operands of running functions. Without MICROPY_ENABLE_PYSTACK, every call with
+// more than 11 words of them would allocate on the heap. A call's C frames are larger than these
+// words, so the process's stack runs out first, and reports it as RuntimeError.
 #define PYSTACK_SIZE (1 * MiB)
 
 const char cllm_help_text[] =
@@ -29,10 +30,12 @@ const char cllm_help_text[] =
     "  from cllm import app, llm     the running server and its model\n"
     "  @app.get('/path/<name>')      adds a route, live\n"
     "  help('modules')               lists what can be imported\n"
-    "  CTRL-A raw REPL, CTRL-B friendly REPL, CTRL-C interrupt, CTRL-D soft reset, CTRL-E paste mode\n";
+    "  CTRL-A raw REPL, CTRL-B friendly REPL, CTRL-C interrupt, CTRL-D soft reset, "
+    "CTRL-E paste mode\n";
 
-// Feeds the REPL until CTRL-D at an empty prompt. The server's own loop does the same from Python
-// (frozen/boot/main.py); this one runs when main.py ended, failed, or was skipped for the raw REPL.
+// Feeds the REPL until CTRL-D at an empty prompt. The server's loop does the same from Python
+// (frozen/boot/main.py); this one runs after main.py ended, failed, or was skipped for the raw
+// REPL.
 static void repl(void) {
     pyexec_event_repl_init();
     while (!pyexec_event_repl_process_char(mp_hal_stdin_rx_chr())) {
@@ -53,14 +56,14 @@ static void run_python(void) {
     mpirq_init();
 
     pyexec_frozen_module("_boot.py", false);
-    // A script's own, on the RAM file system: it runs again after every soft reset.
+    // On the RAM file system, which outlives soft resets: a script may put it there.
     pyexec_file_if_exists("/boot.py");
     boot_phase("python");
     int exit = 0;
     if (pyexec_mode_kind == PYEXEC_MODE_FRIENDLY_REPL) {
         exit = pyexec_frozen_module("main.py", false);
     }
-    watchdog_start(WATCHDOG_LOOP, 0); // the loop has ended
+    watchdog_start(WATCHDOG_LOOP, NULL, 0); // the loop has ended
     if (!(exit & PYEXEC_FORCED_EXIT)) {
         repl();
     }
@@ -79,6 +82,8 @@ static void run_python(void) {
 
 int main(int argc, char **argv) {
     boot_phase("libc");
+    kernel_hooks.interpreter_return = vm_entry_return;
+    kernel_hooks.describe_frame = pyframe_describe;
     mp_cstack_init_with_sp_here(PYTHON_STACK_SIZE);
     for (;;) {
         run_python();
@@ -93,10 +98,10 @@ void gc_collect(void) {
     gc_collect_end();
 }
 
-// How large a further heap area may be. The rest is left to the engine; without an end to what Python
-// may take, a script's mistake would be the engine's as well.
+// The largest further heap area. The rest is left for the engine, which a script's mistake would
+// otherwise stop too.
 size_t gc_get_max_new_split(void) {
-    return phys_free_bytes() / 4 * 3;
+    return memory_free() / 4 * 3;
 }
 
 void nlr_jump_fail(void *val) {

@@ -1,5 +1,5 @@
-# The unix build of MicroPython for tests has the image's dictionaries and sets: there this folder
-# is a "user C module".
+# The unix build of MicroPython, which tests use, has the image's dictionaries and sets: this
+# folder is a "user C module" there.
 include $(USERMOD_DIR)/name_lookup.mk
 
 SRC_USERMOD_C += $(addprefix $(USERMOD_DIR)/,$(LOOKUP_C))

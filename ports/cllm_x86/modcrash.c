@@ -1,10 +1,9 @@
-// What Python may know of deaths, watchdogs, boot phases and the screen: machine.last_crash() and
-// functions of _x86 (see the tables in modmachine.c and modx86.c). Argument conversion only.
+// Deaths, watchdogs, boot phases and the screen for Python: machine.last_crash() and functions of
+// _x86 (in the tables of modmachine.c and modx86.c). Argument conversion only.
 #include <string.h>
 
 #include "py/mphal.h"
 #include "py/runtime.h"
-#include "deaths.h"
 
 static void store(mp_obj_t dict, qstr key, mp_obj_t value) {
     mp_obj_dict_store(dict, MP_OBJ_NEW_QSTR(key), value);
@@ -21,7 +20,8 @@ static mp_obj_t lines(const char *text, const char *prefix) {
             vstr_t line;
             vstr_init(&line, n - skip + 1);
             for (const char *c = text + skip; c < text + n; c++) {
-                vstr_add_char(&line, *c >= ' ' && *c <= '~' ? *c : '?'); // the log may hold anything
+                // The log may hold anything.
+                vstr_add_char(&line, *c >= ' ' && *c <= '~' ? *c : '?');
             }
             mp_obj_list_append(list, mp_obj_new_str_from_vstr(&line));
         }
@@ -30,9 +30,10 @@ static mp_obj_t lines(const char *text, const char *prefix) {
     return list;
 }
 
-// last_crash() -> dict or None: the last death since power-on. reason: one line. uptime: seconds it
-// had run. time: seconds since 1970. count: deaths since power-on. boots: 1 in the run that followed
-// it. registers, backtrace (innermost first), python (the Python lines of it), log: lists of lines.
+// last_crash() -> dict or None: the last death since power-on. reason: one line. uptime: seconds
+// since boot. time: seconds since 1970. count: deaths since power-on. boots: 1 in the run after
+// it. registers, backtrace (innermost first), python (the backtrace's Python lines), log: lists of
+// lines.
 static mp_obj_t machine_last_crash(void) {
     const struct crash_record *r = crash_last();
     if (!r) {
@@ -52,27 +53,15 @@ static mp_obj_t machine_last_crash(void) {
 }
 MP_DEFINE_CONST_FUN_OBJ_0(machine_last_crash_obj, machine_last_crash);
 
-// crash(kind, core=0): dies, for tests: null, text (write to code), data (execute it), stack, divide,
-// double (fault), hang (until a watchdog bites), panic, abort. On another core a new thread does.
-static mp_obj_t x86_crash(size_t n_args, const mp_obj_t *args) {
-    mp_int_t core = n_args > 1 ? mp_obj_get_int(args[1]) : 0;
-    if (core < 0 || (mp_uint_t)core >= cpu_count()) {
-        mp_raise_ValueError(MP_ERROR_TEXT("no such core"));
-    }
-    die(mp_obj_str_get_str(args[0]), (unsigned)core);
-    mp_raise_ValueError(MP_ERROR_TEXT("no such way to die"));
-}
-MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(x86_crash_obj, 1, 2, x86_crash);
-
-// watchdog(timeout_ms): starts or, with 0, stops the event loop's watchdog. It ends the machine when
-// neither watchdog_feed() nor the engine's progress is seen for that long. It waits while repl_char()
-// runs, until the next watchdog_feed(), because a line at the prompt may take what it likes.
+// watchdog(timeout_ms): starts the event loop's watchdog; 0 stops it. It ends the machine after
+// that long without watchdog_feed() or progress of the engine. From repl_char() to the next
+// watchdog_feed() time does not count, because a line at the prompt may take as long as it likes.
 static mp_obj_t x86_watchdog(mp_obj_t timeout) {
     mp_int_t ms = mp_obj_get_int(timeout);
     if (ms < 0) {
         mp_raise_ValueError(NULL);
     }
-    watchdog_start(WATCHDOG_LOOP, (uint64_t)ms * 1000000);
+    watchdog_start(WATCHDOG_LOOP, "the event loop", (uint64_t)ms * 1000000);
     return mp_const_none;
 }
 MP_DEFINE_CONST_FUN_OBJ_1(x86_watchdog_obj, x86_watchdog);
@@ -83,19 +72,19 @@ static mp_obj_t x86_watchdog_feed(void) {
 }
 MP_DEFINE_CONST_FUN_OBJ_0(x86_watchdog_feed_obj, x86_watchdog_feed);
 
-// boot_phase(name): the phase of booting called so has ended.
+// boot_phase(name): records that the phase `name` of booting ends now.
 static mp_obj_t x86_boot_phase(mp_obj_t name) {
     boot_phase(qstr_str(mp_obj_str_get_qstr(name)));
     return mp_const_none;
 }
 MP_DEFINE_CONST_FUN_OBJ_1(x86_boot_phase_obj, x86_boot_phase);
 
-// boot_phases() -> [(name, milliseconds)]: what booting spent its time on, in order.
+// boot_phases() -> [(name, milliseconds)], in order.
 static mp_obj_t x86_boot_phases(void) {
     mp_obj_t list = mp_obj_new_list(0, NULL);
     for (size_t i = 0; i < n_boot_phases; i++) {
         if (i == 0 && boot_began == 0 && crash_boots()) {
-            continue; // the counter ran on through a warm reset
+            continue; // the counter went on through a warm reset
         }
         uint64_t ticks = boot_phases[i].tsc - (i ? boot_phases[i - 1].tsc : boot_began);
         mp_obj_t item[2] = {
@@ -108,7 +97,7 @@ static mp_obj_t x86_boot_phases(void) {
 }
 MP_DEFINE_CONST_FUN_OBJ_0(x86_boot_phases_obj, x86_boot_phases);
 
-// status(line, text): text of line 0 to 3 at the top of the screen.
+// status(line, text): sets line 0 to 3 at the top of the screen.
 static mp_obj_t x86_status(mp_obj_t line, mp_obj_t text) {
     size_t n;
     const char *s = mp_obj_str_get_data(text, &n);

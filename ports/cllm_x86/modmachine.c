@@ -7,12 +7,12 @@ extern const mp_obj_type_t machine_rtc_type;
 
 #define PWRON_RESET 1
 #define HARD_RESET 2
-#define WDT_RESET 3 // a death; machine.last_crash() knows of what
+#define WDT_RESET 3 // any death; machine.last_crash() says which
 
 MP_DECLARE_CONST_FUN_OBJ_0(machine_last_crash_obj); // modcrash.c
 
-// power_button(handler): handler(n) runs from the scheduler when the power button was pressed n
-// times since it last ran; None: the machine goes off at once.
+// power_button(handler): handler(n) runs from the scheduler after n presses of the power button
+// since it last ran. With None, a press switches the machine off at once.
 static mp_obj_t machine_power_button(mp_obj_t handler) {
     if (handler != mp_const_none && !mp_obj_is_callable(handler)) {
         mp_raise_TypeError(MP_ERROR_TEXT("handler must be callable or None"));

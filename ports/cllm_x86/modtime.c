@@ -8,14 +8,14 @@ static mp_obj_t mp_time_time_get(void) {
     return mp_obj_new_int_from_ull(mp_hal_time_ns() / 1000000000);
 }
 
-// localtime(), gmtime() and mktime() instead of extmod/modtime.c's, whose mktime() is unsigned, wrong before
-// 1901 and counts days one month after the other, and whose localtime() cuts years to 16 bits.
+// localtime(), gmtime() and mktime() replace extmod/modtime.c's. There, mktime() is unsigned,
+// wrong before 1901 and counts days month by month, and localtime() cuts years to 16 bits.
 #define FIRST_SECOND (-62135596800) // of year 1
 #define LAST_SECOND 253402300799 // of year 9999
 
 static mp_obj_t time_localtime(size_t n_args, const mp_obj_t *args) {
-    mp_int_t seconds = n_args == 0 || args[0] == mp_const_none ? (mp_int_t)(mp_hal_time_ns() / 1000000000)
-        : mp_obj_get_int(args[0]);
+    bool now = n_args == 0 || args[0] == mp_const_none;
+    mp_int_t seconds = now ? (mp_int_t)(mp_hal_time_ns() / 1000000000) : mp_obj_get_int(args[0]);
     if (seconds < FIRST_SECOND || seconds > LAST_SECOND) {
         mp_raise_msg(&mp_type_OverflowError, MP_ERROR_TEXT("timestamp out of range"));
     }
@@ -35,8 +35,8 @@ static mp_int_t floor_divide(mp_int_t number, mp_int_t divisor) {
     return number / divisor - (number % divisor < 0);
 }
 
-// Days from 1970-01-01 to the first of a month in the Gregorian calendar. month: from 0. Years begin with
-// March here, so that the leap day is their last.
+// Days from 1970-01-01 to the first of a month in the Gregorian calendar. month: from 0. Years
+// begin with March here, so that the leap day is their last.
 static mp_int_t days_to_month(mp_int_t year, mp_int_t month) {
     year -= month < 2;
     month = (month + 10) % 12;
@@ -44,7 +44,7 @@ static mp_int_t days_to_month(mp_int_t year, mp_int_t month) {
     return 365 * year + leap_days + (153 * month + 2) / 5 - 719468;
 }
 
-// As CPython's, fields may be beyond their range: they are carried over.
+// Like CPython's, carries over fields that are out of their range.
 static mp_obj_t time_mktime(mp_obj_t fields_in) {
     size_t len;
     mp_obj_t *items;
@@ -52,7 +52,7 @@ static mp_obj_t time_mktime(mp_obj_t fields_in) {
     if (len < 8 || len > 9) {
         mp_raise_TypeError(MP_ERROR_TEXT("mktime needs a tuple of length 8 or 9"));
     }
-    // Conversions may be Python (__int__) that changes the list.
+    // Conversions may run Python (__int__), which may change the list.
     mp_obj_t objects[6];
     memcpy(objects, items, sizeof(objects));
     mp_int_t fields[6]; // year, month, day, hours, minutes, seconds

@@ -1,20 +1,20 @@
-// _x86: what frozen drivers and boot code need of the machine. Argument conversion only; see
-// docs/architecture.md for who may use it.
+// _x86: what frozen drivers and boot code need of the machine. Argument conversion only;
+// docs/architecture.md says who may use it.
+#include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "py/mperrno.h"
 #include "py/objarray.h"
 #include "py/runtime.h"
 #include "shared/runtime/pyexec.h"
-#include "boot/bootinfo.h"
 #include "mpirq.h"
-#include "selftest.h"
 
 // modules() -> [(name, address, size)]: boot modules, address and size in bytes.
 static mp_obj_t x86_modules(void) {
     mp_obj_t list = mp_obj_new_list(0, NULL);
-    for (size_t i = 0; i < bootinfo.n_modules; i++) {
-        const struct boot_module *m = &bootinfo.modules[i];
+    const struct boot_module *m;
+    for (size_t i = 0; (m = boot_module(i)); i++) {
         mp_obj_t item[3] = {
             mp_obj_new_str(m->name, strlen(m->name)), mp_obj_new_int_from_ull(m->start),
             mp_obj_new_int_from_ull(m->size),
@@ -27,12 +27,12 @@ static MP_DEFINE_CONST_FUN_OBJ_0(x86_modules_obj, x86_modules);
 
 // cmdline() -> str: the boot loader's command line.
 static mp_obj_t x86_cmdline(void) {
-    return mp_obj_new_str(bootinfo.cmdline, strlen(bootinfo.cmdline));
+    return mp_obj_new_str_from_cstr(boot_cmdline());
 }
 static MP_DEFINE_CONST_FUN_OBJ_0(x86_cmdline_obj, x86_cmdline);
 
-// irq(line, callback): callback(line) runs from the scheduler after an interrupt of PCI line 0..15;
-// the line stays masked until it returns, so it must have acknowledged the device. None masks.
+// irq(line, callback): callback(line) runs from the scheduler after an interrupt of line 0 to 15.
+// The line stays masked until it returns, so it must acknowledge the device. None masks the line.
 static mp_obj_t x86_irq(mp_obj_t line_in, mp_obj_t callback) {
     mp_int_t line = mp_obj_get_int(line_in);
     if (line < 0 || line >= MPIRQ_LINES) {
@@ -43,14 +43,14 @@ static mp_obj_t x86_irq(mp_obj_t line_in, mp_obj_t callback) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_2(x86_irq_obj, x86_irq);
 
-// alarm(callback): callback(0) runs from the scheduler when the time given to alarm_at() is reached.
+// alarm(callback): callback(0) runs from the scheduler at the time that alarm_at() was given.
 static mp_obj_t x86_alarm(mp_obj_t callback) {
     mpirq_set_alarm(callback);
     return mp_const_none;
 }
 static MP_DEFINE_CONST_FUN_OBJ_1(x86_alarm_obj, x86_alarm);
 
-// alarm_at(ticks_ms): arms the one alarm, replacing what was armed; None disarms.
+// alarm_at(ticks_ms): sets the one alarm, in place of the last setting; None disarms it.
 static mp_obj_t x86_alarm_at(mp_obj_t at) {
     mp_int_t ms = at == mp_const_none ? 0 : mp_obj_get_int(at);
     mpirq_alarm_at(at == mp_const_none ? UINT64_MAX : ms < 0 ? 0 : (uint64_t)ms * 1000000);
@@ -58,14 +58,15 @@ static mp_obj_t x86_alarm_at(mp_obj_t at) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_1(x86_alarm_at_obj, x86_alarm_at);
 
-// set_time(ns): sets the wall clock to nanoseconds since 1970-01-01 UTC; ticks go on undisturbed.
+// set_time(ns): sets wall time and the CMOS clock, in nanoseconds since 1970-01-01 UTC. Ticks go on
+// undisturbed.
 static mp_obj_t x86_set_time(mp_obj_t ns) {
     clock_set_realtime((int64_t)mp_obj_int_get_truncated(ns));
     return mp_const_none;
 }
 static MP_DEFINE_CONST_FUN_OBJ_1(x86_set_time_obj, x86_set_time);
 
-// step_time(ns): as set_time(), but the CMOS clock stays as it is.
+// step_time(ns): sets wall time only.
 static mp_obj_t x86_step_time(mp_obj_t ns) {
     clock_step((int64_t)mp_obj_int_get_truncated(ns));
     return mp_const_none;
@@ -73,14 +74,15 @@ static mp_obj_t x86_step_time(mp_obj_t ns) {
 static MP_DEFINE_CONST_FUN_OBJ_1(x86_step_time_obj, x86_step_time);
 
 // cmos_time() -> int or None: seconds since 1970 by the CMOS clock, which also runs while the
-// machine is stopped; None without one. What it differed when the clock was last set is taken off.
+// machine is stopped; None without one. The difference that it had when the clock was last set is
+// taken off.
 static mp_obj_t x86_cmos_time(void) {
     int64_t seconds;
     return clock_cmos(&seconds) ? mp_obj_new_int_from_ll(seconds) : mp_const_none;
 }
 static MP_DEFINE_CONST_FUN_OBJ_0(x86_cmos_time_obj, x86_cmos_time);
 
-// paused() -> int: milliseconds that ticks_ms() has left out so far, because the machine stood
+// paused() -> int: milliseconds that ticks_ms() has left out so far because the machine stood
 // still.
 static mp_obj_t x86_paused(void) {
     return mp_obj_new_int_from_ull(clock_paused_ns() / 1000000);
@@ -116,45 +118,42 @@ static mp_obj_t x86_dma_alloc(mp_obj_t size_in, mp_obj_t align_in) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_2(x86_dma_alloc_obj, x86_dma_alloc);
 
-// ram_disk(size) -> memoryview of memory that outlives soft resets: what the RAM file system lies in.
-// The first call allocates `size` bytes, zeroed; every later one returns the same memory. OSError(ENOMEM)
-// when there is not so much. From the kernel, because calloc() would write zeros to all of it, and what
-// was never written takes no memory of a hypervisor's host.
+// ram_disk(size) -> memoryview of memory that outlives soft resets: the RAM file system's. The
+// first call allocates `size` bytes, zeroed; every later one returns the same memory.
+// OSError(ENOMEM) when there is not enough. By mmap(): calloc() would write zeros to all of it,
+// and memory never written to takes none of a hypervisor's host.
 static mp_obj_t x86_ram_disk(mp_obj_t size_in) {
-    static uint64_t memory;
+    static void *memory;
     static size_t size;
     if (!memory) {
         mp_int_t wanted = mp_obj_get_int(size_in);
         if (wanted <= 0) {
             mp_raise_ValueError(NULL);
         }
-        int err = vm_map((uint64_t)wanted, PROT_R | PROT_W, &memory);
-        if (err) {
-            mp_raise_OSError(-err);
+        void *p = mmap(NULL, (size_t)wanted, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+            -1, 0);
+        if (p == MAP_FAILED) {
+            mp_raise_OSError(errno);
         }
+        memory = p;
         size = (size_t)wanted;
     }
-    return mp_obj_new_memoryview('B' | MP_OBJ_ARRAY_TYPECODE_FLAG_RW, size, (void *)memory);
+    return mp_obj_new_memoryview('B' | MP_OBJ_ARRAY_TYPECODE_FLAG_RW, size, memory);
 }
 static MP_DEFINE_CONST_FUN_OBJ_1(x86_ram_disk_obj, x86_ram_disk);
 
-// mmio(address, size) -> address of an uncached mapping of device registers. Memory that holds RAM
-// is refused: its caching must not change behind everybody's back.
+// mmio(address, size) -> address of an uncached mapping of device registers. ValueError for a
+// range that holds RAM.
 static mp_obj_t x86_mmio(mp_obj_t address_in, mp_obj_t size_in) {
     uint64_t address = mp_obj_int_get_truncated(address_in);
     uint64_t size = mp_obj_int_get_truncated(size_in);
-    if (!size || address + size < address || address + size > VM_BASE) {
+    int err = mmio_map(address, size);
+    if (err == -EEXIST) {
+        mp_raise_ValueError(MP_ERROR_TEXT("address range holds RAM"));
+    }
+    if (err == -EINVAL) {
         mp_raise_ValueError(NULL);
     }
-    for (size_t i = 0; i < bootinfo.n_ram; i++) {
-        if (address < bootinfo.ram[i].start + bootinfo.ram[i].size
-            && bootinfo.ram[i].start < address + size) {
-            mp_raise_ValueError(MP_ERROR_TEXT("address range holds RAM"));
-        }
-    }
-    uint64_t start = ALIGN_DOWN(address, PAGE_SIZE);
-    int err = paging_map(start, start, ALIGN_UP(address + size, PAGE_SIZE) - start,
-        PROT_R | PROT_W | PROT_UNCACHED);
     if (err) {
         mp_raise_OSError(-err);
     }
@@ -174,49 +173,11 @@ static mp_obj_t x86_cpu_count(void) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_0(x86_cpu_count_obj, x86_cpu_count);
 
-// stress(threads, ms) -> dict: runs the stress test of selftest.h while the network goes on. OSError if
-// the threads cannot be started, RuntimeError if they hang for longer than `ms` and 60 s.
-static mp_obj_t x86_stress(mp_obj_t threads_in, mp_obj_t ms_in) {
-    mp_int_t n = mp_obj_get_int(threads_in), ms = mp_obj_get_int(ms_in);
-    if (n < 1 || n > 256 || ms < 0 || ms > 24 * 3600 * 1000) {
-        mp_raise_ValueError(NULL);
-    }
-    int err = selftest_start((unsigned)n, (unsigned)ms);
-    if (err) {
-        mp_raise_OSError(err);
-    }
-    uint64_t hung = clock_ns() + (uint64_t)(ms + 60000) * 1000000;
-    while (selftest_running()) {
-        mp_event_wait_ms(10);
-        if (clock_ns() > hung) {
-            mp_raise_msg_varg(&mp_type_RuntimeError, MP_ERROR_TEXT("%u threads hang"),
-                selftest_running());
-        }
-    }
-    struct selftest_result r;
-    selftest_finish(&r);
-    const struct { qstr key; uint64_t value; } counts[] = {
-        { MP_QSTR_vectors, r.vectors }, { MP_QSTR_locks, r.locks }, { MP_QSTR_signals, r.signals },
-        { MP_QSTR_sleeps, r.sleeps }, { MP_QSTR_maps, r.maps }, { MP_QSTR_children, r.children },
-        { MP_QSTR_ticks, r.ticks }, { MP_QSTR_errors, r.errors },
-        { MP_QSTR_vector_bits, r.vector_bits },
-    };
-    mp_obj_t dict = mp_obj_new_dict(10);
-    for (size_t i = 0; i < MP_ARRAY_SIZE(counts); i++) {
-        mp_obj_dict_store(dict, MP_OBJ_NEW_QSTR(counts[i].key),
-            mp_obj_new_int_from_ull(counts[i].value));
-    }
-    mp_obj_dict_store(dict, MP_OBJ_NEW_QSTR(MP_QSTR_error),
-        r.error ? mp_obj_new_str(r.error, strlen(r.error)) : mp_const_none);
-    return dict;
-}
-static MP_DEFINE_CONST_FUN_OBJ_2(x86_stress_obj, x86_stress);
-
 // memory() -> (total, free, mapped): bytes of RAM, of unused frames, and behind mmap.
 static mp_obj_t x86_memory(void) {
     mp_obj_t item[3] = {
-        mp_obj_new_int_from_ull(phys_total()), mp_obj_new_int_from_ull(phys_free_bytes()),
-        mp_obj_new_int_from_ull(vm_mapped_bytes()),
+        mp_obj_new_int_from_ull(memory_total()), mp_obj_new_int_from_ull(memory_free()),
+        mp_obj_new_int_from_ull(memory_mapped()),
     };
     return mp_obj_new_tuple(3, item);
 }
@@ -241,12 +202,16 @@ static mp_obj_t x86_repl_char(mp_obj_t c) {
 static MP_DEFINE_CONST_FUN_OBJ_1(x86_repl_char_obj, x86_repl_char);
 
 // modcrash.c
-MP_DECLARE_CONST_FUN_OBJ_VAR_BETWEEN(x86_crash_obj);
 MP_DECLARE_CONST_FUN_OBJ_1(x86_watchdog_obj);
 MP_DECLARE_CONST_FUN_OBJ_0(x86_watchdog_feed_obj);
 MP_DECLARE_CONST_FUN_OBJ_1(x86_boot_phase_obj);
 MP_DECLARE_CONST_FUN_OBJ_0(x86_boot_phases_obj);
 MP_DECLARE_CONST_FUN_OBJ_2(x86_status_obj);
+#if CLLM_SELFTEST
+// selftest/modselftest.c
+MP_DECLARE_CONST_FUN_OBJ_VAR_BETWEEN(x86_crash_obj);
+MP_DECLARE_CONST_FUN_OBJ_2(x86_stress_obj);
+#endif
 
 static const mp_rom_map_elem_t x86_globals_table[] = {
     { MP_ROM_QSTR(MP_QSTR___name__), MP_ROM_QSTR(MP_QSTR__x86) },
@@ -265,16 +230,18 @@ static const mp_rom_map_elem_t x86_globals_table[] = {
     { MP_ROM_QSTR(MP_QSTR_mmio), MP_ROM_PTR(&x86_mmio_obj) },
     { MP_ROM_QSTR(MP_QSTR_exit), MP_ROM_PTR(&x86_exit_obj) },
     { MP_ROM_QSTR(MP_QSTR_cpu_count), MP_ROM_PTR(&x86_cpu_count_obj) },
-    { MP_ROM_QSTR(MP_QSTR_stress), MP_ROM_PTR(&x86_stress_obj) },
     { MP_ROM_QSTR(MP_QSTR_memory), MP_ROM_PTR(&x86_memory_obj) },
     { MP_ROM_QSTR(MP_QSTR_repl_start), MP_ROM_PTR(&x86_repl_start_obj) },
     { MP_ROM_QSTR(MP_QSTR_repl_char), MP_ROM_PTR(&x86_repl_char_obj) },
-    { MP_ROM_QSTR(MP_QSTR_crash), MP_ROM_PTR(&x86_crash_obj) },
     { MP_ROM_QSTR(MP_QSTR_watchdog), MP_ROM_PTR(&x86_watchdog_obj) },
     { MP_ROM_QSTR(MP_QSTR_watchdog_feed), MP_ROM_PTR(&x86_watchdog_feed_obj) },
     { MP_ROM_QSTR(MP_QSTR_boot_phase), MP_ROM_PTR(&x86_boot_phase_obj) },
     { MP_ROM_QSTR(MP_QSTR_boot_phases), MP_ROM_PTR(&x86_boot_phases_obj) },
     { MP_ROM_QSTR(MP_QSTR_status), MP_ROM_PTR(&x86_status_obj) },
+    #if CLLM_SELFTEST
+    { MP_ROM_QSTR(MP_QSTR_crash), MP_ROM_PTR(&x86_crash_obj) },
+    { MP_ROM_QSTR(MP_QSTR_stress), MP_ROM_PTR(&x86_stress_obj) },
+    #endif
 };
 static MP_DEFINE_CONST_DICT(x86_globals, x86_globals_table);
 

@@ -17,7 +17,7 @@ typedef long mp_off_t;
 // --- compiler and native code
 #define MICROPY_EMIT_X64 (1)
 #define MICROPY_OPT_COMPUTED_GOTO (1)
-// Lookups are name_lookup.c's, which has a cache of its own.
+// name_lookup.c does the look-ups and has a cache of its own.
 #define MICROPY_OPT_MAP_LOOKUP_CACHE (0)
 #define MICROPY_WRAP_MP_MAP_LOOKUP(f) upstream_##f
 #define MICROPY_PERSISTENT_CODE_LOAD (1)
@@ -29,9 +29,9 @@ void cllm_free_exec(void *ptr, size_t size);
 // --- memory: the heap starts small and grows by areas from malloc
 #define MICROPY_ENABLE_GC (1)
 #define MICROPY_GC_SPLIT_HEAP (1)
-// Entries of the collector's stack of objects yet to be traced. Where it is full, the whole heap is searched
-// anew for each stackful, which takes quadratic time for chains of closures: 64 entries, upstream's default,
-// are 17 s for 30,000 of them. 16 bytes each.
+// Entries, of 16 bytes, of the collector's stack of objects yet to be traced. When it is full, the
+// collector searches the whole heap again for each stackful. Chains of closures then take
+// quadratic time: 17 s for 30,000 closures with upstream's 64 entries.
 #define MICROPY_ALLOC_GC_STACK_SIZE (32768)
 #define MICROPY_GC_SPLIT_HEAP_AUTO (1)
 #define MICROPY_ENABLE_PYSTACK (1) // see main.c
@@ -54,7 +54,7 @@ void cllm_free_exec(void *ptr, size_t size);
 #define MICROPY_BEGIN_ATOMIC_SECTION() irq_save()
 #define MICROPY_END_ATOMIC_SECTION(state) irq_restore(state)
 
-// --- errors and warnings in full: a script is mended from what the serial line says
+// --- errors and warnings in full, for authors of scripts
 #define MICROPY_ERROR_REPORTING (MICROPY_ERROR_REPORTING_DETAILED)
 #define MICROPY_WARNINGS (1)
 #define MICROPY_PY_STR_BYTES_CMP_WARN (1)
@@ -89,7 +89,7 @@ void cllm_free_exec(void *ptr, size_t size);
 #define MICROPY_PY_MACHINE_INCLUDEFILE "ports/cllm_x86/modmachine.c"
 #define MICROPY_PY_MACHINE_RESET (1)
 #define MICROPY_PY_MACHINE_TIMER (1)
-// For pin classes that a script writes; the machine itself has no pins.
+// For pin classes in scripts; the machine itself has no pins.
 #define MICROPY_PY_MACHINE_PIN_BASE (1)
 #define MICROPY_PY_MACHINE_PULSE (1)
 #define MICROPY_PY_GC_COLLECT_RETVAL (1)
@@ -101,8 +101,8 @@ void cllm_free_exec(void *ptr, size_t size);
 #define MICROPY_PY_MACHINE_DISABLE_IRQ_ENABLE_IRQ (1)
 #define MICROPY_PY_RANDOM_SEED_INIT_FUNC (cllm_random_seed())
 uint64_t cllm_random_seed(void);
-// Above the "extra features" level: what a script from CPython or a larger board may expect, where it
-// costs nothing while unused.
+// Above the "extra features" level: features that scripts from CPython or a larger board may
+// expect and that cost nothing while unused.
 #define MICROPY_PY_ALL_INPLACE_SPECIAL_METHODS (1)
 #define MICROPY_PY_BUILTINS_MEMORYVIEW_ITEMSIZE (1)
 #define MICROPY_PY_BUILTINS_RANGE_BINOP (1)
@@ -118,7 +118,7 @@ uint64_t cllm_random_seed(void);
 #define MICROPY_PY_SYS_TRACEBACKLIMIT (1)
 #define MICROPY_MEM_STATS (1)
 #define MICROPY_MALLOC_USES_ALLOCATED_SIZE (1)
-// network and socket are frozen Python (frozen/lib): the C modules would take their names.
+// network and socket are frozen Python (frozen/lib); the C modules would take their names.
 #define MICROPY_PY_NETWORK (0)
 #define MICROPY_PY_SOCKET (0)
 #define MICROPY_PY_SSL (0)

@@ -34,8 +34,8 @@ void mp_hal_set_interrupt_char(int c) {
     console_set_interrupt_char(c);
 }
 
-// A stream written in Python may become ready without an interrupt: whoever waits for one looks again
-// at least this often.
+// A stream written in Python may become ready without an interrupt, so a waiter looks again at
+// least this often.
 #define LONGEST_WAIT_MS 100
 
 void cllm_wait(mp_uint_t timeout_ms) {

@@ -1,12 +1,18 @@
-// MicroPython's hardware layer on top of kernel.h.
+// MicroPython's hardware layer on top of the kernel (kernel/include/machine.h).
 #ifndef CLLM_MPHALPORT_H
 #define CLLM_MPHALPORT_H
 
 #include <errno.h>
 #include <stdlib.h>
 
-#include "ports/cllm_x86/kernel.h"
+#include "kernel/include/machine.h"
 #include "shared/runtime/interrupt_char.h"
+
+// The kernel's watchdogs.
+enum {
+    WATCHDOG_LOOP,   // frozen main.py's event loop
+    WATCHDOG_PYTHON, // machine.WDT
+};
 
 void mp_hal_set_interrupt_char(int c);
 void cllm_wait(mp_uint_t timeout_ms);

@@ -1,6 +1,7 @@
-// From interrupts to Python. The hooks run in interrupt context: this file, like py/scheduler.c which
-// they call, is compiled for general registers only. They put one preallocated node per source on
-// MicroPython's scheduler, so a burst of interrupts never overflows its queue.
+// From interrupts to Python. The kernel's hooks run in interrupt context, so this file, like
+// py/scheduler.c, which they call, is compiled for general registers only. They put one
+// preallocated node per source on MicroPython's scheduler, so a burst of interrupts never
+// overflows its queue.
 #include "py/mpstate.h"
 #include "py/runtime.h"
 #include "shared/runtime/softtimer.h"
@@ -32,7 +33,7 @@ static void run(unsigned i) {
 static void run_power(void) {
     mp_obj_t callback = MP_STATE_VM(mpirq_callbacks)[POWER];
     if (callback == MP_OBJ_NULL || callback == mp_const_none) {
-        machine_exit(0); // nobody to ask
+        machine_exit(0); // no handler to ask
     }
     mp_call_function_1_protected(callback, MP_OBJ_NEW_SMALL_INT(power_presses(true)));
 }
@@ -83,7 +84,7 @@ void mpirq_alarm_at(uint64_t ns) {
     set_deadline(&alarm_deadline, ns);
 }
 
-// What shared/runtime/softtimer.c asks of a port.
+// shared/runtime/softtimer.c asks every port for these two.
 uint32_t soft_timer_get_ms(void) {
     return (uint32_t)(clock_ns() / 1000000);
 }
@@ -106,7 +107,10 @@ void mpirq_init(void) {
     for (unsigned i = 0; i <= POWER; i++) {
         MP_STATE_VM(mpirq_callbacks)[i] = mp_const_none;
     }
-    kernel_hooks = (struct kernel_hooks) {on_irq, on_alarm, on_interrupt_char, on_power_button};
+    kernel_hooks.irq = on_irq;
+    kernel_hooks.alarm = on_alarm;
+    kernel_hooks.interrupt_char = on_interrupt_char;
+    kernel_hooks.power_button = on_power_button;
 }
 
 void mpirq_deinit(void) {
@@ -138,6 +142,6 @@ void mpirq_set_alarm(mp_obj_t callback) {
 void mpirq_set_power_button(mp_obj_t callback) {
     MP_STATE_VM(mpirq_callbacks)[POWER] = callback;
     if (callback != mp_const_none && power_presses(false)) {
-        fire(POWER); // before there was anybody to tell
+        fire(POWER); // pressed before there was a handler
     }
 }

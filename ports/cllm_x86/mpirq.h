@@ -14,8 +14,8 @@ void mpirq_deinit(void);
 void mpirq_set(unsigned line, mp_obj_t callback);
 // `callback(0)` runs from the scheduler when the alarm armed by mpirq_alarm_at() is due.
 void mpirq_set_alarm(mp_obj_t callback);
-// `callback(n)` runs from the scheduler when the power button was pressed n times; None: the
-// machine goes off at once.
+// `callback(n)` runs from the scheduler after n presses of the power button. With None, a press
+// switches the machine off at once.
 void mpirq_set_power_button(mp_obj_t callback);
 // Arms the alarm for clock_ns() >= ns; UINT64_MAX disarms. Soft timers (machine.Timer) share the
 // kernel's one alarm with it.

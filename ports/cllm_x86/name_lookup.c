@@ -1,26 +1,26 @@
-// Tables of names and of everything else that a `dict` holds, in place of py/map.c's, and
-// py/runtime.c's look-up of methods: every name, attribute and method that Python mentions is a
-// look-up, and half of the instructions of an HTTP request went there.
+// Tables of names and of everything else that a `dict` holds, and the look-up of methods, in place
+// of py/map.c's and py/runtime.c's. Every name, attribute and method that Python mentions is a
+// look-up; with upstream's, look-ups took half of the instructions of an HTTP request.
 //
-// Order. Entries stand in the order of insertion, as CPython's do: json.loads(), keyword
-// arguments and the attributes of classes keep the order of their text. A deleted entry leaves a
-// gap (MP_OBJ_SENTINEL) until the table needs room, so upstream's loops over table[0..alloc),
-// which skip gaps, go on while entries come and go.
+// Order. Entries stand in the order of insertion, as CPython's do: json.loads(), keyword arguments
+// and the attributes of classes keep the order of their text. A deleted entry leaves a gap
+// (MP_OBJ_SENTINEL) until the table needs room, so upstream's loops over table[0..alloc), which
+// skip gaps, keep working while entries come and go.
 //
 // Search. A table of up to LEAST_ALLOC entries is searched from its beginning. A larger one has
 // an index behind its entries, in the same allocation: for each hash, where its entry is. The
-// index has two places for each entry, so searches are short although the entries fill up before
-// the table grows: a method's name is looked for in vain among the object's attributes first.
-// Deletion leaves the index alone, for a place whose entry has another key now only leads the
-// search on.
+// index has two places for each entry, so searches are short even when the entries are full. That
+// matters for absent keys: a method's name is first searched among the object's attributes.
+// Deletion leaves the index alone: a place whose entry has another key by now only makes the
+// search go on.
 //
 // Keys. While all keys of a table are interned strings (qstrs, which are numbers), as in nearly
-// every table that names are looked for in, their numbers are what is hashed and compared. A
-// table is indexed anew when it gets its first key of another kind.
+// every table of names, these numbers are hashed and compared. The first key of another kind makes
+// the table index itself anew.
 //
-// Python. __eq__ and __hash__ of keys may change the table that is being searched. Nothing that
-// was read from a table before such a call is used after it unless the table is still the same;
-// otherwise the search starts again, MOST_SEARCHES times at most.
+// Python. __eq__ and __hash__ of keys may change the table that is being searched. Values read
+// from a table before such a call are used after it only if the table is still the same; otherwise
+// the search starts again, MOST_SEARCHES times at most.
 //
 // Methods. mp_load_method() finds a function of an object's class without the general search, which
 // handles properties, descriptors, builtin base classes and __getattr__.
@@ -35,8 +35,8 @@ mp_map_elem_t *upstream_mp_map_lookup(mp_map_t *map, mp_obj_t index, mp_map_look
 // runtime.c's own (see name_lookup.mk).
 void upstream_mp_load_method(mp_obj_t object, qstr attr, mp_obj_t *dest);
 
-// Where a name was found last in whatever array: a guess, checked by comparing keys. qstrs are
-// numbers from 0 up, so that most have a place for themselves.
+// Where a name was found last, in any array: a guess, which comparing keys checks. qstrs are
+// numbers from 0 up, so most have a place of their own.
 #define N_GUESSES 8192
 static uint16_t guesses[N_GUESSES];
 
@@ -81,17 +81,18 @@ static inline size_t read_place(const index_t *index, size_t size, size_t at) {
         : ((const uint32_t *)places)[at];
 }
 
-// Keys that equal nothing of their kind but themselves.
+// Keys that are equal only to themselves among their kind.
 static inline bool is_word(mp_obj_t key) {
     return mp_obj_is_small_int(key) || mp_obj_is_qstr(key);
 }
 
-// A multiplication spreads numbers and addresses, which have no low bits, over 32 bits.
+// A multiplication spreads numbers, and addresses, whose low bits are zero, over 32 bits.
 static inline uint32_t hash_of_qstr(mp_obj_t index) {
     return (uint32_t)((uintptr_t)index * 0x9E3779B97F4A7C15u >> 32);
 }
 
-// The same for all kinds: 1 is equal to 1.0, and a text may be a qstr or not. Runs __hash__.
+// One hash for all kinds of keys, because 1 equals 1.0 and a string may be a qstr or not. Runs
+// __hash__.
 static uint32_t hash_of_value(mp_obj_t index) {
     uint64_t hash = mp_obj_is_qstr(index) ? qstr_hash(MP_OBJ_QSTR_VALUE(index))
         : mp_obj_is_small_int(index) ? (size_t)MP_OBJ_SMALL_INT_VALUE(index)
@@ -99,7 +100,7 @@ static uint32_t hash_of_value(mp_obj_t index) {
     return (uint32_t)(hash * 0x9E3779B97F4A7C15u >> 32);
 }
 
-// Where a search begins. Tables have any size, and a division is a slow thing in an emulator.
+// Where a search begins. Tables have any size, and emulators divide slowly.
 static inline size_t first_place(size_t alloc, uint32_t hash) {
     return (uint64_t)hash * (2 * alloc) >> 32;
 }
@@ -142,7 +143,7 @@ static inline bool has_room(const mp_map_t *map) {
         : map->alloc && map->table[map->alloc - 1].key == MP_OBJ_NULL;
 }
 
-// A new entry in a table that has room and not this key.
+// Adds an entry to a table that has room and does not have this key.
 static mp_map_elem_t *append(mp_map_t *map, mp_obj_t key, uint32_t hash) {
     size_t entry = 0;
     if (has_index(map)) {
@@ -162,7 +163,7 @@ static mp_map_elem_t *append(mp_map_t *map, mp_obj_t key, uint32_t hash) {
     return slot;
 }
 
-// The filled entries of `map` to `table`, which may be its own; returns how many.
+// Moves the filled entries of `map` to `table`, which may be its own; returns how many.
 static size_t pack(mp_map_elem_t *table, const mp_map_t *map) {
     if (map->used == map->alloc) {
         memmove(table, map->table, map->alloc * sizeof(mp_map_elem_t));
@@ -182,7 +183,7 @@ static void close_gaps(mp_map_t *map) {
     memset(map->table + n, 0, (map->alloc - n) * sizeof(mp_map_elem_t));
 }
 
-// Make the index anew from entries whose hashes need no Python.
+// Makes the index anew from entries whose hashes need no Python.
 static void make_index(mp_map_t *map) {
     index_t *index = index_of(map);
     memset(index, 0, table_size(map->alloc) - map->alloc * sizeof(mp_map_elem_t));
@@ -196,7 +197,7 @@ static void make_index(mp_map_t *map) {
     index->spent = index->end;
 }
 
-// Whether hashes of all keys need no Python.
+// Whether the hash of every key needs no Python.
 static bool has_plain_keys(const mp_map_t *map) {
     if (map->all_keys_are_qstrs) {
         return true;
@@ -211,8 +212,8 @@ static bool has_plain_keys(const mp_map_t *map) {
     return true;
 }
 
-// The values of `old` for the keys that `map` took from it; false where they are not its keys any
-// more.
+// Copies from `old` the values of the keys that `map` took from it; false where its keys have
+// changed.
 static bool take_values(mp_map_t *map, const mp_map_t *old) {
     size_t n = 0;
     for (size_t i = 0; i < old->alloc; i++) {
@@ -226,15 +227,15 @@ static bool take_values(mp_map_t *map, const mp_map_t *old) {
     return n == map->used;
 }
 
-// Make room for one more, without the gaps. False where __hash__ of a key changed the table.
+// Makes room for one more and drops the gaps. False where __hash__ of a key changed the table.
 static bool make_room(mp_map_t *map) {
     if (!has_index(map) && map->used < map->alloc) {
         close_gaps(map);
         return true;
     }
     size_t alloc = LEAST_ALLOC;
-    // A quarter stays free, or a table that is full but for one gap would be copied for each new
-    // entry.
+    // A quarter stays free: else a table that is full except for one gap would be copied for each
+    // new entry.
     while (alloc < map->used + 1 || (alloc > LEAST_ALLOC && alloc * 3 < (map->used + 1) * 4)) {
         alloc *= 2;
     }
@@ -266,7 +267,7 @@ static bool make_room(mp_map_t *map) {
             mp_obj_t key = old.table[i].key;
             uint32_t hash = hash_of_value(key);
             if (grown.used == old.used) {
-                break; // there are more than there were
+                break; // the table has grown
             }
             append(&grown, key, hash);
         }
@@ -289,7 +290,7 @@ void map_remove(mp_map_t *map, mp_map_elem_t *slot) {
             end--;
         }
     }
-    // Behind the last entry there are no gaps: popitem() finds it at once.
+    // No gaps behind the last entry, so popitem() finds it at once.
     while (end && map->table[end - 1].key == MP_OBJ_SENTINEL) {
         map->table[--end].key = MP_OBJ_NULL;
     }
@@ -359,7 +360,7 @@ static inline mp_map_elem_t *find_qstr_by_index(const mp_map_t *map, mp_obj_t ke
 static MP_NOINLINE mp_map_elem_t *find_in_array(mp_map_t *map, mp_obj_t index,
     mp_map_lookup_kind_t kind) {
     if (!map->is_fixed) {
-        // namedtuple._asdict() calls its new dictionary an array, as upstream's OrderedDicts are.
+        // namedtuple._asdict() marks its new dictionary as an array, like upstream's OrderedDict.
         map->is_ordered = 0;
         return mp_map_lookup(map, index, kind);
     }
@@ -379,14 +380,14 @@ static MP_NOINLINE mp_map_elem_t *find_in_array(mp_map_t *map, mp_obj_t index,
 
 typedef enum { FOUND, MISSING, CHANGED } outcome_t;
 
-// Look for any key in a table that is not an array: from its beginning with `size` 0, else by an
+// Searches any key in a table that is not an array: from its beginning with `size` 0, else by an
 // index with places of `size` bytes. Runs __eq__.
 static inline __attribute__((always_inline)) outcome_t search_by(mp_map_t *map, mp_obj_t index,
     uint32_t hash, size_t size, mp_map_elem_t **found) {
     mp_map_elem_t *table = map->table;
     size_t alloc = map->alloc;
     const index_t *places = index_of(map);
-    // Among qstrs, only the same one is equal.
+    // A qstr equals no other qstr.
     bool identity = map->all_keys_are_qstrs, word = is_word(index);
     size_t at = size ? first_place(alloc, hash) : 0;
     for (;; at = size ? next_place(alloc, at) : at + 1) {
@@ -433,7 +434,7 @@ static outcome_t search(mp_map_t *map, mp_obj_t index, uint32_t hash, mp_map_ele
 static MP_NOINLINE mp_map_elem_t *find(mp_map_t *map, mp_obj_t index, mp_map_lookup_kind_t kind) {
     bool add = kind == MP_MAP_LOOKUP_ADD_IF_NOT_FOUND;
     if (map->all_keys_are_qstrs && mp_obj_is_exact_type(index, &mp_type_str)) {
-        // A text that is older than the qstr equal to it.
+        // A string object that is older than its equal qstr.
         size_t length;
         const char *text = mp_obj_str_get_data(index, &length);
         qstr known = qstr_find_strn(text, length);
@@ -449,7 +450,7 @@ static MP_NOINLINE mp_map_elem_t *find(mp_map_t *map, mp_obj_t index, mp_map_loo
             if (!add) {
                 return NULL;
             }
-            // The first key that is no qstr: hashes are those of values from here on.
+            // The first key that is no qstr: from here on, hashes are those of values.
             map->all_keys_are_qstrs = 0;
             if (has_index(map)) {
                 make_index(map);
@@ -491,7 +492,7 @@ static MP_NOINLINE mp_map_elem_t *find_qstr_in_large(mp_map_t *map, mp_obj_t key
     return slot || kind == MP_MAP_LOOKUP ? slot : add_qstr(map, key);
 }
 
-// Every call here is the last thing done, so that the usual ways through need no stack.
+// Every call here is a tail call, so the common paths need no stack.
 mp_map_elem_t *mp_map_lookup(mp_map_t *map, mp_obj_t index, mp_map_lookup_kind_t kind) {
     if (map->is_ordered) {
         return find_in_array(map, index, kind);
@@ -516,8 +517,8 @@ mp_map_elem_t *mp_map_lookup(mp_map_t *map, mp_obj_t index, mp_map_lookup_kind_t
     return kind == MP_MAP_LOOKUP ? NULL : add_qstr(map, index);
 }
 
-// A function in Python that `attr` is in a class of an object or in the bases that are Python's,
-// if what the general search finds would be just that; MP_OBJ_NULL otherwise.
+// The Python function `attr` of an object's class or of its Python bases, if the general search
+// would find the same; MP_OBJ_NULL otherwise.
 static mp_obj_t method_in_class(const mp_obj_type_t *type, qstr attr) {
     for (;;) {
         if (MP_OBJ_TYPE_HAS_SLOT(type, locals_dict)) {
@@ -528,12 +529,13 @@ static mp_obj_t method_in_class(const mp_obj_type_t *type, qstr attr) {
                     return MP_OBJ_NULL;
                 }
                 uint16_t flags = ((mp_obj_base_t *)MP_OBJ_TO_PTR(slot->value))->type->flags;
-                bool binds = (flags & MP_TYPE_FLAG_BINDS_SELF) && !(flags & MP_TYPE_FLAG_BUILTIN_FUN);
+                bool binds = (flags & MP_TYPE_FLAG_BINDS_SELF)
+                    && !(flags & MP_TYPE_FLAG_BUILTIN_FUN);
                 return binds ? slot->value : MP_OBJ_NULL;
             }
         }
         const mp_obj_type_t *parent = MP_OBJ_TYPE_GET_SLOT_OR_NULL(type, parent);
-        // Several bases are a tuple there.
+        // With several bases, it is a tuple.
         if (!parent || parent->base.type != &mp_type_type || !mp_obj_is_instance_type(parent)) {
             return MP_OBJ_NULL;
         }
@@ -545,7 +547,8 @@ void mp_load_method(mp_obj_t object, qstr attr, mp_obj_t *dest) {
     if (mp_obj_is_obj(object) && attr != MP_QSTR___class__ && attr != MP_QSTR___next__) {
         mp_obj_instance_t *self = MP_OBJ_TO_PTR(object);
         if (mp_obj_is_instance_type(self->base.type)) {
-            mp_map_elem_t *slot = mp_map_lookup(&self->members, MP_OBJ_NEW_QSTR(attr), MP_MAP_LOOKUP);
+            mp_map_elem_t *slot = mp_map_lookup(&self->members, MP_OBJ_NEW_QSTR(attr),
+                MP_MAP_LOOKUP);
             if (slot) {
                 dest[0] = slot->value;
                 dest[1] = MP_OBJ_NULL;

@@ -1,23 +1,15 @@
-// The Python line that a running bytecode interpreter is at, for backtraces. Called in fault handlers:
-// no libc, general registers only, and every pointer is looked up before it is followed, because the
-// heap may be what is broken.
+// The Python line that a running bytecode interpreter is at, for backtraces. Runs in fault
+// handlers: no libc, general registers only, and every pointer is looked up before it is followed,
+// because the heap may be what is broken.
 #include "py/bc.h"
 #include "py/objfun.h"
 #include "py/objgenerator.h"
 #include "py/qstr.h"
 #include "py/runtime.h"
+#include "pyframe.h"
 
 static bool readable(const void *p, size_t n) {
-    uint64_t at = (uint64_t)p, page;
-    if (at < PAGE_SIZE || at > VM_END) {
-        return false;
-    }
-    for (uint64_t a = at; a < at + n; a = ALIGN_DOWN(a, PAGE_SIZE) + PAGE_SIZE) {
-        if (!paging_lookup(a, &page)) {
-            return false;
-        }
-    }
-    return true;
+    return memory_readable((uint64_t)p, n);
 }
 
 static const char *name(qstr q, size_t *len) {
@@ -28,7 +20,7 @@ static const char *name(qstr q, size_t *len) {
     return readable(s, *len + 1) ? s : NULL;
 }
 
-bool pyframe_describe(uint64_t address, char *text, size_t size) {
+static bool describe(uint64_t address, char *line, size_t size) {
     const mp_code_state_t *state = (const mp_code_state_t *)address;
     if ((address & 7) || !readable(state, sizeof(*state))) {
         return false;
@@ -60,7 +52,16 @@ bool pyframe_describe(uint64_t address, char *text, size_t size) {
     if (!file_name || !function_name) {
         return false;
     }
-    size_t line = mp_bytecode_get_source_line(ip, line_info_top, (size_t)(state->ip - code));
-    ksnprintf(text, size, "%s:%lu in %s", file_name, line, function_name);
+    size_t number = mp_bytecode_get_source_line(ip, line_info_top, (size_t)(state->ip - code));
+    ksnprintf(line, size, "python %s:%lu in %s", file_name, number, function_name);
     return true;
+}
+
+bool pyframe_describe(uint64_t frame_pointer, char *line, size_t size) {
+    const uint64_t *code_state = (const uint64_t *)frame_pointer - 1; // vm_entry.S puts it there
+    if (readable(code_state, sizeof(*code_state)) && describe(*code_state, line, size)) {
+        return true;
+    }
+    ksnprintf(line, size, "python ?");
+    return false;
 }

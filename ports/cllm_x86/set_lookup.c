@@ -1,10 +1,10 @@
-// Tables of sets, in place of py/map.c's: upstream's searches go wrong where __eq__ or __hash__
-// of a member changes the set (division by zero after clear(), writes to a table that is freed).
-// As in name_lookup.c, nothing that was read before such a call is used after it unless the table
-// is the same.
+// Tables of sets that replace py/map.c's. Upstream's searches go wrong where __eq__ or __hash__ of
+// a member changes the set: division by zero after clear(), writes to a freed table. As in
+// name_lookup.c, values read before such a call are used after it only if the table is still the
+// same.
 //
-// A table has a power of two of slots and grows at three quarters, so that a search in vain ends
-// soon.
+// The number of slots is a power of two, and a table grows when three quarters are taken, so that
+// a search for something absent ends soon.
 #include <string.h>
 
 #include "py/runtime.h"
@@ -17,8 +17,8 @@ static size_t hash_of(mp_obj_t item) {
     return MP_OBJ_SMALL_INT_VALUE(mp_unary_op(MP_UNARY_OP_HASH, item));
 }
 
-// Small numbers are in order, as in CPython. A multiplication spreads all else over 32 bits: runs
-// of numbers, and addresses, which have no low bits.
+// Small numbers stand in order, as in CPython. A multiplication spreads all else over 32 bits:
+// runs of numbers, and addresses, whose low bits are zero.
 static size_t first_slot(const mp_set_t *set, size_t hash) {
     return hash < set->alloc ? hash
         : ((uint64_t)hash * 0x9E3779B97F4A7C15u >> 32) * (uint64_t)set->alloc >> 32;
@@ -37,7 +37,7 @@ static size_t alloc_for(size_t n) {
     return alloc;
 }
 
-// The callers are set.copy(), with the slots of another set, and those who have n items to add.
+// Callers: set.copy(), with the slots of another set, and functions with n items to add.
 void mp_set_init(mp_set_t *set, size_t n) {
     if (n > UINT32_MAX) {
         m_malloc_fail(SIZE_MAX);
@@ -54,7 +54,7 @@ void mp_set_clear(mp_set_t *set) {
     set->table = NULL;
 }
 
-// An item that the table has not, in a table that has room.
+// Adds an item that is not in the table, which has room.
 static void insert(mp_set_t *set, mp_obj_t item, size_t hash) {
     size_t at = first_slot(set, hash);
     while (mp_set_slot_is_filled(set, at)) {
@@ -68,7 +68,7 @@ static bool is_same(const mp_set_t *set, const mp_set_t *before) {
     return set->table == before->table && set->alloc == before->alloc && set->used == before->used;
 }
 
-// A new table with room for one more, without what was removed. False where __hash__ of an item
+// Makes a new table with room for one more, without removed slots. False where __hash__ of an item
 // changed the set.
 static bool rehash(mp_set_t *set) {
     mp_set_t old = *set, grown, items;
@@ -94,12 +94,12 @@ static bool rehash(mp_set_t *set) {
 
 static void remove_at(mp_set_t *set, size_t at) {
     set->used--;
-    // No search goes on behind an empty slot.
+    // A search ends at an empty slot.
     set->table[at] = set->table[next_slot(set, at)] == MP_OBJ_NULL ? MP_OBJ_NULL : MP_OBJ_SENTINEL;
 }
 
-// Where the item is, NOWHERE if it is not there. False where __eq__ changed the set. `steps` is
-// how many slots were looked at.
+// Finds the slot of the item, NOWHERE if it is absent. False where __eq__ changed the set. `steps`
+// becomes the number of slots looked at.
 static bool search(mp_set_t *set, mp_obj_t item, size_t hash, size_t *found, size_t *steps) {
     mp_set_t before = *set;
     *found = NOWHERE;
@@ -124,7 +124,7 @@ static bool search(mp_set_t *set, mp_obj_t item, size_t hash, size_t *found, siz
     return true;
 }
 
-// The kinds are bits: to remove what is found, to add what is not.
+// `kind` is a set of bits: remove the item if it is found, add it if not.
 mp_obj_t mp_set_lookup(mp_set_t *set, mp_obj_t item, mp_map_lookup_kind_t kind) {
     bool add = kind & MP_MAP_LOOKUP_ADD_IF_NOT_FOUND;
     if (set->alloc == 0 && !add) {
@@ -146,7 +146,7 @@ mp_obj_t mp_set_lookup(mp_set_t *set, mp_obj_t item, mp_map_lookup_kind_t kind) 
         if (!add) {
             return MP_OBJ_NULL;
         }
-        // A long search in a table that has room went over what was removed.
+        // A long search in a table that has room passed removed slots.
         bool full = set->alloc <= LEAST_ALLOC ? set->used == set->alloc
             : (set->used + 1) * 4 > set->alloc * 3 || steps > 8 + set->alloc / 2;
         if (full && !rehash(set)) {

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from cllm import config, fetch, health, run
-from cllm.build import IMAGE
+from cllm.build import BUILD, IMAGE
 from support import tiny_model as tiny
 
 SMP = int(os.environ.get("CLLM_SMP", 1))  # virtual CPUs where a test does not say how many
@@ -147,6 +147,13 @@ def tiny_model(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "tiny.gguf"
     tiny.make(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def selftest():
+    """For tests that call _x86.crash() or _x86.stress()."""
+    if not (BUILD / "port" / "selftest-1").exists():
+        pytest.skip("the image has no self tests: it was built with CLLM_SELFTEST=0")
 
 
 @pytest.fixture(scope="session")

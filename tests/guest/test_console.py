@@ -5,6 +5,7 @@ import random
 import re
 import time
 
+import pytest
 from cllm import VERSION
 from support.qemu_monitor import Monitor
 
@@ -98,6 +99,7 @@ def test_the_screen_shows_address_model_memory_and_log(boot, tiny_model, tmp_pat
         "in all" in row for row in rows[4:])
 
 
+@pytest.mark.usefixtures("selftest")
 def test_the_screen_shows_the_reason_of_a_death(boot, tmp_path):
     guest = boot(on_crash="reboot", monitor=tmp_path / "monitor", wait=False)
     for end in ("rebooting", "rebooting", "halted"):

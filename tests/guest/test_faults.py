@@ -53,6 +53,7 @@ def last_crash(serial):
     return eval(serial.run("print(c)"))
 
 
+@pytest.mark.usefixtures("selftest")
 @pytest.mark.parametrize("module, kind, reason, function", [
     *(("_x86", kind, *what) for kind, what in DEATHS.items()),
     *(("_engine", kind, *what) for kind, what in CPP_DEATHS.items()),
@@ -81,6 +82,7 @@ def test_a_death_is_reported_and_the_machine_comes_back(boot, module, kind, reas
     assert requests.get(guest.url + "/health", timeout=60).status_code == 503
 
 
+@pytest.mark.usefixtures("selftest")
 def test_a_death_on_another_core_ends_the_machine(boot):
     guest = boot(on_crash="reboot", smp=3)
     guest.serial.sendline("import _x86; _x86.crash('null', 2)")
@@ -125,6 +127,7 @@ def hang(request):
 """
 
 
+@pytest.mark.usefixtures("selftest")
 def test_health_tells_of_the_death_of_a_handler(boot, tiny_model, tmp_path):
     (tmp_path / "app.py").write_text(APP)
     guest = boot(model=str(tiny_model), app=str(tmp_path / "app.py"), on_crash="reboot")
@@ -161,6 +164,7 @@ def test_a_hung_loop_is_ended_by_its_watchdog(boot, tmp_path):
     guest.serial.expect("listening on port 80")
 
 
+@pytest.mark.usefixtures("selftest")
 def test_machine_wdt_bites_when_it_is_not_fed(boot):
     guest = boot(on_crash="reboot")
     guest.serial.run("import machine, time, _x86; w = machine.WDT(timeout=3000)")
@@ -171,6 +175,7 @@ def test_machine_wdt_bites_when_it_is_not_fed(boot):
     assert " hang+0x" in backtrace and "python <stdin>:1 in <module>" in backtrace
 
 
+@pytest.mark.usefixtures("selftest")
 def test_a_machine_that_keeps_dying_stays_down(boot):
     guest = boot(on_crash="reboot", wait=False)
     for end in ("rebooting", "rebooting", "halted: died 3 times in a row within 60 s of booting"):
@@ -195,6 +200,7 @@ def test_code_and_headers_are_read_only(boot, address):
     guest.serial.expect(f"write of address {int(address, 16):x} \\(protected\\)")
 
 
+@pytest.mark.usefixtures("selftest")
 def test_a_backtrace_goes_on_above_code_without_frame_pointers(boot):
     """Code that MicroPython emits at run time has no names."""
     guest = boot()

@@ -61,6 +61,7 @@ def stopped(guest, seconds):
         os.kill(guest.pid, signal.SIGCONT)
 
 
+@pytest.mark.usefixtures("selftest")
 @pytest.mark.parametrize("smp", [1, 2])
 def test_a_pause_is_no_time_in_which_somebody_hung(boot, smp):
     config = {"watchdog": 3, "limits": {"head_s": 3, "idle_s": 3}}
@@ -172,6 +173,7 @@ def test_the_power_button_twice_does_not_wait(monitored):
         assert guest.ended.wait(10) and guest.status() == 0
 
 
+@pytest.mark.usefixtures("selftest")
 def test_the_power_button_of_a_machine_that_hangs(monitored):
     guest = monitored()
     guest.serial.sendline("import _x86; _x86.crash('hang')")

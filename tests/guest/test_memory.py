@@ -96,6 +96,7 @@ def test_python_that_runs_out_gets_memory_error_and_all_of_it_back(boot):
     assert requests.get(guest.url + "/health", timeout=TIMEOUT).status_code == 503
 
 
+@pytest.mark.usefixtures("selftest")
 def test_unmapped_memory_can_be_mapped_again(boot):
     # The stress test maps, fills, compares and unmaps all the time, from all cores.
     guest = boot(memory=64, smp=2)

@@ -1,4 +1,4 @@
-"""ports/cllm_x86/boot/acpi_power.c, compiled for the host: tables of firmware, and spoilt ones.
+"""kernel/boot/acpi_power.c, compiled for the host: tables of firmware, and spoilt ones.
 
 Every table ends at a page that cannot be read, so that a look behind its end ends the test.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 import cffi
 import pytest
 
-PORT = Path(__file__).resolve().parent.parent.parent / "ports" / "cllm_x86"
+KERNEL = Path(__file__).resolve().parent.parent.parent / "kernel"
 
 STRUCT = """
     struct acpi_power {
@@ -73,8 +73,8 @@ def native(tmp_path_factory):
         """
     )
     ffi.set_source(
-        "_acpi_power", WRAPPERS, sources=[str(PORT / "boot" / "acpi_power.c")],
-        include_dirs=[str(PORT)], extra_compile_args=["-O2", "-Wall", "-Wextra"],
+        "_acpi_power", WRAPPERS, sources=[str(KERNEL / "boot" / "acpi_power.c")],
+        include_dirs=[str(KERNEL)], extra_compile_args=["-O2", "-Wall", "-Wextra"],
     )
     path = ffi.compile(tmpdir=str(tmp_path_factory.mktemp("acpi_power")))
     spec = importlib.util.spec_from_file_location("_acpi_power", path)

@@ -6,39 +6,20 @@ saved. clang makes calls of memcpy for assignments, whatever flags forbid it, an
 
 import re
 import shutil
-import struct
 import subprocess
-from pathlib import Path
 
 import pytest
 from cllm.build import BUILD
+from object_symbols import symbols
 
 PORT = BUILD / "port"
-FOLDERS = ("boot", "cpu", "dev", "linux", "mm")
-OTHERS = ("crash.o", "kernel.o", "symbols.o", "watchdog.o", "mpirq.o", "py/scheduler.o")
+# Of the port: what the kernel's hooks call.
+OTHERS = ("mpirq.o", "pyframe.o", "py/scheduler.o")
 
 
 def kernel_objects():
-    found = [path for folder in FOLDERS for path in sorted((PORT / folder).rglob("*.o"))]
+    found = sorted((PORT / "kernel").rglob("*.o"))
     return found + [PORT / name for name in OTHERS]
-
-
-def undefined_symbols(path):
-    """Names that an ELF-64 object wants from others (ELF-64 object file format 1.5, figures 3, 7)."""
-    data = Path(path).read_bytes()
-    (at,) = struct.unpack_from("<Q", data, 40)
-    size, count = struct.unpack_from("<HH", data, 58)
-    sections = [struct.unpack_from("<IIQQQQIIQQ", data, at + i * size) for i in range(count)]
-    names = set()
-    for _, kind, _, _, offset, length, link, _, _, _ in sections:
-        if kind == 2:  # SHT_SYMTAB
-            strings = sections[link][4]
-            for entry in range(offset, offset + length, 24):
-                name, _, _, section = struct.unpack_from("<IBBH", data, entry)
-                if section == 0 and name:
-                    start = strings + name
-                    names.add(data[start : data.index(b"\0", start)].decode())
-    return names
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,14 +30,14 @@ def built():
 
 def test_the_list_is_not_empty():
     assert {"trap.o", "sched.o", "console.o"} <= {path.name for path in kernel_objects()}
-    assert "irq_save" not in undefined_symbols(PORT / "cpu" / "trap.o")
-    assert "crash" in undefined_symbols(PORT / "cpu" / "trap.o")
+    assert "irq_save" not in symbols(PORT / "kernel" / "cpu" / "trap.o")[1]
+    assert "crash" in symbols(PORT / "kernel" / "cpu" / "trap.o")[1]
 
 
 @pytest.mark.parametrize("path", kernel_objects(), ids=lambda path: path.name)
 def test_no_call_into_libc(path):
     forbidden = {"memcpy", "memmove", "memset", "memcmp", "strlen", "bcmp", "malloc", "printf"}
-    assert not undefined_symbols(path) & forbidden
+    assert not symbols(path)[1] & forbidden
 
 
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="no objdump (binutils) here")

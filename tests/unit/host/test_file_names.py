@@ -24,7 +24,7 @@ UPSTREAM = {
         "extmod/modos.c", "extmod/modtime.c", "gchelper_generic.c", "makeqstrdefs.py", "manifestfile.py",
         "map.c",
         "mkrules.mk", "mpy-tool.py", "mpy_ld.py", "multi_net/tcp_client_rst.py", "py/map.c",
-        "py/objdict.c", "py/runtime.c", "py/scheduler.c", "py/stream.h", "run-multitests.py",
+        "py/mphal.h", "py/objdict.c", "py/runtime.c", "py/scheduler.c", "py/stream.h", "run-multitests.py",
         "run-natmodtests.py", "run-perfbench.py", "run-tests.py", "runtime.c", "scheduler.c",
         "shared/runtime/softtimer.c", "shared/runtime/sys_stdio_mphal.c", "task.py",
         "tests/run-tests.py",

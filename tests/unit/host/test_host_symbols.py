@@ -23,7 +23,7 @@ def test_names_are_shortened_to_what_one_reads(full, short):
 
 
 def read(table, pc):
-    """What ports/cllm_x86/symbols.c does."""
+    """What kernel/symbols.c does."""
     magic, count, end = struct.unpack_from("<4sII", table)
     assert magic == b"SYMS"
     groups = -(-count // symbols.GROUP)

@@ -1,0 +1,12 @@
+// What ACPI says about processors and power.
+#ifndef CLLM_BOOT_ACPI_H
+#define CLLM_BOOT_ACPI_H
+
+// Fills bootinfo.cpus. Leaves it empty on a machine without ACPI, which then has one core.
+void acpi_parse(void);
+
+struct acpi_power;
+// What acpi_parse() found in the FADT, the DSDT and the SSDTs; all zeroes without them.
+void acpi_power(struct acpi_power *power);
+
+#endif

@@ -1,0 +1,39 @@
+// What a boot protocol says to the kernel. One adapter per protocol (multiboot.c today) fills this;
+// nothing past boot/ knows which protocol it was.
+#ifndef CLLM_BOOT_BOOTINFO_H
+#define CLLM_BOOT_BOOTINFO_H
+
+#include "include/machine.h"
+
+#define BOOT_MAX_RAM 32
+#define BOOT_MAX_MODULES 16
+#define BOOT_MAX_CPUS 64
+#define BOOT_CMDLINE_MAX 1024
+
+struct boot_range {
+    uint64_t start; // physical address, bytes
+    uint64_t size;  // bytes
+};
+
+struct bootinfo {
+    const char *protocol;
+    char cmdline[BOOT_CMDLINE_MAX];
+    struct boot_range ram[BOOT_MAX_RAM]; // usable RAM, as the firmware reports it
+    size_t n_ram;
+    struct boot_module modules[BOOT_MAX_MODULES];
+    size_t n_modules;
+    uint8_t cpus[BOOT_MAX_CPUS]; // local APIC ids of enabled processors; none without ACPI
+    size_t n_cpus;
+    size_t n_cpus_present; // MAY be more than there is room for
+};
+
+extern struct bootinfo bootinfo;
+
+// For the adapters. What there is no room for is left out.
+void bootinfo_set_cmdline(const char *line);
+void bootinfo_add_ram(uint64_t start, uint64_t size);
+// `string` is the loader's: "path/to/file name" names the module `name`, "path/to/file" alone
+// `file`.
+void bootinfo_add_module(const char *string, uint64_t start, uint64_t size);
+
+#endif

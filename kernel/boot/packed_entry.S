@@ -1,0 +1,56 @@
+// Multiboot entry of the packed image (build.pack() in host/cllm/build.py): unpacks the image and
+// goes to its entry, boot/multiboot_entry.S, with the registers as the loader left them.
+//
+// It is linked right above where the image goes, so that modules, which loaders put behind a
+// kernel, are not in the way. PAYLOAD, ENTRY, TARGET, SIZE and END come from build.pack().
+
+#define MULTIBOOT_MAGIC 0x1BADB002
+// bit 0: modules on page boundaries; bit 1: memory map wanted; bit 16: addresses are given here, by
+// which QEMU loads without a second copy of the file
+#define MULTIBOOT_FLAGS ((1 << 0) | (1 << 1) | (1 << 16))
+
+    .section .multiboot, "a"
+    .balign 4
+multiboot_header:
+    .long MULTIBOOT_MAGIC
+    .long MULTIBOOT_FLAGS
+    .long -(MULTIBOOT_MAGIC + MULTIBOOT_FLAGS)
+    .long multiboot_header
+    .long multiboot_header      // the first byte that is loaded
+    .long __load_end
+    .long __bss_end
+    .long packed_entry
+
+    .text
+    .globl packed_entry
+packed_entry:
+    cli
+    cld
+    movl $stack_top, %esp
+    pushl %ebx                  // struct multiboot_info
+    pushl %eax                  // loader's magic
+    call unpack                 // with these as arguments
+    popl %eax
+    popl %ebx
+    movl $ENTRY, %ecx
+    jmp *%ecx
+
+    .section .rodata
+    .globl packed_begin, packed_end, unpacked_begin, unpacked_size, unpacked_end
+packed_begin:
+    .incbin PAYLOAD
+packed_end:
+    .balign 4
+unpacked_begin:
+    .long TARGET
+unpacked_size:
+    .long SIZE                  // bytes of the payload, unpacked
+unpacked_end:
+    .long END                   // with .bss
+
+    .section .bss
+    .balign 16
+    .skip 4096
+stack_top:
+
+    .section .note.GNU-stack, "", @progbits

@@ -1,0 +1,324 @@
+// The console: a 16550 serial line and the VGA text screen show everything written; input comes
+// from the serial line by interrupt.
+//
+// Output goes into a ring first, as one piece, so that pieces never mix. The writer then feeds the
+// transmitter from the ring, 16 bytes at a time with interrupts on in between: a receive FIFO of 16
+// bytes overruns in 1.4 ms at 115200 baud. The ring is also the log that a death keeps.
+// Source: National Semiconductor PC16550D datasheet; IBM VGA text mode, CRTC registers 0Eh and 0Fh.
+#include "dev/console.h"
+
+#include "cpu/io.h"
+#include "cpu/pic.h"
+
+#define UART 0x3F8
+#define UART_LINE 4
+#define LSR_DATA 0x01
+#define LSR_THR_EMPTY 0x20
+#define MCR_DTR_OUT2 0x09 // OUT2 gates the interrupt on a PC
+#define MCR_RTS 0x02
+#define TX_FIFO 16
+#define LOCK_TRIES 100000
+
+#define SCREEN ((volatile uint16_t *)0xB8000)
+#define COLUMNS 80
+#define ROWS 25
+#define LOG_ROWS (ROWS - CONSOLE_STATUS)
+#define ATTR_LOG 0x0700    // light grey on black
+#define ATTR_STATUS 0x1F00 // white on blue
+#define ATTR_DEATH 0x4F00  // white on red
+
+static bool have_uart, have_screen, panicking;
+static volatile int interrupt_char = -1;
+static int locked;
+
+#define OUTPUT_SIZE (64 * KiB)
+static char output[OUTPUT_SIZE];
+static volatile uint64_t written, sent; // free-running
+
+static uint8_t input[16 * KiB];
+static volatile unsigned input_head, input_tail; // free-running
+static bool rts = true;
+
+// The scrolling part of the screen: a ring of rows, the first shown is `top`.
+static uint16_t rows[LOG_ROWS][COLUMNS];
+static unsigned top, row, column;
+static bool changed;
+
+static uint64_t lock(void) {
+    uint64_t flags = irq_save();
+    while (!panicking && __atomic_exchange_n(&locked, 1, __ATOMIC_ACQUIRE)) {
+        __asm__ volatile ("pause");
+    }
+    return flags;
+}
+
+// For a caller that may have interrupted the holder: tries for some milliseconds.
+static bool try_lock(void) {
+    for (unsigned i = 0; i < LOCK_TRIES; i++) {
+        if (panicking || !__atomic_exchange_n(&locked, 1, __ATOMIC_ACQUIRE)) {
+            return true;
+        }
+        __asm__ volatile ("pause");
+    }
+    return false;
+}
+
+static void unlock(uint64_t flags) {
+    __atomic_store_n(&locked, 0, __ATOMIC_RELEASE);
+    irq_restore(flags);
+}
+
+static void uart_init(void) {
+    outb(UART + 1, 0);    // no interrupts yet
+    outb(UART + 3, 0x80); // DLAB
+    outb(UART + 0, 1);    // 115200 baud
+    outb(UART + 1, 0);
+    outb(UART + 3, 0x03); // 8N1
+    outb(UART + 2, 0xC7); // FIFOs on and cleared, interrupt at 14 bytes
+    outb(UART + 4, MCR_DTR_OUT2 | MCR_RTS);
+    outb(UART + 7, 0xA5); // scratch register: there is a UART if it keeps the value
+    have_uart = inb(UART + 7) == 0xA5;
+}
+
+// With the lock held: feeds the transmitter once, if it is ready.
+static void feed(void) {
+    if (!have_uart) {
+        sent = written;
+    } else if (inb(UART + 5) & LSR_THR_EMPTY) { // reports the whole FIFO empty
+        for (int i = 0; i < TX_FIFO && sent != written; i++) {
+            outb(UART, (uint8_t)output[sent++ % OUTPUT_SIZE]);
+        }
+    }
+}
+
+// The same from anywhere but a non-maskable interrupt.
+static void uart_feed(void) {
+    uint64_t flags = lock();
+    feed();
+    unlock(flags);
+}
+
+// --- The screen --------------------------------------------------------------------------------
+
+static void clear_row(unsigned r) {
+    for (unsigned i = 0; i < COLUMNS; i++) {
+        rows[r][i] = ATTR_LOG | ' ';
+    }
+}
+
+static void screen_put(char c) {
+    if (c == '\r') {
+        column = 0;
+        return;
+    }
+    if (c == '\b') {
+        column -= column > 0;
+        return;
+    }
+    if (c != '\n' && ((uint8_t)c < 32 || (uint8_t)c > 126)) {
+        return; // control sequences are for the serial terminal
+    }
+    if (c == '\n' || column == COLUMNS) {
+        if (row + 1 < LOG_ROWS) {
+            row++;
+        } else if (panicking) {
+            return;
+        } else {
+            clear_row(top);
+            top = (top + 1) % LOG_ROWS;
+        }
+        column = 0;
+    }
+    if (c != '\n') {
+        rows[(top + row) % LOG_ROWS][column++] = (uint16_t)(ATTR_LOG | (uint8_t)c);
+    }
+    changed = true;
+}
+
+static void screen_show(void) {
+    for (unsigned r = 0; r < LOG_ROWS && changed; r++) {
+        for (unsigned i = 0; i < COLUMNS; i++) {
+            SCREEN[(CONSOLE_STATUS + r) * COLUMNS + i] = rows[(top + r) % LOG_ROWS][i];
+        }
+    }
+    changed = false;
+    unsigned at = (CONSOLE_STATUS + row) * COLUMNS + (column < COLUMNS ? column : COLUMNS - 1);
+    outb(0x3D4, 0x0E);
+    outb(0x3D5, (uint8_t)(at >> 8));
+    outb(0x3D4, 0x0F);
+    outb(0x3D5, (uint8_t)at);
+}
+
+void console_status(unsigned line, const char *s, size_t n) {
+    if (!have_screen || line >= CONSOLE_STATUS) {
+        return;
+    }
+    uint64_t flags = lock();
+    for (unsigned i = 0; i < COLUMNS; i++) {
+        char c = i && i <= n ? s[i - 1] : ' '; // a blank in front looks better
+        uint8_t shown = (uint8_t)c < 32 || (uint8_t)c > 126 ? '?' : (uint8_t)c;
+        SCREEN[line * COLUMNS + i] = (uint16_t)((panicking ? ATTR_DEATH : ATTR_STATUS) | shown);
+    }
+    unlock(flags);
+}
+
+// --- Output ------------------------------------------------------------------------------------
+
+void console_init(void) {
+    uart_init();
+    SCREEN[0] = 0x0720;
+    have_screen = SCREEN[0] == 0x0720; // a machine without VGA reads all ones
+    for (unsigned r = 0; r < LOG_ROWS; r++) {
+        clear_row(r);
+    }
+    changed = true;
+    for (unsigned i = 0; i < CONSOLE_STATUS; i++) {
+        console_status(i, "", 0);
+    }
+}
+
+// With the lock held: puts s[at] and what follows into the ring, as far as there is room. Returns
+// how far it came.
+static size_t append(const char *s, size_t n, size_t at, bool text) {
+    for (; at < n && written - sent + 2 <= OUTPUT_SIZE; at++) {
+        bool ends = text && s[at] == '\n';
+        for (unsigned i = !ends; i < 2; i++) {
+            char c = i ? s[at] : '\r';
+            output[written++ % OUTPUT_SIZE] = c;
+            if (have_screen) {
+                screen_put(c);
+            }
+        }
+    }
+    if (have_screen) {
+        screen_show();
+    }
+    return at;
+}
+
+static void write_out(const char *s, size_t n, bool text) {
+    size_t at = 0;
+    while (at < n) {
+        uint64_t flags = lock();
+        bool busy = sent != written;
+        at = append(s, n, at, text);
+        uint64_t end = written;
+        unlock(flags);
+        // An interrupt handler leaves the feeding to the writer it interrupted.
+        if (at == n && busy && !(flags & 1u << 9) && !panicking) {
+            return;
+        }
+        while ((int64_t)(end - sent) > 0) {
+            uart_feed();
+        }
+    }
+}
+
+void console_write(const char *s, size_t n) {
+    write_out(s, n, false);
+}
+
+void console_write_text(const char *s, size_t n) {
+    write_out(s, n, true);
+}
+
+bool console_try_write_text(const char *s, size_t n) {
+    if (!try_lock()) {
+        return false;
+    }
+    append(s, n, 0, true);
+    unlock(0); // interrupts stay off
+    for (unsigned i = 0; i < LOCK_TRIES && sent != written && try_lock(); i++) {
+        feed();
+        unlock(0);
+    }
+    return true;
+}
+
+size_t console_log(char *buf, size_t size) {
+    uint64_t end = written, from = end > OUTPUT_SIZE ? end - OUTPUT_SIZE : 0;
+    size_t n = 0;
+    if (end - from > size) {
+        from = end - size;
+        while (from < end && output[from % OUTPUT_SIZE] != '\n') {
+            from++; // the first line is not whole
+        }
+        from += from < end;
+    }
+    for (; from < end; from++) {
+        if (output[from % OUTPUT_SIZE] != '\r') {
+            buf[n++] = output[from % OUTPUT_SIZE];
+        }
+    }
+    return n;
+}
+
+void console_panic(void) {
+    panicking = true;
+    for (unsigned r = 0; r < LOG_ROWS; r++) {
+        clear_row(r);
+    }
+    top = row = column = 0;
+}
+
+// --- Input -------------------------------------------------------------------------------------
+
+// Empties the receive FIFO. While the ring is full, bytes stay there: a sender that honours flow
+// control then waits, and none get lost.
+static void receive(void) {
+    while (input_head - input_tail < sizeof(input) && (inb(UART + 5) & LSR_DATA)) {
+        uint8_t c = inb(UART);
+        if (c == interrupt_char && kernel_hooks.interrupt_char) {
+            kernel_hooks.interrupt_char();
+        } else {
+            input[input_head++ % sizeof(input)] = c;
+        }
+    }
+    unsigned used = input_head - input_tail;
+    if (used == sizeof(input)) {
+        outb(UART + 1, 0); // no interrupts until there is room: this one would not end
+    }
+    if (rts && used > sizeof(input) / 4 * 3) {
+        rts = false;
+        outb(UART + 4, MCR_DTR_OUT2);
+    }
+}
+
+static bool interrupt(void) {
+    receive();
+    return true; // no PCI device has the serial line's interrupt
+}
+
+int console_getc(void) {
+    uint64_t flags = irq_save();
+    int c = -1;
+    if (input_head != input_tail) {
+        bool was_full = input_head - input_tail == sizeof(input);
+        c = input[input_tail++ % sizeof(input)];
+        if (was_full) {
+            receive();
+            outb(UART + 1, 1);
+        }
+        if (!rts && input_head - input_tail < sizeof(input) / 4) {
+            rts = true;
+            outb(UART + 4, MCR_DTR_OUT2 | MCR_RTS);
+        }
+    }
+    irq_restore(flags);
+    return c;
+}
+
+bool console_has_input(void) {
+    return input_head != input_tail;
+}
+
+void console_set_interrupt_char(int c) {
+    interrupt_char = c;
+}
+
+void console_enable_irq(void) {
+    if (have_uart) {
+        outb(UART + 1, 1); // received data available
+        irq_register(UART_LINE, interrupt);
+    }
+}

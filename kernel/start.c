@@ -1,0 +1,71 @@
+// The kernel's table of contents: every part in the order it comes up, then the application (musl,
+// MicroPython, llama.cpp), which runs in the same ring and address space.
+#include "boot/acpi.h"
+#include "boot/bootinfo.h"
+#include "boot/multiboot.h"
+#include "boot/pmem.h"
+#include "cpu/cpu.h"
+#include "cpu/pic.h"
+#include "cpu/smp.h"
+#include "cpu/tables.h"
+#include "cpu/thread.h"
+#include "cpu/tsc.h"
+#include "crash.h"
+#include "dev/button.h"
+#include "dev/calendar.h"
+#include "dev/console.h"
+#include "dev/nic.h"
+#include "linux/process.h"
+#include "mm/paging.h"
+#include "mm/phys.h"
+#include "print.h"
+
+static void log_processor(void) {
+    char title[80];
+    klog("cllm " CLLM_VERSION ": %s, %s, TSC %lu MHz", bootinfo.protocol, cpu_brand(),
+        clock_tsc_hz() / 1000000);
+    console_status(0, title, ksnprintf(title, sizeof(title), "cllm on %s", cpu_brand()));
+}
+
+static void log_memory(void) {
+    klog("mm: %lu MiB of RAM, %lu MiB free", memory_total() / MiB, memory_free() / MiB);
+    for (size_t i = 0; i < bootinfo.n_modules; i++) {
+        const struct boot_module *m = &bootinfo.modules[i];
+        klog("boot: module %s, %lu KiB at %lx", m->name, m->size / KiB, m->start);
+    }
+}
+
+static void log_cores(void) {
+    klog("smp: %u of %lu cores", n_cpus, bootinfo.n_cpus ? bootinfo.n_cpus : 1);
+}
+
+// boot/multiboot_entry.S calls this, in long mode, on the boot page tables, with interrupts off.
+void kernel_start(uint32_t magic, uint32_t info) {
+    boot_phase("firmware and loader");
+    nic_head_start();
+    console_init();
+    cpu_init();
+    pic_init();
+    multiboot_parse(magic, info);
+    pmem_parse();
+    acpi_parse();
+    boot_phase("kernel");
+    tsc_init();
+    calendar_init();
+    boot_phase("clock calibration");
+    log_processor();
+    phys_init();
+    paging_init();
+    pmem_map();
+    boot_phase("memory");
+    log_memory();
+    crash_init();
+    thread_init();
+    smp_start();
+    boot_phase("cores");
+    log_cores();
+    button_init();
+    console_enable_irq();
+    cpu_enable_interrupts();
+    process_start();
+}

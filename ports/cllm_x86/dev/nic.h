@@ -1,8 +1,0 @@
-// A head start for the network card, for the kernel and for the code that unpacks it.
-#ifndef CLLM_DEV_NIC_H
-#define CLLM_DEV_NIC_H
-
-// Starts what a network card needs long for, unless it was done. Any time after boot.
-void nic_head_start(void);
-
-#endif
