@@ -1,8 +1,8 @@
-// Multiboot entry of the packed image (build.pack() in host/cllm/build.py): unpacks the image and
+// Multiboot entry of the packed image (image.pack() in host/cllm/image.py): unpacks the image and
 // goes to its entry, boot/multiboot_entry.S, with the registers as the loader left them.
 //
 // It is linked right above where the image goes, so that modules, which loaders put behind a
-// kernel, are not in the way. PAYLOAD, ENTRY, TARGET, SIZE and END come from build.pack().
+// kernel, are not in the way. PAYLOAD, ENTRY, TARGET, SIZE and END come from image.pack().
 
 #define MULTIBOOT_MAGIC 0x1BADB002
 // bit 0: modules on page boundaries; bit 1: memory map wanted; bit 16: addresses are given here, by
