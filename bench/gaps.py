@@ -27,7 +27,10 @@ def nested_types(depth, count):
 
 def chat(**fields):
     return "/v1/chat/completions", {
-        "messages": [{"role": "user", "content": "x"}], "max_tokens": 1, **fields}
+        "messages": [{"role": "user", "content": "x"}],
+        "max_tokens": 1,
+        **fields,
+    }
 
 
 def schema(value):
@@ -46,10 +49,13 @@ def bodies():
         "schema: references in a circle": schema(cycle),
         "schema: types that multiply": schema(nested_types(20, 3)),
         "schema: 1,100 properties": schema(
-            {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(1100)}}),
+            {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(1100)}}
+        ),
         "grammar: {9,2}": ("/completion", {"prompt": "x", "grammar": 'root ::= "a"{9,2}'}),
         "grammar: ways that double": (
-            "/completion", {"prompt": "x", "n_predict": 40, "grammar": doubling}),
+            "/completion",
+            {"prompt": "x", "n_predict": 40, "grammar": doubling},
+        ),
         "2 MB of \\n": said("\n" * 1_000_000),
         "1.5 MB of \\uXXXX": said("\u0449" * 250_000),
         "500,000 floats": chat(x=[0.5] * 500_000),
@@ -100,9 +106,15 @@ class Stream(Beside):
         try:
             while not self.ending:
                 last = None
-                body: Any = {"prompt": "Once", "n_predict": 100, "stream": True, "ignore_eos": True}
-                with requests.post(self.url + "/completion", json=body, stream=True,
-                                   timeout=60) as answer:
+                body: Any = {
+                    "prompt": "Once",
+                    "n_predict": 100,
+                    "stream": True,
+                    "ignore_eos": True,
+                }
+                with requests.post(
+                    self.url + "/completion", json=body, stream=True, timeout=60
+                ) as answer:
                     for line in answer.iter_lines():
                         if line and last:
                             self.note(last)
@@ -130,7 +142,8 @@ def measure(url, path, body):
 
 def main():
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--url", default="http://127.0.0.1:8080")
     url = parser.parse_args().url.rstrip("/")
     print(f"{'body':36} status  answer s  /health ms  stream ms")
@@ -138,8 +151,10 @@ def main():
     print(f"{'(none)':36} {'':6} {'':9}  {health * 1000:10.0f} {stream * 1000:10.0f}", flush=True)
     for kind, path, body in bodies():
         status, took, health, stream = measure(url, path, body)
-        print(f"{kind:36} {status:6} {took:9.2f}  {health * 1000:10.0f} {stream * 1000:10.0f}",
-              flush=True)
+        print(
+            f"{kind:36} {status:6} {took:9.2f}  {health * 1000:10.0f} {stream * 1000:10.0f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

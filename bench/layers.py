@@ -28,10 +28,14 @@ def show(title, answer, count, total_us):
     for name, (calls, us) in sorted(answer["layers"].items(), key=lambda item: -item[1][1]):
         if calls:
             left -= us
-            print(f"  {us / count:10.0f} us {100 * us / total_us:5.1f} %  {calls / count:6.1f} "
-                  f"calls  {name}")
-    print(f"  {left / count:10.0f} us {100 * left / total_us:5.1f} %  the rest: coroutines, "
-          "sockets, the host's part")
+            print(
+                f"  {us / count:10.0f} us {100 * us / total_us:5.1f} %  {calls / count:6.1f} "
+                f"calls  {name}"
+            )
+    print(
+        f"  {left / count:10.0f} us {100 * left / total_us:5.1f} %  the rest: coroutines, "
+        "sockets, the host's part"
+    )
 
 
 def main():

@@ -39,8 +39,16 @@ def clock(layer, owner, *names):
         setattr(owner, name, clocked(layer, getattr(owner, name)))
 
 
-clock("driver", e1000.Card, "receive", "tx_alloc", "tx_commit", "tx_alloc_large", "tx_commit_large",
-      "interrupt")
+clock(
+    "driver",
+    e1000.Card,
+    "receive",
+    "tx_alloc",
+    "tx_commit",
+    "tx_alloc_large",
+    "tx_commit_large",
+    "interrupt",
+)
 clock("TCP/IP", stack.Stack, "input", "input_segment", "poll")
 clock("between interrupt and stack", host, "pump", "enter", "leave")
 clock("HTTP", parser.Parser, "feed", "head", "begin_body", "body")
@@ -67,7 +75,10 @@ async def layers(request):
     if service.scheduler and not isinstance(service.scheduler.engine, Engine):
         service.scheduler.engine = Engine(service.scheduler.engine)
     now = time.ticks_us()
-    answer = {"us": time.ticks_diff(now, since[0]), "layers": {k: list(v) for k, v in took.items()}}
+    answer = {
+        "us": time.ticks_diff(now, since[0]),
+        "layers": {k: list(v) for k, v in took.items()},
+    }
     for entry in took.values():
         entry[0] = entry[1] = 0
     since[0] = now

@@ -26,19 +26,28 @@ PERIOD = 0.004  # seconds between samples
 # A function belongs to the first layer whose pattern its name matches.
 LAYERS = (
     ("idle", r"cpu_idle|clock_wait|sched_idle|idle"),
-    ("kernels of ggml", r"ggml_(vec|compute|gemm|gemv|quantize|cpu)|quantize_row|dequantize|"
-     r"tinyBLAS|llamafile|cllm_k|matmul|ggml_.*\.(avx|sse)"),
+    (
+        "kernels of ggml",
+        r"ggml_(vec|compute|gemm|gemv|quantize|cpu)|quantize_row|dequantize|"
+        r"tinyBLAS|llamafile|cllm_k|matmul|ggml_.*\.(avx|sse)",
+    ),
     ("graph and backends of ggml", r"ggml|gguf"),
     ("llama.cpp", r"llama|llm_|unicode|common_|jinja|nlohmann|minja"),
     ("C++ library", r"std::|operator (new|delete)|__cxa|_Z"),
-    ("C library", r"^(mem|str|mal|free|calloc|realloc|alloc|__libc|__mal|fread|fwrite|printf|"
-     r"vfprintf|vfscanf|vsscanf|get_|qsort|expf?|logf?|powf?|sin|cos|tanh)"),
+    (
+        "C library",
+        r"^(mem|str|mal|free|calloc|realloc|alloc|__libc|__mal|fread|fwrite|printf|"
+        r"vfprintf|vfscanf|vsscanf|get_|qsort|expf?|logf?|powf?|sin|cos|tanh)",
+    ),
     ("checksums and copies of the network", r"netbuf"),
     ("Python: garbage collector", r"^gc_"),
-    ("Python: interpreter", r"^(mp_|vm_execute|py|str_|list_|dict_|fun_|obj_|int_|qstr|"
-     r"bound_|gen_|map_|tuple_|array_|bytearray|json|struct|unpack|pack|poll|stream|m_|nlr|"
-     r"method|closure|slice|set_|"
-     r"task|frozen)"),
+    (
+        "Python: interpreter",
+        r"^(mp_|vm_execute|py|str_|list_|dict_|fun_|obj_|int_|qstr|"
+        r"bound_|gen_|map_|tuple_|array_|bytearray|json|struct|unpack|pack|poll|stream|m_|nlr|"
+        r"method|closure|slice|set_|"
+        r"task|frozen)",
+    ),
     ("kernel", r"."),
 )
 

@@ -45,8 +45,14 @@ class Stream:
         self.times = []
         self.end = None
         self.began = time.monotonic()
-        body = {"prompt": prompt, "n_predict": n, "stream": True, "temperature": 0,
-                "ignore_eos": True, **fields}
+        body = {
+            "prompt": prompt,
+            "n_predict": n,
+            "stream": True,
+            "temperature": 0,
+            "ignore_eos": True,
+            **fields,
+        }
         self.thread = threading.Thread(target=self._run, args=(url, body))
         self.thread.start()
 
@@ -85,8 +91,7 @@ class Table:
 
 def eight(url):
     """Return (tokens/s of 8 streams together, rate of the slowest over the mean)."""
-    streams = [Stream(url, f"{i} things about the sea:", 48, cache_prompt=False)
-               for i in range(8)]
+    streams = [Stream(url, f"{i} things about the sea:", 48, cache_prompt=False) for i in range(8)]
     began = time.monotonic()
     for stream in streams:
         stream.join()
@@ -145,8 +150,10 @@ def gap(servers, runs):
     if len(gaps) > 1:
         beside = {"goal": "<= 0.2 of llama-server's", "holds": gaps[0] <= 0.2 * gaps[1]}
     table.line("worst gap while a prompt arrives, s", *gaps, **beside)
-    table.line("that prompt's first token, s",
-               *[statistics.median(t for _, t in found[n]) for n in servers])
+    table.line(
+        "that prompt's first token, s",
+        *[statistics.median(t for _, t in found[n]) for n in servers],
+    )
 
 
 def prefix(servers, runs):
@@ -198,8 +205,11 @@ def ngram(servers, runs):
 
 def metric(url, *names):
     """Return values of /metrics."""
-    values = dict(line.rsplit(" ", 1) for line in requests.get(url + "/metrics", timeout=600)
-                  .text.splitlines() if not line.startswith("#"))
+    values = dict(
+        line.rsplit(" ", 1)
+        for line in requests.get(url + "/metrics", timeout=600).text.splitlines()
+        if not line.startswith("#")
+    )
     return [float(values["llamacpp:" + name]) for name in names]
 
 
@@ -212,8 +222,16 @@ def outside(servers, runs):
     for n in (1, 8):
         parts = []
         for _ in range(runs):
-            streams = [Stream(url, f"{i} things about the sea:", 32, cache_prompt=False,
-                              **{"speculative.n_max": 0}) for i in range(n)]
+            streams = [
+                Stream(
+                    url,
+                    f"{i} things about the sea:",
+                    32,
+                    cache_prompt=False,
+                    **{"speculative.n_max": 0},
+                )
+                for i in range(n)
+            ]
             while not all(stream.times for stream in streams):
                 time.sleep(0.01)
             before = metric(url, *names)
@@ -223,14 +241,16 @@ def outside(servers, runs):
             for stream in streams:
                 stream.join()
             step, engine, tokens = [b - a for a, b in zip(before, after)]
-            parts.append(((step - engine) / tokens * 1000, step / tokens * n * 1000,
-                          (step - engine) / step))
+            parts.append(
+                ((step - engine) / tokens * 1000, step / tokens * n * 1000, (step - engine) / step)
+            )
         found.append([statistics.median(column) for column in zip(*parts)])
     per_token, steps, part = zip(*found)
     table.line("a step, ms", *steps)
     table.line("outside the engine, ms a token", *per_token)
-    table.line("outside the engine, part of a step", *part, goal="<= 0.05",
-               holds=max(part) <= 0.05)
+    table.line(
+        "outside the engine, part of a step", *part, goal="<= 0.05", holds=max(part) <= 0.05
+    )
 
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
@@ -246,8 +266,9 @@ def batch(times, sampling):
     one = times[1]
     for n in SIZES:
         ms = times[n]
-        table.line(f"decode of {n}", ms, ms / n, ms / one,
-                   n * (one + sampling) / (ms + n * sampling))
+        table.line(
+            f"decode of {n}", ms, ms / n, ms / one, n * (one + sampling) / (ms + n * sampling)
+        )
 
 
 def host_batch(model, threads, runs):
@@ -295,8 +316,21 @@ def ours(model, threads, **options):
 @contextlib.contextmanager
 def theirs(model, threads):
     reference = Reference(
-        model, "-c", "8192", "-np", "8", "-b", "2048", "-ub", "512", "--kv-unified",
-        "-t", str(threads), "-tb", str(threads))
+        model,
+        "-c",
+        "8192",
+        "-np",
+        "8",
+        "-b",
+        "2048",
+        "-ub",
+        "512",
+        "--kv-unified",
+        "-t",
+        str(threads),
+        "-tb",
+        str(threads),
+    )
     try:
         yield reference.url
     finally:
@@ -306,8 +340,14 @@ def theirs(model, threads):
 @contextlib.contextmanager
 def booted(model, smp, kernels):
     """Boot the image in QEMU, emulated; yields its URL."""
-    flags = {"model": model, "port": 0, "accel": "tcg", "smp": smp, "kernels": kernels,
-             "app": str(TOP / "bench/serving_app.py")}
+    flags = {
+        "model": model,
+        "port": 0,
+        "accel": "tcg",
+        "smp": smp,
+        "kernels": kernels,
+        "app": str(TOP / "bench/serving_app.py"),
+    }
     settings, _ = config.settings(flags)
     guest = run.make_guest(settings, {"model": {"n_ctx": 4096, "slots": 8}})
     guest.start()

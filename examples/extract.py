@@ -1,6 +1,6 @@
 """Structured output: the model can answer only in the form of the schema.
 
-    curl http://127.0.0.1:8080/rate -d 'The soup was cold and the waiter was rude.'
+curl http://127.0.0.1:8080/rate -d 'The soup was cold and the waiter was rude.'
 """
 # SPDX-License-Identifier: MIT
 

@@ -1,7 +1,7 @@
 """A route of your own around the model.
 
-    cllm run --model smollm2 --app examples/joke.py
-    curl http://127.0.0.1:8080/joke/penguins
+cllm run --model smollm2 --app examples/joke.py
+curl http://127.0.0.1:8080/joke/penguins
 """
 # SPDX-License-Identifier: MIT
 

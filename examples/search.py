@@ -1,6 +1,6 @@
 """Semantic search over a few notes, by embeddings.
 
-    curl 'http://127.0.0.1:8080/search?q=what+do+cats+eat'
+curl 'http://127.0.0.1:8080/search?q=what+do+cats+eat'
 """
 # SPDX-License-Identifier: MIT
 

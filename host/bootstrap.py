@@ -154,7 +154,10 @@ def make_environment():
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "purpose", nargs="?", default="build", choices=("build", "test", "debug"),
+        "purpose",
+        nargs="?",
+        default="build",
+        choices=("build", "test", "debug"),
         help="install what this needs (default: build, which also boots)",
     )
     purpose = parser.parse_args(arguments).purpose

@@ -8,8 +8,8 @@
 #include "print.h"
 #include "symbols.h"
 
-#define FRAMES_SHOWN 40 // innermost
-#define FRAMES_OUTER 8  // outermost
+#define FRAMES_SHOWN 40    // innermost
+#define FRAMES_OUTER 8     // outermost
 #define FRAMES_MAX 1000000 // more than a stack of the smallest frames has
 #define RESYNC_WORDS 2048
 #define WHERE_FRAMES 1000

@@ -9,15 +9,15 @@
 #include <stdint.h>
 
 static inline void kmemset(void *dst, int c, size_t n) {
-    __asm__ volatile ("rep stosb" : "+D" (dst), "+c" (n) : "a" (c) : "memory");
+    __asm__ volatile("rep stosb" : "+D"(dst), "+c"(n) : "a"(c) : "memory");
 }
 static inline void kmemcpy(void *dst, const void *src, size_t n) {
-    __asm__ volatile ("rep movsb" : "+D" (dst), "+S" (src), "+c" (n) :: "memory");
+    __asm__ volatile("rep movsb" : "+D"(dst), "+S"(src), "+c"(n)::"memory");
 }
 // Clears `bytes`, a multiple of 8.
 static inline void kmemzero(void *dst, size_t bytes) {
     size_t n = bytes / 8;
-    __asm__ volatile ("rep stosq" : "+D" (dst), "+c" (n) : "a" (0) : "memory");
+    __asm__ volatile("rep stosq" : "+D"(dst), "+c"(n) : "a"(0) : "memory");
 }
 static inline size_t kstrlen(const char *s) {
     size_t n = 0;

@@ -35,10 +35,10 @@ static struct boots {
     uint32_t count, complement; // of resets since power-on
 } *const boots = (struct boots *)(CRASH_AREA + CRASH_AREA_SIZE - sizeof(struct boots));
 static bool have_area, have_last;
-static enum crash_policy {CRASH_REBOOT, CRASH_EXIT, CRASH_HALT} policy;
+static enum crash_policy { CRASH_REBOOT, CRASH_EXIT, CRASH_HALT } policy;
 
-static struct crash_record record; // being written
-static struct trap_frame frame;    // where it happened
+static struct crash_record record;    // being written
+static struct trap_frame frame;       // where it happened
 static const char *volatile happened; // set once a death is under way
 static unsigned part;
 static uint32_t owner;
@@ -75,8 +75,8 @@ static void commit(struct crash_record *r) {
 // --- The report --------------------------------------------------------------------------------
 
 // Prints to the console and appends to `field`.
-static void __attribute__((format(printf, 3, 4))) say(char *field, size_t size,
-    const char *fmt, ...) {
+static void __attribute__((format(printf, 3, 4))) say(char *field, size_t size, const char *fmt,
+    ...) {
     char line[512];
     va_list ap;
     va_start(ap, fmt);
@@ -94,8 +94,8 @@ static void __attribute__((format(printf, 3, 4))) say(char *field, size_t size,
 static void say_registers(void) {
     const struct trap_frame *f = &frame;
     uint64_t cr2, cr3;
-    __asm__ volatile ("movq %%cr2, %0" : "=r" (cr2));
-    __asm__ volatile ("movq %%cr3, %0" : "=r" (cr3));
+    __asm__ volatile("movq %%cr2, %0" : "=r"(cr2));
+    __asm__ volatile("movq %%cr3, %0" : "=r"(cr3));
     SAY(registers, "rax %016lx rbx %016lx rcx %016lx rdx %016lx\n", f->rax, f->rbx, f->rcx, f->rdx);
     SAY(registers, "rsi %016lx rdi %016lx rbp %016lx rsp %016lx\n", f->rsi, f->rdi, f->rbp, f->rsp);
     SAY(registers, "r8  %016lx r9  %016lx r10 %016lx r11 %016lx\n", f->r8, f->r9, f->r10, f->r11);
@@ -149,7 +149,7 @@ static void (*const parts[])(void) = {say_registers, say_backtrace, say_main_thr
 
 static void __attribute__((noreturn)) halt(void) {
     for (;;) {
-        __asm__ volatile ("cli; hlt");
+        __asm__ volatile("cli; hlt");
     }
 }
 
@@ -159,7 +159,7 @@ static bool death_begin(const char *why) {
     irq_save();
     const char *nobody = NULL;
     if (__atomic_compare_exchange_n(&happened, &nobody, why, false, __ATOMIC_SEQ_CST,
-        __ATOMIC_SEQ_CST)) {
+            __ATOMIC_SEQ_CST)) {
         owner = cpu_initial_apic_id();
         stop_others();
         return true;
@@ -230,9 +230,9 @@ void crash(const struct trap_frame *f, int code, const char *fmt, ...) {
 void panic(const char *fmt, ...) {
     struct trap_frame f;
     kmemset(&f, 0, sizeof(f));
-    __asm__ volatile (
+    __asm__ volatile(
         "movq %%rbx, %0; movq %%r12, %1; movq %%r13, %2; movq %%r14, %3; movq %%r15, %4"
-        : "=m" (f.rbx), "=m" (f.r12), "=m" (f.r13), "=m" (f.r14), "=m" (f.r15));
+        : "=m"(f.rbx), "=m"(f.r12), "=m"(f.r13), "=m"(f.r14), "=m"(f.r15));
     f.rip = (uint64_t)__builtin_return_address(0) - 1;
     f.rbp = *(uint64_t *)__builtin_frame_address(0);
     f.rsp = (uint64_t)__builtin_frame_address(0) + 16;

@@ -21,6 +21,6 @@
 void crash_init(void);
 // As panic(), for what happened at `f`; `code` is one of the above.
 void crash(const struct trap_frame *f, int code, const char *fmt, ...)
-__attribute__((noreturn, format(printf, 3, 4)));
+    __attribute__((noreturn, format(printf, 3, 4)));
 
 #endif

@@ -13,6 +13,6 @@ void boot_phases_restart(void) {
 
 void boot_phase(const char *name) {
     if (n_boot_phases < BOOT_MAX_PHASES) { // a list that is full stays as it is
-        boot_phases[n_boot_phases++] = (struct boot_phase) {name, rdtsc()};
+        boot_phases[n_boot_phases++] = (struct boot_phase){name, rdtsc()};
     }
 }

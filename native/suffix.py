@@ -26,14 +26,14 @@ def add_suffix(data, suffix):
     (table,) = [section for section in sections if section[1] == SHT_SYMTAB]
     strings_at = first + table[6] * size  # sh_link: the header of the names' section
     offset, length = sections[table[6]][4:6]
-    strings = bytearray(data[offset:offset + length])
+    strings = bytearray(data[offset : offset + length])
     renamed = 0
     for at in range(table[4], table[4] + table[5], 24):
         name, info, _, section = struct.unpack_from("<IBBH", data, at)
         if section == SHN_UNDEF or info >> 4 == STB_LOCAL:
             continue
         struct.pack_into("<I", data, at, len(strings))
-        strings += strings[name:strings.index(b"\0", name)] + suffix + b"\0"
+        strings += strings[name : strings.index(b"\0", name)] + suffix + b"\0"
         renamed += 1
     struct.pack_into("<QQ", data, strings_at + 24, len(data), len(strings))  # sh_offset, sh_size
     data += strings

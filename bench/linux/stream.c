@@ -36,8 +36,8 @@ static void source(int s) {
     char line[32] = "";
     size_t have = 0;
     ssize_t n;
-    while (!memchr(line, '\n', have) && have < sizeof line - 1 &&
-        (n = read(s, line + have, sizeof line - 1 - have)) > 0) {
+    while (!memchr(line, '\n', have) && have < sizeof line - 1
+        && (n = read(s, line + have, sizeof line - 1 - have)) > 0) {
         have += (size_t)n;
     }
     long left = atol(line);

@@ -109,7 +109,8 @@ class Bench:
             if self.wants(turn, row):
                 self.note(row, turn, measure.request_rate(port, kept, 2))
         for row, function, there in (
-            ("bytes-in", measure.bytes_in, SINK), ("bytes-out", measure.bytes_out, SOURCE),
+            ("bytes-in", measure.bytes_in, SINK),
+            ("bytes-out", measure.bytes_out, SOURCE),
         ):
             if self.wants(turn, row):
                 self.note(row, turn, function(ports[there], self.options.mib * MIB) / MIB)
@@ -134,13 +135,21 @@ class Bench:
         """Return all values, and what they were measured with."""
         guests, options = self.guests, self.options
         return {
-            "accel": options.accel, "smp": options.smp, "memory_mib": guests.memory,
-            "model": guests.model.name, "model_bytes": guests.model.stat().st_size,
-            "n_ctx": options.n_ctx, "slots": guests.slots, "streams": options.streams,
-            "kernels": options.kernels, "llama_server": guests.flags,
+            "accel": options.accel,
+            "smp": options.smp,
+            "memory_mib": guests.memory,
+            "model": guests.model.name,
+            "model_bytes": guests.model.stat().st_size,
+            "n_ctx": options.n_ctx,
+            "slots": guests.slots,
+            "streams": options.streams,
+            "kernels": options.kernels,
+            "llama_server": guests.flags,
             "long_prompt": self.long_prompt,
-            "llama_server_cpu": options.linux_cpu, "packages": guests.linux["versions"],
-            "cllm_config": guests.guest_settings, "qemu": qemu_version(),
+            "llama_server_cpu": options.linux_cpu,
+            "packages": guests.linux["versions"],
+            "cllm_config": guests.guest_settings,
+            "qemu": qemu_version(),
             "host_cpus": len(os.sched_getaffinity(0)),
             "seconds": round(time.monotonic() - guests.started),
             "rows": [row.as_json() for row in self.rows.values() if any(row.values.values())],

@@ -34,21 +34,28 @@ def titles(figure, picture):
 def ratios(picture):
     """One horizontal bar a row, from 1 to the ratio."""
     bars = picture["bars"]
-    figure, axes = pyplot.subplots(
-        figsize=(9, 1.4 + 0.28 * len(bars)), layout="constrained"
-    )
+    figure, axes = pyplot.subplots(figsize=(9, 1.4 + 0.28 * len(bars)), layout="constrained")
     titles(figure, picture)
     at = range(len(bars))
     values = [bar["ratio"] for bar in bars]
     axes.barh(
-        at, [value - 1 for value in values], left=1, height=0.65,
+        at,
+        [value - 1 for value in values],
+        left=1,
+        height=0.65,
         color=[BETTER if value >= 1 else WORSE for value in values],
-        xerr=spread(values, bars), error_kw={"ecolor": INK, "elinewidth": 1.5},
+        xerr=spread(values, bars),
+        error_kw={"ecolor": INK, "elinewidth": 1.5},
     )
     for i, bar in enumerate(bars):
         axes.annotate(
-            bar["label"], (max(bar["ratio"], bar["most"], 1), i), xytext=(5, 0),
-            textcoords="offset points", va="center", fontsize=8, gid="label",
+            bar["label"],
+            (max(bar["ratio"], bar["most"], 1), i),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            gid="label",
         )
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}×")
@@ -65,12 +72,15 @@ def lines(picture):
     """A panel for each measurement: one line a guest, its points at the medians."""
     rows = picture["panels"]
     figure, grid = pyplot.subplots(
-        len(rows), max(map(len, rows)), squeeze=False, layout="constrained",
+        len(rows),
+        max(map(len, rows)),
+        squeeze=False,
+        layout="constrained",
         figsize=(3.4 * max(map(len, rows)), 0.7 + 2.6 * len(rows)),
     )
     titles(figure, picture)
     for row, row_axes in zip(rows, grid):
-        for axes in row_axes[len(row):]:
+        for axes in row_axes[len(row) :]:
             axes.set_axis_off()
         for panel, axes in zip(row, row_axes):
             _panel(panel, axes)
@@ -84,14 +94,26 @@ def _panel(panel, axes):
     for guest, points in panel["guests"].items():
         middle = [point["median"] for point in points]
         axes.errorbar(
-            at, middle, yerr=spread(middle, points), color=COLOURS[guest], ecolor=INK,
-            elinewidth=1, marker="o", markersize=4, label=NAMES[guest],
+            at,
+            middle,
+            yerr=spread(middle, points),
+            color=COLOURS[guest],
+            ecolor=INK,
+            elinewidth=1,
+            marker="o",
+            markersize=4,
+            label=NAMES[guest],
         )
     for i, label in enumerate(panel["labels"]):
         highest = max(points[i]["most"] for points in panel["guests"].values())
         axes.annotate(
-            label, (i, highest), xytext=(0, 4), textcoords="offset points", ha="center",
-            fontsize=7, gid="label",
+            label,
+            (i, highest),
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="center",
+            fontsize=7,
+            gid="label",
         )
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")

@@ -72,11 +72,19 @@ class Guests:
         port = ports[qemu.GUEST_PORT]
         if turn.guest == LINUX:
             return linux.LinuxGuest(
-                self.linux, model=self.model, smp=self.options.smp, port=port, memory=memory,
-                accel=self.options.accel, netdev=netdev,
+                self.linux,
+                model=self.model,
+                smp=self.options.smp,
+                port=port,
+                memory=memory,
+                accel=self.options.accel,
+                netdev=netdev,
             ), ports
         settings = {
-            **self.settings, "port": port, "memory": memory, "accel": self.options.accel,
+            **self.settings,
+            "port": port,
+            "memory": memory,
+            "accel": self.options.accel,
             "kernels": turn.kernels,
         }
         return run.make_guest(settings, self.guest_settings, netdev=netdev), ports

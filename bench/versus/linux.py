@@ -32,10 +32,7 @@ DRIVERS = ("virtio_pci", "virtio_blk", "e1000")
 SERVER = "--no-warmup -fit off --no-ui"
 # No messages and, as cllm has none, no mitigations; QEMU ends with the server.
 COMMAND_LINE = "console=ttyS0 quiet mitigations=off random.trust_cpu=on panic=-1"
-CPU = {
-    "x86-64-v3": ("SSE42", "AVX", "AVX2", "FMA", "F16C", "BMI2"),
-    "x86-64-v2": ("SSE42",),
-}
+CPU = {"x86-64-v3": ("SSE42", "AVX", "AVX2", "FMA", "F16C", "BMI2"), "x86-64-v2": ("SSE42",)}
 EXTENSIONS = CPU["x86-64-v3"]
 
 
@@ -53,11 +50,21 @@ class LinuxGuest(qemu.Guest):
     def boot_arguments(self):
         disk = str(self._model).replace(",", ",,")
         return [
-            "-machine", "pc", "-m", f"{self.memory}M",
-            "-kernel", str(self.image), "-initrd", str(self._initramfs),
-            "-append", f"{COMMAND_LINE} threads={self.smp}", "-no-reboot",
-            "-drive", f"if=none,id=model,format=raw,readonly=on,file={disk}",
-            "-device", "virtio-blk-pci,drive=model",
+            "-machine",
+            "pc",
+            "-m",
+            f"{self.memory}M",
+            "-kernel",
+            str(self.image),
+            "-initrd",
+            str(self._initramfs),
+            "-append",
+            f"{COMMAND_LINE} threads={self.smp}",
+            "-no-reboot",
+            "-drive",
+            f"if=none,id=model,format=raw,readonly=on,file={disk}",
+            "-device",
+            "virtio-blk-pci,drive=model",
         ]
 
 
@@ -76,21 +83,28 @@ def prepare(arguments, cpu="x86-64-v3", kernel=None, busybox=None, say=print):
             raise CllmError(f"there is no package {packages[name]}")
     server = _server(cpu)
     stream = FOLDER / "stream"
-    Steps(FOLDER).run("stream", [
-        build.TOOLS / "zig-cc", "-O2", "-static", "-s", "-o", stream, HERE / "stream.c",
-    ])
+    Steps(FOLDER).run(
+        "stream", [build.TOOLS / "zig-cc", "-O2", "-static", "-s", "-o", stream, HERE / "stream.c"]
+    )
     kernel_image, modules = _kernel_parts(packages["kernel"])
     (image,) = _members(packages["busybox"], lambda path: path.endswith("bin/busybox")).values()
     initramfs = FOLDER / "initramfs.gz"
-    content = _root(image, modules, {
-        "bin/llama-server": server.read_bytes(), "bin/stream": stream.read_bytes(),
-        "init": (HERE / "init").read_bytes(),
-    }, f"{SERVER} {arguments}\n")
+    content = _root(
+        image,
+        modules,
+        {
+            "bin/llama-server": server.read_bytes(),
+            "bin/stream": stream.read_bytes(),
+            "init": (HERE / "init").read_bytes(),
+        },
+        f"{SERVER} {arguments}\n",
+    )
     initramfs.write_bytes(gzip.compress(content, 9, mtime=0))
     path = FOLDER / "vmlinuz"
     path.write_bytes(kernel_image)
     return {
-        "kernel": path, "initramfs": initramfs,
+        "kernel": path,
+        "initramfs": initramfs,
         "versions": {name: package.name for name, package in packages.items()},
     }
 
@@ -122,12 +136,20 @@ def _server(cpu):
     wanted = CPU[cpu]
     options = [f"-DGGML_{name}={'ON' if name in wanted else 'OFF'}" for name in EXTENSIONS]
     off = (
-        "BUILD_SHARED_LIBS", "GGML_NATIVE", "GGML_OPENMP", "LLAMA_OPENSSL", "LLAMA_BUILD_UI",
-        "LLAMA_USE_PREBUILT_UI", "LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES",
-        "LLAMA_BUILD_APP", "LLAMA_ALL_WARNINGS",
+        "BUILD_SHARED_LIBS",
+        "GGML_NATIVE",
+        "GGML_OPENMP",
+        "LLAMA_OPENSSL",
+        "LLAMA_BUILD_UI",
+        "LLAMA_USE_PREBUILT_UI",
+        "LLAMA_BUILD_TESTS",
+        "LLAMA_BUILD_EXAMPLES",
+        "LLAMA_BUILD_APP",
+        "LLAMA_ALL_WARNINGS",
     )
     options += [
-        "-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_EXE_LINKER_FLAGS=-static -s",
+        "-DCMAKE_BUILD_TYPE=Release",
+        "-DCMAKE_EXE_LINKER_FLAGS=-static -s",
         *(f"-D{name}=OFF" for name in off),
     ]
     lock = locks()["llama.cpp"]
@@ -142,7 +164,11 @@ def _server(cpu):
         build.write_tools()
     with build.alone(FOLDER):
         build.cmake(
-            Steps(FOLDER), source, folder, "llama.cpp/zig-musl.cmake", *options,
+            Steps(FOLDER),
+            source,
+            folder,
+            "llama.cpp/zig-musl.cmake",
+            *options,
             target="llama-server",
         )
     if changing:
@@ -181,8 +207,14 @@ def _download(locked, folder, say):
     # First with the machine's package lists, then with lists of our own, which need no root.
     (folder / "lists" / "partial").mkdir(parents=True)
     private = [
-        "-o", f"Dir::State::Lists={folder}/lists", "-o", "Dir::Cache::pkgcache=",
-        "-o", "Dir::Cache::srcpkgcache=", "-o", "APT::Sandbox::User=root",
+        "-o",
+        f"Dir::State::Lists={folder}/lists",
+        "-o",
+        "Dir::Cache::pkgcache=",
+        "-o",
+        "Dir::Cache::srcpkgcache=",
+        "-o",
+        "APT::Sandbox::User=root",
     ]
     for options in (["-o", "APT::Sandbox::User=root"], private):
         if options is private:
@@ -241,10 +273,14 @@ def _members(package, wanted):
 
 def _kernel_parts(package):
     """Return (the kernel, {file name: content} of the drivers in the order to load them)."""
+
     def wanted(path):
         return path.startswith("boot/vmlinuz-") or (
-            ".ko" in path and any(f"/{folder}/" in path for folder in (
-                "drivers/virtio", "drivers/block", "net/ethernet/intel/e1000"))
+            ".ko" in path
+            and any(
+                f"/{folder}/" in path
+                for folder in ("drivers/virtio", "drivers/block", "net/ethernet/intel/e1000")
+            )
         )
 
     files = _members(package, wanted)
@@ -285,5 +321,5 @@ def depends(module):
     start = module.find(b"\0depends=")
     if start < 0:
         return []
-    value = module[start + 9:module.index(b"\0", start + 9)].decode()
+    value = module[start + 9 : module.index(b"\0", start + 9)].decode()
     return [name.replace("-", "_") for name in value.split(",") if name]

@@ -107,10 +107,16 @@ class Stream(threading.Thread):
         self.error = None
         self._stopped = False
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
-        self._body = json.dumps({
-            "prompt": text, "n_predict": n, "stream": True, "temperature": 0, "ignore_eos": True,
-            "cache_prompt": False,
-        })
+        self._body = json.dumps(
+            {
+                "prompt": text,
+                "n_predict": n,
+                "stream": True,
+                "temperature": 0,
+                "ignore_eos": True,
+                "cache_prompt": False,
+            }
+        )
         self.start()
 
     def run(self):
@@ -182,7 +188,7 @@ def side_by_side(streams, steps):
         first = min(range(len(events)), key=lambda i: abs(events[i][0] - begin))
         if len(events) <= first + steps:
             return None
-        n = sum(tokens for _, tokens in events[first + 1:first + steps + 1])
+        n = sum(tokens for _, tokens in events[first + 1 : first + steps + 1])
         count += n
         rate += n / (events[first + steps][0] - events[first][0])
     return count, rate
@@ -316,7 +322,7 @@ def bytes_in(port, size):
         started = time.monotonic()
         left = size
         while left:
-            left -= s.send(piece[:min(left, len(piece))])
+            left -= s.send(piece[: min(left, len(piece))])
         s.shutdown(socket.SHUT_WR)
         answer = b""
         while part := s.recv(100):

@@ -21,13 +21,20 @@ def ratios(rows, about):
     for row in rows:
         if ratio := row.ratio():
             least, most = row.ratio_spread()
-            bars.append({"name": row.name, "ratio": ratio, "least": least, "most": most,
-                         "label": number(ratio)})
+            bars.append(
+                {
+                    "name": row.name,
+                    "ratio": ratio,
+                    "least": least,
+                    "most": most,
+                    "label": number(ratio),
+                }
+            )
     return {
         "kind": "ratios",
         "title": "cllm against llama-server in a Linux guest: how many times better",
         "subtitle": f"{about['model']}, {about['accel'].upper()}, {cores}, "
-                    f"{about['memory_mib']} MiB",
+        f"{about['memory_mib']} MiB",
         "bars": bars,
     }
 
@@ -39,7 +46,7 @@ def lines(panels, about):
         "kind": "lines",
         "title": "cllm and llama-server in a Linux guest",
         "subtitle": f"{accel}, kernels {about[0]['kernels']}; medians and ranges of {rounds} "
-                    "rounds; numbers: how many times better",
+        "rounds; numbers: how many times better",
         "panels": [[_panel(*panel) for panel in line] for line in panels],
     }
 
@@ -52,8 +59,11 @@ def _panel(title, axis, points):
         "names": [str(name) for name, _ in points],
         "guests": {
             guest: [
-                {"median": row.median(guest), "least": min(row.values[guest]),
-                 "most": max(row.values[guest])}
+                {
+                    "median": row.median(guest),
+                    "least": min(row.values[guest]),
+                    "most": max(row.values[guest]),
+                }
                 for _, row in points
             ]
             for guest in GUESTS

@@ -67,11 +67,15 @@ class Row:
     def as_json(self):
         spread = self.ratio_spread()
         return {
-            "key": self.key, "name": self.name, "unit": self.unit,
-            "better": "less" if self.less else "more", "tokens": self.tokens,
+            "key": self.key,
+            "name": self.name,
+            "unit": self.unit,
+            "better": "less" if self.less else "more",
+            "tokens": self.tokens,
             **{guest: [round(value, 6) for value in self.values[guest]] for guest in GUESTS},
             "median": {guest: self.median(guest) for guest in GUESTS},
-            "ratio": self.ratio(), "ratio_spread": spread and list(spread),
+            "ratio": self.ratio(),
+            "ratio_spread": spread and list(spread),
         }
 
 
@@ -119,9 +123,8 @@ def table(rows):
             lines.append((row.title(), *cells, ratio_cell(row)))
     widths = [max(len(line[column]) for line in lines) for column in range(4)]
     return "\n".join(
-        line[0].ljust(widths[0]) + "".join(
-            "  " + text.rjust(width) for text, width in zip(line[1:], widths[1:])
-        )
+        line[0].ljust(widths[0])
+        + "".join("  " + text.rjust(width) for text, width in zip(line[1:], widths[1:]))
         for line in lines
     )
 

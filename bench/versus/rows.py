@@ -8,7 +8,8 @@ from .results import Row
 
 GGML = "ggml-"  # prefix of the rows that measure cllm with ggml's kernels beside its own
 BOOT_ROWS = {
-    prefix + key for prefix in ("", GGML)
+    prefix + key
+    for prefix in ("", GGML)
     for key in ("http", "ready", "first-token", "memory", "beyond")
 }
 

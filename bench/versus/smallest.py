@@ -48,13 +48,18 @@ def smallest(guests: Guests, turn: Turn, guess: int, limit: float) -> int:
 
     guess: MiB to begin with. limit: seconds that a guest may take to load the model.
     """
+
     def serves(sizes):
         if len(sizes) > 1 and not guests.room_for(len(sizes)):
             return [serves([size])[0] for size in sizes]
         found = _serve(guests, turn, sizes, limit)
-        guests.say(f"    {turn.guest}: " + ", ".join(
-            f"{size} MiB {'serve' if enough else 'do not'}" for size, enough in zip(sizes, found)
-        ))
+        guests.say(
+            f"    {turn.guest}: "
+            + ", ".join(
+                f"{size} MiB {'serve' if enough else 'do not'}"
+                for size, enough in zip(sizes, found)
+            )
+        )
         return found
 
     return search(serves, guess, guests.memory, turn.guest)

@@ -29,8 +29,13 @@ def points(options, like):
     for size, cores, streams in POINTS:
         if cores > len(os.sched_getaffinity(0)):
             continue
-        changed = {"model": str(_model(size, like) if size else like), "smp": cores,
-                   "streams": streams, "only": ROWS, "slots": max(STREAMS)}
+        changed = {
+            "model": str(_model(size, like) if size else like),
+            "smp": cores,
+            "streams": streams,
+            "only": ROWS,
+            "slots": max(STREAMS),
+        }
         yield argparse.Namespace(**{**vars(options), **changed})
 
 
@@ -60,17 +65,22 @@ def panels(found):
     def panel(key, title, axis, chosen, names):
         return title, axis, [(name, rows[i][key]) for i, name in zip(chosen, names)]
 
-    first, prompt = ("first-token", "power-on to first token, s"), ("prompt-1", "prompts, tokens/s")
+    first, prompt = (
+        ("first-token", "power-on to first token, s"),
+        ("prompt-1", "prompts, tokens/s"),
+    )
     decode, beyond = ("decode-1", "decoding, tokens/s"), ("beyond", "beyond the model, MiB")
     axis, names = "parameters; 1 core, 1 stream", [sizes[i] for i in by_size]
     lines = [[panel(*what, axis, by_size, names) for what in (first, decode, beyond)]]
     axis, names = f"cores; {sizes[middle]}, 1 stream", [found[i]["smp"] for i in by_cores]
     lines.append([panel(*what, axis, by_cores, names) for what in (first, prompt, decode)])
     axis = f"streams; {sizes[many]}, 1 core"
-    lines.append([
-        (title, axis, [(n, rows[many][f"{kind}-{n}"]) for n in found[many]["streams"]])
-        for kind, title in (("prompt", prompt[1]), ("decode", decode[1]))
-    ])
+    lines.append(
+        [
+            (title, axis, [(n, rows[many][f"{kind}-{n}"]) for n in found[many]["streams"]])
+            for kind, title in (("prompt", prompt[1]), ("decode", decode[1]))
+        ]
+    )
     return lines
 
 

@@ -71,7 +71,10 @@ def status(lan, heap):
     load = ""
     if scheduler:
         load = "   %d running, %d waiting, %d steps" % (
-            len(scheduler.running), len(scheduler.queue), scheduler.metrics.n_decode)
+            len(scheduler.running),
+            len(scheduler.queue),
+            scheduler.metrics.n_decode,
+        )
     if host.state == LOADING:
         what = "loading, %d%%" % (host.progress * 100)
     else:
@@ -79,8 +82,7 @@ def status(lan, heap):
     return (
         "%s   up %d:%02d:%02d" % (address, up // 3600, up // 60 % 60, up % 60),
         "model %s: %s%s" % (host.alias, what, load),
-        "memory %d of %d MiB free, Python %d KiB" % (
-            free >> 20, total >> 20, heap >> 10),
+        "memory %d of %d MiB free, Python %d KiB" % (free >> 20, total >> 20, heap >> 10),
     )
 
 

@@ -267,9 +267,12 @@ class Card:
         index = self._tx_next
         # 3.4: the tail must not reach the head, so the descriptor after must be free too.
         after = (index + 1) & (_TX_COUNT - 1)
-        if not (
-            ring[index * _DESCRIPTOR + _STATUS_BYTE] & ring[after * _DESCRIPTOR + _STATUS_BYTE]
-        ) & _DD:
+        if (
+            not (
+                ring[index * _DESCRIPTOR + _STATUS_BYTE] & ring[after * _DESCRIPTOR + _STATUS_BYTE]
+            )
+            & _DD
+        ):
             return None
         return self._tx_buffers[index]
 

@@ -1,14 +1,14 @@
 """What user code imports: `from cllm import app, llm`.
 
-    @app.get("/joke/<subject>")
-    async def joke(request, subject):
-        return {"joke": await llm.chat("A joke about " + subject)}
+@app.get("/joke/<subject>")
+async def joke(request, subject):
+    return {"joke": await llm.chat("A joke about " + subject)}
 
-    @app.middleware
-    async def count(request, handler):
-        response = await handler(request)
-        ...
-        return response
+@app.middleware
+async def count(request, handler):
+    response = await handler(request)
+    ...
+    return response
 """
 # SPDX-License-Identifier: MIT
 

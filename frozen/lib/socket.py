@@ -270,9 +270,7 @@ class socket(io.IOBase):
             connection.nodelay = self._nodelay
             if self._user_timeout is not None:
                 connection.user_timeout = self._user_timeout
-            connection.set_keepalive(
-                self._keepalive, time.ticks_ms(), self._keepalive_options
-            )
+            connection.set_keepalive(self._keepalive, time.ticks_ms(), self._keepalive_options)
             # Nagle's algorithm may hold something back.
             host.stack.mark(connection)
         finally:

@@ -122,9 +122,13 @@ def emit_large(buf, offset, protocol, source, destination):
 
 def pseudo_header_sum(protocol, source, destination):
     """Sum the fixed part of the pseudo header (RFC 9293 3.1); add the length, then the bytes."""
-    return (source >> 16) + (source & 0xFFFF) + (destination >> 16) + (
-        destination & 0xFFFF
-    ) + protocol
+    return (
+        (source >> 16)
+        + (source & 0xFFFF)
+        + (destination >> 16)
+        + (destination & 0xFFFF)
+        + protocol
+    )
 
 
 def address(text):

@@ -586,9 +586,7 @@ class Stack:
         if frame is None:
             raise OSError(ENOBUFS)
         frame[_UDP_PAYLOAD : _UDP_PAYLOAD + length] = data
-        total = udp.emit(
-            frame, _IP + ipv4.HEADER, source, port, remote, remote_port, length
-        )
+        total = udp.emit(frame, _IP + ipv4.HEADER, source, port, remote, remote_port, length)
         ipv4.emit(frame, _IP, ipv4.UDP, source, remote, total)
         self.commit(_IP + ipv4.HEADER + total)
         return length

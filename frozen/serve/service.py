@@ -48,7 +48,10 @@ class Service:
         if self.host.state == READY:
             drafter = self.host.drafter
             self.scheduler = Scheduler(
-                self.host.engine, self.bounds, on_broken=self.host.fail, draft_engine=drafter,
+                self.host.engine,
+                self.bounds,
+                on_broken=self.host.fail,
+                draft_engine=drafter,
                 ended=self.host.ended,
             )
             self._task = asyncio.create_task(self.scheduler.run())
@@ -84,9 +87,7 @@ class Service:
     def prepare(self, request=None):
         """Return the Preparation for `request`, None for user code."""
         client = client_of(request) if request else None
-        return Preparation(
-            self.engine(), self.host.ended, self.bounds.job_ms, self._turns, client
-        )
+        return Preparation(self.engine(), self.host.ended, self.bounds.job_ms, self._turns, client)
 
     async def tokenize(self, text, add_special=True, parse_special=True, preparation=None):
         """Return the token ids of `text`. RequestError if it cannot fit the context. preparation:
@@ -133,9 +134,7 @@ class Service:
         preparation = preparation or self.prepare()
         return Conversation(await preparation.chat(jsonio.dumps_narrow(request)))
 
-    async def generate(
-        self, prompts, params, request=None, conversation=None, preparation=None
-    ):
+    async def generate(self, prompts, params, request=None, conversation=None, preparation=None):
         """Submit `params.n` answers to each of `prompts` (str, or lists of token ids and str) for
         the client of `request`, None for user code. Return Replies.
         """

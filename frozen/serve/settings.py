@@ -59,7 +59,7 @@ class Settings:
         self.bounds = Bounds(
             slots=keys.get(model, keys.MODEL, "slots"),
             speculate=keys.get(model, keys.MODEL, "speculate"),
-            **_values(limits, keys.REQUEST_LIMITS)
+            **_values(limits, keys.REQUEST_LIMITS),
         )
         self._model(_values(model, keys.MODEL))
 

@@ -58,10 +58,10 @@ def probe_image() -> bytes:
     base, magic, flags = 0x100000, 0x1BADB002, 1 << 16
     code = bytes.fromhex(
         "b9 00 2d 31 01"  # mov ecx, 20000000
-        "49"              # dec ecx
-        "75 fd"           # jnz back to dec
-        "b0 10 e6 f4"     # mov al, 0x10; out 0xf4, al
-        "f4 eb fd"        # hlt; jmp back to hlt
+        "49"  # dec ecx
+        "75 fd"  # jnz back to dec
+        "b0 10 e6 f4"  # mov al, 0x10; out 0xf4, al
+        "f4 eb fd"  # hlt; jmp back to hlt
     )
     size = 32 + len(code)
     checksum = -(magic + flags) & 0xFFFFFFFF
@@ -77,9 +77,21 @@ def probe(qemu: str, accel: str = "kvm") -> bool:
         image.write(probe_image())
         image.flush()
         command = [
-            qemu, "-nodefaults", "-no-user-config", "-machine", "pc", "-m", "32",
-            "-display", "none", "-no-reboot", *arguments(accel), "-kernel", image.name,
-            "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04",
+            qemu,
+            "-nodefaults",
+            "-no-user-config",
+            "-machine",
+            "pc",
+            "-m",
+            "32",
+            "-display",
+            "none",
+            "-no-reboot",
+            *arguments(accel),
+            "-kernel",
+            image.name,
+            "-device",
+            "isa-debug-exit,iobase=0xf4,iosize=0x04",
         ]
         try:
             ended = subprocess.run(command, capture_output=True, timeout=PROBE_SECONDS)

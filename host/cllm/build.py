@@ -75,9 +75,7 @@ def build_host_library() -> None:
     with alone():
         source = fetch.ensure(locks()["llama.cpp"])
         write_tools()
-        _native(
-            Steps(), source, HOST_LIBRARY, "llama.cpp/zig-gnu.cmake", "-DCLLM_HOST_SHARED=ON"
-        )
+        _native(Steps(), source, HOST_LIBRARY, "llama.cpp/zig-gnu.cmake", "-DCLLM_HOST_SHARED=ON")
 
 
 def build_unix() -> Path:
@@ -210,9 +208,7 @@ def _mpy_cross(steps: Steps, source: Path) -> None:
     steps.run("mpy-cross", command, environment)
 
 
-def _native(
-    steps: Steps, source: Path, folder: Path, toolchain: str, *options: str
-) -> None:
+def _native(steps: Steps, source: Path, folder: Path, toolchain: str, *options: str) -> None:
     if os.environ.get(locks()["llama.cpp"].override):
         # A tree that is edited: a changed file compiles alone.
         options = (*options, "-DCLLM_UNITY=OFF")
@@ -220,7 +216,11 @@ def _native(
 
 
 def cmake(
-    steps: Steps, tree: Path, folder: Path, toolchain: str, *options: str,
+    steps: Steps,
+    tree: Path,
+    folder: Path,
+    toolchain: str,
+    *options: str,
     target: str | None = None,
 ) -> None:
     """Configure once for a given set of arguments, then let ninja build what is out of date.
@@ -230,9 +230,16 @@ def cmake(
     """
     program = _program("cmake")
     options_of_cmake: list[str | Path] = [
-        "-S", tree, "-B", folder, "-G", "Ninja",
-        f"-DCMAKE_MAKE_PROGRAM={_program('ninja')}", f"-DCMAKE_TOOLCHAIN_FILE={TOP / toolchain}",
-        f"-DCLLM_TOOLS={TOOLS}", *options,
+        "-S",
+        tree,
+        "-B",
+        folder,
+        "-G",
+        "Ninja",
+        f"-DCMAKE_MAKE_PROGRAM={_program('ninja')}",
+        f"-DCMAKE_TOOLCHAIN_FILE={TOP / toolchain}",
+        f"-DCLLM_TOOLS={TOOLS}",
+        *options,
     ]
     wanted = shlex.join(str(word) for word in (program, *options_of_cmake))
     wanted += "\n" + zig().as_posix()

@@ -29,7 +29,8 @@ def number(key):
 
 def add_boot_flags(parser, serial=True):
     parser.add_argument(
-        "--model", metavar="FILE.gguf",
+        "--model",
+        metavar="FILE.gguf",
         help=f"the model; {config.DEFAULT_MODEL} names the default one; without it cllm boots "
         "and serves no model",
     )
@@ -42,23 +43,27 @@ def add_boot_flags(parser, serial=True):
     )
     parser.add_argument("--accel", choices=config.ACCELS, help="default auto")
     parser.add_argument(
-        "--kernels", choices=config.KERNELS,
+        "--kernels",
+        choices=config.KERNELS,
         help="ggml: its own sums; exact: a token depends on its request alone; tcg: quickest under "
         "QEMU's TCG, nearly exact (default auto: exact)",
     )
     parser.add_argument(
-        "--on-crash", choices=config.ON_CRASH,
+        "--on-crash",
+        choices=config.ON_CRASH,
         help="when the guest dies: end with the reason (default), or reboot as a machine does",
     )
     parser.add_argument(
-        "--cpu-variant", choices=config.CPU_VARIANTS,
+        "--cpu-variant",
+        choices=config.CPU_VARIANTS,
         help="instructions that the model is computed with (default: the best the processor has)",
     )
     parser.add_argument("--config", metavar="FILE.json", help="what the flags hold, and more")
     parser.add_argument("--app", metavar="FILE.py", help="handlers to add: from cllm import app")
     if serial:
         parser.add_argument(
-            "--serial", metavar="stdio|pty|FILE",
+            "--serial",
+            metavar="stdio|pty|FILE",
             help="where the guest's serial line goes (default stdio; Ctrl-C ends the run)",
         )
     parser.add_argument("--pcap", metavar="FILE", help="capture every frame of the network card")
@@ -92,7 +97,8 @@ def make_parser():
     add_boot_flags(commands.add_parser("debug", help="boot, and wait for gdb"))
     image = commands.add_parser("build", help="bring build/cllm.elf up to date")
     image.add_argument(
-        "--production", action="store_true",
+        "--production",
+        action="store_true",
         help="leave out self tests and deaths on purpose, as CLLM_SELFTEST=0 does",
     )
     commands.add_parser("fetch", help="download and unpack all that the build and a run need")

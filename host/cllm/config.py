@@ -9,8 +9,17 @@ from . import CllmError, fetch, memory
 from .guest_keys import keys
 
 DEFAULTS = {
-    "model": None, "port": 8080, "smp": 1, "memory": None, "accel": "auto", "app": None,
-    "serial": "stdio", "pcap": None, "draft": None, "on_crash": "exit", "kernels": "auto",
+    "model": None,
+    "port": 8080,
+    "smp": 1,
+    "memory": None,
+    "accel": "auto",
+    "app": None,
+    "serial": "stdio",
+    "pcap": None,
+    "draft": None,
+    "on_crash": "exit",
+    "kernels": "auto",
     "cpu_variant": "auto",
 }
 PATHS = ("model", "app", "serial", "pcap", "draft")
@@ -19,9 +28,7 @@ ACCELS = ("auto", "tcg", "kvm")
 ON_CRASH = ("exit", "reboot")
 KERNELS = keys.MODEL["kernels"].choices
 CPU_VARIANTS = keys.MODEL["cpu_variant"].choices
-CHOICES = {
-    "accel": ACCELS, "on_crash": ON_CRASH, "kernels": KERNELS, "cpu_variant": CPU_VARIANTS,
-}
+CHOICES = {"accel": ACCELS, "on_crash": ON_CRASH, "kernels": KERNELS, "cpu_variant": CPU_VARIANTS}
 HOST = {
     **{key: keys.Integer(*bounds) for key, bounds in NUMBERS.items()},
     **{key: keys.Choice(*words) for key, words in CHOICES.items()},
@@ -88,8 +95,9 @@ _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}:]')
 
 
 def _line_of(text, path):
-    """The line of the key with the names `path`, from the outermost object, in JSON text; else 1."""
-    names, key = [], None
+    """Return the line in JSON text of the key with the names `path`, outermost first; else 1."""
+    names: list[str | None] = []
+    key = None
     tokens = list(_TOKENS.finditer(text))
     for token, following in zip(tokens, tokens[1:]):
         if token[0] in "{[":
@@ -113,7 +121,10 @@ def _read(path):
         raise CllmError(f"cannot read {path}: {error}; it must be JSON in UTF-8") from None
     try:
         content = json.loads(
-            text, object_pairs_hook=_members, parse_int=_int, parse_float=_float,
+            text,
+            object_pairs_hook=_members,
+            parse_int=_int,
+            parse_float=_float,
             parse_constant=_float,
         )
     except json.JSONDecodeError as error:
@@ -129,7 +140,9 @@ def _read(path):
     try:
         json.dumps(content, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise CllmError(f"{path}: half of a surrogate pair, like \\ud800, cannot be text") from None
+        raise CllmError(
+            f"{path}: half of a surrogate pair, like \\ud800, cannot be text"
+        ) from None
     return content, text
 
 

@@ -90,7 +90,7 @@ class Terminal:
     def _pump(self) -> None:
         while data := self._read():
             if self._leave and LEAVE in data:
-                self._guest.write(data[:data.index(LEAVE)])
+                self._guest.write(data[: data.index(LEAVE)])
                 self._leave()
                 return
             self._guest.write(data)
@@ -132,7 +132,7 @@ class Pty:
                 self._deserted = True
                 return
             self._deserted = False
-            data = data[os.write(self._ours, data):]
+            data = data[os.write(self._ours, data) :]
 
     def _writable(self, seconds: float) -> bool:
         return bool(select.select([], [self._ours], [], seconds)[1])

@@ -145,8 +145,17 @@ def _from_pypi(lock: Lock, folder: Path, progress: Progress) -> None:
     requirement.write_text(f"{lock.name}=={lock.version} --hash=sha256:{lock.sha256}\n")
     kind = ["--no-binary", lock.name] if lock.origin == "sdist" else ["--only-binary", ":all:"]
     command = [
-        sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--no-deps",
-        *kind, "-d", str(folder), "-r", str(requirement),
+        sys.executable,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "download",
+        "--no-deps",
+        *kind,
+        "-d",
+        str(folder),
+        "-r",
+        str(requirement),
     ]
     # pip collects a download in its folder for temporary files.
     if not _run(command, progress, env={**os.environ, "TMPDIR": str(folder)}):
@@ -176,11 +185,17 @@ def _from_debian(lock: Lock, folder: Path, progress: Progress) -> None:
     state = folder / "apt"
     (state / "lists" / "partial").mkdir(parents=True)
     own = [
-        "-o", f"Dir::State::Lists={state}/lists",
-        "-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=",
+        "-o",
+        f"Dir::State::Lists={state}/lists",
+        "-o",
+        "Dir::Cache::pkgcache=",
+        "-o",
+        "Dir::Cache::srcpkgcache=",
         # apt's download user cannot write to this user's folder.
-        "-o", "APT::Sandbox::User=root",
+        "-o",
+        "APT::Sandbox::User=root",
     ]
+
     def apt(*arguments: str) -> bool:
         return _run(["apt-get", *own, *arguments], progress, cwd=folder)
 
@@ -259,9 +274,9 @@ def _below(archive: tarfile.TarFile, folder: str) -> Iterator[tarfile.TarInfo]:
     for member in archive:
         if not member.name.startswith(prefix):
             continue
-        path = member.name[len(prefix):]
+        path = member.name[len(prefix) :]
         if ".git" not in path.split("/"):
             member.name = path
             if member.islnk() and member.linkname.startswith(prefix):
-                member.linkname = member.linkname[len(prefix):]
+                member.linkname = member.linkname[len(prefix) :]
             yield member

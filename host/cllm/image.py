@@ -1,7 +1,7 @@
 """From the linked ELF file to the images: with a table of function names, and packed.
 
-    finish()  build/port/cllm.elf -> build/cllm.debug.elf (with symbols), build/cllm.unpacked.elf
-    pack()    build/cllm.unpacked.elf -> build/cllm.elf, which unpacks itself
+finish()  build/port/cllm.elf -> build/cllm.debug.elf (with symbols), build/cllm.unpacked.elf
+pack()    build/cllm.unpacked.elf -> build/cllm.elf, which unpacks itself
 """
 
 import hashlib
@@ -20,7 +20,12 @@ from .steps import Steps
 
 KERNEL = TOP / "kernel"
 PACKED_SOURCES = (
-    "boot/packed_entry.S", "boot/unpack.c", "dev/nic.c", "dev/nic.h", "cpu/io.h", "boot/packed.ld",
+    "boot/packed_entry.S",
+    "boot/unpack.c",
+    "dev/nic.c",
+    "dev/nic.h",
+    "cpu/io.h",
+    "boot/packed.ld",
 )
 PAGE = 4096
 # Fields of the ELF header that describe sections (ELF-64 object file format 1.5, figure 2).
@@ -74,17 +79,30 @@ def pack(steps: Steps, zig: Path, image: Path, packed: Path) -> None:
     header, load, load_end, end, entry = struct.unpack_from("<5I", data, at + 12)
     if header - load != at or load_end - load > len(data):
         raise CllmError(f"{image} is not laid out as its Multiboot header says")
-    content = data[:load_end - load]
+    content = data[: load_end - load]
     compressor = zlib.compressobj(9, zlib.DEFLATED, -15, 9)
     payload = compressor.compress(content) + compressor.flush()
     folder = packed.with_name("packed")
     folder.mkdir(exist_ok=True)
     (folder / "payload").write_bytes(payload)
     flags = [
-        "-target", "x86-freestanding", "-mcpu=i686", "-O2", "-c", "-ffreestanding", "-fno-pic",
-        "-fno-stack-protector", "-fno-sanitize=undefined", "-Wall", "-Wextra", f"-I{KERNEL}",
-        f"-DTARGET={load:#x}", f"-DSIZE={len(content):#x}", f"-DEND={end:#x}",
-        f"-DENTRY={entry:#x}", f'-DPAYLOAD="{folder / "payload"}"',
+        "-target",
+        "x86-freestanding",
+        "-mcpu=i686",
+        "-O2",
+        "-c",
+        "-ffreestanding",
+        "-fno-pic",
+        "-fno-stack-protector",
+        "-fno-sanitize=undefined",
+        "-Wall",
+        "-Wextra",
+        f"-I{KERNEL}",
+        f"-DTARGET={load:#x}",
+        f"-DSIZE={len(content):#x}",
+        f"-DEND={end:#x}",
+        f"-DENTRY={entry:#x}",
+        f'-DPAYLOAD="{folder / "payload"}"',
         # The compiler's cache does not know of .incbin: another payload is another command.
         f"-DDIGEST={hashlib.sha256(payload).hexdigest()}",
     ]
@@ -96,8 +114,21 @@ def pack(steps: Steps, zig: Path, image: Path, packed: Path) -> None:
     # Behind the image, on a page of its own as modules are.
     address = -(-end // PAGE) * PAGE
     fresh = packed.with_name(packed.name + ".new")
-    steps.run("pack", [
-        zig, "ld.lld", "-m", "elf_i386", "-static", "-s", "-T", KERNEL / "boot/packed.ld",
-        f"--defsym=LOAD_ADDRESS={address:#x}", "-o", fresh, *objects,
-    ])
+    steps.run(
+        "pack",
+        [
+            zig,
+            "ld.lld",
+            "-m",
+            "elf_i386",
+            "-static",
+            "-s",
+            "-T",
+            KERNEL / "boot/packed.ld",
+            f"--defsym=LOAD_ADDRESS={address:#x}",
+            "-o",
+            fresh,
+            *objects,
+        ],
+    )
     os.replace(fresh, packed)

@@ -34,22 +34,59 @@ VOCABULARY_BYTES = 512  # per token: strings, maps both ways, merge ranks
 # ggml-backend.cpp), llama.cpp's result three more.
 NODE_BYTES = 23 << 10
 # Nodes per tensor of the model: llama_context::graph_max_nodes().
-NODES, NODES_OF = 8, {
-    **dict.fromkeys(("kimi-k3", "glm5-next", "hrm_text"), 64),
-    **dict.fromkeys((
-        "qwen3next", "kimi-linear", "bailingmoe3", "qwen35", "qwen35moe", "qwen4exp", "deepseek4",
-        "dflash", "nanbeige", "minimax-01", "minimax-m3", "hy_v4",
-    ), 32),
-}
+NODES, NODES_OF = (
+    8,
+    {
+        **dict.fromkeys(("kimi-k3", "glm5-next", "hrm_text"), 64),
+        **dict.fromkeys(
+            (
+                "qwen3next",
+                "kimi-linear",
+                "bailingmoe3",
+                "qwen35",
+                "qwen35moe",
+                "qwen4exp",
+                "deepseek4",
+                "dflash",
+                "nanbeige",
+                "minimax-01",
+                "minimax-m3",
+                "hy_v4",
+            ),
+            32,
+        ),
+    },
+)
 # Models that compute a whole text at once and keep no cache: llama_model::create_memory() makes no
 # memory for them.
 WHOLE = {
-    "bert", "jina-bert-v2", "jina-bert-v3", "nomic-bert", "nomic-bert-moe", "neo-bert", "eurobert",
-    "modern-bert", "gemma-embedding", "wavtokenizer-dec", "dream", "llada", "llada-moe", "rnd1",
+    "bert",
+    "jina-bert-v2",
+    "jina-bert-v3",
+    "nomic-bert",
+    "nomic-bert-moe",
+    "neo-bert",
+    "eurobert",
+    "modern-bert",
+    "gemma-embedding",
+    "wavtokenizer-dec",
+    "dream",
+    "llada",
+    "llada-moe",
+    "rnd1",
 }
 
 SCALARS = {
-    0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q",
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
     12: "<d",
 }
 STRING, ARRAY = 8, 9
@@ -163,8 +200,13 @@ class _Header:
 
 
 def needed(
-    path: str | Path | None, n_ctx: int = N_CTX, repacked: bool = False, *,
-    n_batch: int = N_BATCH, slots: int = SLOTS, embeds: bool = True,
+    path: str | Path | None,
+    n_ctx: int = N_CTX,
+    repacked: bool = False,
+    *,
+    n_batch: int = N_BATCH,
+    slots: int = SLOTS,
+    embeds: bool = True,
 ) -> int:
     """Return the MiB of guest memory for the model at `path` (None: no model).
 
@@ -273,6 +315,8 @@ class _Model:
 
     def batch(self, n_batch, n_ctx):
         """Return the bytes of logits (computed and kept), activations and scores, as f32."""
-        return 4 * n_batch * (
-            2 * self.vocabulary + 8 * self.width + 3 * self.inner + 2 * self.heads * n_ctx
+        return (
+            4
+            * n_batch
+            * (2 * self.vocabulary + 8 * self.width + 3 * self.inner + 2 * self.heads * n_ctx)
         )

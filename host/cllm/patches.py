@@ -34,7 +34,7 @@ def parse(text: str, name: str) -> dict[str, list[Hunk]]:
         if not lines[at].startswith("--- a/"):
             at += 1
             continue
-        path = lines[at][len("--- a/"):].strip()
+        path = lines[at][len("--- a/") :].strip()
         if at + 1 == len(lines) or lines[at + 1].strip() != "+++ b/" + path:
             raise CllmError(f"{name}: a patch can only change files, and {path} is none")
         at += 2
@@ -43,8 +43,10 @@ def parse(text: str, name: str) -> dict[str, list[Hunk]]:
             old: list[str] = []
             new: list[str] = []
             at += 1
-            while at < len(lines) and lines[at][:1] in (" ", "-", "+") and (
-                len(old) < left or lines[at][0] == "+"
+            while (
+                at < len(lines)
+                and lines[at][:1] in (" ", "-", "+")
+                and (len(old) < left or lines[at][0] == "+")
             ):
                 kind, line = lines[at][0], lines[at][1:]
                 if kind != "+":
@@ -62,9 +64,9 @@ def change(text: str, hunks: list[Hunk], name: str) -> str:
     """Return `text` with `hunks` (see parse) applied; raises CllmError where one does not fit."""
     lines = text.splitlines(keepends=True)
     for start, old, new in reversed(hunks):
-        if lines[start - 1:start - 1 + len(old)] != old:
+        if lines[start - 1 : start - 1 + len(old)] != old:
             raise CllmError(f"{name} does not fit at line {start}")
-        lines[start - 1:start - 1 + len(old)] = new
+        lines[start - 1 : start - 1 + len(old)] = new
     return "".join(lines)
 
 

@@ -76,10 +76,21 @@ class Guest:
     """
 
     def __init__(
-        self, image: str | Path, *, modules: dict[str, Any] | None = None, port: int,
-        smp: int = 1, memory: int = 256, accel: str = "tcg", pcap: str | None = None,
-        netdev: str | None = None, mac: str | None = None, gdb: int | None = None,
-        on_crash: str = "exit", monitor: str | Path | None = None, cpu: str | None = None,
+        self,
+        image: str | Path,
+        *,
+        modules: dict[str, Any] | None = None,
+        port: int,
+        smp: int = 1,
+        memory: int = 256,
+        accel: str = "tcg",
+        pcap: str | None = None,
+        netdev: str | None = None,
+        mac: str | None = None,
+        gdb: int | None = None,
+        on_crash: str = "exit",
+        monitor: str | Path | None = None,
+        cpu: str | None = None,
     ) -> None:
         self.image = Path(image)
         self.modules = modules or {}
@@ -106,12 +117,24 @@ class Guest:
     def arguments(self) -> list[str]:
         """Return QEMU's command line without the program, to be run in the modules' folder."""
         line = [
-            "-nodefaults", "-no-user-config", *accel.arguments(self.accel, self.cpu),
-            "-smp", str(self.smp), "-display", "none", *self.boot_arguments(),
-            "-chardev", "stdio,id=serial0,signal=off", "-serial", "chardev:serial0",
-            "-netdev", self._network(),
-            "-device", "e1000,netdev=net0,romfile=" + (f",mac={self.mac}" if self.mac else ""),
-            "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04",
+            "-nodefaults",
+            "-no-user-config",
+            *accel.arguments(self.accel, self.cpu),
+            "-smp",
+            str(self.smp),
+            "-display",
+            "none",
+            *self.boot_arguments(),
+            "-chardev",
+            "stdio,id=serial0,signal=off",
+            "-serial",
+            "chardev:serial0",
+            "-netdev",
+            self._network(),
+            "-device",
+            "e1000,netdev=net0,romfile=" + (f",mac={self.mac}" if self.mac else ""),
+            "-device",
+            "isa-debug-exit,iobase=0xf4,iosize=0x04",
         ]
         if self.monitor:
             path = str(Path(self.monitor).resolve()).replace(",", ",,")
@@ -142,9 +165,11 @@ class Guest:
             line.append(f"{self.memory}M,slots={len(mapped)},maxmem={room}M")
         for number, (name, start, size) in enumerate(mapped):
             line += [
-                "-object", f"memory-backend-file,id=pmem{number},mem-path={name},"
+                "-object",
+                f"memory-backend-file,id=pmem{number},mem-path={name},"
                 f"size={size // PAGE * PAGE},readonly=on,share=on",
-                "-device", f"nvdimm,memdev=pmem{number},unarmed=on,addr={start:#x}",
+                "-device",
+                f"nvdimm,memdev=pmem{number},unarmed=on,addr={start:#x}",
             ]
         loaded = [name for name in self.modules if name not in {m[0] for m in mapped}]
         loaded += [name + TAIL for name, _, size in mapped if size % PAGE]
@@ -207,9 +232,14 @@ class Guest:
 
             # QEMU gets a session of its own, so that Ctrl-C reaches this process only.
             self._process = subprocess.Popen(
-                [program, *self.arguments()], cwd=self._folder.name, bufsize=0,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                start_new_session=True, preexec_fn=die_with_parent,
+                [program, *self.arguments()],
+                cwd=self._folder.name,
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
             )
         except (OSError, ValueError) as error:  # ValueError: a path that no system call takes
             self._folder.cleanup()
@@ -261,7 +291,7 @@ class Guest:
         """Send bytes to the guest's serial line; a guest that has ended gets nothing."""
         try:
             while data:
-                data = data[self._process.stdin.write(data):]
+                data = data[self._process.stdin.write(data) :]
         except (BrokenPipeError, ValueError):
             pass
 
@@ -320,4 +350,3 @@ def _check_port_free(port: int) -> None:
                 f"port {port} of 127.0.0.1 cannot be used ({error.strerror}); name another one "
                 "with --port"
             ) from None
-

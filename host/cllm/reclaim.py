@@ -65,7 +65,11 @@ def _page_out(process: int, start: int, end: int) -> bool:
         area = Iovec(start, end - start)
         # The kernel does at most 2 GiB at a time, and returns how much it did.
         done = LIBC.syscall(
-            SYS_PROCESS_MADVISE, process, ctypes.byref(area), ctypes.c_size_t(1), MADV_PAGEOUT,
+            SYS_PROCESS_MADVISE,
+            process,
+            ctypes.byref(area),
+            ctypes.c_size_t(1),
+            MADV_PAGEOUT,
             ctypes.c_uint(0),
         )
         if done <= 0:

@@ -19,7 +19,10 @@ MAX_PROGRAM = 1 << 20  # bytes of --app
 
 
 def make_guest(
-    settings: Settings, guest_settings: Settings | None = None, *, image: Path | None = None,
+    settings: Settings,
+    guest_settings: Settings | None = None,
+    *,
+    image: Path | None = None,
     **options: Any,
 ) -> qemu.Guest:
     """Return a qemu.Guest for the settings of config.settings().
@@ -107,8 +110,10 @@ def _memory(model: Path | None, draft: Path | None, settings: Settings, repacked
     settings: the guest's "model".
     """
     options = {
-        "n_ctx": settings.get("n_ctx", memory.N_CTX), "slots": settings.get("slots", memory.SLOTS),
-        "n_batch": settings.get("n_batch", memory.N_BATCH), "repacked": repacked,
+        "n_ctx": settings.get("n_ctx", memory.N_CTX),
+        "slots": settings.get("slots", memory.SLOTS),
+        "n_batch": settings.get("n_batch", memory.N_BATCH),
+        "repacked": repacked,
     }
     size = 0
     try:
@@ -129,7 +134,10 @@ def _memory(model: Path | None, draft: Path | None, settings: Settings, repacked
 
 
 def run(
-    settings: Settings, guest_settings: Settings, *, every_key: bool = False,
+    settings: Settings,
+    guest_settings: Settings,
+    *,
+    every_key: bool = False,
     wait_for_debugger: bool = False,
 ) -> int:
     """Boot and serve until a signal (return 0) or the guest's end (raise CllmError)."""
@@ -171,12 +179,23 @@ def debugger_command(port: int) -> list[str]:
 
     It takes a hardware breakpoint, because the image is not in memory yet.
     """
-    return ["gdb", os.path.relpath(DEBUG_IMAGE), "-ex", f"target remote 127.0.0.1:{port}",
-            "-ex", "hbreak kernel_start", "-ex", "continue"]
+    return [
+        "gdb",
+        os.path.relpath(DEBUG_IMAGE),
+        "-ex",
+        f"target remote 127.0.0.1:{port}",
+        "-ex",
+        "hbreak kernel_start",
+        "-ex",
+        "continue",
+    ]
 
 
 def _serial(
-    where: str, guest: qemu.Guest, output: console.Output, every_key: bool,
+    where: str,
+    guest: qemu.Guest,
+    output: console.Output,
+    every_key: bool,
     leave: Callable[[], None],
 ) -> console.Terminal | console.Pty | console.File:
     if where == "stdio":

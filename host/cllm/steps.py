@@ -36,8 +36,13 @@ class Steps:
             with self.progress.task(title) as task, open(log, "w") as file:
                 file.write("$ " + shlex.join(words) + "\n")
                 with subprocess.Popen(
-                    words, env=environment, text=True, errors="replace",
-                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                    words,
+                    env=environment,
+                    text=True,
+                    errors="replace",
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
                 ) as process:
                     assert process.stdout
                     for line in process.stdout:

@@ -82,8 +82,11 @@ def shorten(name: str) -> str:
     name = re.sub(r"\[abi:\w+\]", "", name).replace("std::__1::", "std::")
     name = name.replace("(anonymous namespace)", "{anonymous}")
     # Protect the brackets of an operator's name.
-    name = re.sub(r"operator(\(\)|<=>|<<=?|>>=?|<=?|>=?|->\*?)",
-                  lambda m: "operator" + m[1].translate(OPENED), name)
+    name = re.sub(
+        r"operator(\(\)|<=>|<<=?|>>=?|<=?|>=?|->\*?)",
+        lambda m: "operator" + m[1].translate(OPENED),
+        name,
+    )
     plain, depth = [], 0
     for c in name:
         if c in "<(":
@@ -149,6 +152,6 @@ def write_into(data: bytearray, elf: ELFFile) -> None:
         loaded = section["sh_flags"] & SH_FLAGS.SHF_ALLOC
         if loaded and address <= start < address + section["sh_size"]:
             at = section["sh_offset"] + start - address
-            data[at:at + len(content)] = content
+            data[at : at + len(content)] = content
             return
     raise CllmError("the image has no section for the names of functions")

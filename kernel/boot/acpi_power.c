@@ -56,8 +56,8 @@ void acpi_power_fadt(struct acpi_power *power, const void *fadt, size_t size) {
     for (unsigned i = 0; i < 2; i++) {
         power->status[i] = event_bytes >= 4 ? ports(t, 56 + 4 * i, 148 + 12 * i, event_bytes) : 0;
         power->enable[i] = power->status[i] ? (uint16_t)(power->status[i] + event_bytes / 2) : 0;
-        power->control[i] = control_bytes >= 2
-            ? ports(t, 64 + 4 * i, 172 + 12 * i, control_bytes) : 0;
+        power->control[i] =
+            control_bytes >= 2 ? ports(t, 64 + 4 * i, 172 + 12 * i, control_bytes) : 0;
         unsigned gpe_bytes = (unsigned)get(t, 92 + i, 1);
         uint16_t gpe = ports(t, 80 + 4 * i, 220 + 12 * i, gpe_bytes);
         power->gpe[i] = gpe ? (uint16_t)(gpe + gpe_bytes / 2) : 0;

@@ -15,9 +15,9 @@ struct acpi_power {
     uint8_t gpe_bytes[2]; // how many
     uint16_t smi_port;    // writing `smi_acpi_on` there hands the registers to us; 0: they are ours
     uint8_t smi_acpi_on;
-    uint8_t sci;          // the 8259s' line of the interrupt, 0: none that we can use
-    bool button;          // the power button shows in the status registers
-    bool can_sleep;       // the types below are known
+    uint8_t sci;           // the 8259s' line of the interrupt, 0: none that we can use
+    bool button;           // the power button shows in the status registers
+    bool can_sleep;        // the types below are known
     uint8_t sleep_type[2]; // SLP_TYPa and SLP_TYPb of the state S5
 };
 

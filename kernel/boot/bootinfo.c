@@ -24,7 +24,7 @@ static const char *module_name(const char *string) {
 
 void bootinfo_add_ram(uint64_t start, uint64_t size) {
     if (size && bootinfo.n_ram < BOOT_MAX_RAM) {
-        bootinfo.ram[bootinfo.n_ram++] = (struct boot_range) {start, size};
+        bootinfo.ram[bootinfo.n_ram++] = (struct boot_range){start, size};
     }
 }
 

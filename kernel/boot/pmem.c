@@ -19,9 +19,9 @@
 static const char *take_hex(const char *p, uint64_t *out) {
     *out = 0;
     for (;; p++) {
-        unsigned digit = *p >= '0' && *p <= '9'   ? (unsigned)(*p - '0')
-                         : *p >= 'a' && *p <= 'f' ? (unsigned)(*p - 'a' + 10)
-                                                  : 16;
+        unsigned digit = *p >= '0' && *p <= '9' ? (unsigned)(*p - '0')
+            : *p >= 'a' && *p <= 'f'            ? (unsigned)(*p - 'a' + 10)
+                                                : 16;
         if (digit == 16) {
             return p;
         }
@@ -49,7 +49,7 @@ static bool parse(const char *p, struct boot_module *m) {
     p = take_hex(p + 1, &m->size);
     m->mapped = true;
     return (!*p || *p == ' ') && !(m->start & PAGE_MASK) && m->start >= 4 * GiB && m->size
-           && m->start + m->size > m->start;
+        && m->start + m->size > m->start;
 }
 
 void pmem_parse(void) {

@@ -37,7 +37,7 @@ static void __attribute__((noreturn)) stop(const char *why) {
         *screen++ = (uint16_t)(0x4F00 | *s);
     }
     for (;;) {
-        __asm__ volatile ("cli; hlt");
+        __asm__ volatile("cli; hlt");
     }
 }
 
@@ -48,7 +48,7 @@ static void damaged(void) {
 // The compiler calls it for loops that clear memory.
 void *memset(void *at, int c, size_t n) {
     void *to = at;
-    __asm__ volatile ("rep stosb" : "+D" (to), "+c" (n) : "a" (c) : "memory");
+    __asm__ volatile("rep stosb" : "+D"(to), "+c"(n) : "a"(c) : "memory");
     return at;
 }
 
@@ -92,9 +92,9 @@ static inline unsigned take(unsigned n) { // up to 16
 #define FAST 10 // codes of up to this many bits are looked up in a table
 
 struct code {
-    uint16_t count[LONGEST + 1];  // codes of each length
-    uint16_t symbol[288];         // in the order of their codes
-    uint16_t fast[1 << FAST];     // by the next bits: symbol << 4 | length; 0: a longer code
+    uint16_t count[LONGEST + 1]; // codes of each length
+    uint16_t symbol[288];        // in the order of their codes
+    uint16_t fast[1 << FAST];    // by the next bits: symbol << 4 | length; 0: a longer code
 };
 
 static void make_code(struct code *c, const uint8_t *length, unsigned n) {

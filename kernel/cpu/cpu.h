@@ -53,19 +53,19 @@ extern unsigned n_cpus; // online: cpus[0] to cpus[n_cpus - 1]
 // The calling core. Interrupts MUST be off or the thread pinned, else it may have moved meanwhile.
 static inline struct cpu *this_cpu(void) {
     struct cpu *c;
-    __asm__ volatile ("movq %%gs:16, %0" : "=r" (c));
+    __asm__ volatile("movq %%gs:16, %0" : "=r"(c));
     return c;
 }
 
 // The calling thread. One instruction reads it, so a move to another core does no harm.
 static inline struct thread *current_thread(void) {
     struct thread *t;
-    __asm__ volatile ("movq %%gs:24, %0" : "=r" (t));
+    __asm__ volatile("movq %%gs:24, %0" : "=r"(t));
     return t;
 }
 
 static inline void cpu_enable_interrupts(void) {
-    __asm__ volatile ("sti" ::: "memory");
+    __asm__ volatile("sti" ::: "memory");
 }
 
 // CPUID's name of the processor.

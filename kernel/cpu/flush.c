@@ -25,7 +25,7 @@ void flush_others(void) {
 
 void flush_interrupt(void) {
     uint64_t done = flushes, cr3; // read first: a later change brings its own interrupt
-    __asm__ volatile ("movq %%cr3, %0; movq %0, %%cr3" : "=r" (cr3) :: "memory");
+    __asm__ volatile("movq %%cr3, %0; movq %0, %%cr3" : "=r"(cr3)::"memory");
     this_cpu()->flushed = done;
 }
 

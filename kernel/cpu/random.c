@@ -21,7 +21,7 @@ static uint64_t random64(void) {
     bool there = have_rdrand();
     for (int i = 0; there && i < 10; i++) {
         bool ok;
-        __asm__ volatile ("rdrand %0" : "=r" (v), "=@ccc" (ok));
+        __asm__ volatile("rdrand %0" : "=r"(v), "=@ccc"(ok));
         if (ok) {
             return v;
         }

@@ -250,7 +250,7 @@ void sched_leave_interrupt(struct trap_frame *f) {
 }
 
 static void switch_away(void) {
-    __asm__ volatile ("int %0" :: "i" (VECTOR_SWITCH) : "memory");
+    __asm__ volatile("int %0" ::"i"(VECTOR_SWITCH) : "memory");
 }
 
 bool sched_block(uint64_t deadline) {
@@ -338,6 +338,6 @@ struct thread *sched_take_dead(void) {
 
 void sched_idle(void) {
     for (;;) {
-        __asm__ volatile ("sti; hlt" ::: "memory");
+        __asm__ volatile("sti; hlt" ::: "memory");
     }
 }

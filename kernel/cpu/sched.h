@@ -16,19 +16,19 @@ struct thread {
     uint64_t fs_base;        // of thread-local storage
     void *stack_top;         // of its kernel stack
     int tid;
-    int pinned;              // core it stays on, -1 for any
-    struct cpu *cpu;         // runs there now, waits in its queue, or ran there last
-    struct cpu *fpu_cpu;     // its last vector state may still be in that core's registers
+    int pinned;          // core it stays on, -1 for any
+    struct cpu *cpu;     // runs there now, waits in its queue, or ran there last
+    struct cpu *fpu_cpu; // its last vector state may still be in that core's registers
     enum thread_state state;
-    struct thread *next;     // in a run queue or the list of the dead
+    struct thread *next;        // in a run queue or the list of the dead
     struct thread *next_thread; // of all
-    uint64_t turn_ns;        // how long it ran last
-    uint64_t deadline;       // clock_ns() at which it wakes by itself; UINT64_MAX never
+    uint64_t turn_ns;           // how long it ran last
+    uint64_t deadline;          // clock_ns() at which it wakes by itself; UINT64_MAX never
     struct thread *next_sleeper;
-    bool timed_out;          // how the last sched_block() ended
-    uint64_t futex;          // address it waits for, 0 for none (linux/futex.c)
+    bool timed_out; // how the last sched_block() ended
+    uint64_t futex; // address it waits for, 0 for none (linux/futex.c)
     struct thread *next_waiter;
-    uint64_t ran_ns;         // processor time of all its turns that have ended
+    uint64_t ran_ns;                          // processor time of all its turns that have ended
     uint64_t signal_stack, signal_stack_size; // sigaltstack(2), 0 for none
     uint64_t timer_ns;       // processor time at which its timer expires (timer_create(2)), 0 never
     uint64_t timer_every_ns; // the timer's period after that, 0 for once

@@ -59,7 +59,7 @@ void smp_start(void) {
     if (bootinfo.n_cpus < 2) {
         return;
     }
-    __asm__ volatile ("movq %%cr3, %0" : "=r" (ap_cr3));
+    __asm__ volatile("movq %%cr3, %0" : "=r"(ap_cr3));
     ap_main = start_here;
     kmemcpy((void *)TRAMPOLINE, ap_trampoline, (size_t)(ap_trampoline_end - ap_trampoline));
     apic_send_init_others();

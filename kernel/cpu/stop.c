@@ -31,6 +31,6 @@ void stop_this(const struct trap_frame *f) {
     thread_keep_main_frame(f);
     __atomic_fetch_add(&n_stopped, 1, __ATOMIC_SEQ_CST);
     for (;;) {
-        __asm__ volatile ("cli; hlt");
+        __asm__ volatile("cli; hlt");
     }
 }

@@ -33,17 +33,22 @@ static struct gate idt[256];
 
 static void set_gate(unsigned vector, const char *entry, unsigned ist) {
     uint64_t a = (uint64_t)entry;
-    idt[vector] = (struct gate) {
-        .offset_low = (uint16_t)a, .selector = SEL_CODE, .ist = (uint8_t)ist,
+    idt[vector] = (struct gate){
+        .offset_low = (uint16_t)a,
+        .selector = SEL_CODE,
+        .ist = (uint8_t)ist,
         .type = 0x8E, // present, ring 0, interrupt gate
-        .offset_mid = (uint16_t)(a >> 16), .offset_high = (uint32_t)(a >> 32),
+        .offset_mid = (uint16_t)(a >> 16),
+        .offset_high = (uint32_t)(a >> 32),
     };
 }
 
 static void fill_idt(void) {
     for (unsigned v = 0; v <= VECTOR_LAST; v++) {
-        unsigned ist = v >= VECTOR_PIC ? IST_INTERRUPT : v == VECTOR_DOUBLE_FAULT ? IST_DOUBLE_FAULT
-            : v == VECTOR_NMI ? IST_NMI : IST_FAULT;
+        unsigned ist = v >= VECTOR_PIC ? IST_INTERRUPT
+            : v == VECTOR_DOUBLE_FAULT ? IST_DOUBLE_FAULT
+            : v == VECTOR_NMI          ? IST_NMI
+                                       : IST_FAULT;
         set_gate(v, trap_entries + 16 * v, ist);
     }
     set_gate(VECTOR_SPURIOUS, trap_entry_spurious, IST_INTERRUPT);
@@ -57,19 +62,19 @@ static void load_tables(struct cpu *c) {
     c->tss.iomap_base = sizeof(c->tss);
     c->gdt[SEL_CODE / 8] = 0x00AF9A000000FFFF;
     c->gdt[SEL_DATA / 8] = 0x00CF92000000FFFF;
-    c->gdt[SEL_TSS / 8] = (sizeof(c->tss) - 1) | (t & 0xFFFFFF) << 16 | 0x89ul << 40
-        | (t >> 24 & 0xFF) << 56;
+    c->gdt[SEL_TSS / 8] =
+        (sizeof(c->tss) - 1) | (t & 0xFFFFFF) << 16 | 0x89ul << 40 | (t >> 24 & 0xFF) << 56;
     c->gdt[SEL_TSS / 8 + 1] = t >> 32;
     struct table_pointer gp = {sizeof(c->gdt) - 1, (uint64_t)c->gdt};
-    __asm__ volatile ("lgdt %0" :: "m" (gp));
+    __asm__ volatile("lgdt %0" ::"m"(gp));
     // Reload the segments: an application processor's come from its trampoline's table.
-    __asm__ volatile (
-        "pushq %0; leaq 1f(%%rip), %%rax; pushq %%rax; lretq;"
-        "1: movl %1, %%ds; movl %1, %%es; movl %1, %%ss"
-        :: "i" (SEL_CODE), "r" (SEL_DATA) : "rax", "memory");
-    __asm__ volatile ("ltr %0" :: "r" ((uint16_t)SEL_TSS));
+    __asm__ volatile("pushq %0; leaq 1f(%%rip), %%rax; pushq %%rax; lretq;"
+                     "1: movl %1, %%ds; movl %1, %%es; movl %1, %%ss" ::"i"(SEL_CODE),
+        "r"(SEL_DATA)
+        : "rax", "memory");
+    __asm__ volatile("ltr %0" ::"r"((uint16_t)SEL_TSS));
     struct table_pointer ip = {sizeof(idt) - 1, (uint64_t)idt};
-    __asm__ volatile ("lidt %0" :: "m" (ip));
+    __asm__ volatile("lidt %0" ::"m"(ip));
 }
 
 void cpu_init_core(struct cpu *c) {

@@ -22,12 +22,38 @@
 #include "watchdog.h"
 
 static const char *const exception_names[32] = {
-    "divide error", "debug", "NMI", "breakpoint", "overflow", "bound range", "invalid opcode",
-    "device not available", "double fault", "coprocessor segment overrun", "invalid TSS",
-    "segment not present", "stack fault", "general protection", "page fault", "reserved",
-    "x87 error", "alignment check", "machine check", "SIMD error", "virtualisation",
-    "control protection", "reserved", "reserved", "reserved", "reserved", "reserved", "reserved",
-    "hypervisor injection", "VMM communication", "security", "reserved",
+    "divide error",
+    "debug",
+    "NMI",
+    "breakpoint",
+    "overflow",
+    "bound range",
+    "invalid opcode",
+    "device not available",
+    "double fault",
+    "coprocessor segment overrun",
+    "invalid TSS",
+    "segment not present",
+    "stack fault",
+    "general protection",
+    "page fault",
+    "reserved",
+    "x87 error",
+    "alignment check",
+    "machine check",
+    "SIMD error",
+    "virtualisation",
+    "control protection",
+    "reserved",
+    "reserved",
+    "reserved",
+    "reserved",
+    "reserved",
+    "reserved",
+    "hypervisor injection",
+    "VMM communication",
+    "security",
+    "reserved",
 };
 
 #define PF_PROTECTED 1
@@ -43,7 +69,7 @@ static void fault(struct trap_frame *f) {
         crash(f, CRASH_CODE_FAULT, "fault: %s (vector %lu, error %lx)", kind, f->vector, f->error);
     }
     uint64_t cr2, page;
-    __asm__ volatile ("movq %%cr2, %0" : "=r" (cr2));
+    __asm__ volatile("movq %%cr2, %0" : "=r"(cr2));
     if (signal_fault(f, cr2)) {
         return;
     }
@@ -52,8 +78,10 @@ static void fault(struct trap_frame *f) {
         && (!paging_lookup(f->rsp, &page) || !paging_lookup(f->rsp - PAGE_SIZE, &page));
     crash(f, CRASH_CODE_FAULT, "fault: %s%s, %s of address %lx%s",
         overflow ? "stack overflow: " : "", kind,
-        f->error & PF_EXECUTE ? "execution" : f->error & PF_WRITE ? "write" : "read", cr2,
-        f->error & PF_PROTECTED ? " (protected)" : " (not mapped)");
+        f->error & PF_EXECUTE     ? "execution"
+            : f->error & PF_WRITE ? "write"
+                                  : "read",
+        cr2, f->error & PF_PROTECTED ? " (protected)" : " (not mapped)");
 }
 
 // The line of a non-maskable interrupt that came while the console was busy. The next timer

@@ -86,7 +86,7 @@ static uint64_t raw_ns(void) {
 static void note(uint64_t raw, uint64_t last, uint32_t then) {
     uint64_t flags = irq_save();
     if (__atomic_compare_exchange_n(&changes, &then, then + 1, false, __ATOMIC_ACQUIRE,
-        __ATOMIC_RELAXED)) {
+            __ATOMIC_RELAXED)) {
         int64_t gap = (int64_t)(raw - last);
         if (gap > PAUSE_NS || gap < -PAUSE_NS) {
             skipped += (uint64_t)(gap - TSC_BEAT_NS);

@@ -93,7 +93,7 @@ static void write_rtc(int64_t seconds) {
     }
     // 1970-01-01 was a Thursday; the clock counts from Sunday as 1.
     unsigned values[7] = {second % 60, second / 60 % 60, hour, (unsigned)((days + 4) % 7) + 1, day,
-                          month, year % 100};
+        month, year % 100};
     static const uint8_t regs[7] = {0, 2, 4, 6, 7, 8, 9};
     cmos_write(0x0B, format | 0x80u);
     for (int i = 0; i < 7; i++) {

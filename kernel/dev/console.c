@@ -47,7 +47,7 @@ static bool changed;
 static uint64_t lock(void) {
     uint64_t flags = irq_save();
     while (!panicking && __atomic_exchange_n(&locked, 1, __ATOMIC_ACQUIRE)) {
-        __asm__ volatile ("pause");
+        __asm__ volatile("pause");
     }
     return flags;
 }
@@ -58,7 +58,7 @@ static bool try_lock(void) {
         if (panicking || !__atomic_exchange_n(&locked, 1, __ATOMIC_ACQUIRE)) {
             return true;
         }
-        __asm__ volatile ("pause");
+        __asm__ volatile("pause");
     }
     return false;
 }

@@ -75,7 +75,7 @@ void machine_exit(int code) {
         if (!cpu_is_virtual()) {
             klog("power: the machine can be switched off now");
             for (;;) {
-                __asm__ volatile ("cli; hlt");
+                __asm__ volatile("cli; hlt");
             }
         }
         // Without ACPI's tables: PM1a_CNT of QEMU's PIIX4 and ICH9, SLP_EN with S5.
@@ -94,8 +94,8 @@ void machine_reboot(void) {
         uint16_t limit;
         uint64_t base;
     } __attribute__((packed)) no_table = {0, 0};
-    __asm__ volatile ("lidt %0; int3" :: "m" (no_table)); // else a triple fault
+    __asm__ volatile("lidt %0; int3" ::"m"(no_table)); // else a triple fault
     for (;;) {
-        __asm__ volatile ("hlt");
+        __asm__ volatile("hlt");
     }
 }

@@ -55,7 +55,7 @@ void console_status(unsigned line, const char *s, size_t n);
 // A subset of snprintf(): %s %c %d %u %x %p with l, width and zero padding. Returns the bytes
 // written, at most size - 1, without the NUL.
 size_t ksnprintf(char *buf, size_t size, const char *fmt, ...)
-__attribute__((format(printf, 3, 4)));
+    __attribute__((format(printf, 3, 4)));
 
 // --- Clock -----------------------------------------------------------------------------------
 
@@ -88,12 +88,12 @@ void clock_interrupted(void);
 // Turns interrupts off; returns the flags for irq_restore().
 static inline uint64_t irq_save(void) {
     uint64_t flags;
-    __asm__ volatile ("pushfq; popq %0; cli" : "=r" (flags) :: "memory");
+    __asm__ volatile("pushfq; popq %0; cli" : "=r"(flags)::"memory");
     return flags;
 }
 static inline void irq_restore(uint64_t flags) {
     if (flags & (1u << 9)) { // IF
-        __asm__ volatile ("sti" ::: "memory");
+        __asm__ volatile("sti" ::: "memory");
     }
 }
 

@@ -46,7 +46,7 @@ static struct fd *get_fd(uint64_t fd) {
 
 // Finds what `path` names. A relative path starts at /.
 static int64_t resolve(const char *path, struct fd *out) {
-    *out = (struct fd) {ROOT_DIR, NULL, 0};
+    *out = (struct fd){ROOT_DIR, NULL, 0};
     while (*path == '/' || (path[0] == '.' && (path[1] == '/' || !path[1]))) {
         path++;
     }
@@ -69,7 +69,7 @@ static int64_t resolve(const char *path, struct fd *out) {
     }
     for (size_t i = 0; i < bootinfo.n_modules; i++) {
         if (kstreq(path, bootinfo.modules[i].name)) {
-            *out = (struct fd) {MODULE, &bootinfo.modules[i], 0};
+            *out = (struct fd){MODULE, &bootinfo.modules[i], 0};
             return 0;
         }
     }
@@ -82,7 +82,7 @@ static int64_t do_open(const char *path, uint64_t flags) {
     if (err) {
         return flags & 0100 ? -L_EROFS : err; // O_CREAT
     }
-    if (flags & 3) {                          // anything but O_RDONLY
+    if (flags & 3) { // anything but O_RDONLY
         return file.kind == MODULE ? -L_EROFS : -L_EISDIR;
     }
     if ((flags & 0200000) && file.kind == MODULE) { // O_DIRECTORY

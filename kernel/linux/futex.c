@@ -115,8 +115,9 @@ int64_t sys_futex(const uint64_t arg[6]) {
             if (ts && !timespec_is_valid(ts)) {
                 return -L_EINVAL;
             }
-            uint64_t deadline = !ts ? UINT64_MAX : command == FUTEX_WAIT ? timespec_after(ts)
-                : timespec_at(ts, op & FUTEX_CLOCK_REALTIME);
+            uint64_t deadline = !ts     ? UINT64_MAX
+                : command == FUTEX_WAIT ? timespec_after(ts)
+                                        : timespec_at(ts, op & FUTEX_CLOCK_REALTIME);
             return wait(address, (uint32_t)val, deadline);
         }
         case FUTEX_WAKE:

@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+// clang-format off
 #define LINUX_SYSCALLS(X) \
     X(0, read) X(1, write) X(2, open) X(3, close) X(4, stat) X(5, fstat) X(6, lstat) X(7, poll) \
     X(8, lseek) X(9, mmap) X(10, mprotect) X(11, munmap) X(12, brk) X(13, rt_sigaction) \
@@ -83,18 +84,19 @@
     X(443, quotactl_fd) X(444, landlock_create_ruleset) X(445, landlock_add_rule) \
     X(446, landlock_restrict_self) X(447, memfd_secret) X(448, process_mrelease) \
     X(449, futex_waitv) X(450, set_mempolicy_home_node)
+// clang-format on
 
 enum {
-    #define X(number, name) SYS_##name = number,
+#define X(number, name) SYS_##name = number,
     LINUX_SYSCALLS(X)
-    #undef X
+#undef X
 };
 
 static inline const char *syscall_name(uint64_t number) {
     static const char *const names[] = {
-        #define X(number, name) [number] = #name,
+#define X(number, name) [number] = #name,
         LINUX_SYSCALLS(X)
-        #undef X
+#undef X
     };
     const char *name = number < sizeof(names) / sizeof(names[0]) ? names[number] : NULL;
     return name ? name : "unknown";

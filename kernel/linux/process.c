@@ -33,7 +33,7 @@ struct elf_header {
 };
 
 extern const struct elf_header __image_start;
-extern void _start(void);                                    // musl's crt1
+extern void _start(void); // musl's crt1
 extern void enter_stack(void *rsp, void (*entry)(void)) __attribute__((noreturn));
 
 static uint8_t random_bytes[16];

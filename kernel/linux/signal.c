@@ -81,8 +81,9 @@ int64_t sys_sigaltstack(const uint64_t arg[6]) {
     uint64_t new = arg[0], old = arg[1];
     struct thread *t = current_thread();
     if (old) {
-        *(struct stack *)old = (struct stack) {
-            .sp = t->signal_stack, .flags = t->signal_stack ? 0 : SS_DISABLE,
+        *(struct stack *)old = (struct stack){
+            .sp = t->signal_stack,
+            .flags = t->signal_stack ? 0 : SS_DISABLE,
             .size = t->signal_stack_size,
         };
     }

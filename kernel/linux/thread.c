@@ -24,11 +24,27 @@ int64_t sys_clone(const uint64_t arg[6]) {
     }
     const struct thread *parent = current_thread();
     const struct syscall_frame *s = (const struct syscall_frame *)parent->stack_top - 1;
-    t->frame = (struct trap_frame) {
-        .r15 = s->r15, .r14 = s->r14, .r13 = s->r13, .r12 = s->r12, .r11 = s->rflags, .r10 = s->r10,
-        .r9 = s->r9, .r8 = s->r8, .rbp = s->rbp, .rdi = s->rdi, .rsi = s->rsi, .rdx = s->rdx,
-        .rcx = s->rip, .rbx = s->rbx, .rax = 0,
-        .rip = s->rip, .cs = SEL_CODE, .rflags = s->rflags, .rsp = stack, .ss = SEL_DATA,
+    t->frame = (struct trap_frame){
+        .r15 = s->r15,
+        .r14 = s->r14,
+        .r13 = s->r13,
+        .r12 = s->r12,
+        .r11 = s->rflags,
+        .r10 = s->r10,
+        .r9 = s->r9,
+        .r8 = s->r8,
+        .rbp = s->rbp,
+        .rdi = s->rdi,
+        .rsi = s->rsi,
+        .rdx = s->rdx,
+        .rcx = s->rip,
+        .rbx = s->rbx,
+        .rax = 0,
+        .rip = s->rip,
+        .cs = SEL_CODE,
+        .rflags = s->rflags,
+        .rsp = stack,
+        .ss = SEL_DATA,
     };
     t->fs_base = flags & CLONE_SETTLS ? tls : parent->fs_base;
     t->clear_child_tid = flags & CLONE_CHILD_CLEARTID ? child_tid : 0;

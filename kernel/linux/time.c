@@ -31,7 +31,7 @@ int64_t sys_clock_gettime(const uint64_t arg[6]) {
     struct timespec *ts = (struct timespec *)out;
     bool realtime = id == 0 || id == 5; // CLOCK_REALTIME, CLOCK_REALTIME_COARSE
     int64_t ns = realtime ? clock_realtime_ns()
-        : (int64_t)(id == CLOCK_THREAD_CPUTIME_ID ? thread_ran_ns() : clock_ns());
+                          : (int64_t)(id == CLOCK_THREAD_CPUTIME_ID ? thread_ran_ns() : clock_ns());
     ts->sec = ns / 1000000000;
     ts->nsec = ns % 1000000000;
     return 0;

@@ -25,9 +25,9 @@ static uint64_t *pml4;
 static bool have_1g;
 
 static uint64_t entry_flags(unsigned prot) {
-    return (prot & (PROT_R | PROT_W | PROT_X) ? P_PRESENT : 0)
-           | (prot & PROT_W ? P_WRITE : 0) | (prot & PROT_X ? 0 : P_NX)
-           | (prot & PROT_UNCACHED ? P_CACHE_DISABLE | P_WRITE_THROUGH : 0);
+    return (prot & (PROT_R | PROT_W | PROT_X) ? P_PRESENT : 0) | (prot & PROT_W ? P_WRITE : 0)
+        | (prot & PROT_X ? 0 : P_NX)
+        | (prot & PROT_UNCACHED ? P_CACHE_DISABLE | P_WRITE_THROUGH : 0);
 }
 
 static uint64_t *new_table(void) {
@@ -39,7 +39,7 @@ static uint64_t *new_table(void) {
 }
 
 static void flush(uint64_t va) {
-    __asm__ volatile ("invlpg (%0)" :: "r" (va) : "memory");
+    __asm__ volatile("invlpg (%0)" ::"r"(va) : "memory");
 }
 
 // The entry that maps `va` at `level` (1 = 4 KiB, 2 = 2 MiB, 3 = 1 GiB). Makes the tables above it
@@ -221,8 +221,7 @@ void paging_init(void) {
     // Local APIC and its neighbours; other device registers are mapped on demand.
     map_or_die(0xFEC00000, 0xFEF00000, PROT_R | PROT_W | PROT_UNCACHED);
     paging_protect((uint64_t)__image_start, (uint64_t)(__text_start - __image_start), PROT_R);
-    paging_protect((uint64_t)__text_start, (uint64_t)(__text_end - __text_start),
-        PROT_R | PROT_X);
+    paging_protect((uint64_t)__text_start, (uint64_t)(__text_end - __text_start), PROT_R | PROT_X);
     paging_protect((uint64_t)__text_end, (uint64_t)(__rodata_end - __text_end), PROT_R);
     for (size_t i = 0; i < bootinfo.n_modules; i++) {
         if (!bootinfo.modules[i].mapped) {
@@ -230,5 +229,5 @@ void paging_init(void) {
                 ALIGN_UP(bootinfo.modules[i].size, PAGE_SIZE), PROT_R);
         }
     }
-    __asm__ volatile ("movq %0, %%cr3" :: "r" (pml4) : "memory");
+    __asm__ volatile("movq %0, %%cr3" ::"r"(pml4) : "memory");
 }

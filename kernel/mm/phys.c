@@ -16,7 +16,7 @@ extern char __image_start[], __bss_end[];
 static uint64_t *bitmap;
 static uint64_t n_frames, n_free, n_ram;
 static struct spinlock lock;
-static uint64_t hint; // frame at which the next single allocation starts to look
+static uint64_t hint;       // frame at which the next single allocation starts to look
 static uint64_t large_hint; // frame below which the next large one does
 
 static bool in_use(uint64_t f) {

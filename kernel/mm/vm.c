@@ -137,7 +137,7 @@ static int add_area(uint64_t size, unsigned prot, uint64_t *out) {
         }
         return -L_ENOMEM;
     }
-    *a = (struct area) {va, size, prot, *link};
+    *a = (struct area){va, size, prot, *link};
     *link = a;
     *out = va;
     return 0;
@@ -174,7 +174,7 @@ static int remove_areas(uint64_t va, uint64_t end) {
             return err;
         }
         if (tail) { // a hole in the middle: one area becomes two
-            *tail = (struct area) {to, a_end - to, a->prot, a->next};
+            *tail = (struct area){to, a_end - to, a->prot, a->next};
             a->next = tail;
             a->size = from - a->start;
         } else if (from > a->start) {

@@ -55,19 +55,21 @@
 //   log(callback)                             callback(level, text), or None for silence
 //   Error(RuntimeError), NoSlot(Error), Aborted(Error), Limit(Error), Assertion(Error)
 //
-// engine.h describes what each does. Wrong arguments raise ValueError, too little memory MemoryError,
-// the rest Error.
+// engine.h describes what each does. Wrong arguments raise ValueError, too little memory
+// MemoryError, the rest Error.
 //
-// With background, the constructor returns at once and a thread of the engine loads; until loaded(),
-// which raises what the constructor would have raised, gives 1, close() is all else that works.
+// With background, the constructor returns at once and a thread of the engine loads; until
+// loaded(), which raises what the constructor would have raised, gives 1, close() is all else that
+// works.
 //
-// The same thread computes. Between start() and finish() Python goes on, and may do with the engine
-// what needs only the vocabulary and templates; the rest raises ValueError. In decode() and embed()
-// Python's thread sleeps, and runs whatever MicroPython's scheduler has pending when an interrupt
-// wakes it, and poll(), which also runs once before. progress(fraction) runs while the constructor
-// loads, unless in the background. Either callback may raise: the work stops at the graph's next
-// node, and the constructor, decode() or embed() raises the same exception. They run with C++ frames
-// below, which a longjmp must not skip, so the exception is kept until the ABI has returned.
+// The same thread computes. Between start() and finish() Python goes on, and may do with the
+// engine what needs only the vocabulary and templates; the rest raises ValueError. In decode() and
+// embed() Python's thread sleeps, and runs whatever MicroPython's scheduler has pending when an
+// interrupt wakes it, and poll(), which also runs once before. progress(fraction) runs while the
+// constructor loads, unless in the background. Either callback may raise: the work stops at the
+// graph's next node, and the constructor, decode() or embed() raises the same exception. They run
+// with C++ frames below, which a longjmp must not skip, so the exception is kept until the ABI has
+// returned.
 #include <stdio.h>
 #include <string.h>
 
@@ -83,13 +85,13 @@
 
 typedef struct {
     mp_obj_base_t base;
-    struct engine *engine; // NULL when closed or loading
+    struct engine *engine;          // NULL when closed or loading
     struct engine_loading *loading; // in the background, else NULL
     mp_obj_t progress, poll;
     mp_obj_t raised; // by a callback, MP_OBJ_NULL if none did
-    bool computing; // in decode() or embed(), or between start() and the end of finish()
+    bool computing;  // in decode() or embed(), or between start() and the end of finish()
     enum { NOTHING, BATCH, EMBEDDING } started; // what finish() is to finish
-    volatile bool stop; // for the thread that computes
+    volatile bool stop;                         // for the thread that computes
     // One batch, converted; n_batch entries each. Allocated once, so that decode() does not grow
     // the heap.
     int32_t *tokens, *positions, *seqs;
@@ -98,7 +100,7 @@ typedef struct {
 
 typedef struct {
     mp_obj_base_t base;
-    mp_obj_t engine; // keeps it from being collected first
+    mp_obj_t engine;                // keeps it from being collected first
     struct engine_sampler *sampler; // NULL when closed
 } sampler_obj_t;
 
@@ -109,7 +111,7 @@ typedef struct {
 
 typedef struct {
     mp_obj_base_t base;
-    mp_obj_t engine; // keeps it from being collected first
+    mp_obj_t engine;        // keeps it from being collected first
     struct engine_job *job; // NULL when closed
     enum { TOKENIZE, SAMPLER, CHAT } kind;
 } job_obj_t;
@@ -126,10 +128,8 @@ static const mp_obj_type_t engine_type_reply;
 
 #define ENGINE_EXCEPTION(name, parent_type) \
     static MP_DEFINE_CONST_OBJ_TYPE(engine_type_##name, MP_QSTR_##name, MP_TYPE_FLAG_NONE, \
-    make_new, mp_obj_exception_make_new, \
-    print, mp_obj_exception_print, \
-    attr, mp_obj_exception_attr, \
-    parent, &parent_type)
+        make_new, mp_obj_exception_make_new, print, mp_obj_exception_print, attr, \
+        mp_obj_exception_attr, parent, &parent_type)
 
 ENGINE_EXCEPTION(Error, mp_type_RuntimeError);
 ENGINE_EXCEPTION(NoSlot, engine_type_Error);
@@ -202,7 +202,8 @@ static struct engine *get_engine(mp_obj_t self_in) {
 }
 
 // Calls a Python function from a callback of the engine. False if it raised.
-static bool call_from_engine(engine_obj_t *self, mp_obj_t function, size_t n, const mp_obj_t *args) {
+static bool call_from_engine(engine_obj_t *self, mp_obj_t function, size_t n,
+    const mp_obj_t *args) {
     nlr_buf_t nlr;
     if (nlr_push(&nlr) == 0) {
         mp_handle_pending(true);
@@ -259,8 +260,8 @@ static void end(engine_obj_t *self, int code) {
     check_raised(self, code);
 }
 
-// Before the arguments of what the engine is to compute are converted: a callback may come here in the
-// middle of a computation, and must leave its batch alone.
+// Before the arguments of what the engine is to compute are converted: a callback may come here in
+// the middle of a computation, and must leave its batch alone.
 static void begin(engine_obj_t *self) {
     if (self->computing) {
         mp_raise_ValueError(MP_ERROR_TEXT("the engine is busy"));
@@ -293,25 +294,35 @@ static int end_loading(engine_obj_t *self) {
     return engine_loading_end(loading, &self->engine);
 }
 
-static mp_obj_t engine_make_new(
-    const mp_obj_type_t *type, size_t n_args, size_t n_kw, const mp_obj_t *args) {
+static mp_obj_t engine_make_new(const mp_obj_type_t *type, size_t n_args, size_t n_kw,
+    const mp_obj_t *args) {
     enum {
-        ARG_path, ARG_n_ctx, ARG_n_batch, ARG_n_seq, ARG_n_threads, ARG_sample_ms, ARG_job_ms,
-        ARG_pooling, ARG_kernels, ARG_progress, ARG_poll, ARG_background
+        ARG_path,
+        ARG_n_ctx,
+        ARG_n_batch,
+        ARG_n_seq,
+        ARG_n_threads,
+        ARG_sample_ms,
+        ARG_job_ms,
+        ARG_pooling,
+        ARG_kernels,
+        ARG_progress,
+        ARG_poll,
+        ARG_background
     };
     static const mp_arg_t allowed[] = {
-        { MP_QSTR_path, MP_ARG_REQUIRED | MP_ARG_OBJ, { .u_obj = MP_OBJ_NULL } },
-        { MP_QSTR_n_ctx, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = 2048 } },
-        { MP_QSTR_n_batch, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = 64 } },
-        { MP_QSTR_n_seq, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = 4 } },
-        { MP_QSTR_n_threads, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = 1 } },
-        { MP_QSTR_sample_ms, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = 0 } },
-        { MP_QSTR_job_ms, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = 0 } },
-        { MP_QSTR_pooling, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = ENGINE_POOLING_MODEL } },
-        { MP_QSTR_kernels, MP_ARG_KW_ONLY | MP_ARG_INT, { .u_int = ENGINE_KERNELS_AUTO } },
-        { MP_QSTR_progress, MP_ARG_KW_ONLY | MP_ARG_OBJ, { .u_rom_obj = MP_ROM_NONE } },
-        { MP_QSTR_poll, MP_ARG_KW_ONLY | MP_ARG_OBJ, { .u_rom_obj = MP_ROM_NONE } },
-        { MP_QSTR_background, MP_ARG_KW_ONLY | MP_ARG_BOOL, { .u_bool = false } },
+        {MP_QSTR_path, MP_ARG_REQUIRED | MP_ARG_OBJ, {.u_obj = MP_OBJ_NULL}},
+        {MP_QSTR_n_ctx, MP_ARG_KW_ONLY | MP_ARG_INT, {.u_int = 2048}},
+        {MP_QSTR_n_batch, MP_ARG_KW_ONLY | MP_ARG_INT, {.u_int = 64}},
+        {MP_QSTR_n_seq, MP_ARG_KW_ONLY | MP_ARG_INT, {.u_int = 4}},
+        {MP_QSTR_n_threads, MP_ARG_KW_ONLY | MP_ARG_INT, {.u_int = 1}},
+        {MP_QSTR_sample_ms, MP_ARG_KW_ONLY | MP_ARG_INT, {.u_int = 0}},
+        {MP_QSTR_job_ms, MP_ARG_KW_ONLY | MP_ARG_INT, {.u_int = 0}},
+        {MP_QSTR_pooling, MP_ARG_KW_ONLY | MP_ARG_INT, {.u_int = ENGINE_POOLING_MODEL}},
+        {MP_QSTR_kernels, MP_ARG_KW_ONLY | MP_ARG_INT, {.u_int = ENGINE_KERNELS_AUTO}},
+        {MP_QSTR_progress, MP_ARG_KW_ONLY | MP_ARG_OBJ, {.u_rom_obj = MP_ROM_NONE}},
+        {MP_QSTR_poll, MP_ARG_KW_ONLY | MP_ARG_OBJ, {.u_rom_obj = MP_ROM_NONE}},
+        {MP_QSTR_background, MP_ARG_KW_ONLY | MP_ARG_BOOL, {.u_bool = false}},
     };
     mp_arg_val_t arg[MP_ARRAY_SIZE(allowed)];
     mp_arg_parse_all_kw_array(n_args, n_kw, args, MP_ARRAY_SIZE(allowed), allowed, arg);
@@ -463,9 +474,9 @@ static mp_obj_t new_token_list(const int32_t *tokens, size_t n) {
 static mp_obj_t engine_tokenize_py(size_t n_args, const mp_obj_t *pos_args, mp_map_t *kw_args) {
     enum { ARG_text, ARG_add_special, ARG_parse_special };
     static const mp_arg_t allowed[] = {
-        { MP_QSTR_text, MP_ARG_REQUIRED | MP_ARG_OBJ, { .u_obj = MP_OBJ_NULL } },
-        { MP_QSTR_add_special, MP_ARG_BOOL, { .u_bool = true } },
-        { MP_QSTR_parse_special, MP_ARG_BOOL, { .u_bool = true } },
+        {MP_QSTR_text, MP_ARG_REQUIRED | MP_ARG_OBJ, {.u_obj = MP_OBJ_NULL}},
+        {MP_QSTR_add_special, MP_ARG_BOOL, {.u_bool = true}},
+        {MP_QSTR_parse_special, MP_ARG_BOOL, {.u_bool = true}},
     };
     mp_arg_val_t arg[MP_ARRAY_SIZE(allowed)];
     mp_arg_parse_all(n_args - 1, pos_args + 1, kw_args, MP_ARRAY_SIZE(allowed), allowed, arg);
@@ -536,8 +547,8 @@ static mp_obj_t engine_start_py(size_t n_args, const mp_obj_t *args) {
         self->seqs[i] = get_int32(columns[2][i]);
         self->outputs[i] = mp_obj_is_true(columns[3][i]);
     }
-    check(engine_decode_start(
-        self->engine, n, self->tokens, self->positions, self->seqs, self->outputs));
+    check(engine_decode_start(self->engine, n, self->tokens, self->positions, self->seqs,
+        self->outputs));
     self->computing = true;
     self->started = BATCH;
     return mp_const_none;
@@ -553,8 +564,9 @@ static mp_obj_t engine_finish_py(mp_obj_t self_in) {
     self->started = NOTHING;
     const float *vector = NULL;
     size_t width;
-    end(self, started == EMBEDDING ? engine_embed_finish(self->engine, &vector, &width)
-                                   : engine_decode_finish(self->engine));
+    end(self,
+        started == EMBEDDING ? engine_embed_finish(self->engine, &vector, &width)
+                             : engine_decode_finish(self->engine));
     if (vector == NULL) {
         return mp_const_none;
     }
@@ -588,7 +600,7 @@ static mp_uint_t engine_ioctl(mp_obj_t self_in, mp_uint_t request, uintptr_t arg
     return engine_ended(self->engine) ? arg & MP_STREAM_POLL_RD : 0;
 }
 
-static const mp_stream_p_t engine_stream = { .ioctl = engine_ioctl };
+static const mp_stream_p_t engine_stream = {.ioctl = engine_ioctl};
 
 static mp_obj_t engine_abort_py(mp_obj_t self_in) {
     engine_abort(get_engine(self_in));
@@ -598,8 +610,8 @@ static MP_DEFINE_CONST_FUN_OBJ_1(engine_abort_obj, engine_abort_py);
 
 static mp_obj_t engine_seq_rm_py(size_t n_args, const mp_obj_t *args) {
     (void)n_args;
-    return get_bool(engine_seq_rm(
-        get_engine(args[0]), get_int32(args[1]), get_int32(args[2]), get_int32(args[3])));
+    return get_bool(engine_seq_rm(get_engine(args[0]), get_int32(args[1]), get_int32(args[2]),
+        get_int32(args[3])));
 }
 static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_seq_rm_obj, 4, 4, engine_seq_rm_py);
 
@@ -639,17 +651,16 @@ static mp_obj_t pairs(const int32_t *tokens, const float *values, size_t n) {
         list->items[i] = mp_const_none; // what the collector sees while the rest is made
     }
     for (size_t i = 0; i < n; i++) {
-        mp_obj_t pair[2] = {
-            MP_OBJ_NEW_SMALL_INT(tokens[i]), mp_obj_new_float((mp_float_t)values[i])
-        };
+        mp_obj_t pair[2] = {MP_OBJ_NEW_SMALL_INT(tokens[i]),
+            mp_obj_new_float((mp_float_t)values[i])};
         list->items[i] = mp_obj_new_tuple(2, pair);
     }
     return MP_OBJ_FROM_PTR(list);
 }
 
-static mp_obj_t logprob_and_pairs(
-    float logprob, const int32_t *tokens, const float *logprobs, size_t count) {
-    mp_obj_t result[2] = { MP_OBJ_NULL, pairs(tokens, logprobs, count) };
+static mp_obj_t logprob_and_pairs(float logprob, const int32_t *tokens, const float *logprobs,
+    size_t count) {
+    mp_obj_t result[2] = {MP_OBJ_NULL, pairs(tokens, logprobs, count)};
     result[0] = mp_obj_new_float((mp_float_t)logprob);
     return mp_obj_new_tuple(2, result);
 }
@@ -740,11 +751,12 @@ static mp_obj_t engine_start_tokenize_py(size_t n_args, const mp_obj_t *args) {
     bool parse_special = n_args < 4 || mp_obj_is_true(args[3]);
     uint32_t ms = n_args > 4 ? get_count(mp_obj_get_int(args[4]), MP_QSTR_ms) : 0;
     job_obj_t *self = new_job(args[0], TOKENIZE);
-    check(engine_tokenize_start(
-        get_engine(args[0]), text, len, add_special, parse_special, ms, &self->job));
+    check(engine_tokenize_start(get_engine(args[0]), text, len, add_special, parse_special, ms,
+        &self->job));
     return MP_OBJ_FROM_PTR(self);
 }
-static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_start_tokenize_obj, 2, 5, engine_start_tokenize_py);
+static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_start_tokenize_obj, 2, 5,
+    engine_start_tokenize_py);
 
 static mp_obj_t engine_start_sampler_py(size_t n_args, const mp_obj_t *args) {
     struct engine_chat *chat = get_chat_or_null(n_args > 2 ? args[2] : mp_const_none);
@@ -778,8 +790,8 @@ static mp_obj_t engine_start_embed_py(size_t n_args, const mp_obj_t *args) {
         tokens[i] = get_int32(items[i]);
     }
     begin(self);
-    int code = engine_embed_start(
-        self->engine, n, tokens, mp_obj_is_true(args[2]), mp_obj_is_true(args[3]), normalize);
+    int code = engine_embed_start(self->engine, n, tokens, mp_obj_is_true(args[2]),
+        mp_obj_is_true(args[3]), normalize);
     m_del(int32_t, tokens, n);
     check(code);
     self->computing = true;
@@ -857,43 +869,39 @@ static mp_obj_t engine_close_py(mp_obj_t self_in) {
 static MP_DEFINE_CONST_FUN_OBJ_1(engine_close_obj, engine_close_py);
 
 static const mp_rom_map_elem_t engine_locals_table[] = {
-    { MP_ROM_QSTR(MP_QSTR___del__), MP_ROM_PTR(&engine_close_obj) },
-    { MP_ROM_QSTR(MP_QSTR_loaded), MP_ROM_PTR(&engine_loaded_obj) },
-    { MP_ROM_QSTR(MP_QSTR_tokenize), MP_ROM_PTR(&engine_tokenize_obj) },
-    { MP_ROM_QSTR(MP_QSTR_detokenize), MP_ROM_PTR(&engine_detokenize_obj) },
-    { MP_ROM_QSTR(MP_QSTR_piece), MP_ROM_PTR(&engine_piece_obj) },
-    { MP_ROM_QSTR(MP_QSTR_is_eog), MP_ROM_PTR(&engine_is_eog_obj) },
-    { MP_ROM_QSTR(MP_QSTR_decode), MP_ROM_PTR(&engine_decode_obj) },
-    { MP_ROM_QSTR(MP_QSTR_start), MP_ROM_PTR(&engine_start_obj) },
-    { MP_ROM_QSTR(MP_QSTR_start_embed), MP_ROM_PTR(&engine_start_embed_obj) },
-    { MP_ROM_QSTR(MP_QSTR_finish), MP_ROM_PTR(&engine_finish_obj) },
-    { MP_ROM_QSTR(MP_QSTR_abort), MP_ROM_PTR(&engine_abort_obj) },
-    { MP_ROM_QSTR(MP_QSTR_seq_rm), MP_ROM_PTR(&engine_seq_rm_obj) },
-    { MP_ROM_QSTR(MP_QSTR_seq_cp), MP_ROM_PTR(&engine_seq_cp_obj) },
-    { MP_ROM_QSTR(MP_QSTR_seq_add), MP_ROM_PTR(&engine_seq_add_obj) },
-    { MP_ROM_QSTR(MP_QSTR_seq_pos_max), MP_ROM_PTR(&engine_seq_pos_max_obj) },
-    { MP_ROM_QSTR(MP_QSTR_clear), MP_ROM_PTR(&engine_clear_obj) },
-    { MP_ROM_QSTR(MP_QSTR_sampler), MP_ROM_PTR(&engine_sampler_obj) },
-    { MP_ROM_QSTR(MP_QSTR_start_tokenize), MP_ROM_PTR(&engine_start_tokenize_obj) },
-    { MP_ROM_QSTR(MP_QSTR_start_sampler), MP_ROM_PTR(&engine_start_sampler_obj) },
-    { MP_ROM_QSTR(MP_QSTR_start_chat), MP_ROM_PTR(&engine_start_chat_obj) },
-    { MP_ROM_QSTR(MP_QSTR_logprobs), MP_ROM_PTR(&engine_logprobs_obj) },
-    { MP_ROM_QSTR(MP_QSTR_chat), MP_ROM_PTR(&engine_chat_obj) },
-    { MP_ROM_QSTR(MP_QSTR_embed), MP_ROM_PTR(&engine_embed_obj) },
-    { MP_ROM_QSTR(MP_QSTR_lora_open), MP_ROM_PTR(&engine_lora_open_obj) },
-    { MP_ROM_QSTR(MP_QSTR_lora_set), MP_ROM_PTR(&engine_lora_set_obj) },
-    { MP_ROM_QSTR(MP_QSTR_state_get), MP_ROM_PTR(&engine_state_get_obj) },
-    { MP_ROM_QSTR(MP_QSTR_state_set), MP_ROM_PTR(&engine_state_set_obj) },
-    { MP_ROM_QSTR(MP_QSTR_close), MP_ROM_PTR(&engine_close_obj) },
+    {MP_ROM_QSTR(MP_QSTR___del__), MP_ROM_PTR(&engine_close_obj)},
+    {MP_ROM_QSTR(MP_QSTR_loaded), MP_ROM_PTR(&engine_loaded_obj)},
+    {MP_ROM_QSTR(MP_QSTR_tokenize), MP_ROM_PTR(&engine_tokenize_obj)},
+    {MP_ROM_QSTR(MP_QSTR_detokenize), MP_ROM_PTR(&engine_detokenize_obj)},
+    {MP_ROM_QSTR(MP_QSTR_piece), MP_ROM_PTR(&engine_piece_obj)},
+    {MP_ROM_QSTR(MP_QSTR_is_eog), MP_ROM_PTR(&engine_is_eog_obj)},
+    {MP_ROM_QSTR(MP_QSTR_decode), MP_ROM_PTR(&engine_decode_obj)},
+    {MP_ROM_QSTR(MP_QSTR_start), MP_ROM_PTR(&engine_start_obj)},
+    {MP_ROM_QSTR(MP_QSTR_start_embed), MP_ROM_PTR(&engine_start_embed_obj)},
+    {MP_ROM_QSTR(MP_QSTR_finish), MP_ROM_PTR(&engine_finish_obj)},
+    {MP_ROM_QSTR(MP_QSTR_abort), MP_ROM_PTR(&engine_abort_obj)},
+    {MP_ROM_QSTR(MP_QSTR_seq_rm), MP_ROM_PTR(&engine_seq_rm_obj)},
+    {MP_ROM_QSTR(MP_QSTR_seq_cp), MP_ROM_PTR(&engine_seq_cp_obj)},
+    {MP_ROM_QSTR(MP_QSTR_seq_add), MP_ROM_PTR(&engine_seq_add_obj)},
+    {MP_ROM_QSTR(MP_QSTR_seq_pos_max), MP_ROM_PTR(&engine_seq_pos_max_obj)},
+    {MP_ROM_QSTR(MP_QSTR_clear), MP_ROM_PTR(&engine_clear_obj)},
+    {MP_ROM_QSTR(MP_QSTR_sampler), MP_ROM_PTR(&engine_sampler_obj)},
+    {MP_ROM_QSTR(MP_QSTR_start_tokenize), MP_ROM_PTR(&engine_start_tokenize_obj)},
+    {MP_ROM_QSTR(MP_QSTR_start_sampler), MP_ROM_PTR(&engine_start_sampler_obj)},
+    {MP_ROM_QSTR(MP_QSTR_start_chat), MP_ROM_PTR(&engine_start_chat_obj)},
+    {MP_ROM_QSTR(MP_QSTR_logprobs), MP_ROM_PTR(&engine_logprobs_obj)},
+    {MP_ROM_QSTR(MP_QSTR_chat), MP_ROM_PTR(&engine_chat_obj)},
+    {MP_ROM_QSTR(MP_QSTR_embed), MP_ROM_PTR(&engine_embed_obj)},
+    {MP_ROM_QSTR(MP_QSTR_lora_open), MP_ROM_PTR(&engine_lora_open_obj)},
+    {MP_ROM_QSTR(MP_QSTR_lora_set), MP_ROM_PTR(&engine_lora_set_obj)},
+    {MP_ROM_QSTR(MP_QSTR_state_get), MP_ROM_PTR(&engine_state_get_obj)},
+    {MP_ROM_QSTR(MP_QSTR_state_set), MP_ROM_PTR(&engine_state_set_obj)},
+    {MP_ROM_QSTR(MP_QSTR_close), MP_ROM_PTR(&engine_close_obj)},
 };
 static MP_DEFINE_CONST_DICT(engine_locals, engine_locals_table);
 
-static MP_DEFINE_CONST_OBJ_TYPE(
-    engine_type_engine, MP_QSTR_Engine, MP_TYPE_FLAG_NONE,
-    make_new, engine_make_new,
-    attr, engine_attr,
-    protocol, &engine_stream,
-    locals_dict, &engine_locals);
+static MP_DEFINE_CONST_OBJ_TYPE(engine_type_engine, MP_QSTR_Engine, MP_TYPE_FLAG_NONE, make_new,
+    engine_make_new, attr, engine_attr, protocol, &engine_stream, locals_dict, &engine_locals);
 
 static struct engine_sampler *get_sampler(mp_obj_t self_in) {
     sampler_obj_t *self = MP_OBJ_TO_PTR(self_in);
@@ -972,7 +980,7 @@ static mp_uint_t sampler_ioctl(mp_obj_t self_in, mp_uint_t request, uintptr_t ar
     return engine_sample_ended(self->sampler) ? arg & MP_STREAM_POLL_RD : 0;
 }
 
-static const mp_stream_p_t sampler_stream = { .ioctl = sampler_ioctl };
+static const mp_stream_p_t sampler_stream = {.ioctl = sampler_ioctl};
 
 static mp_obj_t sampler_close_py(mp_obj_t self_in) {
     sampler_obj_t *self = MP_OBJ_TO_PTR(self_in);
@@ -984,15 +992,15 @@ static mp_obj_t sampler_close_py(mp_obj_t self_in) {
 static MP_DEFINE_CONST_FUN_OBJ_1(sampler_close_obj, sampler_close_py);
 
 static const mp_rom_map_elem_t sampler_locals_table[] = {
-    { MP_ROM_QSTR(MP_QSTR___del__), MP_ROM_PTR(&sampler_close_obj) },
-    { MP_ROM_QSTR(MP_QSTR_sample), MP_ROM_PTR(&sampler_sample_obj) },
-    { MP_ROM_QSTR(MP_QSTR_accept), MP_ROM_PTR(&sampler_accept_obj) },
-    { MP_ROM_QSTR(MP_QSTR_probs), MP_ROM_PTR(&sampler_probs_obj) },
-    { MP_ROM_QSTR(MP_QSTR_start), MP_ROM_PTR(&sampler_start_obj) },
-    { MP_ROM_QSTR(MP_QSTR_finish), MP_ROM_PTR(&sampler_finish_obj) },
-    { MP_ROM_QSTR(MP_QSTR_us), MP_ROM_PTR(&sampler_us_obj) },
-    { MP_ROM_QSTR(MP_QSTR_logprobs), MP_ROM_PTR(&sampler_logprobs_obj) },
-    { MP_ROM_QSTR(MP_QSTR_close), MP_ROM_PTR(&sampler_close_obj) },
+    {MP_ROM_QSTR(MP_QSTR___del__), MP_ROM_PTR(&sampler_close_obj)},
+    {MP_ROM_QSTR(MP_QSTR_sample), MP_ROM_PTR(&sampler_sample_obj)},
+    {MP_ROM_QSTR(MP_QSTR_accept), MP_ROM_PTR(&sampler_accept_obj)},
+    {MP_ROM_QSTR(MP_QSTR_probs), MP_ROM_PTR(&sampler_probs_obj)},
+    {MP_ROM_QSTR(MP_QSTR_start), MP_ROM_PTR(&sampler_start_obj)},
+    {MP_ROM_QSTR(MP_QSTR_finish), MP_ROM_PTR(&sampler_finish_obj)},
+    {MP_ROM_QSTR(MP_QSTR_us), MP_ROM_PTR(&sampler_us_obj)},
+    {MP_ROM_QSTR(MP_QSTR_logprobs), MP_ROM_PTR(&sampler_logprobs_obj)},
+    {MP_ROM_QSTR(MP_QSTR_close), MP_ROM_PTR(&sampler_close_obj)},
 };
 static MP_DEFINE_CONST_DICT(sampler_locals, sampler_locals_table);
 
@@ -1007,11 +1015,8 @@ static void sampler_attr(mp_obj_t self_in, qstr name, mp_obj_t *dest) {
     dest[1] = MP_OBJ_SENTINEL; // go on with the methods
 }
 
-static MP_DEFINE_CONST_OBJ_TYPE(
-    engine_type_sampler, MP_QSTR_Sampler, MP_TYPE_FLAG_NONE,
-    attr, sampler_attr,
-    protocol, &sampler_stream,
-    locals_dict, &sampler_locals);
+static MP_DEFINE_CONST_OBJ_TYPE(engine_type_sampler, MP_QSTR_Sampler, MP_TYPE_FLAG_NONE, attr,
+    sampler_attr, protocol, &sampler_stream, locals_dict, &sampler_locals);
 
 static struct engine_job *get_job(mp_obj_t self_in) {
     job_obj_t *self = MP_OBJ_TO_PTR(self_in);
@@ -1069,20 +1074,18 @@ static mp_uint_t job_ioctl(mp_obj_t self_in, mp_uint_t request, uintptr_t arg, i
     return engine_job_ended(self->job) ? arg & MP_STREAM_POLL_RD : 0;
 }
 
-static const mp_stream_p_t job_stream = { .ioctl = job_ioctl };
+static const mp_stream_p_t job_stream = {.ioctl = job_ioctl};
 
 static const mp_rom_map_elem_t job_locals_table[] = {
-    { MP_ROM_QSTR(MP_QSTR___del__), MP_ROM_PTR(&job_close_obj) },
-    { MP_ROM_QSTR(MP_QSTR_finish), MP_ROM_PTR(&job_finish_obj) },
-    { MP_ROM_QSTR(MP_QSTR_ms), MP_ROM_PTR(&job_ms_obj) },
-    { MP_ROM_QSTR(MP_QSTR_close), MP_ROM_PTR(&job_close_obj) },
+    {MP_ROM_QSTR(MP_QSTR___del__), MP_ROM_PTR(&job_close_obj)},
+    {MP_ROM_QSTR(MP_QSTR_finish), MP_ROM_PTR(&job_finish_obj)},
+    {MP_ROM_QSTR(MP_QSTR_ms), MP_ROM_PTR(&job_ms_obj)},
+    {MP_ROM_QSTR(MP_QSTR_close), MP_ROM_PTR(&job_close_obj)},
 };
 static MP_DEFINE_CONST_DICT(job_locals, job_locals_table);
 
-static MP_DEFINE_CONST_OBJ_TYPE(
-    engine_type_job, MP_QSTR_Job, MP_TYPE_FLAG_NONE,
-    protocol, &job_stream,
-    locals_dict, &job_locals);
+static MP_DEFINE_CONST_OBJ_TYPE(engine_type_job, MP_QSTR_Job, MP_TYPE_FLAG_NONE, protocol,
+    &job_stream, locals_dict, &job_locals);
 
 static struct engine_chat *get_chat(mp_obj_t self_in) {
     chat_obj_t *self = MP_OBJ_TO_PTR(self_in);
@@ -1118,16 +1121,15 @@ static mp_obj_t chat_close_py(mp_obj_t self_in) {
 static MP_DEFINE_CONST_FUN_OBJ_1(chat_close_obj, chat_close_py);
 
 static const mp_rom_map_elem_t chat_locals_table[] = {
-    { MP_ROM_QSTR(MP_QSTR___del__), MP_ROM_PTR(&chat_close_obj) },
-    { MP_ROM_QSTR(MP_QSTR_describe), MP_ROM_PTR(&chat_describe_obj) },
-    { MP_ROM_QSTR(MP_QSTR_reply), MP_ROM_PTR(&chat_reply_obj) },
-    { MP_ROM_QSTR(MP_QSTR_close), MP_ROM_PTR(&chat_close_obj) },
+    {MP_ROM_QSTR(MP_QSTR___del__), MP_ROM_PTR(&chat_close_obj)},
+    {MP_ROM_QSTR(MP_QSTR_describe), MP_ROM_PTR(&chat_describe_obj)},
+    {MP_ROM_QSTR(MP_QSTR_reply), MP_ROM_PTR(&chat_reply_obj)},
+    {MP_ROM_QSTR(MP_QSTR_close), MP_ROM_PTR(&chat_close_obj)},
 };
 static MP_DEFINE_CONST_DICT(chat_locals, chat_locals_table);
 
-static MP_DEFINE_CONST_OBJ_TYPE(
-    engine_type_chat, MP_QSTR_Chat, MP_TYPE_FLAG_NONE,
-    locals_dict, &chat_locals);
+static MP_DEFINE_CONST_OBJ_TYPE(engine_type_chat, MP_QSTR_Chat, MP_TYPE_FLAG_NONE, locals_dict,
+    &chat_locals);
 
 static mp_obj_t reply_push_py(size_t n_args, const mp_obj_t *args) {
     reply_obj_t *self = MP_OBJ_TO_PTR(args[0]);
@@ -1152,15 +1154,14 @@ static mp_obj_t reply_close_py(mp_obj_t self_in) {
 static MP_DEFINE_CONST_FUN_OBJ_1(reply_close_obj, reply_close_py);
 
 static const mp_rom_map_elem_t reply_locals_table[] = {
-    { MP_ROM_QSTR(MP_QSTR___del__), MP_ROM_PTR(&reply_close_obj) },
-    { MP_ROM_QSTR(MP_QSTR_push), MP_ROM_PTR(&reply_push_obj) },
-    { MP_ROM_QSTR(MP_QSTR_close), MP_ROM_PTR(&reply_close_obj) },
+    {MP_ROM_QSTR(MP_QSTR___del__), MP_ROM_PTR(&reply_close_obj)},
+    {MP_ROM_QSTR(MP_QSTR_push), MP_ROM_PTR(&reply_push_obj)},
+    {MP_ROM_QSTR(MP_QSTR_close), MP_ROM_PTR(&reply_close_obj)},
 };
 static MP_DEFINE_CONST_DICT(reply_locals, reply_locals_table);
 
-static MP_DEFINE_CONST_OBJ_TYPE(
-    engine_type_reply, MP_QSTR_Reply, MP_TYPE_FLAG_NONE,
-    locals_dict, &reply_locals);
+static MP_DEFINE_CONST_OBJ_TYPE(engine_type_reply, MP_QSTR_Reply, MP_TYPE_FLAG_NONE, locals_dict,
+    &reply_locals);
 
 static mp_obj_t engine_version_py(void) {
     return mp_obj_new_str_from_cstr(engine_version());
@@ -1190,8 +1191,9 @@ static mp_obj_t engine_log_py(mp_obj_t callback) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_1(engine_log_obj, engine_log_py);
 
-// cpu(name=None) -> the build of ggml's CPU code in use, "" before the first Engine; with a name, chooses
-// it first ("": the best for this processor). Error: there is none, or it cannot be used here or now.
+// cpu(name=None) -> the build of ggml's CPU code in use, "" before the first Engine; with a name,
+// chooses it first ("": the best for this processor). Error: there is none, or it cannot be used
+// here or now.
 static mp_obj_t engine_cpu_py(size_t n_args, const mp_obj_t *args) {
     if (n_args > 0) {
         check(engine_use_cpu(mp_obj_str_get_str(args[0])));
@@ -1205,8 +1207,8 @@ static void on_abort(const char *message) {
     fprintf(stderr, "%s\n", message);
 }
 
-// crash(kind, engine=None): dies in C++, for tests: "assert" (GGML_ASSERT), "throw" (an exception nobody
-// catches). With an Engine, on the thread that computes for it.
+// crash(kind, engine=None): dies in C++, for tests: "assert" (GGML_ASSERT), "throw" (an exception
+// nobody catches). With an Engine, on the thread that computes for it.
 static mp_obj_t engine_crash_py(size_t n_args, const mp_obj_t *args) {
     struct engine *engine = NULL;
     if (n_args > 1) {
@@ -1229,24 +1231,24 @@ static mp_obj_t engine_init_py(void) {
 static MP_DEFINE_CONST_FUN_OBJ_0(engine_init_obj, engine_init_py);
 
 static const mp_rom_map_elem_t engine_globals_table[] = {
-    { MP_ROM_QSTR(MP_QSTR___name__), MP_ROM_QSTR(MP_QSTR__engine) },
-    { MP_ROM_QSTR(MP_QSTR___init__), MP_ROM_PTR(&engine_init_obj) },
-    { MP_ROM_QSTR(MP_QSTR_Engine), MP_ROM_PTR(&engine_type_engine) },
-    { MP_ROM_QSTR(MP_QSTR_Sampler), MP_ROM_PTR(&engine_type_sampler) },
-    { MP_ROM_QSTR(MP_QSTR_Error), MP_ROM_PTR(&engine_type_Error) },
-    { MP_ROM_QSTR(MP_QSTR_NoSlot), MP_ROM_PTR(&engine_type_NoSlot) },
-    { MP_ROM_QSTR(MP_QSTR_Aborted), MP_ROM_PTR(&engine_type_Aborted) },
-    { MP_ROM_QSTR(MP_QSTR_Limit), MP_ROM_PTR(&engine_type_Limit) },
-    { MP_ROM_QSTR(MP_QSTR_Assertion), MP_ROM_PTR(&engine_type_Assertion) },
-    { MP_ROM_QSTR(MP_QSTR_version), MP_ROM_PTR(&engine_version_obj) },
-    { MP_ROM_QSTR(MP_QSTR_cpu), MP_ROM_PTR(&engine_cpu_obj) },
-    { MP_ROM_QSTR(MP_QSTR_log), MP_ROM_PTR(&engine_log_obj) },
-    { MP_ROM_QSTR(MP_QSTR_crash), MP_ROM_PTR(&engine_crash_obj) },
+    {MP_ROM_QSTR(MP_QSTR___name__), MP_ROM_QSTR(MP_QSTR__engine)},
+    {MP_ROM_QSTR(MP_QSTR___init__), MP_ROM_PTR(&engine_init_obj)},
+    {MP_ROM_QSTR(MP_QSTR_Engine), MP_ROM_PTR(&engine_type_engine)},
+    {MP_ROM_QSTR(MP_QSTR_Sampler), MP_ROM_PTR(&engine_type_sampler)},
+    {MP_ROM_QSTR(MP_QSTR_Error), MP_ROM_PTR(&engine_type_Error)},
+    {MP_ROM_QSTR(MP_QSTR_NoSlot), MP_ROM_PTR(&engine_type_NoSlot)},
+    {MP_ROM_QSTR(MP_QSTR_Aborted), MP_ROM_PTR(&engine_type_Aborted)},
+    {MP_ROM_QSTR(MP_QSTR_Limit), MP_ROM_PTR(&engine_type_Limit)},
+    {MP_ROM_QSTR(MP_QSTR_Assertion), MP_ROM_PTR(&engine_type_Assertion)},
+    {MP_ROM_QSTR(MP_QSTR_version), MP_ROM_PTR(&engine_version_obj)},
+    {MP_ROM_QSTR(MP_QSTR_cpu), MP_ROM_PTR(&engine_cpu_obj)},
+    {MP_ROM_QSTR(MP_QSTR_log), MP_ROM_PTR(&engine_log_obj)},
+    {MP_ROM_QSTR(MP_QSTR_crash), MP_ROM_PTR(&engine_crash_obj)},
 };
 static MP_DEFINE_CONST_DICT(engine_globals, engine_globals_table);
 
 const mp_obj_module_t engine_module = {
-    .base = { &mp_type_module },
+    .base = {&mp_type_module},
     .globals = (mp_obj_dict_t *)&engine_globals,
 };
 

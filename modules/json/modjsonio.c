@@ -5,10 +5,10 @@
 //       memory: bytes that the values may take, about
 //   write(value, depth, wide, us) -> bytes or Writer     wide: integers of any size as they are;
 //       else those beyond 64 bits as the doubles that most readers make of them
-//   integers(items, least, most) -> bool   whether all of a list are integers in that range, no bool
+//   integers(items, least, most) -> bool   whether all of a list are integers in that range
 //   is_utf8(buffer) -> bool
-//   decode(buffer) -> (str, used)    with U+FFFD for what is no UTF-8; a character that the end cuts
-//       is not used
+//   decode(buffer) -> (str, used)    with U+FFFD for what is no UTF-8; a character that the end
+//       cuts is not used
 //
 // Both work for about `us` microseconds (-1: to the end) and give what goes on where they stopped:
 // run(us) says whether all is done, result() is the value or the bytes. Reading raises ValueError
@@ -30,9 +30,9 @@
 #include "modjsonio.h"
 
 #define WORK 4096 // bytes of one token between two looks at the clock
-#define LOOK 32 // tokens between two
-#define MANY 64 // members of an object from which each is a reason to look
-#define SHORT 64 // bytes of a string that may be a name which Python knows already
+#define LOOK 32   // tokens between two
+#define MANY 64   // members of an object from which each is a reason to look
+#define SHORT 64  // bytes of a string that may be a name which Python knows already
 
 // What values take of MicroPython's heap, about: blocks of 32 bytes.
 #define ITEM_MEMORY 8
@@ -66,7 +66,7 @@ typedef struct {
     mp_obj_base_t base;
     uint8_t state;
     bool is_name; // the string that is being decoded
-    bool slow; // the last value may have taken long
+    bool slow;    // the last value may have taken long
     mp_obj_t text, value;
     struct json_reader reader;
     size_t members, containers, memory, compared;
@@ -80,8 +80,8 @@ static NORETURN void refuse(const struct json_reader *reader) {
     const byte *found = reader->text + reader->at;
     if (reader->at < reader->size && *found > 0x20 && *found < 0x7F
         && strcmp(reader->error, "unexpected character") == 0) {
-        mp_raise_msg_varg(
-            &mp_type_ValueError, MP_ERROR_TEXT("unexpected '%c' at byte %u"), *found, at);
+        mp_raise_msg_varg(&mp_type_ValueError, MP_ERROR_TEXT("unexpected '%c' at byte %u"), *found,
+            at);
     }
     mp_raise_msg_varg(&mp_type_ValueError, MP_ERROR_TEXT("%s at byte %u"), reader->error, at);
 }
@@ -129,8 +129,8 @@ static void give_string(reader_t *self, mp_obj_t string) {
 }
 
 static void go_on_decoding(reader_t *self) {
-    self->length += json_decode(
-        &self->reader, &self->from, (uint8_t *)self->string + self->length, WORK);
+    self->length +=
+        json_decode(&self->reader, &self->from, (uint8_t *)self->string + self->length, WORK);
     if (self->from == self->reader.end) {
         self->string[self->length] = 0;
         mp_obj_t string = new_str(self->string, self->length);
@@ -264,12 +264,12 @@ static mp_obj_t reader_result(mp_obj_t self_in) {
 static MP_DEFINE_CONST_FUN_OBJ_1(reader_result_obj, reader_result);
 
 static const mp_rom_map_elem_t reader_locals_table[] = {
-    { MP_ROM_QSTR(MP_QSTR_run), MP_ROM_PTR(&reader_run_obj) },
-    { MP_ROM_QSTR(MP_QSTR_result), MP_ROM_PTR(&reader_result_obj) },
+    {MP_ROM_QSTR(MP_QSTR_run), MP_ROM_PTR(&reader_run_obj)},
+    {MP_ROM_QSTR(MP_QSTR_result), MP_ROM_PTR(&reader_result_obj)},
 };
 static MP_DEFINE_CONST_DICT(reader_locals, reader_locals_table);
-static MP_DEFINE_CONST_OBJ_TYPE(
-    reader_type, MP_QSTR_Reader, MP_TYPE_FLAG_NONE, locals_dict, &reader_locals);
+static MP_DEFINE_CONST_OBJ_TYPE(reader_type, MP_QSTR_Reader, MP_TYPE_FLAG_NONE, locals_dict,
+    &reader_locals);
 
 static mp_obj_t jsonio_read(size_t n_args, const mp_obj_t *args) {
     (void)n_args;
@@ -298,8 +298,8 @@ static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(jsonio_read_obj, 6, 6, jsonio_read);
 
 typedef struct {
     mp_obj_t object; // list, tuple or dict
-    size_t next; // of its items, or of the slots of its table
-    bool some; // an item is written
+    size_t next;     // of its items, or of the slots of its table
+    bool some;       // an item is written
 } level_t;
 
 typedef struct {
@@ -375,7 +375,7 @@ static bool is_narrow(mp_obj_t number) {
     }
     mp_obj_t high = mp_binary_op(MP_BINARY_OP_RSHIFT, number, MP_OBJ_NEW_SMALL_INT(63));
     return mp_obj_is_small_int(high) && MP_OBJ_SMALL_INT_VALUE(high) >= -1
-           && MP_OBJ_SMALL_INT_VALUE(high) <= 1;
+        && MP_OBJ_SMALL_INT_VALUE(high) <= 1;
 }
 
 static void add_integer(writer_t *self, mp_obj_t number) {
@@ -411,8 +411,8 @@ static bool add_scalar(writer_t *self, mp_obj_t value) {
 }
 
 static NORETURN void refuse_type(mp_obj_t value) {
-    mp_raise_msg_varg(
-        &mp_type_TypeError, MP_ERROR_TEXT("JSON has no %s"), mp_obj_get_type_str(value));
+    mp_raise_msg_varg(&mp_type_TypeError, MP_ERROR_TEXT("JSON has no %s"),
+        mp_obj_get_type_str(value));
 }
 
 // The native object of a value of a class that has one of these for its base, or the value itself.
@@ -577,12 +577,12 @@ static mp_obj_t writer_result(mp_obj_t self_in) {
 static MP_DEFINE_CONST_FUN_OBJ_1(writer_result_obj, writer_result);
 
 static const mp_rom_map_elem_t writer_locals_table[] = {
-    { MP_ROM_QSTR(MP_QSTR_run), MP_ROM_PTR(&writer_run_obj) },
-    { MP_ROM_QSTR(MP_QSTR_result), MP_ROM_PTR(&writer_result_obj) },
+    {MP_ROM_QSTR(MP_QSTR_run), MP_ROM_PTR(&writer_run_obj)},
+    {MP_ROM_QSTR(MP_QSTR_result), MP_ROM_PTR(&writer_result_obj)},
 };
 static MP_DEFINE_CONST_DICT(writer_locals, writer_locals_table);
-static MP_DEFINE_CONST_OBJ_TYPE(
-    writer_type, MP_QSTR_Writer, MP_TYPE_FLAG_NONE, locals_dict, &writer_locals);
+static MP_DEFINE_CONST_OBJ_TYPE(writer_type, MP_QSTR_Writer, MP_TYPE_FLAG_NONE, locals_dict,
+    &writer_locals);
 
 static mp_obj_t write_for(mp_obj_t value, mp_int_t depth, bool wide, mp_int_t us) {
     writer_t self = {.base = {&writer_type}, .value = value, .wide = wide};
@@ -602,8 +602,8 @@ mp_obj_t jsonio_text(mp_obj_t value, bool wide) {
 
 static mp_obj_t jsonio_write(size_t n_args, const mp_obj_t *args) {
     (void)n_args;
-    return write_for(
-        args[0], mp_obj_get_int(args[1]), mp_obj_is_true(args[2]), mp_obj_get_int(args[3]));
+    return write_for(args[0], mp_obj_get_int(args[1]), mp_obj_is_true(args[2]),
+        mp_obj_get_int(args[3]));
 }
 static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(jsonio_write_obj, 4, 4, jsonio_write);
 
@@ -667,25 +667,25 @@ static mp_obj_t jsonio_decode(mp_obj_t buffer) {
         }
     }
     out[size] = 0;
-    mp_obj_t result[2] = { new_str(out, size), MP_OBJ_NEW_SMALL_INT(at) };
+    mp_obj_t result[2] = {new_str(out, size), MP_OBJ_NEW_SMALL_INT(at)};
     return mp_obj_new_tuple(2, result);
 }
 static MP_DEFINE_CONST_FUN_OBJ_1(jsonio_decode_obj, jsonio_decode);
 
 static const mp_rom_map_elem_t jsonio_globals_table[] = {
-    { MP_ROM_QSTR(MP_QSTR___name__), MP_ROM_QSTR(MP_QSTR__jsonio) },
-    { MP_ROM_QSTR(MP_QSTR_read), MP_ROM_PTR(&jsonio_read_obj) },
-    { MP_ROM_QSTR(MP_QSTR_Reader), MP_ROM_PTR(&reader_type) },
-    { MP_ROM_QSTR(MP_QSTR_write), MP_ROM_PTR(&jsonio_write_obj) },
-    { MP_ROM_QSTR(MP_QSTR_Writer), MP_ROM_PTR(&writer_type) },
-    { MP_ROM_QSTR(MP_QSTR_integers), MP_ROM_PTR(&jsonio_integers_obj) },
-    { MP_ROM_QSTR(MP_QSTR_is_utf8), MP_ROM_PTR(&jsonio_is_utf8_obj) },
-    { MP_ROM_QSTR(MP_QSTR_decode), MP_ROM_PTR(&jsonio_decode_obj) },
+    {MP_ROM_QSTR(MP_QSTR___name__), MP_ROM_QSTR(MP_QSTR__jsonio)},
+    {MP_ROM_QSTR(MP_QSTR_read), MP_ROM_PTR(&jsonio_read_obj)},
+    {MP_ROM_QSTR(MP_QSTR_Reader), MP_ROM_PTR(&reader_type)},
+    {MP_ROM_QSTR(MP_QSTR_write), MP_ROM_PTR(&jsonio_write_obj)},
+    {MP_ROM_QSTR(MP_QSTR_Writer), MP_ROM_PTR(&writer_type)},
+    {MP_ROM_QSTR(MP_QSTR_integers), MP_ROM_PTR(&jsonio_integers_obj)},
+    {MP_ROM_QSTR(MP_QSTR_is_utf8), MP_ROM_PTR(&jsonio_is_utf8_obj)},
+    {MP_ROM_QSTR(MP_QSTR_decode), MP_ROM_PTR(&jsonio_decode_obj)},
 };
 static MP_DEFINE_CONST_DICT(jsonio_globals, jsonio_globals_table);
 
 const mp_obj_module_t jsonio_module = {
-    .base = { &mp_type_module },
+    .base = {&mp_type_module},
     .globals = (mp_obj_dict_t *)&jsonio_globals,
 };
 

@@ -6,8 +6,8 @@
 //       (destination, port, source << 16 | source port, seq, ack, flags, window, start, end,
 //       None or (TSval, TSecr, ())); checksums are not looked at
 //   emit(frame, header, seq, ack, flags, window, value, echo, ring, at, length) -> int
-//       netbuf_emit(): text is ring[at:], then ring[0:], both `length` bytes together; `ring` is not
-//       looked at without text. Numbers are taken modulo 2^32
+//       netbuf_emit(): text is ring[at:], then ring[0:], both `length` bytes together; without
+//       text `ring` is not read. Numbers are taken modulo 2^32
 //   merge(packet, length, frame, size) -> int         netbuf_merge(); room is the packet's buffer
 //
 // A range outside its buffer raises ValueError; nothing is read or written then.
@@ -58,15 +58,22 @@ static mp_obj_t netbuf_segment_py(mp_obj_t frame, mp_obj_t length_in) {
     mp_obj_t stamps = mp_const_none;
     if (s.timestamps) {
         mp_obj_t pair[3] = {
-            MP_OBJ_NEW_SMALL_INT(s.value), MP_OBJ_NEW_SMALL_INT(s.echo), mp_const_empty_tuple,
+            MP_OBJ_NEW_SMALL_INT(s.value),
+            MP_OBJ_NEW_SMALL_INT(s.echo),
+            mp_const_empty_tuple,
         };
         stamps = mp_obj_new_tuple(3, pair);
     }
     mp_obj_t item[10] = {
-        MP_OBJ_NEW_SMALL_INT(s.destination), MP_OBJ_NEW_SMALL_INT(s.port),
+        MP_OBJ_NEW_SMALL_INT(s.destination),
+        MP_OBJ_NEW_SMALL_INT(s.port),
         MP_OBJ_NEW_SMALL_INT((mp_int_t)s.source << 16 | s.source_port),
-        MP_OBJ_NEW_SMALL_INT(s.seq), MP_OBJ_NEW_SMALL_INT(s.ack), MP_OBJ_NEW_SMALL_INT(s.flags),
-        MP_OBJ_NEW_SMALL_INT(s.window), MP_OBJ_NEW_SMALL_INT(s.start), MP_OBJ_NEW_SMALL_INT(s.end),
+        MP_OBJ_NEW_SMALL_INT(s.seq),
+        MP_OBJ_NEW_SMALL_INT(s.ack),
+        MP_OBJ_NEW_SMALL_INT(s.flags),
+        MP_OBJ_NEW_SMALL_INT(s.window),
+        MP_OBJ_NEW_SMALL_INT(s.start),
+        MP_OBJ_NEW_SMALL_INT(s.end),
         stamps,
     };
     return mp_obj_new_tuple(10, item);
@@ -105,28 +112,32 @@ static mp_obj_t netbuf_emit_py(size_t n_args, const mp_obj_t *args) {
         mp_raise_ValueError(MP_ERROR_TEXT("range outside buffer"));
     }
     struct netbuf_fields fields = {
-        .seq = word(args[2]), .ack = word(args[3]), .flags = (uint8_t)word(args[4]),
-        .window = (uint16_t)word(args[5]), .value = word(args[6]), .echo = word(args[7]),
+        .seq = word(args[2]),
+        .ack = word(args[3]),
+        .flags = (uint8_t)word(args[4]),
+        .window = (uint16_t)word(args[5]),
+        .value = word(args[6]),
+        .echo = word(args[7]),
     };
     size_t first = MIN((size_t)length, ring.len - (size_t)at);
     const uint8_t *text = ring.buf;
-    return MP_OBJ_NEW_SMALL_INT(netbuf_emit(frame.buf, header.buf, header.len, &fields,
-        text + at, first, text, (size_t)length - first));
+    return MP_OBJ_NEW_SMALL_INT(netbuf_emit(frame.buf, header.buf, header.len, &fields, text + at,
+        first, text, (size_t)length - first));
 }
 static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(netbuf_emit_obj, 11, 11, netbuf_emit_py);
 
 static const mp_rom_map_elem_t netbuf_globals_table[] = {
-    { MP_ROM_QSTR(MP_QSTR___name__), MP_ROM_QSTR(MP_QSTR__netbuf) },
-    { MP_ROM_QSTR(MP_QSTR_checksum), MP_ROM_PTR(&netbuf_checksum_obj) },
-    { MP_ROM_QSTR(MP_QSTR_copy), MP_ROM_PTR(&netbuf_copy_obj) },
-    { MP_ROM_QSTR(MP_QSTR_segment), MP_ROM_PTR(&netbuf_segment_obj) },
-    { MP_ROM_QSTR(MP_QSTR_emit), MP_ROM_PTR(&netbuf_emit_obj) },
-    { MP_ROM_QSTR(MP_QSTR_merge), MP_ROM_PTR(&netbuf_merge_obj) },
+    {MP_ROM_QSTR(MP_QSTR___name__), MP_ROM_QSTR(MP_QSTR__netbuf)},
+    {MP_ROM_QSTR(MP_QSTR_checksum), MP_ROM_PTR(&netbuf_checksum_obj)},
+    {MP_ROM_QSTR(MP_QSTR_copy), MP_ROM_PTR(&netbuf_copy_obj)},
+    {MP_ROM_QSTR(MP_QSTR_segment), MP_ROM_PTR(&netbuf_segment_obj)},
+    {MP_ROM_QSTR(MP_QSTR_emit), MP_ROM_PTR(&netbuf_emit_obj)},
+    {MP_ROM_QSTR(MP_QSTR_merge), MP_ROM_PTR(&netbuf_merge_obj)},
 };
 static MP_DEFINE_CONST_DICT(netbuf_globals, netbuf_globals_table);
 
 const mp_obj_module_t netbuf_module = {
-    .base = { &mp_type_module },
+    .base = {&mp_type_module},
     .globals = (mp_obj_dict_t *)&netbuf_globals,
 };
 

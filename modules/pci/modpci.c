@@ -65,9 +65,9 @@ static mp_obj_t pci_bar_py(mp_obj_t bdf, mp_obj_t index_in) {
     if (index < 0 || index > 5) {
         mp_raise_ValueError(MP_ERROR_TEXT("region outside 0 to 5"));
     }
-    struct pci_bar bar = { 0 };
+    struct pci_bar bar = {0};
     if (!pci_bar(get_bdf(bdf), index, &bar)) {
-        bar = (struct pci_bar) { 0 };
+        bar = (struct pci_bar){0};
     }
     mp_obj_t item[] = {
         mp_obj_new_int_from_ull(bar.address),
@@ -85,17 +85,17 @@ static mp_obj_t pci_enable_py(mp_obj_t bdf) {
 static MP_DEFINE_CONST_FUN_OBJ_1(pci_enable_obj, pci_enable_py);
 
 static const mp_rom_map_elem_t pci_globals_table[] = {
-    { MP_ROM_QSTR(MP_QSTR___name__), MP_ROM_QSTR(MP_QSTR_pci) },
-    { MP_ROM_QSTR(MP_QSTR_devices), MP_ROM_PTR(&pci_devices_obj) },
-    { MP_ROM_QSTR(MP_QSTR_read), MP_ROM_PTR(&pci_read_obj) },
-    { MP_ROM_QSTR(MP_QSTR_write), MP_ROM_PTR(&pci_write_obj) },
-    { MP_ROM_QSTR(MP_QSTR_bar), MP_ROM_PTR(&pci_bar_obj) },
-    { MP_ROM_QSTR(MP_QSTR_enable), MP_ROM_PTR(&pci_enable_obj) },
+    {MP_ROM_QSTR(MP_QSTR___name__), MP_ROM_QSTR(MP_QSTR_pci)},
+    {MP_ROM_QSTR(MP_QSTR_devices), MP_ROM_PTR(&pci_devices_obj)},
+    {MP_ROM_QSTR(MP_QSTR_read), MP_ROM_PTR(&pci_read_obj)},
+    {MP_ROM_QSTR(MP_QSTR_write), MP_ROM_PTR(&pci_write_obj)},
+    {MP_ROM_QSTR(MP_QSTR_bar), MP_ROM_PTR(&pci_bar_obj)},
+    {MP_ROM_QSTR(MP_QSTR_enable), MP_ROM_PTR(&pci_enable_obj)},
 };
 static MP_DEFINE_CONST_DICT(pci_globals, pci_globals_table);
 
 const mp_obj_module_t pci_module = {
-    .base = { &mp_type_module },
+    .base = {&mp_type_module},
     .globals = (mp_obj_dict_t *)&pci_globals,
 };
 

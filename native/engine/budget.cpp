@@ -119,7 +119,7 @@ public:
         if (memory) {
             sigaltstack(&stack, nullptr);
         }
-        struct sigevent event {};
+        struct sigevent event{};
         event.sigev_notify = SIGEV_THREAD_ID;
         event.sigev_signo = SIGXCPU;
         event.sigev_notify_thread_id = static_cast<pid_t>(syscall(SYS_gettid));
@@ -168,7 +168,7 @@ uint64_t thread_ns() {
 void install_budget_handlers() {
     static const bool installed = [] {
         outer_terminate = std::set_terminate(on_terminate);
-        struct sigaction action {};
+        struct sigaction action{};
         action.sa_sigaction = on_segv;
         // Left by longjmp: the signal must not stay blocked.
         action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;

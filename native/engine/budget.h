@@ -22,7 +22,7 @@
 // A tick may come at any instruction, and abandons the body only where that is safe:
 //
 // * not in operator new or delete: malloc() holds a lock and the table of blocks is changing;
-// * not in code outside of any budget: the log, and what initializes function-local statics;
+// * not in code outside of any budget: the log, and what initializes static local variables;
 // * not while an exception is in flight: the unwinder has locks;
 // * not if the body has called operator new or delete since the last tick. What else has locks
 //   (malloc() for an exception, stdio, time zones) is called between allocations, and never runs
@@ -46,16 +46,15 @@
 
 // What a body may take; 0: no limit.
 struct budget {
-    uint32_t ms = 0;    // of its thread's processor time
-    size_t bytes = 0;   // allocated at a time
-    size_t stack = 0;   // below the caller's frame
+    uint32_t ms = 0;                         // of its thread's processor time
+    size_t bytes = 0;                        // allocated at a time
+    size_t stack = 0;                        // below the caller's frame
     const std::atomic<bool> *stop = nullptr; // becomes true when nobody wants the result
 };
 
 // A body took more than its budget. A std::bad_alloc, because operator new throws it.
 struct over_budget : std::bad_alloc {
-    explicit over_budget(const char *reason)
-        : reason(reason) {}
+    explicit over_budget(const char *reason) : reason(reason) {}
     const char *what() const noexcept override { return reason; }
 
     const char *reason;
@@ -101,7 +100,7 @@ private:
     const uint64_t hard_until_ns;
     size_t bytes;
     const uintptr_t top, floor; // of the stack
-    unsigned count = 0;   // allocations
+    unsigned count = 0;         // allocations
 
     // What operator new and delete share with the handler of SIGXCPU.
     volatile unsigned calls = 0; // of either
@@ -109,7 +108,7 @@ private:
     unsigned seen = UINT32_MAX;  // calls at the last tick
 
     unsigned refusals = 0;
-    size_t held = 0;      // bytes of what is in the table
+    size_t held = 0; // bytes of what is in the table
 
     // What the body has allocated and not freed: a hash table with open addressing, whose memory is
     // malloc's own because it serves operator new.
@@ -126,8 +125,8 @@ private:
     uint32_t sse_control;
 };
 
-// Suspends the budget of this thread: for code that keeps what it allocates beyond the body, such as
-// the log, and for code that must not be left in the middle.
+// Suspends the budget of this thread: for code that keeps what it allocates beyond the body, such
+// as the log, and for code that must not be left in the middle.
 class outside_budget {
 public:
     outside_budget();
@@ -142,7 +141,8 @@ void install_budget_handlers();
 // Processor time of the calling thread.
 uint64_t thread_ns();
 
-// The budget that an abandoned body returns to; not inlined, so that its frame is there for longjmp.
+// The budget that an abandoned body returns to; not inlined, so that its frame is there for
+// longjmp.
 template <class Body> [[gnu::noinline]] void run_within(budget_scope &scope, Body &body) {
     if (setjmp(scope.entry) == 0) {
         scope.in_body = true;

@@ -2,12 +2,13 @@
 // already, and never the last of it.
 //
 // A KV cache is cleared as soon as it is made, for all the cells that there may ever be. The image
-// has no swap and gives memory that is zero, but a hypervisor backs a page only once it is written to:
-// so what no token has used yet takes none of the host's. Reading costs no more than writing did.
+// has no swap and gives memory that is zero, but a hypervisor backs a page only once it is written
+// to: so what no token has used yet takes none of the host's. Reading costs no more than writing
+// did.
 //
 // A buffer that cannot be had is an error. A few things that ggml allocates after the buffers of a
-// context are used without a look whether there was memory for them (ggml_backend_sched_new()), so a
-// buffer that would leave none for these cannot be had either.
+// context are used without a look whether there was memory for them (ggml_backend_sched_new()), so
+// a buffer that would leave none for these cannot be had either.
 #include "buffer.h"
 
 #include "ggml-backend-impl.h"

@@ -6,7 +6,7 @@
 #include "state.h"
 
 enum effect {
-    KNOWS,   // needs only what never changes (vocabulary, templates), so a batch may be computed meanwhile
+    KNOWS,   // uses only what never changes (vocabulary, templates): may run beside a batch
     READS,   // a failed assertion leaves the engine as it was
     CHANGES, // a failed assertion leaves it in an unknown state
 };
@@ -27,8 +27,8 @@ template <class Body> int call(engine *e, effect effect, Body &&body) noexcept {
 }
 
 // Runs the body of an ABI function that finishes what another one has started.
-template <class Body> int finish_call(
-    engine *e, computes what, effect effect, Body &&body) noexcept {
+template <class Body> int finish_call(engine *e, computes what, effect effect,
+    Body &&body) noexcept {
     if (e->busy) {
         return fail_busy();
     }

@@ -212,8 +212,8 @@ void describe(const engine *e, engine_chat &chat) {
 
 } // namespace
 
-void sampling_from_chat(
-    const engine *e, common_params_sampling &sampling, const engine_chat &chat) {
+void sampling_from_chat(const engine *e, common_params_sampling &sampling,
+    const engine_chat &chat) {
     const common_chat_params &params = chat.params;
     sampling.generation_prompt = params.generation_prompt;
     for (const std::string &text : params.preserved_tokens) {
@@ -266,8 +266,7 @@ static void render(const engine *e, const common_json &json, engine_chat &chat) 
     }
     check(!inputs.messages.empty(), "'messages' must not be empty");
     check_continuation(inputs);
-    chat.has_tools
-        = !inputs.tools.empty() && inputs.tool_choice != COMMON_CHAT_TOOL_CHOICE_NONE;
+    chat.has_tools = !inputs.tools.empty() && inputs.tool_choice != COMMON_CHAT_TOOL_CHOICE_NONE;
     if (chat.has_tools && inputs.tool_choice == COMMON_CHAT_TOOL_CHOICE_REQUIRED) {
         chat.params = forced_call(e, inputs);
         if (chat.reasoning_budget < 0) {

@@ -31,7 +31,8 @@ public:
     // Whether the body has ended.
     bool ended() const { return done; }
 
-    // Runs wait() on the calling thread until the body has ended. What the body threw is thrown here.
+    // Runs wait() on the calling thread until the body has ended. What the body threw is thrown
+    // here.
     void finish();
 
     // The same without wait().

@@ -10,7 +10,7 @@
 // A rendered conversation, see engine_chat_open().
 struct engine_chat {
     std::shared_ptr<engine_chat> self; // until engine_chat_close(); jobs may hold it longer
-    uint64_t owner; // its engine's serial number; the engine may be closed
+    uint64_t owner;                    // its engine's serial number; the engine may be closed
     common_chat_params params;
     common_chat_parser_params syntax;
     bool has_tools = false;
@@ -20,8 +20,7 @@ struct engine_chat {
 };
 
 // Adds the grammar and the reasoning budget of a conversation to the parameters of a sampler.
-void sampling_from_chat(
-    const engine *e, common_params_sampling &sampling, const engine_chat &chat);
+void sampling_from_chat(const engine *e, common_params_sampling &sampling, const engine_chat &chat);
 
 // Like common_chat_templates_apply(), for a reply that must be a call of one of the tools of
 // `inputs` and nothing else.

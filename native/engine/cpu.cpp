@@ -127,8 +127,9 @@ void choose_cpu(const char *name) {
         return;
     }
     check(wanted >= 0 || best, "there is no CPU variant '" + std::string(name) + "'");
-    check(wanted >= 0 && usable(wanted), "this processor lacks instructions that '"
-        + std::string(best ? variants[0].name : name) + "' needs; it can run: " + usable_names());
+    check(wanted >= 0 && usable(wanted),
+        "this processor lacks instructions that '" + std::string(best ? variants[0].name : name)
+            + "' needs; it can run: " + usable_names());
     // ggml keeps the backend that it was given first.
     check(chosen < 0 || chosen == wanted,
         "'" + std::string(variants[chosen < 0 ? 0 : chosen].name) + "' is in use");
@@ -151,9 +152,7 @@ bool cpu_is_emulated() {
 }
 
 int engine_use_cpu(const char *name) {
-    return translated(nullptr, [&] {
-        choose_cpu(name);
-    });
+    return translated(nullptr, [&] { choose_cpu(name); });
 }
 
 const char *engine_cpu(void) {

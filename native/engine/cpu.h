@@ -6,10 +6,12 @@
 
 #include <cstdint>
 
-namespace kernels { struct functions; }
+namespace kernels {
+struct functions;
+}
 
-// Chooses the build of ggml's CPU code: by name, or with "" the best for this processor unless one is
-// chosen already. Throws bad_input.
+// Chooses the build of ggml's CPU code: by name, or with "" the best for this processor unless one
+// is chosen already. Throws bad_input.
 void choose_cpu(const char *name);
 
 // native/kernels in the chosen build.
@@ -26,8 +28,8 @@ inline uint32_t fair_ms(uint32_t ms) {
 
 // A function of the chosen build of ggml's CPU code, which is only reached through its registry.
 template <typename function> function *cpu_function(const char *name) {
-    ggml_backend_reg_t cpu = ggml_backend_dev_backend_reg(
-        ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU));
+    ggml_backend_reg_t cpu =
+        ggml_backend_dev_backend_reg(ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU));
     return reinterpret_cast<function *>(ggml_backend_reg_get_proc_address(cpu, name));
 }
 

@@ -13,11 +13,13 @@ void choose_kernels(const engine *e) {
     using kernels::mode;
     const kernels::functions &known = *cpu_kernels();
     switch (e->params.kernels) {
-    case ENGINE_KERNELS_TCG: return known.set_mode(mode::tcg);
-    case ENGINE_KERNELS_EXACT:
-        return known.set_mode(
-            known.for_tcg && cpu_is_emulated() ? mode::exact_tcg : mode::exact);
-    default: known.set_mode(mode::ggml);
+        case ENGINE_KERNELS_TCG:
+            return known.set_mode(mode::tcg);
+        case ENGINE_KERNELS_EXACT:
+            return known.set_mode(
+                known.for_tcg && cpu_is_emulated() ? mode::exact_tcg : mode::exact);
+        default:
+            known.set_mode(mode::ggml);
     }
 }
 
@@ -71,9 +73,8 @@ int engine_decode_start(struct engine *e, size_t n, const int32_t *tokens, const
         e->seqs.assign(seqs, seqs + n);
         e->wanted.assign(outputs, outputs + n);
         e->outputs.clear();
-        start_computing(e, computes::tokens, [e, batch = batch_of(e)] {
-            return llama_decode(e->context.get(), batch);
-        });
+        start_computing(e, computes::tokens,
+            [e, batch = batch_of(e)] { return llama_decode(e->context.get(), batch); });
     });
 }
 

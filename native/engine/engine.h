@@ -14,8 +14,9 @@
 // * Text is UTF-8 with an explicit length in bytes; it may hold NUL.
 // * Threads. One thread makes all calls but engine_abort(). engine_open() and engine_load() start
 //   n_threads - 1 compute threads once the model is loaded, which engine_close() ends, and with
-//   engine_params.wait one more before, which computes in place of the calling thread. The first job
-//   starts another one, and so do the first engine_sample_start() and the first one that is slow.
+//   engine_params.wait one more before, which computes in place of the calling thread. The first
+//   job starts another one, and so do the first engine_sample_start() and the first one that is
+//   slow.
 // * Callbacks run on the calling thread, but for the two that say otherwise, with C++ frames below
 //   them: they MUST NOT longjmp or throw out, and MUST NOT call the engine that is calling them
 //   (ENGINE_EINVAL). Closing a sampler in a callback is allowed, because a garbage collector may do
@@ -75,8 +76,8 @@ struct engine_params {
     uint32_t n_batch;   // most tokens in one engine_decode(), >= 1
     uint32_t n_seq;     // sequences, numbered from 0; 1 to 256
     uint32_t n_threads; // compute threads, >= 1; MUST NOT exceed the cores owned: barriers spin
-    // Processor time, in ms of a real processor (four times as much where QEMU's TCG emulates it); 0:
-    // no limit.
+    // Processor time, in ms of a real processor (four times as much where QEMU's TCG emulates it);
+    // 0: no limit.
     uint32_t sample_ms; // to follow a grammar for one token
     uint32_t job_ms;    // for a job
     int32_t pooling;    // of embeddings: ENGINE_POOLING_*
@@ -88,11 +89,11 @@ struct engine_params {
     // computes. Returning true stops it: ENGINE_ABORTED or, in engine_embed(), ENGINE_EFAIL. May be
     // NULL.
     bool (*poll)(void *user);
-    // With these, a thread of the engine computes, and the calling thread runs wait() again and again
-    // until that has ended: a node of a graph may take seconds, and whoever calls may have interrupts
-    // to see to. wait() should sleep until there is such work; wake(), from the thread that computes,
-    // MUST make it return, or its next call if none is in progress. Both NULL: the calling thread
-    // computes.
+    // With these, a thread of the engine computes, and the calling thread runs wait() again and
+    // again until that has ended: a node of a graph may take seconds, and whoever calls may have
+    // interrupts to see to. wait() should sleep until there is such work; wake(), from the thread
+    // that computes, MUST make it return, or its next call if none is in progress. Both NULL: the
+    // calling thread computes.
     void (*wait)(void *user);
     void (*wake)(void *user);
     void *user;
@@ -100,13 +101,13 @@ struct engine_params {
 
 // Facts about a loaded model; strings are NUL-terminated and live as long as the engine.
 struct engine_info {
-    uint32_t n_ctx;            // granted, possibly rounded up from the request
-    uint32_t n_ctx_train;      // what the model was trained for
-    uint32_t n_batch, n_seq;   // granted
-    uint32_t n_vocab;          // tokens are 0 <= token < n_vocab
-    uint64_t n_params;         // weights
-    uint64_t size;             // bytes of weights
-    int32_t bos, eos;          // tokens, -1 if the model has none
+    uint32_t n_ctx;                    // granted, possibly rounded up from the request
+    uint32_t n_ctx_train;              // what the model was trained for
+    uint32_t n_batch, n_seq;           // granted
+    uint32_t n_vocab;                  // tokens are 0 <= token < n_vocab
+    uint64_t n_params;                 // weights
+    uint64_t size;                     // bytes of weights
+    int32_t bos, eos;                  // tokens, -1 if the model has none
     int32_t fim_pre, fim_suf, fim_mid; // tokens for filling in the middle, -1 if the model has none
     int32_t fim_rep, fim_sep;
     uint32_t n_embd;           // width of an embedding
@@ -145,9 +146,9 @@ void engine_set_log(void (*fn)(void *user, int level, const char *text), void *u
 // reboot the machine. NULL removes it.
 void engine_set_abort_handler(void (*fn)(const char *message));
 
-// Dies outside every guard, for tests of what the machine reports then: "assert" fails a GGML_ASSERT,
-// "throw" throws an exception that nobody catches. With an engine that has engine_params.wait, on the
-// thread that computes. Returns for any other kind.
+// Dies outside every guard, for tests of what the machine reports then: "assert" fails a
+// GGML_ASSERT, "throw" throws an exception that nobody catches. With an engine that has
+// engine_params.wait, on the thread that computes. Returns for any other kind.
 void engine_crash(struct engine *e, const char *kind);
 
 // Loads the GGUF file `path` by mmap, without a copy, and makes a context for it.
@@ -180,13 +181,14 @@ const struct engine_info *engine_info(const struct engine *e);
 int engine_tokenize(struct engine *e, const char *text, size_t len, bool add_special,
     bool parse_special, const int32_t **tokens, size_t *n);
 
-// Jobs. What a request hands to llama.cpp may take long, or for ever: a chat template, a JSON schema,
-// a grammar, a text of a megabyte. Such work runs on a thread of its own, one job after another in the
-// order in which they were started. Each may take `ms` of processor time (0: engine_params.job_ms), a part of the machine's
-// memory and the thread's stack; what takes more ends with ENGINE_LIMIT and costs nobody else
-// anything. engine_params.wake is called when a job has ended. The finish function, called once, waits
-// for that (as engine_params.wait has it) and gives the result or the error. engine_chat_open() and
-// engine_sampler_open() are start and finish in one; engine_tokenize() takes no thread.
+// Jobs. What a request hands to llama.cpp may take long, or for ever: a chat template, a JSON
+// schema, a grammar, a text of a megabyte. Such work runs on a thread of its own, one job after
+// another in the order in which they were started. Each may take `ms` of processor time (0:
+// engine_params.job_ms), a part of the machine's memory and the thread's stack; what takes more
+// ends with ENGINE_LIMIT and costs nobody else anything. engine_params.wake is called when a job
+// has ended. The finish function, called once, waits for that (as engine_params.wait has it) and
+// gives the result or the error. engine_chat_open() and engine_sampler_open() are start and finish
+// in one; engine_tokenize() takes no thread.
 int engine_tokenize_start(struct engine *e, const char *text, size_t len, bool add_special,
     bool parse_special, uint32_t ms, struct engine_job **out);
 int engine_tokenize_finish(struct engine_job *j, const int32_t **tokens, size_t *n);
@@ -199,8 +201,8 @@ uint32_t engine_job_ms(const struct engine_job *j);
 void engine_job_close(struct engine_job *j);
 
 // Text of n tokens, control tokens included. May end inside a UTF-8 character.
-int engine_detokenize(
-    struct engine *e, const int32_t *tokens, size_t n, const char **text, size_t *len);
+int engine_detokenize(struct engine *e, const int32_t *tokens, size_t n, const char **text,
+    size_t *len);
 
 // Text of one token; control tokens give "" unless `special`.
 int engine_piece(struct engine *e, int32_t token, bool special, const char **text, size_t *len);
@@ -217,18 +219,18 @@ int engine_is_eog(struct engine *e, int32_t token);
 int engine_decode(struct engine *e, size_t n, const int32_t *tokens, const int32_t *positions,
     const int32_t *seqs, const int8_t *outputs);
 
-// The same in two parts: start() checks the batch and returns, the thread of the engine computes it, and
-// finish() waits for the end (as engine_params.wait has it) and says what came of it. In between only
-// what needs nothing but the vocabulary and templates may be called (engine_tokenize, _detokenize,
-// _piece, _is_eog, _info, engine_chat_*, engine_sampler_open, _accept, _probs, _logprobs and
-// _close, engine_sample_finish), engine_abort() and engine_close(); everything else is
-// ENGINE_EINVAL. Without engine_params.wait start() computes.
+// The same in two parts: start() checks the batch and returns, the thread of the engine computes
+// it, and finish() waits for the end (as engine_params.wait has it) and says what came of it. In
+// between only what needs nothing but the vocabulary and templates may be called (engine_tokenize,
+// _detokenize, _piece, _is_eog, _info, engine_chat_*, engine_sampler_open, _accept, _probs,
+// _logprobs and _close, engine_sample_finish), engine_abort() and engine_close(); everything else
+// is ENGINE_EINVAL. Without engine_params.wait start() computes.
 int engine_decode_start(struct engine *e, size_t n, const int32_t *tokens, const int32_t *positions,
     const int32_t *seqs, const int8_t *outputs);
 int engine_decode_finish(struct engine *e);
 
-// Whether finish() of what was started would return at once; after engine_params.wake was called for
-// it. May be called by any thread.
+// Whether finish() of what was started would return at once; after engine_params.wake was called
+// for it. May be called by any thread.
 bool engine_ended(const struct engine *e);
 
 // Stops the engine_decode() or engine_embed() in progress after the node that it computes; without
@@ -350,11 +352,11 @@ int engine_reply_push(struct engine_reply *reply, const char *text, size_t len, 
 void engine_reply_close(struct engine_reply *reply);
 
 // The embedding of a text, which a causal model may be given in pieces of at most n_batch tokens;
-// other models take it at once, at most 512 tokens. first, last: of the pieces. The last call gives
-// the vector. normalize: -1 not, 0 to the largest, 2 to Euclid's length, else to that norm. Has
-// a context of its own, made by the first call, for texts of at most n_ctx tokens, or as many as
-// there is memory for then. ENGINE_ENOMEM: there is none, or for a shorter text only; the call may be
-// repeated.
+// other models take it at once, at most 512 tokens. first, last: of the pieces. The last call
+// gives the vector. normalize: -1 not, 0 to the largest, 2 to Euclid's length, else to that norm.
+// Has a context of its own, made by the first call, for texts of at most n_ctx tokens, or as many
+// as there is memory for then. ENGINE_ENOMEM: there is none, or for a shorter text only; the call
+// may be repeated.
 int engine_embed(struct engine *e, size_t n, const int32_t *tokens, bool first, bool last,
     int32_t normalize, const float **vector, size_t *width);
 

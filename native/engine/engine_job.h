@@ -34,8 +34,8 @@ size_t job_bytes(size_t extra = 0);
 // Of a thread's stack, for what calls within().
 constexpr size_t stack_margin = 64 * 1024;
 
-// Has body() run as a job of e, for at most `ms` of processor time (0: engine_params.job_ms). It may
-// use what never changes of e, and MUST NOT leave anything else changed: it may end anywhere.
+// Has body() run as a job of e, for at most `ms` of processor time (0: engine_params.job_ms). It
+// may use what never changes of e, and MUST NOT leave anything else changed: it may end anywhere.
 void start_job(engine *e, enum engine_job::kind kind, uint32_t ms,
     std::function<void(job_result &)> body, engine_job **out);
 

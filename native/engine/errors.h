@@ -1,10 +1,10 @@
 // errors.h: how a failure leaves the engine: as an error code with a reason.
 //
-// Two ideas carry the error handling. First, every argument that a request can influence is checked
-// (checks.h) before llama.cpp sees it, because llama.cpp answers a wrong one with an assertion, and an
-// assertion ends the machine. Second, an assertion that fails all the same (a corrupted model file
-// knows many) leaves ggml_abort() as a C++ exception, which unwinds to the ABI and becomes an error
-// code.
+// Two ideas carry the error handling. First, every argument that a request can influence is
+// checked (checks.h) before llama.cpp sees it, because llama.cpp answers a wrong one with an
+// assertion, and an assertion ends the machine. Second, an assertion that fails all the same (a
+// corrupted model file knows many) leaves ggml_abort() as a C++ exception, which unwinds to the
+// ABI and becomes an error code.
 #ifndef CLLM_ENGINE_ERRORS_H
 #define CLLM_ENGINE_ERRORS_H
 
@@ -45,10 +45,7 @@ bool lacks_memory(const char *reason) noexcept;
 
 template <class T> class scoped_value {
 public:
-    scoped_value(T &variable, T value)
-        : variable(variable), before(variable) {
-        variable = value;
-    }
+    scoped_value(T &variable, T value) : variable(variable), before(variable) { variable = value; }
     ~scoped_value() { variable = before; }
 
 private:

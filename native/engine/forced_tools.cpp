@@ -174,8 +174,8 @@ std::string begun_text(const std::string &tag, const common_chat_templates_input
 
 // Takes the text around calls out of the grammar and of the parser, which would take a call for
 // that text. Returns the names of the rules that were replaced, or may stay.
-std::set<std::string> leave_out_text(
-    const engine *e, const common_chat_templates_inputs &inputs, common_chat_params &params) {
+std::set<std::string> leave_out_text(const engine *e, const common_chat_templates_inputs &inputs,
+    common_chat_params &params) {
     using tags = common_chat_peg_builder;
     const bool thinks = may_think(e, params);
     std::set<std::string> known;
@@ -303,8 +303,8 @@ std::string instructions(const common_chat_templates_inputs &inputs) {
 }
 
 // The conversation in words that any template has: tools, calls and results as text.
-std::vector<common_chat_msg> in_words(
-    const common_chat_templates_inputs &inputs, bool knows_calls) {
+std::vector<common_chat_msg> in_words(const common_chat_templates_inputs &inputs,
+    bool knows_calls) {
     std::vector<common_chat_msg> messages = inputs.messages;
     if (!knows_calls) {
         for (common_chat_msg &message : messages) {
@@ -343,8 +343,8 @@ common_chat_params own_format(const engine *e, const common_chat_templates_input
     const common_json tools = common_chat_tools_to_json_oaicompat(inputs.tools);
     const common_chat_msg *begun = continued(inputs);
     const std::string start = trimmed(params.thinking_start_tag);
-    const std::string end
-        = params.thinking_end_tags.empty() ? "" : trimmed(params.thinking_end_tags.front());
+    const std::string end =
+        params.thinking_end_tags.empty() ? "" : trimmed(params.thinking_end_tags.front());
     common_peg_arena parser = build_chat_peg_parser([&](common_chat_peg_builder &p) {
         auto all = p.prefix(params.generation_prompt, start);
         if (!start.empty() && !end.empty()) {

@@ -120,16 +120,17 @@ void check_repetition(const char *p) {
     const char *number = *comma == ',' ? skip_space(comma + 1) : comma;
     if (*comma == ',' && *number >= '0' && *number <= '9') {
         const unsigned long long most = strtoull(number, nullptr, 10);
-        check(least <= most, "grammar: a repetition of at least " + std::to_string(least)
-            + " and at most " + std::to_string(most));
+        check(least <= most,
+            "grammar: a repetition of at least " + std::to_string(least) + " and at most "
+                + std::to_string(most));
     }
 }
 
 } // namespace
 
 void check_grammar_size(const std::string &grammar, const char *what) {
-    check(grammar.size() <= max_grammar, std::string(what) + ": longer than "
-        + std::to_string(max_grammar) + " bytes as a grammar");
+    check(grammar.size() <= max_grammar,
+        std::string(what) + ": longer than " + std::to_string(max_grammar) + " bytes as a grammar");
 }
 
 void check_grammar(const std::string &grammar) {

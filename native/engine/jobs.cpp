@@ -136,9 +136,12 @@ void start_job(engine *e, enum engine_job::kind kind, uint32_t ms,
 
 static const char *subject_of(enum engine_job::kind kind) {
     switch (kind) {
-        case engine_job::kind::chat: return "The conversation with its tools and schema: ";
-        case engine_job::kind::sampler: return "The grammar or schema: ";
-        default: return "The text: ";
+        case engine_job::kind::chat:
+            return "The conversation with its tools and schema: ";
+        case engine_job::kind::sampler:
+            return "The grammar or schema: ";
+        default:
+            return "The text: ";
     }
 }
 

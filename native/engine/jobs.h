@@ -1,5 +1,5 @@
-// jobs.h: what a request hands to llama.cpp (templates, schemas, grammars, long texts) is processed on
-// a thread of its own, one after another, each within a budget.
+// jobs.h: what a request hands to llama.cpp (templates, schemas, grammars, long texts) is
+// processed on a thread of its own, one after another, each within a budget.
 #ifndef CLLM_ENGINE_JOBS_H
 #define CLLM_ENGINE_JOBS_H
 
@@ -17,7 +17,7 @@
 struct job {
     std::function<void()> body; // keeps to its budget itself
     int code = ENGINE_OK;
-    std::string reason; // where the code is another
+    std::string reason;   // where the code is another
     uint64_t took_ns = 0; // processor time
     std::atomic<bool> unwanted{false};
     std::atomic<bool> ended{false};

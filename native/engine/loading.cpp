@@ -66,7 +66,8 @@ void check_vocabulary(const engine *e) {
     for (llama_token token = 0; token < n; ++token) {
         if (strnlen(llama_vocab_get_text(e->vocab, token), longest + 1) > longest) {
             throw std::runtime_error("token " + std::to_string(token)
-                + " of the model's vocabulary is longer than " + std::to_string(longest) + " bytes");
+                + " of the model's vocabulary is longer than " + std::to_string(longest)
+                + " bytes");
         }
     }
 }
@@ -78,7 +79,7 @@ void open_model(engine *e, const char *path, progress_function &progress) {
     mp.load_mode = LLAMA_LOAD_MODE_MMAP;
     // These repack, which is a copy. Ours are the first of them.
     mp.use_extra_bufts = e->params.kernels == ENGINE_KERNELS_TCG;
-    mp.check_tensors = false;   // this starts threads
+    mp.check_tensors = false; // this starts threads
     mp.progress_callback_user_data = &progress;
     mp.progress_callback = [](float done, void *user) {
         return (*static_cast<progress_function *>(user))(done);
@@ -88,7 +89,8 @@ void open_model(engine *e, const char *path, progress_function &progress) {
         throw_failure(capture.reason("the file is not a model"));
     }
     e->vocab = llama_model_get_vocab(e->model.get());
-    if (llama_vocab_type(e->vocab) == LLAMA_VOCAB_TYPE_NONE || llama_vocab_n_tokens(e->vocab) <= 0) {
+    if (llama_vocab_type(e->vocab) == LLAMA_VOCAB_TYPE_NONE
+        || llama_vocab_n_tokens(e->vocab) <= 0) {
         throw std::runtime_error("the model has no tokenizer");
     }
     check_vocabulary(e);
@@ -129,9 +131,9 @@ void open_templates(engine *e) {
     constexpr uint32_t template_ms = 4'000;
     log_capture capture;
     try {
-        e->templates = made_within(
-            {fair_ms(template_ms), job_bytes(), stack_size - stack_margin, nullptr},
-            [e] { return common_chat_templates_init(e->model.get(), ""); });
+        e->templates =
+            made_within({fair_ms(template_ms), job_bytes(), stack_size - stack_margin, nullptr},
+                [e] { return common_chat_templates_init(e->model.get(), ""); });
     } catch (const over_budget &x) {
         e->template_error = std::string("the model's chat template: ") + x.what();
     } catch (const std::exception &x) {

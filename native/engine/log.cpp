@@ -104,8 +104,7 @@ void engine_set_log(void (*fn)(void *user, int level, const char *text), void *u
     sink_user = user;
 }
 
-log_capture::log_capture()
-    : outer(innermost) {
+log_capture::log_capture() : outer(innermost) {
     innermost = this;
 }
 
@@ -173,15 +172,12 @@ void common_log_add(common_log *, enum ggml_log_level level, const char *fmt, ..
     engine_log(level, text.data(), nullptr);
 }
 
-void common_log_add_json(common_log *, const char *, const common_json &) {
-}
+void common_log_add_json(common_log *, const char *, const common_json &) {}
 
 void common_log_default_callback(enum ggml_log_level level, const char *text, void *) {
     engine_log(level, text, nullptr);
 }
 
-void common_log_set_prefix(common_log *, bool) {
-}
+void common_log_set_prefix(common_log *, bool) {}
 
-void common_log_set_timestamps(common_log *, bool) {
-}
+void common_log_set_timestamps(common_log *, bool) {}

@@ -362,8 +362,8 @@ found_logprobs logprobs_of(engine *e, const float *logits, int32_t token, size_t
 } // namespace
 
 // Fills a sampler from its parameters. Uses only what never changes of `e`.
-static void fill_sampler(
-    engine *e, engine_sampler *s, const std::string &text, const engine_chat *chat) {
+static void fill_sampler(engine *e, engine_sampler *s, const std::string &text,
+    const engine_chat *chat) {
     common_params_sampling sampling;
     sampling.no_perf = true;
     sampling_from_model(sampling, e->model.get());
@@ -399,8 +399,8 @@ int engine_sampler_start(struct engine *e, const char *params, size_t len,
     return call(e, KNOWS, [&] {
         check(e->context != nullptr, "this model computes embeddings only");
         check(!chat || chat->owner == e->serial, "the conversation belongs to another engine");
-        auto body = [e, text = std::string(params, len),
-                        chat = chat ? chat->self : nullptr](job_result &result) {
+        auto body = [e, text = std::string(params, len), chat = chat ? chat->self : nullptr](
+                        job_result &result) {
             auto s = std::make_unique<engine_sampler>();
             fill_sampler(e, s.get(), text, chat.get());
             result.sampler = std::move(s);
@@ -444,7 +444,8 @@ static void follow(engine_sampler *s, const std::atomic<bool> *stop, Body &&body
     const engine *e = s->owner;
     // A token may take long now and then, but not each of them.
     const uint32_t most = fair_ms(e->params.sample_ms);
-    s->credit_ms = static_cast<uint32_t>(std::min<uint64_t>(most, uint64_t(s->credit_ms) + most / 4));
+    s->credit_ms =
+        static_cast<uint32_t>(std::min<uint64_t>(most, uint64_t(s->credit_ms) + most / 4));
     const uint32_t credit = most ? std::max(s->credit_ms, 1u) : 0;
     const uint64_t began = thread_ns();
     bool abandoned = false;
@@ -460,7 +461,8 @@ static void follow(engine_sampler *s, const std::atomic<bool> *stop, Body &&body
         if (abandoned) {
             (void)s->sampler.release(); // destroying it would free what is free already
         }
-        throw over_budget("the grammar is too ambiguous: following it takes too much time or memory");
+        throw over_budget(
+            "the grammar is too ambiguous: following it takes too much time or memory");
     }
 }
 

@@ -38,12 +38,12 @@ struct engine {
 
     // Declared in the order in which they depend on each other; destroyed in reverse.
     std::unique_ptr<llama_model, free_model> model;
-    std::vector<llama_adapter_lora *> adapters; // the model frees them
+    std::vector<llama_adapter_lora *> adapters;             // the model frees them
     std::unique_ptr<ggml_threadpool, free_threads> threads; // none for a single thread
     std::unique_ptr<compute_thread> computer; // none where the calling thread computes
     context_ptr context;
-    std::unique_ptr<job_thread> job_worker; // made for the first job
-    std::vector<engine_job *> jobs; // that are open
+    std::unique_ptr<job_thread> job_worker;                  // made for the first job
+    std::vector<engine_job *> jobs;                          // that are open
     std::unique_ptr<job_thread> quick_samples, slow_samples; // each made for its first sample
     context_ptr embedder; // made when the first embedding is asked for
     common_chat_templates_ptr templates;
@@ -62,8 +62,8 @@ struct engine {
     std::vector<float> floats;
     std::vector<uint8_t> bytes;
 
-    // The batch that was started last. llama_batch wants one array of sequences per token; ours has one
-    // sequence in each.
+    // The batch that was started last. llama_batch wants one array of sequences per token; ours
+    // has one sequence in each.
     std::vector<int32_t> batch, positions, seqs;
     std::vector<int32_t> ones;
     std::vector<int32_t *> seq_of;
@@ -77,10 +77,10 @@ struct engine {
     int32_t normalize = 0;
 
     std::atomic<bool> stop{false}; // what is being computed is wanted by nobody: engine_abort()
-    bool busy = false;   // a call is in progress, so a callback must not come back in
+    bool busy = false;             // a call is in progress, so a callback must not come back in
     computes computing = computes::nothing; // that was started and not finished
-    int computed = 0; // what came of it
-    bool broken = false; // an assertion failed in the middle of a change
+    int computed = 0;                       // what came of it
+    bool broken = false;                    // an assertion failed in the middle of a change
 };
 
 struct engine_sampler {
@@ -88,16 +88,16 @@ struct engine_sampler {
     common_sampler_ptr sampler;
     uint32_t min_tokens = 0; // no end of generation before so many
     uint32_t sampled = 0;
-    int32_t token = 0;        // that was sampled last
-    bool constrained = false; // by a grammar
+    int32_t token = 0;               // that was sampled last
+    bool constrained = false;        // by a grammar
     uint32_t credit_ms = UINT32_MAX; // processor time left for its next token
-    bool busy = false;        // in use by a call
+    bool busy = false;               // in use by a call
     // Of engine_sample_start(). The thread that samples has all of the above until `work` ends.
     std::shared_ptr<engine_sampler> self; // until engine_sampler_close(); jobs may hold it longer
-    std::shared_ptr<job> work; // the sample that is not finished
-    job_thread *sampled_by = nullptr; // its thread
-    std::vector<float> logits; // of its batch: the engine's are the next batch's
-    uint64_t took_ns = 0; // processor time of the last one
+    std::shared_ptr<job> work;            // the sample that is not finished
+    job_thread *sampled_by = nullptr;     // its thread
+    std::vector<float> logits;            // of its batch: the engine's are the next batch's
+    uint64_t took_ns = 0;                 // processor time of the last one
 };
 
 #endif // CLLM_ENGINE_STATE_H

@@ -14,8 +14,8 @@ namespace {
 // llama_tokenize counts in int32_t and may need one token per byte and a few more.
 constexpr size_t max_text = INT_MAX / 8;
 
-std::vector<int32_t> tokenize(
-    const engine *e, const std::string &text, bool add_special, bool parse_special) {
+std::vector<int32_t> tokenize(const engine *e, const std::string &text, bool add_special,
+    bool parse_special) {
     const int32_t size = static_cast<int32_t>(text.size());
     std::vector<int32_t> tokens(text.size() + 8);
     int32_t count;
@@ -97,8 +97,8 @@ int engine_tokenize(struct engine *e, const char *text, size_t len, bool add_spe
     });
 }
 
-int engine_detokenize(
-    struct engine *e, const int32_t *tokens, size_t n, const char **text, size_t *len) {
+int engine_detokenize(struct engine *e, const int32_t *tokens, size_t n, const char **text,
+    size_t *len) {
     return call(e, KNOWS, [&] {
         e->text.clear();
         for (size_t i = 0; i < n; ++i) {

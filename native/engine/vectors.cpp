@@ -54,8 +54,8 @@ uint32_t longest_whole(const engine *e) {
     return std::min(e->info.n_ctx_train, max_noncausal);
 }
 
-// A text of a causal model may come in pieces: their token vectors are pooled here. The cache is for
-// the longest of texts, or where memory is short, for as long ones as there is room for.
+// A text of a causal model may come in pieces: their token vectors are pooled here. The cache is
+// for the longest of texts, or where memory is short, for as long ones as there is room for.
 void open_embedder(engine *e) {
     if (e->embedder) {
         return;
@@ -150,8 +150,7 @@ void finish(engine *e, int32_t normalize) {
         }
     }
     e->floats.resize(width);
-    common_embd_normalize(
-        e->pooled.data(), e->floats.data(), static_cast<int>(width), normalize);
+    common_embd_normalize(e->pooled.data(), e->floats.data(), static_cast<int>(width), normalize);
 }
 
 } // namespace
@@ -161,10 +160,11 @@ int engine_embed_start(struct engine *e, size_t n, const int32_t *tokens, bool f
     return call(e, CHANGES, [&] {
         check(normalize >= -1 && normalize <= 32, "normalize is not in -1..32");
         const size_t most = is_causal(e) ? e->info.n_batch : longest_whole(e);
-        check(n <= most || is_causal(e), "this model takes a text of at most " + std::to_string(most)
-            + " tokens, not " + std::to_string(n));
-        check(n >= 1 && n <= most, "a piece holds 1.." + std::to_string(most) + " tokens, not "
-            + std::to_string(n));
+        check(n <= most || is_causal(e),
+            "this model takes a text of at most " + std::to_string(most) + " tokens, not "
+                + std::to_string(n));
+        check(n >= 1 && n <= most,
+            "a piece holds 1.." + std::to_string(most) + " tokens, not " + std::to_string(n));
         check(is_causal(e) || (first && last), "this model takes a text in one piece");
         for (size_t i = 0; i < n; ++i) {
             check_token(e, tokens[i]);
@@ -182,9 +182,8 @@ int engine_embed_start(struct engine *e, size_t n, const int32_t *tokens, bool f
         std::iota(e->positions.begin(), e->positions.end(), static_cast<int32_t>(e->pooled_tokens));
         e->seqs.assign(n, 0);
         e->wanted.assign(n, 1);
-        start_computing(e, computes::embedding, [e, first, batch = batch_of(e)] {
-            return compute(e, batch, first);
-        });
+        start_computing(e, computes::embedding,
+            [e, first, batch = batch_of(e)] { return compute(e, batch, first); });
     });
 }
 
@@ -253,8 +252,9 @@ int engine_lora_set(struct engine *e, size_t n, const int32_t *ids, const float 
                 factors.push_back(scales[i]);
             }
         }
-        if (llama_set_adapters_lora(
-                e->context.get(), adapters.data(), adapters.size(), factors.data()) != 0) {
+        if (llama_set_adapters_lora(e->context.get(), adapters.data(), adapters.size(),
+                factors.data())
+            != 0) {
             throw std::runtime_error("llama.cpp refused the adapters");
         }
     });
@@ -265,8 +265,8 @@ int engine_state_get(struct engine *e, int32_t seq, const uint8_t **data, size_t
         check(e->context != nullptr, "this model computes embeddings only");
         check_seq(e, seq);
         e->bytes.resize(llama_state_seq_get_size(e->context.get(), seq));
-        size_t n = llama_state_seq_get_data(
-            e->context.get(), e->bytes.data(), e->bytes.size(), seq);
+        size_t n =
+            llama_state_seq_get_data(e->context.get(), e->bytes.data(), e->bytes.size(), seq);
         if (n == 0) {
             throw std::runtime_error("the state of this sequence cannot be saved");
         }

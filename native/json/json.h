@@ -19,14 +19,14 @@
 enum json_event {
     JSON_PAUSE, // the work allowed is done in the middle of a token: call again
     JSON_ERROR, // see `error` and `at`; every further call gives the same
-    JSON_DONE, // the text was one value
+    JSON_DONE,  // the text was one value
     JSON_NULL,
     JSON_FALSE,
     JSON_TRUE,
     JSON_INTEGER, // text[start..end), also `integer` if `fits`
-    JSON_FLOAT, // `number`, which is finite
-    JSON_STRING, // between quotes: text[start..end); `length` bytes when decoded
-    JSON_NAME, // the same, of a member whose value comes next
+    JSON_FLOAT,   // `number`, which is finite
+    JSON_STRING,  // between quotes: text[start..end); `length` bytes when decoded
+    JSON_NAME,    // the same, of a member whose value comes next
     JSON_ARRAY,
     JSON_ARRAY_END,
     JSON_OBJECT,
@@ -56,7 +56,8 @@ void json_read(struct json_reader *reader, const void *text, size_t size, unsign
 enum json_event json_next(struct json_reader *reader, size_t work);
 
 // Decodes the string that was the last token from text[*from] on, which is `start` at first, and
-// moves *from on by about `work` bytes; all is done when it is `end`. Returns how many bytes it wrote.
+// moves *from on by about `work` bytes; all is done when it is `end`. Returns how many bytes it
+// wrote.
 size_t json_decode(const struct json_reader *reader, size_t *from, uint8_t *to, size_t work);
 
 // Writes text[*from..size) as it stands between quotes, until all is done or `room` is used up to

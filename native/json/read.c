@@ -63,8 +63,8 @@ static enum json_event leave(struct json_reader *reader) {
     return event;
 }
 
-static enum json_event literal(
-    struct json_reader *reader, const char *name, enum json_event event) {
+static enum json_event literal(struct json_reader *reader, const char *name,
+    enum json_event event) {
     size_t length = strlen(name);
     for (size_t i = 0; i < length; i++, reader->at++) {
         if (reader->at == reader->size || reader->text[reader->at] != name[i]) {
@@ -288,8 +288,17 @@ static enum json_event value(struct json_reader *reader, size_t work) {
             return literal(reader, "true", JSON_TRUE);
         case 'f':
             return literal(reader, "false", JSON_FALSE);
-        case '-': case '0': case '1': case '2': case '3': case '4':
-        case '5': case '6': case '7': case '8': case '9':
+        case '-':
+        case '0':
+        case '1':
+        case '2':
+        case '3':
+        case '4':
+        case '5':
+        case '6':
+        case '7':
+        case '8':
+        case '9':
             return number(reader);
         default:
             return unexpected(reader);

@@ -9,8 +9,8 @@
 
 #define EACH(byte) ((byte) * 0x0101010101010101u)
 
-// Whether eight bytes are ASCII and stand for themselves in a string. A borrow only starts at a byte
-// that is one of those looked for, so it finds none where there is none.
+// Whether eight bytes are ASCII and stand for themselves in a string. A borrow only starts at a
+// byte that is one of those looked for, so it finds none where there is none.
 static inline bool json_plain(const uint8_t *text) {
     uint64_t word;
     memcpy(&word, text, sizeof word);

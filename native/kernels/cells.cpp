@@ -57,8 +57,8 @@ const uint64_t *times_of(const ggml_tensor *keys) {
 } // namespace
 
 bool writes_cells(const ggml_tensor *op) {
-    return op->op == GGML_OP_SET_ROWS && op->src[1]->type == GGML_TYPE_I64
-        && is_cache(root_of(op)) && op->nb[1] == root_of(op)->nb[1];
+    return op->op == GGML_OP_SET_ROWS && op->src[1]->type == GGML_TYPE_I64 && is_cache(root_of(op))
+        && op->nb[1] == root_of(op)->nb[1];
 }
 
 void note_cells(const ggml_tensor *op) {

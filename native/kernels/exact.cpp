@@ -95,16 +95,23 @@ void multiply_row(const Weights *row, size_t n, size_t i, const exact_column *co
 }
 
 template <class Weights, class Column>
-void multiply(const uint8_t *rows, size_t n, size_t first, size_t last,
-    const exact_column *columns, size_t n_columns) {
+void multiply(const uint8_t *rows, size_t n, size_t first, size_t last, const exact_column *columns,
+    size_t n_columns) {
     for (size_t c = 0; c < n_columns; c += columns_at_once) {
         for (size_t i = first; i < last; ++i) {
             const auto *row = reinterpret_cast<const Weights *>(rows) + i * n;
             switch (n_columns - c) {
-            case 1: multiply_row<Weights, Column, 1>(row, n, i, columns + c); break;
-            case 2: multiply_row<Weights, Column, 2>(row, n, i, columns + c); break;
-            case 3: multiply_row<Weights, Column, 3>(row, n, i, columns + c); break;
-            default: multiply_row<Weights, Column, 4>(row, n, i, columns + c);
+                case 1:
+                    multiply_row<Weights, Column, 1>(row, n, i, columns + c);
+                    break;
+                case 2:
+                    multiply_row<Weights, Column, 2>(row, n, i, columns + c);
+                    break;
+                case 3:
+                    multiply_row<Weights, Column, 3>(row, n, i, columns + c);
+                    break;
+                default:
+                    multiply_row<Weights, Column, 4>(row, n, i, columns + c);
             }
         }
     }
@@ -195,8 +202,8 @@ struct q6_K {
                                             : _mm256_srli_epi16(h, 2);
             to.weights[i] =
                 _mm256_or_si256(_mm256_and_si256(low, four), _mm256_and_si256(high, top));
-            to.scales[i] = _mm256_set_m128i(
-                _mm_set1_epi16(scales[2 * i + 1]), _mm_set1_epi16(scales[2 * i]));
+            to.scales[i] =
+                _mm256_set_m128i(_mm_set1_epi16(scales[2 * i + 1]), _mm_set1_epi16(scales[2 * i]));
         }
     }
 };
@@ -223,40 +230,41 @@ void multiply_large_row(const Weights *row, size_t n, size_t i, const exact_colu
             __m256i total = _mm256_setzero_si256();
 #pragma GCC unroll 8
             for (int v = 0; v < 8; ++v) {
-                total = _mm256_add_epi32(total, _mm256_madd_epi16(
-                    w.scales[v], _mm256_maddubs_epi16(w.weights[v], load(x.qs + 32 * v))));
+                total = _mm256_add_epi32(total,
+                    _mm256_madd_epi16(w.scales[v],
+                        _mm256_maddubs_epi16(w.weights[v], load(x.qs + 32 * v))));
             }
             if constexpr (is_q6_K) { // weights less 32
                 const __m256i scales = _mm256_cvtepi8_epi16(
                     _mm_loadu_si128(reinterpret_cast<const __m128i *>(row[b].scales)));
-                total = _mm256_sub_epi32(
-                    total, _mm256_slli_epi32(_mm256_madd_epi16(sums, scales), 5));
+                total =
+                    _mm256_sub_epi32(total, _mm256_slli_epi32(_mm256_madd_epi16(sums, scales), 5));
             } else {
-                const __m128i of_32 = _mm_hadd_epi16(
-                    _mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+                const __m128i of_32 =
+                    _mm_hadd_epi16(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
                 const __m128i products = _mm_madd_epi16(w.minimums, of_32);
                 const float scale = -x.d * w.dmin;
                 if constexpr (Weights::minimums_in_lanes) {
-                    minimum_lanes[c] = _mm_fmadd_ps(
-                        _mm_set1_ps(scale), _mm_cvtepi32_ps(products), minimum_lanes[c]);
+                    minimum_lanes[c] = _mm_fmadd_ps(_mm_set1_ps(scale), _mm_cvtepi32_ps(products),
+                        minimum_lanes[c]);
                 } else {
                     const __m128i two = _mm_hadd_epi32(products, products);
                     const int sum = _mm_cvtsi128_si32(_mm_hadd_epi32(two, two));
                     minimums[c] = __builtin_fmaf(scale, static_cast<float>(sum), minimums[c]);
                 }
             }
-            lanes[c] = _mm256_fmadd_ps(
-                _mm256_set1_ps(x.d * w.d), _mm256_cvtepi32_ps(total), lanes[c]);
+            lanes[c] =
+                _mm256_fmadd_ps(_mm256_set1_ps(x.d * w.d), _mm256_cvtepi32_ps(total), lanes[c]);
         }
     }
     for (size_t c = 0; c < n_columns; ++c) {
         float &out = columns[c].out[i];
         out = sum(lanes[c]);
         if constexpr (!is_q6_K) {
-            const __m128 two = _mm_add_ps(
-                minimum_lanes[c], _mm_movehl_ps(minimum_lanes[c], minimum_lanes[c]));
-            out += Weights::minimums_in_lanes
-                ? _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two))) : minimums[c];
+            const __m128 two =
+                _mm_add_ps(minimum_lanes[c], _mm_movehl_ps(minimum_lanes[c], minimum_lanes[c]));
+            out += Weights::minimums_in_lanes ? _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+                                              : minimums[c];
         }
     }
 }
@@ -267,8 +275,8 @@ void multiply_large(const uint8_t *rows, size_t n, size_t first, size_t last,
     for (size_t c = 0; c < n_columns; c += large_columns) {
         const size_t some = n_columns - c < large_columns ? n_columns - c : large_columns;
         for (size_t i = first; i < last; ++i) {
-            multiply_large_row(
-                reinterpret_cast<const Weights *>(rows) + i * n, n, i, columns + c, some);
+            multiply_large_row(reinterpret_cast<const Weights *>(rows) + i * n, n, i, columns + c,
+                some);
         }
     }
 }
@@ -304,13 +312,20 @@ const exact_format *exact_format_real(int type) {
     static constexpr exact_format of_q5_K = make_large<q5_K>();
     static constexpr exact_format of_q6_K = make_large<q6_K>();
     switch (type) {
-    case GGML_TYPE_Q4_K: return &of_q4_K;
-    case GGML_TYPE_Q5_K: return &of_q5_K;
-    case GGML_TYPE_Q6_K: return &of_q6_K;
-    case GGML_TYPE_Q4_0: return &of_q4_0;
-    case GGML_TYPE_Q4_1: return &of_q4_1;
-    case GGML_TYPE_Q8_0: return &of_q8_0;
-    default: return nullptr;
+        case GGML_TYPE_Q4_K:
+            return &of_q4_K;
+        case GGML_TYPE_Q5_K:
+            return &of_q5_K;
+        case GGML_TYPE_Q6_K:
+            return &of_q6_K;
+        case GGML_TYPE_Q4_0:
+            return &of_q4_0;
+        case GGML_TYPE_Q4_1:
+            return &of_q4_1;
+        case GGML_TYPE_Q8_0:
+            return &of_q8_0;
+        default:
+            return nullptr;
     }
 }
 

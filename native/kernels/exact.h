@@ -37,8 +37,8 @@ struct exact_column {
 struct exact_format {
     int activations; // ggml_type of the column's blocks
     // Of blocks first to last - 1 of a column.
-    void (*prepare)(
-        const uint8_t *blocks, size_t first, size_t last, exact_word *scales, exact_word *sums);
+    void (*prepare)(const uint8_t *blocks, size_t first, size_t last, exact_word *scales,
+        exact_word *sums);
     // Rows first to last - 1 of a matrix whose rows have n blocks, times the columns.
     void (*multiply)(const uint8_t *rows, size_t n, size_t first, size_t last,
         const exact_column *columns, size_t n_columns);

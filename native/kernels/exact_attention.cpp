@@ -82,8 +82,8 @@ float score_of(float product, const exact_keys &keys, float bias) {
 
 // By ggml's functions.
 
-void attend_with_ggml(
-    const exact_keys &keys, const exact_query *queries, int n_queries, void *scratch) {
+void attend_with_ggml(const exact_keys &keys, const exact_query *queries, int n_queries,
+    void *scratch) {
     const int dk = keys.cache.dk, dv = keys.cache.dv;
     auto *values = static_cast<uint16_t *>(scratch);
     void *q = static_cast<uint8_t *>(scratch) + aligned(size(dv) * sizeof *values);
@@ -98,8 +98,8 @@ void attend_with_ggml(
                 continue;
             }
             const auto &cache = keys.cache;
-            traits->vec_dot(
-                dk, &product, 0, row(cache.k, cache.k_stride, keys.rows[i]), 0, q, 0, 1);
+            traits->vec_dot(dk, &product, 0, row(cache.k, cache.k_stride, keys.rows[i]), 0, q, 0,
+                1);
             so_far.add_score(score_of(product, keys, bias), weight, shrink);
             if (shrink != 1) {
                 ggml_vec_scale_f16(dv, values, shrink);
@@ -152,8 +152,8 @@ __m256 power_by_vectors(__m256 x) {
     const __m256i bits = _mm256_castps_si256(size);
     auto above = [bits](int limit) { return _mm256_cmpgt_epi32(bits, _mm256_set1_epi32(limit)); };
     const __m256 scaled = _mm256_sub_ps(_mm256_mul_ps(all(1.4426950216e+0f), x), all(0.5f));
-    __m256i k = _mm256_blendv_epi8(
-        _mm256_set1_epi32(-1), _mm256_cvttps_epi32(scaled), above(0x3F851592));
+    __m256i k =
+        _mm256_blendv_epi8(_mm256_set1_epi32(-1), _mm256_cvttps_epi32(scaled), above(0x3F851592));
     k = _mm256_and_si256(k, above(0x3EB17218));
     const __m256 n = _mm256_cvtepi32_ps(k);
     const __m256 high = _mm256_sub_ps(x, _mm256_mul_ps(n, all(6.9314575195e-1f)));
@@ -163,12 +163,11 @@ __m256 power_by_vectors(__m256 x) {
         _mm256_add_ps(all(1.6666625440e-1f), _mm256_mul_ps(rr, all(-2.7667332906e-3f)));
     const __m256 c = _mm256_sub_ps(r, _mm256_mul_ps(rr, polynomial));
     const __m256 quotient = _mm256_div_ps(_mm256_mul_ps(r, c), _mm256_sub_ps(all(2), c));
-    const __m256 y =
-        _mm256_add_ps(all(1), _mm256_add_ps(_mm256_sub_ps(quotient, low), high));
-    const __m256 power = _mm256_castsi256_ps(
-        _mm256_add_epi32(_mm256_castps_si256(y), _mm256_slli_epi32(k, 23)));
-    return _mm256_blendv_ps(
-        _mm256_add_ps(all(1), x), power, _mm256_castsi256_ps(above(0x39000000)));
+    const __m256 y = _mm256_add_ps(all(1), _mm256_add_ps(_mm256_sub_ps(quotient, low), high));
+    const __m256 power =
+        _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(y), _mm256_slli_epi32(k, 23)));
+    return _mm256_blendv_ps(_mm256_add_ps(all(1), x), power,
+        _mm256_castsi256_ps(above(0x39000000)));
 }
 
 // True if that is what expf() is here.
@@ -237,8 +236,8 @@ void multiply(const attention_cache &cache, const int32_t *rows, int n, column *
                 const int at = i + v * GGML_F16_DOT_EPR;
                 const GGML_F16_DOT_VEC numbers = GGML_F16_DOT_VEC_LOAD(k + at, v);
                 for (int c = 0; c < n_columns; ++c) {
-                    sums[c][v] = GGML_F16_DOT_VEC_FMA(
-                        sums[c][v], numbers, load_floats(columns[c].q + at));
+                    sums[c][v] =
+                        GGML_F16_DOT_VEC_FMA(sums[c][v], numbers, load_floats(columns[c].q + at));
                 }
             }
         }
@@ -248,8 +247,8 @@ void multiply(const attention_cache &cache, const int32_t *rows, int n, column *
 #else
             const __m256 all = _mm256_add_ps(_mm256_add_ps(sums[c][0], sums[c][2]),
                 _mm256_add_ps(sums[c][1], sums[c][3]));
-            _mm_storeu_ps(four[c][j % 4], _mm_add_ps(
-                _mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+            _mm_storeu_ps(four[c][j % 4],
+                _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
             if (j % 4 == 3) {
                 reduce(four[c], columns[c].scores + j - 3);
             }
@@ -264,8 +263,8 @@ void multiply(const attention_cache &cache, const int32_t *rows, int n, column *
 }
 
 // The steps of some keys, by their products with the query.
-void weigh(
-    const exact_keys &keys, const exact_query &query, const int32_t *rows, int n, column &c) {
+void weigh(const exact_keys &keys, const exact_query &query, const int32_t *rows, int n,
+    column &c) {
     int steps = 0;
     for (int j = 0; j < n; ++j) {
         float bias;
@@ -321,8 +320,8 @@ size_t scratch_by_vectors(int dk, int dv) {
         + keys_at_once * width * sizeof(float);
 }
 
-void attend_by_vectors(
-    const exact_keys &keys, const exact_query *queries, int n_queries, void *scratch) {
+void attend_by_vectors(const exact_keys &keys, const exact_query *queries, int n_queries,
+    void *scratch) {
     const attention_cache &cache = keys.cache;
     const int dk = cache.dk, dv = cache.dv;
     auto *columns = static_cast<column *>(scratch);
@@ -346,9 +345,14 @@ void attend_by_vectors(
         const int n = left < keys_at_once ? static_cast<int>(left) : keys_at_once;
         for (int c = 0; c < n_queries; c += columns_at_once) {
             switch (n_queries - c) {
-            case 1: multiply<1>(cache, rows, n, columns + c); break;
-            case 2: multiply<2>(cache, rows, n, columns + c); break;
-            default: multiply<columns_at_once>(cache, rows, n, columns + c);
+                case 1:
+                    multiply<1>(cache, rows, n, columns + c);
+                    break;
+                case 2:
+                    multiply<2>(cache, rows, n, columns + c);
+                    break;
+                default:
+                    multiply<columns_at_once>(cache, rows, n, columns + c);
             }
         }
         for (int c = 0; c < n_queries; ++c) {
@@ -360,13 +364,13 @@ void attend_by_vectors(
                 const uint16_t *v = row(cache.v, cache.v_stride, rows[j]) + d;
                 for (int i = 0; i < some; i += 8) {
                     const auto *halves = reinterpret_cast<const __m128i *>(v + i);
-                    _mm256_storeu_ps(
-                        values + j * width + i, _mm256_cvtph_ps(_mm_loadu_si128(halves)));
+                    _mm256_storeu_ps(values + j * width + i,
+                        _mm256_cvtph_ps(_mm_loadu_si128(halves)));
                 }
             }
             for (int c = 0; c < n_queries; ++c) {
-                (some == width ? add_values<width / 8> : add_values<width / 16>)(
-                    values, columns[c], columns[c].values + d);
+                (some == width ? add_values<width / 8> : add_values<width / 16>)(values, columns[c],
+                    columns[c].values + d);
             }
         }
     }

@@ -30,8 +30,8 @@ constexpr int exact_queries = 16; // most in one call
 
 struct exact_attention {
     size_t (*scratch)(int dk, int dv); // bytes
-    void (*attend)(
-        const exact_keys &keys, const exact_query *queries, int n_queries, void *scratch);
+    void (
+        *attend)(const exact_keys &keys, const exact_query *queries, int n_queries, void *scratch);
 };
 
 // For all types of K, from ggml's own functions.

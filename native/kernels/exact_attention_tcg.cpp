@@ -19,8 +19,8 @@ constexpr int32_t above_all_halves = 0x477FF000;  // 65520, which rounds to infi
 struct half_rounding {
     __m128i largest = _mm_setzero_si128(); // of the sizes' bits
     bool overflowed() const {
-        return _mm_movemask_epi8(
-                   _mm_cmpgt_epi32(largest, _mm_set1_epi32(above_all_halves - 1))) != 0;
+        return _mm_movemask_epi8(_mm_cmpgt_epi32(largest, _mm_set1_epi32(above_all_halves - 1)))
+            != 0;
     }
     // To nearest, ties to even. Below 2^-14 a half's digits end at 2^-24, as those of a float
     // between 0.5 and 1 do.
@@ -29,14 +29,14 @@ struct half_rounding {
         const __m128i size = _mm_xor_si128(bits, sign);
         largest = _mm_max_epi32(largest, size);
         const __m128i even = right32<31>(left32<18>(size)); // bit 13
-        const __m128i normal = left32<13>(
-            right32<13>(add32(add32(size, _mm_set1_epi32(0x0FFF)), even)));
+        const __m128i normal =
+            left32<13>(right32<13>(add32(add32(size, _mm_set1_epi32(0x0FFF)), even)));
         const __m128 half = _mm_set1_ps(0.5f);
-        const __m128i small = _mm_castps_si128(
-            subtract(_mm_add_ps(_mm_castsi128_ps(size), half), half));
+        const __m128i small =
+            _mm_castps_si128(subtract(_mm_add_ps(_mm_castsi128_ps(size), half), half));
         const __m128i is_small = _mm_cmpgt_epi32(_mm_set1_epi32(least_normal_half), size);
-        return _mm_castsi128_ps(either(sign, _mm_xor_si128(normal,
-            _mm_and_si128(is_small, _mm_xor_si128(normal, small)))));
+        return _mm_castsi128_ps(either(sign,
+            _mm_xor_si128(normal, _mm_and_si128(is_small, _mm_xor_si128(normal, small)))));
     }
 };
 
@@ -53,8 +53,7 @@ const uint16_t *row(const uint8_t *rows, size_t stride, int32_t i) {
 // The values' sum in y; returns that of their weights, or less than 0 if the rounding was not for
 // such numbers.
 template <class Rounding>
-float attend_with(
-    const exact_keys &keys, const half_column &q, const uint16_t *mask, float *y) {
+float attend_with(const exact_keys &keys, const half_column &q, const uint16_t *mask, float *y) {
     constexpr bool any = __is_same(Rounding, any_rounding);
     const attention_cache &cache = keys.cache;
     Rounding round;
@@ -67,8 +66,8 @@ float attend_with(
             continue;
         }
         float score;
-        multiply_halves(
-            row(cache.k, cache.k_stride, *key), static_cast<size_t>(cache.dk), q, &score);
+        multiply_halves(row(cache.k, cache.k_stride, *key), static_cast<size_t>(cache.dk), q,
+            &score);
         score *= keys.scale;
         score += bias;
         float shrink = 1, weight = 1;

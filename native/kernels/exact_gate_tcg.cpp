@@ -1,6 +1,6 @@
-// exact_gate_tcg.cpp: see tcg_gate.h. Compiled for AVX2 and FMA, but no instruction here is of 256 bits.
-// The operations on each number, and their order, are those of ggml_vec_swiglu_f32() for AVX2
-// (ggml-cpu/vec.h).
+// exact_gate_tcg.cpp: see tcg_gate.h. Compiled for AVX2 and FMA, but no instruction here is of 256
+// bits. The operations on each number, and their order, are those of ggml_vec_swiglu_f32() for
+// AVX2 (ggml-cpu/vec.h).
 #include "tcg_gate.h"
 
 #include "halves.h"

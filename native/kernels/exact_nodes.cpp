@@ -131,8 +131,8 @@ private:
         if (tcg_ && is_plain_attention(op)) {
             return attention_tcg;
         }
-        const exact_attention *by_vectors = attention_by_vectors(
-            static_cast<int>(k->ne[0]), static_cast<int>(v->ne[0]));
+        const exact_attention *by_vectors =
+            attention_by_vectors(static_cast<int>(k->ne[0]), static_cast<int>(v->ne[0]));
         return by_vectors && k->type == GGML_TYPE_F16 ? *by_vectors : attention_of_ggml;
     }
 
@@ -141,8 +141,9 @@ private:
     }
 
     size_t scratch_of(const ggml_tensor *op) const {
-        return lists_of(op) + aligned(attention_for(op).scratch(
-            static_cast<int>(op->src[1]->ne[0]), static_cast<int>(op->src[2]->ne[0])));
+        return lists_of(op)
+            + aligned(attention_for(op).scratch(static_cast<int>(op->src[1]->ne[0]),
+                static_cast<int>(op->src[2]->ne[0])));
     }
 
     static const uint16_t *mask_of(const ggml_tensor *op, int64_t i1, int64_t i2, int64_t i3) {
@@ -188,8 +189,8 @@ private:
     }
 
     // The keys that any of the queries sees.
-    static size_t list(
-        const ggml_tensor *op, int64_t i3, int64_t first, int64_t last, int32_t *keys) {
+    static size_t list(const ggml_tensor *op, int64_t i3, int64_t first, int64_t last,
+        int32_t *keys) {
         constexpr uint64_t none = 0x0001000100010001u * minus_infinity;
         const int64_t n_kv = op->src[1]->ne[1];
         const ggml_tensor *mask = op->src[3];
@@ -272,7 +273,7 @@ public:
         const size_t fair = n_rows / (4 * nth) / 4 * 4;
         const size_t piece_rows = fair < 16 ? 16 : fair < 128 ? fair : 128;
         for (size_t piece = ith; piece * piece_rows < n_rows;
-             piece = static_cast<size_t>(ggml_threadpool_chunk_add(params->threadpool, 1))) {
+            piece = static_cast<size_t>(ggml_threadpool_chunk_add(params->threadpool, 1))) {
             const size_t begin = piece * piece_rows, end = begin + piece_rows;
             f.multiply(static_cast<const uint8_t *>(weights->data), n_blocks, begin,
                 end < n_rows ? end : n_rows, columns, n_columns);
@@ -336,7 +337,7 @@ public:
         const auto multiply = ggml_get_type_traits_cpu(weights->type)->vec_dot;
         const int64_t pieces = (n_rows + rows_at_once - 1) / rows_at_once;
         for (int64_t piece = params->ith; piece < pieces * matrices;
-             piece = ggml_threadpool_chunk_add(params->threadpool, 1)) {
+            piece = ggml_threadpool_chunk_add(params->threadpool, 1)) {
             const int64_t matrix = piece / pieces, first = piece % pieces * rows_at_once;
             const int64_t last = first + rows_at_once < n_rows ? first + rows_at_once : n_rows;
             const int64_t i2 = matrix % x->ne[2], i3 = matrix / x->ne[2];
@@ -361,9 +362,7 @@ private:
         return ggml_get_type_traits_cpu(op->src[0]->type)->vec_dot_type;
     }
 
-    static bool is_converted(const ggml_tensor *op) {
-        return op->src[1]->type != columns_type(op);
-    }
+    static bool is_converted(const ggml_tensor *op) { return op->src[1]->type != columns_type(op); }
 
     static size_t column_size(const ggml_tensor *op) {
         return aligned(ggml_row_size(columns_type(op), op->src[0]->ne[0]));
@@ -379,24 +378,28 @@ ggml::cpu::tensor_traits *exact_node(const ggml_tensor *op, bool tcg) {
     static reference_node reference(true), usual(false);
     static cells_node cells;
     switch (op->op) {
-    case GGML_OP_MUL_MAT:
-        if (ggml_get_op_params_i32(op, 1) != GGML_HINT_NONE) {
-            return &usual;
-        }
-        if ((tcg ? tcg_product : real_product).takes(op)) {
-            return tcg ? &tcg_product : &real_product;
-        }
-        return column_product::takes(op) ? static_cast<ggml::cpu::tensor_traits *>(&column)
-                                         : &reference;
-    case GGML_OP_MUL_MAT_ID: return &reference;
-    case GGML_OP_FLASH_ATTN_EXT:
-        if (attention_node::takes(op)) {
-            return tcg ? &tcg_attention : &real_attention;
-        }
-        return &reference;
-    case GGML_OP_SET_ROWS: return writes_cells(op) ? &cells : nullptr;
-    case GGML_OP_GLU: return tcg ? exact_tcg_gate(op) : nullptr;
-    default: return nullptr;
+        case GGML_OP_MUL_MAT:
+            if (ggml_get_op_params_i32(op, 1) != GGML_HINT_NONE) {
+                return &usual;
+            }
+            if ((tcg ? tcg_product : real_product).takes(op)) {
+                return tcg ? &tcg_product : &real_product;
+            }
+            return column_product::takes(op) ? static_cast<ggml::cpu::tensor_traits *>(&column)
+                                             : &reference;
+        case GGML_OP_MUL_MAT_ID:
+            return &reference;
+        case GGML_OP_FLASH_ATTN_EXT:
+            if (attention_node::takes(op)) {
+                return tcg ? &tcg_attention : &real_attention;
+            }
+            return &reference;
+        case GGML_OP_SET_ROWS:
+            return writes_cells(op) ? &cells : nullptr;
+        case GGML_OP_GLU:
+            return tcg ? exact_tcg_gate(op) : nullptr;
+        default:
+            return nullptr;
     }
 }
 

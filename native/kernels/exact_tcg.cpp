@@ -68,8 +68,8 @@ struct q4_1 {
         const __m128i q = load128(w.qs);
         low = add_halves(add16(multiply16(right16<12>(left16<12>(q)), a[0]),
             multiply16(right16<12>(left16<4>(q)), a[1])));
-        high = add_halves(add16(multiply16(right16<12>(left16<8>(q)), a[2]),
-            multiply16(right16<12>(q), a[3])));
+        high = add_halves(
+            add16(multiply16(right16<12>(left16<8>(q)), a[2]), multiply16(right16<12>(q), a[3])));
     }
 };
 
@@ -86,8 +86,8 @@ __m128i fifth_bits(const uint8_t *bits) {
 template <bool Signed> __m128i product_of_fives(__m128i bytes, __m128i even, __m128i odd) {
     const __m128i e = left16<11>(bytes), o = left16<3>(bytes);
     return add_halves(Signed
-        ? add16(multiply16(signed_right16<11>(e), even), multiply16(signed_right16<11>(o), odd))
-        : add16(multiply16(right16<11>(e), even), multiply16(right16<11>(o), odd)));
+            ? add16(multiply16(signed_right16<11>(e), even), multiply16(signed_right16<11>(o), odd))
+            : add16(multiply16(right16<11>(e), even), multiply16(right16<11>(o), odd)));
 }
 
 template <class Weights, class Activations, bool Offset> struct fives {
@@ -172,7 +172,9 @@ half_parts unpacked(int32_t word) {
 int64_t rounded(int64_t a) {
     int64_t bit, half;
     __asm__(CLLM_ROUND("%0", "%1", "%2", "%3")
-            : "+r"(a), "=&r"(bit), "=&r"(half) : "r"(int64_t{1}) : "cc");
+        : "+r"(a), "=&r"(bit), "=&r"(half)
+        : "r"(int64_t{1})
+        : "cc");
     return a;
 }
 
@@ -188,11 +190,10 @@ void add_rounded(int64_t &first, int64_t &second, __m128i sums, int64_t scale, i
             "addq %3, %0\n\t"
             "sarq $32, %2\n\t"
             "imulq %5, %2\n\t"
-            "addq %2, %1\n\t"
-            CLLM_ROUND("%0", "%2", "%3", "%6")
-            CLLM_ROUND("%1", "%2", "%3", "%6")
-            : "+r"(first), "+r"(second), "=&r"(bit), "=&r"(half)
-            : "x"(sums), "r"(scale), "r"(one), "i"(half_of_sums) : "cc");
+            "addq %2, %1\n\t" CLLM_ROUND("%0", "%2", "%3", "%6") CLLM_ROUND("%1", "%2", "%3", "%6")
+        : "+r"(first), "+r"(second), "=&r"(bit), "=&r"(half)
+        : "x"(sums), "r"(scale), "r"(one), "i"(half_of_sums)
+        : "cc");
 }
 
 float power_of_two(int exponent) {
@@ -249,8 +250,9 @@ bool integer_row(const typename Format::weights *row, size_t n, const exact_colu
             const uint32_t bits = scale_bits<Format>(row[begin + b]);
             scales[b] = in_units(bits & 0xFFFF, column.first[begin + b].integer, unit, farthest);
             if constexpr (Format::offset) {
-                offsets = rounded(offsets + in_units(bits >> 16, column.second[begin + b].integer,
-                    offset_unit, farthest + 16));
+                offsets = rounded(offsets
+                    + in_units(bits >> 16, column.second[begin + b].integer, offset_unit,
+                        farthest + 16));
             }
         }
         const auto *w = row + begin;
@@ -279,8 +281,8 @@ bool integer_row(const typename Format::weights *row, size_t n, const exact_colu
 
 // The same in floats.
 template <class Format>
-void float_row(
-    const typename Format::weights *row, size_t n, const exact_column &column, float *out) {
+void float_row(const typename Format::weights *row, size_t n, const exact_column &column,
+    float *out) {
     // The compiler is not to know what it holds, or it loads it again and again.
     __m128i magic = _mm_set1_epi32(magic_bits);
     __asm__("" : "+x"(magic));
@@ -380,8 +382,8 @@ void unpack(const uint8_t *packed, int16_t *scales, int16_t *minimums) {
         b & 0x3F3F3F3F, (c >> 4 & 0x0F0F0F0F) | (b >> 2 & 0x30303030)};
     const __m128i all = load128(bytes);
     _mm_storeu_si128(reinterpret_cast<__m128i *>(scales), _mm_cvtepu8_epi16(all));
-    _mm_storeu_si128(
-        reinterpret_cast<__m128i *>(minimums), _mm_cvtepu8_epi16(_mm_srli_si128(all, 8)));
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(minimums),
+        _mm_cvtepu8_epi16(_mm_srli_si128(all, 8)));
 }
 
 int32_t sum_of(__m128i v) {
@@ -433,8 +435,8 @@ void block_sums(const typename Format::weights *const *rows, const block_q8_K &x
 // Up to four rows of blocks of 256 columns by one column, as ggml's dot products
 // (ggml-cpu/arch/x86/quants.c).
 template <class Format, int n_rows>
-void multiply_large_rows(
-    const typename Format::weights *first, size_t n, const exact_column &column, float *out) {
+void multiply_large_rows(const typename Format::weights *first, size_t n,
+    const exact_column &column, float *out) {
     __m128i magic = _mm_set1_epi32(magic_bits);
     __asm__("" : "+x"(magic));
     const auto *x = reinterpret_cast<const block_q8_K *>(column.blocks);
@@ -483,8 +485,8 @@ void multiply_large_rows(
             if constexpr (std::is_same_v<Format, q4_K>) {
                 fuse(minimum[r], to_float(parts_minimums, magic), _mm_set1_ps(-x[b].d * dmin));
             } else if constexpr (Format::has_minimum) {
-                of_minimums[r] = __builtin_fmaf(
-                    -x[b].d * dmin, static_cast<float>(sum_of(parts_minimums)), of_minimums[r]);
+                of_minimums[r] = __builtin_fmaf(-x[b].d * dmin,
+                    static_cast<float>(sum_of(parts_minimums)), of_minimums[r]);
             }
         }
     }
@@ -502,8 +504,8 @@ void multiply_large_rows(
 // What stands for a format in multiply(): the rows from first to last - 1 by some columns.
 
 template <class Format> struct small {
-    static void prepare(
-        const uint8_t *blocks, size_t first, size_t last, exact_word *scales, exact_word *sums) {
+    static void prepare(const uint8_t *blocks, size_t first, size_t last, exact_word *scales,
+        exact_word *sums) {
         for (size_t b = first; b < last; ++b) {
             const uint32_t bits = scale_bits<Format>(
                 reinterpret_cast<const typename Format::activations *>(blocks)[b]);
@@ -549,8 +551,8 @@ template <class Kind, class Weights> struct by_fours {
         for (size_t i = first; i < last;) {
             const bool four = last - i >= 4;
             for (size_t c = 0; c < n_columns; ++c) {
-                (four ? Kind::template rows<4> : Kind::template rows<1>)(
-                    weights + i * n, n, columns[c], columns[c].out + i);
+                (four ? Kind::template rows<4> : Kind::template rows<1>)(weights + i * n, n,
+                    columns[c], columns[c].out + i);
             }
             i += four ? 4 : 1;
         }
@@ -559,8 +561,8 @@ template <class Kind, class Weights> struct by_fours {
 
 template <class Format> struct large : by_fours<large<Format>, typename Format::weights> {
     template <int n_rows>
-    static void rows(
-        const typename Format::weights *first, size_t n, const exact_column &column, float *out) {
+    static void rows(const typename Format::weights *first, size_t n, const exact_column &column,
+        float *out) {
         multiply_large_rows<Format, n_rows>(first, n, column, out);
     }
     static void prepare(const uint8_t *, size_t, size_t, exact_word *, exact_word *) {}
@@ -574,8 +576,8 @@ struct f16 : by_fours<f16, uint16_t> {
             multiply_halves(first + r * n, n, halves, out + r);
         }
     }
-    static void prepare(
-        const uint8_t *blocks, size_t first, size_t last, exact_word *values, exact_word *) {
+    static void prepare(const uint8_t *blocks, size_t first, size_t last, exact_word *values,
+        exact_word *) {
         for (size_t i = first; i < last; ++i) {
             values[i].number = value_of(load_as<uint16_t>(blocks + 2 * i)) * two_to_112;
         }
@@ -596,27 +598,36 @@ template <class Kind> constexpr exact_format make(int activations) {
 } // namespace
 
 const exact_format *exact_format_tcg(int type) {
-    static constexpr exact_format
-        of_q4_0 = make<small<q4_0>>(GGML_TYPE_Q8_0),
-        of_q4_1 = make<small<q4_1>>(GGML_TYPE_Q8_1),
-        of_q5_0 = make<small<q5_0>>(GGML_TYPE_Q8_0),
-        of_q5_1 = make<small<q5_1>>(GGML_TYPE_Q8_1),
-        of_q8_0 = make<small<q8_0>>(GGML_TYPE_Q8_0),
-        of_q4_K = make<large<q4_K>>(GGML_TYPE_Q8_K),
-        of_q5_K = make<large<q5_K>>(GGML_TYPE_Q8_K),
-        of_q6_K = make<large<q6_K>>(GGML_TYPE_Q8_K),
-        of_f16 = make<f16>(GGML_TYPE_F16);
+    static constexpr exact_format of_q4_0 = make<small<q4_0>>(GGML_TYPE_Q8_0),
+                                  of_q4_1 = make<small<q4_1>>(GGML_TYPE_Q8_1),
+                                  of_q5_0 = make<small<q5_0>>(GGML_TYPE_Q8_0),
+                                  of_q5_1 = make<small<q5_1>>(GGML_TYPE_Q8_1),
+                                  of_q8_0 = make<small<q8_0>>(GGML_TYPE_Q8_0),
+                                  of_q4_K = make<large<q4_K>>(GGML_TYPE_Q8_K),
+                                  of_q5_K = make<large<q5_K>>(GGML_TYPE_Q8_K),
+                                  of_q6_K = make<large<q6_K>>(GGML_TYPE_Q8_K),
+                                  of_f16 = make<f16>(GGML_TYPE_F16);
     switch (type) {
-    case GGML_TYPE_Q4_0: return &of_q4_0;
-    case GGML_TYPE_Q4_1: return &of_q4_1;
-    case GGML_TYPE_Q5_0: return &of_q5_0;
-    case GGML_TYPE_Q5_1: return &of_q5_1;
-    case GGML_TYPE_Q8_0: return &of_q8_0;
-    case GGML_TYPE_Q4_K: return &of_q4_K;
-    case GGML_TYPE_Q5_K: return &of_q5_K;
-    case GGML_TYPE_Q6_K: return &of_q6_K;
-    case GGML_TYPE_F16: return &of_f16;
-    default: return nullptr;
+        case GGML_TYPE_Q4_0:
+            return &of_q4_0;
+        case GGML_TYPE_Q4_1:
+            return &of_q4_1;
+        case GGML_TYPE_Q5_0:
+            return &of_q5_0;
+        case GGML_TYPE_Q5_1:
+            return &of_q5_1;
+        case GGML_TYPE_Q8_0:
+            return &of_q8_0;
+        case GGML_TYPE_Q4_K:
+            return &of_q4_K;
+        case GGML_TYPE_Q5_K:
+            return &of_q5_K;
+        case GGML_TYPE_Q6_K:
+            return &of_q6_K;
+        case GGML_TYPE_F16:
+            return &of_f16;
+        default:
+            return nullptr;
     }
 }
 

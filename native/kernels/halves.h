@@ -22,8 +22,9 @@ constexpr float two_to_112 = 0x1p112f;
 // QEMU 7.2 clears its registers with the C library's memset(), which leaves the upper halves of the
 // host's own clean.
 inline void clean_registers() {
-    __asm__ volatile("vzeroall" ::: "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
-        "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
+    __asm__ volatile("vzeroall" ::
+            : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",
+        "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
 }
 
 inline float float_of(uint32_t bits) {
@@ -81,8 +82,7 @@ struct half_column {
 };
 
 // A row of n halves by a column, as ggml_vec_dot_f16(): four vectors of eight lanes.
-inline void multiply_halves(
-    const uint16_t *row, size_t n, const half_column &column, float *out) {
+inline void multiply_halves(const uint16_t *row, size_t n, const half_column &column, float *out) {
     constexpr int n_vectors = 4;
     __m128 low[n_vectors], high[n_vectors];
     __m128i strange = _mm_setzero_si128();
@@ -101,8 +101,8 @@ inline void multiply_halves(
         }
     }
     if (!all_finite(strange)) { // the result is infinite or no number, whatever the order
-        ggml_get_type_traits_cpu(GGML_TYPE_F16)->vec_dot(
-            static_cast<int>(n), out, 0, row, 0, column.halves, 0, 1);
+        ggml_get_type_traits_cpu(GGML_TYPE_F16)
+            ->vec_dot(static_cast<int>(n), out, 0, row, 0, column.halves, 0, 1);
         return;
     }
     auto total = [](const __m128 *v) { // as GGML_F32x8_REDUCE

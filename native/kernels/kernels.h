@@ -38,7 +38,8 @@ enum class mode {
 // (engine/cpu.cpp).
 struct functions {
     // Puts tcg_buffer_type() before the other extra buffer types of ggml's CPU backend, for every
-    // model loaded from now on with use_extra_bufts. Call it once, before the first model is loaded.
+    // model loaded from now on with use_extra_bufts. Call it once, before the first model is
+    // loaded.
     void (*install)();
 
     // Which nodes (nodes.h) of the graphs computed from now on we compute, besides the products

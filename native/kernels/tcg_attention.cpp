@@ -15,9 +15,9 @@
 namespace kernels {
 namespace {
 
-constexpr int tile_keys = 64;    // of V that are summed in 32 bits
-constexpr int total_shift = 9;   // of 32-bit sums, so that to_float() can take them
-constexpr int key_bits = 13;     // of K; the sum of |q| must leave that much of 31
+constexpr int tile_keys = 64;  // of V that are summed in 32 bits
+constexpr int total_shift = 9; // of 32-bit sums, so that to_float() can take them
+constexpr int key_bits = 13;   // of K; the sum of |q| must leave that much of 31
 constexpr int rows_at_once = 4;
 
 size_t padded(size_t n_keys) {
@@ -356,7 +356,8 @@ void attend(const attention_cache &cache, const int32_t *keys, size_t n_keys, fl
     }
     for (size_t at = 0; at < n_keys; at += tile_keys) {
         const size_t left = n_keys - at;
-        add_tile(cache, keys, at, left < tile_keys ? static_cast<int>(left) : tile_keys, n_columns, s);
+        add_tile(cache, keys, at, left < tile_keys ? static_cast<int>(left) : tile_keys, n_columns,
+            s);
     }
     for (int c = 0; c < n_columns; ++c) {
         const float inverse = 1 / totals[c];

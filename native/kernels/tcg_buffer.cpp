@@ -1,6 +1,6 @@
-// tcg_buffer.cpp: the buffer type through which ggml uses the kernels; see kernels.h. It works as ggml's
-// own ggml-cpu/repack.cpp does: a tensor's data is packed when it is set, and tensor->extra names
-// the traits that compute with it.
+// tcg_buffer.cpp: the buffer type through which ggml uses the kernels; see kernels.h. It works as
+// ggml's own ggml-cpu/repack.cpp does: a tensor's data is packed when it is set, and tensor->extra
+// names the traits that compute with it.
 #include "kernels.h"
 
 #include "nodes.h"
@@ -18,7 +18,8 @@ namespace {
 mode now = mode::ggml;
 
 size_t packed_size(const format &f, const ggml_tensor *t) {
-    return static_cast<size_t>(t->ne[1]) / stripe_rows * f.stripe_size(static_cast<size_t>(t->ne[0]));
+    return static_cast<size_t>(t->ne[1]) / stripe_rows
+        * f.stripe_size(static_cast<size_t>(t->ne[0]));
 }
 
 // The format of a matrix that we can take, else NULL.
@@ -90,7 +91,8 @@ class extra : public ggml::cpu::extra_buffer_type {
         const ggml_tensor *weights = op->src[0], *x = op->src[1];
         return op->op == GGML_OP_MUL_MAT && weights->buffer
             && weights->buffer->buft == tcg_buffer_type() && format_for(weights)
-            && x->type == GGML_TYPE_F32 && (!x->buffer || ggml_backend_buft_is_host(x->buffer->buft));
+            && x->type == GGML_TYPE_F32
+            && (!x->buffer || ggml_backend_buft_is_host(x->buffer->buft));
     }
 
     ggml::cpu::tensor_traits *get_tensor_traits(const ggml_tensor *op) override {
@@ -100,16 +102,20 @@ class extra : public ggml::cpu::extra_buffer_type {
             return product::instance();
         }
         switch (now) {
-        case mode::tcg: return tcg_node(op);
-        case mode::exact: return exact_node(op, false);
-        case mode::exact_tcg: return exact_node(op, true);
-        default: return nullptr;
+            case mode::tcg:
+                return tcg_node(op);
+            case mode::exact:
+                return exact_node(op, false);
+            case mode::exact_tcg:
+                return exact_node(op, true);
+            default:
+                return nullptr;
         }
     }
 };
 
-void set_tensor(
-    ggml_backend_buffer_t, ggml_tensor *tensor, const void *data, size_t offset, size_t size) {
+void set_tensor(ggml_backend_buffer_t, ggml_tensor *tensor, const void *data, size_t offset,
+    size_t size) {
     GGML_ASSERT(offset == 0 && size == ggml_nbytes(tensor));
     const format *f = format_for(tensor);
     GGML_ASSERT(f != nullptr);
@@ -125,7 +131,8 @@ void set_tensor(
 }
 
 ggml_backend_buffer_t allocate(ggml_backend_buffer_type_t type, size_t size) {
-    ggml_backend_buffer_t buffer = ggml_backend_buft_alloc_buffer(ggml_backend_cpu_buffer_type(), size);
+    ggml_backend_buffer_t buffer =
+        ggml_backend_buft_alloc_buffer(ggml_backend_cpu_buffer_type(), size);
     if (buffer) {
         buffer->buft = type;
         buffer->iface.init_tensor = nullptr;

@@ -1,5 +1,5 @@
-// tcg_gate.cpp: see tcg_gate.h. Compiled for AVX2. The exponential, which takes a dozen multiply-adds in
-// floating point, is a polynomial in integers here.
+// tcg_gate.cpp: see tcg_gate.h. Compiled for AVX2. The exponential, which takes a dozen
+// multiply-adds in floating point, is a polynomial in integers here.
 #include "tcg_gate.h"
 
 #include "vector.h"
@@ -16,9 +16,9 @@ void swiglu(const float *x, const float *gate, float *out, size_t n) {
         bits = bits < limit ? bits : limit; // floats that are not negative compare as their bits do
         const i32x8 steps = to_integer(reinterpret_cast<f32x8>(bits));
         // e^-|x| times 2^16: of 2^-1 to 1, then with the exponent lowered.
-        const f32x8 power = reinterpret_cast<f32x8>(
-            reinterpret_cast<i32x8>(to_float(power_of_minus(steps & 32767)))
-            - ((steps >> 15) << 23));
+        const f32x8 power =
+            reinterpret_cast<f32x8>(reinterpret_cast<i32x8>(to_float(power_of_minus(steps & 32767)))
+                - ((steps >> 15) << 23));
         const i32x8 negative = reinterpret_cast<i32x8>(v) >> 31;
         const f32x8 over = reinterpret_cast<f32x8>((reinterpret_cast<i32x8>(power) & negative)
             | (reinterpret_cast<i32x8>(one) & ~negative));

@@ -1,4 +1,5 @@
-// tcg_layout.h: how weights and activations lie in memory for the matrix products in tcg_matmul.cpp.
+// tcg_layout.h: how weights and activations lie in memory for the matrix products in
+// tcg_matmul.cpp.
 //
 // A binary translator such as QEMU's TCG turns a 256-bit integer add, multiply-low or shift into
 // a handful of host instructions, but calls a function for every shuffle, multiply-add or floating

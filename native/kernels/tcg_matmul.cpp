@@ -98,8 +98,8 @@ template <class Layout> void pack_pair(const int32_t *a, uint32_t *words) {
 
 // Adds n_vectors vectors of digits of R stripes times the digits' b of C columns to the sums.
 template <class Layout, int R, int C, class V>
-void add_products(const uint8_t *weights, size_t stripe_size, const uint32_t *b, size_t column_words,
-    V (&sums)[R][C]) {
+void add_products(const uint8_t *weights, size_t stripe_size, const uint32_t *b,
+    size_t column_words, V (&sums)[R][C]) {
 #pragma clang loop unroll_count(2)
     for (int i = 0; i < Layout::block_vectors; ++i) {
         V x[R];
@@ -109,8 +109,7 @@ void add_products(const uint8_t *weights, size_t stripe_size, const uint32_t *b,
 #pragma clang loop unroll(full)
         for (int j = 0; j < Layout::digits; ++j) {
             for (int c = 0; c < C; ++c) {
-                V bs = broadcast<V>(
-                    b + static_cast<size_t>(c) * column_words + Layout::word(i, j));
+                V bs = broadcast<V>(b + static_cast<size_t>(c) * column_words + Layout::word(i, j));
                 for (int r = 0; r < R; ++r) {
                     multiply_add(sums[r][c], x[r], bs);
                 }
@@ -215,8 +214,8 @@ void all_rows(const uint8_t *stripes, size_t n_stripes, size_t n, const uint8_t 
 } // namespace
 
 template <class Layout>
-void matmul<Layout>::pack_column(
-    const float *x, size_t n, size_t first, size_t last, uint8_t *column) {
+void matmul<Layout>::pack_column(const float *x, size_t n, size_t first, size_t last,
+    uint8_t *column) {
     constexpr int block = Layout::block;
     auto *scales = reinterpret_cast<float *>(column);
     auto *words = reinterpret_cast<uint32_t *>(column) + groups(n);
@@ -275,12 +274,15 @@ void matmul<Layout>::multiply(const uint8_t *stripes, size_t n_stripes, size_t n
     const size_t size = column_size(n);
     size_t c = 0;
     for (; c + 3 <= n_columns; c += 3) {
-        all_rows<Layout, 3, 3>(stripes, n_stripes, n, columns + c * size, y + c * y_stride, y_stride);
+        all_rows<Layout, 3, 3>(stripes, n_stripes, n, columns + c * size, y + c * y_stride,
+            y_stride);
     }
     if (c + 2 == n_columns) {
-        all_rows<Layout, 2, 2>(stripes, n_stripes, n, columns + c * size, y + c * y_stride, y_stride);
+        all_rows<Layout, 2, 2>(stripes, n_stripes, n, columns + c * size, y + c * y_stride,
+            y_stride);
     } else if (c + 1 == n_columns) {
-        all_rows<Layout, 4, 1>(stripes, n_stripes, n, columns + c * size, y + c * y_stride, y_stride);
+        all_rows<Layout, 4, 1>(stripes, n_stripes, n, columns + c * size, y + c * y_stride,
+            y_stride);
     }
 }
 

@@ -1,5 +1,6 @@
-// tcg_matmul.h: products of a packed matrix with columns, see tcg_layout.h. No locks, no allocation, no
-// floating point exceptions that anybody would see; needs AVX2 and nothing above it.
+// tcg_matmul.h: products of a packed matrix with columns, see tcg_layout.h. No locks, no
+// allocation, no floating point exceptions that anybody would see; needs AVX2 and nothing above
+// it.
 #ifndef CLLM_KERNELS_TCG_MATMUL_H
 #define CLLM_KERNELS_TCG_MATMUL_H
 

@@ -1,5 +1,5 @@
-// tcg_nodes.cpp: the nodes of `tcg`; see nodes.h. Here the arguments are taken apart; the other files
-// compute.
+// tcg_nodes.cpp: the nodes of `tcg`; see nodes.h. Here the arguments are taken apart; the other
+// files compute.
 #include "nodes.h"
 
 #include "tcg_attention.h"
@@ -72,8 +72,8 @@ public:
             return taken;
         };
         auto *keys = reinterpret_cast<int32_t *>(take(size(n_kv) * sizeof(int32_t)));
-        auto *bias = reinterpret_cast<float *>(
-            take(size(attention_columns) * size(n_kv) * sizeof(float)));
+        auto *bias =
+            reinterpret_cast<float *>(take(size(attention_columns) * size(n_kv) * sizeof(float)));
         auto *scratch = memory;
         const float scale = float_param(op, 0);
 
@@ -130,8 +130,8 @@ private:
         const ggml_tensor *k = op->src[1], *v = op->src[2];
         const size_t n_kv = size(k->ne[1]);
         return aligned(n_kv * sizeof(int32_t)) + aligned(attention_columns * n_kv * sizeof(float))
-            + aligned(attention_scratch(
-                n_kv, static_cast<int>(k->ne[0]), static_cast<int>(v->ne[0])));
+            + aligned(
+                attention_scratch(n_kv, static_cast<int>(k->ne[0]), static_cast<int>(v->ne[0])));
     }
 
     // What queries see of the cache.

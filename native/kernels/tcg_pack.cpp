@@ -1,4 +1,5 @@
-// tcg_pack.cpp: see tcg_pack.h. Compiled for AVX2, which here only means that a vector holds 8 floats.
+// tcg_pack.cpp: see tcg_pack.h. Compiled for AVX2, which here only means that a vector holds 8
+// floats.
 #include "tcg_pack.h"
 
 #include "tcg_matmul.h"
@@ -90,8 +91,8 @@ struct q4_K {
     static uint16_t lane(const block &b, int i, int k) {
         const uint8_t *q = b.qs + i / 2 * 32 + 2 * k;
         const unsigned low = load16(q), high = load16(q + 16);
-        return static_cast<uint16_t>(i % 2 ? (low >> 4 & 0x0F0F) | (high & 0xF0F0)
-                                           : (low & 0x0F0F) | (high & 0x0F0F) << 4);
+        return static_cast<uint16_t>(
+            i % 2 ? (low >> 4 & 0x0F0F) | (high & 0xF0F0) : (low & 0x0F0F) | (high & 0x0F0F) << 4);
     }
 };
 
@@ -269,7 +270,7 @@ void pack_stripe(const void *rows, size_t row_size, size_t n, uint8_t *stripe) {
         for (size_t first = 0; first < blocks; first += group<Format>::blocks) {
             const group<Format> g(row, n, first);
             for (int i = 0; i < group<Format>::blocks && first + static_cast<size_t>(i) < blocks;
-                 ++i) {
+                ++i) {
                 const size_t at = first + static_cast<size_t>(i);
                 uint8_t *pair = packed + at / 2 * L::pair_size;
                 const size_t odd = at % 2, half_lane = static_cast<size_t>(2 * r) + odd;

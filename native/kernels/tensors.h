@@ -44,9 +44,9 @@ inline bool is_plain_attention(const ggml_tensor *op) {
     const float max_bias = float_param(op, 1), softcap = float_param(op, 2);
     auto fits = [](int64_t width) { return width % 32 == 0 && width <= 512; };
     return q->type == GGML_TYPE_F32 && k->type == GGML_TYPE_F16 && v->type == GGML_TYPE_F16
-        && (!mask || mask->type == GGML_TYPE_F16) && !op->src[4] && max_bias == 0
-        && softcap == 0 && fits(k->ne[0]) && fits(v->ne[0]) && k->ne[2] == v->ne[2]
-        && q->ne[2] % k->ne[2] == 0 && q->ne[3] == k->ne[3] && q->ne[3] == v->ne[3];
+        && (!mask || mask->type == GGML_TYPE_F16) && !op->src[4] && max_bias == 0 && softcap == 0
+        && fits(k->ne[0]) && fits(v->ne[0]) && k->ne[2] == v->ne[2] && q->ne[2] % k->ne[2] == 0
+        && q->ne[3] == k->ne[3] && q->ne[3] == v->ne[3];
 }
 
 } // namespace kernels

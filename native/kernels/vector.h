@@ -35,14 +35,12 @@ template <class V> inline V broadcast(const void *p) {
 // sum += a*b, modulo the lane.
 inline void multiply_add(u16x16 &sum, u16x16 a, u16x16 b) {
     u16x16 product;
-    __asm__("vpmullw %3, %2, %1\n\tvpaddw %1, %0, %0"
-            : "+x"(sum), "=&x"(product) : "x"(a), "x"(b));
+    __asm__("vpmullw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(sum), "=&x"(product) : "x"(a), "x"(b));
 }
 
 inline void multiply_add(u32x8 &sum, u32x8 a, u32x8 b) {
     u32x8 product;
-    __asm__("vpmulld %3, %2, %1\n\tvpaddd %1, %0, %0"
-            : "+x"(sum), "=&x"(product) : "x"(a), "x"(b));
+    __asm__("vpmulld %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(sum), "=&x"(product) : "x"(a), "x"(b));
 }
 
 // Products of signed 16-bit halves, the two of each 32 bits added.

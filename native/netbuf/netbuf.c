@@ -29,9 +29,9 @@ uint16_t netbuf_checksum(const uint8_t *data, size_t length, uint32_t initial) {
     sum += (word & 0xffffffff) + (word >> 32);
 
     uint32_t folded = fold(sum);
-    #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
     folded = (folded >> 8) | ((folded & 0xff) << 8);
-    #endif
+#endif
     return (uint16_t)fold((uint64_t)folded + initial);
 }
 
@@ -99,8 +99,10 @@ static bool parse(const uint8_t *frame, size_t length, bool verify, struct netbu
     out->destination = get32(ip + 16);
     if (verify) {
         uint32_t text = (uint32_t)total - IPV4;
-        uint32_t pseudo = get16(ip + 12) + get16(ip + 14) + get16(ip + 16) + get16(ip + 18) + 6 + text;
-        if (netbuf_checksum(ip, IPV4, 0) != 0xffff || netbuf_checksum(tcp, text, pseudo) != 0xffff) {
+        uint32_t pseudo =
+            get16(ip + 12) + get16(ip + 14) + get16(ip + 16) + get16(ip + 18) + 6 + text;
+        if (netbuf_checksum(ip, IPV4, 0) != 0xffff
+            || netbuf_checksum(tcp, text, pseudo) != 0xffff) {
             return false;
         }
     }
@@ -138,7 +140,8 @@ static size_t priority_tags(const uint8_t *frame, size_t size) {
     return tags;
 }
 
-size_t netbuf_merge(uint8_t *packet, size_t length, size_t room, const uint8_t *frame, size_t size) {
+size_t netbuf_merge(uint8_t *packet, size_t length, size_t room, const uint8_t *frame,
+    size_t size) {
     struct netbuf_segment new, old;
     // Behind the tags all is where it is in a frame without them, but for the hardware addresses.
     const uint8_t *addresses = frame;
@@ -157,15 +160,16 @@ size_t netbuf_merge(uint8_t *packet, size_t length, size_t room, const uint8_t *
     }
     if (!parse(packet, length, false, &old) || new.source != old.source
         || new.destination != old.destination || new.source_port != old.source_port
-        || new.port != old.port || new.start != old.start
-        || (int32_t)(new.ack - old.ack) < 0 || (int32_t)(new.value - old.value) < 0) {
+        || new.port != old.port || new.start != old.start || (int32_t)(new.ack - old.ack) < 0
+        || (int32_t)(new.value - old.value) < 0) {
         return 0;
     }
     size_t text = (size_t)(new.end - new.start), before = (size_t)(old.end - old.start);
-    if (new.seq != old.seq + before || !text != !before
+    if (new.seq != old.seq + before
+        || !text != !before
         // The same acknowledgement again means something to TCP: RFC 5681 2.
-        || (!text && new.ack == old.ack)
-        || old.end + text > room || old.end + text - ETHERNET > 0xffff) {
+        || (!text && new.ack == old.ack) || old.end + text > room
+        || old.end + text - ETHERNET > 0xffff) {
         return 0;
     }
     memcpy(packet + old.end, frame + new.start, text);
@@ -200,7 +204,8 @@ size_t netbuf_emit(uint8_t *frame, const uint8_t *header, size_t header_length,
         put32(tcp + TCP + 8, fields->echo);
     }
     uint32_t segment = (uint32_t)total - IPV4;
-    uint32_t pseudo = get16(ip + 12) + get16(ip + 14) + get16(ip + 16) + get16(ip + 18) + 6 + segment;
+    uint32_t pseudo =
+        get16(ip + 12) + get16(ip + 14) + get16(ip + 16) + get16(ip + 18) + 6 + segment;
     put16(tcp + 16, ~(uint32_t)netbuf_checksum(tcp, segment, pseudo));
     return ETHERNET + total;
 }

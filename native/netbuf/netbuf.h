@@ -1,6 +1,6 @@
 // The operations on packet bytes that are too slow in bytecode: sum, copy, and the parsing and
-// merging of plain TCP segments. None checks the bounds of a buffer: modules/netbuf does, once, with
-// the buffers' real sizes; lengths inside packets are checked here.
+// merging of plain TCP segments. None checks the bounds of a buffer: modules/netbuf does, once,
+// with the buffers' real sizes; lengths inside packets are checked here.
 #ifndef CLLM_NETBUF_H
 #define CLLM_NETBUF_H
 
@@ -15,9 +15,9 @@ uint16_t netbuf_checksum(const uint8_t *data, size_t length, uint32_t initial);
 // Copies `length` bytes; the ranges may overlap.
 void netbuf_copy(uint8_t *to, const uint8_t *from, size_t length);
 
-// What a plain TCP segment says: one in an Ethernet frame with an IPv4 header of 20 bytes, no fragment,
-// flags ACK and perhaps PSH, and no options or timestamps alone (RFC 7323 appendix A), not sent to a
-// group's hardware address.
+// What a plain TCP segment says: one in an Ethernet frame with an IPv4 header of 20 bytes, no
+// fragment, flags ACK and perhaps PSH, and no options or timestamps alone (RFC 7323 appendix A),
+// not sent to a group's hardware address.
 struct netbuf_segment {
     uint32_t source, destination;
     uint16_t source_port, port;
@@ -33,21 +33,22 @@ struct netbuf_segment {
 // address that no host has (RFC 1122 3.2.1.3), or, with `verify`, has a wrong checksum.
 bool netbuf_parse(const uint8_t *frame, size_t length, bool verify, struct netbuf_segment *out);
 
-// Large receive offload: makes `frame` part of `packet`, a frame of `length` bytes (0: none yet) in a
-// buffer of `room` bytes. Returns the packet's new length, or 0 where `frame` is no plain segment or
-// does not continue the packet, which stays as it is. Priority tags of `frame` (IEEE 802.1Q 6.9: VLAN
-// 0) are left out.
+// Large receive offload: makes `frame` part of `packet`, a frame of `length` bytes (0: none yet)
+// in a buffer of `room` bytes. Returns the packet's new length, or 0 where `frame` is no plain
+// segment or does not continue the packet, which stays as it is. Priority tags of `frame` (IEEE
+// 802.1Q 6.9: VLAN 0) are left out.
 //
-// A segment continues a packet of the same connection whose text it follows, or, without text, where it
-// acknowledges more. The packet then holds all the text, the newest acknowledgement and window, and the
-// timestamp that RFC 7323 4.2 wants echoed: the first text's. Checksums of what is merged are verified;
-// those of the packet are not kept right.
+// A segment continues a packet of the same connection whose text it follows, or, without text,
+// where it acknowledges more. The packet then holds all the text, the newest acknowledgement and
+// window, and the timestamp that RFC 7323 4.2 wants echoed: the first text's. Checksums of what is
+// merged are verified; those of the packet are not kept right.
 size_t netbuf_merge(uint8_t *packet, size_t length, size_t room, const uint8_t *frame, size_t size);
 
-// Writes a TCP segment of an Ethernet frame from its IPv4 header on, with both checksums; returns the
-// frame's length. `header` is what all segments of a connection share, NETBUF_HEADER bytes or, with
-// room for timestamps as RFC 7323 appendix A lays them out, NETBUF_HEADER_TIMESTAMPS: addresses, ports
-// and the like, and zeros for what varies. The text comes in two pieces, as it lies in a ring.
+// Writes a TCP segment of an Ethernet frame from its IPv4 header on, with both checksums; returns
+// the frame's length. `header` is what all segments of a connection share, NETBUF_HEADER bytes or,
+// with room for timestamps as RFC 7323 appendix A lays them out, NETBUF_HEADER_TIMESTAMPS:
+// addresses, ports and the like, and zeros for what varies. The text comes in two pieces, as it
+// lies in a ring.
 #define NETBUF_HEADER 40
 #define NETBUF_HEADER_TIMESTAMPS 52
 

@@ -12,7 +12,7 @@ enum {
     REVISION_CLASS = 0x08,
     HEADER_TYPE = 0x0e,
     BAR0 = 0x10,
-    SECONDARY_BUS = 0x19,    // PCI-to-PCI Bridge, section 3.2.5.4
+    SECONDARY_BUS = 0x19, // PCI-to-PCI Bridge, section 3.2.5.4
 
     COMMAND_IO = 1,
     COMMAND_MEMORY = 2,
@@ -30,26 +30,26 @@ enum {
 static uint32_t port_in(uint16_t port, unsigned size) {
     uint32_t value = 0;
     if (size == 1) {
-        __asm__ volatile ("inb %1, %b0" : "+a"(value) : "Nd"(port));
+        __asm__ volatile("inb %1, %b0" : "+a"(value) : "Nd"(port));
     } else if (size == 2) {
-        __asm__ volatile ("inw %1, %w0" : "+a"(value) : "Nd"(port));
+        __asm__ volatile("inw %1, %w0" : "+a"(value) : "Nd"(port));
     } else {
-        __asm__ volatile ("inl %1, %0" : "=a"(value) : "Nd"(port));
+        __asm__ volatile("inl %1, %0" : "=a"(value) : "Nd"(port));
     }
     return value;
 }
 
 static void port_out(uint16_t port, unsigned size, uint32_t value) {
     if (size == 1) {
-        __asm__ volatile ("outb %b0, %1" : : "a"(value), "Nd"(port));
+        __asm__ volatile("outb %b0, %1" : : "a"(value), "Nd"(port));
     } else if (size == 2) {
-        __asm__ volatile ("outw %w0, %1" : : "a"(value), "Nd"(port));
+        __asm__ volatile("outw %w0, %1" : : "a"(value), "Nd"(port));
     } else {
-        __asm__ volatile ("outl %0, %1" : : "a"(value), "Nd"(port));
+        __asm__ volatile("outl %0, %1" : : "a"(value), "Nd"(port));
     }
 }
 
-struct pci_ports pci_ports = { port_in, port_out };
+struct pci_ports pci_ports = {port_in, port_out};
 #else
 struct pci_ports pci_ports;
 #endif
@@ -105,7 +105,7 @@ static void walk_bus(struct walk *walk, unsigned bus) {
             }
             uint32_t class24 = pci_read(bdf, REVISION_CLASS, 4) >> 8;
             if (walk->count < walk->room) {
-                walk->found[walk->count] = (struct pci_function) {
+                walk->found[walk->count] = (struct pci_function){
                     .bdf = bdf,
                     .vendor = pci_read(bdf, VENDOR, 2),
                     .device = pci_read(bdf, DEVICE, 2),
@@ -122,7 +122,7 @@ static void walk_bus(struct walk *walk, unsigned bus) {
 }
 
 size_t pci_scan(struct pci_function *found, size_t room) {
-    struct walk walk = { .found = found, .room = room };
+    struct walk walk = {.found = found, .room = room};
     walk_bus(&walk, 0);
     // A machine with several host bridges shows them as functions of device 0 on bus 0, function
     // n leading to bus n.

@@ -19,12 +19,12 @@ struct pci_function {
     uint16_t bdf;
     uint16_t vendor;
     uint16_t device;
-    uint32_t class24;    // class, subclass and programming interface
+    uint32_t class24; // class, subclass and programming interface
 };
 
 struct pci_bar {
     uint64_t address;
-    uint64_t size;       // 0: the function has no such region
+    uint64_t size; // 0: the function has no such region
     bool is_io;
 };
 

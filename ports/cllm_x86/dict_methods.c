@@ -109,7 +109,7 @@ mp_obj_t dict_popitem(mp_obj_t self) {
     if (!last) {
         mp_raise_msg(&mp_type_KeyError, MP_ERROR_TEXT("popitem(): dictionary is empty"));
     }
-    mp_obj_t pair = mp_obj_new_tuple(2, (mp_obj_t[]) {last->key, last->value});
+    mp_obj_t pair = mp_obj_new_tuple(2, (mp_obj_t[]){last->key, last->value});
     map_remove(map, last);
     last->value = MP_OBJ_NULL;
     return pair;
@@ -120,12 +120,12 @@ void dict_print(const mp_print_t *print, mp_obj_t self, mp_print_kind_t kind) {
     const mp_obj_type_t *type = mp_obj_get_type(self);
     bool json = MICROPY_PY_JSON && kind == PRINT_JSON, named = type != &mp_type_dict && !json;
     const char *between = ", ", *colon = ": ";
-    #if MICROPY_PY_JSON_SEPARATORS
+#if MICROPY_PY_JSON_SEPARATORS
     if (json) {
         between = MP_PRINT_GET_EXT(print)->item_separator;
         colon = MP_PRINT_GET_EXT(print)->key_separator;
     }
-    #endif
+#endif
     kind = json ? PRINT_JSON : PRINT_REPR;
     if (named) {
         mp_printf(print, "%q(", type->name);
@@ -188,12 +188,12 @@ mp_obj_t dict_binary_op(mp_binary_op_t op, mp_obj_t left, mp_obj_t right) {
                 && mp_obj_is_type(right, &mp_type_ordereddict)) {
                 return mp_obj_new_bool(equal_in_order(map_of(left), map_of(right)));
             }
-            return mp_obj_new_bool(mp_obj_is_type(right, &mp_type_dict)
-                && equal(map_of(left), map_of(right)));
+            return mp_obj_new_bool(
+                mp_obj_is_type(right, &mp_type_dict) && equal(map_of(left), map_of(right)));
         case MP_BINARY_OP_OR:
         case MP_BINARY_OP_INPLACE_OR: {
             mp_obj_t sum = op == MP_BINARY_OP_OR ? mp_obj_dict_copy(left) : left;
-            dict_update(2, (mp_obj_t[]) {sum, right}, (mp_map_t *)&mp_const_empty_map);
+            dict_update(2, (mp_obj_t[]){sum, right}, (mp_map_t *)&mp_const_empty_map);
             return sum;
         }
         default:

@@ -18,12 +18,12 @@ static struct region *regions;
 void cllm_alloc_exec(size_t min_size, void **ptr, size_t *size) {
     // The list's node lies at the start of its region.
     size_t len = ALIGN_UP(min_size + sizeof(struct region), PAGE_SIZE);
-    struct region *r = mmap(NULL, len, PROT_READ | PROT_WRITE | PROT_EXEC,
-        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct region *r =
+        mmap(NULL, len, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (r == MAP_FAILED) {
         m_malloc_fail(len);
     }
-    *r = (struct region) {r + 1, len, regions};
+    *r = (struct region){r + 1, len, regions};
     regions = r;
     *ptr = r->ptr;
     *size = len - sizeof(struct region);

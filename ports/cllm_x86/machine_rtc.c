@@ -27,10 +27,14 @@ static mp_obj_t machine_rtc_datetime(size_t n_args, const mp_obj_t *args) {
         timeutils_struct_time_t tm;
         timeutils_seconds_since_epoch_to_struct_time(ns / 1000000000, &tm);
         mp_obj_t tuple[8] = {
-            MP_OBJ_NEW_SMALL_INT(tm.tm_year), MP_OBJ_NEW_SMALL_INT(tm.tm_mon),
-            MP_OBJ_NEW_SMALL_INT(tm.tm_mday), MP_OBJ_NEW_SMALL_INT(tm.tm_wday),
-            MP_OBJ_NEW_SMALL_INT(tm.tm_hour), MP_OBJ_NEW_SMALL_INT(tm.tm_min),
-            MP_OBJ_NEW_SMALL_INT(tm.tm_sec), MP_OBJ_NEW_SMALL_INT(ns / 1000 % 1000000),
+            MP_OBJ_NEW_SMALL_INT(tm.tm_year),
+            MP_OBJ_NEW_SMALL_INT(tm.tm_mon),
+            MP_OBJ_NEW_SMALL_INT(tm.tm_mday),
+            MP_OBJ_NEW_SMALL_INT(tm.tm_wday),
+            MP_OBJ_NEW_SMALL_INT(tm.tm_hour),
+            MP_OBJ_NEW_SMALL_INT(tm.tm_min),
+            MP_OBJ_NEW_SMALL_INT(tm.tm_sec),
+            MP_OBJ_NEW_SMALL_INT(ns / 1000 % 1000000),
         };
         return mp_obj_new_tuple(MP_ARRAY_SIZE(tuple), tuple);
     }
@@ -42,8 +46,8 @@ static mp_obj_t machine_rtc_datetime(size_t n_args, const mp_obj_t *args) {
     }
     // The CMOS clock counts years of one century only.
     if (v[0] < 2000 || v[0] > 2099 || v[1] < 1 || v[1] > 12 || v[2] < 1
-        || v[2] > (mp_int_t)timeutils_days_in_month(v[0], v[1]) || v[4] < 0 || v[4] > 23
-        || v[5] < 0 || v[5] > 59 || v[6] < 0 || v[6] > 59 || v[7] < 0 || v[7] > 999999) {
+        || v[2] > (mp_int_t)timeutils_days_in_month(v[0], v[1]) || v[4] < 0 || v[4] > 23 || v[5] < 0
+        || v[5] > 59 || v[6] < 0 || v[6] > 59 || v[7] < 0 || v[7] > 999999) {
         mp_raise_ValueError(MP_ERROR_TEXT("no such date or time"));
     }
     uint64_t seconds = timeutils_seconds_since_epoch(v[0], v[1], v[2], v[4], v[5], v[6]);
@@ -53,14 +57,9 @@ static mp_obj_t machine_rtc_datetime(size_t n_args, const mp_obj_t *args) {
 static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(machine_rtc_datetime_obj, 1, 2, machine_rtc_datetime);
 
 static const mp_rom_map_elem_t machine_rtc_locals_table[] = {
-    { MP_ROM_QSTR(MP_QSTR_datetime), MP_ROM_PTR(&machine_rtc_datetime_obj) },
+    {MP_ROM_QSTR(MP_QSTR_datetime), MP_ROM_PTR(&machine_rtc_datetime_obj)},
 };
 static MP_DEFINE_CONST_DICT(machine_rtc_locals, machine_rtc_locals_table);
 
-MP_DEFINE_CONST_OBJ_TYPE(
-    machine_rtc_type,
-    MP_QSTR_RTC,
-    MP_TYPE_FLAG_NONE,
-    make_new, machine_rtc_make_new,
-    locals_dict, &machine_rtc_locals
-    );
+MP_DEFINE_CONST_OBJ_TYPE(machine_rtc_type, MP_QSTR_RTC, MP_TYPE_FLAG_NONE, make_new,
+    machine_rtc_make_new, locals_dict, &machine_rtc_locals);

@@ -17,7 +17,7 @@
 #include "mpirq.h"
 #include "pyframe.h"
 
-#define HEAP_SIZE (4 * MiB)       // first area; MICROPY_GC_SPLIT_HEAP_AUTO adds more
+#define HEAP_SIZE (4 * MiB)         // first area; MICROPY_GC_SPLIT_HEAP_AUTO adds more
 #define PYTHON_STACK_SIZE (1 * MiB) // of the process's stack; the rest is for C++ below Python
 // For locals and operands of running functions. Without MICROPY_ENABLE_PYSTACK, every call with
 // more than 11 words of them would allocate on the heap. A call's C frames are larger than these

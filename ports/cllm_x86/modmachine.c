@@ -29,15 +29,14 @@ NORETURN static mp_obj_t machine_power_off(void) {
 static MP_DEFINE_CONST_FUN_OBJ_0(machine_power_off_obj, machine_power_off);
 
 #define MICROPY_PY_MACHINE_EXTRA_GLOBALS \
-    { MP_ROM_QSTR(MP_QSTR_power_button), MP_ROM_PTR(&machine_power_button_obj) }, \
-    { MP_ROM_QSTR(MP_QSTR_power_off), MP_ROM_PTR(&machine_power_off_obj) }, \
-    { MP_ROM_QSTR(MP_QSTR_PWRON_RESET), MP_ROM_INT(PWRON_RESET) }, \
-    { MP_ROM_QSTR(MP_QSTR_HARD_RESET), MP_ROM_INT(HARD_RESET) }, \
-    { MP_ROM_QSTR(MP_QSTR_WDT_RESET), MP_ROM_INT(WDT_RESET) }, \
-    { MP_ROM_QSTR(MP_QSTR_last_crash), MP_ROM_PTR(&machine_last_crash_obj) }, \
-    { MP_ROM_QSTR(MP_QSTR_RTC), MP_ROM_PTR(&machine_rtc_type) }, \
-    { MP_ROM_QSTR(MP_QSTR_Timer), MP_ROM_PTR(&machine_timer_type) }, \
-    MACHINE_PORT_GLOBALS
+    {MP_ROM_QSTR(MP_QSTR_power_button), MP_ROM_PTR(&machine_power_button_obj)}, \
+        {MP_ROM_QSTR(MP_QSTR_power_off), MP_ROM_PTR(&machine_power_off_obj)}, \
+        {MP_ROM_QSTR(MP_QSTR_PWRON_RESET), MP_ROM_INT(PWRON_RESET)}, \
+        {MP_ROM_QSTR(MP_QSTR_HARD_RESET), MP_ROM_INT(HARD_RESET)}, \
+        {MP_ROM_QSTR(MP_QSTR_WDT_RESET), MP_ROM_INT(WDT_RESET)}, \
+        {MP_ROM_QSTR(MP_QSTR_last_crash), MP_ROM_PTR(&machine_last_crash_obj)}, \
+        {MP_ROM_QSTR(MP_QSTR_RTC), MP_ROM_PTR(&machine_rtc_type)}, \
+        {MP_ROM_QSTR(MP_QSTR_Timer), MP_ROM_PTR(&machine_timer_type)}, MACHINE_PORT_GLOBALS
 
 static void mp_machine_idle(void) {
     mp_event_wait_indefinite();

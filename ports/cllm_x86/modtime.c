@@ -11,7 +11,7 @@ static mp_obj_t mp_time_time_get(void) {
 // localtime(), gmtime() and mktime() replace extmod/modtime.c's. There, mktime() is unsigned,
 // wrong before 1901 and counts days month by month, and localtime() cuts years to 16 bits.
 #define FIRST_SECOND (-62135596800) // of year 1
-#define LAST_SECOND 253402300799 // of year 9999
+#define LAST_SECOND 253402300799    // of year 9999
 
 static mp_obj_t time_localtime(size_t n_args, const mp_obj_t *args) {
     bool now = n_args == 0 || args[0] == mp_const_none;
@@ -22,10 +22,14 @@ static mp_obj_t time_localtime(size_t n_args, const mp_obj_t *args) {
     timeutils_struct_time_t tm;
     timeutils_seconds_since_epoch_to_struct_time(seconds, &tm);
     mp_obj_t tuple[8] = {
-        MP_OBJ_NEW_SMALL_INT(tm.tm_year), MP_OBJ_NEW_SMALL_INT(tm.tm_mon),
-        MP_OBJ_NEW_SMALL_INT(tm.tm_mday), MP_OBJ_NEW_SMALL_INT(tm.tm_hour),
-        MP_OBJ_NEW_SMALL_INT(tm.tm_min), MP_OBJ_NEW_SMALL_INT(tm.tm_sec),
-        MP_OBJ_NEW_SMALL_INT(tm.tm_wday), MP_OBJ_NEW_SMALL_INT(tm.tm_yday),
+        MP_OBJ_NEW_SMALL_INT(tm.tm_year),
+        MP_OBJ_NEW_SMALL_INT(tm.tm_mon),
+        MP_OBJ_NEW_SMALL_INT(tm.tm_mday),
+        MP_OBJ_NEW_SMALL_INT(tm.tm_hour),
+        MP_OBJ_NEW_SMALL_INT(tm.tm_min),
+        MP_OBJ_NEW_SMALL_INT(tm.tm_sec),
+        MP_OBJ_NEW_SMALL_INT(tm.tm_wday),
+        MP_OBJ_NEW_SMALL_INT(tm.tm_yday),
     };
     return mp_obj_new_tuple(8, tuple);
 }
@@ -76,6 +80,6 @@ out_of_range:
 static MP_DEFINE_CONST_FUN_OBJ_1(time_mktime_obj, time_mktime);
 
 #define MICROPY_PY_TIME_EXTRA_GLOBALS \
-    { MP_ROM_QSTR(MP_QSTR_gmtime), MP_ROM_PTR(&time_localtime_obj) }, \
-    { MP_ROM_QSTR(MP_QSTR_localtime), MP_ROM_PTR(&time_localtime_obj) }, \
-    { MP_ROM_QSTR(MP_QSTR_mktime), MP_ROM_PTR(&time_mktime_obj) },
+    {MP_ROM_QSTR(MP_QSTR_gmtime), MP_ROM_PTR(&time_localtime_obj)}, \
+        {MP_ROM_QSTR(MP_QSTR_localtime), MP_ROM_PTR(&time_localtime_obj)}, \
+        {MP_ROM_QSTR(MP_QSTR_mktime), MP_ROM_PTR(&time_mktime_obj)},

@@ -16,7 +16,8 @@ static mp_obj_t x86_modules(void) {
     const struct boot_module *m;
     for (size_t i = 0; (m = boot_module(i)); i++) {
         mp_obj_t item[3] = {
-            mp_obj_new_str(m->name, strlen(m->name)), mp_obj_new_int_from_ull(m->start),
+            mp_obj_new_str(m->name, strlen(m->name)),
+            mp_obj_new_int_from_ull(m->start),
             mp_obj_new_int_from_ull(m->size),
         };
         mp_obj_list_append(list, mp_obj_new_tuple(3, item));
@@ -130,8 +131,8 @@ static mp_obj_t x86_ram_disk(mp_obj_t size_in) {
         if (wanted <= 0) {
             mp_raise_ValueError(NULL);
         }
-        void *p = mmap(NULL, (size_t)wanted, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-            -1, 0);
+        void *p =
+            mmap(NULL, (size_t)wanted, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (p == MAP_FAILED) {
             mp_raise_OSError(errno);
         }
@@ -176,7 +177,8 @@ static MP_DEFINE_CONST_FUN_OBJ_0(x86_cpu_count_obj, x86_cpu_count);
 // memory() -> (total, free, mapped): bytes of RAM, of unused frames, and behind mmap.
 static mp_obj_t x86_memory(void) {
     mp_obj_t item[3] = {
-        mp_obj_new_int_from_ull(memory_total()), mp_obj_new_int_from_ull(memory_free()),
+        mp_obj_new_int_from_ull(memory_total()),
+        mp_obj_new_int_from_ull(memory_free()),
         mp_obj_new_int_from_ull(memory_mapped()),
     };
     return mp_obj_new_tuple(3, item);
@@ -214,39 +216,39 @@ MP_DECLARE_CONST_FUN_OBJ_2(x86_stress_obj);
 #endif
 
 static const mp_rom_map_elem_t x86_globals_table[] = {
-    { MP_ROM_QSTR(MP_QSTR___name__), MP_ROM_QSTR(MP_QSTR__x86) },
-    { MP_ROM_QSTR(MP_QSTR_modules), MP_ROM_PTR(&x86_modules_obj) },
-    { MP_ROM_QSTR(MP_QSTR_cmdline), MP_ROM_PTR(&x86_cmdline_obj) },
-    { MP_ROM_QSTR(MP_QSTR_irq), MP_ROM_PTR(&x86_irq_obj) },
-    { MP_ROM_QSTR(MP_QSTR_alarm), MP_ROM_PTR(&x86_alarm_obj) },
-    { MP_ROM_QSTR(MP_QSTR_alarm_at), MP_ROM_PTR(&x86_alarm_at_obj) },
-    { MP_ROM_QSTR(MP_QSTR_set_time), MP_ROM_PTR(&x86_set_time_obj) },
-    { MP_ROM_QSTR(MP_QSTR_step_time), MP_ROM_PTR(&x86_step_time_obj) },
-    { MP_ROM_QSTR(MP_QSTR_cmos_time), MP_ROM_PTR(&x86_cmos_time_obj) },
-    { MP_ROM_QSTR(MP_QSTR_paused), MP_ROM_PTR(&x86_paused_obj) },
-    { MP_ROM_QSTR(MP_QSTR_wait), MP_ROM_PTR(&x86_wait_obj) },
-    { MP_ROM_QSTR(MP_QSTR_dma_alloc), MP_ROM_PTR(&x86_dma_alloc_obj) },
-    { MP_ROM_QSTR(MP_QSTR_ram_disk), MP_ROM_PTR(&x86_ram_disk_obj) },
-    { MP_ROM_QSTR(MP_QSTR_mmio), MP_ROM_PTR(&x86_mmio_obj) },
-    { MP_ROM_QSTR(MP_QSTR_exit), MP_ROM_PTR(&x86_exit_obj) },
-    { MP_ROM_QSTR(MP_QSTR_cpu_count), MP_ROM_PTR(&x86_cpu_count_obj) },
-    { MP_ROM_QSTR(MP_QSTR_memory), MP_ROM_PTR(&x86_memory_obj) },
-    { MP_ROM_QSTR(MP_QSTR_repl_start), MP_ROM_PTR(&x86_repl_start_obj) },
-    { MP_ROM_QSTR(MP_QSTR_repl_char), MP_ROM_PTR(&x86_repl_char_obj) },
-    { MP_ROM_QSTR(MP_QSTR_watchdog), MP_ROM_PTR(&x86_watchdog_obj) },
-    { MP_ROM_QSTR(MP_QSTR_watchdog_feed), MP_ROM_PTR(&x86_watchdog_feed_obj) },
-    { MP_ROM_QSTR(MP_QSTR_boot_phase), MP_ROM_PTR(&x86_boot_phase_obj) },
-    { MP_ROM_QSTR(MP_QSTR_boot_phases), MP_ROM_PTR(&x86_boot_phases_obj) },
-    { MP_ROM_QSTR(MP_QSTR_status), MP_ROM_PTR(&x86_status_obj) },
-    #if CLLM_SELFTEST
-    { MP_ROM_QSTR(MP_QSTR_crash), MP_ROM_PTR(&x86_crash_obj) },
-    { MP_ROM_QSTR(MP_QSTR_stress), MP_ROM_PTR(&x86_stress_obj) },
-    #endif
+    {MP_ROM_QSTR(MP_QSTR___name__), MP_ROM_QSTR(MP_QSTR__x86)},
+    {MP_ROM_QSTR(MP_QSTR_modules), MP_ROM_PTR(&x86_modules_obj)},
+    {MP_ROM_QSTR(MP_QSTR_cmdline), MP_ROM_PTR(&x86_cmdline_obj)},
+    {MP_ROM_QSTR(MP_QSTR_irq), MP_ROM_PTR(&x86_irq_obj)},
+    {MP_ROM_QSTR(MP_QSTR_alarm), MP_ROM_PTR(&x86_alarm_obj)},
+    {MP_ROM_QSTR(MP_QSTR_alarm_at), MP_ROM_PTR(&x86_alarm_at_obj)},
+    {MP_ROM_QSTR(MP_QSTR_set_time), MP_ROM_PTR(&x86_set_time_obj)},
+    {MP_ROM_QSTR(MP_QSTR_step_time), MP_ROM_PTR(&x86_step_time_obj)},
+    {MP_ROM_QSTR(MP_QSTR_cmos_time), MP_ROM_PTR(&x86_cmos_time_obj)},
+    {MP_ROM_QSTR(MP_QSTR_paused), MP_ROM_PTR(&x86_paused_obj)},
+    {MP_ROM_QSTR(MP_QSTR_wait), MP_ROM_PTR(&x86_wait_obj)},
+    {MP_ROM_QSTR(MP_QSTR_dma_alloc), MP_ROM_PTR(&x86_dma_alloc_obj)},
+    {MP_ROM_QSTR(MP_QSTR_ram_disk), MP_ROM_PTR(&x86_ram_disk_obj)},
+    {MP_ROM_QSTR(MP_QSTR_mmio), MP_ROM_PTR(&x86_mmio_obj)},
+    {MP_ROM_QSTR(MP_QSTR_exit), MP_ROM_PTR(&x86_exit_obj)},
+    {MP_ROM_QSTR(MP_QSTR_cpu_count), MP_ROM_PTR(&x86_cpu_count_obj)},
+    {MP_ROM_QSTR(MP_QSTR_memory), MP_ROM_PTR(&x86_memory_obj)},
+    {MP_ROM_QSTR(MP_QSTR_repl_start), MP_ROM_PTR(&x86_repl_start_obj)},
+    {MP_ROM_QSTR(MP_QSTR_repl_char), MP_ROM_PTR(&x86_repl_char_obj)},
+    {MP_ROM_QSTR(MP_QSTR_watchdog), MP_ROM_PTR(&x86_watchdog_obj)},
+    {MP_ROM_QSTR(MP_QSTR_watchdog_feed), MP_ROM_PTR(&x86_watchdog_feed_obj)},
+    {MP_ROM_QSTR(MP_QSTR_boot_phase), MP_ROM_PTR(&x86_boot_phase_obj)},
+    {MP_ROM_QSTR(MP_QSTR_boot_phases), MP_ROM_PTR(&x86_boot_phases_obj)},
+    {MP_ROM_QSTR(MP_QSTR_status), MP_ROM_PTR(&x86_status_obj)},
+#if CLLM_SELFTEST
+    {MP_ROM_QSTR(MP_QSTR_crash), MP_ROM_PTR(&x86_crash_obj)},
+    {MP_ROM_QSTR(MP_QSTR_stress), MP_ROM_PTR(&x86_stress_obj)},
+#endif
 };
 static MP_DEFINE_CONST_DICT(x86_globals, x86_globals_table);
 
 const mp_obj_module_t x86_module = {
-    .base = { &mp_type_module },
+    .base = {&mp_type_module},
     .globals = (mp_obj_dict_t *)&x86_globals,
 };
 MP_REGISTER_MODULE(MP_QSTR__x86, x86_module);

@@ -46,7 +46,7 @@ static uint16_t guesses[N_GUESSES];
 // Behind the entries of a table of more than LEAST_ALLOC: this, then 2 * alloc places of 1, 2 or 4
 // bytes, which hold 0 for none or 1 + the position of an entry.
 typedef struct {
-    uint32_t end; // entries up to here are filled or gaps, the last is filled
+    uint32_t end;   // entries up to here are filled or gaps, the last is filled
     uint32_t spent; // places taken: as many as `end`, or more after the last entry was deleted
 } index_t;
 
@@ -77,8 +77,9 @@ static inline bool has_index(const mp_map_t *map) {
 
 static inline size_t read_place(const index_t *index, size_t size, size_t at) {
     const void *places = index + 1;
-    return size == 1 ? ((const uint8_t *)places)[at] : size == 2 ? ((const uint16_t *)places)[at]
-        : ((const uint32_t *)places)[at];
+    return size == 1 ? ((const uint8_t *)places)[at]
+        : size == 2  ? ((const uint16_t *)places)[at]
+                     : ((const uint32_t *)places)[at];
 }
 
 // Keys that are equal only to themselves among their kind.
@@ -95,7 +96,8 @@ static inline uint32_t hash_of_qstr(mp_obj_t index) {
 // __hash__.
 static uint32_t hash_of_value(mp_obj_t index) {
     uint64_t hash = mp_obj_is_qstr(index) ? qstr_hash(MP_OBJ_QSTR_VALUE(index))
-        : mp_obj_is_small_int(index) ? (size_t)MP_OBJ_SMALL_INT_VALUE(index)
+        : mp_obj_is_small_int(index)
+        ? (size_t)MP_OBJ_SMALL_INT_VALUE(index)
         : (size_t)MP_OBJ_SMALL_INT_VALUE(mp_unary_op(MP_UNARY_OP_HASH, index));
     return (uint32_t)(hash * 0x9E3779B97F4A7C15u >> 32);
 }
@@ -140,7 +142,7 @@ static inline void take_place(mp_map_t *map, uint32_t hash, size_t entry) {
 
 static inline bool has_room(const mp_map_t *map) {
     return has_index(map) ? index_of(map)->spent < map->alloc
-        : map->alloc && map->table[map->alloc - 1].key == MP_OBJ_NULL;
+                          : map->alloc && map->table[map->alloc - 1].key == MP_OBJ_NULL;
 }
 
 // Adds an entry to a table that has room and does not have this key.
@@ -456,8 +458,9 @@ static MP_NOINLINE mp_map_elem_t *find(mp_map_t *map, mp_obj_t index, mp_map_loo
                 make_index(map);
             }
         }
-        uint32_t hash = !is_qstr ? value_hash
-            : map->all_keys_are_qstrs ? hash_of_qstr(index) : hash_of_value(index);
+        uint32_t hash = !is_qstr      ? value_hash
+            : map->all_keys_are_qstrs ? hash_of_qstr(index)
+                                      : hash_of_value(index);
         mp_map_elem_t *slot;
         outcome_t outcome = search(map, index, hash, &slot);
         if (outcome == FOUND) {
@@ -488,7 +491,7 @@ static MP_NOINLINE mp_map_elem_t *add_qstr(mp_map_t *map, mp_obj_t key) {
 static MP_NOINLINE mp_map_elem_t *find_qstr_in_large(mp_map_t *map, mp_obj_t key,
     mp_map_lookup_kind_t kind) {
     mp_map_elem_t *slot = place_size(map->alloc) == 2 ? find_qstr_by_index(map, key, 2)
-        : find_qstr_by_index(map, key, 4);
+                                                      : find_qstr_by_index(map, key, 4);
     return slot || kind == MP_MAP_LOOKUP ? slot : add_qstr(map, key);
 }
 
@@ -529,8 +532,8 @@ static mp_obj_t method_in_class(const mp_obj_type_t *type, qstr attr) {
                     return MP_OBJ_NULL;
                 }
                 uint16_t flags = ((mp_obj_base_t *)MP_OBJ_TO_PTR(slot->value))->type->flags;
-                bool binds = (flags & MP_TYPE_FLAG_BINDS_SELF)
-                    && !(flags & MP_TYPE_FLAG_BUILTIN_FUN);
+                bool binds =
+                    (flags & MP_TYPE_FLAG_BINDS_SELF) && !(flags & MP_TYPE_FLAG_BUILTIN_FUN);
                 return binds ? slot->value : MP_OBJ_NULL;
             }
         }
@@ -547,8 +550,8 @@ void mp_load_method(mp_obj_t object, qstr attr, mp_obj_t *dest) {
     if (mp_obj_is_obj(object) && attr != MP_QSTR___class__ && attr != MP_QSTR___next__) {
         mp_obj_instance_t *self = MP_OBJ_TO_PTR(object);
         if (mp_obj_is_instance_type(self->base.type)) {
-            mp_map_elem_t *slot = mp_map_lookup(&self->members, MP_OBJ_NEW_QSTR(attr),
-                MP_MAP_LOOKUP);
+            mp_map_elem_t *slot =
+                mp_map_lookup(&self->members, MP_OBJ_NEW_QSTR(attr), MP_MAP_LOOKUP);
             if (slot) {
                 dest[0] = slot->value;
                 dest[1] = MP_OBJ_NULL;

@@ -26,8 +26,8 @@ static bool describe(uint64_t address, char *line, size_t size) {
         return false;
     }
     const mp_obj_fun_bc_t *fun = state->fun_bc;
-    if (((uint64_t)fun & 7) || !readable(fun, sizeof(*fun)) || !readable(fun->context,
-        sizeof(*fun->context)) || !readable(fun->bytecode, 16)) {
+    if (((uint64_t)fun & 7) || !readable(fun, sizeof(*fun))
+        || !readable(fun->context, sizeof(*fun->context)) || !readable(fun->bytecode, 16)) {
         return false;
     }
     const byte *ip = fun->bytecode;

@@ -20,7 +20,8 @@ static size_t hash_of(mp_obj_t item) {
 // Small numbers stand in order, as in CPython. A multiplication spreads all else over 32 bits:
 // runs of numbers, and addresses, whose low bits are zero.
 static size_t first_slot(const mp_set_t *set, size_t hash) {
-    return hash < set->alloc ? hash
+    return hash < set->alloc
+        ? hash
         : ((uint64_t)hash * 0x9E3779B97F4A7C15u >> 32) * (uint64_t)set->alloc >> 32;
 }
 
@@ -147,7 +148,8 @@ mp_obj_t mp_set_lookup(mp_set_t *set, mp_obj_t item, mp_map_lookup_kind_t kind) 
             return MP_OBJ_NULL;
         }
         // A long search in a table that has room passed removed slots.
-        bool full = set->alloc <= LEAST_ALLOC ? set->used == set->alloc
+        bool full = set->alloc <= LEAST_ALLOC
+            ? set->used == set->alloc
             : (set->used + 1) * 4 > set->alloc * 3 || steps > 8 + set->alloc / 2;
         if (full && !rehash(set)) {
             continue;

@@ -27,6 +27,7 @@ def eager(server):
 
 def compute(model, draft, bodies, kernels="exact", threads=1):
     """Return {way: (answers, metrics)}; in the first way, each request is alone."""
+
     def served(name, run, speculate=False, **options):
         settings = {"n_ctx": 4096, "kernels": kernels, "threads": threads, "speculate": speculate}
         with ApiServer(model, {"model": {**settings, **options}}) as server:
@@ -61,10 +62,12 @@ def compute(model, draft, bodies, kernels="exact", threads=1):
         "one after the other, prefixes kept": served("one after the other, prefixes kept", kept),
         "drafts by n-grams": served("drafts by n-grams", alone, speculate=True),
         "drafts by a model": served(
-            "drafts by a model", backwards, speculate=True, slots=2, draft=str(draft)),
+            "drafts by a model", backwards, speculate=True, slots=2, draft=str(draft)
+        ),
         "eight at a time": served("eight at a time", eight, slots=8),
         "eight at a time, in pieces": served(
-            "eight at a time, in pieces", eight, slots=8, n_batch=17),
+            "eight at a time, in pieces", eight, slots=8, n_batch=17
+        ),
         "preempted": served("preempted", urgent, slots=2, n_ctx=longest),
     }
 
@@ -96,6 +99,7 @@ def main():
 
 def evidence(made):
     """Check by the metrics that each way was what its name says."""
+
     def metric(way, name):
         return getattr(made[way][1], name)
 

@@ -1,6 +1,6 @@
 """litellm, unmodified, against frozen/serve; test_api_clients.py runs it in build/clients.
 
-    litellm_client.py URL URL_WITH_TOOLS TOOLS_EXTRA_BODY
+litellm_client.py URL URL_WITH_TOOLS TOOLS_EXTRA_BODY
 """
 
 import json
@@ -37,22 +37,38 @@ def chat(options):
 
 def text_completion(options):
     answer = litellm.text_completion(
-        model="text-completion-openai/m", prompt="Hello", max_tokens=6, temperature=0,
-        api_base=options["api_base"], api_key="x")
+        model="text-completion-openai/m",
+        prompt="Hello",
+        max_tokens=6,
+        temperature=0,
+        api_base=options["api_base"],
+        api_key="x",
+    )
     assert answer.usage.completion_tokens == 6
 
 
 def structured(options):
-    schema = {"type": "object", "properties": {"yes": {"type": "boolean"}}, "required": ["yes"],
-              "additionalProperties": False}
-    answer = litellm.completion(**{**options, "max_tokens": 40}, response_format={
-        "type": "json_schema", "json_schema": {"name": "x", "schema": schema}})
+    schema = {
+        "type": "object",
+        "properties": {"yes": {"type": "boolean"}},
+        "required": ["yes"],
+        "additionalProperties": False,
+    }
+    answer = litellm.completion(
+        **{**options, "max_tokens": 40},
+        response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+    )
     assert isinstance(json.loads(answer.choices[0].message.content)["yes"], bool)
 
 
 def tools(options, extra):
-    options = {**options, "max_tokens": 40, "tools": [TOOL], "tool_choice": "required",
-               "extra_body": extra}
+    options = {
+        **options,
+        "max_tokens": 40,
+        "tools": [TOOL],
+        "tool_choice": "required",
+        "extra_body": extra,
+    }
     message = litellm.completion(**options).choices[0].message
     call = message.tool_calls[0].function
     assert call.name == "weather" and json.loads(call.arguments) == {"place": "Paris"}
@@ -63,13 +79,15 @@ def tools(options, extra):
 
 def embeddings(options):
     answer = litellm.embedding(
-        model="openai/m", input=["Hello", "world"], api_base=options["api_base"], api_key="x")
+        model="openai/m", input=["Hello", "world"], api_base=options["api_base"], api_key="x"
+    )
     assert [len(item["embedding"]) for item in answer.data] == [64, 64]
 
 
 def anthropic(url):
     answer = litellm.completion(
-        model="anthropic/m", api_base=url, api_key="x", messages=HELLO, max_tokens=6)
+        model="anthropic/m", api_base=url, api_key="x", messages=HELLO, max_tokens=6
+    )
     assert answer.usage.completion_tokens == 6 and answer.choices[0].message.content
 
 
@@ -83,8 +101,15 @@ def errors(options):
 
 
 def main(url, tools_url, extra):
-    options = dict(model="openai/m", api_base=url + "/v1", api_key="x", messages=HELLO,
-                   max_tokens=6, temperature=0, num_retries=0)
+    options = dict(
+        model="openai/m",
+        api_base=url + "/v1",
+        api_key="x",
+        messages=HELLO,
+        max_tokens=6,
+        temperature=0,
+        num_retries=0,
+    )
     chat(options)
     text_completion(options)
     structured(options)

@@ -21,8 +21,16 @@ from pathlib import Path
 from support import tiny_model
 from support.api_server import ApiServer
 
-BAD = ["{", "[]", "{}", '{"prompt": 7}', '{"prompt": "x", "n": 99}', '{"prompt": [-1]}',
-       '{"prompt": "x", "grammar": "("}', '{"messages": 1}']
+BAD = [
+    "{",
+    "[]",
+    "{}",
+    '{"prompt": 7}',
+    '{"prompt": "x", "n": 99}',
+    '{"prompt": [-1]}',
+    '{"prompt": "x", "grammar": "("}',
+    '{"messages": 1}',
+]
 
 
 def resident():
@@ -81,8 +89,13 @@ class Soak:
                 self.failures.append(f"a bad request got {status}")
             return
         prompt = rng.choice(list(self.answers))
-        body = {"prompt": prompt, "n_predict": 24, "temperature": 0, "stream": rng.random() < 0.5,
-                "priority": rng.randrange(2)}
+        body = {
+            "prompt": prompt,
+            "n_predict": 24,
+            "temperature": 0,
+            "stream": rng.random() < 0.5,
+            "priority": rng.randrange(2),
+        }
         abort = None
         if rng.random() < 0.22:
             abort = rng.choice([-20, -1, 0, 5, 40, 300])
@@ -103,11 +116,14 @@ class Soak:
             self.failures.append(f"{status} for {body}: {data[:200]}")
             return
         if body["stream"]:
-            parts = [json.loads(line[6:]) for line in data.decode().split("\n")
-                     if line.startswith("data: ")]
+            parts = [
+                json.loads(line[6:])
+                for line in data.decode().split("\n")
+                if line.startswith("data: ")
+            ]
             text, end = "".join(p.get("content", "") for p in parts), parts and parts[-1]
         else:
-            end = json.loads(data[data.index(b"{"):data.rindex(b"}") + 1])
+            end = json.loads(data[data.index(b"{") : data.rindex(b"}") + 1])
             text = end["content"]
         if not end or not end.get("stop") or text != self.answers[prompt]:
             self.failures.append(f"{body} gave {text!r}, alone {self.answers[prompt]!r}")
@@ -199,8 +215,13 @@ def main():
         model = Path(folder) / "tiny.gguf"
         tiny_model.make(model, ascii_only=True, exact=True)
         failures, counts, growth = soak(
-            arguments.requests, arguments.n_ctx, arguments.slots, arguments.seed,
-            arguments.clients, model)
+            arguments.requests,
+            arguments.n_ctx,
+            arguments.slots,
+            arguments.seed,
+            arguments.clients,
+            model,
+        )
     print(counts, f"memory grew by {growth >> 10} KiB")
     for failure in failures[:20]:
         print(failure)

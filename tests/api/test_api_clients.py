@@ -108,7 +108,11 @@ def test_logit_bias(client):
 
 def test_structured_output(client):
     answer = client.chat.completions.create(
-        model="m", messages=HELLO, max_tokens=60, temperature=1, seed=2,
+        model="m",
+        messages=HELLO,
+        max_tokens=60,
+        temperature=1,
+        seed=2,
         response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}},
     )
     assert answer.choices[0].finish_reason == "stop"
@@ -118,7 +122,11 @@ def test_structured_output(client):
 
 def test_structured_output_streamed(client):
     with client.chat.completions.stream(
-        model="m", messages=HELLO, max_tokens=60, temperature=1, seed=2,
+        model="m",
+        messages=HELLO,
+        max_tokens=60,
+        temperature=1,
+        seed=2,
         response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}},
     ) as stream:
         for _ in stream:
@@ -129,8 +137,11 @@ def test_structured_output_streamed(client):
 
 def call_options():
     return dict(
-        model="m", messages=HELLO, tools=[{"type": "function", "function": TOOL}],
-        tool_choice="required", max_tokens=40,
+        model="m",
+        messages=HELLO,
+        tools=[{"type": "function", "function": TOOL}],
+        tool_choice="required",
+        max_tokens=40,
         extra_body=tiny_model.saying(tiny_model.CALL, tiny_model.WORDS),
     )
 
@@ -146,7 +157,9 @@ def test_tools(tools_client):
 
 def test_reasoning(tools_client):
     options = dict(
-        model="m", messages=HELLO, max_tokens=40,
+        model="m",
+        messages=HELLO,
+        max_tokens=40,
         extra_body=tiny_model.saying(tiny_model.THOUGHT, tiny_model.WORDS),
     )
     message = tools_client.chat.completions.create(**options).choices[0].message
@@ -187,13 +200,24 @@ def test_a_tool_by_name(tools_client):
 
 def test_a_conversation_with_tool_results(tools_client):
     messages = HELLO + [
-        {"role": "assistant", "content": None, "tool_calls": [
-            {"id": "1", "type": "function",
-             "function": {"name": "weather", "arguments": '{"place": "Oslo"}'}}]},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {
+                    "id": "1",
+                    "type": "function",
+                    "function": {"name": "weather", "arguments": '{"place": "Oslo"}'},
+                }
+            ],
+        },
         {"role": "tool", "tool_call_id": "1", "content": "rain"},
     ]
     answer = tools_client.chat.completions.create(
-        model="m", messages=messages, max_tokens=4, temperature=0,
+        model="m",
+        messages=messages,
+        max_tokens=4,
+        temperature=0,
         tools=[{"type": "function", "function": TOOL}],
     )
     assert answer.usage.completion_tokens == 4
@@ -224,7 +248,11 @@ def test_responses(client):
     text = "".join(
         event.delta
         for event in client.responses.create(
-            model="m", input="Hello", instructions="Be brief", max_output_tokens=8, temperature=0,
+            model="m",
+            input="Hello",
+            instructions="Be brief",
+            max_output_tokens=8,
+            temperature=0,
             stream=True,
         )
         if event.type == "response.output_text.delta"
@@ -234,7 +262,10 @@ def test_responses(client):
 
 def test_responses_tools(tools_client):
     options = dict(
-        model="m", input="Hello", max_output_tokens=40, tool_choice="required",
+        model="m",
+        input="Hello",
+        max_output_tokens=40,
+        tool_choice="required",
         tools=[{"type": "function", "strict": True, **TOOL}],
         extra_body=tiny_model.saying(tiny_model.CALL, tiny_model.WORDS),
     )
@@ -250,7 +281,9 @@ def test_responses_tools(tools_client):
 
 def test_responses_reasoning(tools_client):
     answer = tools_client.responses.create(
-        model="m", input="Hello", max_output_tokens=40,
+        model="m",
+        input="Hello",
+        max_output_tokens=40,
         extra_body=tiny_model.saying(tiny_model.THOUGHT, tiny_model.WORDS),
     )
     assert [item.type for item in answer.output] == ["reasoning", "message"]
@@ -262,22 +295,29 @@ def test_errors(client):
         client.chat.completions.create(model="m", messages=[])
     assert info.value.body["type"] == "invalid_request_error"
     with pytest.raises(openai.BadRequestError, match="image"):
-        client.chat.completions.create(model="m", messages=[{"role": "user", "content": [
-            {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]}])
+        client.chat.completions.create(
+            model="m",
+            messages=[
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+                    ],
+                }
+            ],
+        )
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("other")
 
 
 def test_anthropic(claude):
     answer = claude.messages.create(
-        model="m", max_tokens=8, messages=HELLO, system="Be brief",
-        extra_body={"temperature": 0},
+        model="m", max_tokens=8, messages=HELLO, system="Be brief", extra_body={"temperature": 0}
     )
     assert answer.role == "assistant" and answer.stop_reason == "max_tokens"
     assert answer.content[0].type == "text" and answer.usage.output_tokens == 8
     with claude.messages.stream(
-        model="m", max_tokens=8, messages=HELLO, system="Be brief",
-        extra_body={"temperature": 0},
+        model="m", max_tokens=8, messages=HELLO, system="Be brief", extra_body={"temperature": 0}
     ) as stream:
         text = "".join(stream.text_stream)
         final = stream.get_final_message()
@@ -290,7 +330,11 @@ def test_anthropic(claude):
 def test_anthropic_tools(claude):
     tool = {"name": TOOL["name"], "description": "x", "input_schema": TOOL["parameters"]}
     options = dict(
-        model="m", max_tokens=40, messages=HELLO, tools=[tool], tool_choice={"type": "any"},
+        model="m",
+        max_tokens=40,
+        messages=HELLO,
+        tools=[tool],
+        tool_choice={"type": "any"},
         extra_body=tiny_model.saying(tiny_model.CALL, tiny_model.WORDS),
     )
     whole = claude.messages.create(**options)
@@ -305,7 +349,9 @@ def test_anthropic_tools(claude):
 
 def test_anthropic_thinking(claude):
     options = dict(
-        model="m", max_tokens=40, messages=HELLO,
+        model="m",
+        max_tokens=40,
+        messages=HELLO,
         extra_body=tiny_model.saying(tiny_model.THOUGHT, tiny_model.WORDS),
     )
     with claude.messages.stream(**options) as stream:

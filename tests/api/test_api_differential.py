@@ -24,33 +24,57 @@ OURS = {
     "cache_creation_input_tokens": "Anthropic's usage has it",
     "error": "an Anthropic error is {type, error} as Anthropic's clients read it",
     **dict.fromkeys(
-        ["incomplete_details", "instructions", "metadata", "parallel_tool_calls", "temperature",
-         "top_p", "tool_choice", "tools", "max_output_tokens", "top_logprobs"],
-        "OpenAI's response object requires it, and its typed client reads it"),
+        [
+            "incomplete_details",
+            "instructions",
+            "metadata",
+            "parallel_tool_calls",
+            "temperature",
+            "top_p",
+            "tool_choice",
+            "tools",
+            "max_output_tokens",
+            "top_logprobs",
+        ],
+        "OpenAI's response object requires it, and its typed client reads it",
+    ),
     **dict.fromkeys(
         ["draft_n", "draft_n_accepted"],
-        "llama-server's names in `timings` where it drafts; cllm drafts unless told not to"),
+        "llama-server's names in `timings` where it drafts; cllm drafts unless told not to",
+    ),
     **dict.fromkeys(
         ["kernels", "cpu_variant"],
-        "in /props, what computes: an image has several builds; llama-server logs what it has"),
+        "in /props, what computes: an image has several builds; llama-server logs what it has",
+    ),
 }
 # Members that only llama-server's answers have.
 THEIRS = {
     "media_marker": "there are no media",
     "chat_template_caps": "in /props, for llama-server's web page, which is not here",
     **dict.fromkeys(
-        ["generation_prompt", "chat_format", "reasoning_format", "reasoning_in_content",
-         "grammar_lazy", "grammar_triggers", "preserved_tokens"],
-        "the state of its chat parser in generation_settings; no client can use it"),
+        [
+            "generation_prompt",
+            "chat_format",
+            "reasoning_format",
+            "reasoning_in_content",
+            "grammar_lazy",
+            "grammar_triggers",
+            "preserved_tokens",
+        ],
+        "the state of its chat parser in generation_settings; no client can use it",
+    ),
     **dict.fromkeys(
         ["backend_sampling", "speculative.types"],
-        "settings of parts that cllm does not have: sampling on a GPU, kinds of drafts by request"),
+        "settings of parts that cllm does not have: sampling on a GPU, kinds of drafts by request",
+    ),
     **dict.fromkeys(
         ["logit_bias", "dry_sequence_breakers"],
-        "echoes of the request in generation_settings, which may be long"),
+        "echoes of the request in generation_settings, which may be long",
+    ),
     **dict.fromkeys(
         ["code", "message", "n_prompt_tokens", "n_ctx"],
-        "beside Anthropic's {type, error} llama-server has its own error; ours is inside"),
+        "beside Anthropic's {type, error} llama-server has its own error; ours is inside",
+    ),
 }
 # Where llama-server says 200 or 500 and cllm 400: its words, and why.
 STRICTER = {
@@ -105,15 +129,38 @@ BAD = [None, True, -1, 0, 1.5, 1e30, "x", "", [], [1], {}, {"a": 1}]
 def field(rng):
     """Return (name, value) of a field for sampling or scheduling, mostly a valid one."""
     good = [
-        ("temperature", 0), ("top_k", 5), ("top_k", 0), ("top_p", 0.5), ("min_p", 0.1),
-        ("typical_p", 0.9), ("top_n_sigma", 1.0), ("xtc_probability", 0), ("repeat_penalty", 1.1),
-        ("repeat_last_n", 16), ("presence_penalty", 0.5), ("frequency_penalty", 0.5),
-        ("dry_multiplier", 0.5), ("mirostat", 0), ("min_keep", 1), ("seed", 42), ("seed", -1),
-        ("stop", "e"), ("stop", ["xyz", "a"]), ("stop", []), ("logit_bias", {"70": 5}),
-        ("logit_bias", [[70, -3.5], ["a", 2], [71, False]]), ("ignore_eos", True),
-        ("samplers", ["top_k", "temperature"]), ("cache_prompt", False), ("n", 2),
-        ("timings_per_token", True), ("id_slot", -1), ("user", "someone"), ("n_probs", 2),
-        ("t_max_predict_ms", 100000), ("dry_sequence_breakers", ["x"]),
+        ("temperature", 0),
+        ("top_k", 5),
+        ("top_k", 0),
+        ("top_p", 0.5),
+        ("min_p", 0.1),
+        ("typical_p", 0.9),
+        ("top_n_sigma", 1.0),
+        ("xtc_probability", 0),
+        ("repeat_penalty", 1.1),
+        ("repeat_last_n", 16),
+        ("presence_penalty", 0.5),
+        ("frequency_penalty", 0.5),
+        ("dry_multiplier", 0.5),
+        ("mirostat", 0),
+        ("min_keep", 1),
+        ("seed", 42),
+        ("seed", -1),
+        ("stop", "e"),
+        ("stop", ["xyz", "a"]),
+        ("stop", []),
+        ("logit_bias", {"70": 5}),
+        ("logit_bias", [[70, -3.5], ["a", 2], [71, False]]),
+        ("ignore_eos", True),
+        ("samplers", ["top_k", "temperature"]),
+        ("cache_prompt", False),
+        ("n", 2),
+        ("timings_per_token", True),
+        ("id_slot", -1),
+        ("user", "someone"),
+        ("n_probs", 2),
+        ("t_max_predict_ms", 100000),
+        ("dry_sequence_breakers", ["x"]),
     ]
     name, value = rng.choice(good)
     if rng.random() < 0.25:
@@ -122,32 +169,72 @@ def field(rng):
 
 
 MESSAGES = [
-    HELLO, HELLO, HELLO, [], None, "x", [1], [{"role": "user"}], [{"content": "x"}],
+    HELLO,
+    HELLO,
+    HELLO,
+    [],
+    None,
+    "x",
+    [1],
+    [{"role": "user"}],
+    [{"content": "x"}],
     [{"role": "system", "content": "Be good"}, *HELLO],
     [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}],
     [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
 ]
 PROMPTS = [
-    "Hello", "The sea", [5, 6, 7], ["a", "b"], [[5], "x"], "", [], None, 7, {"x": 1},
-    [5, "mixed"], [-1], [100000], "word " * 3000, {"prompt_string": "Hi"},
+    "Hello",
+    "The sea",
+    [5, 6, 7],
+    ["a", "b"],
+    [[5], "x"],
+    "",
+    [],
+    None,
+    7,
+    {"x": 1},
+    [5, "mixed"],
+    [-1],
+    [100000],
+    "word " * 3000,
+    {"prompt_string": "Hi"},
 ]
 OTHERS = [
-    ("/tokenize", {"content": "Hello world"}), ("/tokenize", {}),
+    ("/tokenize", {"content": "Hello world"}),
+    ("/tokenize", {}),
     ("/tokenize", {"content": "é", "with_pieces": True}),
     ("/tokenize", {"content": "<|im_end|>", "parse_special": False}),
     ("/tokenize", {"content": "a", "add_special": True}),
-    ("/detokenize", {"tokens": [70, 71]}), ("/detokenize", {}), ("/detokenize", []),
-    ("/apply-template", {"messages": HELLO}), ("/apply-template", {}),
+    ("/detokenize", {"tokens": [70, 71]}),
+    ("/detokenize", {}),
+    ("/detokenize", []),
+    ("/apply-template", {"messages": HELLO}),
+    ("/apply-template", {}),
     ("/v1/messages", {"messages": HELLO, "max_tokens": 3, "temperature": 0}),
-    ("/v1/messages", {"messages": HELLO, "max_tokens": 3, "temperature": 0,
-                      "system": "Be good", "stop_sequences": ["zz"]}),
+    (
+        "/v1/messages",
+        {
+            "messages": HELLO,
+            "max_tokens": 3,
+            "temperature": 0,
+            "system": "Be good",
+            "stop_sequences": ["zz"],
+        },
+    ),
     ("/v1/messages/count_tokens", {"messages": HELLO}),
     ("/v1/responses", {"input": "Hello", "max_output_tokens": 3, "temperature": 0}),
-    ("/v1/responses", {"input": HELLO, "instructions": "x", "max_output_tokens": 3,
-                       "temperature": 0}),
+    (
+        "/v1/responses",
+        {"input": HELLO, "instructions": "x", "max_output_tokens": 3, "temperature": 0},
+    ),
     ("/infill", {"input_prefix": "a", "input_suffix": "b"}),
-    ("/v1/chat/completions", "{"), ("/v1/completions", ""), ("/nope", {}),
-    ("/props", None), ("/v1/models", None), ("/health", None), ("/slots", None),
+    ("/v1/chat/completions", "{"),
+    ("/v1/completions", ""),
+    ("/nope", {}),
+    ("/props", None),
+    ("/v1/models", None),
+    ("/health", None),
+    ("/slots", None),
 ]
 
 
@@ -159,10 +246,15 @@ def request(rng):
         path = "/v1/chat/completions"
         body["messages"] = rng.choice(MESSAGES)
         if rng.random() < 0.3:
-            body["response_format"] = rng.choice([
-                {"type": "text"}, {"type": "json_object"}, {"type": "poem"}, {},
-                {"type": "json_schema", "json_schema": {"schema": {"type": "boolean"}}},
-            ])
+            body["response_format"] = rng.choice(
+                [
+                    {"type": "text"},
+                    {"type": "json_object"},
+                    {"type": "poem"},
+                    {},
+                    {"type": "json_schema", "json_schema": {"schema": {"type": "boolean"}}},
+                ]
+            )
         if rng.random() < 0.2:
             body["logprobs"] = True
             body["top_logprobs"] = rng.choice([1, 3])
@@ -213,8 +305,12 @@ def parse(answer):
             texts[number] = texts.get(number, "") + (part.get("content") or part.get("text") or "")
             last[number] = choice
     names = [sorted(event) for event in (events[0], events[-1])]
-    return {"done": done, "content": [texts[i] for i in sorted(texts)],
-            "last": [last[i] for i in sorted(last)], "names": names}
+    return {
+        "done": done,
+        "content": [texts[i] for i in sorted(texts)],
+        "last": [last[i] for i in sorted(last)],
+        "names": names,
+    }
 
 
 def kind(value):
@@ -246,8 +342,17 @@ def differences(ours, theirs, path=""):
             yield from differences(one, other, f"{path}[{i}]")
     else:
         name = path.rsplit(".", 1)[-1].split("[")[0]
-        told = ("text", "content", "finish_reason", "prompt", "tokens", "stop_type", "type", "done",
-                "names")
+        told = (
+            "text",
+            "content",
+            "finish_reason",
+            "prompt",
+            "tokens",
+            "stop_type",
+            "type",
+            "done",
+            "names",
+        )
         if name in told and ours != theirs and "error" not in path:
             yield f"{path}: {ours!r}, theirs {theirs!r}"
 
@@ -265,7 +370,9 @@ def compare(ours, theirs, path, body):
     # For a request with two mistakes, either may be reported.
     error, other = ours.json()["error"], theirs.json()["error"]
     fine = error["type"] == other["type"] or "invalid_request_error" in (
-        error["type"], other["type"])
+        error["type"],
+        other["type"],
+    )
     return [] if fine else [f"{error}, theirs {other}"]
 
 

@@ -19,8 +19,11 @@ def post(server, path, **body):
 
 
 def events(answer):
-    return [json.loads(line[6:]) for line in answer.content.decode().split("\n\n")
-            if line.startswith("data: {")]
+    return [
+        json.loads(line[6:])
+        for line in answer.content.decode().split("\n\n")
+        if line.startswith("data: {")
+    ]
 
 
 def test_completion(server):
@@ -38,8 +41,13 @@ def test_completion(server):
 
 
 def test_response_fields(server):
-    answer = post(server, "/completion", prompt="x", n_predict=1,
-                  response_fields=["content", "generation_settings/n_predict", "none/such"]).json()
+    answer = post(
+        server,
+        "/completion",
+        prompt="x",
+        n_predict=1,
+        response_fields=["content", "generation_settings/n_predict", "none/such"],
+    ).json()
     assert set(answer) == {"content", "n_predict"}
 
 
@@ -49,8 +57,14 @@ def test_several_prompts(server):
 
 
 def test_grammar(server):
-    answer = post(server, "/completion", prompt="x", n_predict=20, temperature=1,
-                  grammar='root ::= ("yes" | "no") "!"').json()
+    answer = post(
+        server,
+        "/completion",
+        prompt="x",
+        n_predict=20,
+        temperature=1,
+        grammar='root ::= ("yes" | "no") "!"',
+    ).json()
     assert answer["content"] in ("yes!", "no!") and answer["stop_type"] == "eos"
     for bad in ("root ::= (", "nonsense", "root ::= root", "x ::= 1", "(" * 5000):
         status = post(server, "/completion", prompt="x", grammar=bad).status_code
@@ -58,43 +72,82 @@ def test_grammar(server):
 
 
 def test_json_schema(server):
-    answer = post(server, "/completion", prompt="x", n_predict=100, temperature=1,
-                  json_schema={"type": "array", "items": {"type": "boolean"}, "minItems": 2,
-                               "maxItems": 2}).json()
+    answer = post(
+        server,
+        "/completion",
+        prompt="x",
+        n_predict=100,
+        temperature=1,
+        json_schema={"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 2},
+    ).json()
     assert len(json.loads(answer["content"])) == 2
 
 
 def test_min_tokens_and_ignore_eos(server):
     bias = [[2, 50]]  # the end of a generation
-    assert post(server, "/completion", prompt="x", n_predict=9, logit_bias=bias,
-                ).json()["tokens_predicted"] == 1
-    assert post(server, "/completion", prompt="x", n_predict=9, logit_bias=bias, min_tokens=5,
-                ).json()["tokens_predicted"] == 6
-    assert post(server, "/completion", prompt="x", n_predict=9, ignore_eos=True,
-                ).json()["tokens_predicted"] == 9
+    assert (
+        post(server, "/completion", prompt="x", n_predict=9, logit_bias=bias).json()[
+            "tokens_predicted"
+        ]
+        == 1
+    )
+    assert (
+        post(server, "/completion", prompt="x", n_predict=9, logit_bias=bias, min_tokens=5).json()[
+            "tokens_predicted"
+        ]
+        == 6
+    )
+    assert (
+        post(server, "/completion", prompt="x", n_predict=9, ignore_eos=True).json()[
+            "tokens_predicted"
+        ]
+        == 9
+    )
 
 
 SAMPLERS = [
-    {"samplers": ["top_k", "temperature"]}, {"samplers": "kt"}, {"mirostat": 1}, {"mirostat": 2},
-    {"xtc_probability": 1, "xtc_threshold": 0.05}, {"dry_multiplier": 0.8, "dry_base": 2},
-    {"dry_multiplier": 1, "dry_sequence_breakers": ["\n", "a"]}, {"typical_p": 0.2},
-    {"top_n_sigma": 1.0}, {"dynatemp_range": 0.5}, {"adaptive_target": 0.5},
-    {"repeat_penalty": 1.3, "frequency_penalty": 1, "presence_penalty": 1}, {"min_keep": 5},
-    {"temperature": 1e-38}, {"temperature": 1e9}, {"top_p": 0}, {"top_k": 1}, {"min_p": 1},
+    {"samplers": ["top_k", "temperature"]},
+    {"samplers": "kt"},
+    {"mirostat": 1},
+    {"mirostat": 2},
+    {"xtc_probability": 1, "xtc_threshold": 0.05},
+    {"dry_multiplier": 0.8, "dry_base": 2},
+    {"dry_multiplier": 1, "dry_sequence_breakers": ["\n", "a"]},
+    {"typical_p": 0.2},
+    {"top_n_sigma": 1.0},
+    {"dynatemp_range": 0.5},
+    {"adaptive_target": 0.5},
+    {"repeat_penalty": 1.3, "frequency_penalty": 1, "presence_penalty": 1},
+    {"min_keep": 5},
+    {"temperature": 1e-38},
+    {"temperature": 1e9},
+    {"top_p": 0},
+    {"top_k": 1},
+    {"min_p": 1},
 ]
 
 
 @pytest.mark.parametrize("options", SAMPLERS, ids=str)
 def test_samplers(server, options):
-    answers = [post(server, "/completion", prompt="Hello", n_predict=6, seed=4, **options).json()
-               for _ in range(2)]
+    answers = [
+        post(server, "/completion", prompt="Hello", n_predict=6, seed=4, **options).json()
+        for _ in range(2)
+    ]
     assert answers[0]["content"] == answers[1]["content"]
     assert answers[0]["tokens_predicted"] == 6
 
 
 def test_post_sampling_probs(server):
-    answer = post(server, "/completion", prompt="Hello", n_predict=3, n_probs=3, top_k=3,
-                  temperature=1, post_sampling_probs=True).json()
+    answer = post(
+        server,
+        "/completion",
+        prompt="Hello",
+        n_predict=3,
+        n_probs=3,
+        top_k=3,
+        temperature=1,
+        post_sampling_probs=True,
+    ).json()
     for entry in answer["completion_probabilities"]:
         assert 0 < entry["prob"] <= 1
         assert abs(sum(top["prob"] for top in entry["top_probs"]) - 1) < 1e-3
@@ -121,8 +174,10 @@ def test_reasoning(tools_server):
     prompt = requests.post(tools_server.url + "/apply-template", json=body).json()["prompt"]
     assert prompt.endswith("assistant\n")
     body["chat_template_kwargs"] = {"enable_thinking": False}
-    assert "</think>" in requests.post(
-        tools_server.url + "/apply-template", json=body).json()["prompt"]
+    assert (
+        "</think>"
+        in requests.post(tools_server.url + "/apply-template", json=body).json()["prompt"]
+    )
 
 
 def test_props_and_slots(server):
@@ -183,8 +238,13 @@ def test_keys(tiny, capsys):
     config = {"keys": ["one", "two"], "cors": "http://a.example", "access_log": True}
     with ApiServer(tiny, config) as server:
         url = server.url + "/v1/models"
-        for headers in ({}, {"Authorization": "Bearer three"}, {"X-Api-Key": "on"},
-                        {"Authorization": "Basic one"}, {"X-Api-Key": ""}):
+        for headers in (
+            {},
+            {"Authorization": "Bearer three"},
+            {"X-Api-Key": "on"},
+            {"Authorization": "Basic one"},
+            {"X-Api-Key": ""},
+        ):
             answer = requests.get(url, headers=headers, timeout=TIMEOUT)
             assert answer.status_code == 401
             assert answer.json()["error"]["type"] == "authentication_error"
@@ -194,8 +254,10 @@ def test_keys(tiny, capsys):
         for public in ("/health", "/"):
             assert requests.get(server.url + public, timeout=TIMEOUT).status_code == 200
         assert requests.options(url, timeout=TIMEOUT).status_code == 204
-    lines = re.findall(r'http method=\w+ target="[^"]*" status=\d+ ms=\d+ bytes=\d+ peer=\S+',
-                       capsys.readouterr().out)
+    lines = re.findall(
+        r'http method=\w+ target="[^"]*" status=\d+ ms=\d+ bytes=\d+ peer=\S+',
+        capsys.readouterr().out,
+    )
     assert len(lines) == 10 and 'status=401' in lines[0] and lines[-1].endswith("127.0.0.1")
 
 
@@ -203,9 +265,12 @@ def test_prefix_of_another_request_is_not_computed_again(tiny):
     with ApiServer(tiny) as server:
         shared = "The world is round and the sea is wide. " * 20
         first = post(server, "/completion", prompt=shared + "A", n_predict=4, temperature=0).json()
-        second = post(server, "/completion", prompt=shared + "B", n_predict=4, temperature=0).json()
-        other = post(server, "/completion", prompt=shared + "B", n_predict=4, temperature=0,
-                     cache_salt="x").json()
+        second = post(
+            server, "/completion", prompt=shared + "B", n_predict=4, temperature=0
+        ).json()
+        other = post(
+            server, "/completion", prompt=shared + "B", n_predict=4, temperature=0, cache_salt="x"
+        ).json()
         assert first["timings"]["cache_n"] == other["timings"]["cache_n"] == 0
         assert second["timings"]["cache_n"] > 0.9 * second["tokens_evaluated"]
         assert second["content"] == other["content"]
@@ -219,8 +284,15 @@ def greedy(server, prompt, n_predict):
     Where two tokens are nearly as likely, another batch may choose the other one, because it sums
     in another order and the cache rounds to 16 bits.
     """
-    answer = post(server, "/completion", prompt=prompt, n_predict=n_predict, temperature=0,
-                  return_tokens=True, n_probs=2).json()
+    answer = post(
+        server,
+        "/completion",
+        prompt=prompt,
+        n_predict=n_predict,
+        temperature=0,
+        return_tokens=True,
+        n_probs=2,
+    ).json()
     tops = [entry["top_logprobs"] for entry in answer["completion_probabilities"]]
     close = [i for i, top in enumerate(tops) if top[0]["logprob"] - top[1]["logprob"] < 0.03]
     return answer["tokens"], min(close, default=len(answer["tokens"]))
@@ -252,9 +324,18 @@ def test_drafts_change_no_greedy_answer(tiny):
         with ApiServer(tiny, {"model": {"speculate": speculate}}) as server:
             # Draft always: the policy measures whether drafts pay, which a busy host may change.
             server.scheduler.policy.draft_size = lambda right, most, *_: most
-            answers = [post(server, "/completion", prompt=prompt, n_predict=60, temperature=0,
-                            return_tokens=True, logit_bias=bias).json()
-                       for bias in ([], [["a", 30]])]
+            answers = [
+                post(
+                    server,
+                    "/completion",
+                    prompt=prompt,
+                    n_predict=60,
+                    temperature=0,
+                    return_tokens=True,
+                    logit_bias=bias,
+                ).json()
+                for bias in ([], [["a", 30]])
+            ]
             texts.append([a["tokens"] for a in answers])
             drafted = server.scheduler.metrics.drafted
             decodes = server.scheduler.metrics.n_decode
@@ -262,8 +343,15 @@ def test_drafts_change_no_greedy_answer(tiny):
             if speculate:
                 assert server.scheduler.metrics.accepted and decodes < plain_decodes
                 assert answers[1]["timings"]["draft_n"] > 0
-                none = post(server, "/completion", prompt=prompt, n_predict=60, temperature=0,
-                            return_tokens=True, **{"speculative.n_max": 0}).json()
+                none = post(
+                    server,
+                    "/completion",
+                    prompt=prompt,
+                    n_predict=60,
+                    temperature=0,
+                    return_tokens=True,
+                    **{"speculative.n_max": 0},
+                ).json()
                 assert "draft_n" not in none["timings"] and none["tokens"] == texts[0][0]
             plain_decodes = decodes
     assert texts[0] == texts[1]
@@ -283,8 +371,11 @@ def test_a_draft_model(tiny):
 def test_a_client_that_leaves_frees_its_cells(tiny):
     with ApiServer(tiny) as server:
         scheduler = server.scheduler
-        for body in ({"prompt": "x " * 500}, {"prompt": "y", "n_predict": 1500},
-                     {"prompt": "z", "n_predict": 1500, "stream": True}):
+        for body in (
+            {"prompt": "x " * 500},
+            {"prompt": "y", "n_predict": 1500},
+            {"prompt": "z", "n_predict": 1500, "stream": True},
+        ):
             data = json.dumps(dict(body, ignore_eos=True)).encode()
             with socket.create_connection(("127.0.0.1", server.port)) as client:
                 head = "POST /completion HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
@@ -335,8 +426,10 @@ def test_others_go_on_while_a_token_is_sampled(ascii_model):
     }
     with ApiServer(ascii_model, {"model": {"n_ctx": 8192}}) as server:
         scheduler = server.scheduler
-        asks = {name: dict(ask, temperature=0, ignore_eos=True, cache_prompt=False)
-                for name, ask in asks.items()}
+        asks = {
+            name: dict(ask, temperature=0, ignore_eos=True, cache_prompt=False)
+            for name, ask in asks.items()
+        }
         alone = {"slow": post(server, "/completion", **asks["slow"]).json()}
         order = []  # of tokens: (length of the request's prompt, microseconds that it took)
         accept = scheduler._accept
@@ -348,8 +441,9 @@ def test_others_go_on_while_a_token_is_sampled(ascii_model):
 
         scheduler._accept = noted
         with ThreadPoolExecutor(3) as pool:
-            answers = {name: pool.submit(post, server, "/completion", **asks[name])
-                       for name in asks}
+            answers = {
+                name: pool.submit(post, server, "/completion", **asks[name]) for name in asks
+            }
             answers = {name: answer.result().json() for name, answer in answers.items()}
         scheduler._accept = accept
         prompts = {name: answer["tokens_evaluated"] for name, answer in answers.items()}
@@ -362,8 +456,9 @@ def test_others_go_on_while_a_token_is_sampled(ascii_model):
             alone[name] = post(server, "/completion", **asks[name]).json()
         for name, answer in answers.items():
             assert answer["content"] == alone[name]["content"], name
-            assert (answer.get("completion_probabilities")
-                    == alone[name].get("completion_probabilities")), name
+            assert answer.get("completion_probabilities") == alone[name].get(
+                "completion_probabilities"
+            ), name
 
 
 # Twice as many readings with every character.
@@ -375,16 +470,25 @@ def test_an_ambiguous_grammar_is_its_own_requests_error(ascii_model):
     with ApiServer(ascii_model, {"limits": {"sample_ms": 100}}) as server:
         alone = post(server, "/completion", prompt="Hello", n_predict=40, temperature=0).json()
         answers = []
-        others = threading.Thread(target=lambda: answers.append(post(
-            server, "/completion", prompt="Hello", n_predict=40, temperature=0).json()))
+        others = threading.Thread(
+            target=lambda: answers.append(
+                post(server, "/completion", prompt="Hello", n_predict=40, temperature=0).json()
+            )
+        )
         others.start()
         whole = post(server, "/completion", prompt="x", n_predict=200, grammar=DOUBLING)
         assert whole.status_code == 400
         assert whole.json()["error"]["type"] == "invalid_request_error"
         assert "too ambiguous" in whole.json()["error"]["message"]
         messages = [{"role": "user", "content": "Hello"}]
-        chat = post(server, "/v1/chat/completions", messages=messages, grammar=DOUBLING,
-                    max_tokens=200, stream=True)
+        chat = post(
+            server,
+            "/v1/chat/completions",
+            messages=messages,
+            grammar=DOUBLING,
+            max_tokens=200,
+            stream=True,
+        )
         events = [line[6:] for line in chat.text.split("\n") if line.startswith("data: ")]
         assert chat.status_code == 200 and len(events) > 2
         error = json.loads(events[-1])["error"]

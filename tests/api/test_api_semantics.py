@@ -56,8 +56,14 @@ def check(name, arguments):
 @pytest.mark.parametrize("seed", range(4))
 def test_a_call_is_forced(client, seed):
     options = dict(
-        model="m", messages=HELLO, tools=TOOLS, tool_choice="required", max_tokens=400, seed=seed,
-        temperature=1.0, parallel_tool_calls=False,
+        model="m",
+        messages=HELLO,
+        tools=TOOLS,
+        tool_choice="required",
+        max_tokens=400,
+        seed=seed,
+        temperature=1.0,
+        parallel_tool_calls=False,
     )
     choice = client.chat.completions.create(**options).choices[0]
     assert choice.finish_reason == "tool_calls" and not choice.message.content
@@ -74,7 +80,12 @@ def test_a_call_is_forced(client, seed):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_one_function_is_forced(client, name):
     choice = client.chat.completions.create(
-        model="m", messages=HELLO, tools=TOOLS, max_tokens=300, temperature=1.0, seed=5,
+        model="m",
+        messages=HELLO,
+        tools=TOOLS,
+        max_tokens=300,
+        temperature=1.0,
+        seed=5,
         tool_choice={"type": "function", "function": {"name": name}},
     ).choices[0]
     assert choice.finish_reason == "tool_calls"
@@ -83,10 +94,20 @@ def test_one_function_is_forced(client, name):
 
 
 def test_several_calls_are_forced(client):
-    message = client.chat.completions.create(
-        model="m", messages=HELLO, tools=TOOLS, tool_choice="required", parallel_tool_calls=True,
-        max_tokens=1000, temperature=1.0, seed=3,
-    ).choices[0].message
+    message = (
+        client.chat.completions.create(
+            model="m",
+            messages=HELLO,
+            tools=TOOLS,
+            tool_choice="required",
+            parallel_tool_calls=True,
+            max_tokens=1000,
+            temperature=1.0,
+            seed=3,
+        )
+        .choices[0]
+        .message
+    )
     assert len({call.id for call in message.tool_calls}) == len(message.tool_calls) >= 1
     for call in message.tool_calls[:-1]:
         check(call.function.name, json.loads(call.function.arguments))
@@ -94,8 +115,14 @@ def test_several_calls_are_forced(client):
 
 def test_a_forced_call_in_a_response(client):
     options = dict(
-        model="m", input="Hello", tools=FLAT_TOOLS, tool_choice="required", max_output_tokens=400,
-        temperature=1.0, parallel_tool_calls=False, extra_body={"seed": 1},
+        model="m",
+        input="Hello",
+        tools=FLAT_TOOLS,
+        tool_choice="required",
+        max_output_tokens=400,
+        temperature=1.0,
+        parallel_tool_calls=False,
+        extra_body={"seed": 1},
     )
     (item,) = client.responses.create(**options).output
     assert item.type == "function_call" and item.status == "completed"
@@ -113,7 +140,10 @@ def test_a_forced_call_in_a_response(client):
 def test_a_forced_call_for_claude(any_server, choice):
     claude = anthropic.Anthropic(base_url=any_server.url, api_key="x", max_retries=0, timeout=60)
     options = dict(
-        model="m", messages=HELLO, tools=CLAUDE_TOOLS, max_tokens=400,
+        model="m",
+        messages=HELLO,
+        tools=CLAUDE_TOOLS,
+        max_tokens=400,
         tool_choice={**choice, "disable_parallel_tool_use": True},
         extra_body={"seed": 2, "temperature": 1.0},
     )
@@ -129,21 +159,38 @@ def test_a_forced_call_for_claude(any_server, choice):
 
 def test_a_forced_call_after_calls(client):
     messages = HELLO + [
-        {"role": "assistant", "content": None, "tool_calls": [
-            {"id": "1", "type": "function", "function": {"name": "clock", "arguments": "{}"}}]},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {"id": "1", "type": "function", "function": {"name": "clock", "arguments": "{}"}}
+            ],
+        },
         {"role": "tool", "tool_call_id": "1", "content": "noon"},
     ]
     choice = client.chat.completions.create(
-        model="m", messages=messages, tools=TOOLS, tool_choice="required", max_tokens=400,
-        temperature=1.0, seed=1,
+        model="m",
+        messages=messages,
+        tools=TOOLS,
+        tool_choice="required",
+        max_tokens=400,
+        temperature=1.0,
+        seed=1,
     ).choices[0]
     assert choice.finish_reason == "tool_calls"
 
 
 def test_a_forced_call_in_a_begun_answer(any_server):
-    answer = post(any_server, "/v1/chat/completions", messages=[*HELLO, BEGUN], tools=TOOLS,
-                  tool_choice="required", max_tokens=400, parallel_tool_calls=False,
-                  seed=1).json()
+    answer = post(
+        any_server,
+        "/v1/chat/completions",
+        messages=[*HELLO, BEGUN],
+        tools=TOOLS,
+        tool_choice="required",
+        max_tokens=400,
+        parallel_tool_calls=False,
+        seed=1,
+    ).json()
     (choice,) = answer["choices"]
     assert choice["finish_reason"] == "tool_calls" and not choice["message"]["content"].strip()
 
@@ -170,20 +217,26 @@ def test_an_answer_is_continued(any_server):
     assert claude["content"][0]["text"] == text["content"]
     count = post(any_server, "/v1/messages/count_tokens", messages=messages).json()
     assert count["input_tokens"] == text["tokens_evaluated"]
-    response = post(any_server, "/v1/responses", input=messages, max_output_tokens=6,
-                    temperature=0).json()
+    response = post(
+        any_server, "/v1/responses", input=messages, max_output_tokens=6, temperature=0
+    ).json()
     assert response["output"][0]["content"][0]["text"] == text["content"]
-    streamed = requests.post(any_server.url + "/v1/chat/completions", timeout=60,
-                             json=dict(options, stream=True)).content.decode()
-    pieces = [json.loads(line[6:]) for line in streamed.split("\n\n") if line.startswith("data: {")]
-    assert "".join(
-        [piece["choices"][0]["delta"].get("content") or "" for piece in pieces]
-    ) == text["content"]
+    streamed = requests.post(
+        any_server.url + "/v1/chat/completions", timeout=60, json=dict(options, stream=True)
+    ).content.decode()
+    pieces = [
+        json.loads(line[6:]) for line in streamed.split("\n\n") if line.startswith("data: {")
+    ]
+    assert (
+        "".join([piece["choices"][0]["delta"].get("content") or "" for piece in pieces])
+        == text["content"]
+    )
 
 
 def test_a_new_answer_can_be_asked_for(any_server):
-    prompt = post(any_server, "/apply-template", messages=[*HELLO, BEGUN],
-                  continue_final_message=False).json()["prompt"]
+    prompt = post(
+        any_server, "/apply-template", messages=[*HELLO, BEGUN], continue_final_message=False
+    ).json()["prompt"]
     assert prompt.rstrip().endswith("assistant") and BEGUN["content"] in prompt
     empty = {"role": "assistant", "content": ""}
     plain = post(any_server, "/apply-template", messages=HELLO).json()
@@ -203,21 +256,27 @@ def test_tool_results_stand_behind_their_call(any_server):
     history = [*HELLO, {"role": "assistant", "content": [use]}]
     counts = set()
     for blocks in ([result, text], [text, result]):
-        body = dict(messages=[*history, {"role": "user", "content": blocks}], max_tokens=1,
-                    tools=CLAUDE_TOOLS)
+        body = dict(
+            messages=[*history, {"role": "user", "content": blocks}],
+            max_tokens=1,
+            tools=CLAUDE_TOOLS,
+        )
         usage = post(any_server, "/v1/messages", **body).json()["usage"]
         counts.add(usage["input_tokens"] + usage["cache_read_input_tokens"])
     assert len(counts) == 1
     assert usage["cache_read_input_tokens"] > 0.8 * max(counts)  # the second is the first
 
 
-@pytest.mark.parametrize("fields", [
-    {"grammar": 'root ::= "a"', "ignore_eos": True},
-    {"grammar": 'root ::= "a"', "min_tokens": 10},
-    {"grammar": 'root ::= "a"', "logit_bias": [["a", False]]},
-    {"grammar": 'root ::= "abcdefgh"', "logit_bias": [["e", False]], "stream": True},
-    {"json_schema": {"const": 1}, "ignore_eos": True},
-])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"grammar": 'root ::= "a"', "ignore_eos": True},
+        {"grammar": 'root ::= "a"', "min_tokens": 10},
+        {"grammar": 'root ::= "a"', "logit_bias": [["a", False]]},
+        {"grammar": 'root ::= "abcdefgh"', "logit_bias": [["e", False]], "stream": True},
+        {"json_schema": {"const": 1}, "ignore_eos": True},
+    ],
+)
 def test_constraints_that_cannot_go_on(server, fields):
     answer = post(server, "/completion", prompt="x", n_predict=16, **fields)
     if answer.status_code == 200:  # it had begun, so it ends in an event
@@ -229,8 +288,9 @@ def test_constraints_that_cannot_go_on(server, fields):
 
 
 def test_every_alternative_is_there(server):
-    logprobs = post(server, "/v1/completions", prompt="hello", max_tokens=4, temperature=0,
-                    logprobs=20).json()["choices"][0]["logprobs"]
+    logprobs = post(
+        server, "/v1/completions", prompt="hello", max_tokens=4, temperature=0, logprobs=20
+    ).json()["choices"][0]["logprobs"]
     assert [len(top) for top in logprobs["top_logprobs"]] == [20] * 4
     for token, top in zip(logprobs["tokens"], logprobs["top_logprobs"]):
         assert token in top
@@ -240,8 +300,15 @@ def test_seeds_of_64_bits(server):
     texts = set()
     for seed in (2**63 - 1, -(2**63), 2**62):
         answers = [
-            post(server, "/v1/chat/completions", messages=HELLO, max_tokens=8, seed=seed,
-                 temperature=1.5).json()["choices"][0]["message"]["content"] for _ in range(2)
+            post(
+                server,
+                "/v1/chat/completions",
+                messages=HELLO,
+                max_tokens=8,
+                seed=seed,
+                temperature=1.5,
+            ).json()["choices"][0]["message"]["content"]
+            for _ in range(2)
         ]
         assert answers[0] == answers[1]
         texts.add(answers[0])
@@ -249,18 +316,26 @@ def test_seeds_of_64_bits(server):
 
 
 def test_forms_of_structured_output(server):
-    schema = {"type": "object", "properties": {"only": {"const": 1}}, "required": ["only"],
-              "additionalProperties": False}
+    schema = {
+        "type": "object",
+        "properties": {"only": {"const": 1}},
+        "required": ["only"],
+        "additionalProperties": False,
+    }
     form = {"type": "json_schema", "schema": schema}
     texts = [
-        post(server, "/v1/chat/completions", messages=HELLO, max_tokens=80,
-             response_format=form).json()["choices"][0]["message"]["content"],
-        post(server, "/v1/completions", prompt="x", max_tokens=80,
-             response_format=form).json()["choices"][0]["text"],
-        post(server, "/v1/messages", messages=HELLO, max_tokens=80,
-             output_config={"format": form}).json()["content"][0]["text"],
-        post(server, "/v1/responses", input="x", max_output_tokens=80,
-             text={"format": form}).json()["output"][0]["content"][0]["text"],
+        post(
+            server, "/v1/chat/completions", messages=HELLO, max_tokens=80, response_format=form
+        ).json()["choices"][0]["message"]["content"],
+        post(server, "/v1/completions", prompt="x", max_tokens=80, response_format=form).json()[
+            "choices"
+        ][0]["text"],
+        post(
+            server, "/v1/messages", messages=HELLO, max_tokens=80, output_config={"format": form}
+        ).json()["content"][0]["text"],
+        post(
+            server, "/v1/responses", input="x", max_output_tokens=80, text={"format": form}
+        ).json()["output"][0]["content"][0]["text"],
     ]
     assert [json.loads(text) for text in texts] == [{"only": 1}] * 4
 
@@ -273,8 +348,9 @@ def test_one_beginning_of_a_text(tmp_path, tiny):
         for content in ("name", ["name", 5, "name"], "<|im_start|>name"):
             tokens = post(server, "/tokenize", content=content, add_special=True).json()["tokens"]
             assert tokens[0] == bos and tokens.count(bos) == 1
-        answer = post(server, "/completion", prompt=["name", 5, "name"], n_predict=1,
-                      return_tokens=True).json()
+        answer = post(
+            server, "/completion", prompt=["name", 5, "name"], n_predict=1, return_tokens=True
+        ).json()
         count = len(post(server, "/tokenize", content=["name", 5, "name"]).json()["tokens"])
         assert answer["tokens_evaluated"] == count + 1
         # A template that writes the token itself.
@@ -307,8 +383,14 @@ def test_tokens_that_are_long(tmp_path, tiny):
     tiny_model.make(path, words=["x" * 4000])
     with ApiServer(path) as server:
         token = len(tiny_model.vocabulary()[0])
-        answer = post(server, "/v1/completions", prompt="a", max_tokens=2, logprobs=20,
-                      logit_bias=[[token, 1000]])
+        answer = post(
+            server,
+            "/v1/completions",
+            prompt="a",
+            max_tokens=2,
+            logprobs=20,
+            logit_bias=[[token, 1000]],
+        )
         assert answer.status_code == 200
         logprobs = answer.json()["choices"][0]["logprobs"]
         assert len(json.dumps(logprobs)) < 100000
@@ -338,8 +420,13 @@ def test_a_call_is_forced_with_any_template(tmp_path, tiny):
         tiny_model.make(path, template=template.read_text(), ascii_only=True)
         choice = "required" if len(template.name) % 2 else {"function": {"name": "weather"}}
         with ApiServer(path, {"model": {"n_ctx": 8192}}) as server:
-            answer = post(server, "/v1/chat/completions", tool_choice=choice,
-                          parallel_tool_calls=False, **options).json()
+            answer = post(
+                server,
+                "/v1/chat/completions",
+                tool_choice=choice,
+                parallel_tool_calls=False,
+                **options,
+            ).json()
         try:
             (choice,) = answer["choices"]
             (call,) = choice["message"]["tool_calls"]

@@ -1,4 +1,5 @@
 """Comparisons, conversions, keys and printing that change the container they are called for."""
+
 import array
 import gc
 import heapq
@@ -6,8 +7,15 @@ import io
 import struct
 from collections import deque
 
-ERRORS = (ValueError, RuntimeError, IndexError, TypeError, MemoryError, NotImplementedError,
-    AttributeError)
+ERRORS = (
+    ValueError,
+    RuntimeError,
+    IndexError,
+    TypeError,
+    MemoryError,
+    NotImplementedError,
+    AttributeError,
+)
 
 
 class Saboteur:
@@ -88,11 +96,15 @@ def run(statements, acts):
             for at in (1, 4):
                 for less in (True, False):
                     names = {
-                        "l": [S() for _ in range(20)], "m": [S() for _ in range(20)],
+                        "l": [S() for _ in range(20)],
+                        "m": [S() for _ in range(20)],
                         "b": bytearray(80),
-                        "a": array.array("q", range(20)), "d": {i: S() for i in range(20)},
-                        "e": {i: S() for i in range(20)}, "q": deque([S() for _ in range(20)], 30),
-                        "t": tuple(range(20)), "out": io.StringIO(),
+                        "a": array.array("q", range(20)),
+                        "d": {i: S() for i in range(20)},
+                        "e": {i: S() for i in range(20)},
+                        "q": deque([S() for _ in range(20)], 30),
+                        "t": tuple(range(20)),
+                        "out": io.StringIO(),
                     }
                     names.update(globals())
                     S.act, S.at, S.calls, S.less = eval("lambda: " + act, names), at, 0, less
@@ -102,14 +114,26 @@ def run(statements, acts):
                         pass
 
 
-run(LISTS,
-    ("l.clear()", "l and l.pop()", "len(l) < 999 and l.extend(range(500))",
-        "l.clear() or l.append(1)"))
-run(BYTES,
-    ("len(b) < 999 and b.extend(bytes(500))", "exec('b[1:] = b\"\"')",
-        "len(a) < 999 and a.extend(a)"))
-run(OTHERS,
-    ("d.clear()", "e.clear()", "d.update({i: 1 for i in range(500)})", "q and q.popleft()"))
+run(
+    LISTS,
+    (
+        "l.clear()",
+        "l and l.pop()",
+        "len(l) < 999 and l.extend(range(500))",
+        "l.clear() or l.append(1)",
+    ),
+)
+run(
+    BYTES,
+    (
+        "len(b) < 999 and b.extend(bytes(500))",
+        "exec('b[1:] = b\"\"')",
+        "len(a) < 999 and a.extend(a)",
+    ),
+)
+run(
+    OTHERS, ("d.clear()", "e.clear()", "d.update({i: 1 for i in range(500)})", "q and q.popleft()")
+)
 
 # As CPython's: a list that is changed while it is sorted is an error.
 l = [S() for _ in range(9)]
@@ -123,8 +147,14 @@ assert sorted([3, 1, 2], reverse=True) == [3, 2, 1] and sorted("cab", key=ord) =
 h = [5, 3, 8, 1]
 heapq.heapify(h)
 assert [heapq.heappop(h) for _ in range(4)] == [1, 3, 5, 8]
-assert [1, 2] < [1, 3] and [1] < [1, 0] and not [2] < [1, 5] and [1, 2] <= [1,
-    2] and [] < [1] and [2] > [1, 9]
+assert (
+    [1, 2] < [1, 3]
+    and [1] < [1, 0]
+    and not [2] < [1, 5]
+    and [1, 2] <= [1, 2]
+    and [] < [1]
+    and [2] > [1, 9]
+)
 l = [1, 2, 3]
 l[1:2] = l
 assert l == [1, 1, 2, 3, 3]

@@ -1,4 +1,5 @@
 """Memory of buffers, matches and streams that Python keeps for longer than C expects."""
+
 import array
 import gc
 import io
@@ -115,8 +116,10 @@ class Pollable(io.IOBase):
         return 1
 
 
-for act in (lambda: [poll.unregister(p) for p in things],
-    lambda: poll.register(Pollable(lambda: 0))):
+for act in (
+    lambda: [poll.unregister(p) for p in things],
+    lambda: poll.register(Pollable(lambda: 0)),
+):
     poll = select.poll()
     things = [Pollable(act) for _ in range(9)]
     for thing in things:

@@ -1,4 +1,5 @@
 """Nesting and recursion that C follows, and source text beyond what bytecode can say."""
+
 import gc
 import io
 import json
@@ -54,8 +55,13 @@ same(lambda: nested(lambda v: (v,)) < nested(lambda v: (v,)))
 same(lambda: hash(nested(lambda v: (v,))))
 same(lambda: re.compile("(" * 30000), RuntimeError, ValueError, MemoryError)
 same(lambda: re.match("[a-", "a"), ValueError)
-for text in ("(" * 30000, "[" * 3000 + "]" * 3000, "-" * 30000 + "1", "not " * 30000 + "1",
-    "f(" * 9000 + ")" * 9000):
+for text in (
+    "(" * 30000,
+    "[" * 3000 + "]" * 3000,
+    "-" * 30000 + "1",
+    "not " * 30000 + "1",
+    "f(" * 9000 + ")" * 9000,
+):
     same(lambda: eval(text), SyntaxError, RuntimeError, MemoryError, NameError)
 
 
@@ -81,8 +87,10 @@ for n in (100, 255, 256, 300, 600):
     compiled("x = g(%s)" % ("1," * n), (n, 0))
     compiled("x = g(%s)" % ",".join(name + "=1" for name in letters(n)), (0, n))
     compiled("*x, %s = range(%d)" % (",".join(letters(n)), n + 2), [0, 1])
-    compiled("def f(%s): return lambda: a%d\nx = f(*range(%d))()" % (",".join(letters(n)), n - 1,
-        n), n - 1)
+    compiled(
+        "def f(%s): return lambda: a%d\nx = f(*range(%d))()" % (",".join(letters(n)), n - 1, n),
+        n - 1,
+    )
     body = "".join(" %s = 1\n" % name for name in letters(n))
     compiled("def f():\n%s return lambda: %s\nx = f()()" % (body, "+".join(letters(n))), n)
     compiled("def f():\n%s return lambda: a%d\nx = f()()" % (body, n - 1), 1)
@@ -148,8 +156,9 @@ if framebuf:
     fb = framebuf.FrameBuffer(bytearray(200), 10, 10, framebuf.RGB565)
     for use in (
         lambda: fb.line(-(1 << 40), 0, 1 << 40, 5, 1),
-            lambda: fb.ellipse(5, 5, 1 << 40, 1 << 40, 1),
-        lambda: fb.scroll(-(1 << 62), 0), lambda: fb.blit(fb, -(1 << 62), 0),
+        lambda: fb.ellipse(5, 5, 1 << 40, 1 << 40, 1),
+        lambda: fb.scroll(-(1 << 62), 0),
+        lambda: fb.blit(fb, -(1 << 62), 0),
         lambda: fb.poly(0, 0, array.array("h", [0, 1] * 300000), 1, True),
         lambda: framebuf.FrameBuffer(bytearray(65536), 65535, 2, framebuf.GS4_HMSB, 65535).fill(1),
     ):

@@ -54,13 +54,13 @@ class Serial:
         while True:
             last = self._guest.ended.is_set() or time.monotonic() > until
             if match := wanted.search(bytes(self._seen), self._from):
-                self.before = bytes(self._seen[self._from:match.start()])
+                self.before = bytes(self._seen[self._from : match.start()])
                 self._from = match.end()
                 return match
             if last:
                 raise AssertionError(
                     f"no {wanted.pattern!r} on the serial line; the end of what came: "
-                    f"{bytes(self._seen[self._from:][-500:])!r}"
+                    f"{bytes(self._seen[self._from :][-500:])!r}"
                 )
             # Bytes come one by one: looking again at each would take longer than the guest.
             time.sleep(0.05)

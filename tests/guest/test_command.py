@@ -22,7 +22,10 @@ def run(*arguments, command="run"):
     port = qemu.free_port()
     process = subprocess.Popen(
         [CLLM, command, "--port", str(port), "--accel", "tcg", *arguments],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        errors="replace",
     )
     return process, f"http://127.0.0.1:{port}"
 
@@ -93,8 +96,21 @@ def test_the_printed_gdb_command_debugs_the_image():
     try:
         gdb = shlex.split(line_with(process, "gdb "))
         # Past the hardware breakpoint that the command ends with: kernel, then MicroPython.
-        gdb += ["-batch", "-ex", "backtrace", "-ex", "break mp_init", "-ex", "continue",
-                "-ex", "backtrace", "-ex", "print n_boot_phases > 0", "-ex", "kill"]
+        gdb += [
+            "-batch",
+            "-ex",
+            "backtrace",
+            "-ex",
+            "break mp_init",
+            "-ex",
+            "continue",
+            "-ex",
+            "backtrace",
+            "-ex",
+            "print n_boot_phases > 0",
+            "-ex",
+            "kill",
+        ]
         session = subprocess.run(
             gdb, cwd=TOP, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
         )

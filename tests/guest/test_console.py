@@ -76,19 +76,22 @@ def screen(path, tmp_path):
     with Monitor(path) as monitor:
         monitor.command("pmemsave", val=0xB8000, size=4000, filename=str(out))
     cells = out.read_bytes()
-    rows = [cells[i:i + 160:2].decode("latin-1").rstrip() for i in range(0, 4000, 160)]
+    rows = [cells[i : i + 160 : 2].decode("latin-1").rstrip() for i in range(0, 4000, 160)]
     return rows, cells[1::2]
 
 
 def test_the_screen_shows_address_model_memory_and_log(boot, tiny_model, tmp_path):
     guest = boot(model=str(tiny_model), monitor=tmp_path / "monitor")
     guest.serial.expect("in all")
-    shown = [re.compile(line) for line in (
-        " cllm on .*",
-        r" http://10\.0\.2\.15   up 0:0\d:\d\d$",
-        r" model tiny: ready   0 running, 0 waiting, \d+ steps$",
-        r" memory \d+ of \d+ MiB free, Python \d+ KiB$",
-    )]
+    shown = [
+        re.compile(line)
+        for line in (
+            " cllm on .*",
+            r" http://10\.0\.2\.15   up 0:0\d:\d\d$",
+            r" model tiny: ready   0 running, 0 waiting, \d+ steps$",
+            r" memory \d+ of \d+ MiB free, Python \d+ KiB$",
+        )
+    ]
     until = time.monotonic() + 60
     rows = [""] * 4
     # It is drawn once a second, and may be looked at in the middle of that.
@@ -96,7 +99,8 @@ def test_the_screen_shows_address_model_memory_and_log(boot, tiny_model, tmp_pat
         rows, _ = screen(tmp_path / "monitor", tmp_path)
     assert [bool(line.match(row)) for line, row in zip(shown, rows)] == [True] * 4, rows[:4]
     assert any("listening on port 80" in row for row in rows[4:]) or any(
-        "in all" in row for row in rows[4:])
+        "in all" in row for row in rows[4:]
+    )
 
 
 @pytest.mark.usefixtures("selftest")

@@ -9,7 +9,8 @@ TIMEOUT = 120
 
 def completion(guest):
     answer = requests.post(
-        guest.url + "/v1/completions", timeout=TIMEOUT,
+        guest.url + "/v1/completions",
+        timeout=TIMEOUT,
         json={"prompt": "The world is round", "max_tokens": 8, "temperature": 0},
     )
     return answer.json()["choices"][0]["text"]
@@ -19,22 +20,31 @@ def variant(guest):
     return requests.get(guest.url + "/props", timeout=TIMEOUT).json()["cpu_variant"]
 
 
-@pytest.mark.parametrize("cpu, best", [
-    ("Nehalem", "sse42"),  # no XSAVE either
-    ("SandyBridge", "sse42"),  # AVX without AVX2
-    ("Haswell", "avx2"),
-    ("EPYC", "avx2"),
-    ("Icelake-Server", "avx2"),  # QEMU emulates no AVX-512
-])
+@pytest.mark.parametrize(
+    "cpu, best",
+    [
+        ("Nehalem", "sse42"),  # no XSAVE either
+        ("SandyBridge", "sse42"),  # AVX without AVX2
+        ("Haswell", "avx2"),
+        ("EPYC", "avx2"),
+        ("Icelake-Server", "avx2"),  # QEMU emulates no AVX-512
+    ],
+)
 def test_the_best_instructions_of_the_processor_compute(boot, tiny_model, cpu, best):
     guest = boot(model=str(tiny_model), cpu=cpu, smp=2)
     assert guest.verdict is None
     assert variant(guest) == best
     assert completion(guest)
     answer = requests.post(
-        guest.url + "/v1/chat/completions", timeout=TIMEOUT,
-        json={"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8, "seed": 1,
-              "logprobs": True, "response_format": {"type": "json_object"}},
+        guest.url + "/v1/chat/completions",
+        timeout=TIMEOUT,
+        json={
+            "messages": [{"role": "user", "content": "Hello"}],
+            "max_tokens": 8,
+            "seed": 1,
+            "logprobs": True,
+            "response_format": {"type": "json_object"},
+        },
     )
     assert answer.status_code == 200
     answer = requests.post(guest.url + "/v1/embeddings", json={"input": "Hello"}, timeout=TIMEOUT)
@@ -56,8 +66,9 @@ def test_a_variant_that_the_processor_lacks_is_an_error(boot, tiny_model):
     assert answer.status_code == 503 and wanted in answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("wanted, chosen", [
-    (None, "exact"), ("exact", "exact"), ("ggml", "ggml"), ("tcg", "tcg")])
+@pytest.mark.parametrize(
+    "wanted, chosen", [(None, "exact"), ("exact", "exact"), ("ggml", "ggml"), ("tcg", "tcg")]
+)
 def test_kernels_can_be_chosen(boot, tiny_model, wanted, chosen):
     guest = boot(model=str(tiny_model), **({"kernels": wanted} if wanted else {}))
     assert guest.verdict is None

@@ -146,8 +146,12 @@ def test_the_deep_look_at_health(machine):
 def test_embeddings_of_several_texts_while_all_slots_are_busy(machine):
     with ThreadPoolExecutor(8) as pool:
         chats = [
-            pool.submit(ask, machine, "/v1/chat/completions",
-                        {**CHAT, "max_tokens": 4, "logprobs": True, "top_logprobs": 20})
+            pool.submit(
+                ask,
+                machine,
+                "/v1/chat/completions",
+                {**CHAT, "max_tokens": 4, "logprobs": True, "top_logprobs": 20},
+            )
             for _ in range(4)
         ]
         vectors = [
@@ -170,11 +174,16 @@ def test_as_many_answers_as_slots(machine):
 
 
 def test_constraints(machine):
-    schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"],
-              "additionalProperties": False}
+    schema = {
+        "type": "object",
+        "properties": {"a": {"enum": [1, 2]}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
     format_ = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
-    answer = ask(machine, "/v1/chat/completions",
-                 {**CHAT, "max_tokens": 24, "response_format": format_})
+    answer = ask(
+        machine, "/v1/chat/completions", {**CHAT, "max_tokens": 24, "response_format": format_}
+    )
     assert answer.status_code == 200
     assert json.loads(answer.json()["choices"][0]["message"]["content"])["a"] in (1, 2)
     answer = ask(machine, "/completion", {"prompt": "a", "grammar": 'root ::= "yes"'})
@@ -183,8 +192,11 @@ def test_constraints(machine):
 
 def test_drafts(machine):
     # The text repeats, so the drafter can guess.
-    answer = ask(machine, "/completion", {"prompt": "a b c d a b c d a b c d a b c d a b",
-                                          "n_predict": 8, "temperature": 0})
+    answer = ask(
+        machine,
+        "/completion",
+        {"prompt": "a b c d a b c d a b c d a b c d a b", "n_predict": 8, "temperature": 0},
+    )
     assert answer.status_code == 200 and answer.json()["tokens_predicted"] == 8
 
 
@@ -225,8 +237,11 @@ def test_the_examples(machine):
     assert len(notes) == 3 and notes[0]["note"] == "Cats eat fish."
     with requests.get(machine.url + "/story?about=the+sea", stream=True, timeout=TIMEOUT) as story:
         assert story.status_code == 200 and next(story.iter_content(4))
-    refused = ask(machine, "/v1/chat/completions",
-                  {"messages": [{"role": "user", "content": "the password"}]})
+    refused = ask(
+        machine,
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": "the password"}]},
+    )
     assert refused.status_code == 403
     assert ask(machine, "/counts").json()["403"] >= 1
 
@@ -239,10 +254,16 @@ def use(guest):
     assert answer.status_code in (200, 501), answer.text
 
 
-@pytest.mark.parametrize("options", [
-    {"kernels": "tcg"}, {"smp": 2}, {"draft": True},
-    {"config_json": {"model": {"n_ctx": 8192, "slots": 16, "n_batch": 256}}},
-], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernels": "tcg"},
+        {"smp": 2},
+        {"draft": True},
+        {"config_json": {"model": {"n_ctx": 8192, "slots": 16, "n_batch": 256}}},
+    ],
+    ids=str,
+)
 def test_the_default_memory_suffices_for_other_settings(boot, tmp_path, options):
     model = str(fetch.default_model())
     if "draft" in options:

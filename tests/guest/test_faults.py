@@ -54,10 +54,13 @@ def last_crash(serial):
 
 
 @pytest.mark.usefixtures("selftest")
-@pytest.mark.parametrize("module, kind, reason, function", [
-    *(("_x86", kind, *what) for kind, what in DEATHS.items()),
-    *(("_engine", kind, *what) for kind, what in CPP_DEATHS.items()),
-])
+@pytest.mark.parametrize(
+    "module, kind, reason, function",
+    [
+        *(("_x86", kind, *what) for kind, what in DEATHS.items()),
+        *(("_engine", kind, *what) for kind, what in CPP_DEATHS.items()),
+    ],
+)
 def test_a_death_is_reported_and_the_machine_comes_back(boot, module, kind, reason, function):
     guest = boot(on_crash="reboot")
     serial = guest.serial
@@ -153,9 +156,12 @@ def test_a_hung_loop_is_ended_by_its_watchdog(boot, tmp_path):
     (tmp_path / "app.py").write_text(APP)
     guest = boot(config_json={"watchdog": 4}, app=str(tmp_path / "app.py"), on_crash="reboot")
     # Code at the prompt may take any time.
-    paste(guest.serial, "import time; t = time.ticks_add(time.ticks_ms(), 7000)\n"
-          "while time.ticks_diff(t, time.ticks_ms()) > 0: pass\n"
-          "print('still ' + 'here')")
+    paste(
+        guest.serial,
+        "import time; t = time.ticks_add(time.ticks_ms(), 7000)\n"
+        "while time.ticks_diff(t, time.ticks_ms()) > 0: pass\n"
+        "print('still ' + 'here')",
+    )
     guest.serial.expect("still here")
     with pytest.raises(requests.RequestException):
         requests.get(guest.url + "/hang", timeout=60)
@@ -204,10 +210,13 @@ def test_code_and_headers_are_read_only(boot, address):
 def test_a_backtrace_goes_on_above_code_without_frame_pointers(boot):
     """Code that MicroPython emits at run time has no names."""
     guest = boot()
-    paste(guest.serial, "import _x86, micropython\n"
-          "@micropython.native\n"
-          "def f(g): return g() + 1\n"
-          "f(lambda: _x86.crash('divide'))\n")
+    paste(
+        guest.serial,
+        "import _x86, micropython\n"
+        "@micropython.native\n"
+        "def f(g): return g() + 1\n"
+        "f(lambda: _x86.crash('divide'))\n",
+    )
     _, _, backtrace, _ = report(guest.serial, "fault: divide error")
     assert "python <stdin>:4 in <lambda>" in backtrace
     assert "(guessed)" in backtrace
@@ -218,10 +227,13 @@ def test_running_out_of_python_heap_is_a_memory_error(guest):
     serial = guest.serial
     serial.send("\r")
     serial.expect(">>> ")
-    paste(serial, "hoard = []\n"
-          "try:\n"
-          "  while True: hoard.append(bytearray(1 << 20))\n"
-          "except MemoryError: print('out of ' + 'memory')\n")
+    paste(
+        serial,
+        "hoard = []\n"
+        "try:\n"
+        "  while True: hoard.append(bytearray(1 << 20))\n"
+        "except MemoryError: print('out of ' + 'memory')\n",
+    )
     serial.expect("out of memory")
     serial.expect(">>> ")
     serial.run("del hoard; import gc; gc.collect()")

@@ -13,8 +13,11 @@ HELLO = [{"role": "user", "content": "Hello"}]
 TOOL = {
     "name": "weather",
     "description": "x",
-    "parameters": {"type": "object", "properties": {"place": {"enum": ["Paris", "Oslo"]}},
-                   "required": ["place"]},
+    "parameters": {
+        "type": "object",
+        "properties": {"place": {"enum": ["Paris", "Oslo"]}},
+        "required": ["place"],
+    },
 }
 APP = """
 from cllm import app, llm
@@ -48,8 +51,9 @@ def tools_guest(boot_once, tmp_path_factory):
     model, app = folder / "tools.gguf", folder / "app.py"
     tiny_model.make(model, template=tiny_model.TOOLS, words=tiny_model.WORDS)
     app.write_text(APP)
-    guest = boot_once(model=str(model), app=str(app),
-                      config_json={"keys": ["sesame"], "access_log": True})
+    guest = boot_once(
+        model=str(model), app=str(app), config_json={"keys": ["sesame"], "access_log": True}
+    )
     assert guest.verdict is None
     return guest
 
@@ -57,7 +61,8 @@ def tools_guest(boot_once, tmp_path_factory):
 @pytest.fixture(scope="module")
 def client(tools_guest):
     return openai.OpenAI(
-        base_url=tools_guest.url + "/v1", api_key="sesame", max_retries=0, timeout=TIMEOUT)
+        base_url=tools_guest.url + "/v1", api_key="sesame", max_retries=0, timeout=TIMEOUT
+    )
 
 
 def call(guest, path, body=None, key="sesame"):
@@ -75,7 +80,10 @@ def test_keys_and_log(tools_guest):
 
 def test_tools_streamed(client):
     options = dict(
-        model="m", messages=HELLO, max_tokens=40, tool_choice="required",
+        model="m",
+        messages=HELLO,
+        max_tokens=40,
+        tool_choice="required",
         tools=[{"type": "function", "function": TOOL}],
         extra_body=tiny_model.saying(tiny_model.CALL, tiny_model.WORDS),
     )
@@ -88,14 +96,19 @@ def test_tools_streamed(client):
 
 def test_reasoning_in_three_apis(tools_guest, client):
     extra = tiny_model.saying(tiny_model.THOUGHT, tiny_model.WORDS)
-    message = client.chat.completions.create(
-        model="m", messages=HELLO, max_tokens=20, extra_body=extra).choices[0].message
+    message = (
+        client.chat.completions.create(model="m", messages=HELLO, max_tokens=20, extra_body=extra)
+        .choices[0]
+        .message
+    )
     assert (message.reasoning_content, message.content) == ("I see", "Good day there")
     answer = client.responses.create(
-        model="m", input="Hello", max_output_tokens=20, extra_body=extra)
+        model="m", input="Hello", max_output_tokens=20, extra_body=extra
+    )
     assert answer.output_text == "Good day there"
     claude = anthropic.Anthropic(
-        base_url=tools_guest.url, api_key="sesame", max_retries=0, timeout=TIMEOUT)
+        base_url=tools_guest.url, api_key="sesame", max_retries=0, timeout=TIMEOUT
+    )
     with claude.messages.stream(
         model="m", messages=HELLO, max_tokens=20, extra_body=extra
     ) as stream:
@@ -105,10 +118,18 @@ def test_reasoning_in_three_apis(tools_guest, client):
 
 def test_structured_output_and_logprobs(client):
     answer = client.chat.completions.create(
-        model="m", messages=HELLO, max_tokens=30, temperature=1, seed=3, logprobs=True,
-        top_logprobs=2, n=2,
-        response_format={"type": "json_schema",
-                         "json_schema": {"name": "x", "schema": {"type": "boolean"}}},
+        model="m",
+        messages=HELLO,
+        max_tokens=30,
+        temperature=1,
+        seed=3,
+        logprobs=True,
+        top_logprobs=2,
+        n=2,
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "x", "schema": {"type": "boolean"}},
+        },
     )
     for choice in answer.choices:
         assert json.loads(choice.message.content) in (True, False)
@@ -130,8 +151,11 @@ def test_a_prefix_is_shared(tools_guest):
 
 
 def test_drafts_and_metrics(tools_guest):
-    call(tools_guest, "/completion", {"prompt": "abcabcabcabc", "n_predict": 20, "temperature": 0,
-                                      "logit_bias": [["a", 40]]})
+    call(
+        tools_guest,
+        "/completion",
+        {"prompt": "abcabcabcabc", "n_predict": 20, "temperature": 0, "logit_bias": [["a", 40]]},
+    )
     text = call(tools_guest, "/metrics").text
     assert "llamacpp:tokens_predicted_total" in text
     assert 'llamacpp:inter_token_latency_seconds_bucket{le="+Inf"}' in text

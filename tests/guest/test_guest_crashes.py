@@ -43,7 +43,7 @@ def paste(guest, text, timeout):
     serial.send("\r\x05")
     serial.expect("=== ")
     for at in range(0, len(text), 400):
-        serial.send(text[at:at + 400].replace("\n", "\r"))
+        serial.send(text[at : at + 400].replace("\n", "\r"))
     serial.send("\x04")
     serial.expect(rb"\ncrashes: ok\r\n>>> |\r\n\w*Error[^\r]*\r\n>>> ", timeout)
     return serial.before

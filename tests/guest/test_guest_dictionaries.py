@@ -127,10 +127,14 @@ def test_unhashable_and_misleading_keys(repl):
     for n in (3, 200):
         repl.run(f"d = {{i: i for i in range({n})}}")
         repl.run(f"d.update({{'n' + str(i): i for i in range({n})}})")
-        assert repl.run("d[True], d[2.0], d[2 + 0j], d[Text('n2')], 'x' in d") == \
-            "(1, 2, 2, 2, False)"
-    assert repl.run("d = {'a' + str(i): i for i in range(5000)}; d['a4999'], len(d)") == \
-        "(4999, 5000)"
+        assert (
+            repl.run("d[True], d[2.0], d[2 + 0j], d[Text('n2')], 'x' in d")
+            == "(1, 2, 2, 2, False)"
+        )
+    assert (
+        repl.run("d = {'a' + str(i): i for i in range(5000)}; d['a4999'], len(d)")
+        == "(4999, 5000)"
+    )
 
 
 def test_order_and_other_makers(repl):

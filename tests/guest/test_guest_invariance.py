@@ -29,8 +29,7 @@ def alone(boot_once, models, bodies):
 
 
 def test_in_every_way(boot_once, models, bodies, alone):
-    guest = boot_once(
-        model=models[0], config_json={"model": {"n_ctx": 512, "slots": 8}}, smp=2)
+    guest = boot_once(model=models[0], config_json={"model": {"n_ctx": 512, "slots": 8}}, smp=2)
     made = {
         "alone": (alone,),
         "drafts, prefixes kept": ([answer(guest, body) for body in bodies],),

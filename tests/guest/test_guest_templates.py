@@ -10,9 +10,12 @@ from support import tiny_model
 TIMEOUT = 180
 # `replace` allocates nothing and moves as many bytes as the square of a text's length: minutes for
 # this one. Only what the test sends has a Q.
-STRETCH = ("{% set x = messages[0].content %}" + "{% set x = x ~ x %}" * 13
-           + "{% if 'Q' in x %}{{ x|replace('Q', 'QQQ') }}{% endif %}"
-           + "{{ messages[0].content }}")
+STRETCH = (
+    "{% set x = messages[0].content %}"
+    + "{% set x = x ~ x %}" * 13
+    + "{% if 'Q' in x %}{{ x|replace('Q', 'QQQ') }}{% endif %}"
+    + "{{ messages[0].content }}"
+)
 
 
 class Health(threading.Thread):
@@ -67,6 +70,9 @@ def test_a_stretch_without_an_allocation_ends(stretch_guest):
 
 def test_a_client_that_leaves_ends_a_stretch(stretch_guest):
     with pytest.raises(requests.Timeout):
-        requests.post(stretch_guest.url + "/apply-template", timeout=0.3, json={
-            "messages": [{"role": "user", "content": "Q" * 80}]})
+        requests.post(
+            stretch_guest.url + "/apply-template",
+            timeout=0.3,
+            json={"messages": [{"role": "user", "content": "Q" * 80}]},
+        )
     assert render(stretch_guest, "hi").json()["prompt"] == "hi"

@@ -120,9 +120,11 @@ def test_expect_100_continue(url):
         (b"GET /health HTTP/9.9\r\nHost: x\r\n\r\n", 505),
         (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 70_000 + b"\r\n\r\n", 431),
         (b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n", 413),
-        (b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n"
-         b"Transfer-Encoding: chunked\r\n\r\n",
-         400),
+        (
+            b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n",
+            400,
+        ),
         (b"GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 404),
         (b"DELETE /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 405),
     ],
@@ -198,8 +200,11 @@ BODIES = [
     ("escapes", "/v1/chat/completions", chat("\\n" * 1000000)),
     ("Cyrillic", "/v1/chat/completions", chat("\\u0436" * 340000)),
     ("messages", "/v1/chat/completions", chat("a", 20000)),
-    ("floats", "/v1/completions",
-     '{"prompt":"a","max_tokens":1,"x":[%s]}' % ",".join(["0.5"] * 500000)),
+    (
+        "floats",
+        "/v1/completions",
+        '{"prompt":"a","max_tokens":1,"x":[%s]}' % ",".join(["0.5"] * 500000),
+    ),
     ("halves of characters", "/detokenize", '{"tokens":[%s]}' % ",".join(["200"] * 500000)),
     ("integers", "/detokenize", '{"tokens":[%s]}' % ",".join(["5"] * 1000000)),
     ("token ids", "/v1/completions", '{"prompt":[%s]}' % ",".join(["5"] * 1000000)),

@@ -122,8 +122,10 @@ def test_the_clock_catches_up_with_a_machine_that_was_stopped(monitored):
     assert abs(ahead()) < 2
     # A clock that a program has set keeps its offset, and catches up, too.
     for hours in (1, -1):
-        serial.run(f"machine.RTC().datetime(time.gmtime(time.time() + {hours * 3600})[:3] + (0,)"
-                   f" + time.gmtime(time.time() + {hours * 3600})[3:6] + (0,))")
+        serial.run(
+            f"machine.RTC().datetime(time.gmtime(time.time() + {hours * 3600})[:3] + (0,)"
+            f" + time.gmtime(time.time() + {hours * 3600})[3:6] + (0,))"
+        )
     time.sleep(12)
     assert abs(ahead()) < 4
     serial.run("machine.RTC().datetime((2031, 5, 4, 0, 3, 2, 1, 0))")
@@ -222,8 +224,13 @@ def test_an_nmi_shows_what_runs_and_all_goes_on(monitored, smp):
 
 def test_an_nmi_is_a_death_where_that_is_asked_for(monitored, monkeypatch):
     arguments = qemu.Guest.boot_arguments
-    monkeypatch.setattr(qemu.Guest, "boot_arguments", lambda guest: [
-        word + " nmi=crash" if "crash=exit" in word else word for word in arguments(guest)])
+    monkeypatch.setattr(
+        qemu.Guest,
+        "boot_arguments",
+        lambda guest: [
+            word + " nmi=crash" if "crash=exit" in word else word for word in arguments(guest)
+        ],
+    )
     guest = monitored()
     guest.command("inject-nmi")
     assert guest.ended.wait(30)

@@ -22,8 +22,10 @@ def test_ports(repl):
     # The console's UART: its scratch register holds what is written, its line status is readable.
     assert repl.run("machine.outb(0x3FF, 0x5A); machine.inb(0x3FF) == 0x5A") == "True"
     repl.run("machine.outl(0xCF8, 0x80000000)")  # PCI configuration address: bus 0, device 0
-    assert repl.run("hex(machine.inw(0xCFC)), machine.inl(0xCFC) & 0xFFFF == machine.inw(0xCFC)")\
+    assert (
+        repl.run("hex(machine.inw(0xCFC)), machine.inl(0xCFC) & 0xFFFF == machine.inw(0xCFC)")
         == "('0x8086', True)"
+    )
     for port in (-1, 65536):
         assert "ValueError" in repl.run(f"machine.inb({port})")
 
@@ -37,7 +39,8 @@ def test_the_clock_is_the_hosts_and_can_be_set(repl):
     # The CMOS clock holds it too (BCD on a PC): it is read from there after a reset.
     repl.run("cmos = lambda r: machine.outb(0x70, r) or hex(machine.inb(0x71))")
     assert repl.run("cmos(9), cmos(8), cmos(7), cmos(6)") in (
-        "('0x32', '0x2', '0x29', '0x1')", "('0x32', '0x3', '0x1', '0x2')"
+        "('0x32', '0x2', '0x29', '0x1')",
+        "('0x32', '0x3', '0x1', '0x2')",
     )
     for wrong in ((2031, 2, 29, 0, 0, 0, 0, 0), (2031, 1, 1, 0, 24, 0, 0, 0), (1999,) + (1,) * 7):
         assert "ValueError" in repl.run(f"rtc.datetime({wrong})")
@@ -50,8 +53,10 @@ def test_a_timer_fires_until_it_is_ended(repl):
     repl.run("t = machine.Timer(period=10, callback=fired.append)")
     repl.run("time.sleep_ms(200)")
     repl.run("t.deinit()")
-    assert repl.run("n = len(fired); time.sleep_ms(100); print(n > 2, n == len(fired))")\
+    assert (
+        repl.run("n = len(fired); time.sleep_ms(100); print(n > 2, n == len(fired))")
         == "True True"
+    )
 
 
 def test_timers_end_with_a_soft_reset(repl):

@@ -30,7 +30,8 @@ def test_a_machine_of_any_size_serves(boot, tiny_model, size):
     # Image, heap, stack, model, and a part of all for page tables and the RAM file system.
     assert free > total - (66 << 20) - total // 200
     answer = requests.post(
-        guest.url + "/v1/completions", timeout=TIMEOUT,
+        guest.url + "/v1/completions",
+        timeout=TIMEOUT,
         json={"prompt": "Hello", "max_tokens": 4, "temperature": 0},
     )
     assert answer.status_code == 200
@@ -120,7 +121,8 @@ def test_what_is_never_used_takes_none_of_the_hosts_memory(boot, tiny_model):
     guest = boot(model=str(tiny_model), memory=1024, config_json={"model": {"n_ctx": 1 << 18}})
     assert guest.verdict is None
     answer = requests.post(
-        guest.url + "/v1/completions", timeout=TIMEOUT,
+        guest.url + "/v1/completions",
+        timeout=TIMEOUT,
         json={"prompt": "Hello", "max_tokens": 4, "temperature": 0},
     )
     assert answer.status_code == 200
@@ -141,7 +143,8 @@ def test_what_is_never_used_takes_none_of_the_hosts_memory(boot, tiny_model):
 def test_the_original_of_repacked_weights_is_given_back(boot, private_smollm2):
     def complete():
         answer = requests.post(
-            guest.url + "/v1/completions", timeout=TIMEOUT,
+            guest.url + "/v1/completions",
+            timeout=TIMEOUT,
             json={"prompt": "The capital of France is", "max_tokens": 4, "temperature": 0},
         )
         return answer.json()["choices"][0]["text"]

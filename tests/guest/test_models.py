@@ -12,7 +12,9 @@ TIMEOUT = 120
 
 @pytest.fixture
 def client(guest):
-    return openai.OpenAI(base_url=guest.url + "/v1", api_key="none", timeout=TIMEOUT, max_retries=0)
+    return openai.OpenAI(
+        base_url=guest.url + "/v1", api_key="none", timeout=TIMEOUT, max_retries=0
+    )
 
 
 def complete(guest, **fields):
@@ -37,7 +39,9 @@ def test_completion_streaming_and_not_agree(client):
 
 def test_chat_streaming_and_not_agree(client):
     options = {
-        "model": "tiny", "max_tokens": 12, "temperature": 0,
+        "model": "tiny",
+        "max_tokens": 12,
+        "temperature": 0,
         "messages": [{"role": "user", "content": "Hello"}],
     }
     whole = client.chat.completions.create(**options)
@@ -67,7 +71,9 @@ def test_stop_strings(client):
     whole = client.completions.create(model="t", prompt="He", max_tokens=24, temperature=0)
     text = whole.choices[0].text
     stop = text[5:8]
-    cut = client.completions.create(model="t", prompt="He", max_tokens=24, temperature=0, stop=stop)
+    cut = client.completions.create(
+        model="t", prompt="He", max_tokens=24, temperature=0, stop=stop
+    )
     assert cut.choices[0].text == text[: text.index(stop)]
     assert cut.choices[0].finish_reason == "stop"
 
@@ -83,7 +89,9 @@ def test_several_clients_get_what_each_would_get_alone(guest):
 def test_a_client_that_leaves_frees_its_slot(guest):
     for _ in range(6):  # more than there are slots
         answer = requests.post(
-            guest.url + "/v1/completions", stream=True, timeout=TIMEOUT,
+            guest.url + "/v1/completions",
+            stream=True,
+            timeout=TIMEOUT,
             json={"prompt": "x", "max_tokens": 1500, "stream": True, "temperature": 1},
         )
         next(answer.iter_content(10))
@@ -117,8 +125,15 @@ def test_bad_completions(guest, body, status, kind):
 
 @pytest.mark.parametrize(
     "messages",
-    [None, "hi", [], [7], [{"content": "no role"}], [{"role": "user"}],
-     [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]],
+    [
+        None,
+        "hi",
+        [],
+        [7],
+        [{"content": "no role"}],
+        [{"role": "user"}],
+        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}],
+    ],
 )
 def test_bad_messages(guest, messages):
     answer = requests.post(
@@ -139,8 +154,9 @@ def bad_models(good):
     }
 
 
-@pytest.mark.parametrize("kind", ["empty", "foreign", "truncated header", "truncated data",
-                                  "other version"])
+@pytest.mark.parametrize(
+    "kind", ["empty", "foreign", "truncated header", "truncated data", "other version"]
+)
 def test_a_model_that_does_not_load_is_told_and_survived(boot, tiny_model, tmp_path, kind):
     path = tmp_path / "bad.gguf"
     path.write_bytes(bad_models(tiny_model)[kind])
@@ -180,4 +196,3 @@ def test_a_broken_user_script_is_told_and_survived(boot, tiny_model, tmp_path):
     guest = boot(model=str(tiny_model), app=str(app))
     assert guest.verdict is None
     assert b"ZeroDivisionError" in guest.log()
-

@@ -20,8 +20,11 @@ def board(boot_once):
 
     def mpremote(*arguments, status=0):
         done = subprocess.run(
-            [MPREMOTE, "connect", pty.path, *arguments], capture_output=True, text=True,
-            timeout=120, stdin=subprocess.DEVNULL,
+            [MPREMOTE, "connect", pty.path, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            stdin=subprocess.DEVNULL,
         )
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout

@@ -27,8 +27,11 @@ def checksum(data):
 
 
 def arp(operation, to, target_mac, target_ip):
-    return to + OUR_MAC + struct.pack("!HHHBBH", 0x0806, 1, 0x0800, 6, 4, operation) + (
-        OUR_MAC + OUR_IP + target_mac + target_ip
+    return (
+        to
+        + OUR_MAC
+        + struct.pack("!HHHBBH", 0x0806, 1, 0x0800, 6, 4, operation)
+        + (OUR_MAC + OUR_IP + target_mac + target_ip)
     )
 
 
@@ -198,7 +201,9 @@ def tap():
 
 
 def test_linux_pings_and_fetches_over_a_tap(boot, tap):
-    guest = boot(netdev=f"tap,ifname={tap},script=no,downscript=no", config_json=STATIC, wait=False)
+    guest = boot(
+        netdev=f"tap,ifname={tap},script=no,downscript=no", config_json=STATIC, wait=False
+    )
     guest.serial.expect("listening")
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
         raw.settimeout(30)
@@ -216,8 +221,11 @@ def test_linux_pings_and_fetches_over_a_tap(boot, tap):
 def test_without_a_card_the_model_is_there_at_the_repl(boot, tiny_model, monkeypatch):
     # A card without a driver is like none.
     arguments = qemu.Guest.arguments
-    monkeypatch.setattr(qemu.Guest, "arguments", lambda guest: [
-        word.replace("e1000,", "rtl8139,") for word in arguments(guest)])
+    monkeypatch.setattr(
+        qemu.Guest,
+        "arguments",
+        lambda guest: [word.replace("e1000,", "rtl8139,") for word in arguments(guest)],
+    )
     guest = boot(model=str(tiny_model), wait=False)
     guest.serial.expect("cllm: no network card of a kind that is known.*\r\n")
     guest.serial.booted()

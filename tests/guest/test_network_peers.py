@@ -129,9 +129,17 @@ class Capture:
     def frames(self, display_filter):
         """Return the guest's frames that match a filter of tshark, a line for each."""
         command = [
-            program("tshark"), "-r", str(self.path), "-o", "tcp.check_checksum:TRUE",
-            "-o", "ip.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE",
-            "-Y", f"({display_filter}) && {self._ends}",
+            program("tshark"),
+            "-r",
+            str(self.path),
+            "-o",
+            "tcp.check_checksum:TRUE",
+            "-o",
+            "ip.check_checksum:TRUE",
+            "-o",
+            "udp.check_checksum:TRUE",
+            "-Y",
+            f"({display_filter}) && {self._ends}",
         ]
         # The capture goes on: its last frame may be cut.
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -177,8 +185,11 @@ def tapped(boot_once, tap, tmp_path_factory):
     """The way to a guest on the tap."""
     capture = Capture(tmp_path_factory.mktemp("tap"), GUEST, HOST)
     guest = boot_once(
-        netdev=f"tap,ifname={tap},script=no,downscript=no", config_json=STATIC, wait=False,
-        app=str(HANDLERS), pcap=str(capture.path),
+        netdev=f"tap,ifname={tap},script=no,downscript=no",
+        config_json=STATIC,
+        wait=False,
+        app=str(HANDLERS),
+        pcap=str(capture.path),
     )
     guest.serial.expect("listening")
     yield Way(guest, GUEST, 80, capture)
@@ -269,7 +280,9 @@ def test_slow_writer(way):
     body = b"x" * 300
     with way.connect() as s:
         s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        head = b"POST /echo HTTP/1.1\r\nHost: g\r\nConnection: close\r\nContent-Length: 300\r\n\r\n"
+        head = (
+            b"POST /echo HTTP/1.1\r\nHost: g\r\nConnection: close\r\nContent-Length: 300\r\n\r\n"
+        )
         for byte in head + body:
             s.send(bytes([byte]))
             time.sleep(0.001)
@@ -435,7 +448,10 @@ def lossy(boot, wire, tmp_path):
     static = {"network": {"address": LOSSY_GUEST + "/24", "gateway": LOSSY_HOST}}
     relay.capture = Capture(tmp_path, LOSSY_GUEST, LOSSY_HOST)
     guest = boot(
-        netdev=wire.netdev, config_json=static, wait=False, app=str(HANDLERS),
+        netdev=wire.netdev,
+        config_json=static,
+        wait=False,
+        app=str(HANDLERS),
         pcap=str(relay.capture.path),
     )
     guest.serial.expect("listening")

@@ -42,7 +42,14 @@ def program(data):
     flags = 1 << 16 | 3
     end = start + len(data)
     header = struct.pack(
-        "<8I", 0x1BADB002, flags, -(0x1BADB002 + flags) & 0xFFFFFFFF, LOAD, LOAD, end, end,
+        "<8I",
+        0x1BADB002,
+        flags,
+        -(0x1BADB002 + flags) & 0xFFFFFFFF,
+        LOAD,
+        LOAD,
+        end,
+        end,
         LOAD + 32,
     )
     return (header + code).ljust(128, b"\x90") + data
@@ -51,6 +58,7 @@ def program(data):
 @pytest.fixture
 def packed(tmp_path):
     """packed(DATA) -> the path of program(DATA), packed."""
+
     def make(data):
         made = tmp_path / "image"
         made.write_bytes(program(data))

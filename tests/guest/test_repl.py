@@ -80,7 +80,9 @@ def test_ctrl_c_interrupts_a_line_and_the_server_goes_on(guest, repl):
 
 def test_a_handler_can_be_added_live(guest, repl):
     repl.run("from cllm import app")
-    repl.send("\x05@app.get('/live/<name>')\rdef live(request, name): return {'hello': name}\r\x04")
+    repl.send(
+        "\x05@app.get('/live/<name>')\rdef live(request, name): return {'hello': name}\r\x04"
+    )
     repl.expect(">>> ")
     answer = requests.get(guest.url + "/live/there", timeout=60)
     assert answer.json() == {"hello": "there"}

@@ -30,8 +30,10 @@ PROMPTS = [
     "Dear Sir or Madam,",
     "In 1969, the first man",
 ]
-CHAT = "<|im_start|>system\nAnswer in one word.<|im_end|>\n<|im_start|>user\nWhat color is snow?" \
+CHAT = (
+    "<|im_start|>system\nAnswer in one word.<|im_end|>\n<|im_start|>user\nWhat color is snow?"
     "<|im_end|>\n<|im_start|>assistant\n"
+)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,9 @@ def body(prompt, **more):
 
 
 def plain(guest, prompt):
-    answer = requests.post(guest.url + "/v1/completions", json=body(prompt), timeout=TIMEOUT).json()
+    answer = requests.post(
+        guest.url + "/v1/completions", json=body(prompt), timeout=TIMEOUT
+    ).json()
     return answer["choices"][0]["text"], answer["usage"]
 
 
@@ -107,7 +111,9 @@ def test_the_same_tokens_as_on_the_host(served, llama, number):
 def test_chat_is_the_template_and_a_completion(served, llama):
     _, expected = llama.generate(CHAT, 4)
     answer = client(served).chat.completions.create(
-        model="smollm2", max_tokens=4, temperature=0,
+        model="smollm2",
+        max_tokens=4,
+        temperature=0,
         messages=[
             {"role": "system", "content": "Answer in one word."},
             {"role": "user", "content": "What color is snow?"},
@@ -124,8 +130,10 @@ def metric(guest, name):
 def test_http_is_answered_while_a_token_is_computed(served):
     """More requests than decode steps in the same time: they do not wait for one each."""
     with requests.post(
-        served.url + "/v1/completions", json=body("The sea", max_tokens=200, stream=True),
-        timeout=TIMEOUT, stream=True,
+        served.url + "/v1/completions",
+        json=body("The sea", max_tokens=200, stream=True),
+        timeout=TIMEOUT,
+        stream=True,
     ) as answer:
         lines = answer.iter_lines()
         next(lines)
@@ -158,5 +166,6 @@ def test_a_decode_stops_when_its_client_leaves(served, llama):
     assert metric(served, "prompt_tokens_total") <= computed + 8 * attempts
     _, expected = llama.generate(prompt, 2)
     answer = requests.post(
-        served.url + "/v1/completions", json=body(prompt, max_tokens=2), timeout=TIMEOUT).json()
+        served.url + "/v1/completions", json=body(prompt, max_tokens=2), timeout=TIMEOUT
+    ).json()
     assert answer["choices"][0]["text"] == llama.detokenize(expected)

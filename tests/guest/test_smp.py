@@ -1,4 +1,4 @@
-"""Several cores and threads: they start, the stress test finds nothing, and tokens stay the same."""
+"""Several cores and threads start, survive the stress test and compute the same tokens."""
 
 import ast
 
@@ -11,7 +11,8 @@ SECONDS = 8  # of stress; docs/debugging.md says how to run it for longer
 
 def completion(guest):
     answer = requests.post(
-        guest.url + "/v1/completions", timeout=TIMEOUT,
+        guest.url + "/v1/completions",
+        timeout=TIMEOUT,
         json={"prompt": "The world is round", "max_tokens": 24, "temperature": 0},
     )
     return answer.json()["choices"][0]["text"]

@@ -3,11 +3,20 @@
 from upstream.main import run_groups
 
 SOME = (
-    "basics/async_for.py", "basics/class_super.py", "basics/exception_chain.py",
-    "basics/int_big_pow.py", "basics/try_finally_return.py", "extmod/asyncio_gather.py",
-    "extmod/machine_rtc.py", "extmod/framebuf1.py", "extmod/select_poll_custom.py",
-    "extmod/vfs_fat_ramdisk.py", "float/math_domain.py", "io/file_with.py",
-    "micropython/native_with.py", "micropython/viper_ptr8_load.py",
+    "basics/async_for.py",
+    "basics/class_super.py",
+    "basics/exception_chain.py",
+    "basics/int_big_pow.py",
+    "basics/try_finally_return.py",
+    "extmod/asyncio_gather.py",
+    "extmod/machine_rtc.py",
+    "extmod/framebuf1.py",
+    "extmod/select_poll_custom.py",
+    "extmod/vfs_fat_ramdisk.py",
+    "float/math_domain.py",
+    "io/file_with.py",
+    "micropython/native_with.py",
+    "micropython/viper_ptr8_load.py",
 )
 
 

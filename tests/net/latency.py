@@ -74,8 +74,11 @@ class Pings(threading.Thread):
         if not times:
             return "no answers"
         return "ping of %d: p50 %.1f ms, p99 %.1f ms, worst %.1f ms, lost %d" % (
-            len(times), 1000 * times[len(times) // 2], 1000 * times[len(times) * 99 // 100],
-            1000 * times[-1], len(self._sent),
+            len(times),
+            1000 * times[len(times) // 2],
+            1000 * times[len(times) * 99 // 100],
+            1000 * times[-1],
+            len(self._sent),
         )
 
 
@@ -117,10 +120,15 @@ def main():
         rate = "%d tokens, %.2f/s" % (told["prompt_n"], told["prompt_per_second"])
         print("           " + rate, flush=True)
         pings = Pings()
-        told = post("/completion", {
-            "prompt": tokens[:4], "n_predict": arguments.generate, "temperature": 0,
-            "ignore_eos": True,
-        })
+        told = post(
+            "/completion",
+            {
+                "prompt": tokens[:4],
+                "n_predict": arguments.generate,
+                "temperature": 0,
+                "ignore_eos": True,
+            },
+        )
         line = pings.end()
         print("generation", line)
         print("           %.2f tokens/s" % told["timings"]["predicted_per_second"], flush=True)

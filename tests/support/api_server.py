@@ -1,7 +1,7 @@
 """frozen/serve with the real engine on CPython, over a loopback socket, without an image.
 
-    with ApiServer(model, {"keys": ["secret"], "model": {"slots": 4}}) as server:
-        requests.post(server.url + "/v1/completions", json={...})
+with ApiServer(model, {"keys": ["secret"], "model": {"slots": 4}}) as server:
+    requests.post(server.url + "/v1/completions", json={...})
 """
 
 import asyncio
@@ -31,7 +31,9 @@ class ApiServer:
         self.settings = Settings(config or {})
         self.service = Service()
         host = EngineHost(
-            str(model), self.settings.alias or Path(model).stem, self.settings.options,
+            str(model),
+            self.settings.alias or Path(model).stem,
+            self.settings.options,
             draft=self.settings.draft,
         )
         host.ended = host_engine.computed

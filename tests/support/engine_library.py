@@ -58,13 +58,38 @@ class Engine:
     background: return while it loads (engine_load()); call finish_loading() before anything else.
     """
 
-    def __init__(self, library, path, n_ctx=256, n_batch=64, n_seq=4, n_threads=1, pooling=0,
-                 progress=None, poll=None, kernels=0, wait=None, wake=None, sample_ms=0, job_ms=0,
-                 background=False):
+    def __init__(
+        self,
+        library,
+        path,
+        n_ctx=256,
+        n_batch=64,
+        n_seq=4,
+        n_threads=1,
+        pooling=0,
+        progress=None,
+        poll=None,
+        kernels=0,
+        wait=None,
+        wake=None,
+        sample_ms=0,
+        job_ms=0,
+        background=False,
+    ):
         self.library, self.ffi = library, library.ffi
-        params = self.ffi.new("struct engine_params *", dict(
-            n_ctx=n_ctx, n_batch=n_batch, n_seq=n_seq, n_threads=n_threads,
-            sample_ms=sample_ms, job_ms=job_ms, pooling=pooling, kernels=kernels))
+        params = self.ffi.new(
+            "struct engine_params *",
+            dict(
+                n_ctx=n_ctx,
+                n_batch=n_batch,
+                n_seq=n_seq,
+                n_threads=n_threads,
+                sample_ms=sample_ms,
+                job_ms=job_ms,
+                pooling=pooling,
+                kernels=kernels,
+            ),
+        )
         self._callbacks = []
         self._finish = "engine_decode_finish"
         if progress:
@@ -158,21 +183,39 @@ class Engine:
 
     def decode(self, tokens, positions, seqs, outputs):
         new = self.ffi.new
-        self.call("engine_decode", len(tokens), new("int32_t[]", tokens),
-                  new("int32_t[]", positions), new("int32_t[]", seqs), new("int8_t[]", outputs))
+        self.call(
+            "engine_decode",
+            len(tokens),
+            new("int32_t[]", tokens),
+            new("int32_t[]", positions),
+            new("int32_t[]", seqs),
+            new("int8_t[]", outputs),
+        )
 
     def start(self, tokens, positions, seqs, outputs):
         new = self.ffi.new
-        self.call("engine_decode_start", len(tokens), new("int32_t[]", tokens),
-                  new("int32_t[]", positions), new("int32_t[]", seqs), new("int8_t[]", outputs))
+        self.call(
+            "engine_decode_start",
+            len(tokens),
+            new("int32_t[]", tokens),
+            new("int32_t[]", positions),
+            new("int32_t[]", seqs),
+            new("int8_t[]", outputs),
+        )
         self._finish = "engine_decode_finish"
 
     def ended(self):
         return bool(self.library.so.engine_ended(self.handle))
 
     def start_embed(self, tokens, first=True, last=True, normalize=2):
-        self.call("engine_embed_start", len(tokens), self.ffi.new("int32_t[]", tokens), first,
-                  last, normalize)
+        self.call(
+            "engine_embed_start",
+            len(tokens),
+            self.ffi.new("int32_t[]", tokens),
+            first,
+            last,
+            normalize,
+        )
         self._finish = "engine_embed_finish"
 
     def finish(self):
@@ -228,8 +271,16 @@ class Engine:
 
     def embed(self, tokens, first=True, last=True, normalize=2):
         vector, n = self.ffi.new("const float **"), self.ffi.new("size_t *")
-        self.call("engine_embed", len(tokens), self.ffi.new("int32_t[]", tokens), first, last,
-                  normalize, vector, n)
+        self.call(
+            "engine_embed",
+            len(tokens),
+            self.ffi.new("int32_t[]", tokens),
+            first,
+            last,
+            normalize,
+            vector,
+            n,
+        )
         return self.ffi.unpack(vector[0], n[0]) if last else None
 
     def lora_open(self, path):
@@ -299,8 +350,9 @@ class Sampler:
         out = self.ffi.new("struct engine_sampler **")
         params = params.encode()
         self.handle = self.ffi.NULL
-        engine.call("engine_sampler_open", params, len(params),
-                    chat.handle if chat else self.ffi.NULL, out)
+        engine.call(
+            "engine_sampler_open", params, len(params), chat.handle if chat else self.ffi.NULL, out
+        )
         self.handle = out[0]
 
     @classmethod

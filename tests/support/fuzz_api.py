@@ -38,35 +38,142 @@ from serve.scheduling.scheduler import Bounds, Scheduler
 from serve.service import Service
 
 ROUTES = [
-    "/v1/chat/completions", "/v1/completions", "/completion", "/v1/messages", "/v1/responses",
-    "/v1/messages/count_tokens", "/v1/embeddings", "/embedding", "/tokenize", "/detokenize",
-    "/apply-template", "/infill",
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/completion",
+    "/v1/messages",
+    "/v1/responses",
+    "/v1/messages/count_tokens",
+    "/v1/embeddings",
+    "/embedding",
+    "/tokenize",
+    "/detokenize",
+    "/apply-template",
+    "/infill",
 ]
 FIELDS = [
-    "messages", "prompt", "input", "content", "tokens", "system", "instructions", "max_tokens",
-    "max_output_tokens", "n_predict", "n", "stream", "stream_options", "stop", "stop_sequences",
-    "temperature", "top_p", "top_k", "min_p", "seed", "logprobs", "top_logprobs", "n_probs",
-    "logit_bias", "response_format", "json_schema", "grammar", "tools", "tool_choice", "thinking",
-    "reasoning", "reasoning_effort", "text", "chat_template_kwargs", "cache_salt", "priority",
-    "cache_prompt", "timings_per_token", "t_max_predict_ms", "samplers", "response_fields",
-    "encoding_format", "dimensions", "embd_normalize", "input_prefix", "input_suffix", "include",
-    "continue_final_message", "add_generation_prompt", "output_config", "output_format", "best_of",
-    "parallel_tool_calls", "suffix", "post_sampling_probs", "ignore_eos", "min_tokens",
-    "input_extra", "with_pieces", "add_special", "model", "previous_response_id", "min_tokens",
+    "messages",
+    "prompt",
+    "input",
+    "content",
+    "tokens",
+    "system",
+    "instructions",
+    "max_tokens",
+    "max_output_tokens",
+    "n_predict",
+    "n",
+    "stream",
+    "stream_options",
+    "stop",
+    "stop_sequences",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "logprobs",
+    "top_logprobs",
+    "n_probs",
+    "logit_bias",
+    "response_format",
+    "json_schema",
+    "grammar",
+    "tools",
+    "tool_choice",
+    "thinking",
+    "reasoning",
+    "reasoning_effort",
+    "text",
+    "chat_template_kwargs",
+    "cache_salt",
+    "priority",
+    "cache_prompt",
+    "timings_per_token",
+    "t_max_predict_ms",
+    "samplers",
+    "response_fields",
+    "encoding_format",
+    "dimensions",
+    "embd_normalize",
+    "input_prefix",
+    "input_suffix",
+    "include",
+    "continue_final_message",
+    "add_generation_prompt",
+    "output_config",
+    "output_format",
+    "best_of",
+    "parallel_tool_calls",
+    "suffix",
+    "post_sampling_probs",
+    "ignore_eos",
+    "min_tokens",
+    "input_extra",
+    "with_pieces",
+    "add_special",
+    "model",
+    "previous_response_id",
+    "min_tokens",
 ]
-WORDS = ["role", "content", "type", "text", "user", "assistant", "tool", "function", "name", "id",
-         "arguments", "tool_calls", "tool_call_id", "parameters", "schema", "json_schema",
-         "image_url", "input_text", "message", "tool_use", "tool_result", "call_id", "output",
-         "function_call", "function_call_output", "reasoning", "required", "auto", "base64"]
+WORDS = [
+    "role",
+    "content",
+    "type",
+    "text",
+    "user",
+    "assistant",
+    "tool",
+    "function",
+    "name",
+    "id",
+    "arguments",
+    "tool_calls",
+    "tool_call_id",
+    "parameters",
+    "schema",
+    "json_schema",
+    "image_url",
+    "input_text",
+    "message",
+    "tool_use",
+    "tool_result",
+    "call_id",
+    "output",
+    "function_call",
+    "function_call_output",
+    "reasoning",
+    "required",
+    "auto",
+    "base64",
+]
 REQUEST = (
     b"POST /v1/completions?a=b HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     b"Authorization: Bearer key\r\nTransfer-Encoding: chunked\r\n\r\n"
     b"5\r\nhello\r\n3;x=y\r\nabc\r\n0\r\nTrailer: z\r\n\r\n"
     b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc"
 )
-PIECES = [b"\r\n", b"\n", b"\r", b"\0", b":", b" ", b"HTTP/1.1", b"Content-Length: 5\r\n",
-          b"Transfer-Encoding: chunked\r\n", b"%", b"\xff", b"99999999999999999999", b"-1", b"0x5",
-          b"Host: y\r\n", b"\r\n\r\n", b",", b";", b"\t"]
+PIECES = [
+    b"\r\n",
+    b"\n",
+    b"\r",
+    b"\0",
+    b":",
+    b" ",
+    b"HTTP/1.1",
+    b"Content-Length: 5\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"%",
+    b"\xff",
+    b"99999999999999999999",
+    b"-1",
+    b"0x5",
+    b"Host: y\r\n",
+    b"\r\n\r\n",
+    b",",
+    b";",
+    b"\t",
+]
 
 
 def mutated(rng):
@@ -163,7 +270,7 @@ def body_of(rng):
     if rng.random() < 0.15:
         at = rng.randrange(len(data))
         piece = rng.choice([b"", b"{", b"]", b'"', b"\xff", b"\\u12"])
-        data = data[:at] + piece + data[at + rng.randrange(3):]
+        data = data[:at] + piece + data[at + rng.randrange(3) :]
     return data
 
 
@@ -213,7 +320,8 @@ async def fuzz_json(count, seed):
         except Exception as exc:
             raise AssertionError(f"case {number}: {path} {body[:500]!r} raised {exc!r}") from exc
         assert status == 200 or 400 <= status < 500 or status in (501, 503), (
-            f"case {number}: {path} {body[:500]!r} gave {status}")
+            f"case {number}: {path} {body[:500]!r} gave {status}"
+        )
         seen[status] = seen.get(status, 0) + 1
         if number % 500 == 0:
             status, data = await target.ask("/v1/completions", b'{"prompt": "good|"}')
@@ -279,7 +387,8 @@ class WellBehaved(threading.Thread):
             while not self._over.is_set():
                 text = self.ask()
                 assert text == self.text, (
-                    f"answer {len(self.times)} was {text!r}, alone {self.text!r}")
+                    f"answer {len(self.times)} was {text!r}, alone {self.text!r}"
+                )
         except Exception as exc:
             self.failure = exc
 
@@ -386,8 +495,11 @@ def fuzz_guest(count, seed):
             seen, good = fuzz_port(guest.port, count, seed)
             status, message = health.ask(guest.port, 60)
             assert status == 200, f"afterwards /health is {status} {message}"
-            lines = [line for line in guest.log().decode("utf-8", "replace").splitlines()
-                     if "Traceback" in line or "error in" in line]
+            lines = [
+                line
+                for line in guest.log().decode("utf-8", "replace").splitlines()
+                if "Traceback" in line or "error in" in line
+            ]
             assert not lines, lines
         finally:
             guest.stop()
@@ -405,8 +517,10 @@ def main():
         seen, good = fuzz_guest(arguments.count or 5000, seed)
         print("answers by status:", dict(sorted(seen.items())))
         times = sorted(good.times)
-        print(f"the well-behaved client got {len(times)} answers, half of them within "
-              f"{times[len(times) // 2]:.1f} s, the slowest in {times[-1]:.1f} s")
+        print(
+            f"the well-behaved client got {len(times)} answers, half of them within "
+            f"{times[len(times) // 2]:.1f} s, the slowest in {times[-1]:.1f} s"
+        )
         return
     count = arguments.count or 100_000
     half = count // 2

@@ -36,8 +36,11 @@ from support import fuzz_cases, fuzz_grammars, fuzz_schemas, tiny_model
 
 SAVED = TOP / "build/fuzz"
 KINDS = ("schema", "grammar", "template", "json")
-CASES = {"schema": fuzz_schemas.schema_case, "grammar": fuzz_grammars.grammar_case,
-         "json": fuzz_cases.json_case}
+CASES = {
+    "schema": fuzz_schemas.schema_case,
+    "grammar": fuzz_grammars.grammar_case,
+    "json": fuzz_cases.json_case,
+}
 TICK = os.sysconf("SC_CLK_TCK")
 
 JOB_S = 2  # the default of limits.job_ms
@@ -71,6 +74,7 @@ class Late(Failed):
 
 def strict(data):
     """Return the value of JSON text (bytes). Raises ValueError where RFC 8259 is broken."""
+
     def constant(name):
         raise ValueError(f"{name} is no JSON")
 
@@ -116,8 +120,9 @@ class Health(threading.Thread):
 
     def run(self):
         try:
-            connection = http.client.HTTPConnection("127.0.0.1", self.server.port,
-                                                    timeout=TIMEOUT_S)
+            connection = http.client.HTTPConnection(
+                "127.0.0.1", self.server.port, timeout=TIMEOUT_S
+            )
             while not self._over.wait(0.02):
                 began = time.monotonic()
                 connection.request("GET", "/health")
@@ -148,8 +153,12 @@ class Native:
         self.loads = 0
         self.health = None
         self.process: Any = subprocess.Popen(
-            [sys.executable, "-m", "support.fuzz_kinds", "--serve"], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=self.errors.open("wb"), text=True)
+            [sys.executable, "-m", "support.fuzz_kinds", "--serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors.open("wb"),
+            text=True,
+        )
 
     def load(self, template):
         """Serve a model with `template`. Return the seconds of processor time that it took."""
@@ -222,8 +231,13 @@ class Guest:
         self.stop()
         model = self.folder / "tiny.gguf"
         tiny_model.make(model, template=template, ascii_only=True, exact=True)
-        settings = {**config.DEFAULTS, "port": 0, "accel": "tcg", "memory": 192,
-                    "model": str(model)}
+        settings = {
+            **config.DEFAULTS,
+            "port": 0,
+            "accel": "tcg",
+            "memory": 192,
+            "model": str(model),
+        }
         self.guest = run.make_guest(settings, {"model": {"n_ctx": 512}})
         self.guest.start()
         self.port = self.guest.port
@@ -299,8 +313,7 @@ def ask(server, path, body, tokens):
 
 def check_constrained(path, body, data):
     """Raise Failed if a whole answer is no JSON though a schema was given."""
-    if path == "/completion" and b'"json_schema": {' in body and (
-            b'"stop_type":"eos"' in data):
+    if path == "/completion" and b'"json_schema": {' in body and (b'"stop_type":"eos"' in data):
         request, answer = strict(body), {} if data.startswith(b"data: ") else strict(data)
         if "content" in answer and request.get("json_schema") is not None:
             try:
@@ -397,8 +410,10 @@ class Fuzzer:
         SAVED.mkdir(parents=True, exist_ok=True)
         saved = SAVED / f"{self.kind}-{self.seed}-{number}"
         saved.write_bytes(body)
-        text = (f"--kind {self.kind} --seed {self.seed} --only {number}: {path}, body in "
-                f"{saved.name}: {body[:200]!r}: {exc}")
+        text = (
+            f"--kind {self.kind} --seed {self.seed} --only {number}: {path}, body in "
+            f"{saved.name}: {body[:200]!r}: {exc}"
+        )
         if not self.keep_going:
             raise Failed(text) from exc
         print("FAILED " + text, file=sys.stderr, flush=True)
@@ -492,9 +507,13 @@ def main(arguments=None):
             numbers = range(count) if options.only is None else [options.only]
             until = time.monotonic() + (10**9 if options.count else options.seconds)
             fuzzer.run(numbers, until)
-        print(f"{kind}: seed {options.seed}, {fuzzer.cases} cases, answers: " + ", ".join(
-            f"{number} of {status}" for status, number in sorted(fuzzer.statuses.items())),
-            flush=True)
+        print(
+            f"{kind}: seed {options.seed}, {fuzzer.cases} cases, answers: "
+            + ", ".join(
+                f"{number} of {status}" for status, number in sorted(fuzzer.statuses.items())
+            ),
+            flush=True,
+        )
         failures += fuzzer.failures
     return 1 if failures else 0
 

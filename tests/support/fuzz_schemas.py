@@ -46,12 +46,30 @@ class Schemas:
         rng = self.rng
         name = rng.choice(self.names)
         escaped = name.replace("~", "~0").replace("/", "~1")
-        return {"$ref": rng.choice([
-            "#/$defs/" + escaped, "#/$defs/" + name, "#", "#/", "", "#/$defs", "#/properties/a",
-            "#/$defs/" + escaped.encode().hex("%"), "#/%24defs/" + name, "#/$defs/none",
-            "#/allOf/0",
-            "#/$defs/" + "a/" * 50, "https://127.0.0.1:1/s.json", "other.json#/a", "##", "#/a/-1",
-            "#/anyOf/99999999999999999999", name])}
+        return {
+            "$ref": rng.choice(
+                [
+                    "#/$defs/" + escaped,
+                    "#/$defs/" + name,
+                    "#",
+                    "#/",
+                    "",
+                    "#/$defs",
+                    "#/properties/a",
+                    "#/$defs/" + escaped.encode().hex("%"),
+                    "#/%24defs/" + name,
+                    "#/$defs/none",
+                    "#/allOf/0",
+                    "#/$defs/" + "a/" * 50,
+                    "https://127.0.0.1:1/s.json",
+                    "other.json#/a",
+                    "##",
+                    "#/a/-1",
+                    "#/anyOf/99999999999999999999",
+                    name,
+                ]
+            )
+        }
 
     def schema(self, depth=0):
         """Return a schema at `depth` below the root."""
@@ -73,9 +91,19 @@ class Schemas:
         rng = self.rng
         if rng.random() < 0.6:
             return {"type": rng.choice(TYPES)}
-        return {"type": rng.choice([
-            [rng.choice(TYPES) for _ in range(rng.randrange(6))], "any", 5, [], [[]], None,
-            "String"])}
+        return {
+            "type": rng.choice(
+                [
+                    [rng.choice(TYPES) for _ in range(rng.randrange(6))],
+                    "any",
+                    5,
+                    [],
+                    [[]],
+                    None,
+                    "String",
+                ]
+            )
+        }
 
     def object(self, depth):
         rng = self.rng
@@ -83,7 +111,8 @@ class Schemas:
         schema = {"type": "object", "properties": {name: self.schema(depth) for name in names}}
         if rng.random() < 0.6:
             schema["required"] = rng.sample(names, rng.randint(0, len(names))) + rng.choice(
-                [[], [], ["missing"], ["a", "a"], [5]])
+                [[], [], ["missing"], ["a", "a"], [5]]
+            )
         if rng.random() < 0.4:
             schema["additionalProperties"] = self.schema(depth)
         if rng.random() < 0.1:
@@ -137,44 +166,145 @@ class Schemas:
     def wrong(self, depth):
         """A keyword with a value that it cannot have."""
         rng = self.rng
-        names = ["type", "properties", "required", "items", "prefixItems", "enum", "allOf", "anyOf",
-                 "oneOf", "$ref", "$defs", "definitions", "pattern", "format", "minLength",
-                 "minItems",
-                 "maximum", "additionalProperties", "const"]
+        names = [
+            "type",
+            "properties",
+            "required",
+            "items",
+            "prefixItems",
+            "enum",
+            "allOf",
+            "anyOf",
+            "oneOf",
+            "$ref",
+            "$defs",
+            "definitions",
+            "pattern",
+            "format",
+            "minLength",
+            "minItems",
+            "maximum",
+            "additionalProperties",
+            "const",
+        ]
         return {rng.choice(names): self.literal() for _ in range(rng.randint(1, 3))}
 
     def referring(self, depth):
         return self.reference()
 
-    PARTS = [typed, object, object, array, string, string, numeric, combined, combined, chosen,
-             referring, referring, wrong]
+    PARTS = [
+        typed,
+        object,
+        object,
+        array,
+        string,
+        string,
+        numeric,
+        combined,
+        combined,
+        chosen,
+        referring,
+        referring,
+        wrong,
+    ]
 
     def pattern(self):
         """Return a regular expression, or something like it."""
         rng = self.rng
         if rng.random() < 0.25:
             n = repeated(rng, 10, 60, 2000)
-            return "^" + rng.choice([
-                "(" * n + "a" + ")" * n, "(a?){%d}" % n, "(" * n + "a" + "){9}" * n, "a|" * n,
-                "(a|b)" * n, "[a-z]{%d}" % n, "((a*)*)*" * n, "(a{%d}){%d}" % (n, n), "\\" * n,
-                "[" * n, "(?:" * n, "x{%d,%d}" % (n * 2, n), "a{99999999999}", "a{,5}", "." * n,
-            ]) + "$"
+            return (
+                "^"
+                + rng.choice(
+                    [
+                        "(" * n + "a" + ")" * n,
+                        "(a?){%d}" % n,
+                        "(" * n + "a" + "){9}" * n,
+                        "a|" * n,
+                        "(a|b)" * n,
+                        "[a-z]{%d}" % n,
+                        "((a*)*)*" * n,
+                        "(a{%d}){%d}" % (n, n),
+                        "\\" * n,
+                        "[" * n,
+                        "(?:" * n,
+                        "x{%d,%d}" % (n * 2, n),
+                        "a{99999999999}",
+                        "a{,5}",
+                        "." * n,
+                    ]
+                )
+                + "$"
+            )
         text = "".join(self.regex() for _ in range(rng.randint(1, 4)))
         return rng.choice(["^%s$", "^%s$", "%s", "^%s", "%s$", "^(%s$"]) % text
 
     def regex(self, depth=0):
         rng = self.rng
-        atoms = ["a", ".", "[a-z]", "[^x]", "\\d", "\\w", "\\s", "\\.", "\\p{L}", "é", "[\\]\\-]",
-                 "[z-a]", "[]", "[^]", "\\u00e9", "\\x4", "^", "$", "(?=a)", "(?!a)", "(?<n>a)",
-                 "\\b", "\\1", "/", '"', "\n", "😀", "(?:", ")", "(", "[", "*", "\\"]
+        atoms = [
+            "a",
+            ".",
+            "[a-z]",
+            "[^x]",
+            "\\d",
+            "\\w",
+            "\\s",
+            "\\.",
+            "\\p{L}",
+            "é",
+            "[\\]\\-]",
+            "[z-a]",
+            "[]",
+            "[^]",
+            "\\u00e9",
+            "\\x4",
+            "^",
+            "$",
+            "(?=a)",
+            "(?!a)",
+            "(?<n>a)",
+            "\\b",
+            "\\1",
+            "/",
+            '"',
+            "\n",
+            "😀",
+            "(?:",
+            ")",
+            "(",
+            "[",
+            "*",
+            "\\",
+        ]
         if depth > 5 or rng.random() < 0.5:
             text = rng.choice(atoms[:12] if rng.random() < 0.85 else atoms)
         else:
             parts = [self.regex(depth + 1) for _ in range(rng.randint(1, 3))]
             text = rng.choice(["(%s)", "(?:%s)", "%s"]) % rng.choice(["|", ""]).join(parts)
-        return text + rng.choice([
-            "", "", "", "*", "+", "?", "{2}", "{2,5}", "{3,}", "{,4}", "{5,2}", "{0}", "{0,0}",
-            "{1000}", "{4294967297}", "{-1}", "{a}", "{1", "**", "+?"])
+        return text + rng.choice(
+            [
+                "",
+                "",
+                "",
+                "*",
+                "+",
+                "?",
+                "{2}",
+                "{2,5}",
+                "{3,}",
+                "{,4}",
+                "{5,2}",
+                "{0}",
+                "{0,0}",
+                "{1000}",
+                "{4294967297}",
+                "{-1}",
+                "{a}",
+                "{1",
+                "**",
+                "+?",
+            ]
+        )
 
     def cycle(self):
         n = repeated(self.rng, 1, 2, 3, 50)
@@ -186,9 +316,15 @@ class Schemas:
 
     def chain(self):
         n = repeated(self.rng, 10, 400, 2500)
-        wrap = self.rng.choice([
-            lambda s: s, lambda s: {"allOf": [s]}, lambda s: {"anyOf": [s, {"type": "null"}]},
-            lambda s: {"type": "array", "items": s}, lambda s: {"properties": {"a": s}}])
+        wrap = self.rng.choice(
+            [
+                lambda s: s,
+                lambda s: {"allOf": [s]},
+                lambda s: {"anyOf": [s, {"type": "null"}]},
+                lambda s: {"type": "array", "items": s},
+                lambda s: {"properties": {"a": s}},
+            ]
+        )
         defs = {f"d{i}": wrap({"$ref": f"#/$defs/d{i + 1}"}) for i in range(n)}
         return {"$ref": "#/$defs/d0", "$defs": {**defs, f"d{n}": {"type": "null"}}}
 
@@ -204,8 +340,11 @@ class Schemas:
             elif way == 2:
                 schema = {"anyOf": [schema, {"type": "null"}], "allOf": [{"type": "object"}]}
             else:
-                schema = {"type": "object", "properties": {"a": schema},
-                          "additionalProperties": schema}
+                schema = {
+                    "type": "object",
+                    "properties": {"a": schema},
+                    "additionalProperties": schema,
+                }
                 if i > 8:
                     break
         return schema
@@ -228,33 +367,47 @@ class Schemas:
     def many(self):
         rng = self.rng
         n = repeated(rng, 100, 1000, 4000)
-        return rng.choice([
-            lambda: {"enum": ["v" * rng.choice([1, 9, 200]) + str(i) for i in range(n)]},
-            lambda: {"anyOf": [{"const": i} for i in range(n)]},
-            lambda: {"type": ["string", "null"] * n},
-            lambda: {"prefixItems": [{"type": "boolean"}] * n},
-            lambda: {"const": "c" * n * 100},
-        ])()
+        return rng.choice(
+            [
+                lambda: {"enum": ["v" * rng.choice([1, 9, 200]) + str(i) for i in range(n)]},
+                lambda: {"anyOf": [{"const": i} for i in range(n)]},
+                lambda: {"type": ["string", "null"] * n},
+                lambda: {"prefixItems": [{"type": "boolean"}] * n},
+                lambda: {"const": "c" * n * 100},
+            ]
+        )()
 
     def deep(self):
         schema: dict = {"type": "null"}
         for _ in range(repeated(self.rng, 8, 15, 30, 45)):
             name = self.rng.choice(["items", "not", "additionalProperties", "anyOf", "a"])
-            schema = ({"anyOf": [schema]} if name == "anyOf" else
-                      {"properties": {"a": schema}} if name == "a" else {name: schema})
+            schema = (
+                {"anyOf": [schema]}
+                if name == "anyOf"
+                else {"properties": {"a": schema}}
+                if name == "a"
+                else {name: schema}
+            )
         return schema
 
     def ranges(self):
         rng = self.rng
         n, m = rng.choice(NUMBERS), rng.choice(NUMBERS)
         inner = {"type": "string", "minLength": m, "maxLength": n}
-        return rng.choice([
-            {"type": "string", "minLength": n, "maxLength": m},
-            {"type": "array", "items": inner, "minItems": n, "maxItems": m},
-            {"type": "array", "items": {"type": "array", "items": inner, "minItems": 40},
-             "minItems": 40, "maxItems": n},
-            {"type": "integer", "minimum": n, "maximum": m},
-            {"type": "number", "exclusiveMinimum": n, "exclusiveMaximum": m}])
+        return rng.choice(
+            [
+                {"type": "string", "minLength": n, "maxLength": m},
+                {"type": "array", "items": inner, "minItems": n, "maxItems": m},
+                {
+                    "type": "array",
+                    "items": {"type": "array", "items": inner, "minItems": 40},
+                    "minItems": 40,
+                    "maxItems": n,
+                },
+                {"type": "integer", "minimum": n, "maximum": m},
+                {"type": "number", "exclusiveMinimum": n, "exclusiveMaximum": m},
+            ]
+        )
 
     FAMILIES = [cycle, chain, doubling, doubled_references, wide, many, deep, ranges]
 
@@ -268,27 +421,61 @@ def schema_case(rng):
     function = {"type": "function", "function": {**tool, "parameters": schema}}
     named = {"type": "function", "function": {"name": tool["name"]}}
     choice = rng.choice(["auto", "required", named, "none"])
-    form = rng.choice([
-        {"type": "json_schema", "json_schema": {"name": "s", "schema": schema, "strict": True}},
-        {"type": "json_schema", "schema": schema}, {"type": "json_object", "schema": schema},
-        {"type": "json_schema", "json_schema": schema}])
-    path, body = rng.choice([
-        ("/completion", {"prompt": "x", "n_predict": n, "json_schema": schema}),
-        ("/completion", {"prompt": "x", "n_predict": n, "json_schema": schema}),
-        ("/v1/completions", {"prompt": "x", "max_tokens": n, "response_format": form}),
-        (CHAT, {**chat, "response_format": form}),
-        (CHAT, {**chat, "json_schema": schema}),
-        (CHAT, {**chat, "tools": [function] * rng.choice([1, 1, 3]), "tool_choice": choice}),
-        (CHAT, {**chat, "tools": [function], "tool_choice": "required", "stream": True}),
-        ("/apply-template", {"messages": MESSAGES, "tools": [function], "tool_choice": choice}),
-        ("/v1/messages", {**chat, "tools": [{**tool, "input_schema": schema}], "tool_choice": {
-            "type": rng.choice(["auto", "any", "tool", "none"]), "name": tool["name"]}}),
-        ("/v1/messages", {**chat, "output_format": {"type": "json_schema", "schema": schema}}),
-        ("/v1/responses", {"input": "x", "max_output_tokens": max(n, 16), "text": {
-            "format": {"type": "json_schema", "name": "s", "schema": schema}}}),
-        ("/v1/responses", {"input": "x", "max_output_tokens": max(n, 16), "tool_choice": "required",
-                           "tools": [{"type": "function", **tool, "parameters": schema}]}),
-    ])
+    form = rng.choice(
+        [
+            {
+                "type": "json_schema",
+                "json_schema": {"name": "s", "schema": schema, "strict": True},
+            },
+            {"type": "json_schema", "schema": schema},
+            {"type": "json_object", "schema": schema},
+            {"type": "json_schema", "json_schema": schema},
+        ]
+    )
+    path, body = rng.choice(
+        [
+            ("/completion", {"prompt": "x", "n_predict": n, "json_schema": schema}),
+            ("/completion", {"prompt": "x", "n_predict": n, "json_schema": schema}),
+            ("/v1/completions", {"prompt": "x", "max_tokens": n, "response_format": form}),
+            (CHAT, {**chat, "response_format": form}),
+            (CHAT, {**chat, "json_schema": schema}),
+            (CHAT, {**chat, "tools": [function] * rng.choice([1, 1, 3]), "tool_choice": choice}),
+            (CHAT, {**chat, "tools": [function], "tool_choice": "required", "stream": True}),
+            (
+                "/apply-template",
+                {"messages": MESSAGES, "tools": [function], "tool_choice": choice},
+            ),
+            (
+                "/v1/messages",
+                {
+                    **chat,
+                    "tools": [{**tool, "input_schema": schema}],
+                    "tool_choice": {
+                        "type": rng.choice(["auto", "any", "tool", "none"]),
+                        "name": tool["name"],
+                    },
+                },
+            ),
+            ("/v1/messages", {**chat, "output_format": {"type": "json_schema", "schema": schema}}),
+            (
+                "/v1/responses",
+                {
+                    "input": "x",
+                    "max_output_tokens": max(n, 16),
+                    "text": {"format": {"type": "json_schema", "name": "s", "schema": schema}},
+                },
+            ),
+            (
+                "/v1/responses",
+                {
+                    "input": "x",
+                    "max_output_tokens": max(n, 16),
+                    "tool_choice": "required",
+                    "tools": [{"type": "function", **tool, "parameters": schema}],
+                },
+            ),
+        ]
+    )
     if rng.random() < 0.1:
         body["stream"] = True
     return path, json.dumps(body).encode(), max(n, body.get("max_output_tokens", 0))

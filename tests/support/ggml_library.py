@@ -59,8 +59,10 @@ class Ggml:
     def buffer_types(self):
         """Return {name: buffer type} of the CPU backend, the extra ones first."""
         reg = self.so.ggml_backend_cpu_reg()
-        get = self.ffi.cast("void **(*)(void *)", self.so.ggml_backend_reg_get_proc_address(
-            reg, b"ggml_backend_dev_get_extra_bufts"))
+        get = self.ffi.cast(
+            "void **(*)(void *)",
+            self.so.ggml_backend_reg_get_proc_address(reg, b"ggml_backend_dev_get_extra_bufts"),
+        )
         extra = get(self.so.ggml_backend_reg_dev_get(reg, 0))
         found, i = [], 0
         while extra[i] != self.ffi.NULL:
@@ -75,7 +77,8 @@ class Ggml:
         data = self.ffi.new("char[]", self.so.ggml_row_size(kind, columns) * rows)
         weights = np.ascontiguousarray(weights, np.float32)
         self.so.ggml_quantize_chunk(
-            kind, self._floats(weights), data, 0, rows, columns, self.ffi.NULL)
+            kind, self._floats(weights), data, 0, rows, columns, self.ffi.NULL
+        )
         return bytes(self.ffi.buffer(data))
 
     def mul_mat(self, buffer_type, kind, data, shape, x):
@@ -96,8 +99,9 @@ class Ggml:
                 return None
             graph = so.ggml_new_graph(ctx)
             so.ggml_build_forward_expand(graph, y)
-            buffers.append(so.ggml_backend_alloc_ctx_tensors_from_buft(
-                ctx, so.ggml_backend_cpu_buffer_type()))
+            buffers.append(
+                so.ggml_backend_alloc_ctx_tensors_from_buft(ctx, so.ggml_backend_cpu_buffer_type())
+            )
             assert null not in buffers
             so.ggml_backend_tensor_set(a, data, 0, len(data))
             x = np.ascontiguousarray(x, np.float32)
@@ -118,6 +122,7 @@ class Ggml:
         q: (heads, n, width). k, v: (kv heads, keys, width). mask: (n, keys) or None. k, v and mask
         are converted to halves.
         """
+
         def make(ctx, q, k, v, mask=self.ffi.NULL):
             return self.so.ggml_flash_attn_ext(ctx, q, k, v, mask, scale, max_bias, softcap)
 
@@ -129,7 +134,8 @@ class Ggml:
         make = self.so.ggml_swiglu if len(inputs) == 1 else self.so.ggml_swiglu_split
         rows, columns = inputs[0].shape
         return self._compute(
-            make, [(array, F32) for array in inputs], (rows, columns * len(inputs) // 2))
+            make, [(array, F32) for array in inputs], (rows, columns * len(inputs) // 2)
+        )
 
     def _compute(self, make, inputs, shape):
         """Compute make(context, tensor, ...) of (array, type) pairs; return float32 of `shape`."""
@@ -139,13 +145,16 @@ class Ggml:
         y = make(ctx, *tensors)
         graph = so.ggml_new_graph(ctx)
         so.ggml_build_forward_expand(graph, y)
-        buffer = so.ggml_backend_alloc_ctx_tensors_from_buft(ctx, so.ggml_backend_cpu_buffer_type())
+        buffer = so.ggml_backend_alloc_ctx_tensors_from_buft(
+            ctx, so.ggml_backend_cpu_buffer_type()
+        )
         try:
             for tensor, (array, kind) in zip(tensors, inputs, strict=True):
                 kind = np.float32 if kind == F32 else np.float16
                 array = np.ascontiguousarray(array, kind)
                 so.ggml_backend_tensor_set(
-                    tensor, self.ffi.cast("void *", array.ctypes.data), 0, array.nbytes)
+                    tensor, self.ffi.cast("void *", array.ctypes.data), 0, array.nbytes
+                )
             assert so.ggml_backend_graph_compute(self.backend, graph) == 0
             out = np.empty(shape, np.float32)
             so.ggml_backend_tensor_get(y, self._floats(out), 0, out.nbytes)

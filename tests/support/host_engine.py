@@ -20,8 +20,15 @@ from _engine import Aborted, Assertion, Error, Limit, NoSlot
 
 class _Library(engine_library.Library):
     def failure(self, code, reason):
-        return {1: NoSlot, 2: Aborted, 3: Limit, -1: ValueError, -3: Assertion,
-                -4: MemoryError, -5: Assertion}.get(code, Error)(reason)
+        return {
+            1: NoSlot,
+            2: Aborted,
+            3: Limit,
+            -1: ValueError,
+            -3: Assertion,
+            -4: MemoryError,
+            -5: Assertion,
+        }.get(code, Error)(reason)
 
 
 _library = None
@@ -47,8 +54,22 @@ def cpu(name=None):
 
 
 class Engine(engine_library.Engine):
-    def __init__(self, path, *, n_ctx=2048, n_batch=64, n_seq=4, n_threads=1, sample_ms=0,
-                 job_ms=0, pooling=0, kernels=0, progress=None, poll=None, background=False):
+    def __init__(
+        self,
+        path,
+        *,
+        n_ctx=2048,
+        n_batch=64,
+        n_seq=4,
+        n_threads=1,
+        sample_ms=0,
+        job_ms=0,
+        pooling=0,
+        kernels=0,
+        progress=None,
+        poll=None,
+        background=False,
+    ):
         # `background` is taken for the image's sake: the model is loaded when this returns.
         options = {"sample_ms": sample_ms, "job_ms": job_ms, "kernels": kernels}
         if progress:
@@ -57,8 +78,18 @@ class Engine(engine_library.Engine):
             options["poll"] = lambda: bool(poll())
         self._woken = threading.Event()
         self._waiting = []  # functions to call when a computation or a job has ended
-        super().__init__(library(), path, n_ctx, n_batch, n_seq, n_threads, pooling,
-                         wait=self._wait, wake=self._wake, **options)
+        super().__init__(
+            library(),
+            path,
+            n_ctx,
+            n_batch,
+            n_seq,
+            n_threads,
+            pooling,
+            wait=self._wait,
+            wake=self._wake,
+            **options,
+        )
 
     def _wait(self):
         self._woken.wait()

@@ -67,10 +67,14 @@ class Llama:
         kinds = re.findall(r"enum llama_\w+ \{[^}]*\};", text)
         kinds = [kind for kind in kinds if "GGML_" not in kind]
         batch = _first(r"typedef struct llama_batch \{[^}]*\} llama_batch;", text)
-        params = [_first(rf"struct {name} \{{[^}}]*\}};", text)
-                  for name in ("llama_model_params", "llama_context_params")]
-        forward = ["struct llama_model_tensor_buft_override; struct llama_model_kv_override;",
-                   "struct llama_sampler_seq_config;"]
+        params = [
+            _first(rf"struct {name} \{{[^}}]*\}};", text)
+            for name in ("llama_model_params", "llama_context_params")
+        ]
+        forward = [
+            "struct llama_model_tensor_buft_override; struct llama_model_kv_override;",
+            "struct llama_sampler_seq_config;",
+        ]
         self._ffi = cffi.FFI()
         self._ffi.cdef("\n".join([OPAQUE, *kinds, *forward, batch, *params, FUNCTIONS]))
         self._so = self._ffi.dlopen(str(LIBRARY))
@@ -99,8 +103,14 @@ class Llama:
         """Return the text of tokens, as str."""
         text = self._ffi.new("char[]", 64 * len(tokens) + 64)
         n = self._so.llama_detokenize(
-            self._vocab, self._ffi.new("llama_token[]", tokens), len(tokens), text, len(text),
-            False, False)
+            self._vocab,
+            self._ffi.new("llama_token[]", tokens),
+            len(tokens),
+            text,
+            len(text),
+            False,
+            False,
+        )
         return self._ffi.buffer(text, n)[:].decode(errors="replace")
 
     def generate(self, text, n):

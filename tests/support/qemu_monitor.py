@@ -1,8 +1,8 @@
 """QEMU's monitor, by commands of the QEMU Machine Protocol (docs/interop/qmp-spec of QEMU).
 
-    guest = boot(monitor=path)
-    with Monitor(path) as monitor:
-        monitor.command("pmemsave", val=0xB8000, size=4000, filename="screen.bin")
+guest = boot(monitor=path)
+with Monitor(path) as monitor:
+    monitor.command("pmemsave", val=0xB8000, size=4000, filename="screen.bin")
 """
 
 import asyncio

@@ -23,9 +23,30 @@ class Reference:
         self.port = qemu.free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         command = [
-            str(PROGRAM), "-m", str(model), "--port", str(self.port), "-c", "2048", "-np", "4",
-            "-t", "1", "-tb", "1", "--no-warmup", "-b", "64", "-ub", "64", "-a", Path(model).stem,
-            "--no-webui", "--metrics", "--no-repack", *options,
+            str(PROGRAM),
+            "-m",
+            str(model),
+            "--port",
+            str(self.port),
+            "-c",
+            "2048",
+            "-np",
+            "4",
+            "-t",
+            "1",
+            "-tb",
+            "1",
+            "--no-warmup",
+            "-b",
+            "64",
+            "-ub",
+            "64",
+            "-a",
+            Path(model).stem,
+            "--no-webui",
+            "--metrics",
+            "--no-repack",
+            *options,
         ]
         self._process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

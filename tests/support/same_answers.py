@@ -7,7 +7,8 @@ import requests
 
 WORDS = (
     "a the one of in is was to and it for with on as at by he she they river stone light house "
-    "small open quiet blue seven never again because slowly under winter letters count").split()
+    "small open quiet blue seven never again because slowly under winter letters count"
+).split()
 
 
 def make_requests(number, tokens, seed):
@@ -29,8 +30,12 @@ def make_requests(number, tokens, seed):
             prompt = chance.choice(beginnings) + prompt
         elif i % 3 == 1:
             prompt = prompt * chance.randint(1, 3)
-        body = {"prompt": " ".join(prompt), "n_predict": chance.randint(1, tokens),
-                "temperature": 0, "return_tokens": True}
+        body = {
+            "prompt": " ".join(prompt),
+            "n_predict": chance.randint(1, tokens),
+            "temperature": 0,
+            "return_tokens": True,
+        }
         if i % 4 == 0:
             body.update(temperature=1.0, seed=i)
         if i % 2 == 0:
@@ -64,7 +69,9 @@ def differences(made):
     """Return a line for each answer that differs from the same request's alone."""
     ways = list(made)
     expected = made[ways[0]][0]
-    return [f"{way}, request {i}: {its!r} instead of {alone!r}"[:600]
-            for way in ways[1:]
-            for i, (its, alone) in enumerate(zip(made[way][0], expected, strict=True))
-            if its != alone]
+    return [
+        f"{way}, request {i}: {its!r} instead of {alone!r}"[:600]
+        for way in ways[1:]
+        for i, (its, alone) in enumerate(zip(made[way][0], expected, strict=True))
+        if its != alone
+    ]

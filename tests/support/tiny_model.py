@@ -45,8 +45,13 @@ TOOLS = (
 
 # Pieces of text that a model with that template can be made to say.
 THOUGHT = ["<think>\n", "I see", "</think>\n", "Good day", " there"]
-CALL = ["<tool_call>\n{\"name\": ", "\"weather\", ", "\"arguments\": {\"place\": ", "\"Paris\"}}",
-        "\n</tool_call>"]
+CALL = [
+    "<tool_call>\n{\"name\": ",
+    "\"weather\", ",
+    "\"arguments\": {\"place\": ",
+    "\"Paris\"}}",
+    "\n</tool_call>",
+]
 WORDS = THOUGHT + CALL
 
 # Control tokens come first, with SmolLM2's numbers.
@@ -115,13 +120,29 @@ def saying(words, all_words):
     all_words: the words that the model was made with.
     """
     first = len(vocabulary()[0])
-    bias = [[first + all_words.index(word), 100 * (len(words) - i)] for i, word in enumerate(words)]
-    return {"logit_bias": bias + [[EOS, 50]], "presence_penalty": 10000, "repeat_last_n": 8,
-            "temperature": 0}
+    bias = [
+        [first + all_words.index(word), 100 * (len(words) - i)] for i, word in enumerate(words)
+    ]
+    return {
+        "logit_bias": bias + [[EOS, 50]],
+        "presence_penalty": 10000,
+        "repeat_last_n": 8,
+        "temperature": 0,
+    }
 
 
-def make(path, seed=1, architecture="llama", tokenizer="gpt2", template=CHATML, omit=(), words=(),
-         ascii_only=False, exact=False, add_bos=False):
+def make(
+    path,
+    seed=1,
+    architecture="llama",
+    tokenizer="gpt2",
+    template=CHATML,
+    omit=(),
+    words=(),
+    ascii_only=False,
+    exact=False,
+    add_bos=False,
+):
     """Write the model to `path`.
 
     seed: of the weights. architecture, tokenizer: names to claim, for files that must be refused.
@@ -132,8 +153,7 @@ def make(path, seed=1, architecture="llama", tokenizer="gpt2", template=CHATML, 
     tokens, kinds, merges = vocabulary(words)
     writer = gguf.GGUFWriter(str(path), architecture)
     writer.add_name("cllm tiny")
-    writer.add_file_type(
-        gguf.LlamaFileType.ALL_F32 if exact else gguf.LlamaFileType.MOSTLY_F16)
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32 if exact else gguf.LlamaFileType.MOSTLY_F16)
     writer.add_block_count(N_LAYER)
     writer.add_context_length(N_CTX_TRAIN)
     writer.add_embedding_length(N_EMBD)

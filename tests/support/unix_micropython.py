@@ -47,9 +47,14 @@ def run_tests(path, folder, timeout=300):
     listing.write_text(json.dumps(plan(path)))
     done = subprocess.run(
         [program(), "-X", "heapsize=128m", str(RUNNER), str(path), str(listing)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
     )
-    counts = re.search(r"^(\d+) passed, (\d+) skipped, (\d+) failed\n\Z", done.stdout, re.MULTILINE)
+    counts = re.search(
+        r"^(\d+) passed, (\d+) skipped, (\d+) failed\n\Z", done.stdout, re.MULTILINE
+    )
     if counts is None:
         raise AssertionError(f"status {done.returncode}\n{done.stdout}")
     return tuple(int(count) for count in counts.groups()), done.stdout

@@ -73,8 +73,11 @@ def native(tmp_path_factory):
         """
     )
     ffi.set_source(
-        "_acpi_power", WRAPPERS, sources=[str(KERNEL / "boot" / "acpi_power.c")],
-        include_dirs=[str(KERNEL)], extra_compile_args=["-O2", "-Wall", "-Wextra"],
+        "_acpi_power",
+        WRAPPERS,
+        sources=[str(KERNEL / "boot" / "acpi_power.c")],
+        include_dirs=[str(KERNEL)],
+        extra_compile_args=["-O2", "-Wall", "-Wextra"],
     )
     path = ffi.compile(tmpdir=str(tmp_path_factory.mktemp("acpi_power")))
     spec = importlib.util.spec_from_file_location("_acpi_power", path)
@@ -87,8 +90,16 @@ def fadt(size=276, **fields):
     """A FADT like QEMU's i440FX; `fields` are its fields by offset, (format, value)."""
     table = bytearray(276)
     known = {
-        40: ("I", 0x7FE0040), 46: ("H", 9), 48: ("I", 0xB2), 52: ("B", 0xF1), 56: ("I", 0x600),
-        64: ("I", 0x604), 80: ("I", 0xAFE0), 88: ("B", 4), 89: ("B", 2), 92: ("B", 4),
+        40: ("I", 0x7FE0040),
+        46: ("H", 9),
+        48: ("I", 0xB2),
+        52: ("B", 0xF1),
+        56: ("I", 0x600),
+        64: ("I", 0x604),
+        80: ("I", 0xAFE0),
+        88: ("B", 4),
+        89: ("B", 2),
+        92: ("B", 4),
         112: ("I", 0x80A5),
     }
     known.update({int(name[1:]): value for name, value in fields.items()})
@@ -125,42 +136,73 @@ def test_later_revisions_have_wide_addresses(native):
     assert native.parse(fadt(f56=("I", 0), f148=("12s", generic(0x400, 0))), 276).status[0] == 0
 
 
-@pytest.mark.parametrize("fields", [
-    {"f112": ("I", 1 << 4)},  # the button is a device of the name space
-    {"f112": ("I", 1 << 20)},  # hardware-reduced: there are no fixed registers
-    {"f56": ("I", 0)}, {"f56": ("I", 0x10000)}, {"f56": ("I", 0xFFFE)}, {"f88": ("B", 0)},
-    {"f46": ("H", 16)}, {"f46": ("H", 4)}, {"f46": ("H", 2)}, {"f46": ("H", 0)},
-])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"f112": ("I", 1 << 4)},  # the button is a device of the name space
+        {"f112": ("I", 1 << 20)},  # hardware-reduced: there are no fixed registers
+        {"f56": ("I", 0)},
+        {"f56": ("I", 0x10000)},
+        {"f56": ("I", 0xFFFE)},
+        {"f88": ("B", 0)},
+        {"f46": ("H", 16)},
+        {"f46": ("H", 4)},
+        {"f46": ("H", 2)},
+        {"f46": ("H", 0)},
+    ],
+)
 def test_without_a_register_or_a_line_there_is_no_button(native, fields):
     assert not native.parse(fadt(**fields), 276).button
 
 
 def name(*values, op=b"\x12", root=b"", elements=None, length=b"\x06"):
     body = b"".join(
-        bytes([v]) if v < 2 else b"\x0a" + bytes([v]) if v < 256 else b"\x0b" + struct.pack("<H", v)
+        bytes([v])
+        if v < 2
+        else b"\x0a" + bytes([v])
+        if v < 256
+        else b"\x0b" + struct.pack("<H", v)
         for v in values
     )
     count = len(values) if elements is None else elements
     return b"\x08" + root + b"_S5_" + op + length + bytes([count]) + body
 
 
-@pytest.mark.parametrize("aml, types", [
-    (name(0, 0, 0, 0), 0x000), (name(5, 5, 0, 0), 0x505), (name(7, 1), 0x701),
-    (name(5, 5, root=b"\\"), 0x505), (name(3), 0x300),
-    (name(5, 6, 0, 0, length=b"\x4a\x00"), 0x506),  # a length of two bytes
-    (name(5, op=b"\x11") + name(4, 4), 0x404),  # the first is a buffer
-    (b"_S5_" + name(2, 3), 0x203),  # the first is a use of the name
-])
+@pytest.mark.parametrize(
+    "aml, types",
+    [
+        (name(0, 0, 0, 0), 0x000),
+        (name(5, 5, 0, 0), 0x505),
+        (name(7, 1), 0x701),
+        (name(5, 5, root=b"\\"), 0x505),
+        (name(3), 0x300),
+        (name(5, 6, 0, 0, length=b"\x4a\x00"), 0x506),  # a length of two bytes
+        (name(5, op=b"\x11") + name(4, 4), 0x404),  # the first is a buffer
+        (b"_S5_" + name(2, 3), 0x203),  # the first is a use of the name
+    ],
+)
 def test_the_sleep_types_are_found(native, aml, types):
     aml = b"\x10\x20\\" + aml + b"\x5b\x80"
     assert native.s5(aml, len(aml)) == types
 
 
-@pytest.mark.parametrize("aml", [
-    b"", b"_S5_", b"\x08_S5_", name(0, 0)[:7], name(0, 0)[:8], name(elements=0), name(8, 8),
-    name(5, 0x1234), name(5, 5)[:9], name(5, 5)[:11], name(5, 5, length=b"\xc6"),
-    name(5, 5, op=b"\x0e"),
-])
+@pytest.mark.parametrize(
+    "aml",
+    [
+        b"",
+        b"_S5_",
+        b"\x08_S5_",
+        name(0, 0)[:7],
+        name(0, 0)[:8],
+        name(elements=0),
+        name(8, 8),
+        name(5, 0x1234),
+        name(5, 5)[:9],
+        name(5, 5)[:11],
+        name(5, 5, length=b"\xc6"),
+        name(5, 5, op=b"\x0e"),
+    ],
+)
 def test_what_is_no_package_of_types_is_none(native, aml):
     assert native.s5(aml, len(aml)) == -1
 

@@ -26,17 +26,25 @@ ARROWS = {
     "frozen/drivers": {"frozen/drivers", "C modules"},
     "frozen/net": {"frozen/net", "frozen/drivers", "C modules"},
     "frozen/httpd": {"frozen/httpd", "frozen/net", "frozen/drivers", "C modules"},
-    "frozen/serve": {
-        "frozen/serve", "frozen/httpd", "frozen/net", "frozen/drivers", "C modules",
-    },
+    "frozen/serve": {"frozen/serve", "frozen/httpd", "frozen/net", "frozen/drivers", "C modules"},
     # Modules under MicroPython's names (socket, network), and cllm for scripts. Nothing below uses
     # them but by asyncio, which is MicroPython's.
     "frozen/lib": {
-        "frozen/lib", "frozen/serve", "frozen/httpd", "frozen/net", "frozen/drivers", "C modules",
+        "frozen/lib",
+        "frozen/serve",
+        "frozen/httpd",
+        "frozen/net",
+        "frozen/drivers",
+        "C modules",
     },
     "frozen/boot": {
-        "frozen/boot", "frozen/lib", "frozen/serve", "frozen/httpd", "frozen/net",
-        "frozen/drivers", "C modules",
+        "frozen/boot",
+        "frozen/lib",
+        "frozen/serve",
+        "frozen/httpd",
+        "frozen/net",
+        "frozen/drivers",
+        "C modules",
     },
 }
 
@@ -51,8 +59,15 @@ INLINE = {"clock_ns"}
 CIRCULAR = {"crash", "panic"}
 # What the kernel wants from outside: link.ld's addresses, and the application's entry.
 LINKED = {
-    "__image_start", "__text_start", "__text_end", "__rodata_end", "__load_end", "__bss_start",
-    "__bss_end", "__symbols_start", "_start",
+    "__image_start",
+    "__text_start",
+    "__text_end",
+    "__rodata_end",
+    "__load_end",
+    "__bss_start",
+    "__bss_end",
+    "__symbols_start",
+    "_start",
 }
 
 FREESTANDING = {"stdarg.h", "stdbool.h", "stddef.h", "stdint.h"}
@@ -149,6 +164,7 @@ def import_violations(top):
 
 def circles(graph):
     """Sets of nodes of {node: nodes it uses} that use each other, none for a graph without one."""
+
     def reach(node):
         seen, left = set(), [node]
         while left:
@@ -161,7 +177,8 @@ def circles(graph):
     reached = {node: reach(node) for node in graph}
     return {
         frozenset(other for other in reached[node] if node in reached.get(other, ()))
-        for node in graph if node in reached[node]
+        for node in graph
+        if node in reached[node]
     }
 
 
@@ -204,7 +221,8 @@ def objects():
 def below(objects, folder):
     """Those whose source is in a folder of ours: others may be left over from an older build."""
     return {
-        name: found for name, found in objects.items()
+        name: found
+        for name, found in objects.items()
         if any((TOP / folder / name).with_suffix(ending).exists() for ending in (".c", ".S"))
     }
 
@@ -257,72 +275,93 @@ def test_modules_call_neither_port_nor_kernel(objects):
 @pytest.fixture
 def tree(tmp_path):
     """tree(PATH, TEXT) adds a file to a small house."""
+
     def add(path, text=""):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
         return tmp_path
 
     for path in (
-        "kernel/include/machine.h", "kernel/cpu/io.h", "ports/cllm_x86/mphalport.h",
-        "modules/engine/modengine.h", "native/engine/engine.h", "native/pci/pci.h",
-        "frozen/drivers/__init__.py", "frozen/net/__init__.py", "frozen/httpd/__init__.py",
-        "frozen/serve/__init__.py", "frozen/lib/socket.py", "frozen/boot/report.py",
+        "kernel/include/machine.h",
+        "kernel/cpu/io.h",
+        "ports/cllm_x86/mphalport.h",
+        "modules/engine/modengine.h",
+        "native/engine/engine.h",
+        "native/pci/pci.h",
+        "frozen/drivers/__init__.py",
+        "frozen/net/__init__.py",
+        "frozen/httpd/__init__.py",
+        "frozen/serve/__init__.py",
+        "frozen/lib/socket.py",
+        "frozen/boot/report.py",
     ):
         add(path)
     return add
 
 
-@pytest.mark.parametrize("path, line", [
-    ("kernel/cpu/x.c", '"ports/cllm_x86/mphalport.h"'),
-    ("kernel/cpu/x.c", '"../../ports/cllm_x86/mphalport.h"'),
-    ("kernel/cpu/x.c", '"py/runtime.h"'),
-    ("kernel/cpu/x.c", "<string.h>"),
-    ("kernel/include/y.h", '"../cpu/io.h"'),
-    ("ports/cllm_x86/x.c", '"kernel/cpu/io.h"'),
-    ("modules/engine/x.c", '"mphalport.h"'),
-    ("modules/engine/x.c", '"kernel/include/machine.h"'),
-    ("native/engine/x.cpp", '"modengine.h"'),
-    ("native/engine/x.cpp", '"py/obj.h"'),
-    ("native/engine/x.h", '"kernel/include/machine.h"'),
-])
+@pytest.mark.parametrize(
+    "path, line",
+    [
+        ("kernel/cpu/x.c", '"ports/cllm_x86/mphalport.h"'),
+        ("kernel/cpu/x.c", '"../../ports/cllm_x86/mphalport.h"'),
+        ("kernel/cpu/x.c", '"py/runtime.h"'),
+        ("kernel/cpu/x.c", "<string.h>"),
+        ("kernel/include/y.h", '"../cpu/io.h"'),
+        ("ports/cllm_x86/x.c", '"kernel/cpu/io.h"'),
+        ("modules/engine/x.c", '"mphalport.h"'),
+        ("modules/engine/x.c", '"kernel/include/machine.h"'),
+        ("native/engine/x.cpp", '"modengine.h"'),
+        ("native/engine/x.cpp", '"py/obj.h"'),
+        ("native/engine/x.h", '"kernel/include/machine.h"'),
+    ],
+)
 def test_an_include_upwards_is_found(tree, path, line):
     assert include_violations(tree(path)) == []
     (found,) = include_violations(tree(path, f"#include {line}\n"))
     assert found.startswith(path)
 
 
-@pytest.mark.parametrize("path, line", [
-    ("kernel/cpu/x.c", '"cpu/io.h"'),
-    ("kernel/cpu/x.c", '"include/machine.h"'),
-    ("ports/cllm_x86/x.c", '"kernel/include/machine.h"'),
-    ("ports/cllm_x86/x.c", '"native/pci/pci.h"'),
-    ("modules/engine/x.c", '"engine.h"'),
-    ("modules/engine/x.c", '"py/mphal.h"'),
-    ("native/engine/x.cpp", '"llama.h"'),
-])
+@pytest.mark.parametrize(
+    "path, line",
+    [
+        ("kernel/cpu/x.c", '"cpu/io.h"'),
+        ("kernel/cpu/x.c", '"include/machine.h"'),
+        ("ports/cllm_x86/x.c", '"kernel/include/machine.h"'),
+        ("ports/cllm_x86/x.c", '"native/pci/pci.h"'),
+        ("modules/engine/x.c", '"engine.h"'),
+        ("modules/engine/x.c", '"py/mphal.h"'),
+        ("native/engine/x.cpp", '"llama.h"'),
+    ],
+)
 def test_an_include_downwards_is_not(tree, path, line):
     assert include_violations(tree(path, f"#include {line}\n")) == []
 
 
-@pytest.mark.parametrize("path, line", [
-    ("frozen/drivers/x.py", "from net import host"),
-    ("frozen/net/x.py", "import socket"),
-    ("frozen/net/x.py", "def f():\n    import httpd.router"),
-    ("frozen/httpd/x.py", "from serve.service import service"),
-    ("frozen/serve/x.py", "import socket"),
-    ("frozen/lib/x.py", "import report"),
-])
+@pytest.mark.parametrize(
+    "path, line",
+    [
+        ("frozen/drivers/x.py", "from net import host"),
+        ("frozen/net/x.py", "import socket"),
+        ("frozen/net/x.py", "def f():\n    import httpd.router"),
+        ("frozen/httpd/x.py", "from serve.service import service"),
+        ("frozen/serve/x.py", "import socket"),
+        ("frozen/lib/x.py", "import report"),
+    ],
+)
 def test_an_import_upwards_is_found(tree, path, line):
     (found,) = import_violations(tree(path, line + "\n"))
     assert found.startswith(path)
 
 
-@pytest.mark.parametrize("path, line", [
-    ("frozen/serve/x.py", "from httpd import router"),
-    ("frozen/serve/x.py", "from . import y"),
-    ("frozen/net/x.py", "import _x86, struct"),
-    ("frozen/boot/x.py", "import socket"),
-])
+@pytest.mark.parametrize(
+    "path, line",
+    [
+        ("frozen/serve/x.py", "from httpd import router"),
+        ("frozen/serve/x.py", "from . import y"),
+        ("frozen/net/x.py", "import _x86, struct"),
+        ("frozen/boot/x.py", "import socket"),
+    ],
+)
 def test_an_import_downwards_is_not(tree, path, line):
     assert import_violations(tree(path, line + "\n")) == []
 

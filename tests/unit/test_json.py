@@ -137,7 +137,10 @@ def same(a, b):
 
 
 SCALARS = (
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text()
 )
 VALUES = st.recursive(
@@ -154,10 +157,45 @@ def test_any_value(native, value, ascii, indent, work):
 
 
 PIECES = [
-    "{", "}", "[", "]", ",", ":", '"', "\\", "\\u", "d83d", "\\ude00", "0", "1", "-", ".", "e", "E",
-    "+", "null", "true", "false", " ", "\n", "\t", "é", "\U0001f600", "a", "abcdefghi", "\x01",
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+    '"',
+    "\\",
+    "\\u",
+    "d83d",
+    "\\ude00",
+    "0",
+    "1",
+    "-",
+    ".",
+    "e",
+    "E",
+    "+",
+    "null",
+    "true",
+    "false",
+    " ",
+    "\n",
+    "\t",
+    "é",
+    "\U0001f600",
+    "a",
+    "abcdefghi",
+    "\x01",
     "\0",
-    '"a":', "1e308", "1e999", "123456789012345678901", "\ufeff", "/", "n", "[[", "NaN",
+    '"a":',
+    "1e308",
+    "1e999",
+    "123456789012345678901",
+    "\ufeff",
+    "/",
+    "n",
+    "[[",
+    "NaN",
 ]
 
 
@@ -239,8 +277,24 @@ def replaced(native, data):
     return text
 
 
-BROKEN = [0x20, 0x7F, 0x80, 0xBF, 0xC1, 0xC2, 0xE0, 0xA0, 0x9F, 0xED, 0xEF, 0xF0, 0x90, 0xF4, 0x8F,
-          0xF5]
+BROKEN = [
+    0x20,
+    0x7F,
+    0x80,
+    0xBF,
+    0xC1,
+    0xC2,
+    0xE0,
+    0xA0,
+    0x9F,
+    0xED,
+    0xEF,
+    0xF0,
+    0x90,
+    0xF4,
+    0x8F,
+    0xF5,
+]
 
 
 @settings(max_examples=1000, deadline=None)

@@ -124,18 +124,32 @@ class Segments:
             ">III", rng.choice((0x0101080A,) * 9 + (0,)), self.clock[which] & 0xFFFFFFFF, 77
         )
         seq = self.seq[which] + (0 if rng.random() < 0.9 else rng.choice((1, -1, 1000)))
-        tcp = bytearray(
-            struct.pack(
-                ">HHIIBBHHH", 4000 + which, 80, seq & 0xFFFFFFFF, self.ack[which] & 0xFFFFFFFF,
-                header << 2, rng.choice((16,) * 9 + (24, 17, 0)), rng.getrandbits(16), 0, 0,
+        tcp = (
+            bytearray(
+                struct.pack(
+                    ">HHIIBBHHH",
+                    4000 + which,
+                    80,
+                    seq & 0xFFFFFFFF,
+                    self.ack[which] & 0xFFFFFFFF,
+                    header << 2,
+                    rng.choice((16,) * 9 + (24, 17, 0)),
+                    rng.getrandbits(16),
+                    0,
+                    0,
+                )
             )
-        ) + (options if header == 32 else b"") + text
+            + (options if header == 32 else b"")
+            + text
+        )
         self.seq[which] = seq + len(text)
         addresses = bytes((rng.choice((10,) * 20 + (0, 127, 224)), 0, 0, 2, 10, 0, 0, 1))
         pseudo = addresses + struct.pack(">HH", 6, len(tcp))
         total = (~_netbuf.checksum(pseudo + tcp, 0, 12 + len(tcp))) & 0xFFFF
         struct.pack_into(">H", tcp, 16, total)
-        ip = bytearray(struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(tcp), 0, 0, 64, 6, 0) + addresses)
+        ip = bytearray(
+            struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(tcp), 0, 0, 64, 6, 0) + addresses
+        )
         struct.pack_into(">H", ip, 10, ~_netbuf.checksum(ip, 0, 20) & 0xFFFF)
         frame = bytearray(bytes(12) + b"\x08\0" + ip + tcp + bytes(rng.choice((0, 0, 6))))
         frame[4:6] = rng.randbytes(2)
@@ -165,8 +179,15 @@ def test_merging_is_the_same_in_c_and_python(native, seed):
         assert native.lib.netbuf_parse(buf, len(frame), False, fields) == (parsed is not None)
         if parsed:
             assert parsed[:9] == (
-                fields.destination, fields.port, fields.source << 16 | fields.source_port,
-                fields.seq, fields.ack, fields.flags, fields.window, fields.start, fields.end,
+                fields.destination,
+                fields.port,
+                fields.source << 16 | fields.source_port,
+                fields.seq,
+                fields.ack,
+                fields.flags,
+                fields.window,
+                fields.start,
+                fields.end,
             )
             stamps = (fields.value, fields.echo, ()) if fields.timestamps else None
             assert parsed[9] == stamps
@@ -200,10 +221,19 @@ def test_emitting_is_the_same_in_c_and_python_and_is_parsed_again(native, size):
         mask = 0xFFFFFFFF
         fields = (seq & mask, ack & mask, 24, window, value & mask, echo & mask)
         buf = native.ffi.from_buffer(ring)
-        assert end == 14 + size + length == native.lib.netbuf_emit(
-            theirs, bytes(header), size, native.ffi.new("struct netbuf_fields *", fields),
-            native.ffi.cast("uint8_t *", buf) + at, first, native.ffi.cast("uint8_t *", buf),
-            length - first,
+        assert (
+            end
+            == 14 + size + length
+            == native.lib.netbuf_emit(
+                theirs,
+                bytes(header),
+                size,
+                native.ffi.new("struct netbuf_fields *", fields),
+                native.ffi.cast("uint8_t *", buf) + at,
+                first,
+                native.ffi.cast("uint8_t *", buf),
+                length - first,
+            )
         )
         assert bytes(native.ffi.buffer(theirs, end)) == ours[:end]
         # merge() needs a right checksum.

@@ -66,7 +66,7 @@ def bus(native):
 
     @native.ffi.def_extern()
     def test_in(port, size):
-        assert address[0] & 0x80000000 and 0xCFC <= port and port + size <= 0xD00
+        assert address[0] & 0x80000000 and port >= 0xCFC and port + size <= 0xD00
         function = functions.get(address[0] >> 8 & 0xFFFF)
         if function is None:
             return (1 << 8 * size) - 1
@@ -89,9 +89,7 @@ def bus(native):
 def scan(native, room=64):
     found = native.ffi.new("struct pci_function[]", room)
     count = native.lib.pci_scan(found, room)
-    return count, [
-        (f.bdf, f.vendor, f.device, f.class24) for f in found[0 : min(count, room)]
-    ]
+    return count, [(f.bdf, f.vendor, f.device, f.class24) for f in found[0 : min(count, room)]]
 
 
 def region(native, bdf, index):

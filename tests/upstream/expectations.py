@@ -57,5 +57,6 @@ def stale(expected, folder):
     """Return a line of text for each entry that names no file in `folder`, upstream's tests."""
     return [
         f"expected.txt lists {test}, which is not there"
-        for _, test in expected if not (folder / test).is_file()
+        for _, test in expected
+        if not (folder / test).is_file()
     ]

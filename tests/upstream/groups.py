@@ -41,7 +41,14 @@ def _groups():
     found = [
         Group(folder, "tests", folder)
         for folder in (
-            "basics", "micropython", "misc", "extmod", "float", "unicode", "stress", "io",
+            "basics",
+            "micropython",
+            "misc",
+            "extmod",
+            "float",
+            "unicode",
+            "stress",
+            "io",
         )
     ]
     found.append(Group("thread", "tests", "thread", needs="_thread"))
@@ -98,7 +105,12 @@ def build_natmods(steps):
     for name in NATMODS:
         folder = FOLDER / "examples" / "natmod" / name
         command = [
-            "make", "--no-print-directory", "-C", folder, "ARCH=x64", f"PYTHON={sys.executable}",
+            "make",
+            "--no-print-directory",
+            "-C",
+            folder,
+            "ARCH=x64",
+            f"PYTHON={sys.executable}",
             f"MPY_CROSS={build.MPY_CROSS}",
         ]
         clean = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS")}

@@ -21,7 +21,9 @@ def make_parser():
         prog="cllm test-upstream", description="Run MicroPython's own tests in the guest."
     )
     parser.add_argument("--groups", metavar="A,B", help="only these: " + ", ".join(GROUPS))
-    parser.add_argument("tests", nargs="*", help='only these: shell patterns like "basics/int*.py"')
+    parser.add_argument(
+        "tests", nargs="*", help='only these: shell patterns like "basics/int*.py"'
+    )
     return parser
 
 
@@ -103,8 +105,13 @@ def summary_row(group_run, problems):
     for status in group_run.results.values():
         counts[status] += 1
     return COLUMNS.format(
-        group_run.group.name, len(group_run.tests), counts["pass"], counts["skip"],
-        counts["fail"], problems, f"{group_run.seconds:.0f}",
+        group_run.group.name,
+        len(group_run.tests),
+        counts["pass"],
+        counts["skip"],
+        counts["fail"],
+        problems,
+        f"{group_run.seconds:.0f}",
     )
 
 

@@ -39,9 +39,15 @@ def environment():
 def lines_of(command, guests, log):
     """Yield the lines that `command` prints, until it ends, a guest does, or SILENCE passes."""
     process = subprocess.Popen(
-        [str(word) for word in command], cwd=TESTS, env=environment(), text=True,
-        errors="replace", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, start_new_session=True,
+        [str(word) for word in command],
+        cwd=TESTS,
+        env=environment(),
+        text=True,
+        errors="replace",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
     lines: queue.Queue[str | None] = queue.Queue()
     output = process.stdout
@@ -172,22 +178,43 @@ def parse_line(kind, line):
 
 def _tests_command(group, machines, tests, folder):
     return [
-        sys.executable, TESTS / "run-tests.py", "-t", machines[0].path, "-r", folder,
-        *group.arguments, *tests,
+        sys.executable,
+        TESTS / "run-tests.py",
+        "-t",
+        machines[0].path,
+        "-r",
+        folder,
+        *group.arguments,
+        *tests,
     ]
 
 
 def _natmod_command(group, machines, tests, folder):
     return [
-        sys.executable, TESTS / "run-natmodtests.py", "-p", "-d", machines[0].path, "-a", "x64",
+        sys.executable,
+        TESTS / "run-natmodtests.py",
+        "-p",
+        "-d",
+        machines[0].path,
+        "-a",
+        "x64",
         *tests,
     ]
 
 
 def _perf_command(group, machines, tests, folder):
     return [
-        sys.executable, TESTS / "run-perfbench.py", "-p", "-d", machines[0].path,
-        "--mpy-cross-flags=-march=x64", "-a", "1", PERF_N, PERF_M, *tests,
+        sys.executable,
+        TESTS / "run-perfbench.py",
+        "-p",
+        "-d",
+        machines[0].path,
+        "--mpy-cross-flags=-march=x64",
+        "-a",
+        "1",
+        PERF_N,
+        PERF_M,
+        *tests,
     ]
 
 
@@ -197,6 +224,9 @@ def _multi_command(group, machines, tests, folder):
 
 
 COMMANDS = {
-    "tests": _tests_command, "net": _tests_command, "natmod": _natmod_command,
-    "perf": _perf_command, "multi": _multi_command,
+    "tests": _tests_command,
+    "net": _tests_command,
+    "natmod": _natmod_command,
+    "perf": _perf_command,
+    "multi": _multi_command,
 }

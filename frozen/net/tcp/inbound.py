@@ -84,9 +84,7 @@ def segment_arrives(c, seq, ack, flags, window, options, buf, start, end, now):
     # is cut off below.
     extent = length + (1 if flags & SYN else 0) + (1 if flags & FIN else 0)
     if seq != rcv_nxt and not (
-        rcv_nxt <= seq < c.rcv_adv
-        if extent == 0
-        else seq < c.rcv_adv and seq + extent > rcv_nxt
+        rcv_nxt <= seq < c.rcv_adv if extent == 0 else seq < c.rcv_adv and seq + extent > rcv_nxt
     ):
         _on_unacceptable(c, seq, flags, length, now)
         return

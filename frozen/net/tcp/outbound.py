@@ -125,9 +125,7 @@ def send_new(c, now):
     room = c.snd_una + c.window.size - c.snd_max
     length = min(left, room, c.mss)
     fin = c.snd_fin and length == left < room
-    if length < 0 or not (
-        fin or (length and (length == c.mss or (length == left and c.nodelay)))
-    ):
+    if length < 0 or not (fin or (length and (length == c.mss or (length == left and c.nodelay)))):
         return 0
     flags = ACK | PSH if length == left else ACK
     if fin:
@@ -220,9 +218,7 @@ def transmit(c, seq, flags, length, options=b""):
     frame = stack.begin(c.remote)
     if frame is None:
         return False
-    if length == 0 and (
-        options or (c.reassembly is not None and c.recovery.board is not None)
-    ):
+    if length == 0 and (options or (c.reassembly is not None and c.recovery.board is not None)):
         stack.commit(_emit_options(c, frame, seq, flags, options))
         return True
     stamps = c.timestamps

@@ -44,9 +44,7 @@ def parse(buf, start, end, pseudo):
     length = end - start
     if length < HEADER or _netbuf.checksum(buf, start, length, pseudo + length) != 0xFFFF:
         return None
-    source_port, port, seq, ack, offset, flags, window = struct.unpack_from(
-        ">HHIIBBH", buf, start
-    )
+    source_port, port, seq, ack, offset, flags, window = struct.unpack_from(">HHIIBBH", buf, start)
     offset = offset >> 4 << 2
     if offset < HEADER or offset > length:
         return None

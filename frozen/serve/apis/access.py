@@ -91,4 +91,3 @@ def client_of(request):
 def forbidden(request):
     """Answer the routes that llama-server has and cllm leaves out for safety."""
     raise HttpError(403, "This feature is disabled")
-

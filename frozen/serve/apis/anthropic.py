@@ -280,9 +280,7 @@ class MessageWriter(Writer):
             block = {"type": "tool_use", "id": call["id"], "name": function["name"], "input": {}}
             out = self._block(("tool", call["index"]), block)
         if function.get("arguments"):
-            out += self._delta(
-                {"type": "input_json_delta", "partial_json": function["arguments"]}
-            )
+            out += self._delta({"type": "input_json_delta", "partial_json": function["arguments"]})
         return out
 
     def end(self, reply, piece):

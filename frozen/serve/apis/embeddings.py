@@ -49,9 +49,7 @@ def install(service):
         prompts, native = _inputs(body)
         coding = typed(body, "encoding_format", "string") or "float"
         if coding not in ("float", "base64"):
-            raise invalid(
-                "The format to return the embeddings in. Can be either float or base64"
-            )
+            raise invalid("The format to return the embeddings in. Can be either float or base64")
         found, n = await vectors(request, body, prompts)
         if native:
             return _native(found)

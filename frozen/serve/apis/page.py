@@ -135,9 +135,8 @@ at("clear").onclick = () => {
 
 # Loads nothing from elsewhere, and appears inside no other page.
 HEADERS = {
-    "Content-Security-Policy":
-        "default-src 'none'; connect-src 'self'; script-src 'unsafe-inline'; "
-        "style-src 'unsafe-inline'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; connect-src 'self'; "
+    "script-src 'unsafe-inline'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 }
 
 

@@ -208,12 +208,7 @@ def _logprob(engine, item):
 
 
 def _text_part(text, logprobs=()):
-    return {
-        "type": "output_text",
-        "annotations": [],
-        "logprobs": list(logprobs),
-        "text": text,
-    }
+    return {"type": "output_text", "annotations": [], "logprobs": list(logprobs), "text": text}
 
 
 def _message(identifier, text, status, logprobs=()):
@@ -276,9 +271,7 @@ class ResponseWriter(Writer):
 
     def _part(self, kind, **data):
         # An event about the open item.
-        return self._event(
-            kind, output_index=len(self.items), item_id=self.item["id"], **data
-        )
+        return self._event(kind, output_index=len(self.items), item_id=self.item["id"], **data)
 
     def start(self, replies):
         return self._event("response.created", response=self.response.body) + self._event(

@@ -1,7 +1,7 @@
-# Owner of the native engine: loads it in the background, and says at any time what became of that. A
-# model that is missing, cut off or no model at all is a state with a reason, not an exception that
-# ends the server.
-# MIT license; Copyright (c) 2026 cllm contributors
+"""Owner of the native engine. It loads in the background, and its state is known at any time: a
+model that is missing, cut off or no model is a state with a reason, not the end of the server.
+"""
+# SPDX-License-Identifier: MIT
 
 import asyncio
 
@@ -91,8 +91,10 @@ class EngineHost:
         self.engine = engine
         self.progress = 1.0
         self.state = READY
-        print("cllm: model %s is ready: %s, kernels %s" % (
-            self.alias, self.engine.desc, self.engine.kernels))
+        print(
+            "cllm: model %s is ready: %s, kernels %s"
+            % (self.alias, self.engine.desc, self.engine.kernels)
+        )
 
     async def _loaded(self, path, progress):
         # The engine, once it is ready; progress is told how far it is before.

@@ -7,13 +7,13 @@
 # cut anywhere, and a sequence whose cache was taken away simply computes again.
 #
 # Policy decides who gets how many tokens of a step, FairQueue who is next, PrefixCache who holds
-# which cells; Scheduler owns the engine and the loop. While the engine computes a batch, on a thread
-# of its own, the rest of the loop goes on: requests arrive, tokens are written, Sampling chooses
-# tokens that follow a grammar. What happens meanwhile must leave the engine's cache alone: a
-# sequence that is cancelled then is out at once, and its cells are free when the batch has ended.
-# A client that leaves is noticed before each step, wherever its request is; if nobody is left for
-# whom the engine computes, look() stops it in the middle of a decode.
-# MIT license; Copyright (c) 2026 cllm contributors
+# which cells; Scheduler owns the engine and the loop. While the engine computes a batch, on a
+# thread of its own, the rest of the loop goes on: requests arrive, tokens are written, Sampling
+# chooses tokens that follow a grammar. What happens meanwhile must leave the engine's cache alone:
+# a sequence that is cancelled then is out at once, and its cells are free when the batch has
+# ended. A client that leaves is noticed before each step, wherever its request is; if nobody is
+# left for whom the engine computes, look() stops it in the middle of a decode. MIT license;
+# Copyright (c) 2026 cllm contributors
 
 import asyncio
 import gc
@@ -127,13 +127,9 @@ class Scheduler:
     @property
     def idles(self):
         """Whether there is nothing to compute until a token has been chosen."""
-        return not (
-            self._jobs or self.queue.items or any([not s.sampling for s in self.running])
-        )
+        return not (self._jobs or self.queue.items or any([not s.sampling for s in self.running]))
 
-    def submit(
-        self, prompt, sampling=None, options=None, chat=None, after=None, sampler=None
-    ):
+    def submit(self, prompt, sampling=None, options=None, chat=None, after=None, sampler=None):
         """Queue a request.
 
         prompt: token ids; sampling, chat: for engine.sampler(); options: Options; after: a

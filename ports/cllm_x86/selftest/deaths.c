@@ -25,7 +25,7 @@ static void WAY text_write(void) {
 
 static void WAY data_execute(void) {
     ((void (*)(void))(uintptr_t)data)();
-    __asm__ volatile (""); // no tail call, which would leave this function out of the backtrace
+    __asm__ volatile(""); // no tail call, which would leave this function out of the backtrace
 }
 
 static int WAY recurse(volatile int *depth) {
@@ -41,7 +41,7 @@ static void WAY stack_overflow(void) {
 
 static void WAY divide(void) {
     int zero = 0;
-    __asm__ volatile ("xorl %%edx, %%edx; movl $1, %%eax; divl %0" :: "r" (zero) : "eax", "edx");
+    __asm__ volatile("xorl %%edx, %%edx; movl $1, %%eax; divl %0" ::"r"(zero) : "eax", "edx");
 }
 
 // An interrupt table that ends behind the double fault's entry: delivering a page fault fails, and
@@ -51,15 +51,15 @@ static void WAY double_fault(void) {
         uint16_t limit;
         uint64_t base;
     } __attribute__((packed)) table;
-    __asm__ volatile ("cli; sidt %0" : "=m" (table));
+    __asm__ volatile("cli; sidt %0" : "=m"(table));
     table.limit = 9 * 16 - 1;
-    __asm__ volatile ("lidt %0" :: "m" (table));
+    __asm__ volatile("lidt %0" ::"m"(table));
     null_write();
 }
 
 static void WAY hang(void) {
     for (;;) {
-        __asm__ volatile ("pause");
+        __asm__ volatile("pause");
     }
 }
 
@@ -75,8 +75,14 @@ static const struct {
     const char *kind;
     void (*die)(void);
 } ways[] = {
-    {"null", null_write}, {"text", text_write}, {"data", data_execute}, {"stack", stack_overflow},
-    {"divide", divide}, {"double", double_fault}, {"hang", hang}, {"panic", give_up},
+    {"null", null_write},
+    {"text", text_write},
+    {"data", data_execute},
+    {"stack", stack_overflow},
+    {"divide", divide},
+    {"double", double_fault},
+    {"hang", hang},
+    {"panic", give_up},
     {"abort", call_abort},
 };
 

@@ -40,11 +40,19 @@ static mp_obj_t x86_stress(mp_obj_t threads_in, mp_obj_t ms_in) {
     }
     struct stress_result r;
     stress_finish(&r);
-    const struct { qstr key; uint64_t value; } counts[] = {
-        { MP_QSTR_vectors, r.vectors }, { MP_QSTR_locks, r.locks }, { MP_QSTR_signals, r.signals },
-        { MP_QSTR_sleeps, r.sleeps }, { MP_QSTR_maps, r.maps }, { MP_QSTR_children, r.children },
-        { MP_QSTR_ticks, r.ticks }, { MP_QSTR_errors, r.errors },
-        { MP_QSTR_vector_bits, r.vector_bits },
+    const struct {
+        qstr key;
+        uint64_t value;
+    } counts[] = {
+        {MP_QSTR_vectors, r.vectors},
+        {MP_QSTR_locks, r.locks},
+        {MP_QSTR_signals, r.signals},
+        {MP_QSTR_sleeps, r.sleeps},
+        {MP_QSTR_maps, r.maps},
+        {MP_QSTR_children, r.children},
+        {MP_QSTR_ticks, r.ticks},
+        {MP_QSTR_errors, r.errors},
+        {MP_QSTR_vector_bits, r.vector_bits},
     };
     mp_obj_t dict = mp_obj_new_dict(10);
     for (size_t i = 0; i < MP_ARRAY_SIZE(counts); i++) {

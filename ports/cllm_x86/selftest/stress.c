@@ -79,8 +79,10 @@ static void report(const char *error) {
 // 32 and the opmask registers, whose saved state has three parts (SDM vol. 1, 13.5.6).
 #define EACH_8(op) op(0) op(1) op(2) op(3) op(4) op(5) op(6) op(7)
 #define EACH(op) EACH_8(op) op(8) op(9) op(10) op(11) op(12) op(13) op(14) op(15)
-#define EACH_32(op) EACH(op) op(16) op(17) op(18) op(19) op(20) op(21) op(22) op(23) op(24) op(25) \
-    op(26) op(27) op(28) op(29) op(30) op(31)
+#define EACH_32(op) \
+    EACH(op) \
+    op(16) op(17) op(18) op(19) op(20) op(21) op(22) op(23) op(24) op(25) op(26) op(27) op(28) \
+        op(29) op(30) op(31)
 #define LOAD_ZMM(i) "vmovdqu64 64*" #i "(%[in]), %%zmm" #i "\n"
 #define STORE_ZMM(i) "vmovdqu64 %%zmm" #i ", 64*" #i "(%[out])\n"
 #define LOAD_MASK(i) "kmovq 64*32+8*" #i "(%[in]), %%k" #i "\n"
@@ -91,8 +93,9 @@ static void report(const char *error) {
 #define STORE_XMM(i) "movdqu %%xmm" #i ", 16*" #i "(%[out])\n"
 #define SPIN "1: pause; decq %[n]; jnz 1b\n"
 // The compiler does not use the others here.
-#define CLOBBERS "memory", "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", \
-    "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15"
+#define CLOBBERS \
+    "memory", "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", \
+        "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15"
 
 static void keep_vectors(struct worker *w) {
     uint8_t in[32 * 64 + 8 * 8], out[sizeof(in)];
@@ -103,15 +106,21 @@ static void keep_vectors(struct worker *w) {
     }
     uint64_t n = 1 + next_random(w) % 20000;
     if (have_avx512) {
-        __asm__ volatile (EACH_32(LOAD_ZMM) EACH_8(LOAD_MASK) SPIN
-            EACH_32(STORE_ZMM) EACH_8(STORE_MASK) "vzeroupper"
-            : [n] "+r" (n) : [in] "r" (in), [out] "r" (out) : CLOBBERS);
+        __asm__ volatile(EACH_32(LOAD_ZMM) EACH_8(LOAD_MASK) SPIN EACH_32(STORE_ZMM)
+                EACH_8(STORE_MASK) "vzeroupper"
+            : [n] "+r"(n)
+            : [in] "r"(in), [out] "r"(out)
+            : CLOBBERS);
     } else if (have_avx) {
-        __asm__ volatile (EACH(LOAD_YMM) SPIN EACH(STORE_YMM) "vzeroupper"
-            : [n] "+r" (n) : [in] "r" (in), [out] "r" (out) : CLOBBERS);
+        __asm__ volatile(EACH(LOAD_YMM) SPIN EACH(STORE_YMM) "vzeroupper"
+            : [n] "+r"(n)
+            : [in] "r"(in), [out] "r"(out)
+            : CLOBBERS);
     } else {
-        __asm__ volatile (EACH(LOAD_XMM) SPIN EACH(STORE_XMM)
-            : [n] "+r" (n) : [in] "r" (in), [out] "r" (out) : CLOBBERS);
+        __asm__ volatile(EACH(LOAD_XMM) SPIN EACH(STORE_XMM)
+            : [n] "+r"(n)
+            : [in] "r"(in), [out] "r"(out)
+            : CLOBBERS);
     }
     if (memcmp(in, out, size)) {
         report("a vector register changed");
@@ -127,11 +136,11 @@ static void on_tick(int number, siginfo_t *info, void *context) {
         return;
     }
     if (have_avx512) {
-        __asm__ volatile (EACH_32(LOAD_ZMM) EACH_8(LOAD_MASK) :: [in] "r" (other) : CLOBBERS);
+        __asm__ volatile(EACH_32(LOAD_ZMM) EACH_8(LOAD_MASK)::[in] "r"(other) : CLOBBERS);
     } else if (have_avx) {
-        __asm__ volatile (EACH(LOAD_YMM) :: [in] "r" (other) : CLOBBERS);
+        __asm__ volatile(EACH(LOAD_YMM)::[in] "r"(other) : CLOBBERS);
     } else {
-        __asm__ volatile (EACH(LOAD_XMM) :: [in] "r" (other) : CLOBBERS);
+        __asm__ volatile(EACH(LOAD_XMM)::[in] "r"(other) : CLOBBERS);
     }
     count(&total.ticks);
 }
@@ -267,8 +276,14 @@ static void start_child(struct worker *w) {
 
 static void *work(void *arg) {
     static void (*const turns[])(struct worker *) = {
-        keep_vectors, keep_vectors, keep_vectors, lock_and_count, hand_over, wait_a_while,
-        map_and_fill, start_child,
+        keep_vectors,
+        keep_vectors,
+        keep_vectors,
+        lock_and_count,
+        hand_over,
+        wait_a_while,
+        map_and_fill,
+        start_child,
     };
     struct worker *w = arg;
     own_id = w->id;
@@ -292,12 +307,12 @@ static void look_for_vectors(void) {
     unsigned a, b, c, d, enabled = 0, high;
     __cpuid(1, a, b, c, d);
     if (c & bit_OSXSAVE) {
-        __asm__ volatile ("xgetbv" : "=a" (enabled), "=d" (high) : "c" (0));
+        __asm__ volatile("xgetbv" : "=a"(enabled), "=d"(high) : "c"(0));
     }
     have_avx = (c & bit_AVX) && (enabled & 0x06) == 0x06;
     const unsigned wide = bit_AVX512F | bit_AVX512BW;
-    have_avx512 = (enabled & 0xE6) == 0xE6 && __get_cpuid_count(7, 0, &a, &b, &c, &d)
-        && (b & wide) == wide;
+    have_avx512 =
+        (enabled & 0xE6) == 0xE6 && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & wide) == wide;
 }
 
 int stress_start(unsigned n, unsigned ms) {

@@ -135,7 +135,7 @@ DICT_OPERATIONS = {
     "in place": lambda d, n, s: d.__setitem__(Key(n + 1, s), d | other(dict, n, s)),
     "equal": lambda d, n, s: d == other(dict, n, s),
     "equal the other way": lambda d, n, s: other(dict, n, s) == d,
-    "copy": lambda d, n, s: dict(d.copy(), **{"name": 1}),
+    "copy": lambda d, n, s: dict(d.copy(), name=1),
     "fromkeys": lambda d, n, s: dict.fromkeys(d),
     "print": lambda d, n, s: repr(d),
     "print views": lambda d, n, s: repr(d.items()) + repr(d.keys()) + repr(d.values()),
@@ -270,8 +270,12 @@ def test_the_same_object_is_the_same_member():
 @pytest.mark.parametrize("n", [1, 3, 5, 12, 100])
 def test_sets_hold_what_lists_hold(n):
     random.seed(n)
-    for keys in (list(range(n)), ["name%d" % i for i in range(n)], [Key(i, 4) for i in range(n)],
-                 [i / 2 for i in range(n)] + [None, (), ("x", 1)]):
+    for keys in (
+        list(range(n)),
+        ["name%d" % i for i in range(n)],
+        [Key(i, 4) for i in range(n)],
+        [i / 2 for i in range(n)] + [None, (), ("x", 1)],
+    ):
         s, members = set(), []
         for step in range(400):
             key = random.choice(keys)

@@ -145,12 +145,22 @@ def keywords(*positional, first=0, **others):
 
 def test_keyword_arguments_keep_their_order():
     assert keywords(z=1, y=2, x=3, w=4, first=9, v=5, a=6) == [
-        ("z", 1), ("y", 2), ("x", 3), ("w", 4), ("v", 5), ("a", 6)]
+        ("z", 1),
+        ("y", 2),
+        ("x", 3),
+        ("w", 4),
+        ("v", 5),
+        ("a", 6),
+    ]
     given = {name: i for i, name in enumerate(reversed(NAMES))}
     assert keywords(**given) == list(given.items())
     assert keywords(1, zebra=0, **given) == [("zebra", 0)] + list(given.items())
     assert list(dict({"b": 1, "a": 2}, z=3, y=4, b=5).items()) == [
-        ("b", 5), ("a", 2), ("z", 3), ("y", 4)]
+        ("b", 5),
+        ("a", 2),
+        ("z", 3),
+        ("y", 4),
+    ]
 
 
 def test_updates_keep_their_order():

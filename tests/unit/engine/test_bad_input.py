@@ -14,22 +14,25 @@ EINVAL, EFAIL = -1, -2
 FUZZ = Path(__file__).resolve().parent / "fuzz_file.py"
 
 
-@pytest.mark.parametrize("batch, reason", [
-    (([], [], [], []), "1..64 tokens, not 0"),
-    (([5] * 65, list(range(65)), [0] * 65, [0] * 65), "1..64 tokens, not 65"),
-    (([-1], [0], [0], [1]), "token -1 is not in"),
-    (([100000], [0], [0], [1]), "token 100000 is not in"),
-    (([2**31 - 1], [0], [0], [1]), "token 2147483647"),
-    (([5], [-1], [0], [1]), "continues at position 3, not -1"),
-    (([5], [2], [0], [1]), "continues at position 3, not 2"),
-    (([5], [4], [0], [1]), "continues at position 3, not 4"),
-    (([5], [2**31 - 1], [0], [1]), "continues at position 3"),
-    (([5, 5], [3, 3], [0, 0], [0, 1]), "continues at position 4, not 3"),
-    (([5, 5], [4, 3], [0, 0], [0, 1]), "continues at position 3, not 4"),
-    (([5], [1], [1], [1]), "sequence 1 continues at position 0"),
-    (([5], [0], [4], [1]), "sequence 4 is not in 0..3"),
-    (([5], [0], [-1], [1]), "sequence -1 is not in 0..3"),
-])
+@pytest.mark.parametrize(
+    "batch, reason",
+    [
+        (([], [], [], []), "1..64 tokens, not 0"),
+        (([5] * 65, list(range(65)), [0] * 65, [0] * 65), "1..64 tokens, not 65"),
+        (([-1], [0], [0], [1]), "token -1 is not in"),
+        (([100000], [0], [0], [1]), "token 100000 is not in"),
+        (([2**31 - 1], [0], [0], [1]), "token 2147483647"),
+        (([5], [-1], [0], [1]), "continues at position 3, not -1"),
+        (([5], [2], [0], [1]), "continues at position 3, not 2"),
+        (([5], [4], [0], [1]), "continues at position 3, not 4"),
+        (([5], [2**31 - 1], [0], [1]), "continues at position 3"),
+        (([5, 5], [3, 3], [0, 0], [0, 1]), "continues at position 4, not 3"),
+        (([5, 5], [4, 3], [0, 0], [0, 1]), "continues at position 3, not 4"),
+        (([5], [1], [1], [1]), "sequence 1 continues at position 0"),
+        (([5], [0], [4], [1]), "sequence 4 is not in 0..3"),
+        (([5], [0], [-1], [1]), "sequence -1 is not in 0..3"),
+    ],
+)
 def test_batch(engine, batch, reason):
     engine.prompt([5, 6, 7])
     with pytest.raises(EngineFailure, match=reason) as failure:
@@ -39,22 +42,25 @@ def test_batch(engine, batch, reason):
     engine.decode([8], [3], [0], [1])
 
 
-@pytest.mark.parametrize("call, reason", [
-    (lambda e: e.piece(-1), "token -1"),
-    (lambda e: e.piece(99999), "token 99999"),
-    (lambda e: e.is_eog(-5), "token -5"),
-    (lambda e: e.detokenize([5, 99999]), "token 99999"),
-    (lambda e: e.seq_rm(4), "sequence 4"),
-    (lambda e: e.seq_rm(-1), "sequence -1"),
-    (lambda e: e.seq_cp(0, 4), "sequence 4"),
-    (lambda e: e.seq_cp(9, 1), "sequence 9"),
-    (lambda e: e.seq_cp(0, 0), "sequence 0 is not empty"),
-    (lambda e: e.seq_pos_max(256), "sequence 256"),
-    (lambda e: e.sampler().sample(0), "entry 0 of the last decode has no logits"),
-    (lambda e: e.sampler().sample(3), "entry 3"),
-    (lambda e: e.sampler().sample(2**64 - 1), "entry 18446744073709551615"),
-    (lambda e: e.sampler().accept(-1), "token -1"),
-])
+@pytest.mark.parametrize(
+    "call, reason",
+    [
+        (lambda e: e.piece(-1), "token -1"),
+        (lambda e: e.piece(99999), "token 99999"),
+        (lambda e: e.is_eog(-5), "token -5"),
+        (lambda e: e.detokenize([5, 99999]), "token 99999"),
+        (lambda e: e.seq_rm(4), "sequence 4"),
+        (lambda e: e.seq_rm(-1), "sequence -1"),
+        (lambda e: e.seq_cp(0, 4), "sequence 4"),
+        (lambda e: e.seq_cp(9, 1), "sequence 9"),
+        (lambda e: e.seq_cp(0, 0), "sequence 0 is not empty"),
+        (lambda e: e.seq_pos_max(256), "sequence 256"),
+        (lambda e: e.sampler().sample(0), "entry 0 of the last decode has no logits"),
+        (lambda e: e.sampler().sample(3), "entry 3"),
+        (lambda e: e.sampler().sample(2**64 - 1), "entry 18446744073709551615"),
+        (lambda e: e.sampler().accept(-1), "token -1"),
+    ],
+)
 def test_arguments(engine, call, reason):
     engine.prompt([5, 6, 7])
     with pytest.raises(EngineFailure, match=reason) as failure:
@@ -74,54 +80,57 @@ def test_no_logits_after_a_failed_decode(engine):
         engine.sampler().sample(63)
 
 
-@pytest.mark.parametrize("params, reason", [
-    ("", "parse error"),
-    ("[", "parse error"),
-    ("[]", "not a JSON object"),
-    ("7", "not a JSON object"),
-    ('{"top_k": 5', "parse error"),
-    ('{"nonsense": 1}', "nonsense: no such"),
-    ('{"top_k": "5"}', "top_k: not a number"),
-    ('{"top_k": null}', "top_k: not a number"),
-    ('{"top_k": 1.5}', "top_k: not a whole number"),
-    ('{"top_k": -1}', "top_k: out of range"),
-    ('{"top_k": 1e300}', "top_k: out of range"),
-    ('{"top_p": 1.01}', "top_p: out of range"),
-    ('{"temperature": 1e39}', "temperature: out of range"),
-    ('{"temperature": 1e999}', "out_of_range|out of range"),
-    ('{"repeat_penalty": 0}', "repeat_penalty: out of range"),
-    ('{"repeat_last_n": 2000000000}', "repeat_last_n: out of range"),
-    ('{"seed": 4294967296}', "seed"),
-    ('{"seed": -2}', "seed"),
-    ('{"seed": 0.5}', "seed"),
-    ('{"top_k": ' + "[" * 100000, "nested too deeply"),
-    ('{"\udcff": 1}', "UTF-8"),
-    ('{"mirostat": 3}', "mirostat: out of range"),
-    ('{"xtc_probability": 1.5}', "xtc_probability: out of range"),
-    ('{"adaptive_decay": 1}', "adaptive_decay: out of range"),
-    ('{"min_tokens": -1}', "min_tokens: out of range"),
-    ('{"ignore_eos": 1}', "ignore_eos: not a boolean"),
-    ('{"samplers": 5}', "samplers: not an array"),
-    ('{"samplers": [5]}', "samplers: not an array of strings"),
-    ('{"samplers": "' + "k" * 1000 + '"}', "samplers: too many"),
-    ('{"dry_sequence_breakers": []}', "must not be empty"),
-    ('{"dry_sequence_breakers": ["' + "x" * 1000 + '"]}', "too long"),
-    ('{"logit_bias": 5}', "logit_bias: neither"),
-    ('{"logit_bias": {"5": 1e30}}', "logit_bias: out of range"),
-    ('{"logit_bias": {"' + "word " * 5000 + '": 1}}', "logit_bias: too many"),
-    ('{"grammar": 5}', "grammar: not a string"),
-    ('{"grammar": "root ::= ("}', "failed to parse grammar"),
-    ('{"grammar": "no ::= 1"}', "grammar"),
-    ('{"grammar": "root ::= root"}', "left recursion"),
-    ('{"grammar": "root ::= ' + "(" * 100 + '"}', "nested too deeply"),
-    ('{"grammar": "root ::= ' + "a" * 70000 + '"}', "longer than"),
-    ('{"grammar": "%llguidance {}"}', "llguidance"),
-    ('{"grammar": "root ::= (\\"a\\"{1,1000}){1,1000}"}', "failed to parse grammar"),
-    ('{"json_schema": 5}', "json_schema: not a JSON object"),
-    ('{"json_schema": {"type": "poem"}}', "."),
-    ('{"json_schema": {"$ref": "https://example.com/x"}}', "."),
-    ('{"json_schema": {"type": "string", "pattern": "^(((((($"}}', "."),
-])
+@pytest.mark.parametrize(
+    "params, reason",
+    [
+        ("", "parse error"),
+        ("[", "parse error"),
+        ("[]", "not a JSON object"),
+        ("7", "not a JSON object"),
+        ('{"top_k": 5', "parse error"),
+        ('{"nonsense": 1}', "nonsense: no such"),
+        ('{"top_k": "5"}', "top_k: not a number"),
+        ('{"top_k": null}', "top_k: not a number"),
+        ('{"top_k": 1.5}', "top_k: not a whole number"),
+        ('{"top_k": -1}', "top_k: out of range"),
+        ('{"top_k": 1e300}', "top_k: out of range"),
+        ('{"top_p": 1.01}', "top_p: out of range"),
+        ('{"temperature": 1e39}', "temperature: out of range"),
+        ('{"temperature": 1e999}', "out_of_range|out of range"),
+        ('{"repeat_penalty": 0}', "repeat_penalty: out of range"),
+        ('{"repeat_last_n": 2000000000}', "repeat_last_n: out of range"),
+        ('{"seed": 4294967296}', "seed"),
+        ('{"seed": -2}', "seed"),
+        ('{"seed": 0.5}', "seed"),
+        ('{"top_k": ' + "[" * 100000, "nested too deeply"),
+        ('{"\udcff": 1}', "UTF-8"),
+        ('{"mirostat": 3}', "mirostat: out of range"),
+        ('{"xtc_probability": 1.5}', "xtc_probability: out of range"),
+        ('{"adaptive_decay": 1}', "adaptive_decay: out of range"),
+        ('{"min_tokens": -1}', "min_tokens: out of range"),
+        ('{"ignore_eos": 1}', "ignore_eos: not a boolean"),
+        ('{"samplers": 5}', "samplers: not an array"),
+        ('{"samplers": [5]}', "samplers: not an array of strings"),
+        ('{"samplers": "' + "k" * 1000 + '"}', "samplers: too many"),
+        ('{"dry_sequence_breakers": []}', "must not be empty"),
+        ('{"dry_sequence_breakers": ["' + "x" * 1000 + '"]}', "too long"),
+        ('{"logit_bias": 5}', "logit_bias: neither"),
+        ('{"logit_bias": {"5": 1e30}}', "logit_bias: out of range"),
+        ('{"logit_bias": {"' + "word " * 5000 + '": 1}}', "logit_bias: too many"),
+        ('{"grammar": 5}', "grammar: not a string"),
+        ('{"grammar": "root ::= ("}', "failed to parse grammar"),
+        ('{"grammar": "no ::= 1"}', "grammar"),
+        ('{"grammar": "root ::= root"}', "left recursion"),
+        ('{"grammar": "root ::= ' + "(" * 100 + '"}', "nested too deeply"),
+        ('{"grammar": "root ::= ' + "a" * 70000 + '"}', "longer than"),
+        ('{"grammar": "%llguidance {}"}', "llguidance"),
+        ('{"grammar": "root ::= (\\"a\\"{1,1000}){1,1000}"}', "failed to parse grammar"),
+        ('{"json_schema": 5}', "json_schema: not a JSON object"),
+        ('{"json_schema": {"type": "poem"}}', "."),
+        ('{"json_schema": {"$ref": "https://example.com/x"}}', "."),
+        ('{"json_schema": {"type": "string", "pattern": "^(((((($"}}', "."),
+    ],
+)
 def test_sampler_parameters(engine, params, reason):
     with pytest.raises(EngineFailure, match=reason) as failure:
         out = engine.ffi.new("struct engine_sampler **")
@@ -140,36 +149,42 @@ def conversation(messages, rest=""):
 TOOL = ', "tools": [{"type": "function", "function": {"name": "f", "parameters": %s}}]'
 
 
-@pytest.mark.parametrize("request_, reason", [
-    ("", "parse error"),
-    ("[]", "no messages"),
-    ("{}", "no messages"),
-    (conversation("[{]"), "parse error"),
-    (conversation("{}"), "array"),
-    (conversation("[]"), "must not be empty"),
-    (conversation('"text"'), "array"),
-    (conversation("[1]"), "object"),
-    (conversation('[{"content": "x"}]'), "role"),
-    (conversation('[{"role": "user"}]'), "content"),
-    (conversation('[{"role": 5, "content": "x"}]'), "string"),
-    (conversation('[{"role": "user", "content": 5}]'), "content"),
-    (conversation('[{"role": "user", "content": [{"type": "image_url"}]}]'), "content part"),
-    (conversation('[{"role": "user", "content": [{"type": "text"}]}]'), "text"),
-    (conversation("[" * 100000), "nested too deeply"),
-    (conversation('[{"role": "user", "content": ' + "[" * 30000 + "]" * 30000 + "}]"), "nested"),
-    (conversation(USER, ', "no": 1'), "no: no such option"),
-    (conversation(USER, ', "add_generation_prompt": "yes"'), "boolean"),
-    (conversation(USER, ', "chat_template_kwargs": 5'), "chat_template_kwargs"),
-    (conversation(USER, ', "tools": 5'), "tools"),
-    (conversation(USER, ', "tools": [5]'), "."),
-    (conversation(USER, ', "tools": [{}]'), "."),
-    (conversation(USER, TOOL % "{}" + ', "tool_choice": "perhaps"'), "tool_choice"),
-    (conversation(USER, ', "json_schema": 5'), "json_schema"),
-    (conversation(USER, ', "json_schema": {"type": "poem"}'), "."),
-    (conversation(USER, ', "reasoning_format": "loud"'), "."),
-    (conversation(USER, ', "reasoning_budget_tokens": 1e30'), "out of range"),
-    (conversation(USER, ', "continue_final_message": true'), "Cannot set both"),
-])
+@pytest.mark.parametrize(
+    "request_, reason",
+    [
+        ("", "parse error"),
+        ("[]", "no messages"),
+        ("{}", "no messages"),
+        (conversation("[{]"), "parse error"),
+        (conversation("{}"), "array"),
+        (conversation("[]"), "must not be empty"),
+        (conversation('"text"'), "array"),
+        (conversation("[1]"), "object"),
+        (conversation('[{"content": "x"}]'), "role"),
+        (conversation('[{"role": "user"}]'), "content"),
+        (conversation('[{"role": 5, "content": "x"}]'), "string"),
+        (conversation('[{"role": "user", "content": 5}]'), "content"),
+        (conversation('[{"role": "user", "content": [{"type": "image_url"}]}]'), "content part"),
+        (conversation('[{"role": "user", "content": [{"type": "text"}]}]'), "text"),
+        (conversation("[" * 100000), "nested too deeply"),
+        (
+            conversation('[{"role": "user", "content": ' + "[" * 30000 + "]" * 30000 + "}]"),
+            "nested",
+        ),
+        (conversation(USER, ', "no": 1'), "no: no such option"),
+        (conversation(USER, ', "add_generation_prompt": "yes"'), "boolean"),
+        (conversation(USER, ', "chat_template_kwargs": 5'), "chat_template_kwargs"),
+        (conversation(USER, ', "tools": 5'), "tools"),
+        (conversation(USER, ', "tools": [5]'), "."),
+        (conversation(USER, ', "tools": [{}]'), "."),
+        (conversation(USER, TOOL % "{}" + ', "tool_choice": "perhaps"'), "tool_choice"),
+        (conversation(USER, ', "json_schema": 5'), "json_schema"),
+        (conversation(USER, ', "json_schema": {"type": "poem"}'), "."),
+        (conversation(USER, ', "reasoning_format": "loud"'), "."),
+        (conversation(USER, ', "reasoning_budget_tokens": 1e30'), "out of range"),
+        (conversation(USER, ', "continue_final_message": true'), "Cannot set both"),
+    ],
+)
 def test_conversation(engine, request_, reason):
     with pytest.raises(EngineFailure, match=reason) as failure:
         engine.chat(request_)
@@ -183,8 +198,11 @@ def test_reply_of_brackets(library, tmp_path):
     tiny_model.make(path, template=tiny_model.TOOLS)
     with Engine(library, path) as engine:
         with engine.chat(conversation(USER, TOOL % '{"type": "object"}')) as chat:
-            for text in ("[" * 100000, '<tool_call>\n{"name": "f", "arguments": ' + "[" * 100000,
-                         '<tool_call>\n{"name": "f", "arguments": ' + '{"a":' * 100000):
+            for text in (
+                "[" * 100000,
+                '<tool_call>\n{"name": "f", "arguments": ' + "[" * 100000,
+                '<tool_call>\n{"name": "f", "arguments": ' + '{"a":' * 100000,
+            ):
                 reply = chat.reply()
                 with pytest.raises(EngineFailure, match="nested too deeply"):
                     reply.push(text)
@@ -226,31 +244,43 @@ def test_no_template_means_chatml(library, tmp_path):
         assert "<|im_start|>user" in engine.apply_template(USER)
 
 
-@pytest.mark.parametrize("params, reason", [
-    ({"n_batch": 0}, "n_batch"), ({"n_batch": 2**31}, "n_batch"), ({"n_seq": 0}, "n_seq"),
-    ({"n_seq": 257}, "n_seq"), ({"n_threads": 0}, "n_threads"), ({"n_threads": 10**6}, "n_thr"),
-    ({"n_ctx": 2**31}, "n_ctx"),
-])
+@pytest.mark.parametrize(
+    "params, reason",
+    [
+        ({"n_batch": 0}, "n_batch"),
+        ({"n_batch": 2**31}, "n_batch"),
+        ({"n_seq": 0}, "n_seq"),
+        ({"n_seq": 257}, "n_seq"),
+        ({"n_threads": 0}, "n_threads"),
+        ({"n_threads": 10**6}, "n_thr"),
+        ({"n_ctx": 2**31}, "n_ctx"),
+    ],
+)
 def test_parameters(library, tiny, params, reason):
     with pytest.raises(EngineFailure, match=reason) as failure:
         Engine(library, tiny, **params)
     assert failure.value.code == EINVAL
 
 
-@pytest.mark.parametrize("path, reason", [("", "empty"), ("/nonexistent/x.gguf", "No such file"),
-                                          ("/", "directory|read")])
+@pytest.mark.parametrize(
+    "path, reason",
+    [("", "empty"), ("/nonexistent/x.gguf", "No such file"), ("/", "directory|read")],
+)
 def test_path(library, path, reason):
     with pytest.raises(EngineFailure, match=reason):
         Engine(library, path)
 
 
-@pytest.mark.parametrize("what, arguments, reason", [
-    ("architecture", {"architecture": "cathedral"}, "unknown model architecture: 'cathedral'"),
-    ("tokenizer", {"tokenizer": "abacus"}, "unknown tokenizer: 'abacus'"),
-    ("no tokenizer", {"tokenizer": "no_vocab"}, "no tokenizer|vocab"),
-    ("tensor", {"omit": ["blk.1.ffn_up.weight"]}, "tensor 'blk.1.ffn_up.weight' not found"),
-    ("embedding", {"omit": ["token_embd.weight"]}, "tensor 'token_embd.weight' not found"),
-])
+@pytest.mark.parametrize(
+    "what, arguments, reason",
+    [
+        ("architecture", {"architecture": "cathedral"}, "unknown model architecture: 'cathedral'"),
+        ("tokenizer", {"tokenizer": "abacus"}, "unknown tokenizer: 'abacus'"),
+        ("no tokenizer", {"tokenizer": "no_vocab"}, "no tokenizer|vocab"),
+        ("tensor", {"omit": ["blk.1.ffn_up.weight"]}, "tensor 'blk.1.ffn_up.weight' not found"),
+        ("embedding", {"omit": ["token_embd.weight"]}, "tensor 'token_embd.weight' not found"),
+    ],
+)
 def test_unfit_model(library, tmp_path, what, arguments, reason):
     path = tmp_path / "unfit.gguf"
     tiny_model.make(path, **arguments)
@@ -284,18 +314,25 @@ def test_assertion_becomes_an_error(library, tiny, tmp_path):
 
 def test_flipped_bits(library, tiny):
     """Whatever is wrong in a file, the process lives. Run apart, so that a crash is a failure."""
-    result = subprocess.run([sys.executable, str(FUZZ), str(LIBRARY), str(tiny), "1", "400"],
-                            capture_output=True, text=True, timeout=300)
+    result = subprocess.run(
+        [sys.executable, str(FUZZ), str(LIBRARY), str(tiny), "1", "400"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert result.returncode == 0, result.stdout[-500:] + result.stderr[-2000:]
 
 
 # Each is small and legal, and takes for ever to follow.
 DOUBLING = 'root ::= "a" root t | "a" root u\nt ::= "b"\nu ::= "b"'  # ways, with every character
-SPREADING = "\n".join(["root ::= r0"]
-                      + [f"r{i} ::= r{i + 1} r{i + 1} | r{i + 1}" for i in range(40)]
-                      + ['r40 ::= "a"'])
-BRANCHING = "\n".join(["root ::= r0"] + [f"r{i} ::= r{i + 1} | r{i + 1}" for i in range(60)]
-                      + ['r60 ::= "a"'])
+SPREADING = "\n".join(
+    ["root ::= r0"]
+    + [f"r{i} ::= r{i + 1} r{i + 1} | r{i + 1}" for i in range(40)]
+    + ['r40 ::= "a"']
+)
+BRANCHING = "\n".join(
+    ["root ::= r0"] + [f"r{i} ::= r{i + 1} | r{i + 1}" for i in range(60)] + ['r60 ::= "a"']
+)
 
 
 @pytest.mark.parametrize("grammar", [BRANCHING, SPREADING])
@@ -309,9 +346,19 @@ def test_grammars_that_take_for_ever_to_prepare(library, tiny, grammar):
 
 def test_a_short_limit_does_no_harm_while_grammars_are_made(library, tiny):
     """An exception from the destructor of JSON would end the process."""
-    tools = [{"type": "function", "function": {"name": f"f{i}", "parameters": {
-        "type": "object", "properties": {"a": {"type": "array", "items": {"type": "number"}}}}}}
-        for i in range(6)]
+    tools = [
+        {
+            "type": "function",
+            "function": {
+                "name": f"f{i}",
+                "parameters": {
+                    "type": "object",
+                    "properties": {"a": {"type": "array", "items": {"type": "number"}}},
+                },
+            },
+        }
+        for i in range(6)
+    ]
     request = {"messages": [{"role": "user", "content": "Hi"}], "tools": tools}
     with Engine(library, tiny, sample_ms=1) as engine:
         for _ in range(10):
@@ -332,8 +379,16 @@ def test_a_grammar_that_takes_ever_longer(library, tiny):
             sampler.sample(2)
         sampler.close()
         engine.clear()
-        assert len(engine.generate([5, 6, 7], 4, json.dumps(
-            {"temperature": 0, "grammar": 'root ::= ("a" | "b")*'}))) == 4
+        assert (
+            len(
+                engine.generate(
+                    [5, 6, 7],
+                    4,
+                    json.dumps({"temperature": 0, "grammar": 'root ::= ("a" | "b")*'}),
+                )
+            )
+            == 4
+        )
 
 
 def test_a_grammar_is_followed_with_a_large_vocabulary(library, tmp_path):

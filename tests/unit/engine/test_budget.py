@@ -45,7 +45,9 @@ SCHEMAS = {
     "pattern": {"type": "string", "pattern": "^(a{7,3})$"},
     "lengths": {"type": "string", "minLength": 9, "maxLength": 2},
     "900 optional properties": {
-        "type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(900)}},
+        "type": "object",
+        "properties": {f"p{i}": {"type": "string"} for i in range(900)},
+    },
     "a large enumeration": {"enum": ["x" * 1000] * 5000},
 }
 
@@ -53,7 +55,8 @@ GRAMMARS = {
     "bounds the wrong way round": 'root ::= "a"{9,2}',
     "in a group": 'root ::= ("a" | "b"{3, 1} )*',
     "a long literal repeated": 'root ::= "' + "a" * 30000 + '"{2000}',
-    "a chain of rules": "root ::= r0\n" + "".join(f"r{i}::=r{i + 1}\n" for i in range(4100))
+    "a chain of rules": "root ::= r0\n"
+    + "".join(f"r{i}::=r{i + 1}\n" for i in range(4100))
     + 'r4100 ::= "a"',
 }
 
@@ -65,11 +68,10 @@ TEMPLATES = {
     "sum": "{{ " + "1+" * 100000 + "1 }}",
     "filters": "{{ a" + "|upper" * 100000 + " }}",
     "macro": "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
-    "value in itself":
-        "{% set ns = namespace(x=[]) %}{% set ns.x = ns %}{{ ns | tojson }}",
+    "value in itself": "{% set ns = namespace(x=[]) %}{% set ns.x = ns %}{{ ns | tojson }}",
     "loops": "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}x",
     "doubling": "{% set ns = namespace(x='abcdefgh') %}{% for i in range(40) %}"
-                "{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
+    "{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
 }
 
 
@@ -107,8 +109,9 @@ def goes_on(engine):
 @pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
 def test_a_schema_that_cannot_be_converted(engine, schema):
     def converse():
-        with engine.chat({"messages": [{"role": "user", "content": "x"}],
-                          "json_schema": schema}) as chat:
+        with engine.chat(
+            {"messages": [{"role": "user", "content": "x"}], "json_schema": schema}
+        ) as chat:
             engine.sampler("{}", chat).close()
 
     refused(lambda: engine.sampler(json.dumps({"json_schema": schema})))
@@ -139,7 +142,7 @@ def test_a_template_that_does_not_end(library, tmp_path, template):
 
 
 def test_nothing_is_lost_by_what_is_abandoned(engine):
-    """Recursion without an allocation ends on the guard page, and its memory is freed all the same."""
+    """Recursion without an allocation ends on the guard page, and its memory is freed."""
     padded = cycle("a")
     padded["$defs"]["unused"] = {"enum": ["x" * 100] * 20000}
     for _ in range(3):
@@ -151,9 +154,11 @@ def test_nothing_is_lost_by_what_is_abandoned(engine):
 
 
 def test_a_job_beside_others(engine):
-    jobs = [engine.start_sampler(json.dumps({"json_schema": nested_types(20, 3)})),
-            engine.start_tokenize("hello world"),
-            engine.start_chat({"messages": [{"role": "user", "content": "x"}]})]
+    jobs = [
+        engine.start_sampler(json.dumps({"json_schema": nested_types(20, 3)})),
+        engine.start_tokenize("hello world"),
+        engine.start_chat({"messages": [{"role": "user", "content": "x"}]}),
+    ]
     tokens = jobs[1].finish()
     assert tokens == engine.tokenize("hello world")
     with jobs[2].finish() as chat:
@@ -178,8 +183,9 @@ def test_a_job_that_nobody_wants_ends(engine):
 
 
 def test_a_conversation_may_be_closed_before_its_sampler_is_made(engine):
-    with engine.chat({"messages": [{"role": "user", "content": "x"}],
-                      "json_schema": {"const": "sure"}}) as chat:
+    with engine.chat(
+        {"messages": [{"role": "user", "content": "x"}], "json_schema": {"const": "sure"}}
+    ) as chat:
         job = engine.start_sampler('{"temperature": 0}', chat)
     sampler = job.finish()
     job.close()
@@ -191,8 +197,10 @@ def test_a_conversation_may_be_closed_before_its_sampler_is_made(engine):
 
 def test_an_engine_may_be_closed_before_its_jobs(library, tiny):
     with Engine(library, tiny) as engine:
-        jobs = [engine.start_sampler(json.dumps({"json_schema": nested_types(20, 3)}), ms=60000),
-                engine.start_tokenize("hello")]
+        jobs = [
+            engine.start_sampler(json.dumps({"json_schema": nested_types(20, 3)}), ms=60000),
+            engine.start_tokenize("hello"),
+        ]
     for job in jobs:
         with pytest.raises(EngineFailure, match="closed"):
             job.finish()
@@ -200,8 +208,9 @@ def test_an_engine_may_be_closed_before_its_jobs(library, tiny):
 
 
 GRAMMAR = json.dumps({"grammar": 'root ::= "aha" [a-z ]*', "temperature": 0})
-DOUBLING = json.dumps({
-    "grammar": 'root ::= "a" root t | "a" root u\nt ::= "b"\nu ::= "b"', "temperature": 0})
+DOUBLING = json.dumps(
+    {"grammar": 'root ::= "a" root t | "a" root u\nt ::= "b"\nu ::= "b"', "temperature": 0}
+)
 
 
 def generate(engine, params, n, beside):
@@ -225,12 +234,15 @@ def generate(engine, params, n, beside):
     return made, known
 
 
-@pytest.mark.parametrize("params", [
-    GRAMMAR,
-    json.dumps({"grammar": "root ::= [a-z ]*", "temperature": 1, "seed": 3, "min_tokens": 8}),
-    json.dumps({"json_schema": {"type": "array", "items": {"type": "integer"}}, "seed": 1}),
-    json.dumps({"temperature": 1, "seed": 5}),
-])
+@pytest.mark.parametrize(
+    "params",
+    [
+        GRAMMAR,
+        json.dumps({"grammar": "root ::= [a-z ]*", "temperature": 1, "seed": 3, "min_tokens": 8}),
+        json.dumps({"json_schema": {"type": "array", "items": {"type": "integer"}}, "seed": 1}),
+        json.dumps({"temperature": 1, "seed": 5}),
+    ],
+)
 def test_a_sample_of_a_copy_is_the_same(engine, params):
     """Tokens and probabilities, though the engine has decoded something else since."""
     assert generate(engine, params, 12, True) == generate(engine, params, 12, False)
@@ -244,8 +256,13 @@ def test_sampling_beside_the_engine(engine):
     with pytest.raises(EngineFailure, match="entry 1"):
         sampler.start(1)
     sampler.start(2)
-    for call in (lambda: sampler.start(2), lambda: sampler.sample(2), lambda: sampler.accept(1),
-                 lambda: sampler.probs(1), lambda: sampler.logprobs(1, 1)):
+    for call in (
+        lambda: sampler.start(2),
+        lambda: sampler.sample(2),
+        lambda: sampler.accept(1),
+        lambda: sampler.probs(1),
+        lambda: sampler.logprobs(1, 1),
+    ):
         with pytest.raises(EngineFailure, match="choosing a token"):
             call()
     token = sampler.finish()

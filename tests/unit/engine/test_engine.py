@@ -26,8 +26,10 @@ def test_version(library):
     assert library.ffi.string(library.so.engine_version()).startswith(b"llama.cpp ")
 
 
-@pytest.mark.parametrize("text", [
-    TEXT, "", " ", "\n\n  x", "naïve café — 日本語 🙂", "a\0b", "<|im_start|>user", "x" * 5000])
+@pytest.mark.parametrize(
+    "text",
+    [TEXT, "", " ", "\n\n  x", "naïve café — 日本語 🙂", "a\0b", "<|im_start|>user", "x" * 5000],
+)
 def test_round_trip(engine, text):
     assert engine.detokenize(engine.tokenize(text)) == text.encode()
 
@@ -69,8 +71,12 @@ def test_sequences_in_one_batch_do_not_see_each_other(engine):
     samplers = [engine.sampler('{"temperature": 0}') for _ in prompts]
     together = [[sampler.sample(i)] for sampler, i in zip(samplers, last)]
     for step in range(11):
-        engine.decode([made[-1] for made in together],
-                      [len(prompt) + step for prompt in prompts], [0, 1, 2], [1, 1, 1])
+        engine.decode(
+            [made[-1] for made in together],
+            [len(prompt) + step for prompt in prompts],
+            [0, 1, 2],
+            [1, 1, 1],
+        )
         for i, sampler in enumerate(samplers):
             together[i].append(sampler.sample(i))
     assert together == alone
@@ -153,14 +159,23 @@ def test_penalty_counts_accepted_tokens(engine):
 
 
 def test_template(engine):
-    messages = json.dumps([{"role": "system", "content": "Be brief."},
-                           {"role": "user", "content": [{"type": "text", "text": "Hi 🙂"}]}])
+    messages = json.dumps(
+        [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": "Hi 🙂"}]},
+        ]
+    )
     reply = json.loads(engine.apply_template(messages))
     assert reply == {
         "prompt": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi 🙂<|im_end|>\n"
-                  "<|im_start|>assistant\n",
-        "stops": [], "plain": True, "thinking": False, "format": "peg-native", "grammar": "",
-        "generation_prompt": "<|im_start|>assistant\n"}
+        "<|im_start|>assistant\n",
+        "stops": [],
+        "plain": True,
+        "thinking": False,
+        "format": "peg-native",
+        "grammar": "",
+        "generation_prompt": "<|im_start|>assistant\n",
+    }
     reply = json.loads(engine.apply_template(messages, add_generation_prompt="false"))
     assert reply["prompt"].endswith("🙂<|im_end|>\n")
 
@@ -363,11 +378,19 @@ def test_a_decode_in_two_parts(library, tiny, engine):
         late = other.sampler()
         late.accept(prompt[0])
         late.close()
-        for refused in (lambda: other.start(*batch), lambda: other.decode(*batch), other.clear,
-                        lambda: sampler.sample(n - 1), lambda: other.logprobs(n - 1, 1, 1),
-                        lambda: other.seq_rm(0), lambda: other.seq_pos_max(0),
-                        lambda: other.seq_cp(0, 1), lambda: other.embed(prompt),
-                        lambda: other.state_get(0), lambda: other.lora_set([], [])):
+        for refused in (
+            lambda: other.start(*batch),
+            lambda: other.decode(*batch),
+            other.clear,
+            lambda: sampler.sample(n - 1),
+            lambda: other.logprobs(n - 1, 1, 1),
+            lambda: other.seq_rm(0),
+            lambda: other.seq_pos_max(0),
+            lambda: other.seq_cp(0, 1),
+            lambda: other.embed(prompt),
+            lambda: other.state_get(0),
+            lambda: other.lora_set([], []),
+        ):
             with pytest.raises(EngineFailure, match="must be finished first") as failure:
                 refused()
             assert failure.value.code == EINVAL
@@ -411,7 +434,8 @@ def test_log(library, tiny):
     lines = []
     callback = library.ffi.callback(
         "void(void *, int, const char *)",
-        lambda _, level, text: lines.append((level, library.ffi.string(text))))
+        lambda _, level, text: lines.append((level, library.ffi.string(text))),
+    )
     library.so.engine_set_log(callback, library.ffi.NULL)
     try:
         Engine(library, tiny).close()

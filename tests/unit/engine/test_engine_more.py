@@ -32,8 +32,12 @@ def test_grammar(engine, seed):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_json_schema(engine, seed):
-    schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}, "b": {"type": "boolean"}},
-              "required": ["a", "b"], "additionalProperties": False}
+    schema = {
+        "type": "object",
+        "properties": {"a": {"enum": [1, 2]}, "b": {"type": "boolean"}},
+        "required": ["a", "b"],
+        "additionalProperties": False,
+    }
     value = json.loads(say(engine, {"json_schema": schema, "seed": seed}))
     assert value["a"] in (1, 2) and isinstance(value["b"], bool)
 
@@ -70,7 +74,8 @@ def test_logprobs(engine):
     token = engine.sampler('{"temperature": 0}').sample(4)
     logprob, top = engine.logprobs(4, token, 5)
     assert top[0] == (token, logprob) and [p for _, p in top] == sorted(
-        (p for _, p in top), reverse=True)
+        (p for _, p in top), reverse=True
+    )
     _, everything = engine.logprobs(4, token, 10**6)
     assert len(everything) == engine.info.n_vocab
     assert sum(math.exp(p) for _, p in everything) == pytest.approx(1, abs=1e-4)
@@ -109,9 +114,9 @@ def test_embeddings_do_not_touch_the_cache(engine):
     engine.decode([5], [5], [0], [1])
 
 
-@pytest.mark.parametrize("arguments", [
-    ([],), ([-1],), ([10**6],), ([5] * 65,), ([5], False), ([5], True, True, 99),
-])
+@pytest.mark.parametrize(
+    "arguments", [([],), ([-1],), ([10**6],), ([5] * 65,), ([5], False), ([5], True, True, 99)]
+)
 def test_bad_embeddings(engine, arguments):
     with pytest.raises(EngineFailure) as failure:
         engine.embed(*arguments)

@@ -21,11 +21,30 @@ N_CTX = 1280
 LENGTH = 150  # ggml's attention is of tiles from 64 queries on,
 OTHERS = 450  # of pieces from 512 cells on
 
-TYPES = [Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.Q2_K, Type.Q3_K, Type.Q4_K,
-         Type.Q5_K, Type.Q6_K, Type.IQ4_NL, Type.IQ4_XS, Type.IQ3_S, Type.F16, Type.BF16, Type.F32]
+TYPES = [
+    Type.Q4_0,
+    Type.Q4_1,
+    Type.Q5_0,
+    Type.Q5_1,
+    Type.Q8_0,
+    Type.Q2_K,
+    Type.Q3_K,
+    Type.Q4_K,
+    Type.Q5_K,
+    Type.Q6_K,
+    Type.IQ4_NL,
+    Type.IQ4_XS,
+    Type.IQ3_S,
+    Type.F16,
+    Type.BF16,
+    Type.F32,
+]
 MODELS = [("llama", kind) for kind in TYPES] + [
-    (architecture, kind) for architecture in small_models.ARCHITECTURES if architecture != "llama"
-    for kind in (Type.Q4_K, Type.F16)]
+    (architecture, kind)
+    for architecture in small_models.ARCHITECTURES
+    if architecture != "llama"
+    for kind in (Type.Q4_K, Type.F16)
+]
 
 
 @pytest.fixture(scope="module", params=MODELS, ids=lambda model: f"{model[0]}-{model[1].name}")
@@ -58,13 +77,13 @@ def step(engine, tokens, seq, start):
 
 def step_by_step(engine, tokens, seq, size):
     for at in range(0, len(tokens), size):
-        step(engine, tokens[at:at + size], seq, at)
+        step(engine, tokens[at : at + size], seq, at)
 
 
 def check(model, engine, tokens, seq, start, size):
     """Computes the rest of the text in pieces of `size`."""
     for at in range(start, LENGTH, size):
-        piece = tokens[at:at + size]
+        piece = tokens[at : at + size]
         assert step(engine, piece, seq, at) == model[1][at + len(piece) - 1], at
 
 
@@ -109,7 +128,7 @@ def test_beside_others(model, engine):
         for seq in chance.sample(range(8), 8):
             n = chance.choice([0, 1, 1, 3, 8, 20] if seq == 0 else [0, 1, 1, 2, 5])
             n = min(n, len(texts[seq]) - done[seq], 64 - len(tokens))
-            tokens += texts[seq][done[seq]:done[seq] + n]
+            tokens += texts[seq][done[seq] : done[seq] + n]
             positions += range(done[seq], done[seq] + n)
             seqs += [seq] * n
             done[seq] += n
@@ -144,8 +163,8 @@ def test_what_was_drafted_and_taken_back(model, engine):
         pytest.skip("its sequences have no parts")
     tokens, wrong = text(1), text(9)
     for at in range(0, LENGTH, 5):
-        right = tokens[at:at + 5]
-        draft = right + wrong[at:at + at % 4]
+        right = tokens[at : at + 5]
+        draft = right + wrong[at : at + at % 4]
         n = len(draft)
         engine.decode(draft, list(range(at, at + n)), [0] * n, [1] * n)
         for i in range(len(right)):
@@ -153,7 +172,7 @@ def test_what_was_drafted_and_taken_back(model, engine):
         engine.seq_rm(0, at + len(right), -1)
         if at % 20 == 0:  # another's cells behind
             engine.seq_rm(1)
-            step(engine, wrong[:1 + at % 7], 1, 0)
+            step(engine, wrong[: 1 + at % 7], 1, 0)
 
 
 def test_cells_from_both_ends(model, engine):

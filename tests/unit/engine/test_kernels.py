@@ -8,8 +8,18 @@ from support.ggml_library import Ggml
 gguf = pytest.importorskip("gguf")
 
 Type = gguf.GGMLQuantizationType
-TYPES = [Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.Q4_K, Type.Q5_K, Type.Q6_K,
-         Type.F16, Type.BF16]
+TYPES = [
+    Type.Q4_0,
+    Type.Q4_1,
+    Type.Q5_0,
+    Type.Q5_1,
+    Type.Q8_0,
+    Type.Q4_K,
+    Type.Q5_K,
+    Type.Q6_K,
+    Type.F16,
+    Type.BF16,
+]
 GGML, TCG, EXACT = 1, 2, 3
 # kernels::mode
 BY_GGML, FAST, EXACTLY, EXACTLY_EMULATED = range(4)
@@ -38,7 +48,7 @@ def errors(ggml, kind, weights, x):
     data = ggml.quantize(kind, weights)
     exact = gguf.quants.dequantize(np.frombuffer(data, np.uint8).reshape(len(weights), -1), kind)
     expected = x.astype(np.float64) @ exact.astype(np.float64).T
-    size = np.sqrt(np.mean(expected ** 2)) or 1
+    size = np.sqrt(np.mean(expected**2)) or 1
     types = ggml.buffer_types()
     made = [ggml.mul_mat(types[name], kind, data, weights.shape, x) for name in ("CPU_TCG", "CPU")]
     return [np.sqrt(np.mean((y - expected) ** 2)) / size for y in made]
@@ -56,8 +66,10 @@ def test_error_is_no_larger_than_ggmls(ggml, kind, n):
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
-@pytest.mark.parametrize("rows, least", [
-    (8, 32), (16, 64), (24, 96), (40, 160), (8, 256), (96, 320), (8, 1536), (16, 5120)])
+@pytest.mark.parametrize(
+    "rows, least",
+    [(8, 32), (16, 64), (24, 96), (40, 160), (8, 256), (96, 320), (8, 1536), (16, 5120)],
+)
 def test_shapes(ggml, kind, rows, least):
     random = np.random.default_rng(rows)
     weights = random.normal(0, 1, (rows, columns_of(kind, least)))
@@ -119,9 +131,16 @@ def test_columns_of_several_matrices(ggml):
     assert ours <= theirs * 1.1
 
 
-@pytest.mark.parametrize("kind, rows, columns", [
-    (Type.Q4_1, 12, 64), (Type.Q4_1, 1, 64), (Type.F16, 8, 40), (Type.Q2_K, 8, 256),
-    (Type.F32, 8, 64)])
+@pytest.mark.parametrize(
+    "kind, rows, columns",
+    [
+        (Type.Q4_1, 12, 64),
+        (Type.Q4_1, 1, 64),
+        (Type.F16, 8, 40),
+        (Type.Q2_K, 8, 256),
+        (Type.F32, 8, 64),
+    ],
+)
 def test_others_are_left_to_ggml(ggml, kind, rows, columns):
     weights = np.ones((rows, columns), np.float32)
     data = weights.tobytes() if kind == Type.F32 else ggml.quantize(kind, weights)
@@ -132,9 +151,11 @@ def test_others_are_left_to_ggml(ggml, kind, rows, columns):
 @pytest.fixture
 def ours(library, tiny):
     """From the last decode on, ggml leaves the nodes to us that we take, or not: call it."""
+
     def choose(kernels):
         with Engine(library, tiny, kernels=kernels) as engine:
             engine.decode([1], [0], [0], [1])
+
     yield choose
     choose(GGML)
 
@@ -157,7 +178,7 @@ def attention_errors(ggml, ours, *inputs):
         ours(kernels)
         made.append(ggml.attention(*inputs))
     assert not np.array_equal(*made)
-    size = np.sqrt(np.mean(expected ** 2))
+    size = np.sqrt(np.mean(expected**2))
     return [np.sqrt(np.mean((y - expected) ** 2)) / size for y in made]
 
 
@@ -169,7 +190,7 @@ def test_attention(ggml, ours, heads, kv_heads, width, n, keys, spread):
     q = random.normal(0, spread, (heads, n, width))
     k = random.normal(0, 1, (kv_heads, keys, width)) * np.exp(random.normal(0, 1, (1, keys, 1)))
     v = random.normal(0, 0.3, (kv_heads, keys, width))
-    errors = attention_errors(ggml, ours, q, k, v, None, width ** -0.5)
+    errors = attention_errors(ggml, ours, q, k, v, None, width**-0.5)
     assert errors[0] <= errors[1] + 5e-4
 
 
@@ -181,9 +202,9 @@ def test_attention_behind_masks(ggml, ours):
     k, v = random.normal(0, 1, (2, 2, keys, 64))
     mask = np.full((n, keys), -np.inf)
     for i in range(16):
-        mask[i, :50 + i] = 0
+        mask[i, : 50 + i] = 0
     for i in range(16, n):
-        mask[i, 66 + 10 * (i - 16):76 + 10 * (i - 16)] = 0
+        mask[i, 66 + 10 * (i - 16) : 76 + 10 * (i - 16)] = 0
     mask[3, 7] = -1.5
     errors = attention_errors(ggml, ours, q, k, v, mask, 0.125)
     assert errors[0] <= errors[1] + 5e-4
@@ -226,8 +247,9 @@ def by_all(ggml, mode, kind, data, shape, x):
     """
     cpu = ggml.buffer_types()["CPU"]
     mode(BY_GGML)
-    columns = [ggml.mul_mat(cpu, kind, data, shape, column[None])
-               for column in x.reshape(-1, x.shape[-1])]
+    columns = [
+        ggml.mul_mat(cpu, kind, data, shape, column[None]) for column in x.reshape(-1, x.shape[-1])
+    ]
     made = [np.concatenate(columns).reshape(*x.shape[:-1], -1)]
     for number in (EXACTLY, EXACTLY_EMULATED):
         mode(number)
@@ -240,9 +262,21 @@ LARGE = [kind for kind in EXACT_TYPES if gguf.GGML_QUANT_SIZES[kind][0] == 256]
 
 
 @pytest.mark.parametrize("kind", EXACT_TYPES, ids=lambda kind: kind.name)
-@pytest.mark.parametrize("rows, columns, n", [
-    (1, 32, 2), (7, 64, 1), (48, 576, 1), (48, 576, 2), (33, 1536, 3), (100, 576, 4),
-    (16, 96, 5), (129, 288, 8), (17, 2048, 13), (64, 576, 64)])
+@pytest.mark.parametrize(
+    "rows, columns, n",
+    [
+        (1, 32, 2),
+        (7, 64, 1),
+        (48, 576, 1),
+        (48, 576, 2),
+        (33, 1536, 3),
+        (100, 576, 4),
+        (16, 96, 5),
+        (129, 288, 8),
+        (17, 2048, 13),
+        (64, 576, 64),
+    ],
+)
 def test_exact_products_are_ggmls_to_the_last_bit(ggml, mode, kind, rows, columns, n):
     columns *= 8 if kind in LARGE else 1
     random = np.random.default_rng(rows)
@@ -315,8 +349,12 @@ def alone():
 def attention_by_all(ggml, alone, mode, q, k, v, mask, scale, **more):
     """Attention by ggml, a query at a time, and by us for a real and for an emulated processor."""
     mode(BY_GGML)
-    rows = [alone.attention(q[:, i:i + 1], k, v, None if mask is None else mask[i:i + 1], scale,
-                            **more) for i in range(q.shape[1])]
+    rows = [
+        alone.attention(
+            q[:, i : i + 1], k, v, None if mask is None else mask[i : i + 1], scale, **more
+        )
+        for i in range(q.shape[1])
+    ]
     made = [np.concatenate(rows)]
     for number in (EXACTLY, EXACTLY_EMULATED):
         mode(number)
@@ -328,7 +366,8 @@ def attention_by_all(ggml, alone, mode, q, k, v, mask, scale, **more):
 def same_bits(ours, expected):
     nan = np.isnan(expected)
     return np.array_equal(np.isnan(ours), nan) and np.array_equal(
-        ours.view(np.uint32)[~nan], expected.view(np.uint32)[~nan])
+        ours.view(np.uint32)[~nan], expected.view(np.uint32)[~nan]
+    )
 
 
 @pytest.mark.parametrize("parts", [1, 2])
@@ -344,22 +383,25 @@ def test_exact_swiglu(ggml, mode, parts):
     assert same_bits(ours, expected)
 
 
-@pytest.mark.parametrize("heads, kv_heads, width", [
-    (9, 3, 64), (4, 4, 32), (15, 1, 96), (32, 1, 128), (2, 1, 80), (3, 3, 20)])
-@pytest.mark.parametrize("n, keys", [
-    (1, 1), (1, 256), (5, 77), (1, 700), (64, 64), (70, 600)])
+@pytest.mark.parametrize(
+    "heads, kv_heads, width",
+    [(9, 3, 64), (4, 4, 32), (15, 1, 96), (32, 1, 128), (2, 1, 80), (3, 3, 20)],
+)
+@pytest.mark.parametrize("n, keys", [(1, 1), (1, 256), (5, 77), (1, 700), (64, 64), (70, 600)])
 @pytest.mark.parametrize("masked", [False, True])
 def test_exact_attention(ggml, alone, mode, heads, kv_heads, width, n, keys, masked):
     random = np.random.default_rng(keys)
     q = random.normal(0, 1, (heads, n, width))
     k = random.normal(0, 1, (kv_heads, keys, width)) * np.exp(random.normal(0, 1, (1, keys, 1)))
-    v = random.normal(0, 0.3, (kv_heads, keys, width)) * np.exp(random.normal(-6, 6, (1, 1, width)))
+    v = random.normal(0, 0.3, (kv_heads, keys, width)) * np.exp(
+        random.normal(-6, 6, (1, 1, width))
+    )
     mask = None
     if masked:
         mask = np.where(random.random((n, keys)) < 0.3, -np.inf, random.normal(0, 1, (n, keys)))
         mask[0] = -np.inf  # sees nothing
-        mask[:, keys // 2:] = -np.inf
-    expected, *ours = attention_by_all(ggml, alone, mode, q, k, v, mask, width ** -0.5)
+        mask[:, keys // 2 :] = -np.inf
+    expected, *ours = attention_by_all(ggml, alone, mode, q, k, v, mask, width**-0.5)
     assert all(same_bits(made, expected) for made in ours)
     assert masked or expected.any()
 
@@ -374,7 +416,8 @@ def test_exact_attention_with_slopes_and_caps(ggml, alone, mode, n, heads, max_b
     distance = np.arange(keys) - np.arange(keys - n, keys)[:, None]
     mask = np.where(distance > 0, -np.inf, distance)
     expected, *ours = attention_by_all(
-        ggml, alone, mode, q, k, v, mask, 0.125, max_bias=max_bias, softcap=softcap)
+        ggml, alone, mode, q, k, v, mask, 0.125, max_bias=max_bias, softcap=softcap
+    )
     assert all(same_bits(made, expected) for made in ours)
 
 
@@ -386,9 +429,9 @@ def test_exact_attention_of_sequences_that_share_nothing(ggml, alone, mode):
     k, v = random.normal(0, 1, (2, 2, keys, 64))
     mask = np.full((n, keys), -np.inf)
     for i in range(16):
-        mask[i, :50 + i] = 0
+        mask[i, : 50 + i] = 0
     for i in range(16, n):
-        mask[i, 66 + 10 * (i - 16):76 + 10 * (i - 16)] = 0
+        mask[i, 66 + 10 * (i - 16) : 76 + 10 * (i - 16)] = 0
     mask[3, 7] = -1.5
     expected, *ours = attention_by_all(ggml, alone, mode, q, k, v, mask, 0.125)
     assert all(same_bits(made, expected) for made in ours)
@@ -412,7 +455,9 @@ def test_exact_attention_of_any_bits(ggml, alone, mode, n, keys):
         elif case == 4:
             q[0, 0, 0] = 1e6
         else:
-            k, v = (random.integers(0, 1 << 16, k.shape).astype(np.uint16).view(np.float16)
-                    for _ in range(2))
+            k, v = (
+                random.integers(0, 1 << 16, k.shape).astype(np.uint16).view(np.float16)
+                for _ in range(2)
+            )
         expected, *ours = attention_by_all(ggml, alone, mode, q, k, v, None, 0.125)
         assert all(same_bits(made, expected) for made in ours), case

@@ -17,12 +17,13 @@ def reference(path, text, n):
         llama.close()
 
 
-@pytest.mark.parametrize("text", [
-    "Hello world", "The other user", "x", "<|im_start|>user\nHi<|im_end|>\n"])
+@pytest.mark.parametrize(
+    "text", ["Hello world", "The other user", "x", "<|im_start|>user\nHi<|im_end|>\n"]
+)
 def test_tiny(library, engine, tiny, text):
     prompt, expected = reference(tiny, text, 24)
     assert engine.tokenize(text) == prompt
-    assert engine.generate(prompt, 24)[:len(expected)] == expected
+    assert engine.generate(prompt, 24)[: len(expected)] == expected
 
 
 def test_smollm(library, smollm):

@@ -4,9 +4,8 @@ import json
 import math
 
 import pytest
-from support.engine_library import EngineFailure
-
 from serve.apis.sampler_ranges import RANGES
+from support.engine_library import EngineFailure
 
 EINVAL = -1
 # The engine takes any temperature: llama.cpp chooses the likeliest token at 0 and below.

@@ -23,9 +23,11 @@ LONG = BEGIN + "{% set x = x ~ x %}" * 14
 TEMPLATES = {
     "one call": LONG + "{{ x|replace('Q', 'QQQ') }}",
     "a chain": LONG + "{{ x" + "|replace('Q', 'QQ')" * 20 + " }}",
-    "the same length":
-        LONG + "{{ x|replace('aQ', 'Qa')|replace('Qa', 'aQ')|replace('Q', 'QQQ') }}",
-    "with allocations between": BEGIN + "{% set x = x ~ x ~ x ~ x %}" * 6 + """
+    "the same length": LONG
+    + "{{ x|replace('aQ', 'Qa')|replace('Qa', 'aQ')|replace('Q', 'QQQ') }}",
+    "with allocations between": BEGIN
+    + "{% set x = x ~ x ~ x ~ x %}" * 6
+    + """
         {%- set ns = namespace(a=[]) %}
         {%- if 'Q' in x %}{% for i in range(10000) %}
             {%- set ns.a = [x|replace('Q', 'QQ')|length, [i, 'é' ~ i], ns.a|length] %}
@@ -83,8 +85,7 @@ def test_nothing_is_lost_by_50_stretches(library, tmp_path, name):
 def test_a_stretch_that_nobody_wants_ends(library, tmp_path):
     with served(library, tmp_path, "one call") as engine:
         began = time.process_time()
-        job = engine.start_chat(
-            {"messages": [{"role": "user", "content": "Q" * 60}]}, ms=60000)
+        job = engine.start_chat({"messages": [{"role": "user", "content": "Q" * 60}]}, ms=60000)
         time.sleep(0.05)
         job.close()
         assert engine.start_tokenize("hello").finish() == engine.tokenize("hello")
@@ -93,8 +94,7 @@ def test_a_stretch_that_nobody_wants_ends(library, tmp_path):
 
 def test_an_engine_may_be_closed_in_a_stretch(library, tmp_path):
     with served(library, tmp_path, "one call") as engine:
-        job = engine.start_chat(
-            {"messages": [{"role": "user", "content": "Q" * 60}]}, ms=60000)
+        job = engine.start_chat({"messages": [{"role": "user", "content": "Q" * 60}]}, ms=60000)
         time.sleep(0.05)
         began = time.monotonic()
     assert time.monotonic() - began < 5
@@ -106,8 +106,10 @@ def test_an_engine_may_be_closed_in_a_stretch(library, tmp_path):
 def test_a_model_whose_template_is_a_stretch(library, tmp_path):
     """It is tried while the model is loaded, and the model stays of use."""
     path = tmp_path / "model.gguf"
-    tiny_model.make(path, template="{% set x = 'Q' %}" + "{% set x = x ~ x %}" * 20
-                    + "{{ x|replace('Q', 'QQQ') }}")
+    tiny_model.make(
+        path,
+        template="{% set x = 'Q' %}" + "{% set x = x ~ x %}" * 20 + "{{ x|replace('Q', 'QQQ') }}",
+    )
     began = time.process_time()
     with Engine(library, path, job_ms=JOB_MS) as engine:
         assert time.process_time() - began < 4 + 8

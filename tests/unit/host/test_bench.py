@@ -69,10 +69,18 @@ def test_columns_of_the_table_line_up():
     assert len(widths) == 1
 
 
-@pytest.mark.parametrize("value, text", [
-    (0.01234, "0.0123"), (1.234, "1.23"), (12.34, "12.3"), (123.4, "123"), (0, "0"), (None, "-"),
-    (5678.9, "5679"),
-])
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (0.01234, "0.0123"),
+        (1.234, "1.23"),
+        (12.34, "12.3"),
+        (123.4, "123"),
+        (0, "0"),
+        (None, "-"),
+        (5678.9, "5679"),
+    ],
+)
 def test_numbers_have_three_digits(value, text):
     assert results.number(value) == text
 
@@ -89,9 +97,9 @@ def test_a_row_that_does_not_exist_is_named():
         rows.chosen(rows.rows([1]), ["speed"], [])
 
 
-@pytest.mark.parametrize("words", [
-    ["--rounds", "0"], ["--streams", "1,x"], ["--accel", "hyper"], ["--mib", "-1"],
-])
+@pytest.mark.parametrize(
+    "words", [["--rounds", "0"], ["--streams", "1,x"], ["--accel", "hyper"], ["--mib", "-1"]]
+)
 def test_options_that_make_no_sense_are_refused(words, capsys):
     with pytest.raises(SystemExit):
         options.make_parser().parse_args(words)
@@ -122,9 +130,10 @@ def test_guesses_that_were_right_count_as_tokens():
     assert measure.side_by_side([[(0, 1), (2, 3), (4, 1)]], 2) == (4, pytest.approx(1.0))
 
 
-@pytest.mark.parametrize("streams", [
-    [events(1, 2, 3), []], [events(1, 2, 3), events(3)], [events(1, 2, 3, 4), events(4, 5, 6)],
-])
+@pytest.mark.parametrize(
+    "streams",
+    [[events(1, 2, 3), []], [events(1, 2, 3), events(3)], [events(1, 2, 3, 4), events(4, 5, 6)]],
+)
 def test_streams_are_not_timed_before_each_has_enough_tokens(streams):
     assert measure.side_by_side(streams, 2) is None
 
@@ -171,25 +180,31 @@ def test_a_guest_that_never_serves_is_said_so():
 
 
 def test_the_archive_is_what_cpio_reads(tmp_path):
-    data = cpio.archive([
-        cpio.folder("bin"), cpio.file("bin/program", b"\x7fELF!", 0o755),
-        cpio.file("odd", b"x" * 7), cpio.link("bin/sh", "program"),
-    ])
+    data = cpio.archive(
+        [
+            cpio.folder("bin"),
+            cpio.file("bin/program", b"\x7fELF!", 0o755),
+            cpio.file("odd", b"x" * 7),
+            cpio.link("bin/sh", "program"),
+        ]
+    )
     # Read back field by field, by the layout in the kernel's documentation.
     found, at = {}, 0
     while True:
-        assert data[at:at + 6] == b"070701"
-        fields = [int(data[at + 6 + 8 * i:at + 14 + 8 * i], 16) for i in range(13)]
+        assert data[at : at + 6] == b"070701"
+        fields = [int(data[at + 6 + 8 * i : at + 14 + 8 * i], 16) for i in range(13)]
         mode, size, name_size = fields[1], fields[6], fields[11]
-        name = data[at + 110:at + 110 + name_size - 1].decode()
+        name = data[at + 110 : at + 110 + name_size - 1].decode()
         start = (at + 110 + name_size + 3) // 4 * 4
         at = (start + size + 3) // 4 * 4
         if name == "TRAILER!!!":
             break
-        found[name] = (mode, data[start:start + size])
+        found[name] = (mode, data[start : start + size])
     assert found == {
-        "bin": (0o040755, b""), "bin/program": (0o100755, b"\x7fELF!"),
-        "odd": (0o100644, b"x" * 7), "bin/sh": (0o120777, b"program"),
+        "bin": (0o040755, b""),
+        "bin/program": (0o100755, b"\x7fELF!"),
+        "odd": (0o100644, b"x" * 7),
+        "bin/sh": (0o120777, b"program"),
     }
     assert at == len(data)
 
@@ -200,11 +215,15 @@ def module(*needed):
 
 def test_drivers_come_after_what_they_need():
     modules = {
-        "a.ko": module("b-part", "c"), "b_part.ko": module("c"), "c.ko": module(),
+        "a.ko": module("b-part", "c"),
+        "b_part.ko": module("c"),
+        "c.ko": module(),
         "other.ko": module(),
     }
     assert list(linux.in_order(modules, ["a", "built_into_the_kernel"])) == [
-        "c.ko", "b_part.ko", "a.ko"
+        "c.ko",
+        "b_part.ko",
+        "a.ko",
     ]
 
 
@@ -244,16 +263,36 @@ def test_the_plot_has_a_bar_for_every_ratio(tmp_path):
 
 def point(model, smp, streams, n_rounds=2):
     """Return a point of a sweep, in the shape of Bench.as_json()."""
-    keys = ["first-token", "beyond"] + [f"{kind}-{n}" for kind in ("prompt", "decode")
-                                        for n in streams]
-    rows = [{"key": key, "name": key, "unit": "s", "better": "more", "linux": [1.0] * n_rounds,
-             "cllm": [3.0, 4.0][:n_rounds]} for key in keys]
-    return {"model": model, "smp": smp, "streams": streams, "rows": rows, "accel": "tcg",
-            "kernels": "exact"}
+    keys = ["first-token", "beyond"] + [
+        f"{kind}-{n}" for kind in ("prompt", "decode") for n in streams
+    ]
+    rows = [
+        {
+            "key": key,
+            "name": key,
+            "unit": "s",
+            "better": "more",
+            "linux": [1.0] * n_rounds,
+            "cllm": [3.0, 4.0][:n_rounds],
+        }
+        for key in keys
+    ]
+    return {
+        "model": model,
+        "smp": smp,
+        "streams": streams,
+        "rows": rows,
+        "accel": "tcg",
+        "kernels": "exact",
+    }
 
 
-POINTS = (("random-15M.gguf", 1, [1, 32]), ("random-55M.gguf", 1, [1]),
-          ("SmolLM2-135M-Instruct.Q4_1.gguf", 1, [1]), ("random-55M.gguf", 2, [1]))
+POINTS = (
+    ("random-15M.gguf", 1, [1, 32]),
+    ("random-55M.gguf", 1, [1]),
+    ("SmolLM2-135M-Instruct.Q4_1.gguf", 1, [1]),
+    ("random-55M.gguf", 2, [1]),
+)
 
 
 def test_a_sweep_has_panels_by_size_by_cores_and_by_streams():

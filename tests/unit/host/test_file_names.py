@@ -20,21 +20,56 @@ ROOT = Path(__file__).resolve().parents[3]
 
 UPSTREAM = {
     "micropython/src": {
-        "extmod/asyncio/manifest.py", "extmod/machine_wdt.c", "extmod/modmachine.c",
-        "extmod/modos.c", "extmod/modtime.c", "gchelper_generic.c", "makeqstrdefs.py", "manifestfile.py",
+        "extmod/asyncio/manifest.py",
+        "extmod/machine_wdt.c",
+        "extmod/modmachine.c",
+        "extmod/modos.c",
+        "extmod/modtime.c",
+        "gchelper_generic.c",
+        "makeqstrdefs.py",
+        "manifestfile.py",
         "map.c",
-        "mkrules.mk", "mpy-tool.py", "mpy_ld.py", "multi_net/tcp_client_rst.py", "py/map.c",
-        "py/mphal.h", "py/objdict.c", "py/runtime.c", "py/scheduler.c", "py/stream.h", "run-multitests.py",
-        "run-natmodtests.py", "run-perfbench.py", "run-tests.py", "runtime.c", "scheduler.c",
-        "shared/runtime/softtimer.c", "shared/runtime/sys_stdio_mphal.c", "task.py",
+        "mkrules.mk",
+        "mpy-tool.py",
+        "mpy_ld.py",
+        "multi_net/tcp_client_rst.py",
+        "py/map.c",
+        "py/mphal.h",
+        "py/objdict.c",
+        "py/runtime.c",
+        "py/scheduler.c",
+        "py/stream.h",
+        "run-multitests.py",
+        "run-natmodtests.py",
+        "run-perfbench.py",
+        "run-tests.py",
+        "runtime.c",
+        "scheduler.c",
+        "shared/runtime/softtimer.c",
+        "shared/runtime/sys_stdio_mphal.c",
+        "task.py",
         "tests/run-tests.py",
     },
     "llama.cpp/src": {
-        "common.cpp", "common/log.cpp", "common/log.h", "common/sampling.cpp",
-        "common/sampling.h", "ggml-backend.cpp", "ggml-common.h",
-        "ggml-cpu/arch/x86/quants.c", "ggml-cpu/common.h", "ggml-cpu/ops.cpp",
-        "ggml-cpu/repack.cpp", "ggml-cpu/vec.h", "gguf.cpp", "llama.h", "llamafile/sgemm.cpp",
-        "ops.cpp", "peg-parser.cpp", "server-chat.cpp", "tiled/tiled.cpp",
+        "common.cpp",
+        "common/log.cpp",
+        "common/log.h",
+        "common/sampling.cpp",
+        "common/sampling.h",
+        "ggml-backend.cpp",
+        "ggml-common.h",
+        "ggml-cpu/arch/x86/quants.c",
+        "ggml-cpu/common.h",
+        "ggml-cpu/ops.cpp",
+        "ggml-cpu/repack.cpp",
+        "ggml-cpu/vec.h",
+        "gguf.cpp",
+        "llama.h",
+        "llamafile/sgemm.cpp",
+        "ops.cpp",
+        "peg-parser.cpp",
+        "server-chat.cpp",
+        "tiled/tiled.cpp",
     },
 }
 
@@ -93,7 +128,10 @@ def tracked():
     """Return the repository's files, also those not yet added, and its folders."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.split("\0")
     files = {path for path in listed if path and (ROOT / path).is_file()}
     folders = {str(folder) for path in files for folder in Path(path).parents}
@@ -133,26 +171,35 @@ def test_every_named_file_exists():
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("path, text", [
-    ("a.md", "See `docs/gone.md`."),
-    ("a.py", '"""As gone.py does."""\n'),
-    ("a.py", "def f():\n    x = 1  # (gone.c)\n"),
-    ("a.c", "int x; // cpu/gone.S, too\n"),
-    ("a.c", "/* what\n * host/gone.h has */"),
-    ("a.mk", "X = 1 # host/cllm/gone.py"),
-])
+@pytest.mark.parametrize(
+    "path, text",
+    [
+        ("a.md", "See `docs/gone.md`."),
+        ("a.py", '"""As gone.py does."""\n'),
+        ("a.py", "def f():\n    x = 1  # (gone.c)\n"),
+        ("a.c", "int x; // cpu/gone.S, too\n"),
+        ("a.c", "/* what\n * host/gone.h has */"),
+        ("a.mk", "X = 1 # host/cllm/gone.py"),
+    ],
+)
 def test_a_name_that_is_nowhere_is_found(path, text):
     assert len(unknown(path, text)) == 1
 
 
-@pytest.mark.parametrize("path, text", [
-    ("a.md", "`host/cllm/cli.py`, `cllm/cli.py`, cli.py. llama.cpp, https://x.org/gone.md, *.c"),
-    ("a.md", "`cllm run --app FILE.py`"),
-    ("a.py", 'open("gone.c")\n'),
-    ("a.c", 'f("// gone.c"); '),
-    ("a.c", "// map.c of upstream's"),
-    ("a.c", "// x.c.d and gone.cc"),
-])
+@pytest.mark.parametrize(
+    "path, text",
+    [
+        (
+            "a.md",
+            "`host/cllm/cli.py`, `cllm/cli.py`, cli.py. llama.cpp, https://x.org/gone.md, *.c",
+        ),
+        ("a.md", "`cllm run --app FILE.py`"),
+        ("a.py", 'open("gone.c")\n'),
+        ("a.c", 'f("// gone.c"); '),
+        ("a.c", "// map.c of upstream's"),
+        ("a.c", "// x.c.d and gone.cc"),
+    ],
+)
 def test_other_text_is_not(path, text):
     assert not unknown(path, text)
 

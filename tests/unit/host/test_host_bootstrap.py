@@ -49,12 +49,15 @@ def test_without_root_and_sudo_it_says_what_to_run(bootstrap, monkeypatch):
         bootstrap.install_packages([("make", "builds")])
 
 
-@pytest.mark.parametrize("results, calls, fails", [
-    ([0], ["install"], False),
-    ([100, 0, 0], ["install", "update", "install"], False),
-    ([100, 0, 100], ["install", "update", "install"], True),
-    ([100, 100], ["install", "update"], True),
-])
+@pytest.mark.parametrize(
+    "results, calls, fails",
+    [
+        ([0], ["install"], False),
+        ([100, 0, 0], ["install", "update", "install"], False),
+        ([100, 0, 100], ["install", "update", "install"], True),
+        ([100, 100], ["install", "update"], True),
+    ],
+)
 def test_package_lists_are_updated_when_needed(bootstrap, monkeypatch, results, calls, fails):
     made, results = [], iter(results)
 

@@ -105,8 +105,20 @@ def elf(segments, tail):
         table += struct.pack("<IIQQQQQQ", kind, 5, at, 1 << 20, 1 << 20, size, size, 1)
         body += content
     header += struct.pack(
-        "<HHIQQQIHHHHHH", 2, 62, 1, 1 << 20, 64, start + len(body) + len(tail), 0, 64, 56,
-        len(segments), 64, 2, 1,
+        "<HHIQQQIHHHHHH",
+        2,
+        62,
+        1,
+        1 << 20,
+        64,
+        start + len(body) + len(tail),
+        0,
+        64,
+        56,
+        len(segments),
+        64,
+        2,
+        1,
     )
     names = struct.pack("<IIQQQQIIQQ", 1, 3, 0, 0, start + len(body), len(tail), 0, 0, 1, 0)
     return header + table + body + tail + bytes(64) + names
@@ -132,7 +144,7 @@ def test_strip_keeps_all_that_is_loaded_where_it_was(stripped, tmp_path):
     made = stripped(data)
     assert (tmp_path / "debug.elf").read_bytes() == data
     assert len(made) == len(data) - 7000 - 2 * 64
-    assert made[64:] == data[64:len(made)]
+    assert made[64:] == data[64 : len(made)]
     # e_shoff, e_shnum and e_shstrndx: there are no sections any more.
     assert made[40:48] == bytes(8) and made[60:64] == bytes(4)
 

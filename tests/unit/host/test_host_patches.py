@@ -65,15 +65,22 @@ def test_files_are_newer_than_what_was_built_before(home):
         assert (tree / path).stat().st_mtime >= built.stat().st_mtime
 
 
-@pytest.mark.parametrize("patch, patched, words", [
-    (PATCH, {"py/list.c": [sha256(AFTER), sha256(AFTER)]}, "before its patches"),
-    (PATCH, {"py/list.c": [sha256(BEFORE), sha256(BEFORE)]}, "after its patches"),
-    (PATCH, {}, "py/list.c is not in"),
-    (PATCH, {"py/none.c": ["0", "0"]}, "py/none.c: No such file"),
-    (PATCH.replace(" three", " tree"), None, "0001-list.patch: py/list.c does not fit at line 1"),
-    (PATCH.replace("+++ b/py/list.c", "+++ /dev/null"), None, "can only change files"),
-    (PATCH.replace("-1,3", "-1,9"), None, "is cut off"),
-])
+@pytest.mark.parametrize(
+    "patch, patched, words",
+    [
+        (PATCH, {"py/list.c": [sha256(AFTER), sha256(AFTER)]}, "before its patches"),
+        (PATCH, {"py/list.c": [sha256(BEFORE), sha256(BEFORE)]}, "after its patches"),
+        (PATCH, {}, "py/list.c is not in"),
+        (PATCH, {"py/none.c": ["0", "0"]}, "py/none.c: No such file"),
+        (
+            PATCH.replace(" three", " tree"),
+            None,
+            "0001-list.patch: py/list.c does not fit at line 1",
+        ),
+        (PATCH.replace("+++ b/py/list.c", "+++ /dev/null"), None, "can only change files"),
+        (PATCH.replace("-1,3", "-1,9"), None, "is cut off"),
+    ],
+)
 def test_what_is_not_as_listed_stops(home, patch, patched, words):
     lock = make_patched(home / "thing", patch, patched)
     with pytest.raises(CllmError, match=words):
@@ -81,9 +88,10 @@ def test_what_is_not_as_listed_stops(home, patch, patched, words):
     assert not lock.unpacked.exists() and not lock.stamp.exists()
 
 
-@pytest.mark.parametrize("content, words", [
-    (BEFORE, "lacks the patches.*patch -p1"), (AFTER, None), (b"else\n", "is not thing 1 with"),
-])
+@pytest.mark.parametrize(
+    "content, words",
+    [(BEFORE, "lacks the patches.*patch -p1"), (AFTER, None), (b"else\n", "is not thing 1 with")],
+)
 def test_a_checkout_is_used_as_it_is_with_a_word(home, monkeypatch, capsys, content, words):
     lock = make_patched(home / "thing")
     checkout = home / "checkout"

@@ -25,8 +25,10 @@ for _ in sys.stdin:
 class Reader:
     def __init__(self, *paths):
         self._process = subprocess.Popen(
-            [sys.executable, "-c", READER, *paths], text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-c", READER, *paths],
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         self.pid = self._process.pid
 
@@ -100,9 +102,10 @@ def test_more_than_the_kernel_takes_at_once(monkeypatch):
     assert not reclaim._page_out(7, 0, 4096)
 
 
-@pytest.mark.parametrize("reason, repacked, dropped", [
-    (None, True, True), (None, False, False), ("no model", True, False), ("", True, False),
-])
+@pytest.mark.parametrize(
+    "reason, repacked, dropped",
+    [(None, True, True), (None, False, False), ("no model", True, False), ("", True, False)],
+)
 def test_only_once_a_model_is_ready_whose_weights_were_copied(
     monkeypatch, reason, repacked, dropped
 ):

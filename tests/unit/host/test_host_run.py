@@ -43,8 +43,11 @@ def start(command):
 
     def start(*arguments, **options):
         process = subprocess.Popen(
-            [*command, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, **options,
+            [*command, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            **options,
         )
         started.append(process)
         return process
@@ -108,7 +111,8 @@ def test_sigint_counts_even_when_it_was_ignored_at_the_start(command):
     port = qemu.free_port()
     process = subprocess.Popen(
         ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command, "run", "--port", str(port)],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
     )
     with process:
         read_until(process, b"ready ")
@@ -159,11 +163,14 @@ def test_qemu_ends_when_cllm_is_killed(start):
     assert gone(guest)
 
 
-@pytest.mark.parametrize("act, words", [
-    ("exit 0", "the guest powered off or was reset"),
-    ("exit 7", "the guest ended with code 3"),
-    ("fail no such device", "no such device"),
-])
+@pytest.mark.parametrize(
+    "act, words",
+    [
+        ("exit 0", "the guest powered off or was reset"),
+        ("exit 7", "the guest ended with code 3"),
+        ("fail no such device", "no such device"),
+    ],
+)
 def test_a_guest_that_ends_is_a_failure_with_a_reason(start, monkeypatch, act, words):
     monkeypatch.setenv("FAKE_QEMU", act)
     assert words in fails(start("run", "--port", "0"))
@@ -233,12 +240,21 @@ def test_handlers_that_the_guest_could_not_read(start, tmp_path):
     assert "may have 1048576" in fails(start("run", "--port", "0", "--app", str(app)))
 
 
-@pytest.mark.parametrize("content, words", [
-    (header((b"a", 9, b"\t\0\0\0\1\0\0\0\0\0\0\0" * 100_000)), "arrays in arrays"),
-    (header(LLAMA, (b"split.count", 2, b"\2\0")), "llama-gguf-split --merge"),
-    (numbers(block_count=2**31 - 1, attention__head_count=2**32 - 1,
-             attention__value_length=2**30), "more than 1 TiB of memory"),
-])
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (header((b"a", 9, b"\t\0\0\0\1\0\0\0\0\0\0\0" * 100_000)), "arrays in arrays"),
+        (header(LLAMA, (b"split.count", 2, b"\2\0")), "llama-gguf-split --merge"),
+        (
+            numbers(
+                block_count=2**31 - 1,
+                attention__head_count=2**32 - 1,
+                attention__value_length=2**30,
+            ),
+            "more than 1 TiB of memory",
+        ),
+    ],
+)
 def test_a_model_that_no_guest_can_serve_is_refused_before_it_boots(
     start, tmp_path, fake_qemu, content, words
 ):
@@ -305,7 +321,8 @@ def test_a_stream_may_be_closed(command, closed, tmp_path):
     port = qemu.free_port()
     process = subprocess.Popen(
         ["sh", "-c", f'exec "$@" {closed}<&-', "sh", *command, "run", "--port", str(port)],
-        stdin=subprocess.DEVNULL if closed != 0 else None, stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL if closed != 0 else None,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
     with process:
@@ -326,10 +343,17 @@ def test_bad_json_is_named_by_line(start, tmp_path):
     assert "line 3, column 2" in fails(start("run", "--config", str(tmp_path / "c.json")))
 
 
-@pytest.mark.parametrize("arguments", [
-    ["--port", "x"], ["--port", "65536"], ["--smp", "0"], ["--memory", "1"], ["--accel", "fast"],
-    ["--unknown"],
-])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--port", "x"],
+        ["--port", "65536"],
+        ["--smp", "0"],
+        ["--memory", "1"],
+        ["--accel", "fast"],
+        ["--unknown"],
+    ],
+)
 def test_bad_flags(start, arguments):
     assert arguments[0] in fails(start("run", *arguments))
 
@@ -405,9 +429,16 @@ def test_the_guests_modules_and_memory(fake_qemu, image, tmp_path):
     app = tmp_path / "handlers.py"
     app.write_text("")
     settings = {
-        "model": str(model), "port": 0, "smp": 3, "memory": None, "accel": "tcg",
-        "cpu_variant": "sse42", "kernels": "auto",
-        "app": str(app), "serial": "stdio", "pcap": str(tmp_path / "a,b.pcap"),
+        "model": str(model),
+        "port": 0,
+        "smp": 3,
+        "memory": None,
+        "accel": "tcg",
+        "cpu_variant": "sse42",
+        "kernels": "auto",
+        "app": str(app),
+        "serial": "stdio",
+        "pcap": str(tmp_path / "a,b.pcap"),
         "on_crash": "exit",
     }
     guest = run.make_guest(settings, {"keys": ["k"]}, image=image)
@@ -439,22 +470,28 @@ def test_a_large_model_is_mapped_and_its_last_bytes_are_loaded(image, tmp_path, 
     small = tmp_path / "small.gguf"
     small.write_bytes(bytes(1 << 20))
     guest = qemu.Guest(
-        image, modules={"model.gguf": model, "draft.gguf": small, "config.json": b"{}"},
-        port=qemu.free_port(), memory=4096,
+        image,
+        modules={"model.gguf": model, "draft.gguf": small, "config.json": b"{}"},
+        port=qemu.free_port(),
+        memory=4096,
     )
     # 4 GiB of RAM: 3 below the hole for devices, one above, then the first file.
     first, second = 5 << 30, 11 << 30
     assert guest.mapped() == [
-        ("model.gguf", first, (5 << 30) + 3), ("draft.gguf", second, 1 << 20)
+        ("model.gguf", first, (5 << 30) + 3),
+        ("draft.gguf", second, 1 << 20),
     ]
     line = guest.arguments()
     words = line[line.index("-append") + 1].split()
     assert words[:2] == [
-        f"pmem=model.gguf@{first:x}+140000003", f"pmem=draft.gguf@{second:x}+100000"
+        f"pmem=model.gguf@{first:x}+140000003",
+        f"pmem=draft.gguf@{second:x}+100000",
     ]
     assert line[line.index("-initrd") + 1] == "config.json,model.gguf.tail"
-    assert f"memory-backend-file,id=pmem0,mem-path=model.gguf,size={5 << 30},readonly=on,share=on" \
+    assert (
+        f"memory-backend-file,id=pmem0,mem-path=model.gguf,size={5 << 30},readonly=on,share=on"
         in line
+    )
     guest.start()
     try:
         assert Path(guest._folder.name, "model.gguf.tail").read_bytes() == b"end"
@@ -462,9 +499,10 @@ def test_a_large_model_is_mapped_and_its_last_bytes_are_loaded(image, tmp_path, 
         guest.stop()
 
 
-@pytest.mark.parametrize("memory, first", [
-    (32, 4 << 30), (3072, 4 << 30), (3583, 4 << 30), (3584, 5 << 30), (12288, 13 << 30),
-])
+@pytest.mark.parametrize(
+    "memory, first",
+    [(32, 4 << 30), (3072, 4 << 30), (3583, 4 << 30), (3584, 5 << 30), (12288, 13 << 30)],
+)
 def test_where_qemu_has_room_for_a_mapped_file(image, tmp_path, memory, first):
     model = tmp_path / "model.gguf"
     model.write_bytes(bytes(1 << 20))

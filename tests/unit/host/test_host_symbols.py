@@ -7,17 +7,25 @@ import pytest
 from cllm import symbols
 
 
-@pytest.mark.parametrize("full, short", [
-    ("main", "main"),
-    ("std::__1::vector<int, std::__1::allocator<int> >::push_back(int const&)",
-     "std::vector::push_back"),
-    ("void ggml::cpu::repack<block, 4l>(ggml_tensor*, void const*)", "ggml::cpu::repack"),
-    ("(anonymous namespace)::tinyBLAS<8, float>::gemm(long) const", "{anonymous}::tinyBLAS::gemm"),
-    ("operator new(unsigned long)", "operator new"),
-    ("bool a::operator<< <b>(c<b> const&)", "a::operator<<"),
-    ("std::function<void (int)>::operator()(int) const", "std::function::operator()"),
-    ("foo[abi:ne220000](int)", "foo"),
-])
+@pytest.mark.parametrize(
+    "full, short",
+    [
+        ("main", "main"),
+        (
+            "std::__1::vector<int, std::__1::allocator<int> >::push_back(int const&)",
+            "std::vector::push_back",
+        ),
+        ("void ggml::cpu::repack<block, 4l>(ggml_tensor*, void const*)", "ggml::cpu::repack"),
+        (
+            "(anonymous namespace)::tinyBLAS<8, float>::gemm(long) const",
+            "{anonymous}::tinyBLAS::gemm",
+        ),
+        ("operator new(unsigned long)", "operator new"),
+        ("bool a::operator<< <b>(c<b> const&)", "a::operator<<"),
+        ("std::function<void (int)>::operator()(int) const", "std::function::operator()"),
+        ("foo[abi:ne220000](int)", "foo"),
+    ],
+)
 def test_names_are_shortened_to_what_one_reads(full, short):
     assert symbols.shorten(full) == short
 
@@ -45,7 +53,7 @@ def read(table, pc):
         if address > pc:
             break
         shared, more = table[at], table[at + 1]
-        name = name[:shared] + table[at + 2:at + 2 + more]
+        name = name[:shared] + table[at + 2 : at + 2 + more]
         at += 2 + more
         found = name.decode(), pc - address
     return found
@@ -59,7 +67,7 @@ def test_every_name_comes_back_from_the_table():
         entries.append((address, "ns::" * rng.randrange(4) + "f%d" % i + "x" * rng.randrange(300)))
     table = symbols.table(entries, address + 64)
     for address, name in entries:
-        assert read(table, address) == (name[:symbols.LONGEST], 0)
+        assert read(table, address) == (name[: symbols.LONGEST], 0)
     assert read(table, entries[7][0] + 1)[1] == 1 or entries[8][0] == entries[7][0] + 1
     assert read(table, entries[0][0] - 1) is None
     assert read(table, entries[-1][0] + 64) is None

@@ -14,15 +14,21 @@ def group(name):
     "kind, line, parsed",
     [
         ("tests", "pass  basics/0prelim.py ", ("basics/0prelim.py", "pass")),
-        ("tests", "FAIL  extmod/re1.py (unittest: 3 ran, 1 failures, 0 errors)",
-         ("extmod/re1.py", "fail")),
+        (
+            "tests",
+            "FAIL  extmod/re1.py (unittest: 3 ran, 1 failures, 0 errors)",
+            ("extmod/re1.py", "fail"),
+        ),
         ("tests", "skip  float/complex1.py", ("float/complex1.py", "skip")),
         ("tests", "3 tests passed", None),
         ("natmod", "pass  extmod/re1.py", ("extmod/re1.py", "pass")),
         ("natmod", "TRUTH FAIL  extmod/re1.py", ("extmod/re1.py", "fail")),
         ("natmod", "----  extmod/re1.py - mpy file not compiled", ("extmod/re1.py", "skip")),
-        ("perf", "perf_bench/bm_fft.py: 34.00 0.0000 29411.76 0.0000",
-         ("perf_bench/bm_fft.py", "pass")),
+        (
+            "perf",
+            "perf_bench/bm_fft.py: 34.00 0.0000 29411.76 0.0000",
+            ("perf_bench/bm_fft.py", "pass"),
+        ),
         ("perf", "perf_bench/bm_fft.py: CRASH: 'x'", ("perf_bench/bm_fft.py", "fail")),
         ("perf", "perf_bench/bm_fft.py: FAIL truth", ("perf_bench/bm_fft.py", "fail")),
         ("perf", "perf_bench/bm_fft.py: SKIP", ("perf_bench/bm_fft.py", "skip")),
@@ -80,7 +86,9 @@ def test_every_deviation_from_the_list_is_wrong():
 def test_an_entry_for_no_test_is_stale(tmp_path):
     (tmp_path / "basics").mkdir()
     (tmp_path / "basics" / "here.py").touch()
-    expected = expectations.parse_expected("skip basics/gone.py why\nskip mpy:basics/here.py why\n")
+    expected = expectations.parse_expected(
+        "skip basics/gone.py why\nskip mpy:basics/here.py why\n"
+    )
     wrong = expectations.stale(expected, tmp_path)
     assert len(wrong) == 1 and "basics/gone.py" in wrong[0]
 

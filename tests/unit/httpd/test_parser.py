@@ -3,7 +3,6 @@
 import random
 
 import pytest
-
 from httpd.parser import HttpError, Limits, Parser, unquote
 
 LIMITS = Limits(line=256, head=1024, headers=20, body=1000)
@@ -261,7 +260,11 @@ def test_chunk_total_is_limited():
 
 # Each is white space to some str.strip(), int() or split(), and to no HTTP (RFC 9110 5.6.3).
 NO_SPACE = [bytes([c]) for c in (0x0B, 0x0C, 0x1C, 0x1D, 0x1E, 0x1F, 0x85, 0xA0)] + [
-    "\x85".encode(), "\xa0".encode(), "\u2003".encode(), "\u3000".encode(), "\ufeff".encode(),
+    "\x85".encode(),
+    "\xa0".encode(),
+    "\u2003".encode(),
+    "\u3000".encode(),
+    "\ufeff".encode(),
 ]
 
 
@@ -306,8 +309,9 @@ def test_hosts(value):
     assert request.header("host") == value.decode()
 
 
-@pytest.mark.parametrize("value", [
-    b"a,b", b"a/b", b"u@a", b"a\x01", b"a\\b", b"a#", b"a?b", b"\xe9"])
+@pytest.mark.parametrize(
+    "value", [b"a,b", b"a/b", b"u@a", b"a\x01", b"a\\b", b"a#", b"a?b", b"\xe9"]
+)
 def test_bad_hosts(value):
     assert status(b"GET / HTTP/1.1\r\nHost: " + value + b"\r\n\r\n") == 400
 

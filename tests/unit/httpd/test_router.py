@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-
 from httpd import router
 from httpd.aio import END
 from httpd.parser import HttpError, Request

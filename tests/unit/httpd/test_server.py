@@ -5,7 +5,6 @@ import json
 import time
 
 import pytest
-
 from httpd import App, Limits, Server
 from httpd.server import Connection
 

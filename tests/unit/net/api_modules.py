@@ -36,6 +36,7 @@ def load_aio():
     """
     if MICROPYTHON:
         from asyncio import core
+
         from net import aio
 
         return aio, core

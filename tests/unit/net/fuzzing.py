@@ -12,8 +12,8 @@ import random
 import struct
 
 from net import arp, dhcp, dns, ethernet, icmp, ipv4, ntp, udp
-from net.tcp import wire as tcp
 from net.stack import Stack
+from net.tcp import wire as tcp
 from scripted import HOST_IP, HOST_MAC, PEER_IP, PEER_MAC, Link
 
 PORTS = (80, 81, 4242)
@@ -21,8 +21,15 @@ PORTS = (80, 81, 4242)
 NOBODY = [
     bytes(address)
     for address in (
-        (10, 0, 0, 255), (10, 0, 0, 0), (255, 255, 255, 255), (0, 0, 0, 0), (127, 0, 0, 1),
-        (224, 0, 0, 1), (240, 0, 0, 1), (255, 0, 255, 0), (10, 0, 0, 9),
+        (10, 0, 0, 255),
+        (10, 0, 0, 0),
+        (255, 255, 255, 255),
+        (0, 0, 0, 0),
+        (127, 0, 0, 1),
+        (224, 0, 0, 1),
+        (240, 0, 0, 1),
+        (255, 0, 255, 0),
+        (10, 0, 0, 9),
     )
 ]
 
@@ -205,7 +212,9 @@ class Mutator:
         rng = self.random
         flags = rng.choice((b"\x81\x80", b"\x81\x80", b"\x83\x80", b"\x81\x82", b"\x81\x83"))
         count = rng.choice((0, 1, 2, 5, 100))
-        data = struct.pack(">H", identifier) + flags + b"\0\1" + struct.pack(">H", count) + bytes(4)
+        data = (
+            struct.pack(">H", identifier) + flags + b"\0\1" + struct.pack(">H", count) + bytes(4)
+        )
         data += b"\4cllm\0\0\1\0\1"
         for _ in range(count):
             names = (b"\xc0\x0c", b"\1a\xc0\x0c", b"\1a\0", b"\1b\0")
@@ -248,9 +257,7 @@ class Mutator:
         sender = (self.peer & 0xFFFFFF00) | rng.randrange(100, 256)
         if rng.random() < 0.2:
             sender = rng.choice((0, self.host))
-        arp.emit(
-            frame, 14, rng.choice((1, 2)), self.peer_mac, sender, bytes(6), self.host
-        )
+        arp.emit(frame, 14, rng.choice((1, 2)), self.peer_mac, sender, bytes(6), self.host)
         return frame
 
     def fragment(self):
@@ -275,9 +282,7 @@ class Target:
         self.now = 1000
         self.stack = Stack(self.link, self.random.randbytes, buffer_limit=32)
         self.stack.configure(HOST_IP, ipv4.mask(24), 0x0A0000FE, [PEER_IP])
-        self.listeners = [
-            self.stack.tcp.listen(0, self.stack.tcp.bind(port), 5) for port in PORTS
-        ]
+        self.listeners = [self.stack.tcp.listen(0, self.stack.tcp.bind(port), 5) for port in PORTS]
         self.resolver = dns.Resolver(self.stack)
         self.query = None
         self.dhcp = dhcp.Client(self.stack)
@@ -314,7 +319,9 @@ class Target:
                 assert ipv4.is_host(target) or (target == 0 and frame[20:22] == b"\0\2"), frame
                 continue
             to_dhcp = frame[23] == ipv4.UDP and frame[36:38] == b"\0\x43"
-            assert to_dhcp or not (frame[0] & 1 or frame[30] in (0, 127) or frame[30] >= 224), frame
+            assert to_dhcp or not (frame[0] & 1 or frame[30] in (0, 127) or frame[30] >= 224), (
+                frame
+            )
         self.link.frames.clear()
 
     def _ask(self):

@@ -1,8 +1,8 @@
 """The host's stack with a card whose interrupts come when a test wants them: before any bytecode.
 
-An interrupt may come between two bytecodes of Python on the machine, so also in the middle of a call of
-the socket module. CPython's tracing lets a test try each place in turn; on MicroPython, which has none,
-interrupts come when somebody waits for one.
+On the machine an interrupt may come between any two bytecodes, also in the middle of a call of the
+socket module. CPython's tracing lets a test try each place in turn. MicroPython has no tracing;
+there, interrupts come when code waits for one.
 """
 
 import gc
@@ -16,8 +16,8 @@ from scripted import HOST_IP, HOST_MAC, PEER_IP, PEER_MAC, Peer
 
 socket = load("socket")
 
-# Where interrupts come. What else there is of the stack runs while it is entered, and is let be; but
-# these two have what the socket module asks without entering.
+# Where interrupts come. What else there is of the stack runs while it is entered, and is let be;
+# but these two have what the socket module asks without entering.
 TRACED = ("net/aio.py", "net/host.py", "lib/socket.py", "net/buffers.py", "net/udp_endpoint.py")
 
 
@@ -26,7 +26,7 @@ class Stuck(Exception):
 
 
 class Card:
-    """A network card whose frames the test makes. In the place of a stack it lets a Peer send to it."""
+    """A network card whose frames the test makes; a Peer sends to it in place of a stack."""
 
     irq = 5
     mtu = 1500
@@ -60,9 +60,9 @@ class Card:
 
 
 class World:
-    """The host's stack with a card, a peer on the wire, and what interrupts: the functions `events`.
+    """The host's stack with a card, a peer on the wire, and `events`, functions that interrupt.
 
-    wait() stands for _x86.wait(), which returns at once where there was an interrupt since it last did.
+    wait() stands for _x86.wait(), which returns at once if an interrupt came since its last return.
     """
 
     def __init__(self):

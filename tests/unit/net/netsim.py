@@ -70,12 +70,7 @@ class Simulator:
         self._serial = 0
         there = there or Wire()
         back = back or Wire(
-            there.delay,
-            there.loss,
-            there.reorder,
-            there.duplicate,
-            there.corrupt,
-            there.rate,
+            there.delay, there.loss, there.reorder, there.duplicate, there.corrupt, there.rate
         )
         self.link_a = Link(self, b"\x02\0\0\0\0\x01", there)
         self.link_b = Link(self, b"\x02\0\0\0\0\x02", back)

@@ -1,8 +1,8 @@
 """A Stack opposite a peer that a test plays by hand, segment by segment."""
 
 from net import arp, ethernet, icmp, ipv4, udp
-from net.tcp import wire as tcp
 from net.stack import Stack
+from net.tcp import wire as tcp
 
 HOST_IP = ipv4.address("10.0.0.1")
 PEER_IP = ipv4.address("10.0.0.2")

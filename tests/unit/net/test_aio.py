@@ -347,10 +347,21 @@ def data_in_the_loop_after_one_that_was_given_up(world):
 
 
 WAITS = [
-    data, data_in_pieces, a_line, the_end, a_reset, room, data_and_room, a_connection, a_datagram,
-    a_datagram_to_a_port_that_was_open_later, a_socket_closed_by_another_task,
-    a_socket_without_a_port_closed_by_another_task, a_console,
-    a_console_whose_writer_gave_up, room_when_the_reader_gave_up,
+    data,
+    data_in_pieces,
+    a_line,
+    the_end,
+    a_reset,
+    room,
+    data_and_room,
+    a_connection,
+    a_datagram,
+    a_datagram_to_a_port_that_was_open_later,
+    a_socket_closed_by_another_task,
+    a_socket_without_a_port_closed_by_another_task,
+    a_console,
+    a_console_whose_writer_gave_up,
+    room_when_the_reader_gave_up,
     data_in_the_loop_after_one_that_was_given_up,
 ]
 

@@ -130,7 +130,7 @@ def test_discover_backs_off(server):
 
 def test_silent_server_after_the_offer(server):
     server.client.start(server.now)
-    (_, _, _, fields), = server.requests()
+    ((_, _, _, fields),) = server.requests()
     server.answer(message.OFFER, fields["xid"])
     kinds = [kind for _, _, kind, _ in server.requests(100000)]
     assert kinds[:4] == [message.REQUEST] * 4 and message.DISCOVER in kinds
@@ -138,7 +138,7 @@ def test_silent_server_after_the_offer(server):
 
 def test_answers_for_others_are_not_taken(server):
     server.client.start(server.now)
-    (_, _, _, fields), = server.requests()
+    ((_, _, _, fields),) = server.requests()
     server.answer(message.OFFER, fields["xid"] ^ 1)
     server.answer(message.OFFER, fields["xid"], mac=b"\2\0\0\0\0\x55")
     server.answer(message.OFFER, fields["xid"], port=1067)
@@ -148,9 +148,9 @@ def test_answers_for_others_are_not_taken(server):
 
 def test_nak_starts_over(server):
     server.client.start(server.now)
-    (_, _, _, fields), = server.requests()
+    ((_, _, _, fields),) = server.requests()
     server.answer(message.OFFER, fields["xid"])
-    (_, _, _, fields), = server.requests()
+    ((_, _, _, fields),) = server.requests()
     server.answer(message.NAK, fields["xid"], address=0, destination=ipv4.BROADCAST)
     assert server.client.state == dhcp.SELECTING and server.stack.address == 0
 

@@ -4,7 +4,6 @@ import struct
 
 import pytest
 from net import dhcp, ethernet, ipv4, udp
-from net.tcp import wire as tcp
 from net import dhcp_message as message
 from net.tcp import states as state
 from scripted import HOST_MAC, PEER_MAC

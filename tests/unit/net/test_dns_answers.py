@@ -4,8 +4,8 @@ import struct
 
 import pytest
 from net import dns, ipv4
-from net.tcp import wire as tcp
 from net import dns_message as message
+from net.tcp import wire as tcp
 from scripted import HOST_MAC, PEER_MAC, Segment
 from test_dhcp_dns import OFFERED, SERVER, NameServer, answer_to
 

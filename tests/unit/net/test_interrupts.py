@@ -197,8 +197,17 @@ def close_while_data_comes(world):
 
 
 CALLS = [
-    recv, read_of_a_size, read_to_the_end, readline, readinto, reset_while_reading,
-    send_where_room_comes, accept, connect, datagrams, close_while_data_comes,
+    recv,
+    read_of_a_size,
+    read_to_the_end,
+    readline,
+    readinto,
+    reset_while_reading,
+    send_where_room_comes,
+    accept,
+    connect,
+    datagrams,
+    close_while_data_comes,
 ]
 
 

@@ -6,16 +6,7 @@ import pytest
 from fuzzing import fix_checksums
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from net import (
-    arp,
-    dhcp_message,
-    dns_message,
-    ethernet,
-    icmp,
-    ipv4,
-    ntp,
-    udp,
-)
+from net import arp, dhcp_message, dns_message, ethernet, icmp, ipv4, ntp, udp
 from net.fragments import Fragments
 from net.tcp import congestion, cookies
 from net.tcp import wire as tcp
@@ -58,9 +49,7 @@ def test_ipv4(protocol, source, destination, payload):
 @given(byte, u32, u32, text, u16, st.integers(0, 8191), st.booleans())
 def test_ipv4_fragments(protocol, source, destination, payload, identification, at, more):
     packet = bytearray(20) + payload
-    ipv4.emit(
-        packet, 0, protocol, source, destination, len(payload), identification, at * 8, more
-    )
+    ipv4.emit(packet, 0, protocol, source, destination, len(payload), identification, at * 8, more)
     expected = (protocol, source, destination, identification, at * 8, more, payload)
     if at or more:
         assert ipv4.parse(packet, 0) is None and ipv4.parse_fragment(packet, 0) == expected
@@ -78,7 +67,10 @@ def test_udp(source, destination, source_port, port, payload):
     datagram = bytearray(8) + payload
     udp.emit(datagram, 0, source, source_port, destination, port, len(payload))
     assert udp.parse(datagram, 0, len(datagram), source, destination) == (
-        source_port, port, 8, len(datagram),
+        source_port,
+        port,
+        8,
+        len(datagram),
     )
 
 
@@ -95,11 +87,15 @@ def test_tcp(source, destination, source_port, port, seq, ack, flags, window, wo
     header = 20 + 4 * words
     segment = bytearray(header) + payload
     pseudo = ipv4.pseudo_header_sum(ipv4.TCP, source, destination)
-    tcp.emit(
-        segment, 0, source_port, port, seq, ack, flags, window, header, len(payload), pseudo
-    )
+    tcp.emit(segment, 0, source_port, port, seq, ack, flags, window, header, len(payload), pseudo)
     assert tcp.parse(segment, 0, len(segment), pseudo) == (
-        source_port, port, seq, ack, flags, window, header,
+        source_port,
+        port,
+        seq,
+        ack,
+        flags,
+        window,
+        header,
     )
 
 

@@ -7,7 +7,6 @@ import _x86
 import pytest
 from api_modules import load
 from net import errors, host, ipv4
-from net.tcp import states as state
 
 POLL, CLOSE = 3, 4
 RD, WR, ERR, HUP, NVAL, RDHUP = 1, 4, 8, 16, 32, 0x2000
@@ -524,14 +523,14 @@ class NetworkCard:
 def test_network_module(monkeypatch):
     network = load("network")
     lan = network.LAN(0)
-    monkeypatch.setattr(network.e1000, "find", lambda: [])
+    monkeypatch.setattr(network.e1000, "find", list)
     assert errno_of(lan.active, True) == 19
     monkeypatch.setattr(network.e1000, "find", lambda: [24])
-    monkeypatch.setattr(network.e1000, "Card", Card)
+    monkeypatch.setattr(network.e1000, "Card", NetworkCard)
     assert not lan.active() and lan.status() == 0 and not lan.isconnected()
     network.hostname("guest")
     lan.active(True)
-    assert lan.active() and lan.status() == 2 and lan.config("mac") == Card.mac
+    assert lan.active() and lan.status() == 2 and lan.config("mac") == NetworkCard.mac
     assert lan.ipconfig("dhcp4") and not lan.ipconfig("has_dhcp4")
     card = network._card
     assert b"guest" in card.sent[0]

@@ -252,8 +252,15 @@ def test_loopback_addresses_stay_inside_without_an_address_too():
 # -- Sources and frames that nobody may answer ------------------------------------------------
 
 NO_HOSTS = [
-    "10.0.0.255", "10.0.0.0", "10.0.0.1", "255.255.255.255", "224.0.0.1", "240.0.0.1", "0.0.0.0",
-    "0.0.0.7", "127.0.0.1",
+    "10.0.0.255",
+    "10.0.0.0",
+    "10.0.0.1",
+    "255.255.255.255",
+    "224.0.0.1",
+    "240.0.0.1",
+    "0.0.0.0",
+    "0.0.0.7",
+    "127.0.0.1",
 ]
 
 
@@ -395,7 +402,9 @@ def test_frames_with_a_priority_are_frames(peer, priority, drop):
     peer.listen()
     peer.stack.input(memoryview(tagged(arp_frame(), tag)), peer.now)
     peer.stack.input(memoryview(tagged(segment_frame(tcp.SYN, PEER_IP), tag)), peer.now)
-    peer.stack.input(memoryview(tagged(segment_frame(tcp.ACK, PEER_IP, port=81), tag, 0)), peer.now)
+    peer.stack.input(
+        memoryview(tagged(segment_frame(tcp.ACK, PEER_IP, port=81), tag, 0)), peer.now
+    )
     service = tagged(arp_frame(), tag)
     service[12:14] = b"\x88\xa8"
     peer.stack.input(memoryview(service), peer.now)
@@ -535,6 +544,6 @@ def test_random_bytes_never_raise(peer):
     for _ in range(3000):
         frame = rng.randbytes(rng.randrange(100))
         if rng.random() < 0.7:
-            frame = (HOST_MAC + PEER_MAC + rng.choice((b"\x08\0", b"\x08\x06")) + frame)
+            frame = HOST_MAC + PEER_MAC + rng.choice((b"\x08\0", b"\x08\x06")) + frame
         peer.stack.input(memoryview(frame), peer.now)
     peer.poll()

@@ -227,7 +227,7 @@ def test_lost_retransmission_is_found_without_a_timeout(peer):
 
 def test_timeout_skips_what_is_reported_afterwards(peer):
     connection, una = fill(peer)
-    for segment in peer.segments(connection.rtt.rto):
+    for _ in peer.segments(connection.rtt.rto):
         pass
     peer.segments(2000)
     assert connection.congestion.cwnd == MSS
@@ -404,7 +404,9 @@ def flood(peer, count=200):
     peer.frames()
 
 
-@pytest.mark.parametrize("shift, sack_ok, stamp", [(7, True, 1), (None, True, 1), (2, False, None)])
+@pytest.mark.parametrize(
+    "shift, sack_ok, stamp", [(7, True, 1), (None, True, 1), (2, False, None)]
+)
 def test_clients_get_in_during_a_flood(shift, sack_ok, stamp):
     peer = Peer()
     listener = peer.listen()

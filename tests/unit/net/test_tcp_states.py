@@ -13,8 +13,16 @@ SYN, ACK, FIN, RST, PSH = tcp.SYN, tcp.ACK, tcp.FIN, tcp.RST, tcp.PSH
 MASK = 0xFFFFFFFF
 
 NAMES = (
-    "CLOSED", "SYN_SENT", "SYN_RECEIVED", "ESTABLISHED", "FIN_WAIT_1", "FIN_WAIT_2", "CLOSE_WAIT",
-    "CLOSING", "LAST_ACK", "TIME_WAIT",
+    "CLOSED",
+    "SYN_SENT",
+    "SYN_RECEIVED",
+    "ESTABLISHED",
+    "FIN_WAIT_1",
+    "FIN_WAIT_2",
+    "CLOSE_WAIT",
+    "CLOSING",
+    "LAST_ACK",
+    "TIME_WAIT",
 )
 SYNCHRONIZED = NAMES[3:]
 # The peer's number at first, and ours: with the second pair each crosses zero within a few
@@ -119,11 +127,7 @@ def test_repeated_fin_is_acknowledged_again(name, origin, after):
     assert name_of(at.connection) == after and at.answers()[-1].ack == at.peer.seq
 
 
-ACK_OF_FIN_LEADS_TO = {
-    "FIN_WAIT_1": "FIN_WAIT_2",
-    "CLOSING": "TIME_WAIT",
-    "LAST_ACK": "CLOSED",
-}
+ACK_OF_FIN_LEADS_TO = {"FIN_WAIT_1": "FIN_WAIT_2", "CLOSING": "TIME_WAIT", "LAST_ACK": "CLOSED"}
 
 
 @pytest.mark.parametrize("name, origin, after", each(ACK_OF_FIN_LEADS_TO))
@@ -199,8 +203,14 @@ def test_unacceptable_text_is_answered(name, origin, after, shift):
 
 
 TEXT = {
-    "SYN_RECEIVED": 4, "ESTABLISHED": 4, "FIN_WAIT_1": 4, "FIN_WAIT_2": 4,
-    "CLOSE_WAIT": 0, "CLOSING": 0, "LAST_ACK": 0, "TIME_WAIT": 0,
+    "SYN_RECEIVED": 4,
+    "ESTABLISHED": 4,
+    "FIN_WAIT_1": 4,
+    "FIN_WAIT_2": 4,
+    "CLOSE_WAIT": 0,
+    "CLOSING": 0,
+    "LAST_ACK": 0,
+    "TIME_WAIT": 0,
 }
 
 
@@ -336,7 +346,10 @@ def test_send(name, origin, may):
 
 # The segment that is repeated until it is acknowledged.
 REPEATS = {
-    "SYN_SENT": SYN, "SYN_RECEIVED": SYN | ACK, "FIN_WAIT_1": FIN | ACK, "CLOSING": FIN | ACK,
+    "SYN_SENT": SYN,
+    "SYN_RECEIVED": SYN | ACK,
+    "FIN_WAIT_1": FIN | ACK,
+    "CLOSING": FIN | ACK,
     "LAST_ACK": FIN | ACK,
 }
 

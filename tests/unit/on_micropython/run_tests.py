@@ -18,7 +18,12 @@ FILE, PLAN = sys.argv[1:]
 # MicroPython searches the folders in turn. Ours come before its own `socket`; the folder of the
 # tests comes late, because it may have the name of the package that it tests, `net`.
 sys.path[:] = [
-    TOP + "/frozen", TOP + "/frozen/lib", ".frozen", HERE, UNIT + "/shim", FILE.rsplit("/", 1)[0],
+    TOP + "/frozen",
+    TOP + "/frozen/lib",
+    ".frozen",
+    HERE,
+    UNIT + "/shim",
+    FILE.rsplit("/", 1)[0],
 ]
 
 import pytest  # noqa: E402

@@ -93,8 +93,17 @@ class FakeEngine:
     kernels = "ggml"
 
     def __init__(
-        self, path="", n_ctx=256, n_batch=16, n_seq=8, n_threads=1, sample_ms=0, job_ms=0,
-        pooling=0, kernels=0, poll=None
+        self,
+        path="",
+        n_ctx=256,
+        n_batch=16,
+        n_seq=8,
+        n_threads=1,
+        sample_ms=0,
+        job_ms=0,
+        pooling=0,
+        kernels=0,
+        poll=None,
     ):
         self.n_ctx = n_ctx
         self.n_batch = n_batch
@@ -193,7 +202,7 @@ class FakeEngine:
         assert p1 < 0
         if p0 > 0 and not self.divisible:
             return False
-        del self.kv[seq][max(0, p0):]
+        del self.kv[seq][max(0, p0) :]
         return True
 
     def seq_cp(self, src, dst, p0, p1):
@@ -271,9 +280,17 @@ class Chat:
 
     def describe(self):
         plain = not self.request.get("tools") and "THINK" not in self.prompt
-        return json.dumps({"prompt": self.prompt, "stops": ["<end>"], "plain": plain,
-                           "thinking": False, "format": "fake", "generation_prompt": "",
-                           "grammar": ""})
+        return json.dumps(
+            {
+                "prompt": self.prompt,
+                "stops": ["<end>"],
+                "plain": plain,
+                "thinking": False,
+                "format": "fake",
+                "generation_prompt": "",
+                "grammar": "",
+            }
+        )
 
     def reply(self):
         assert not self.closed
@@ -310,17 +327,21 @@ class Reply:
         now = self.parse()
         deltas = []
         for key in ("reasoning_content", "content"):
-            new = now.get(key, "")[len(self.seen[key]):]
+            new = now.get(key, "")[len(self.seen[key]) :]
             if new:
                 deltas.append({key: new})
             self.seen[key] += new
         call = {}
         if "name" in now and " " in self.text[5:]:
             if not self.seen["name"]:
-                call = {"index": 0, "id": "id1", "type": "function",
-                        "function": {"name": now["name"]}}
+                call = {
+                    "index": 0,
+                    "id": "id1",
+                    "type": "function",
+                    "function": {"name": now["name"]},
+                }
                 self.seen["name"] = now["name"]
-            new = now["arguments"][len(self.seen["arguments"]):]
+            new = now["arguments"][len(self.seen["arguments"]) :]
             if new:
                 call.setdefault("index", 0)
                 call.setdefault("function", {})["arguments"] = new

@@ -6,7 +6,6 @@ import threading
 from urllib import error, request
 
 from fake_engine import FakeEngine
-
 from httpd import Limits, Server
 from serve import main
 from serve.apis.access import Access

@@ -7,7 +7,6 @@ import pytest
 from _engine import Assertion, Error
 from fake_engine import BOS, EOG, FakeEngine, Sampler
 from running import Running
-
 from serve.apis.reply import described
 
 MARK = 258  # a control token that the model prints
@@ -141,7 +140,9 @@ def test_a_long_token_is_shown_in_part(probable):
     body = {"prompt": "hi|", "logprobs": 11}
     choice = probable.call("/v1/completions", body)[1]["choices"][0]
     tops = choice["logprobs"]["content"][0]["top_logprobs"]
-    assert [(len(top["token"]), top["bytes"]) for top in tops if top["id"] == 304] == [(1024, None)]
+    assert [(len(top["token"]), top["bytes"]) for top in tops if top["id"] == 304] == [
+        (1024, None)
+    ]
     assert max([len(key) for key in choice["logprobs"]["top_logprobs"][0]]) == 1024
 
 
@@ -221,8 +222,7 @@ CONSTRAINTS = [
 
 @pytest.mark.parametrize("fields", CONSTRAINTS)
 @pytest.mark.parametrize(
-    "kind, words",
-    [(Error, Stuck.words), (Assertion, "GGML_ASSERT(cur_p.selected != -1) failed")],
+    "kind, words", [(Error, Stuck.words), (Assertion, "GGML_ASSERT(cur_p.selected != -1) failed")]
 )
 def test_constraints_that_cannot_go_on_are_the_requests(stuck, monkeypatch, fields, kind, words):
     monkeypatch.setattr(Stuck, "kind", kind)
@@ -310,7 +310,9 @@ def test_what_cannot_be_parsed_is_the_answers_text(controlled):
 
 
 def call(**fields):
-    return dict({"input": "CALL w {'a':1}", "tools": [{"type": "function", "name": "w"}]}, **fields)
+    return dict(
+        {"input": "CALL w {'a':1}", "tools": [{"type": "function", "name": "w"}]}, **fields
+    )
 
 
 @pytest.mark.parametrize(
@@ -351,9 +353,9 @@ def test_logprobs_of_a_response(controlled):
     assert [len(e["logprobs"]) for e in deltas] == [1, 2, 1]
     done = [e for e in events if e["type"] == "response.output_text.done"]
     assert done[0]["logprobs"] == part["logprobs"]
-    (part,) = controlled.call("/v1/responses", {"input": "hey", "top_logprobs": 0})[1]["output"][0][
-        "content"
-    ]
+    (part,) = controlled.call("/v1/responses", {"input": "hey", "top_logprobs": 0})[1]["output"][
+        0
+    ]["content"]
     assert part["logprobs"] == []
 
 

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-
 from httpd import Limits
 from serve import config_keys as keys
 from serve import settings
@@ -60,7 +59,7 @@ def test_mistakes_are_named(config, words):
 
 def test_what_is_right_passes():
     keys.check({})
-    keys.check({name: None for name in [*keys.SERVER, *keys.SECTIONS]})
+    keys.check(dict.fromkeys([*keys.SERVER, *keys.SECTIONS]))
     for name, table in {"": keys.SERVER, **keys.SECTIONS}.items():
         values = {key: kind.default for key, kind in table.items() if key != "keys"}
         keys.check({name: values} if name else values)
@@ -99,13 +98,22 @@ def test_settings(tmp_path):
     assert found.port == 80 and found.path == "/boot/model.gguf" and found.draft is None
     assert found.mistake is None and found.address is None and found.watchdog == 60
     assert found.options["pooling"] == found.options["kernels"] == 0 and "cpu" not in found.options
-    found = Settings({
-        "model": {"slots": 2, "kernels": "exact", "pooling": "last", "cpu_variant": "avx2",
-                  "file": "/m.gguf", "draft": "d.gguf", "threads": 3},
-        "limits": {"queue": 3, "body": 9, "job_ms": 7},
-        "network": {"address": "192.0.2.1/24"},
-        "keys": None,
-    })
+    found = Settings(
+        {
+            "model": {
+                "slots": 2,
+                "kernels": "exact",
+                "pooling": "last",
+                "cpu_variant": "avx2",
+                "file": "/m.gguf",
+                "draft": "d.gguf",
+                "threads": 3,
+            },
+            "limits": {"queue": 3, "body": 9, "job_ms": 7},
+            "network": {"address": "192.0.2.1/24"},
+            "keys": None,
+        }
+    )
     assert found.bounds.slots == 2 and found.bounds.queue == 3 and found.limits.body == 9
     assert found.address == "192.0.2.1/24" and found.gateway is None
     assert found.path == "/m.gguf" and found.draft == "/boot/d.gguf"
@@ -126,7 +134,9 @@ def test_the_file(tmp_path):
     path.write_text('{"port": 8080, "network": {"address": "192.0.2.1/24"}, "keys": 5}')
     found = settings.read_settings(str(path))
     assert '"keys" must be' in found.mistake
-    assert (found.port, found.address) == (8080, "192.0.2.1/24"), "the reason can be asked for there"
+    assert (found.port, found.address) == (8080, "192.0.2.1/24"), (
+        "the reason can be asked for there"
+    )
     path.write_text('{"port": 8080, "network": {"address": "here"}}')
     found = settings.read_settings(str(path))
     assert (found.port, found.address) == (8080, None) and "network.address" in found.mistake

@@ -1,7 +1,6 @@
 """Chat requests of three APIs as the engine gets them, on CPython and on MicroPython."""
 
 import pytest
-
 from httpd import jsonio
 from serve.apis import anthropic, responses
 from serve.apis.chat import conversation_of
@@ -12,9 +11,7 @@ USER = {"role": "user", "content": "Hello"}
 BEGUN = {"role": "assistant", "content": "one, two, "}
 SCHEMA = {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]}
 NAMES = ("weather", "clock")
-TOOLS = [
-    {"type": "function", "function": {"name": name, "parameters": SCHEMA}} for name in NAMES
-]
+TOOLS = [{"type": "function", "function": {"name": name, "parameters": SCHEMA}} for name in NAMES]
 CLAUDE_TOOLS = [{"name": name, "input_schema": SCHEMA} for name in NAMES]
 FLAT_TOOLS = [{"type": "function", "name": name, "parameters": SCHEMA} for name in NAMES]
 
@@ -93,7 +90,11 @@ def test_an_empty_answer_is_not_begun(content):
 def test_tool_results_come_before_the_text_of_their_turn():
     use = {"type": "tool_use", "id": "t1", "name": "weather", "input": {"place": "Oslo"}}
     result = {"type": "tool_result", "tool_use_id": "t1", "content": "SUNNY"}
-    other = {"type": "tool_result", "tool_use_id": "t2", "content": [{"type": "text", "text": "B"}]}
+    other = {
+        "type": "tool_result",
+        "tool_use_id": "t2",
+        "content": [{"type": "text", "text": "B"}],
+    }
     text = {"type": "text", "text": "REMINDER"}
     for blocks in ([result, text, other], [text, result, other], [result, other, text]):
         request = claude(
@@ -212,9 +213,12 @@ def test_thoughts_leave_room_for_a_call():
 
 
 def test_schemas_of_each_api():
-    assert response(text={"format": {"type": "json_schema", "name": "n", "schema": SCHEMA}})[
-        "json_schema"
-    ] == SCHEMA
+    assert (
+        response(text={"format": {"type": "json_schema", "name": "n", "schema": SCHEMA}})[
+            "json_schema"
+        ]
+        == SCHEMA
+    )
     assert "json_schema" not in response(text={"format": {"type": "text"}})
     assert "json_schema" not in response(text={})
     form = {"type": "json_schema", "schema": SCHEMA}

@@ -3,16 +3,9 @@
 import random
 
 import pytest
-
 from serve.scheduling.detok import Stops, Utf8
 
-TEXTS = [
-    "plain",
-    "é",
-    "aé€😀z",
-    "\u07ff\u0800\uffff\U00010000\U0010ffff",
-    "日本語のテキスト",
-]
+TEXTS = ["plain", "é", "aé€😀z", "\u07ff\u0800\uffff\U00010000\U0010ffff", "日本語のテキスト"]
 
 
 def decode(data, cuts):

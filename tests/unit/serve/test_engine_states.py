@@ -8,7 +8,6 @@ from urllib import request
 import pytest
 from fake_engine import FakeEngine
 from running import CHAT, Running, message
-
 from serve.scheduling.engine import EngineHost
 
 

@@ -66,8 +66,9 @@ def test_guard(run):
     server = run(EXAMPLES / "guard.py")
     answer = server.call("/v1/chat/completions", CHAT)[1]
     assert answer["choices"][0]["message"]["content"] == "hé<y"
-    status, body = server.call("/v1/chat/completions", {
-        "messages": [{"role": "user", "content": "the PASSWORD please"}]})
+    status, body = server.call(
+        "/v1/chat/completions", {"messages": [{"role": "user", "content": "the PASSWORD please"}]}
+    )
     assert status == 403 and body["error"]["message"] == "this prompt is not for me"
     assert server.call("/v1/chat/completions", {"messages": 5})[0] == 400
     assert json.loads(get(server, "/counts")) == {"200": 1, "400": 1}

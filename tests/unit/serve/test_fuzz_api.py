@@ -2,8 +2,8 @@
 
 import asyncio
 
-from support import fuzz_api
 from fake_engine import all_closed, forget
+from support import fuzz_api
 
 
 def test_damaged_http():

@@ -6,7 +6,6 @@ import threading
 import pytest
 from fake_engine import all_closed, forget
 from running import CHAT, MODEL, Running, message
-
 from serve.apis.params import Params
 
 
@@ -123,7 +122,7 @@ def test_nulls_and_unknown_fields_are_ignored(server):
         "max_tokens max_completion_tokens temperature top_p top_k min_p seed stop stream n user "
         "stream_options tools response_format"
     )
-    body = dict(CHAT, model="whatever", unknown={"a": 1}, **{f: None for f in fields.split()})
+    body = dict(CHAT, model="whatever", unknown={"a": 1}, **dict.fromkeys(fields.split()))
     assert server.call("/v1/chat/completions", body)[0] == 200
     full = dict(
         CHAT,
@@ -259,8 +258,10 @@ def test_as_many_as_may_be(server):
         ("/v1/completions", {"prompt": ["a", 5] * 100, "max_tokens": 1}),
         ("/v1/completions", {"prompt": "a", "max_tokens": 1, "x": [0.5] * 300000}),
         ("/detokenize", {"tokens": [5] * 400000}),
-        ("/v1/completions", {"prompt": "a", "max_tokens": 1,
-                             "logit_bias": {str(i % 256): 0 for i in range(256)}}),
+        (
+            "/v1/completions",
+            {"prompt": "a", "max_tokens": 1, "logit_bias": {str(i % 256): 0 for i in range(256)}},
+        ),
     ):
         assert server.call(path, body)[0] == 200
 

@@ -1,7 +1,6 @@
 """Fields of a request, on CPython and on MicroPython, whose ints, floats and dicts differ."""
 
 import pytest
-
 from serve.apis.params import Params, integer, number, schema_of
 from serve.apis.sampler_ranges import RANGES
 from serve.scheduling.errors import RequestError

@@ -4,10 +4,9 @@ import random
 
 import pytest
 from fake_engine import all_closed, forget, step
-from test_scheduler import drain, idle, make, submit, text
-
 from serve.scheduling.errors import RequestError
 from serve.scheduling.policy import FairQueue, Policy, StepCost
+from test_scheduler import drain, idle, make, submit, text
 
 
 @pytest.fixture(autouse=True)
@@ -273,8 +272,7 @@ def test_a_client_with_many_requests_does_not_crowd_out_another():
 
 def test_a_running_stream_waits_for_no_prompt():
     """The gap between two tokens stays near step_ms while a long prompt arrives."""
-    engine, scheduler = make(a=5, b=2, n_ctx=4096, n_batch=512, slots=2,
-                             bounds={"step_ms": 100})
+    engine, scheduler = make(a=5, b=2, n_ctx=4096, n_batch=512, slots=2, bounds={"step_ms": 100})
     stream = submit(scheduler, "*ab|", 2000)
     for _ in range(20):
         step(scheduler)
@@ -332,8 +330,7 @@ def test_per_client_limit():
 
 
 def test_time_limits():
-    engine, scheduler = make(slots=1, b=100, n_ctx=100000,
-                             bounds={"request_s": 20, "queue_s": 5})
+    engine, scheduler = make(slots=1, b=100, n_ctx=100000, bounds={"request_s": 20, "queue_s": 5})
     first = submit(scheduler, "*ab|")
     second = submit(scheduler, "b|")
     drain(scheduler)
@@ -445,8 +442,9 @@ def test_drafts_end_where_the_answer_does():
 def test_random_traffic_with_everything(speculate, cells):
     """Priorities, clients, salts, repeated prompts, cancels at any time, a cache of any size."""
     rng = random.Random(cells)
-    engine, scheduler = make(a=3, b=1, n_ctx=cells, n_batch=16, slots=4, queue=20,
-                             speculate=speculate)
+    engine, scheduler = make(
+        a=3, b=1, n_ctx=cells, n_batch=16, slots=4, queue=20, speculate=speculate
+    )
     alive = []
     finished = 0
     bodies = ["".join(rng.choice("abc") for _ in range(rng.randrange(1, 25))) for _ in range(12)]
@@ -455,8 +453,12 @@ def test_random_traffic_with_everything(speculate, cells):
             body = rng.choice(bodies)
             try:
                 sequence = submit(
-                    scheduler, body + "|", client=rng.choice("xyz"), priority=rng.randrange(3),
-                    salt=rng.choice(["", "s"]), cache=rng.random() < 0.9,
+                    scheduler,
+                    body + "|",
+                    client=rng.choice("xyz"),
+                    priority=rng.randrange(3),
+                    salt=rng.choice(["", "s"]),
+                    cache=rng.random() < 0.9,
                 )
                 alive.append((body, sequence))
             except RequestError as exc:

@@ -2,7 +2,6 @@
 
 import pytest
 from fake_engine import FakeEngine
-
 from serve.scheduling.prefix_cache import PrefixCache
 
 

@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-
 from serve.scheduling.errors import RequestError
 from serve.scheduling.preparation import Preparation, Turns
 
@@ -73,8 +72,10 @@ def test_no_limit():
     assert engine.allowed == [0, 0]
 
 
-@pytest.mark.parametrize("failure, status", [
-    (ValueError("no such option"), 400), (RuntimeError("broken"), 400), (MemoryError(), 503)])
+@pytest.mark.parametrize(
+    "failure, status",
+    [(ValueError("no such option"), 400), (RuntimeError("broken"), 400), (MemoryError(), 503)],
+)
 def test_a_job_that_fails_is_the_requests_error(failure, status):
     engine = Engine(failure, 1)
     turns = Turns()

@@ -40,7 +40,11 @@ def test_no_import_points_upwards(room):
 
 
 def test_an_upward_import_is_seen():
-    for source in ("from ..apis.params import few", "from .. import apis", "import serve.apis",
-                   "def f():\n    from serve.service import service"):
+    for source in (
+        "from ..apis.params import few",
+        "from .. import apis",
+        "import serve.apis",
+        "def f():\n    from serve.service import service",
+    ):
         (name,) = imports(None, ["serve", "scheduling"], source)
         assert not name.startswith(MAY_USE["scheduling"]), source

@@ -7,10 +7,9 @@ import time
 
 import pytest
 from fake_engine import Sampler
-from test_scheduler import Clients, idle, make, submit, text
-
 from serve.scheduling.errors import RequestError
 from serve.scheduling.scheduler import Scheduler
+from test_scheduler import Clients, idle, make, submit, text
 
 GRAMMAR = {"grammar": "root ::= [a-z]*"}
 
@@ -357,11 +356,16 @@ def test_anything_while_tokens_are_chosen(seed):
 
     def add():
         said = "".join(chance.choice("abcd") for _ in range(chance.randrange(1, 30)))
-        options = dict(cache=chance.random() < 0.7, client=chance.choice("xyz"),
-                       priority=chance.randrange(3))
+        options = dict(
+            cache=chance.random() < 0.7, client=chance.choice("xyz"), priority=chance.randrange(3)
+        )
         if chance.random() < 0.6:
-            sequence = beside.submit(said + "|", takes=chance.choice([0, 0, 1, 2, 5]),
-                                     known=chance.random() < 0.9, **options)
+            sequence = beside.submit(
+                said + "|",
+                takes=chance.choice([0, 0, 1, 2, 5]),
+                known=chance.random() < 0.9,
+                **options,
+            )
         else:
             sequence = submit(beside.scheduler, said + "|", **options)
         sequences.append((said, sequence))

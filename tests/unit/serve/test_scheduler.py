@@ -5,7 +5,6 @@ import random
 
 import pytest
 from fake_engine import FakeEngine, all_closed, forget, step
-
 from serve.scheduling.errors import RequestError
 from serve.scheduling.scheduler import Bounds, Scheduler
 from serve.scheduling.sequence import Options
@@ -36,9 +35,7 @@ def make(slots=4, queue=64, a=0, b=1, speculate=False, kept_cells=None, bounds=N
 
 def submit(scheduler, text, max_tokens=None, stop=(), sampling=None, after=None, **options):
     options = Options(max_tokens=max_tokens, stop=stop, **options)
-    return scheduler.submit(
-        scheduler.engine.tokenize(text), sampling, options, after=after
-    )
+    return scheduler.submit(scheduler.engine.tokenize(text), sampling, options, after=after)
 
 
 def drain(scheduler, limit=10000):
@@ -274,8 +271,7 @@ def test_clients_that_leave_are_dismissed_wherever_they_are():
         engine, scheduler = make(n_ctx=64, n_batch=4, slots=2)
         clients = Clients()
         texts = ["abcdefg", "hijklmnop", "qrstuvw"]
-        sequences = [submit(scheduler, t + "|", gone=clients.gone(i))
-                     for i, t in enumerate(texts)]
+        sequences = [submit(scheduler, t + "|", gone=clients.gone(i)) for i, t in enumerate(texts)]
         for _ in range(when):
             step(scheduler)
         assert not sequences[when % 3].finished
@@ -374,6 +370,7 @@ class Meanwhile:
 @pytest.mark.parametrize("when", range(1, 8))
 def test_cancel_while_the_engine_computes(when, cache):
     """The cells are being written: they are free once that has ended."""
+
     def act(n):
         if n == when:
             sequences[when % 3].cancel()
@@ -381,9 +378,7 @@ def test_cancel_while_the_engine_computes(when, cache):
 
     beside = Meanwhile(act, n_batch=8)
     texts = ["abcdefgh", "ijklmnop", "qrstuvwx"]
-    sequences = [
-        submit(beside.scheduler, t + "|", cache=cache, client=t) for t in texts
-    ]
+    sequences = [submit(beside.scheduler, t + "|", cache=cache, client=t) for t in texts]
     beside.run()
     for i, t in enumerate(texts):
         said = text(sequences[i])
@@ -447,9 +442,18 @@ def test_anything_while_the_engine_computes(seed):
     def add():
         length = chance.randrange(1, 30)
         said = "".join(chance.choice("abcd") for _ in range(length))
-        sequences.append((said, submit(
-            beside.scheduler, said + "|", cache=chance.random() < 0.7,
-            client=chance.choice("xyz"), priority=chance.randrange(3))))
+        sequences.append(
+            (
+                said,
+                submit(
+                    beside.scheduler,
+                    said + "|",
+                    cache=chance.random() < 0.7,
+                    client=chance.choice("xyz"),
+                    priority=chance.randrange(3),
+                ),
+            )
+        )
 
     def act(n):
         if n < 150 and chance.random() < 0.4:
@@ -595,5 +599,3 @@ def test_random_traffic():
     assert finished > 200 and scheduler.metrics.preemptions
     drain(scheduler)
     idle(engine, scheduler)
-
-

@@ -8,7 +8,6 @@ from urllib import error, request
 
 import pytest
 from fake_engine import FakeEngine
-
 from httpd import Server
 from serve import main, settings
 from serve.scheduling.engine import EngineHost
@@ -173,8 +172,13 @@ def test_a_wrong_configuration_is_served_as_the_reason(
         task = asyncio.create_task(main.serve(wrong, make=lambda *_, **__: made.append(1)))
         await until(lambda: loopback and loopback[0]._server)
         (server,) = loopback
-        for path, body in (("/health", None), ("/v1/completions", b'{"prompt": "x"}'),
-                           ("/v1/models", None), ("/metrics", None), ("/slots", None)):
+        for path, body in (
+            ("/health", None),
+            ("/v1/completions", b'{"prompt": "x"}'),
+            ("/v1/models", None),
+            ("/metrics", None),
+            ("/slots", None),
+        ):
             status, headers, data = await fetch(server, path, body)
             message = json.loads(data)["error"]["message"]
             assert status == 503 and "wrong configuration: " in message and words in message

@@ -153,8 +153,13 @@ def test_the_services_stops_and_probabilities(call):
     logprobs = call("/v1/completions", prompt="h\u00e9|", logprobs=3)[1]["choices"][0]["logprobs"]
     assert logprobs["top_logprobs"][0] == {"bytes:\\xc8": -1.0, "bytes:\\xc9": -2.0, "A": -3.0}
     assert logprobs["tokens"][:3] == ["h", "bytes:\\xc3", "bytes:\\xa9"]
-    answer = call("/v1/responses", input="hello", max_output_tokens=2, top_logprobs=1,
-                  include=["message.output_text.logprobs"])[1]
+    answer = call(
+        "/v1/responses",
+        input="hello",
+        max_output_tokens=2,
+        top_logprobs=1,
+        include=["message.output_text.logprobs"],
+    )[1]
     (item,) = answer["output"]
     assert item["status"] == answer["status"] == "incomplete"
     assert [len(entry["top_logprobs"]) for entry in item["content"][0]["logprobs"]] == [1, 1]

@@ -1,7 +1,6 @@
 """Stop strings that are or hold the names of control tokens, on CPython and on MicroPython."""
 
 import pytest
-
 from serve.scheduling.detok import Stops, text_of
 
 START, END = "<|im_start|>", "<|im_end|>"

@@ -48,7 +48,10 @@ def read(text, depth, members, containers, memory, us):
         return value
 
     value = json.loads(
-        string, object_pairs_hook=pairs, parse_float=_float, parse_int=_int,
+        string,
+        object_pairs_hook=pairs,
+        parse_float=_float,
+        parse_int=_int,
         parse_constant=_constant,
     )
     if _memory(value) > memory:
@@ -129,7 +132,13 @@ def decode(data):
 
 
 _REST = (
-    b"\x80", b"\xa0", b"\x90", b"\x80\x80", b"\xa0\x80", b"\x90\x80", b"\x80\x80\x80",
+    b"\x80",
+    b"\xa0",
+    b"\x90",
+    b"\x80\x80",
+    b"\xa0\x80",
+    b"\x90\x80",
+    b"\x80\x80\x80",
     b"\x90\x80\x80",
 )
 

@@ -55,9 +55,7 @@ def _parse(frame, length, verify):
     )
     if kind != 0x0800 or version != 0x45 or fragment & 0x3FFF or protocol != 6:
         return None
-    source_port, port, seq, ack, offset, flags, window = struct.unpack_from(
-        ">HHIIBBH", frame, 34
-    )
+    source_port, port, seq, ack, offset, flags, window = struct.unpack_from(">HHIIBBH", frame, 34)
     header = offset >> 4 << 2
     if total > length - 14 or total < 20 + header or header not in (20, 32):
         return None

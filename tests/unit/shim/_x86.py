@@ -63,5 +63,7 @@ def mmio(physical, _size):
 
 def cpu_count():
     return 1
+
+
 def paused():
     return 0
