@@ -18,6 +18,8 @@ is late each time. The body of a failure is saved in build/fuzz.
 
 import argparse
 import contextlib
+import ctypes
+import gc
 import http.client
 import json
 import os
@@ -52,7 +54,7 @@ FOLLOW_S = 2  # the default of limits.sample_ms, after which a grammar ends its 
 TOKEN_S = 0.05  # for each token of a request
 LOAD_S = 12  # of processor time: a template has 10 s
 HEALTH_S = 0.25
-GROWTH = 150 << 20
+GROWTH = 32 << 20
 WARM = 150
 TRIES = 3
 TIMEOUT_S = 120
@@ -156,6 +158,7 @@ class Native:
             [sys.executable, "-m", "support.fuzz_kinds", "--serve"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONMALLOC": "malloc"},  # so that malloc counts all
             stderr=self.errors.open("wb"),
             text=True,
         )
@@ -190,10 +193,7 @@ class Native:
         return float(send(self.port, "/twin", None, "GET")[2])
 
     def memory(self):
-        for line in Path(f"/proc/{self.process.pid}/status").read_text().split("\n"):
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) << 10
-        return 0
+        return int(send(self.port, "/allocated", None, "GET")[2])
 
     def is_dead(self):
         return self.process.poll() is not None
@@ -421,6 +421,25 @@ class Fuzzer:
         self.restart()
 
 
+def allocated():
+    """Return the bytes that malloc has given out: what is lost, and not what is merely kept."""
+    gc.collect()
+    libc = ctypes.CDLL(None)
+    libc.mallinfo2.restype = Mallinfo2  # glibc 2.33, mallinfo(3)
+    found = libc.mallinfo2()
+    return found.hblkhd + found.uordblks
+
+
+class Mallinfo2(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd",
+            "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+        )
+    ]  # fmt: skip
+
+
 def count_twin():
     """Return a list with the seconds that CPython's twin of modules/json has taken so far.
 
@@ -472,6 +491,7 @@ def served():
 
     def install(service):
         service.app.get("/twin")(lambda request: twin[0])
+        service.app.get("/allocated")(lambda request: allocated())
 
     for line in sys.stdin:
         if running := globals().get("running"):
