@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from cllm.build import BUILD
-from object_symbols import symbols
+from support.object_symbols import symbols
 
 TOP = Path(__file__).resolve().parent.parent.parent
 PORT = BUILD / "port"

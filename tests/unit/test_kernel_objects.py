@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 from cllm.build import BUILD
-from object_symbols import symbols
+from support.object_symbols import symbols
 
 PORT = BUILD / "port"
 # Of the port: what the kernel's hooks call.
