@@ -14,38 +14,40 @@ blamed for time in which none was served.
 import asyncio
 import time
 
+from micropython import const
+
 from .aio import END, Eager
 from .parser import HttpError, Limits, Parser
 from .router import out_of_memory, print_exception
 
-_READ = 16384  # bytes per read
-_PIECE = 16384  # bytes per write, so that a stalled client is noticed in a large answer too
-_AHEAD = 65536  # unparsed bytes of one connection at which its pump stops reading
-_REFUSED = 32  # connections above the limit that may wait for their request to be refused
-_CREDIT = 4096  # bytes of a body that earn a second
+_READ = const(16384)  # bytes per read
+_PIECE = const(16384)  # bytes per write, so that a stalled client is noticed in a large answer too
+_AHEAD = const(65536)  # unparsed bytes of one connection at which its pump stops reading
+_REFUSED = const(32)  # connections above the limit that may wait for their request to be refused
+_CREDIT = const(4096)  # bytes of a body that earn a second
 
 # A stream's ioctl request, and its events: input is there; the peer has ended its side (Linux).
-_IOCTL_POLL = 3
-_POLLIN = 1
-_POLLRDHUP = 0x2000
+_IOCTL_POLL = const(3)
+_POLLIN = const(1)
+_POLLRDHUP = const(0x2000)
 
 # Arguments of setsockopt(), as POSIX and MicroPython number them.
-_IPPROTO_TCP = 6
-_TCP_NODELAY = 1
+_IPPROTO_TCP = const(6)
+_TCP_NODELAY = const(1)
 
 _DRAIN_S = 0.05  # between looks at who is still served
 
 # States of a connection: where its exchange of a request for an answer is.
-_IDLE = 0  # nothing has come of the next request
-_HEAD = 1  # a part of its header section has
-_BODY = 2  # its body is being read, or is not wanted
-_SERVING = 3  # all of it has come: the handler runs, or its answer is being sent
-_LINGERING = 4  # the last answer is sent; input is thrown away
+_IDLE = const(0)  # nothing has come of the next request
+_HEAD = const(1)  # a part of its header section has
+_BODY = const(2)  # its body is being read, or is not wanted
+_SERVING = const(3)  # all of it has come: the handler runs, or its answer is being sent
+_LINGERING = const(4)  # the last answer is sent; input is thrown away
 
 # What the connection's task does about input.
-_ELSEWHERE = 0  # nothing: it computes, or waits for something else
-_WAITS = 1  # waits for it
-_LATE = 2  # has waited until the time limit
+_ELSEWHERE = const(0)  # nothing: it computes, or waits for something else
+_WAITS = const(1)  # waits for it
+_LATE = const(2)  # has waited until the time limit
 
 
 class Server:
