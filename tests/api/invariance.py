@@ -4,38 +4,98 @@ The ways are: alone, with drafts by n-grams and by a model, eight at a time, wit
 after others with the same beginning.
 
     python tests/api/invariance.py [--requests 500] [--model FILE] [--draft FILE] [--tokens 24]
-        [--kernels exact] [--seed 1]
+        [--kernels exact] [--seed 1] [--guest]
 
 Without --model the model is a small random one, and its draft model another. With --model, it
-drafts for itself unless --draft names a model.
+drafts for itself unless --draft names a model. --guest: in a booted image, where drafts by a model
+are computed only when that pays.
 """
 
 import argparse
 import json
+import re
 import tempfile
 import time
 from pathlib import Path
 
+import requests
+from cllm import config, health, run
 from support.api_server import ApiServer
 from support.same_answers import answer, at_once, differences, make_requests
 
 
-def eager(server):
-    """Let a server draft whether or not that pays."""
-    server.scheduler.policy.draft_size = lambda right, most, *_: min(most, 7)
+class Native:
+    """The server on this machine, which drafts whether or not that pays.
+
+    model: path; draft: path or None; options: of the section "model".
+    """
+
+    def __init__(self, model, draft, options):
+        if draft:
+            options = {**options, "draft": str(draft)}
+        self.server = ApiServer(model, {"model": options})
+
+    def __enter__(self):
+        self.server.__enter__()
+        self.server.scheduler.policy.draft_size = lambda right, most, *_: min(most, 7)
+        self.url = self.server.url
+        return self
+
+    def __exit__(self, *exception):
+        return self.server.__exit__(*exception)
+
+    def metric(self, name):
+        return getattr(self.server.scheduler.metrics, name)
 
 
-def compute(model, draft, bodies, kernels="exact", threads=1):
-    """Return {way: (answers, metrics)}; in the first way, each request is alone."""
+class Guest:
+    """The same in a booted image; it drafts when that pays."""
 
-    def served(name, run, speculate=False, **options):
+    SERIES = {
+        "cached_tokens": "prefix_cache_hits",
+        "drafted": "spec_decode_num_draft_tokens_total",
+        "accepted": "spec_decode_num_accepted_tokens_total",
+        "preemptions": 'num_preemptions_total{reason="kv_cache"}',
+        "displaced": 'num_preemptions_total{reason="priority"}',
+    }
+
+    def __init__(self, model, draft, options):
+        settings = {
+            **config.DEFAULTS,
+            "port": 0,
+            "accel": "tcg",
+            "smp": options["threads"],
+            "model": str(model),
+            "draft": str(draft) if draft else None,
+        }
+        self.guest = run.make_guest(settings, {"model": options})
+
+    def __enter__(self):
+        self.guest.start()
+        self.url = f"http://127.0.0.1:{self.guest.port}"
+        verdict = health.wait_until_decided(self.guest.port, self.guest.ended, 300)
+        if verdict is not None:
+            raise SystemExit(f"{verdict}: {self.guest.log()[-3000:].decode(errors='replace')}")
+        return self
+
+    def __exit__(self, *exception):
+        self.guest.stop()
+
+    def metric(self, name):
+        text = requests.get(self.url + "/metrics", timeout=60).text
+        line = rf"^llamacpp:{re.escape(self.SERIES[name])} (\S+)"
+        return int(float(re.search(line, text, re.MULTILINE)[1]))
+
+
+def compute(model, draft, bodies, kernels="exact", threads=1, target=Native):
+    """Return {way: (answers, {metric: value})}; in the first way, each request is alone."""
+
+    def served(name, run, draft=None, speculate=False, **options):
         settings = {"n_ctx": 4096, "kernels": kernels, "threads": threads, "speculate": speculate}
-        with ApiServer(model, {"model": {**settings, **options}}) as server:
-            if speculate:
-                eager(server)
+        with target(model, draft, {**settings, **options}) as server:
             began = time.monotonic()
             answers = run(server)
-            metrics = server.scheduler.metrics
+            metrics = {metric: server.metric(metric) for metric in Guest.SERIES}
             print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
             return answers, metrics
 
@@ -62,7 +122,7 @@ def compute(model, draft, bodies, kernels="exact", threads=1):
         "one after the other, prefixes kept": served("one after the other, prefixes kept", kept),
         "drafts by n-grams": served("drafts by n-grams", alone, speculate=True),
         "drafts by a model": served(
-            "drafts by a model", backwards, speculate=True, slots=2, draft=str(draft)
+            "drafts by a model", backwards, speculate=True, slots=2, draft=draft
         ),
         "eight at a time": served("eight at a time", eight, slots=8),
         "eight at a time, in pieces": served(
@@ -81,6 +141,7 @@ def main():
     parser.add_argument("--kernels", default="exact")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--guest", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model, draft = options.model, options.draft or options.model
@@ -89,7 +150,8 @@ def main():
 
             model, draft = small_models.pair(folder)
         bodies = make_requests(options.requests, options.tokens, options.seed)
-        made = compute(model, draft, bodies, options.kernels, options.threads)
+        target = Guest if options.guest else Native
+        made = compute(model, draft, bodies, options.kernels, options.threads, target)
     wrong = differences(made)
     print("\n".join(wrong[:20]))
     counts = {way: sum(line.startswith(way + ", request") for line in wrong) for way in made}
@@ -101,7 +163,7 @@ def evidence(made):
     """Check by the metrics that each way was what its name says."""
 
     def metric(way, name):
-        return getattr(made[way][1], name)
+        return made[way][1][name]
 
     return {
         "prefix tokens": metric("one after the other, prefixes kept", "cached_tokens"),
