@@ -1,20 +1,27 @@
 // The `_jsonio` module: Python values from and to JSON text, by native/json.
 //
-//   read(text, depth, members, containers, memory, us) -> value or Reader     text: bytes. depth:
-//       of arrays and objects. members: of one object. containers: arrays and objects in all.
-//       memory: bytes that the values may take, about
-//   write(value, depth, wide, us) -> bytes or Writer     wide: integers of any size as they are;
-//       else those beyond 64 bits as the doubles that most readers make of them
-//   integers(items, least, most) -> bool   whether all of a list are integers in that range
+//   read(text, depth, members, containers, memory, us) -> value or Reader
+//       text        bytes
+//       depth       most arrays and objects inside each other
+//       members     most members of one object
+//       containers  most arrays and objects in all
+//       memory      most bytes, roughly, that the values may take
+//   write(value, depth, wide, us) -> bytes or Writer
+//       wide        write integers of any size digit by digit; without it, those beyond 64 bits
+//                   become the doubles that most readers make of them
+//   integers(items, least, most) -> bool   whether all items of a list are integers in that range
 //   is_utf8(buffer) -> bool
-//   decode(buffer) -> (str, used)    with U+FFFD for what is no UTF-8; a character that the end
-//       cuts is not used
+//   decode(buffer) -> (str, used)          U+FFFD replaces bytes that are not UTF-8; a character
+//                                          that the buffer's end cuts off is not used
+//   Reader, Writer
+//       run(us) -> bool                    goes on; whether all is done
+//       result()                           the value or the bytes
 //
-// Both work for about `us` microseconds (-1: to the end) and give what goes on where they stopped:
-// run(us) says whether all is done, result() is the value or the bytes. Reading raises ValueError
-// with what is wrong and at which byte, or which bound it passed; writing ValueError for a number
-// or a text that JSON has no form of, TypeError for any other value. A list or dict that changes
-// while it is written is written as it was or as it is, item by item.
+// read() and write() work for about `us` microseconds (-1: to the end). What is not done by then
+// they return as a Reader or Writer. Reading raises ValueError, which gives the fault and its byte,
+// or the bound that was passed. Writing raises ValueError for a number or text that JSON cannot
+// express, TypeError for any other value. A list or dict may change while it is written: each item
+// is written as it is when its turn comes.
 #include <string.h>
 
 #include "py/mphal.h"
@@ -30,11 +37,11 @@
 #include "modjsonio.h"
 
 #define WORK 4096 // bytes of one token between two looks at the clock
-#define LOOK 32   // tokens between two
-#define MANY 64   // members of an object from which each is a reason to look
-#define SHORT 64  // bytes of a string that may be a name which Python knows already
+#define LOOK 32   // tokens between two looks
+#define MANY 64   // in an object with more members, look after each
+#define SHORT 64  // a string of at most this many bytes may be interned already
 
-// What values take of MicroPython's heap, about: blocks of 32 bytes.
+// Roughly what values take of MicroPython's heap, whose blocks have 32 bytes.
 #define ITEM_MEMORY 8
 #define OBJECT_MEMORY 32
 #define CONTAINER_MEMORY 96
@@ -49,12 +56,26 @@ static bool over(mp_int_t us, mp_uint_t start) {
     return us >= 0 && (mp_uint_t)(mp_hal_ticks_us() - start) >= (mp_uint_t)us;
 }
 
+// Returns false if all is done. Else marks the work as broken, which it is if an exception ends it;
+// the caller sets the state again when it stops without one.
+static bool resume(uint8_t *state) {
+    if (*state == BROKEN) {
+        mp_raise_ValueError(MP_ERROR_TEXT("it failed before"));
+    }
+    if (*state == FINISHED) {
+        return false;
+    }
+    *state = BROKEN;
+    return true;
+}
+
+// Takes over `data`, which ends with NUL, if it is longer than SHORT.
 static mp_obj_t new_str(char *data, size_t length) {
     if (length <= SHORT) {
         return mp_obj_new_str(data, length);
     }
     mp_obj_str_t *string = mp_obj_malloc(mp_obj_str_t, &mp_type_str);
-    string->hash = 0; // for who needs it
+    string->hash = 0; // computed when needed
     string->len = length;
     string->data = (const byte *)data;
     return MP_OBJ_FROM_PTR(string);
@@ -65,8 +86,8 @@ static mp_obj_t new_str(char *data, size_t length) {
 typedef struct {
     mp_obj_base_t base;
     uint8_t state;
-    bool is_name; // the string that is being decoded
-    bool slow;    // the last value may have taken long
+    bool is_name; // the string being decoded is a member's name
+    bool slow;    // storing the last value may have taken long
     mp_obj_t text, value;
     struct json_reader reader;
     size_t members, containers, memory, compared;
@@ -93,7 +114,7 @@ static void pay(reader_t *self, size_t memory) {
     self->memory -= memory;
 }
 
-// Puts a value where it belongs. depth: how much is open around it.
+// Stores a value in the innermost of `depth` open containers, or as the result.
 static void give(reader_t *self, unsigned depth, mp_obj_t value) {
     if (!depth) {
         self->value = value;
@@ -106,7 +127,7 @@ static void give(reader_t *self, unsigned depth, mp_obj_t value) {
         return;
     }
     pay(self, MEMBER_MEMORY);
-    // A client can choose names that have all one hash and cost a comparison with each other.
+    // A client can choose names with equal hashes, each of which is compared with all before it.
     size_t used = mp_obj_dict_get_map(parent)->used;
     self->compared += used;
     self->slow = used > MANY;
@@ -206,20 +227,16 @@ static void take(reader_t *self, enum json_event event) {
             give(self, depth - 1, container);
             break;
         }
-        default: // what is open ends
+        default: // the end of a container
             self->open[depth] = self->name[depth] = MP_OBJ_NULL;
     }
 }
 
 static void reader_work(reader_t *self, mp_int_t us) {
     mp_uint_t start = mp_hal_ticks_us();
-    if (self->state == BROKEN) {
-        mp_raise_ValueError(MP_ERROR_TEXT("it failed before"));
-    }
-    if (self->state == FINISHED) {
+    if (!resume(&self->state)) {
         return;
     }
-    self->state = BROKEN; // should an exception leave from here
     for (unsigned count = 1;; count++) {
         bool look = count % LOOK == 0;
         if (self->string) {
@@ -274,7 +291,7 @@ static MP_DEFINE_CONST_OBJ_TYPE(reader_type, MP_QSTR_Reader, MP_TYPE_FLAG_NONE, 
 static mp_obj_t jsonio_read(size_t n_args, const mp_obj_t *args) {
     (void)n_args;
     if (!mp_obj_is_type(args[0], &mp_type_bytes)) {
-        // What can change cannot be gone on with.
+        // A Reader could not resume in a buffer that changes.
         mp_raise_TypeError(MP_ERROR_TEXT("bytes expected"));
     }
     size_t size;
@@ -298,8 +315,8 @@ static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(jsonio_read_obj, 6, 6, jsonio_read);
 
 typedef struct {
     mp_obj_t object; // list, tuple or dict
-    size_t next;     // of its items, or of the slots of its table
-    bool some;       // an item is written
+    size_t next;     // index of the next item, or slot of a dict's table
+    bool some;       // an item has been written
 } level_t;
 
 typedef struct {
@@ -308,7 +325,8 @@ typedef struct {
     bool wide, is_name;
     char *text;
     size_t size, room;
-    mp_obj_t string, value; // being written; the value that follows a name
+    mp_obj_t string; // being written, MP_OBJ_NULL for none
+    mp_obj_t value;  // to be written next, MP_OBJ_NULL for none
     size_t from;
     unsigned depth, max_depth;
     level_t open[WRITER_DEPTH];
@@ -368,7 +386,7 @@ static void add_double(writer_t *self, mp_float_t value) {
     self->size += size;
 }
 
-// Whether an integer is one of 64 bits, with a sign or without.
+// Whether an integer fits into 64 bits, signed or unsigned.
 static bool is_narrow(mp_obj_t number) {
     if (mp_obj_is_small_int(number)) {
         return true;
@@ -392,7 +410,7 @@ static void add_integer(writer_t *self, mp_obj_t number) {
     }
 }
 
-// Writes what is no string and has no items; false for any other value.
+// Writes null, a truth value or a number; returns false for any other value.
 static bool add_scalar(writer_t *self, mp_obj_t value) {
     if (value == mp_const_none) {
         add(self, "null", 4);
@@ -415,7 +433,7 @@ static NORETURN void refuse_type(mp_obj_t value) {
         mp_obj_get_type_str(value));
 }
 
-// The native object of a value of a class that has one of these for its base, or the value itself.
+// The native object inside an instance of a class derived from one of `kinds`; else the value.
 static mp_obj_t native(mp_obj_t value) {
     const mp_obj_type_t *kinds[] = {&mp_type_dict, &mp_type_list, &mp_type_tuple, &mp_type_str};
     bool instance = mp_obj_is_instance_type(mp_obj_get_type(value));
@@ -428,7 +446,7 @@ static mp_obj_t native(mp_obj_t value) {
     return value;
 }
 
-// A tuple, or one with names.
+// Whether it is a tuple or a namedtuple.
 static bool is_tuple(mp_obj_t value) {
     return MP_OBJ_TYPE_GET_SLOT_OR_NULL(mp_obj_get_type(value), iter) == mp_obj_tuple_getiter;
 }
@@ -463,7 +481,7 @@ static void begin_name(writer_t *self, mp_obj_t name) {
         begin_string(self, name, true);
         return;
     }
-    // As CPython's json: what is a scalar has a text.
+    // As in CPython's json, a scalar as a name becomes text.
     add_byte(self, '"');
     if (!add_scalar(self, name)) {
         refuse_type(name);
@@ -476,7 +494,7 @@ static void leave(writer_t *self, char byte) {
     self->open[--self->depth] = (level_t){0};
 }
 
-// The next item of what is open, or its end.
+// Writes the next item of the innermost container, or its end.
 static void next_item(writer_t *self) {
     level_t *level = &self->open[self->depth - 1];
     mp_obj_t value;
@@ -520,13 +538,9 @@ static void next_item(writer_t *self) {
 
 static void writer_work(writer_t *self, mp_int_t us) {
     mp_uint_t start = mp_hal_ticks_us();
-    if (self->state == BROKEN) {
-        mp_raise_ValueError(MP_ERROR_TEXT("it failed before"));
-    }
-    if (self->state == FINISHED) {
+    if (!resume(&self->state)) {
         return;
     }
-    self->state = BROKEN; // should an exception leave from here
     for (unsigned count = 1;; count++) {
         bool look = count % LOOK == 0;
         if (self->string != MP_OBJ_NULL) {
@@ -553,7 +567,7 @@ static mp_obj_t take_text(writer_t *self) {
     mp_obj_str_t *bytes = mp_obj_malloc(mp_obj_str_t, &mp_type_bytes);
     bytes->hash = 0;
     bytes->len = self->size;
-    add_byte(self, 0); // as all bytes objects end
+    add_byte(self, 0); // bytes objects end with NUL
     bytes->data = (const byte *)m_renew(char, self->text, self->room, self->size);
     self->text = NULL;
     self->state = BROKEN;
@@ -615,7 +629,7 @@ static mp_obj_t jsonio_integers(mp_obj_t list, mp_obj_t least_in, mp_obj_t most_
     mp_obj_get_array(list, &count, &items); // TypeError for what is no list or tuple
     mp_int_t least = mp_obj_get_int(least_in), most = mp_obj_get_int(most_in);
     for (size_t i = 0; i < count; i++) {
-        // A large integer is out of any range that mp_int_t can state of tokens.
+        // An integer that is not small is outside every range of tokens.
         if (!mp_obj_is_small_int(items[i]) || MP_OBJ_SMALL_INT_VALUE(items[i]) < least
             || MP_OBJ_SMALL_INT_VALUE(items[i]) > most) {
             return mp_const_false;

@@ -16,6 +16,7 @@
 #include "execmem.h"
 #include "mpirq.h"
 #include "pyframe.h"
+#include "waiting_port.h"
 
 #define HEAP_SIZE (4 * MiB)         // first area; MICROPY_GC_SPLIT_HEAP_AUTO adds more
 #define PYTHON_STACK_SIZE (1 * MiB) // of the process's stack; the rest is for C++ below Python
@@ -84,6 +85,7 @@ int main(int argc, char **argv) {
     boot_phase("libc");
     kernel_hooks.interpreter_return = vm_entry_return;
     kernel_hooks.describe_frame = pyframe_describe;
+    waiting_port_init();
     mp_cstack_init_with_sp_here(PYTHON_STACK_SIZE);
     for (;;) {
         run_python();

@@ -48,10 +48,6 @@ ARROWS = {
     },
 }
 
-# Calls of the kernel by C modules, through MicroPython's py/mphal.h. Waiting, feeding the watchdog
-# and polling interrupts still have to leave modengine.c for the port; then this is empty.
-KNOWN_CALLS = {"engine/modengine.o": {"clock_wait", "clock_interrupted", "watchdog_feed"}}
-
 # What mp_hal_ticks_ms() calls, an inline function that MicroPython asks every port for.
 INLINE = {"clock_ns"}
 
@@ -266,7 +262,7 @@ def test_modules_call_neither_port_nor_kernel(objects):
     modules = below(objects, "modules")
     assert "engine/modengine.o" in modules
     for path, (_, undefined) in modules.items():
-        assert undefined & theirs == KNOWN_CALLS.get(path, set()), path
+        assert undefined & theirs == set(), path
 
 
 # --- The checks find what they are for ------------------------------------------------------------
