@@ -117,7 +117,7 @@ def test_the_printed_gdb_command_debugs_the_image():
     finally:
         process.kill()
         process.wait()
-    assert re.search(r"#0 +kernel_start \(.*\) at .*kernel\.c:\d+", session.stdout), session
+    assert re.search(r"#0 +kernel_start \(.*\) at .*start\.c:\d+", session.stdout), session
     assert re.search(r"#0 +mp_init \(\) at .*runtime\.c:\d+", session.stdout), session
     assert re.search(r"#[12] .*main \(.*\) at .*main\.c:\d+", session.stdout), session
     assert "$1 = 1" in session.stdout
