@@ -112,7 +112,7 @@ def main():
     counts: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "monitor"
-        guest = run.make_guest(settings, guest_settings, monitor=path)
+        guest = run.make_guest(settings, guest_settings, qmp=path)
         started = time.monotonic()
         guest.start()
         try:

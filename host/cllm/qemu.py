@@ -68,8 +68,8 @@ class Guest:
     network; nothing is forwarded then. mac: of the network card, where two guests share a network.
     gdb: TCP port of 127.0.0.1 where the guest waits for a debugger. on_crash: "exit" ends QEMU
     when the guest dies or resets itself; with "reboot" it boots again, as a machine would, and its
-    memory keeps the crash record. monitor: path of a Unix socket for QEMU's monitor (QMP, see
-    tests/support/qemu_monitor.py). cpu: QEMU's name of a processor (default: the best there is).
+    memory keeps the crash record. monitor, qmp: paths of Unix sockets for QEMU's human
+    monitor and for its machine protocol (tests/support/qemu_monitor.py). cpu: QEMU's name of a processor (default: the best there is).
 
     Call start() and stop() from the main thread only: the kernel ends QEMU when the thread that
     started it ends.
@@ -90,6 +90,7 @@ class Guest:
         gdb: int | None = None,
         on_crash: str = "exit",
         monitor: str | Path | None = None,
+        qmp: str | Path | None = None,
         cpu: str | None = None,
     ) -> None:
         self.image = Path(image)
@@ -104,6 +105,7 @@ class Guest:
         self.gdb = gdb
         self.on_crash = on_crash
         self.monitor = monitor
+        self.qmp = qmp
         self.cpu = cpu
         self.url = f"http://127.0.0.1:{port}"
         self.listeners: list[Callable[[bytes], object]] = []
@@ -136,9 +138,10 @@ class Guest:
             "-device",
             "isa-debug-exit,iobase=0xf4,iosize=0x04",
         ]
-        if self.monitor:
-            path = str(Path(self.monitor).resolve()).replace(",", ",,")
-            line += ["-qmp", f"unix:{path},server=on,wait=off"]
+        for option, socket_path in (("-monitor", self.monitor), ("-qmp", self.qmp)):
+            if socket_path:
+                path = str(Path(socket_path).resolve()).replace(",", ",,")
+                line += [option, f"unix:{path},server=on,wait=off"]
             line += ["-vga", "std"]
         if self.pcap:
             path = str(Path(self.pcap).resolve()).replace(",", ",,")

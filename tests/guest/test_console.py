@@ -81,7 +81,7 @@ def screen(path, tmp_path):
 
 
 def test_the_screen_shows_address_model_memory_and_log(boot, tiny_model, tmp_path):
-    guest = boot(model=str(tiny_model), monitor=tmp_path / "monitor")
+    guest = boot(model=str(tiny_model), qmp=tmp_path / "monitor")
     guest.serial.expect("in all")
     shown = [
         re.compile(line)
@@ -105,7 +105,7 @@ def test_the_screen_shows_address_model_memory_and_log(boot, tiny_model, tmp_pat
 
 @pytest.mark.usefixtures("selftest")
 def test_the_screen_shows_the_reason_of_a_death(boot, tmp_path):
-    guest = boot(on_crash="reboot", monitor=tmp_path / "monitor", wait=False)
+    guest = boot(on_crash="reboot", qmp=tmp_path / "monitor", wait=False)
     for end in ("rebooting", "rebooting", "halted"):
         guest.serial.expect("in all\r\n")
         guest.serial.sendline("import _x86; _x86.crash('null')")

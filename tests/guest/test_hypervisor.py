@@ -37,7 +37,7 @@ def monitored(boot, tmp_path):
 
     def start(**options):
         path = tmp_path / "monitor"
-        guest = boot(app=str(tmp_path / "app.py"), monitor=path, **options)
+        guest = boot(app=str(tmp_path / "app.py"), qmp=path, **options)
 
         def command(name):
             with Monitor(path) as monitor:

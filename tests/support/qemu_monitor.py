@@ -1,6 +1,6 @@
 """QEMU's monitor, by commands of the QEMU Machine Protocol (docs/interop/qmp-spec of QEMU).
 
-guest = boot(monitor=path)
+guest = boot(qmp=path)
 with Monitor(path) as monitor:
     monitor.command("pmemsave", val=0xB8000, size=4000, filename="screen.bin")
 """
@@ -16,7 +16,7 @@ ANSWER_S = 60
 
 
 class Monitor:
-    """One connection to the socket that qemu.Guest(monitor=path) has; QEMU takes one at a time."""
+    """One connection to the socket that qemu.Guest(qmp=path) has; QEMU takes one at a time."""
 
     def __init__(self, path):
         self._loop = asyncio.new_event_loop()

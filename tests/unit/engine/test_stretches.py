@@ -112,7 +112,8 @@ def test_a_model_whose_template_is_a_stretch(library, tmp_path):
     )
     began = time.process_time()
     with Engine(library, path, job_ms=JOB_MS) as engine:
-        assert time.process_time() - began < 4 + 8
+        # Without a limit it takes minutes. The process has other threads, so this is not exact.
+        assert time.process_time() - began < 4 + 26
         with pytest.raises(EngineFailure, match="too long to process"):
             engine.apply_template(question("x"))
         assert engine.tokenize("hello")
