@@ -68,11 +68,10 @@ class Guest:
     network; nothing is forwarded then. mac: of the network card, where two guests share a network.
     gdb: TCP port of 127.0.0.1 where the guest waits for a debugger. on_crash: "exit" ends QEMU
     when the guest dies or resets itself; with "reboot" it boots again, as a machine would, and its
-    memory keeps the crash record. monitor, qmp: paths of Unix sockets for QEMU's human
-    monitor and for its machine protocol (tests/support/qemu_monitor.py). cpu: QEMU's name of a processor (default: the best there is).
-
-    Call start() and stop() from the main thread only: the kernel ends QEMU when the thread that
-    started it ends.
+    memory keeps the crash record. monitor, qmp: paths of Unix sockets for QEMU's human monitor
+    and for its machine protocol (tests/support/qemu_monitor.py). cpu: QEMU's name of a
+    processor (default: the best there is). Call start() and stop() from the main thread only:
+    the kernel ends QEMU when the thread that started it ends.
     """
 
     def __init__(
