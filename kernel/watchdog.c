@@ -2,8 +2,8 @@
 // interrupt ends the machine with a backtrace of what runs instead. That finds whatever loops with
 // interrupts on; a processor that loops with interrupts off is beyond it.
 //
-// clock_ns() leaves out pauses of the whole machine that are long enough to be told from work
-// (cpu/tsc.c). Shorter ones count, so a watchdog that is overdue gets GRACE_NS more to be fed.
+// clock_ns() leaves out pauses of the whole machine that are too long to be work (cpu/tsc.c).
+// Shorter ones count, so a watchdog that is overdue gets GRACE_NS more to be fed.
 #include "watchdog.h"
 
 #include "cpu/sched.h"

@@ -2,8 +2,8 @@
 
 A hypervisor stops a machine in one of two ways. If the TSC runs on (SIGSTOP, a host that sleeps),
 the kernel leaves the pause out of ticks_ms(), and wall time is right. If the TSC stands still, too
-(QEMU's `stop`, a migration), only the CMOS clock shows the pause, so it is read now and then. In
-both cases the network is told, because leases ran on.
+(QEMU's `stop`, a migration), only the CMOS clock shows the pause, so it is read every 10 s. In
+both cases the network verifies its lease, which ran on.
 """
 # SPDX-License-Identifier: MIT
 

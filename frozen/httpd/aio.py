@@ -3,8 +3,8 @@ the two Pythons differ.
 
 CPython has three types: coroutines, generators and async generators. MicroPython 1.25 has one: an
 `async def` with `yield` compiles to a generator whose `await`s and `yield`s both come out of
-send(). They can be told apart: everything that asyncio suspends on yields None, which is no data.
-So on MicroPython a None is passed up to the event loop, and anything else is the handler's next
+send(). Their values differ: everything that asyncio suspends on yields None, which is no data. So
+on MicroPython a None is passed up to the event loop, and anything else is the handler's next
 item. For the same reason a streaming handler must never yield None: the loop would not wake it
 again.
 """

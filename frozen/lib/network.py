@@ -34,7 +34,7 @@ _dns = None
 
 
 class _Client(Client):
-    """A DHCP client that is told of the machine's pauses, which the stack's time leaves out."""
+    """A DHCP client whose leases count the machine's pauses, which the stack's time leaves out."""
 
     def paused(self, ms, now):
         """Take `ms` off the lease, and ask the server whether it still holds (RFC 2131 3.7)."""

@@ -264,7 +264,7 @@ int engine_clear(struct engine *e);
 //   dry_allowed_length (2), dry_penalty_last_n (64), dry_sequence_breakers, mirostat (0),
 //   mirostat_tau (5), mirostat_eta (0.1), adaptive_target (-1: off), adaptive_decay (0.9),
 //   min_keep (0), samplers (their order), seed (-1: random), logit_bias, ignore_eos (false),
-//   min_tokens (0: no end of generation before so many), grammar (GBNF), json_schema.
+//   min_tokens (0; generated before the end is allowed), grammar (GBNF), json_schema.
 // An unknown key, a wrong type or a value out of range is ENGINE_EINVAL. chat: a conversation whose
 // tools or response format constrain the reply, or NULL. One of the next two functions may give
 // ENGINE_LIMIT, if the grammar is too ambiguous; then the sampler is of no more use.

@@ -86,7 +86,7 @@ struct engine {
 struct engine_sampler {
     engine *owner; // NULL after engine_close()
     common_sampler_ptr sampler;
-    uint32_t min_tokens = 0; // no end of generation before so many
+    uint32_t min_tokens = 0; // generated before the end is allowed
     uint32_t sampled = 0;
     int32_t token = 0;               // that was sampled last
     bool constrained = false;        // by a grammar

@@ -40,7 +40,7 @@ OURS = {
     ),
     **dict.fromkeys(
         ["draft_n", "draft_n_accepted"],
-        "llama-server's names in `timings` where it drafts; cllm drafts unless told not to",
+        "llama-server's names in `timings` where it drafts; cllm drafts by default",
     ),
     **dict.fromkeys(
         ["kernels", "cpu_variant"],
@@ -342,7 +342,7 @@ def differences(ours, theirs, path=""):
             yield from differences(one, other, f"{path}[{i}]")
     else:
         name = path.rsplit(".", 1)[-1].split("[")[0]
-        told = (
+        compared = (
             "text",
             "content",
             "finish_reason",
@@ -353,7 +353,7 @@ def differences(ours, theirs, path=""):
             "done",
             "names",
         )
-        if name in told and ours != theirs and "error" not in path:
+        if name in compared and ours != theirs and "error" not in path:
             yield f"{path}: {ours!r}, theirs {theirs!r}"
 
 
