@@ -9,6 +9,7 @@
 #include "log.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <utility>
 
 #include <sys/sysinfo.h>
@@ -98,15 +99,36 @@ void job_thread::loop() {
     }
 }
 
+// Bytes that the machine could give out now.
+static uint64_t available_bytes(uint64_t enough) {
+    struct sysinfo info;
+    if (sysinfo(&info) != 0) {
+        return enough;
+    }
+    uint64_t bytes = uint64_t(info.freeram) * info.mem_unit;
+    if (bytes >= enough) {
+        return bytes;
+    }
+    // Linux fills free memory with copies of files, which it gives up when asked (proc(5),
+    // MemAvailable). The machine has neither them nor this file.
+    if (FILE *file = fopen("/proc/meminfo", "re")) {
+        char line[128];
+        unsigned long long kib;
+        while (fgets(line, sizeof line, file)) {
+            if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) {
+                bytes = std::max<uint64_t>(bytes, kib * 1024);
+            }
+        }
+        fclose(file);
+    }
+    return bytes;
+}
+
 size_t job_bytes(size_t extra) {
     constexpr size_t least = 4 * 1024 * 1024;
     const size_t most = 64 * 1024 * 1024 + extra;
-    struct sysinfo info;
-    if (sysinfo(&info) != 0) {
-        return most;
-    }
     // The other half is for what the rest of the machine does meanwhile.
-    return std::clamp<uint64_t>(uint64_t(info.freeram) * info.mem_unit / 2, least, most);
+    return std::clamp<uint64_t>(available_bytes(2 * most) / 2, least, most);
 }
 
 void start_job(engine *e, enum engine_job::kind kind, uint32_t ms,
