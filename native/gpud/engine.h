@@ -23,7 +23,7 @@ using object = uint64_t;
 class engine {
 public:
     virtual ~engine() = default;
-    virtual const char *name() const = 0; // "ptx", "cuda"
+    virtual const char *name() const = 0;  // "ptx", "cuda"
     virtual uint32_t features() const = 0; // UCUDA_HAS_*
     virtual unsigned devices() const = 0;
     virtual int describe(unsigned device, ucuda_device *out) = 0;
