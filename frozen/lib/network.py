@@ -8,7 +8,7 @@ As documented for MicroPython 1.25: `active isconnected status ifconfig ipconfig
 import sys
 import time
 
-from drivers import e1000
+import drivers
 import micropython
 from micropython import const
 from net import host, ipv4
@@ -27,6 +27,8 @@ _ENODEV = const(19)
 _MAX_HOSTNAME = const(32)
 
 _card = None
+# Of the card that runs: (its driver, its bus address).
+_name = None
 _dhcp = None
 # (address, netmask, gateway) set by hand, for whenever the interface is active.
 _static = None
@@ -174,12 +176,17 @@ def _parse_interface(value):
     return ipv4.address(text), netmask
 
 
-def _start():
-    global _card
-    found = e1000.find()
+def _start(wanted=None):
+    global _card, _name
+    found = drivers.find_cards(wanted)
     if not found:
         raise OSError(_ENODEV)
-    _card = e1000.Card(found[0])
+    # The one that runs goes on if another does not start.
+    card = drivers.open_card(*found[0])
+    if _card is not None:
+        _stop()
+    _card = card
+    _name = found[0]
     host.attach(_card, _on_link)
     if _static:
         _configure()
@@ -187,9 +194,18 @@ def _start():
         _use_dhcp()
 
 
+def use_card(wanted):
+    """Change to another network card. OSError ENODEV: there is none, and the one in use stays.
+
+    Args: wanted: the name of its driver, or its bus address as "00:03.0".
+    """
+    if _name not in drivers.find_cards(wanted):
+        _start(wanted)
+
+
 def _stop():
-    global _card
-    card, _card = _card, None
+    global _card, _name
+    card, _card, _name = _card, None, None
     _stop_dhcp()
     host.attach(None)
     card.stop()

@@ -6,7 +6,8 @@ poll(), which runs timers and sends; poll() also follows every call that a user 
 A link object has `mac` (bytes of length 6), `mtu` (bytes of IP per frame), `tx_alloc()`, which
 returns a writable buffer of mtu + 14 bytes or None while the link is full, and `tx_commit(n)`,
 which sends the first n bytes of that buffer. One that cuts up TCP segments has `large`, how many
-bytes of text it takes at once, `tx_alloc_large()` and `tx_commit_large()`, see drivers.e1000.
+bytes of text it takes at once, `tx_alloc_large()` and `tx_commit_large()`, see drivers.e1000. With
+`whole_headers` it wants such segments' headers complete.
 """
 
 import os

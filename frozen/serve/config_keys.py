@@ -133,6 +133,7 @@ SERVER = {
 NETWORK = {
     "address": Address(prefix=True),  # without one, DHCP is asked
     "gateway": Address(),
+    "card": Text(),  # a driver's name, or a bus address
 }
 
 # Of requests for the model: scheduling.scheduler.Bounds.

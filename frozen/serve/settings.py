@@ -52,6 +52,7 @@ class Settings:
         network = config.get("network") or {}
         self.address = network.get("address")
         self.gateway = network.get("gateway")
+        self.card = network.get("card")
         limits = config.get("limits") or {}
         model = config.get("model") or {}
         self.drain_s = keys.get(limits, keys.LIMITS, "drain_s")
