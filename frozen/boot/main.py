@@ -72,6 +72,7 @@ async def run(settings):
         await serve(settings, computed, asked=button.pressed)
     finally:
         machine.power_button(None)
+        network.withdraw()
     await sent()
     print("cllm: off")
     machine.power_off()
@@ -89,6 +90,9 @@ async def main():
             print("cllm: network.card: no card %s (%s)" % (settings.card, exc))
     if settings.address:
         lan.ipconfig(dhcp4=False, addr4=settings.address, gw4=settings.gateway)
+    network.hostname(settings.hostname)
+    if settings.mdns:
+        network.advertise(settings.port)
     # An error in these is printed, and nothing else stops.
     asyncio.create_task(report.boot_phases(lan))
     asyncio.create_task(report.screen(lan))

@@ -42,6 +42,7 @@ _TDLEN = const(0x3808)
 _TDH = const(0x3810)
 _TDT = const(0x3818)
 _MTA = const(0x5200)
+_MTA_WORDS = const(128)
 _RAL = const(0x5400)
 _RAH = const(0x5404)
 
@@ -220,8 +221,7 @@ class Card:
         self._rx_returned = 0
         # Outside the heap, so that the collector does not scan it.
         self._packet = dma.block(self._bdf, "packet", _PACKET, 16)
-        for index in range(128):
-            self._write(_MTA + 4 * index, 0)
+        self.set_multicast(())
         address = uctypes.addressof(self._rx_ring)
         self._write(_RDBAL, address & 0xFFFFFFFF)
         self._write(_RDBAH, address >> 32)
@@ -390,6 +390,19 @@ class Card:
     def link_up(self):
         """Return whether a cable is connected."""
         return bool(self._read(_STATUS) & _STATUS_LU)
+
+    def set_multicast(self, addresses):
+        """Receive frames to these groups: hardware addresses, each 6 bytes.
+
+        The table is a hash (13.5.1), so that frames to others arrive, too. RCTL is left alone:
+        QEMU's would take no frame for a second.
+        """
+        table = [0] * _MTA_WORDS
+        for address in addresses:
+            bits = (address[5] << 4 | address[4] >> 4) & 0xFFF  # RCTL.MO is 0: bits 47 to 36
+            table[bits >> 5] |= 1 << (bits & 31)
+        for index, word in enumerate(table):
+            self._write(_MTA + 4 * index, word)
 
     def stop(self):
         """Reset the controller, so that it writes no memory and raises no interrupt."""

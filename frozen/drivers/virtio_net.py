@@ -411,6 +411,9 @@ class Card:
         """Return whether a cable is connected."""
         return not self._has_status or bool(mem16[self._config + _CONFIG_STATUS] & _LINK_UP)
 
+    def set_multicast(self, addresses):
+        """Nothing: without a control queue the device hands up all groups (5.1.6.5)."""
+
     def stop(self):
         """Reset the device, so that it writes no memory and raises no interrupt."""
         self._reset()

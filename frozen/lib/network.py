@@ -143,13 +143,47 @@ class LAN:
 
 
 def hostname(name=None):
-    """Return the name that DHCP servers get, or set it. ValueError: longer than 32 bytes."""
+    """Return the name for DHCP servers and .local, or set it. ValueError: longer than 32 bytes."""
     if name is None:
         return host.stack.hostname
     if not 0 < len(name) <= _MAX_HOSTNAME:
         raise ValueError("host name of 1 to 32 characters")
-    host.stack.hostname = name
+    if name != host.stack.hostname:
+        host.stack.hostname = name
+        host.enter()
+        try:
+            now = time.ticks_ms()
+            if _dhcp is not None:
+                _dhcp.link_up(now)  # asks for the lease again, under the new name
+            if host.stack.responder:
+                host.stack.responder.start(now)
+        finally:
+            host.leave()
     return None
+
+
+def advertise(port, text=()):
+    """Answer multicast DNS: this host is its host name in .local, with an HTTP server.
+
+    Args: port: the server's; text: ["key=value"] of its TXT record.
+    """
+    from net.mdns import Responder
+
+    host.enter()
+    try:
+        Responder(host.stack, "_http._tcp", port, text).start(time.ticks_ms())
+    finally:
+        host.leave()
+
+
+def withdraw():
+    """Take back what advertise() said, if it was called."""
+    if host.stack.responder:
+        host.enter()
+        try:
+            host.stack.responder.close()
+        finally:
+            host.leave()
 
 
 def ipconfig(*args, **kwargs):

@@ -53,6 +53,8 @@ class Settings:
         self.address = network.get("address")
         self.gateway = network.get("gateway")
         self.card = network.get("card")
+        self.hostname = keys.get(network, keys.NETWORK, "hostname")
+        self.mdns = keys.get(network, keys.NETWORK, "mdns")
         limits = config.get("limits") or {}
         model = config.get("model") or {}
         self.drain_s = keys.get(limits, keys.LIMITS, "drain_s")

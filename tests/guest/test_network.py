@@ -254,6 +254,26 @@ def total(request):
 """
 
 
+def test_its_name_is_found(wired):
+    """By multicast DNS, so each card lets frames to the group in (tests/unit/net/test_mdns.py)."""
+    mac = resolve(wired)
+    group = bytes([224, 0, 0, 251])
+    # In its first second it may still be probing for the name.
+    for _ in range(10):
+        dns = struct.pack("!6H", 0, 0, 1, 0, 0, 0) + b"\4cllm\5local\0" + struct.pack("!HH", 1, 1)
+        datagram = struct.pack("!HHHH", 5353, 5353, 8 + len(dns), 0) + dns
+        ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(datagram), 0, 0, 255, 17, 0)
+        ip += OUR_IP + group
+        ip = ip[:10] + struct.pack("!H", checksum(ip)) + ip[12:]
+        wired.send(b"\1\0\x5e\0\0\xfb" + OUR_MAC + b"\x08\0" + ip + datagram)
+        try:
+            frame = receive(wired, lambda f: f[30:34] == group and f[44:46] == b"\x84\0", 2)
+            break
+        except AssertionError:
+            pass
+    assert frame[:12] == b"\1\0\x5e\0\0\xfb" + mac and GUEST_IP in frame[54:]
+
+
 def test_two_cards(boot, wire, monkeypatch):
     # The wire is at the second, which the configuration names.
     arguments = qemu.Guest.arguments
