@@ -4,7 +4,7 @@
 import time
 
 from cllm import app
-from drivers import e1000
+from drivers import e1000, virtio_net
 from httpd import parser, router
 from net import host, stack
 from serve.apis import reply, sse
@@ -39,16 +39,17 @@ def clock(layer, owner, *names):
         setattr(owner, name, clocked(layer, getattr(owner, name)))
 
 
-clock(
-    "driver",
-    e1000.Card,
-    "receive",
-    "tx_alloc",
-    "tx_commit",
-    "tx_alloc_large",
-    "tx_commit_large",
-    "interrupt",
-)
+for card in (e1000.Card, virtio_net.Card):
+    clock(
+        "driver",
+        card,
+        "receive",
+        "tx_alloc",
+        "tx_commit",
+        "tx_alloc_large",
+        "tx_commit_large",
+        "interrupt",
+    )
 clock("TCP/IP", stack.Stack, "input", "input_segment", "poll")
 clock("between interrupt and stack", host, "pump", "enter", "leave")
 clock("HTTP", parser.Parser, "feed", "head", "begin_body", "body")

@@ -12,9 +12,13 @@ import micropython
 import sys
 
 import _x86
+import drivers
 import network
 
 # Ask for an address before the other imports: both take a moment.
+unknown_cards = drivers.unknown_cards()
+for card in unknown_cards:
+    print("cllm: no driver for the network card " + card)
 lan = network.LAN(0)
 try:
     lan.active(True)
@@ -22,7 +26,7 @@ except OSError as exc:
     if exc.errno != errno.ENODEV:
         raise
     # The model can still be used from the REPL.
-    print("cllm: no network card of a kind that is known (82540EM, 82545EM), going on without")
+    print("cllm: no network card of a kind that is known, going on without")
 _x86.boot_phase("network card")
 
 import machine
@@ -68,6 +72,7 @@ async def run(settings):
         await serve(settings, computed, asked=button.pressed)
     finally:
         machine.power_button(None)
+        network.withdraw()
     await sent()
     print("cllm: off")
     machine.power_off()
@@ -76,9 +81,18 @@ async def run(settings):
 async def main():
     settings = read_settings()
     service.last_crash = report.crash_summary()
+    service.unknown_cards = unknown_cards
     host.watch(service.look)
+    if settings.card:
+        try:
+            network.use_card(settings.card)
+        except OSError as exc:
+            print("cllm: network.card: no card %s (%s)" % (settings.card, exc))
     if settings.address:
         lan.ipconfig(dhcp4=False, addr4=settings.address, gw4=settings.gateway)
+    network.hostname(settings.hostname)
+    if settings.mdns:
+        network.advertise(settings.port)
     # An error in these is printed, and nothing else stops.
     asyncio.create_task(report.boot_phases(lan))
     asyncio.create_task(report.screen(lan))

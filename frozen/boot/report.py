@@ -67,6 +67,8 @@ def status(lan, heap):
         address = "http://" + lan.ipconfig("addr4")[0]
     else:
         address = "no address yet" if lan.active() else "no network card"
+        for card in service.unknown_cards:
+            address += ", no driver for " + card
     total, free, _ = _x86.memory()
     load = ""
     if scheduler:

@@ -1,1 +1,51 @@
-"""Device drivers. One file each, with no knowledge of the protocols above."""
+"""Device drivers. One file each, with no knowledge of the protocols above.
+
+docs/drivers.md says what a driver of a network card offers and how to add one.
+"""
+
+import pci
+from micropython import const
+
+# (vendor, device): the module here that drives it. A module is imported for a card it drives only.
+NETWORK = {
+    (0x1AF4, 0x1041): "virtio_net",  # virtio 1.1, 4.1.2 and 5.1.1
+    (0x1AF4, 0x1000): "virtio_net",  # transitional
+    (0x8086, 0x100E): "e1000",  # 82540EM
+    (0x8086, 0x100F): "e1000",  # 82545EM
+    (0x8086, 0x10D3): "e1000",  # 82574L, QEMU's e1000e
+}
+
+# PCI Code and ID Assignment 1.11, 1.3: network controller.
+_CLASS_NETWORK = const(0x02)
+
+
+def find_cards(wanted=None):
+    """Return [(module's name, bdf)] of the network cards that a driver knows, in the bus's order.
+
+    Args: wanted: a module's name, or a bus address as "00:03.0", to have these alone.
+    """
+    found = []
+    for bdf, vendor, device, _ in pci.devices():
+        name = NETWORK.get((vendor, device))
+        if name and wanted in (None, name, address_text(bdf)):
+            found.append((name, bdf))
+    return found
+
+
+def unknown_cards():
+    """Return [text] of the network cards that no driver knows: "10ec:8168 at 02:00.0"."""
+    return [
+        "%04x:%04x at %s" % (vendor, device, address_text(bdf))
+        for bdf, vendor, device, class24 in pci.devices()
+        if class24 >> 16 == _CLASS_NETWORK and (vendor, device) not in NETWORK
+    ]
+
+
+def open_card(name, bdf):
+    """Return the running Card of a driver's module. Raises OSError where it does not start."""
+    return getattr(__import__("drivers." + name), name).Card(bdf)
+
+
+def address_text(bdf):
+    """Return a function's bus address as lspci writes it: bus:device.function."""
+    return "%02x:%02x.%x" % (bdf >> 8, bdf >> 3 & 31, bdf & 7)

@@ -1,10 +1,13 @@
-"""Intel 82540EM and 82545EM Ethernet controllers (QEMU's `e1000`, `e1000-82545em`).
+"""Intel 82540EM, 82545EM and 82574L Ethernet controllers.
+
+QEMU has them as `e1000`, `e1000-82545em` and `e1000e`.
 
 Sections are those of Intel's "PCI/PCI-X Family of Gigabit Ethernet Controllers Software
-Developer's Manual" (317453), which covers both. Frames are handed up as memoryviews into the
-receive ring's own memory and written straight into the transmit ring's. TCP segments that continue
-each other are handed up as one, and the controller cuts up large ones (3.5, TCP segmentation), so
-that Python runs once for many frames.
+Developer's Manual" (317453), which covers the first two. The 82574L (317694, its datasheet) has
+the same registers and descriptors, but for the EEPROM's register. Frames are handed up as
+memoryviews into the receive ring's own memory and written straight into the transmit ring's. TCP
+segments that continue each other are handed up as one, and the controller cuts up large ones (3.5,
+TCP segmentation), so that Python runs once for many frames.
 """
 
 import struct
@@ -14,12 +17,9 @@ import _netbuf
 import _x86
 import pci
 import uctypes
+from drivers import dma
 from machine import mem32
 from micropython import const
-
-VENDOR = const(0x8086)
-# Section 5.2, device identifiers of the controllers with this register set.
-DEVICES = (0x100E, 0x100F)
 
 # Section 13.4, register offsets.
 _CTRL = const(0x0000)
@@ -42,6 +42,7 @@ _TDLEN = const(0x3808)
 _TDH = const(0x3810)
 _TDT = const(0x3818)
 _MTA = const(0x5200)
+_MTA_WORDS = const(128)
 _RAL = const(0x5400)
 _RAH = const(0x5404)
 
@@ -53,8 +54,11 @@ _CTRL_ASDE = const(1 << 5)  # 13.4.1: take speed and duplex from the PHY
 _CTRL_SLU = const(1 << 6)
 _CTRL_RST = const(1 << 26)
 _STATUS_LU = const(1 << 1)  # 13.4.2
-_EERD_START = const(1 << 0)  # 13.4.4
-_EERD_DONE = const(1 << 4)
+_EERD_START = const(1 << 0)
+# The bit that says "done", and where the address begins: 13.4.4, and 317694, 10.2.2.8.
+_EERD_LAYOUT = (1 << 4, 8)
+_EERD_LAYOUT_82574 = (1 << 1, 2)
+_ID_82574 = const(0x10D3)
 _RAH_AV = const(1 << 31)  # 13.5.3
 
 # 13.4.17: link change, receive descriptors low, receiver overrun, receive timer.
@@ -107,25 +111,6 @@ _CHUNK = const(4096)
 
 _RESET_TIMEOUT = const(1000)
 
-# {(bus address, purpose): memory}. The kernel frees DMA memory at soft resets only, so a card that
-# is started again gets the memory that it had, even if it had failed to start for lack of more.
-_memory = {}
-
-
-def _dma(bdf, name, size, align=4096):
-    """Return `size` bytes of DMA memory, the same for the same `bdf` and `name`."""
-    memory = _memory.get((bdf, name))
-    if memory is None:
-        memory = _memory[bdf, name] = _x86.dma_alloc(size, align)
-    return memory
-
-
-def find():
-    """Return the bus addresses (bdf) of the controllers that this driver knows."""
-    return [
-        bdf for bdf, vendor, device, _ in pci.devices() if vendor == VENDOR and device in DEVICES
-    ]
-
 
 class Card:
     """One controller, running after construction: a link object as net.stack wants it.
@@ -135,6 +120,8 @@ class Card:
 
     mtu = 1500
     large = _LARGE
+    # Headers of large segments lack what the controller fills in (3.5.7).
+    whole_headers = False
 
     def __init__(self, bdf):
         address, size, is_io = pci.bar(bdf, 0)
@@ -201,20 +188,21 @@ class Card:
         return struct.pack("<IH", low, high & 0xFFFF)
 
     def _read_eeprom(self, index):
-        # 13.4.4
-        self._write(_EERD, index << 8 | _EERD_START)
+        is_82574 = pci.read(self._bdf, 0x02, 2) == _ID_82574
+        done, shift = _EERD_LAYOUT_82574 if is_82574 else _EERD_LAYOUT
+        self._write(_EERD, index << shift | _EERD_START)
         start = time.ticks_ms()
         while True:
             value = self._read(_EERD)
-            if value & _EERD_DONE:
+            if value & done:
                 return value >> 16
             if time.ticks_diff(time.ticks_ms(), start) > _RESET_TIMEOUT:
                 raise OSError("e1000: EEPROM does not answer")
 
     def _ring(self, name, count):
         """Return a fresh ring: (descriptors, buffers, buffers' addresses)."""
-        ring = _dma(self._bdf, name, count * _DESCRIPTOR)
-        memory = _dma(self._bdf, name + " buffers", count * _BUFFER)
+        ring = dma.block(self._bdf, name, count * _DESCRIPTOR)
+        memory = dma.block(self._bdf, name + " buffers", count * _BUFFER)
         address = uctypes.addressof(memory)
         buffers = []
         addresses = []
@@ -232,9 +220,8 @@ class Card:
         # Descriptors from here on were handled but not yet given back.
         self._rx_returned = 0
         # Outside the heap, so that the collector does not scan it.
-        self._packet = _dma(self._bdf, "packet", _PACKET, 16)
-        for index in range(128):
-            self._write(_MTA + 4 * index, 0)
+        self._packet = dma.block(self._bdf, "packet", _PACKET, 16)
+        self.set_multicast(())
         address = uctypes.addressof(self._rx_ring)
         self._write(_RDBAL, address & 0xFFFFFFFF)
         self._write(_RDBAH, address >> 32)
@@ -246,7 +233,7 @@ class Card:
         # 14.5
         self._tx_ring, self._tx_buffers, self._tx_addresses = self._ring("transmit", _TX_COUNT)
         self._tx_next = 0
-        self._large = _dma(self._bdf, "large", _LARGE_COUNT * _LARGE_BUFFER)
+        self._large = dma.block(self._bdf, "large", _LARGE_COUNT * _LARGE_BUFFER)
         self._large_address = uctypes.addressof(self._large)
         self._large_next = 0
         # The last descriptor of each large buffer's packet.
@@ -403,6 +390,19 @@ class Card:
     def link_up(self):
         """Return whether a cable is connected."""
         return bool(self._read(_STATUS) & _STATUS_LU)
+
+    def set_multicast(self, addresses):
+        """Receive frames to these groups: hardware addresses, each 6 bytes.
+
+        The table is a hash (13.5.1), so that frames to others arrive, too. RCTL is left alone:
+        QEMU's would take no frame for a second.
+        """
+        table = [0] * _MTA_WORDS
+        for address in addresses:
+            bits = (address[5] << 4 | address[4] >> 4) & 0xFFF  # RCTL.MO is 0: bits 47 to 36
+            table[bits >> 5] |= 1 << (bits & 31)
+        for index, word in enumerate(table):
+            self._write(_MTA + 4 * index, word)
 
     def stop(self):
         """Reset the controller, so that it writes no memory and raises no interrupt."""

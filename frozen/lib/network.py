@@ -8,7 +8,7 @@ As documented for MicroPython 1.25: `active isconnected status ifconfig ipconfig
 import sys
 import time
 
-from drivers import e1000
+import drivers
 import micropython
 from micropython import const
 from net import host, ipv4
@@ -27,6 +27,8 @@ _ENODEV = const(19)
 _MAX_HOSTNAME = const(32)
 
 _card = None
+# Of the card that runs: (its driver, its bus address).
+_name = None
 _dhcp = None
 # (address, netmask, gateway) set by hand, for whenever the interface is active.
 _static = None
@@ -141,13 +143,47 @@ class LAN:
 
 
 def hostname(name=None):
-    """Return the name that DHCP servers get, or set it. ValueError: longer than 32 bytes."""
+    """Return the name for DHCP servers and .local, or set it. ValueError: longer than 32 bytes."""
     if name is None:
         return host.stack.hostname
     if not 0 < len(name) <= _MAX_HOSTNAME:
         raise ValueError("host name of 1 to 32 characters")
-    host.stack.hostname = name
+    if name != host.stack.hostname:
+        host.stack.hostname = name
+        host.enter()
+        try:
+            now = time.ticks_ms()
+            if _dhcp is not None:
+                _dhcp.link_up(now)  # asks for the lease again, under the new name
+            if host.stack.responder:
+                host.stack.responder.start(now)
+        finally:
+            host.leave()
     return None
+
+
+def advertise(port, text=()):
+    """Answer multicast DNS: this host is its host name in .local, with an HTTP server.
+
+    Args: port: the server's; text: ["key=value"] of its TXT record.
+    """
+    from net.mdns import Responder
+
+    host.enter()
+    try:
+        Responder(host.stack, "_http._tcp", port, text).start(time.ticks_ms())
+    finally:
+        host.leave()
+
+
+def withdraw():
+    """Take back what advertise() said, if it was called."""
+    if host.stack.responder:
+        host.enter()
+        try:
+            host.stack.responder.close()
+        finally:
+            host.leave()
 
 
 def ipconfig(*args, **kwargs):
@@ -174,12 +210,17 @@ def _parse_interface(value):
     return ipv4.address(text), netmask
 
 
-def _start():
-    global _card
-    found = e1000.find()
+def _start(wanted=None):
+    global _card, _name
+    found = drivers.find_cards(wanted)
     if not found:
         raise OSError(_ENODEV)
-    _card = e1000.Card(found[0])
+    # The one that runs goes on if another does not start.
+    card = drivers.open_card(*found[0])
+    if _card is not None:
+        _stop()
+    _card = card
+    _name = found[0]
     host.attach(_card, _on_link)
     if _static:
         _configure()
@@ -187,9 +228,18 @@ def _start():
         _use_dhcp()
 
 
+def use_card(wanted):
+    """Change to another network card. OSError ENODEV: there is none, and the one in use stays.
+
+    Args: wanted: the name of its driver, or its bus address as "00:03.0".
+    """
+    if _name not in drivers.find_cards(wanted):
+        _start(wanted)
+
+
 def _stop():
-    global _card
-    card, _card = _card, None
+    global _card, _name
+    card, _card, _name = _card, None, None
     _stop_dhcp()
     host.attach(None)
     card.stop()

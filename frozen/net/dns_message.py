@@ -10,11 +10,11 @@ MAX_SIZE = const(512)  # RFC 1035 2.3.4, without EDNS
 NO_ERROR = const(0)
 NAME_ERROR = const(3)
 
-_TYPE_A = const(1)
+TYPE_A = const(1)
 _TYPE_CNAME = const(5)
-_CLASS_IN = const(1)
-_RESPONSE = const(0x8000)
-_TRUNCATED = const(0x0200)
+CLASS_IN = const(1)
+RESPONSE = const(0x8000)
+TRUNCATED = const(0x0200)
 _RECURSION_DESIRED = const(0x0100)
 # More than any resolver answers; bounds the work that an answer can cause.
 _MAX_RECORDS = const(128)
@@ -39,7 +39,7 @@ def emit_query(identifier, name):
     return (
         struct.pack(">HHHHHH", identifier, _RECURSION_DESIRED, 1, 0, 0, 0)
         + name
-        + struct.pack(">HH", _TYPE_A, _CLASS_IN)
+        + struct.pack(">HH", TYPE_A, CLASS_IN)
     )
 
 
@@ -59,7 +59,7 @@ def parse_answer(data, identifier, name):
     except (ValueError, IndexError):
         return None
     addresses, least = _follow(records, asked)
-    if flags & _TRUNCATED and flags & 15 == NO_ERROR and not addresses:
+    if flags & TRUNCATED and flags & 15 == NO_ERROR and not addresses:
         return None
     return flags & 15, addresses, least
 
@@ -67,7 +67,7 @@ def parse_answer(data, identifier, name):
 def is_truncated(data, identifier, name):
     """Return whether an answer to emit_query() had to leave records out (RFC 2181 9)."""
     header = _parse_header(data, identifier, name)
-    return header is not None and bool(header[0] & _TRUNCATED)
+    return header is not None and bool(header[0] & TRUNCATED)
 
 
 def _parse_header(data, identifier, name):
@@ -75,16 +75,16 @@ def _parse_header(data, identifier, name):
     if len(data) < 12:
         return None
     number, flags, questions, answers = struct.unpack_from(">HHHH", data, 0)
-    if number != identifier or not flags & _RESPONSE or questions != 1:
+    if number != identifier or not flags & RESPONSE or questions != 1:
         return None
     # The question must be ours: names compare without case (RFC 4343).
     try:
-        asked, at = _parse_name(data, 12)
+        asked, at = parse_name(data, 12)
     except (ValueError, IndexError):
         return None
     if at + 4 > len(data) or asked != name.lower():
         return None
-    if struct.unpack_from(">HH", data, at) != (_TYPE_A, _CLASS_IN):
+    if struct.unpack_from(">HH", data, at) != (TYPE_A, CLASS_IN):
         return None
     return flags, answers, asked, at + 4
 
@@ -95,7 +95,7 @@ def _parse_records(data, at, count):
     for _ in range(count):
         if at >= len(data):
             break
-        owner, at = _parse_name(data, at)
+        owner, at = parse_name(data, at)
         if at + 10 > len(data):
             break
         kind, group, ttl, length = struct.unpack_from(">HHIH", data, at)
@@ -103,10 +103,10 @@ def _parse_records(data, at, count):
         if at + length > len(data):
             break
         record = None
-        if group == _CLASS_IN and kind == _TYPE_A and length == 4:
+        if group == CLASS_IN and kind == TYPE_A and length == 4:
             record = (ttl, struct.unpack_from(">I", data, at)[0], None)
-        elif group == _CLASS_IN and kind == _TYPE_CNAME:
-            record = (ttl, None, _parse_name(data, at)[0])
+        elif group == CLASS_IN and kind == _TYPE_CNAME:
+            record = (ttl, None, parse_name(data, at)[0])
         if record is not None:
             if owner not in records:
                 records[owner] = []
@@ -134,7 +134,7 @@ def _follow(records, name):
     return addresses, least
 
 
-def _parse_name(data, at):
+def parse_name(data, at):
     """Return a name in wire form, without compression and in lower case, and where it ended."""
     wire = b""
     end = None

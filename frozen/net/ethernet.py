@@ -20,6 +20,11 @@ _MAX_TAGS = const(2)
 BROADCAST = b"\xff\xff\xff\xff\xff\xff"
 
 
+def multicast(group):
+    """Return the hardware address of an IPv4 group (RFC 1112 6.4)."""
+    return struct.pack(">BBBBH", 1, 0, 0x5E, group >> 16 & 0x7F, group & 0xFFFF)
+
+
 def emit(buf, destination, source, ethertype):
     """Write a header at the start of `buf`; addresses are bytes of length 6."""
     buf[0:6] = destination

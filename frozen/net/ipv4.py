@@ -14,7 +14,7 @@ UDP = const(17)
 BROADCAST = const(0xFFFFFFFF)
 LOOPBACK = const(0x7F000001)
 
-_TTL = const(64)
+TTL = const(64)
 _DONT_FRAGMENT = const(0x4000)
 _MORE_FRAGMENTS = const(0x2000)
 
@@ -72,7 +72,16 @@ def parse_fragment(buf, offset):
 
 
 def emit(
-    buf, offset, protocol, source, destination, payload, identification=0, at=None, more=False
+    buf,
+    offset,
+    protocol,
+    source,
+    destination,
+    payload,
+    identification=0,
+    at=None,
+    more=False,
+    ttl=TTL,
 ):
     """Write a header of HEADER bytes for `payload` bytes behind it.
 
@@ -91,7 +100,7 @@ def emit(
         HEADER + payload,
         identification,
         fragment,
-        _TTL,
+        ttl,
         protocol,
         0,
         source,
@@ -112,7 +121,7 @@ def emit_large(buf, offset, protocol, source, destination):
         0,
         0,
         _DONT_FRAGMENT,
-        _TTL,
+        TTL,
         protocol,
         0,
         source,
@@ -129,6 +138,11 @@ def pseudo_header_sum(protocol, source, destination):
         + (destination & 0xFFFF)
         + protocol
     )
+
+
+def is_multicast(address):
+    """Return whether an address is a group's (RFC 1112 4)."""
+    return address >> 28 == 14
 
 
 def address(text):

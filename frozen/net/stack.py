@@ -6,7 +6,8 @@ poll(), which runs timers and sends; poll() also follows every call that a user 
 A link object has `mac` (bytes of length 6), `mtu` (bytes of IP per frame), `tx_alloc()`, which
 returns a writable buffer of mtu + 14 bytes or None while the link is full, and `tx_commit(n)`,
 which sends the first n bytes of that buffer. One that cuts up TCP segments has `large`, how many
-bytes of text it takes at once, `tx_alloc_large()` and `tx_commit_large()`, see drivers.e1000.
+bytes of text it takes at once, `tx_alloc_large()` and `tx_commit_large()`, see drivers.e1000. With
+`whole_headers` it wants such segments' headers complete.
 """
 
 import os
@@ -14,7 +15,7 @@ import struct
 
 import _netbuf
 from micropython import const
-from net import arp, ethernet, icmp, ipv4, udp
+from net import arp, ethernet, icmp, igmp, ipv4, udp
 from net.buffers import Pool
 from net.errors import (
     EADDRINUSE,
@@ -26,6 +27,7 @@ from net.errors import (
     ENOBUFS,
 )
 from net.fragments import Fragments
+from net.groups import Groups
 from net.loopback import Discard, Loopback
 from net.neighbours import Neighbours
 from net.tcp.congestion import WESTWOOD
@@ -100,6 +102,9 @@ class Stack:
         # Path MTUs that differ from the link's, by destination: (MTU, end of life in ms).
         self._paths = {}
         self._fragments = Fragments(self.timers)
+        self.groups = Groups(self)
+        # What multicast DNS answers for this host, or None, see net.mdns.
+        self.responder = None
         # Connections whose output() poll() calls, see mark().
         self.ready = []
         # The `waiter`s of what touch() was called for.
@@ -118,6 +123,7 @@ class Stack:
         self.configure(0, 0, 0, [])
         self.link = link
         self.neighbours = Neighbours(link, self.timers, self) if link else None
+        self.groups.filter()
 
     def configure(self, address, netmask, gateway, dns_servers):
         """Set the interface's addresses; 0 for none. Connections of an old address end."""
@@ -137,6 +143,9 @@ class Stack:
             self._paths = {}
         if address and address != old and self.link:
             self.neighbours.announce(self.now)
+            self.groups.announce(self.now)
+        if address != old and self.responder:
+            self.responder.start(self.now)
 
     def link_up(self, now):
         """Forget what was learned of the network: the cable may lead to another one."""
@@ -145,6 +154,9 @@ class Stack:
         self._paths = {}
         if self.link:
             self.neighbours.clear()
+        self.groups.announce(now)
+        if self.responder:
+            self.responder.start(now)
 
     def is_local(self, address):
         """Return whether `address` is this host's own."""
@@ -154,7 +166,9 @@ class Stack:
         """Return the local address that talks to `destination`; OSError where no way leads."""
         if self.is_local(destination):
             return destination
-        if self.link is None or not self.address or not self._next_hop(destination):
+        if self.link is None or not self.address:
+            raise OSError(ENETUNREACH)
+        if not ipv4.is_multicast(destination) and not self._next_hop(destination):
             raise OSError(ENETUNREACH)
         return self.address
 
@@ -266,6 +280,11 @@ class Stack:
         elif protocol == ipv4.UDP and (not self.address or self._is_broadcast(destination)):
             # Without an address, DHCP's answers come to the one that it offers (RFC 2131 4.1).
             self._input_udp(frame, start, end, source, destination, False)
+        elif ipv4.is_multicast(destination):
+            if protocol == igmp.PROTOCOL:
+                self.groups.input(frame, start, end, self.now)
+            elif protocol == ipv4.UDP and destination in self.groups.joined:
+                self._input_udp(frame, start, end, source, destination, False)
 
     def _reassemble(self, frame):
         """Take what ipv4.parse() did not; returns a frame with a whole packet, or None."""
@@ -425,6 +444,8 @@ class Stack:
             mac = link.mac
         elif link is None:
             link = self.discard
+        elif ipv4.is_multicast(destination):
+            mac = ethernet.multicast(destination)
         elif not self._is_broadcast(destination):
             hop = self._next_hop(destination)
             if not hop:
@@ -559,12 +580,12 @@ class Stack:
         """Close a UDP port."""
         self._udp.pop(port, None)
 
-    def send_udp(self, port, remote, remote_port, data, source=None):
+    def send_udp(self, port, remote, remote_port, data, source=None, ttl=ipv4.TTL):
         """Send one datagram and return the length of `data`.
 
         What a frame cannot take goes in fragments. Raises OSError: EMSGSIZE for more than a
         datagram takes, ENOBUFS while the link is full, ENETUNREACH. Args: source: an address other
-        than the interface's own.
+        than the interface's own; ttl: of a datagram that is not fragmented.
         """
         if source is None:
             if self._is_broadcast(remote) and self.link is not None:
@@ -587,6 +608,6 @@ class Stack:
             raise OSError(ENOBUFS)
         frame[_UDP_PAYLOAD : _UDP_PAYLOAD + length] = data
         total = udp.emit(frame, _IP + ipv4.HEADER, source, port, remote, remote_port, length)
-        ipv4.emit(frame, _IP, ipv4.UDP, source, remote, total)
+        ipv4.emit(frame, _IP, ipv4.UDP, source, remote, total, ttl=ttl)
         self.commit(_IP + ipv4.HEADER + total)
         return length

@@ -130,9 +130,32 @@ SERVER = {
     "watchdog": Integer(0, _DAY, 60),
 }
 
+
+class HostName:
+    """A host's name of one label: RFC 952, with the digits of RFC 1123 2.1."""
+
+    words = "up to 32 letters, digits and hyphens, no hyphen first or last"
+
+    def __init__(self, default):
+        self.default = default
+
+    def takes(self, value):
+        return (
+            isinstance(value, str)
+            and 0 < len(value) <= 32
+            and all([c in _HOST_NAME for c in value])
+            and value[0] != "-" != value[-1]
+        )
+
+
+_HOST_NAME = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-"
+
 NETWORK = {
     "address": Address(prefix=True),  # without one, DHCP is asked
     "gateway": Address(),
+    "card": Text(),  # a driver's name, or a bus address
+    "hostname": HostName("cllm"),
+    "mdns": Flag(True),
 }
 
 # Of requests for the model: scheduling.scheduler.Bounds.

@@ -35,6 +35,8 @@ class Service:
         self.bounds = Bounds()
         self._turns = Turns()
         self.last_crash = None  # for /health: how the machine died before this boot, if it did
+        # Likewise: texts that name network cards without a driver.
+        self.unknown_cards = []
         self._task = None
 
     def configure(self, host, bounds=None):

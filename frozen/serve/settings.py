@@ -52,6 +52,9 @@ class Settings:
         network = config.get("network") or {}
         self.address = network.get("address")
         self.gateway = network.get("gateway")
+        self.card = network.get("card")
+        self.hostname = keys.get(network, keys.NETWORK, "hostname")
+        self.mdns = keys.get(network, keys.NETWORK, "mdns")
         limits = config.get("limits") or {}
         model = config.get("model") or {}
         self.drain_s = keys.get(limits, keys.LIMITS, "drain_s")

@@ -58,6 +58,9 @@ def add_boot_flags(parser, serial=True):
         choices=config.CPU_VARIANTS,
         help="instructions that the model is computed with (default: the best the processor has)",
     )
+    parser.add_argument(
+        "--nic", choices=config.NICS, help="the network card (default auto: virtio)"
+    )
     parser.add_argument("--config", metavar="FILE.json", help="what the flags hold, and more")
     parser.add_argument("--app", metavar="FILE.py", help="handlers to add: from cllm import app")
     if serial:

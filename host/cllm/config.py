@@ -5,7 +5,7 @@ import math
 import re
 from pathlib import Path
 
-from . import CllmError, fetch, memory
+from . import CllmError, fetch, memory, qemu
 from .guest_keys import keys
 
 DEFAULTS = {
@@ -21,6 +21,7 @@ DEFAULTS = {
     "on_crash": "exit",
     "kernels": "auto",
     "cpu_variant": "auto",
+    "nic": "auto",
 }
 PATHS = ("model", "app", "serial", "pcap", "draft")
 NUMBERS = {"port": (0, 65535), "smp": (1, 255), "memory": (32, memory.LARGEST)}
@@ -28,7 +29,14 @@ ACCELS = ("auto", "tcg", "kvm")
 ON_CRASH = ("exit", "reboot")
 KERNELS = keys.MODEL["kernels"].choices
 CPU_VARIANTS = keys.MODEL["cpu_variant"].choices
-CHOICES = {"accel": ACCELS, "on_crash": ON_CRASH, "kernels": KERNELS, "cpu_variant": CPU_VARIANTS}
+NICS = tuple(qemu.CARDS)
+CHOICES = {
+    "accel": ACCELS,
+    "on_crash": ON_CRASH,
+    "kernels": KERNELS,
+    "cpu_variant": CPU_VARIANTS,
+    "nic": NICS,
+}
 HOST = {
     **{key: keys.Integer(*bounds) for key, bounds in NUMBERS.items()},
     **{key: keys.Choice(*words) for key, words in CHOICES.items()},

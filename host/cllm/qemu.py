@@ -30,6 +30,14 @@ TAIL = ".tail"
 MIB, GIB = 1 << 20, 1 << 30
 
 # The first line of the guest's report (kernel/crash.c).
+# QEMU's names of the network cards that frozen/drivers knows. "auto" is the one that boots soonest:
+# QEMU's e1000 takes no frame in its first second (kernel/dev/nic.c).
+CARDS = {
+    "auto": "virtio-net-pci",
+    "virtio": "virtio-net-pci",
+    "e1000e": "e1000e",
+    "e1000": "e1000",
+}
 DEATH = re.compile(rb"^cllm: ((?:fault|panic|watchdog): [^\r\n]*)", re.MULTILINE)
 
 PR_SET_PDEATHSIG, PR_SET_THP_DISABLE = 1, 41  # prctl(2)
@@ -70,8 +78,8 @@ class Guest:
     when the guest dies or resets itself; with "reboot" it boots again, as a machine would, and its
     memory keeps the crash record. monitor, qmp: paths of Unix sockets for QEMU's human monitor
     and for its machine protocol (tests/support/qemu_monitor.py). cpu: QEMU's name of a
-    processor (default: the best there is). Call start() and stop() from the main thread only:
-    the kernel ends QEMU when the thread that started it ends.
+    processor (default: the best there is). nic: a key of CARDS. Call start() and stop() from the
+    main thread only: the kernel ends QEMU when the thread that started it ends.
     """
 
     def __init__(
@@ -91,6 +99,7 @@ class Guest:
         monitor: str | Path | None = None,
         qmp: str | Path | None = None,
         cpu: str | None = None,
+        nic: str = "auto",
     ) -> None:
         self.image = Path(image)
         self.modules = modules or {}
@@ -106,6 +115,7 @@ class Guest:
         self.monitor = monitor
         self.qmp = qmp
         self.cpu = cpu
+        self.nic = nic
         self.url = f"http://127.0.0.1:{port}"
         self.listeners: list[Callable[[bytes], object]] = []
         self.ended = threading.Event()
@@ -133,7 +143,7 @@ class Guest:
             "-netdev",
             self._network(),
             "-device",
-            "e1000,netdev=net0,romfile=" + (f",mac={self.mac}" if self.mac else ""),
+            f"{CARDS[self.nic]},netdev=net0,romfile=" + (f",mac={self.mac}" if self.mac else ""),
             "-device",
             "isa-debug-exit,iobase=0xf4,iosize=0x04",
         ]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import CllmError, accel, console, health, memory, qemu, reclaim
-from .build import DEBUG_IMAGE, IMAGE
+from .build import DEBUG_IMAGE, IMAGE, UNPACKED_IMAGE
 
 Settings = dict[str, Any]  # from config.settings()
 MAX_PROGRAM = 1 << 20  # bytes of --app
@@ -66,6 +66,7 @@ def make_guest(
         accel=chosen,
         pcap=settings["pcap"],
         on_crash=settings["on_crash"],
+        nic=settings["nic"],
         **options,
     )
 
@@ -141,7 +142,8 @@ def run(
     wait_for_debugger: bool = False,
 ) -> int:
     """Boot and serve until a signal (return 0) or the guest's end (raise CllmError)."""
-    options: dict[str, Any] = {}
+    # The packed image takes half a second to unpack itself, all else until the first answer less.
+    options: dict[str, Any] = {"image": UNPACKED_IMAGE}
     if wait_for_debugger:
         options = {"image": DEBUG_IMAGE, "gdb": qemu.free_port()}
     guest = make_guest(settings, guest_settings, **options)

@@ -22,7 +22,9 @@ from cllm import config, fetch, health, run
 from cllm.build import BUILD, IMAGE
 from support import tiny_model as tiny
 
-SMP = int(os.environ.get("CLLM_SMP", 1))  # virtual CPUs where a test does not say how many
+# Virtual CPUs and the network card where a test does not name them.
+SMP = int(os.environ.get("CLLM_SMP", 1))
+NIC = os.environ.get("CLLM_NIC", "auto")
 # Emulated, on a machine that is busy with other things; what works takes a fraction of this.
 PATIENCE = 120
 
@@ -110,7 +112,7 @@ def start(*, config_json=None, wait=True, **options):
     """Boot the image; see the fixture `boot`."""
     if not IMAGE.exists():
         pytest.fail(f"there is no {IMAGE}: run `make build`", pytrace=False)
-    settings = {**config.DEFAULTS, "port": 0, "accel": "tcg", "smp": SMP}
+    settings = {**config.DEFAULTS, "port": 0, "accel": "tcg", "smp": SMP, "nic": NIC}
     settings.update((key, options.pop(key)) for key in config.DEFAULTS if key in options)
     guest = run.make_guest(settings, config_json, **options)
     guest.serial = Serial(guest)

@@ -1,6 +1,7 @@
-"""The card on a wire: ARP and ICMP as frames from here, and Linux's own stack on a tap."""
+"""Each card on a wire: ARP and ICMP as frames from here, and Linux's own stack on a tap."""
 
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -54,9 +55,15 @@ def receive(wire, wanted, timeout=60):
     raise AssertionError("the guest did not answer")
 
 
+@pytest.fixture(params=[name for name in qemu.CARDS if name != "auto"])
+def nic(request):
+    """Each card that QEMU and cllm know, by the name that `--nic` has."""
+    return request.param
+
+
 @pytest.fixture
-def wired(boot, wire):
-    guest = boot(netdev=wire.netdev, config_json=STATIC, wait=False)
+def wired(boot, wire, nic):
+    guest = boot(netdev=wire.netdev, config_json=STATIC, nic=nic, wait=False)
     guest.serial.expect("listening")
     return wire
 
@@ -147,10 +154,10 @@ class Server:
         return found
 
 
-def test_a_lease_a_cable_and_what_others_send(boot, wire, tmp_path):
+def test_a_lease_a_cable_and_what_others_send(boot, wire, nic, tmp_path):
     server = Server(wire)
     server.refuses = True
-    boot(netdev=wire.netdev, qmp=tmp_path / "monitor", wait=False)
+    boot(netdev=wire.netdev, nic=nic, qmp=tmp_path / "monitor", wait=False)
     assert server.serve(lambda f: len(server.messages) == 2)
     # A client that is refused what it was offered backs off.
     server.serve(lambda f: False, 5)
@@ -203,9 +210,15 @@ def tap():
     subprocess.run(["ip", "link", "del", name], check=True)
 
 
-def test_linux_pings_and_fetches_over_a_tap(boot, tap):
+def test_linux_pings_and_fetches_over_a_tap(boot, tap, nic, tmp_path):
+    app = tmp_path / "app.py"
+    app.write_text(BULK)
     guest = boot(
-        netdev=f"tap,ifname={tap},script=no,downscript=no", config_json=STATIC, wait=False
+        netdev=f"tap,ifname={tap},script=no,downscript=no",
+        config_json=STATIC,
+        nic=nic,
+        app=str(app),
+        wait=False,
     )
     guest.serial.expect("listening")
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
@@ -219,6 +232,82 @@ def test_linux_pings_and_fetches_over_a_tap(boot, tap):
                     assert packet[28:] == b"from linux"
                     break
     assert requests.get("http://10.77.0.2/health", timeout=60).status_code == 503
+    # Large enough for the card to cut up segments.
+    answer = requests.get("http://10.77.0.2/bulk", timeout=60)
+    assert answer.content == b"".join(b"%08d" % n for n in range(250_000))
+    sent = requests.post("http://10.77.0.2/sum", data=answer.content, timeout=60)
+    assert sent.text == str(len(answer.content))
+
+
+BULK = """
+from cllm import app
+
+
+@app.get("/bulk")
+def bulk(request):
+    return b"".join([b"%08d" % n for n in range(250000)])
+
+
+@app.post("/sum")
+def total(request):
+    return str(len(request.body))
+"""
+
+
+def test_its_name_is_found(wired):
+    """By multicast DNS, so each card lets frames to the group in (tests/unit/net/test_mdns.py)."""
+    mac = resolve(wired)
+    group = bytes([224, 0, 0, 251])
+    # In its first second it may still be probing for the name.
+    for _ in range(10):
+        dns = struct.pack("!6H", 0, 0, 1, 0, 0, 0) + b"\4cllm\5local\0" + struct.pack("!HH", 1, 1)
+        datagram = struct.pack("!HHHH", 5353, 5353, 8 + len(dns), 0) + dns
+        ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(datagram), 0, 0, 255, 17, 0)
+        ip += OUR_IP + group
+        ip = ip[:10] + struct.pack("!H", checksum(ip)) + ip[12:]
+        wired.send(b"\1\0\x5e\0\0\xfb" + OUR_MAC + b"\x08\0" + ip + datagram)
+        try:
+            frame = receive(wired, lambda f: f[30:34] == group and f[44:46] == b"\x84\0", 2)
+            break
+        except AssertionError:
+            pass
+    assert frame[:12] == b"\1\0\x5e\0\0\xfb" + mac and GUEST_IP in frame[54:]
+
+
+def test_two_cards(boot, wire, monkeypatch):
+    # The wire is at the second, which the configuration names.
+    arguments = qemu.Guest.arguments
+    first = ["-netdev", "user,id=net1", "-device", "virtio-net-pci,netdev=net1,romfile=,addr=3"]
+    monkeypatch.setattr(qemu.Guest, "arguments", lambda guest: [*first, *arguments(guest)])
+    section = {**STATIC["network"], "card": "e1000"}
+    guest = boot(netdev=wire.netdev, config_json={"network": section}, nic="e1000", wait=False)
+    guest.serial.expect("listening")
+    assert resolve(wire)
+
+
+def test_a_card_that_is_not_there(boot, wire):
+    section = {**STATIC["network"], "card": "00:1f.0"}
+    guest = boot(netdev=wire.netdev, config_json={"network": section}, wait=False)
+    guest.serial.expect("cllm: network.card: no card 00:1f.0.*\r\n")
+    guest.serial.expect("listening")
+    assert resolve(wire)
+
+
+@pytest.mark.parametrize("nic", ["virtio", "e1000e"])
+def test_an_address_does_not_keep_the_boot_waiting(boot, monkeypatch, nic):
+    # In virtual time, which does not depend on the host: 2 ns an instruction.
+    arguments = qemu.Guest.arguments
+
+    def counted(guest):
+        line = arguments(guest)
+        line[line.index("-accel") + 1] = "tcg,thread=single"
+        return [*line, "-icount", "shift=1,sleep=off"]
+
+    monkeypatch.setattr(qemu.Guest, "arguments", counted)
+    guest = boot(nic=nic, smp=1)
+    table = dict(re.findall(r"^ +([\d.]+) ms  (.*?)\r?$", guest.log().decode(), re.MULTILINE))
+    table = {name: float(ms) for ms, name in table.items()}
+    assert table["address"] <= 20
 
 
 def test_without_a_card_the_model_is_there_at_the_repl(boot, tiny_model, monkeypatch):
@@ -227,9 +316,10 @@ def test_without_a_card_the_model_is_there_at_the_repl(boot, tiny_model, monkeyp
     monkeypatch.setattr(
         qemu.Guest,
         "arguments",
-        lambda guest: [word.replace("e1000,", "rtl8139,") for word in arguments(guest)],
+        lambda guest: [word.replace("virtio-net-pci,", "rtl8139,") for word in arguments(guest)],
     )
     guest = boot(model=str(tiny_model), wait=False)
+    guest.serial.expect("cllm: no driver for the network card 10ec:8139 at 00:0[0-9a-f].0\r\n")
     guest.serial.expect("cllm: no network card of a kind that is known.*\r\n")
     guest.serial.booted()
     guest.serial.run("import asyncio; from cllm import llm")
@@ -238,8 +328,8 @@ def test_without_a_card_the_model_is_there_at_the_repl(boot, tiny_model, monkeyp
     assert b"Traceback" not in guest.log()
 
 
-def test_off_and_on_again_takes_no_memory(boot):
-    guest = boot()
+def test_off_and_on_again_takes_no_memory(boot, nic):
+    guest = boot(nic=nic)
     serial = guest.serial
     serial.send("\r")
     serial.expect(">>> ")

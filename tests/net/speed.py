@@ -1,16 +1,18 @@
 """How fast the guest's network stack is: one boot, Linux on a tap at the other end.
 
     .venv/bin/python tests/net/speed.py [--mib 64] [--requests 500] [--image build/cllm.elf]
+        [--nic virtio e1000 ...] [--rounds 3]
 
 Prints MiB/s of one connection each way, and requests/s of /health on one kept-alive connection and
-on new ones, with the guest's answer times. Needs root for the tap. Figures are this machine's, with
-all that runs on it: compare within one run only.
+on new ones, with the guest's answer times and QEMU's processor time. Cards take turns. Needs root
+for the tap. Figures are this machine's, with all that runs on it: compare within one run only.
 """
 
 import argparse
 import contextlib
 import os
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -138,30 +140,60 @@ def main():
     parser.add_argument("--mib", type=int, default=64)
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--image", type=Path)
+    parser.add_argument("--nic", nargs="+", default=["auto"], choices=config.NICS)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--model", default=config.DEFAULT_MODEL)
     parser.add_argument("--pcap")
     arguments = parser.parse_args()
     flags = {"accel": "auto", "port": 0, "pcap": arguments.pcap, "model": arguments.model}
     settings, _ = config.settings(flags)
     settings["app"] = str(Path(__file__).with_name("speed_app.py"))
-    with booted(settings, arguments.image):
-        ready()
-        size = arguments.mib << 20
-        print("receive %7.2f MiB/s" % receive_rate(size), flush=True)
-        print("send    %7.2f MiB/s" % send_rate(size), flush=True)
-        for keep_alive in (True, False):
-            rate, times = request_rate(arguments.requests, keep_alive)
-            times.sort()
+    found = {}  # {(nic, what): [MiB/s or requests/s]}, and the same of processor time
+    for number in range(arguments.rounds):
+        for nic in arguments.nic:
+            settings["nic"] = nic
+            with booted(settings, arguments.image) as guest:
+                ready()
+                if arguments.rounds > 1:
+                    print(f"round {number + 1} of {arguments.rounds}, {nic}", flush=True)
+                measure(guest, nic, arguments, found)
+    if arguments.rounds > 1:
+        for (nic, what), values in found.items():
+            rates, costs = zip(*values)
             print(
-                "/health, %-14s %6.0f/s   p50 %.2f ms, p99 %.2f ms"
-                % (
-                    "kept alive:" if keep_alive else "new connection:",
-                    rate,
-                    1000 * times[len(times) // 2],
-                    1000 * times[len(times) * 99 // 100],
-                ),
-                flush=True,
+                f"{nic:8} {what:26} median {statistics.median(rates):8.2f}/s, "
+                f"QEMU {statistics.median(costs):7.2f} ms each"
             )
+
+
+def measure(guest, nic, arguments, found):
+    """Print the four figures, and add them to `found`."""
+    size = arguments.mib << 20
+    for what, rate_of in (("MiB received", receive_rate), ("MiB sent", send_rate)):
+        before = processor_ms(guest)
+        rate = rate_of(size)
+        cost = (processor_ms(guest) - before) / arguments.mib
+        print(f"{what:26} {rate:8.2f}/s   QEMU {cost:.2f} ms each", flush=True)
+        found.setdefault((nic, what), []).append((rate, cost))
+    for keep_alive in (True, False):
+        what = "/health, " + ("kept alive" if keep_alive else "new connection")
+        before = processor_ms(guest)
+        rate, times = request_rate(arguments.requests, keep_alive)
+        cost = (processor_ms(guest) - before) / arguments.requests
+        times.sort()
+        p50, p99 = (1000 * times[len(times) * part // 100] for part in (50, 99))
+        print(
+            f"{what:26} {rate:8.2f}/s   QEMU {cost:.2f} ms each   p50 {p50:.2f} ms, "
+            f"p99 {p99:.2f} ms",
+            flush=True,
+        )
+        found.setdefault((nic, what), []).append((rate, cost))
+
+
+def processor_ms(guest):
+    """Return the processor time that QEMU has taken so far (proc(5), utime and stime)."""
+    fields = Path(f"/proc/{guest.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * 1000 / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

@@ -307,6 +307,8 @@ def _transmit_large(c, seq, flags, length):
         header += wire.TIMESTAMPS_LENGTH
     buffers.read(c.snd_ring, seq, frame, _TCP + header, length)
     _acknowledged(c)
+    pseudo = ipv4.pseudo_header_sum(ipv4.TCP, c.local, c.remote)
+    whole = stack.link.whole_headers
     wire.emit_large(
         frame,
         _TCP,
@@ -317,9 +319,12 @@ def _transmit_large(c, seq, flags, length):
         flags,
         advertise(c, flags),
         header,
-        ipv4.pseudo_header_sum(ipv4.TCP, c.local, c.remote),
+        pseudo + header + length if whole else pseudo,
     )
-    ipv4.emit_large(frame, _IP, ipv4.TCP, c.local, c.remote)
+    if whole:
+        ipv4.emit(frame, _IP, ipv4.TCP, c.local, c.remote, header + length)
+    else:
+        ipv4.emit_large(frame, _IP, ipv4.TCP, c.local, c.remote)
     stack.commit_large(_TCP + header + length, _TCP + header, c.mss)
     return True
 

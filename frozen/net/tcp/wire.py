@@ -151,7 +151,8 @@ def emit_sack(buf, offset, blocks):
 def emit_large(buf, offset, source_port, port, seq, ack, flags, window, header, pseudo):
     """Write the fixed header of a segment that the link cuts up and sums.
 
-    Args as for emit(). The checksum field gets the sum of the pseudo header without its length.
+    Args as for emit(). The checksum field gets `pseudo` folded, which has the pseudo header's
+    length where the link wants whole headers.
     """
     pseudo = (pseudo & 0xFFFF) + (pseudo >> 16)
     pseudo = (pseudo & 0xFFFF) + (pseudo >> 16)

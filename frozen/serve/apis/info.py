@@ -112,11 +112,13 @@ def install(service):
     @app.get("/v1/health")
     def health(request):
         service.engine()
-        if not service.last_crash and not request.query:
+        if not (service.last_crash or service.unknown_cards or request.query):
             return Response(healthy, content_type=JSON)  # the usual case, kept cheap for monitors
         answer = {"status": "ok"}
         if service.last_crash:
             answer["last_crash"] = service.last_crash
+        if service.unknown_cards:
+            answer["unknown_network_cards"] = service.unknown_cards
         if request.query.get("deep") in ("1", "true"):
             return _deep(service, answer)
         return answer

@@ -21,7 +21,7 @@ import sys
 sys.path.insert(0, {host!r})
 from pathlib import Path
 from cllm import cli, run
-run.IMAGE = run.DEBUG_IMAGE = Path({image!r})
+run.IMAGE = run.UNPACKED_IMAGE = run.DEBUG_IMAGE = Path({image!r})
 sys.exit(cli.main(sys.argv[1:]))
 """
 LOADING = 'serve 503 {"error": {"message": "Loading model"}}'
@@ -429,17 +429,15 @@ def test_the_guests_modules_and_memory(fake_qemu, image, tmp_path):
     app = tmp_path / "handlers.py"
     app.write_text("")
     settings = {
+        **config.DEFAULTS,
         "model": str(model),
         "port": 0,
         "smp": 3,
-        "memory": None,
         "accel": "tcg",
         "cpu_variant": "sse42",
-        "kernels": "auto",
         "app": str(app),
-        "serial": "stdio",
         "pcap": str(tmp_path / "a,b.pcap"),
-        "on_crash": "exit",
+        "nic": "e1000e",
     }
     guest = run.make_guest(settings, {"keys": ["k"]}, image=image)
     assert list(guest.modules) == ["model.gguf", "config.json", "app.py"]
@@ -448,6 +446,7 @@ def test_the_guests_modules_and_memory(fake_qemu, image, tmp_path):
     line = guest.arguments()
     assert line[line.index("-initrd") + 1] == "model.gguf,config.json,app.py"
     assert line[line.index("-smp") + 1] == "3"
+    assert "e1000e,netdev=net0,romfile=" in line
     assert line[line.index("-m") + 1] == "128M"
     assert f"filter-dump,id=pcap0,netdev=net0,file={tmp_path}/a,,b.pcap" in line
     guest.start()

@@ -183,3 +183,26 @@ class Peer:
         self.send(tcp.ACK)
         assert self.frames() == []
         return listener.accept()
+
+
+def send_bulk(card):
+    """Send 51,200 bytes through a link on a connection whose sequence numbers wrap; return them."""
+    peer = Peer(seq=99)
+    peer.stack.attach(card)
+    peer.stack.configure(0x0A000001, 0xFFFFFF00, 0, [])
+    peer.learn(PEER_IP, b"\2\0\0\0\0\2")
+    peer.stack.tcp.initial_numbers = lambda *_: (0xFFFFF000, 5)
+    listener = peer.listen()
+    peer.send(tcp.SYN, options=tcp.emit_syn_options(1460, 3, True, (1, 0)))
+    peer.poll()
+    stamps = bytearray(12)
+    tcp.emit_timestamps(stamps, 0, 2, 0)
+    peer.send(tcp.ACK, seq=100, ack=0xFFFFF001, options=bytes(stamps))
+    connection = listener.accept()
+    data = bytes(range(256)) * 200
+    assert connection.send(data, 0, len(data)) == len(data)
+    peer.poll()
+    for ack in (0xFFFFF001 + 14480, 0xFFFFF001 + 40000):
+        peer.send(tcp.ACK, seq=100, ack=ack & 0xFFFFFFFF, options=bytes(stamps))
+        peer.poll()
+    return data

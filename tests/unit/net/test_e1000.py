@@ -3,13 +3,14 @@
 import struct
 
 import _netbuf
+import drivers
 import machine
 import pci
 import pytest
 import uctypes
-from drivers import e1000
+from drivers import dma, e1000
 from net.tcp import wire as tcp
-from scripted import PEER_IP, Peer, Segment
+from scripted import Peer, Segment, send_bulk
 
 BASE = 0xFEB80000
 MAC = b"\x52\x54\x00\x12\x34\x56"
@@ -156,7 +157,7 @@ def model(monkeypatch):
 
 @pytest.fixture
 def card(model):
-    return e1000.Card(e1000.find()[0])
+    return e1000.Card(0x18)
 
 
 def drain(card):
@@ -166,8 +167,14 @@ def drain(card):
     return frames
 
 
-def test_find(model):
-    assert e1000.find() == [0x18]
+def test_find(model, monkeypatch):
+    assert drivers.find_cards() == [("e1000", 0x18)] and drivers.unknown_cards() == []
+    assert drivers.find_cards("00:03.0") == [("e1000", 0x18)]
+    assert drivers.find_cards("virtio_net") == drivers.find_cards("00:04.0") == []
+    assert isinstance(drivers.open_card("e1000", 0x18), e1000.Card)
+    monkeypatch.setitem(pci.functions, 0x212, (0x10EC, 0x8168, 0x020000, {}, bytearray(256)))
+    assert drivers.find_cards() == [("e1000", 0x18)]
+    assert drivers.unknown_cards() == ["10ec:8168 at 02:02.2"]
 
 
 def test_start(model, card):
@@ -235,9 +242,9 @@ def test_reset_that_does_not_end(model, monkeypatch):
 
 def test_a_card_that_is_started_again_has_the_same_memory(model, monkeypatch):
     allocated = []
-    alloc = e1000._x86.dma_alloc
+    alloc = dma._x86.dma_alloc
     monkeypatch.setattr(
-        e1000._x86, "dma_alloc", lambda size, align: allocated.append(size) or alloc(size, align)
+        dma._x86, "dma_alloc", lambda size, align: allocated.append(size) or alloc(size, align)
     )
     card = e1000.Card(0x18)
     allocated.clear()
@@ -261,7 +268,7 @@ def test_a_card_that_is_started_again_has_the_same_memory(model, monkeypatch):
 
 def test_a_start_that_lacks_memory_leaks_none(model, monkeypatch):
     left = [1]
-    alloc = e1000._x86.dma_alloc
+    alloc = dma._x86.dma_alloc
 
     def scarce(size, align):
         if not left[0]:
@@ -269,8 +276,8 @@ def test_a_start_that_lacks_memory_leaks_none(model, monkeypatch):
         left[0] -= 1
         return alloc(size, align)
 
-    monkeypatch.setattr(e1000._x86, "dma_alloc", scarce)
-    getattr(e1000, "_memory", {}).clear()
+    monkeypatch.setattr(dma._x86, "dma_alloc", scarce)
+    getattr(dma, "_memory", {}).clear()
     for _ in range(5):  # six blocks, and one more each time
         with pytest.raises(OSError):
             e1000.Card(0x18)
@@ -415,24 +422,7 @@ def test_large_segments_are_cut_up_as_small_ones_would_be(model, card):
     for large in (e1000.Card.large, 0):
         card.large = large
         model.sent.clear()
-        peer = Peer(seq=99)
-        peer.stack.attach(card)
-        peer.stack.configure(0x0A000001, 0xFFFFFF00, 0, [])
-        peer.learn(PEER_IP, b"\2\0\0\0\0\2")
-        peer.stack.tcp.initial_numbers = lambda *_: (0xFFFFF000, 5)
-        listener = peer.listen()
-        peer.send(tcp.SYN, options=tcp.emit_syn_options(1460, 3, True, (1, 0)))
-        peer.poll()
-        stamps = bytearray(12)
-        tcp.emit_timestamps(stamps, 0, 2, 0)
-        peer.send(tcp.ACK, seq=100, ack=0xFFFFF001, options=bytes(stamps))
-        connection = listener.accept()
-        data = bytes(range(256)) * 200
-        assert connection.send(data, 0, len(data)) == len(data)
-        peer.poll()
-        for ack in (0xFFFFF001 + 14480, 0xFFFFF001 + 40000):
-            peer.send(tcp.ACK, seq=100, ack=ack & 0xFFFFFFFF, options=bytes(stamps))
-            peer.poll()
+        data = send_bulk(card)
         streams.append([f for f in model.sent if f[12:14] == b"\x08\0"])
     assert streams[0] == streams[1] and len(streams[0]) > 30
     text = b"".join(Segment(frame).payload for frame in streams[0])

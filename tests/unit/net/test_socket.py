@@ -523,10 +523,10 @@ class NetworkCard:
 def test_network_module(monkeypatch):
     network = load("network")
     lan = network.LAN(0)
-    monkeypatch.setattr(network.e1000, "find", list)
+    monkeypatch.setattr(network.drivers, "find_cards", lambda wanted: [])
     assert errno_of(lan.active, True) == 19
-    monkeypatch.setattr(network.e1000, "find", lambda: [24])
-    monkeypatch.setattr(network.e1000, "Card", NetworkCard)
+    monkeypatch.setattr(network.drivers, "find_cards", lambda wanted: [("e1000", 24)])
+    monkeypatch.setattr(network.drivers, "open_card", lambda name, bdf: NetworkCard(bdf))
     assert not lan.active() and lan.status() == 0 and not lan.isconnected()
     network.hostname("guest")
     lan.active(True)

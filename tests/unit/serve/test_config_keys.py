@@ -35,7 +35,10 @@ ROOT = Path(__file__).resolve().parents[3]
         ({"network": {"address": "192.0.2.1/\u0661"}}, '"network.address"'),
         ({"network": {"gateway": "192.0.2"}}, '"network.gateway" must be an IPv4 address'),
         ({"network": {"gateway": ["192.0.2.1"]}}, '"network.gateway"'),
-        ({"network": {"dhcp": True}}, '"network.dhcp" is unknown; known are address, gateway'),
+        (
+            {"network": {"dhcp": True}},
+            '"network.dhcp" is unknown; known are address, card, gateway, hostname, mdns',
+        ),
         ({"keys": "k"}, '"keys" must be an array of strings'),
         ({"keys": [""]}, '"keys" must be an array of strings that are not empty'),
         ({"cors": 1}, '"cors" must be a string'),
