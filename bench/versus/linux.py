@@ -205,18 +205,8 @@ def _download(locked, folder, say):
             f"{locked['package']} elsewhere and name the file with --kernel or --busybox"
         )
     # First with the machine's package lists, then with lists of our own, which need no root.
-    (folder / "lists" / "partial").mkdir(parents=True)
-    private = [
-        "-o",
-        f"Dir::State::Lists={folder}/lists",
-        "-o",
-        "Dir::Cache::pkgcache=",
-        "-o",
-        "Dir::Cache::srcpkgcache=",
-        "-o",
-        "APT::Sandbox::User=root",
-    ]
-    for options in (["-o", "APT::Sandbox::User=root"], private):
+    private = fetch.private_apt(folder)
+    for options in (["-o", fetch.NO_SANDBOX], private):
         if options is private:
             _apt("apt-get", ["update"], options, folder, say)
         for name in (f"{locked['package']}={locked['version']}", None):

@@ -30,13 +30,13 @@ _NAK_JITTER = const(512)
 _LINK_PAUSE = const(2000)
 # RFC 2131 4.4.5: no more than one REQUEST a minute while renewing.
 _RENEW_RETRY = const(60000)
-# Shorter leases, even of 0 s, count as this long, and none is renewed sooner than that; in s.
+# In seconds. Shorter leases, even of 0 s, count as this long; no lease is renewed sooner.
 _LEAST_LEASE = const(10)
 _LEAST_RENEWAL = const(5)
 _INFINITE = const(0xFFFFFFFF)
 _MAX_MESSAGE = const(1400)
 
-# What a lease sets. A message that does not name one of these leaves it as it was.
+# The options that a lease sets. One that is absent from a message keeps its value.
 _ADDRESS_LISTS = (message.ROUTER, message.DNS_SERVER, message.NTP_SERVER)
 _PARAMETERS = _ADDRESS_LISTS + (
     message.SUBNET_MASK,
@@ -64,16 +64,16 @@ class Client(Timed):
         self.time_servers = []
         self._on_time_servers = on_time_servers
         self._xid = 0
-        # When this exchange began: a lease counts from then. When the acquisition or the renewal
-        # began, and the last `secs` sent, which counts from then.
+        # When this exchange began: leases count from then.
         self._started = 0
+        # When the acquisition or renewal began, and the last `secs` sent, which count from then.
         self._since = 0
         self._seconds = 0
         self._tries = 0
-        # The next exchange has not begun: messages that arrive belong to none.
+        # Whether this is a pause between two exchanges, in which messages are ignored.
         self._waits = False
         self._naks = 0
-        # A server that did not give the lease refused it, and none confirmed it yet.
+        # Another server than the one that gave the lease refused it, and none has confirmed it.
         self._refused = False
         # The end of the lease, T1 and T2, in ms; None for an infinite lease.
         self._renew_at = None
@@ -93,7 +93,7 @@ class Client(Timed):
         self.stack.timers.set(self, None)
 
     def link_up(self, now):
-        """Ask whether the lease holds where the cable leads to now (RFC 2131 3.7).
+        """Ask whether the lease holds in the network that is connected now (RFC 2131 3.7).
 
         The address stays in use meanwhile, and with it all connections.
         """
@@ -177,7 +177,7 @@ class Client(Timed):
     def _is_answered_by(self, server, address):
         """Return whether an ACK of `server` answers what was asked for (RFC 2131 3.1, step 5)."""
         if self.state in (REQUESTING, RENEWING):
-            # One server was asked. A server without a name counts as it if the address fits.
+            # One server was asked. An ACK without a server's name counts if the address matches.
             return server == self.server or (not server and address == self._address)
         if self.state == REBOOTING:
             return server == self.server or address == self._address
@@ -187,7 +187,7 @@ class Client(Timed):
     def _take_nak(self, server, now):
         state = self.state
         if state in (REQUESTING, RENEWING) and server != self.server:
-            # RFC 2131 3.1: the selected server answers. Others may not know of its leases.
+            # RFC 2131 3.1: the selected server decides. Others may not know its leases.
             return
         if state == REBOOTING and server != self.server:
             # In another network only another server can refuse; in the old one the server that
@@ -275,7 +275,7 @@ class Client(Timed):
             if state == RENEWING:
                 destination = self.server
         if state != REQUESTING:
-            # RFC 2131 3.1, step 3: a REQUEST has its DISCOVER's, by which relays choose.
+            # RFC 2131 3.1, step 3: a REQUEST repeats the `secs` of its DISCOVER.
             self._seconds = (now - self._since) // 1000
         # RFC 2131 4.1: with an old address configured, unicasts to an offered one do not arrive.
         broadcast = stack.address != 0 and state in (SELECTING, REQUESTING)

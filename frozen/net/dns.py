@@ -1,4 +1,4 @@
-"""DNS client: asks the stack's servers for addresses, and remembers a few."""
+"""DNS client: asks the stack's servers for addresses, and caches a few."""
 
 import struct
 
@@ -9,9 +9,9 @@ from net.timers import Timed
 
 _RETRY = const(2000)
 _TRIES = const(4)
-# Rounds over all servers that answer without a result.
+# How many rounds to ask all servers while they answer without a result.
 _ROUNDS = const(2)
-# TCP: ms that one server may take, ms between two looks at the connection, and the longest message
+# TCP: time for one server and interval of checks of the connection, in ms; longest message
 # (RFC 1035 4.2.2).
 _TCP_TIME = const(5000)
 _TCP_LOOK = const(20)
@@ -21,7 +21,7 @@ _MAX_TTL = const(3600)
 
 
 class Query(Timed):
-    """One question under way. `done`: `addresses` or `error` (an errno) is set."""
+    """One question. When `done` is true, `addresses` or `error` (an errno) is set."""
 
     def __init__(self, resolver, name):
         self.done = False
@@ -31,7 +31,7 @@ class Query(Timed):
         self._resolver = resolver
         self._name = name
         self._identifier = 0
-        # The server that was asked; 0 after one had no result.
+        # The server that was asked last; 0 if it answered without a result.
         self._server = 0
         self._tries = 0
         self._failures = 0
@@ -115,7 +115,7 @@ class Query(Timed):
         return len(self._resolver.stack.dns_servers) or 1
 
     def _take(self, data, now):
-        """Use a message if it is an answer to the question; returns whether it was one."""
+        """Use a message if it answers the question; return whether it does."""
         answer = message.parse_answer(data, self._identifier, self._name)
         if answer is None:
             return False
@@ -193,7 +193,7 @@ class Resolver:
         self._cache = {}
 
     def resolve(self, name, now):
-        """Start to look a host name up; returns a Query. ValueError: no host name."""
+        """Start to look up a host name; return a Query. ValueError: not a host name."""
         wire = message.encode_name(name.lower())
         query = Query(self, wire)
         known = self._cache.get(wire)

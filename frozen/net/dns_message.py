@@ -16,7 +16,7 @@ CLASS_IN = const(1)
 RESPONSE = const(0x8000)
 TRUNCATED = const(0x0200)
 _RECURSION_DESIRED = const(0x0100)
-# More than any resolver answers; bounds the work that an answer can cause.
+# More records than resolvers send; limits the work that an answer can cause.
 _MAX_RECORDS = const(128)
 _MAX_JUMPS = const(16)
 
@@ -141,7 +141,7 @@ def parse_name(data, at):
     for _ in range(128 + _MAX_JUMPS):
         length = data[at]
         if length >= 0xC0:
-            # RFC 1035 4.1.4: a pointer; only backwards, so that it ends.
+            # RFC 1035 4.1.4: a pointer. It must point backwards, so that following it ends.
             target = (length & 0x3F) << 8 | data[at + 1]
             if end is None:
                 end = at + 2

@@ -1,7 +1,7 @@
-"""NTP client (RFC 5905 14, a simple one): asks servers for the time and keeps the clock set.
+"""Simple NTP client (RFC 5905 14): asks servers for the time and keeps the clock set.
 
-The clock is a hook, as the stack's time is its own: `clock()` returns nanoseconds since 1970, and
-`set_clock(ns)` sets it.
+Wall time is not the stack's time, so the clock is a pair of hooks: `clock()` returns nanoseconds
+since 1970, `set_clock(ns)` sets it.
 """
 
 import struct
@@ -22,7 +22,7 @@ _SECOND = const(1000000000)
 _RETRY = const(2000)
 _TRIES = const(4)
 # RFC 4330 10: at most one question a minute, fewer without answers. After an answer one an hour: a
-# crystal's error of 50 ppm makes 180 ms by then.
+# crystal that is 50 ppm off drifts 180 ms in this time.
 _FAILED_PAUSE = const(64000)
 _LONGEST_PAUSE = const(3600000)
 # Machines that boot at the same time must not ask at the same time.
@@ -43,9 +43,9 @@ def from_timestamp(stamp, near):
 
 
 def request(cookie):
-    """Return a client's packet. Args: cookie: 64 random bits in the place of the time.
+    """Return a client's packet. Args: cookie: 64 random bits, sent as the transmit timestamp.
 
-    The server returns them as its origin, and they reveal nothing of our clock
+    The server returns them as the origin timestamp. They reveal nothing of our clock
     (draft-ietf-ntp-data-minimization 3).
     """
     packet = bytearray(_LENGTH)
@@ -73,7 +73,7 @@ def parse_kiss(data, cookie):
 
 
 def _is_answer(data, cookie):
-    # The origin proves that the sender saw the question.
+    # The origin timestamp proves that the sender saw the question.
     if len(data) < _LENGTH or data[0] & 7 != _SERVER_MODE or not 1 <= data[0] >> 3 & 7 <= 4:
         return False
     return struct.unpack_from(">Q", data, 24)[0] == cookie

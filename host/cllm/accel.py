@@ -1,8 +1,8 @@
-"""Choose between KVM and emulation: a /dev/kvm that exists may still be useless.
+"""Choice between KVM and emulation: a /dev/kvm that exists may still be useless.
 
 Some hosts offer a KVM that emulates ring 0 instruction by instruction; a kernel on it prints its
-banner and then crawls. So "auto" takes KVM only where a module for the CPU's own virtualisation is
-loaded and a tiny guest that counts ends in time.
+banner and then crawls. So "auto" chooses KVM only where a module for the CPU's own virtualisation
+is loaded and a tiny guest that counts ends in time.
 """
 
 import os
@@ -24,7 +24,7 @@ def choose(
 ) -> tuple[str, str]:
     """Return ("kvm" or "tcg", why) for `wanted`, one of "auto", "tcg" and "kvm".
 
-    Only "auto" probes. "kvm" is taken as asked for; raises CllmError where it cannot be opened.
+    Only "auto" probes. For "kvm", raises CllmError where the device cannot be opened.
     """
     if wanted == "tcg":
         return "tcg", "asked for"

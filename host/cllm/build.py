@@ -81,8 +81,8 @@ def build_host_library() -> None:
 def build_unix() -> Path:
     """Bring MicroPython for this machine up to date; return its path.
 
-    Frozen Python that needs no machine is tested on it. It has the image's dictionaries and sets
-    (ports/cllm_x86/micropython.mk), and lacks what needs more sources than MicroPython's own.
+    It tests frozen Python that needs no machine. It has the image's dictionaries and sets
+    (ports/cllm_x86/micropython.mk), and lacks modules that need further libraries.
     """
     with alone():
         source = fetch.ensure(locks()["micropython"])
@@ -178,10 +178,10 @@ def _write_tool(name: str, text: str) -> None:
 
 
 def _make(folder: Path, **variables: object) -> tuple[list[str | Path], dict[str, str]]:
-    # An outer make's flags stay outside.
+    # The flags of an outer make must not reach this one.
     environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS")}
     if not os.environ.get(locks()["micropython"].override):
-        # Without it MicroPython would describe itself by the tags of the repository around it.
+        # Otherwise MicroPython would describe itself by the tags of this repository.
         environment["MICROPY_GIT_TAG"] = "v" + locks()["micropython"].version.split("+")[0]
         environment["MICROPY_GIT_HASH"] = ""
     command: list[str | Path] = ["make", "--no-print-directory", "-C", folder, f"-j{jobs()}"]
@@ -210,7 +210,7 @@ def _mpy_cross(steps: Steps, source: Path) -> None:
 
 def _native(steps: Steps, source: Path, folder: Path, toolchain: str, *options: str) -> None:
     if os.environ.get(locks()["llama.cpp"].override):
-        # A tree that is edited: a changed file compiles alone.
+        # The tree is being edited: compile a changed file alone.
         options = (*options, "-DCLLM_UNITY=OFF")
     cmake(steps, TOP / "native", folder, toolchain, f"-DLLAMA_SRC={source}", *options)
 
@@ -225,8 +225,8 @@ def cmake(
 ) -> None:
     """Configure once for a given set of arguments, then let ninja build what is out of date.
 
-    tree: folder with CMakeLists.txt. folder: for what is built. toolchain: CMake's toolchain file,
-    below TOP. target: one to build, else the default.
+    tree: folder with CMakeLists.txt. folder: for the output. toolchain: CMake's toolchain file,
+    below TOP. target: what to build, or None for the default.
     """
     program = _program("cmake")
     options_of_cmake: list[str | Path] = [
@@ -246,7 +246,7 @@ def cmake(
     wanted += "\n" + locks()["llama.cpp"].identity()
     stamp = folder / "cllm-configure.stamp"
     if not stamp.exists() or stamp.read_text() != wanted:
-        # Objects of another version of the tree must not be taken for this one's.
+        # Remove objects of other versions of the tree.
         steps.run(f"configure {folder.name}", [program, "--fresh", *options_of_cmake])
         if stamp.exists():
             steps.run(f"clean {folder.name}", [program, "--build", folder, "-t", "clean"])

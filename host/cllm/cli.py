@@ -8,7 +8,7 @@ import sys
 from . import TOP, VERSION, CllmError, build, config, extras, fetch, licenses, lint, run
 from .lock import locks
 
-# Commands that are programs of their own, with their own flags: Python's arguments for each.
+# Commands that are programs with flags of their own: Python's arguments for each.
 PROGRAMS = {"bench": (str(TOP / "bench"),), "test-upstream": ("-m", "upstream")}
 
 
@@ -45,18 +45,18 @@ def add_boot_flags(parser, serial=True):
     parser.add_argument(
         "--kernels",
         choices=config.KERNELS,
-        help="ggml: its own sums; exact: a token depends on its request alone; tcg: quickest under "
+        help="ggml: upstream's; exact: a token depends on its request alone; tcg: fastest under "
         "QEMU's TCG, nearly exact (default auto: exact)",
     )
     parser.add_argument(
         "--on-crash",
         choices=config.ON_CRASH,
-        help="when the guest dies: end with the reason (default), or reboot as a machine does",
+        help="when the guest crashes: end with the reason (default), or reboot like a machine",
     )
     parser.add_argument(
         "--cpu-variant",
         choices=config.CPU_VARIANTS,
-        help="instructions that the model is computed with (default: the best the processor has)",
+        help="instruction set for the model (default: the best that the processor has)",
     )
     parser.add_argument(
         "--nic", choices=config.NICS, help="the network card (default auto: virtio)"
@@ -102,9 +102,9 @@ def make_parser():
     image.add_argument(
         "--production",
         action="store_true",
-        help="leave out self tests and deaths on purpose, as CLLM_SELFTEST=0 does",
+        help="leave out self tests and deliberate crashes, as CLLM_SELFTEST=0 does",
     )
-    commands.add_parser("fetch", help="download and unpack all that the build and a run need")
+    commands.add_parser("fetch", help="download and unpack what a build and a run need")
     test = commands.add_parser("test", help="build what tests need and run pytest")
     test.add_argument("arguments", nargs=argparse.REMAINDER, help="for pytest")
     commands.add_parser(
@@ -118,7 +118,7 @@ def make_parser():
     )
     commands.add_parser("lint", help="check all sources; changes nothing")
     commands.add_parser("format", help="lay out all sources by ruff and clang-format")
-    commands.add_parser("licenses", help="licences of all that is linked in, and of the model")
+    commands.add_parser("licenses", help="print the licences of all components")
     return parser
 
 
@@ -180,7 +180,7 @@ def main(arguments=None):
     except BrokenPipeError:
         return 1
     except OSError as error:
-        # What no command expects of the machine: a full disk, a folder that is gone.
+        # A failure that no command expects: a full disk, a folder that is gone.
         print(f"cllm: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

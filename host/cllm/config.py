@@ -24,7 +24,7 @@ DEFAULTS = {
     "nic": "auto",
 }
 PATHS = ("model", "app", "serial", "pcap", "draft")
-NUMBERS = {"port": (0, 65535), "smp": (1, 255), "memory": (32, memory.LARGEST)}
+NUMBERS = {"port": (0, 65535), "smp": (1, 255), "memory": (40, memory.LARGEST)}
 ACCELS = ("auto", "tcg", "kvm")
 ON_CRASH = ("exit", "reboot")
 KERNELS = keys.MODEL["kernels"].choices
@@ -42,21 +42,22 @@ HOST = {
     **{key: keys.Choice(*words) for key, words in CHOICES.items()},
     **dict.fromkeys(PATHS, keys.Text()),
 }
-# Handed to the guest as its boot module config.json: sections, and keys beside them. The file has
-# the keys of the model beside them, too; the guest has them below "model". "port" is the host's.
+# The guest's settings, which it gets as the boot module config.json: sections, and keys beside
+# them. A file has the keys of the model at the top level, the guest below "model". "port" is the
+# host's.
 GUEST_SECTIONS = ("network", "limits")
 GUEST = {key: kind for key, kind in keys.SERVER.items() if key not in NUMBERS}
 GUEST_MODEL = {
     key: kind for key, kind in keys.MODEL.items() if key != "file" and key not in DEFAULTS
 }
-DEFAULT_MODEL = "smollm2"  # in place of a file: the model of models/lock.json
+DEFAULT_MODEL = "smollm2"  # instead of a file name: the model of models/lock.json
 
 
 def settings(flags, file=None):
     """Merge `flags` (None: not given) with the JSON file. Return (settings, guest's settings).
 
-    Paths in the file are relative to the file's folder. Raise CllmError for a mistake in the file:
-    it names the line and the key.
+    Paths in the file are relative to the file's folder. Raises CllmError, with the line and the
+    key, for a mistake in the file.
     """
     merged, guest = dict(DEFAULTS), {}
     if file is not None:
@@ -71,7 +72,7 @@ def settings(flags, file=None):
 
 
 def _from_file(file, merged):
-    # Puts what the file sets of the host's settings into `merged`; returns the guest's.
+    # Put the host's settings of the file into `merged`; return the guest's.
     content, text = _read(file)
     guest, model = {}, {}
     try:
@@ -121,7 +122,7 @@ def _line_of(text, path):
 
 def _read(path):
     try:
-        # A byte order mark is not refused: RFC 8259, 8.1.
+        # RFC 8259, 8.1: a byte order mark may be ignored.
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise CllmError(f"cannot read {path}: {error.strerror}") from None
@@ -155,7 +156,7 @@ def _read(path):
 
 
 def _members(pairs):
-    # RFC 8259, 4: what a name means that comes twice is not defined.
+    # RFC 8259, 4: the meaning of a duplicate name is undefined.
     members = dict(pairs)
     if len(members) < len(pairs):
         names = [name for name, _ in pairs]
@@ -165,13 +166,13 @@ def _members(pairs):
 
 
 def _int(text):
-    if len(text) > 100:  # of thousands, int() says how to take more
+    if len(text) > 100:  # from 4300 digits on, int() would explain its own limit
         raise ValueError(f"a number of {len(text)} digits is larger than any setting")
     return int(text)
 
 
 def _float(text):
-    # NaN and Infinity are no JSON, and 1e999 is one that nobody can hand on.
+    # NaN and Infinity are not JSON, and 1e999 becomes infinite.
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{text} is no number that JSON can hold")

@@ -1,4 +1,4 @@
-"""Where the guest's serial line goes: this terminal, a pty, or a file."""
+"""Ends of the guest's serial line: this terminal, a pty, or a file."""
 
 import os
 import select
@@ -12,11 +12,11 @@ from . import CllmError
 from .qemu import Guest
 
 LEAVE = b"\x1d"  # Ctrl-]
-READER_SECONDS = 1  # a pty whose other end reads nothing for so long has no reader
+READER_SECONDS = 1  # a pty whose other end reads nothing for this long has no reader
 
 
 class Output:
-    """This process' stdout, which shows the serial line and whole lines of our own."""
+    """This process' stdout, which shows the serial line and messages of cllm."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -99,7 +99,7 @@ class Terminal:
         try:
             return os.read(0, 1024)
         except OSError:
-            return b""  # a folder, say: no keys come from it
+            return b""  # stdin is not readable: a folder, for example
 
     def close(self) -> None:
         if self._saved:
@@ -125,8 +125,8 @@ class Pty:
         self._readable.start()
 
     def _write(self, data: bytes) -> None:
-        # A slow reader loses nothing: the guest waits. A reader that takes nothing for a second is
-        # taken for gone, and output is dropped until there is one again.
+        # A slow reader loses nothing: the guest waits. After READER_SECONDS without a read the
+        # reader counts as gone, and output is dropped until there is one again.
         while data:
             if not self._writable(0 if self._deserted else READER_SECONDS):
                 self._deserted = True
@@ -155,7 +155,7 @@ class Pty:
 
 
 class File:
-    """A file that gets what the guest writes to its serial line; nothing goes to the guest."""
+    """A file for the output of the guest's serial line; the guest gets no input."""
 
     def __init__(self, guest: Guest, path: str) -> None:
         try:

@@ -1,8 +1,8 @@
-"""Environments beside .venv, for packages that one task needs; each has its own lock file.
+"""Environments beside .venv for the packages of single tasks; each has its own lock file.
 
-CLIENTS  client libraries of tests/api that pin what others in .venv want newer
-PLOTS    what draws the pictures of the benchmark
-LINT     what checks and formats the sources
+CLIENTS  client libraries of tests/api, whose pins conflict with others in .venv
+PLOTS    matplotlib, for the plots of the benchmark
+LINT     checkers and formatters of the sources
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from . import TOP, CllmError
 class Environment:
     """A virtual environment in build/, made from host/`name`.lock.
 
-    what: its content, for messages.
+    what: description of its packages, for messages.
     """
 
     name: str
@@ -46,11 +46,11 @@ class Environment:
         return sys.version + self.lock.read_text()
 
     def is_current(self) -> bool:
-        """Return whether the environment is there and made from the lock as it is now."""
+        """Return whether the environment exists and was made from the present lock file."""
         return self._stamp().exists() and self._stamp().read_text() == self._fingerprint()
 
     def ensure(self) -> None:
-        """Make the environment unless it is current. Raises CllmError when pip cannot."""
+        """Make the environment unless it is current. Raises CllmError when pip fails."""
         if self.is_current():
             return
         print(f"cllm: installing {self.what} into build/{self.name}", file=sys.stderr)

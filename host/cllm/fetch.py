@@ -24,6 +24,8 @@ from .lock import Lock, locks, sha256_of
 from .progress import Progress
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+# apt's download user cannot write to this user's folder.
+NO_SANDBOX = "APT::Sandbox::User=root"
 
 
 def cache_folder() -> Path:
@@ -94,7 +96,7 @@ def _package(lock: Lock) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     package = cache / lock.file
     if not package.exists():
-        # Into a folder of its own, so that half a download never has the final name.
+        # Into a temporary folder, so that a partial download never has the final name.
         with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as name:
             folder = Path(name)
             progress = Progress()
@@ -121,7 +123,7 @@ def _package(lock: Lock) -> Path:
 
 
 def _arrived(folder: Path, size: int) -> tuple[float, str]:
-    """Return how many bytes of a download of `size` (0: unknown) are in `folder`, and a text."""
+    """Return (bytes of a download in `folder`, text about it). size: of the whole, 0: unknown."""
     done = 0
     with contextlib.suppress(OSError):  # files come and go meanwhile
         done = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -130,7 +132,7 @@ def _arrived(folder: Path, size: int) -> tuple[float, str]:
 
 
 def _run(command: list[str], progress: Progress, **options: Any) -> bool:
-    """Run a program; show what it printed if it fails. Return whether it did not."""
+    """Run a program and return whether it succeeded; show its output if it failed."""
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
     )
@@ -140,7 +142,7 @@ def _run(command: list[str], progress: Progress, **options: Any) -> bool:
 
 
 def _from_pypi(lock: Lock, folder: Path, progress: Progress) -> None:
-    """Download by pip, which checks the hash, too, before it runs anything of an sdist."""
+    """Download by pip, which also checks the hash, before it runs code of an sdist."""
     requirement = folder / "requirement.txt"
     requirement.write_text(f"{lock.name}=={lock.version} --hash=sha256:{lock.sha256}\n")
     kind = ["--no-binary", lock.name] if lock.origin == "sdist" else ["--only-binary", ":all:"]
@@ -182,19 +184,7 @@ def _from_debian(lock: Lock, folder: Path, progress: Progress) -> None:
             f"{lock.file} comes from Debian's archive, and this machine has no apt or no {KEYRING}"
             f" (Debian package debian-archive-keyring).{advice}"
         )
-    state = folder / "apt"
-    (state / "lists" / "partial").mkdir(parents=True)
-    own = [
-        "-o",
-        f"Dir::State::Lists={state}/lists",
-        "-o",
-        "Dir::Cache::pkgcache=",
-        "-o",
-        "Dir::Cache::srcpkgcache=",
-        # apt's download user cannot write to this user's folder.
-        "-o",
-        "APT::Sandbox::User=root",
-    ]
+    own = private_apt(folder)
 
     def apt(*arguments: str) -> bool:
         return _run(["apt-get", *own, *arguments], progress, cwd=folder)
@@ -202,7 +192,7 @@ def _from_debian(lock: Lock, folder: Path, progress: Progress) -> None:
     mirrors = _mirrors([]) or (apt("update") and _mirrors(own))
     if not mirrors:
         raise CllmError(f"apt on this machine names no Debian mirror.{advice}")
-    sources = state / "sources.list"
+    sources = folder / "sources.list"
     own += ["-o", f"Dir::Etc::sourcelist={sources}", "-o", "Dir::Etc::sourceparts=-"]
     for mirror in mirrors:
         sources.write_text(f"deb-src [signed-by={KEYRING}] {mirror} {lock.suite} main\n")
@@ -218,8 +208,21 @@ def _from_debian(lock: Lock, folder: Path, progress: Progress) -> None:
     )
 
 
+def private_apt(folder: Path) -> list[str]:
+    """Return options with which apt keeps its package lists in `folder`, and needs no root."""
+    lists = folder / "lists"
+    (lists / "partial").mkdir(parents=True)
+    settings = (
+        f"Dir::State::Lists={lists}",
+        "Dir::Cache::pkgcache=",
+        "Dir::Cache::srcpkgcache=",
+        NO_SANDBOX,
+    )
+    return [word for setting in settings for word in ("-o", setting)]
+
+
 def _mirrors(options: list[str]) -> list[str]:
-    """Return the archives that apt on this machine uses, without those of security updates."""
+    """Return the archives of this machine's apt configuration, except security updates."""
     query = ["--format", "$(REPO_URI)", "Created-By: Packages"]
     found = subprocess.run(
         ["apt-get", *options, "indextargets", *query], capture_output=True, text=True

@@ -1,4 +1,4 @@
-"""Wait until a guest's server is ready, or serves without a model and says why."""
+"""Waits until a guest's server is ready, or serves without a model and reports the reason."""
 
 import http.client
 import json
@@ -19,8 +19,8 @@ def wait_until_decided(
     """
     started = time.monotonic()
     while not ended.is_set() and time.monotonic() - started < limit:
-        # QEMU's network accepts at once and holds the connection while the guest boots, so give up
-        # early questions soon. Later ones get more time, as a busy emulated guest answers slowly.
+        # QEMU's network accepts at once and holds the connection while the guest boots, so the
+        # first timeouts are short. Later ones are longer, as a busy emulated guest is slow.
         patience = min(30, 1 + (time.monotonic() - started) / 4)
         status, message = ask(port, patience)
         if status == 200:

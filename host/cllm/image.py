@@ -1,4 +1,4 @@
-"""From the linked ELF file to the images: with a table of function names, and packed.
+"""Makes the images from the linked ELF file: adds a table of function names, packs.
 
 finish()  build/port/cllm.elf -> build/cllm.debug.elf (with symbols), build/cllm.unpacked.elf
 pack()    build/cllm.unpacked.elf -> build/cllm.elf, which unpacks itself
@@ -33,11 +33,11 @@ E_SHOFF, E_SHNUM = 40, 60
 
 
 def finish(linked: Path, image: Path, debug_image: Path) -> None:
-    """Split what the linker made into the image and a copy of it with symbols.
+    """Split the linker's output into the image and a copy of it with symbols.
 
     Both get the table of function names. The image ends with its last loaded segment: no section
-    headers, symbols and debug information. What is loaded keeps its place in the file, because the
-    Multiboot header, from which QEMU takes the load address, counts on it.
+    headers, symbols and debug information. Loaded segments keep their place in the file, because
+    the Multiboot header, from which QEMU takes the load address, depends on it.
     """
     newest = linked.stat().st_mtime_ns
     if all(path.exists() and path.stat().st_mtime_ns > newest for path in (image, debug_image)):
@@ -66,7 +66,7 @@ def finish(linked: Path, image: Path, debug_image: Path) -> None:
 def pack(steps: Steps, zig: Path, image: Path, packed: Path) -> None:
     """Make the compressed image: an ELF file for any Multiboot loader that unpacks itself.
 
-    image: what finish() made. The code around the compressed content is boot/packed_entry.S and
+    image: made by finish(). The code around the compressed content is boot/packed_entry.S and
     boot/unpack.c.
     """
     parts = [*(KERNEL / name for name in PACKED_SOURCES), Path(__file__), image]
@@ -103,7 +103,7 @@ def pack(steps: Steps, zig: Path, image: Path, packed: Path) -> None:
         f"-DEND={end:#x}",
         f"-DENTRY={entry:#x}",
         f'-DPAYLOAD="{folder / "payload"}"',
-        # The compiler's cache does not know of .incbin: another payload is another command.
+        # The compiler's cache ignores .incbin files: let each payload change the command.
         f"-DDIGEST={hashlib.sha256(payload).hexdigest()}",
     ]
     objects = []
@@ -111,7 +111,7 @@ def pack(steps: Steps, zig: Path, image: Path, packed: Path) -> None:
         objects.append(folder / (Path(source).stem + ".o"))
         command: Sequence[str | Path] = [zig, "cc", *flags, "-o", objects[-1], KERNEL / source]
         steps.run(f"pack {Path(source).name}", command)
-    # Behind the image, on a page of its own as modules are.
+    # After the image, page-aligned as modules are.
     address = -(-end // PAGE) * PAGE
     fresh = packed.with_name(packed.name + ".new")
     steps.run(

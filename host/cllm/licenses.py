@@ -1,6 +1,6 @@
-"""`cllm licenses`: the licence texts of everything that is linked into the image, and the model's.
+"""`cllm licenses`: licence texts of all components of the image, and of the model.
 
-They are read from the fetched trees, which the image is built from.
+They are read from the fetched trees, from which the image is built.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """`cllm lint` and `cllm format`: the same rules for every file that git tracks.
 
-lint only reports: ruff and mypy (pyproject.toml), clang-format (.clang-format), codespell, and the
-sizes below. format lets ruff and clang-format change files.
+lint reports and changes nothing: ruff and mypy (pyproject.toml), clang-format (.clang-format),
+codespell, and the sizes below. format lets ruff and clang-format change files.
 """
 
 import ast
@@ -36,7 +36,7 @@ def _run(*command: str | Path) -> bool:
 
 
 def _module(name: str, *arguments: str | Path) -> tuple[str | Path, ...]:
-    # By module: a program's first line names the folder that it was installed in.
+    # By module: the first line of an installed program names a folder, which may have moved.
     return (LINT.python, "-m", name, *arguments)
 
 
@@ -46,7 +46,7 @@ def _clang_format(*arguments: str | Path) -> tuple[str | Path, ...]:
 
 
 def lint() -> int:
-    """Run every check and print what it finds; return 0 if nothing was found, else 1."""
+    """Run every check and print its findings; return 0 if there are none, else 1."""
     LINT.ensure()
     files = tracked()
     c_files = [path for path in files if path.suffix in C_FILES]
@@ -71,7 +71,7 @@ def lint() -> int:
 
 
 def reformat() -> int:
-    """Let ruff and clang-format change the files; return 0 unless one cannot."""
+    """Let ruff and clang-format lay out the files; return 0 unless one fails."""
     LINT.ensure()
     c_files = [path for path in tracked() if path.suffix in C_FILES]
     done = [

@@ -1,4 +1,4 @@
-"""Lock files: the upstream file that each vendored folder is unpacked from, by its hash."""
+"""Lock files: each names the upstream package of a vendored folder, by its hash."""
 
 import hashlib
 import json
@@ -12,13 +12,12 @@ SOURCES = ("debian", "sdist", "wheel")
 
 
 class Lock:
-    """One vendored folder: `FOLDER/lock.json`, and `FOLDER/src/`, unpacked from what that names.
+    """One vendored folder: `FOLDER/lock.json`, and `FOLDER/src/`, unpacked from the package that
+    the lock names. Raises CllmError when the lock file is not as described here.
 
-    folder: a Path. Raises CllmError when the lock file is not as described here.
-
-    name, version, file, sha256: of the upstream package. origin: who serves it, one of SOURCES.
-    size: bytes of the file, 0 if the lock does not say. suite: of Debian, for the origin "debian".
-    member: path inside the package that becomes `src/`, "" for all of it. override: environment
+    name, version, file, sha256: of the upstream package. origin: its source, one of SOURCES. size:
+    bytes of the file, 0 if unknown. suite: Debian's suite, for the origin "debian". member: path
+    inside the package that becomes `src/`, "" for the whole package. override: environment
     variable that names a checkout to use instead, or None. model: path of the model inside `src/`,
     or None. patches, patched: see patches.py.
     """
@@ -59,14 +58,13 @@ class Lock:
 
     @property
     def stamp(self) -> Path:
-        """The stamp's path, outside `src/`, which holds upstream's files only."""
+        """The path of the stamp. It is outside `src/`, which holds upstream's files only."""
         return self.folder / ".src-stamp"
 
     def identity(self) -> str:
-        """Return what `src/` is made from, as text that is compared with the stamp."""
+        """Return a text that identifies the content of `src/`, to compare with the stamp."""
         words = [self.sha256, self.member]
         if self.patched:
-            # The files as patched.
             words.append(hashlib.sha256(json.dumps(self.patched).encode()).hexdigest())
         return " ".join(words) + "\n"
 

@@ -1,14 +1,14 @@
 """How much memory a guest needs for a model, from the model file's own header.
 
-It adds up what llama.cpp allocates for everything that a configuration offers, with room to spare:
-the context that generates, the one that computes embeddings (made for the first of them), their KV
-caches, graphs and buffers, and the vocabulary. Memory that the guest never uses costs the host
-nothing. The file itself is mapped into the machine beside its memory (qemu.Guest.mapped). For a
-damaged file the result is the base, so that the guest boots and says what is wrong.
+It adds up llama.cpp's allocations for all that a configuration offers, with room to spare: the
+context for generation and the one for embeddings (made for the first embedding), their KV caches,
+graphs and buffers, and the vocabulary. Memory that the guest never uses costs the host nothing. The
+file itself is mapped into the machine beside its memory (qemu.Guest.mapped). For a damaged file the
+result is the base, so that the guest boots and reports the damage.
 
-The layout is GGUF versions 2 and 3, little-endian (docs/gguf.md of ggml). A file may come from
-anywhere, so reading is bounded in time and memory whatever the numbers in it are. The gguf package
-is not used: its reader takes 45 s for a vocabulary that takes one second here.
+The layout is GGUF versions 2 and 3, little-endian (docs/gguf.md of ggml). Files are not trusted:
+reading takes bounded time and memory, whatever their numbers are. The gguf package is not used: its
+reader takes 45 s for a vocabulary that takes one second here.
 """
 
 import collections
@@ -23,12 +23,11 @@ MIB = 1 << 20
 BASE = 128 * MIB  # kernel, C++ and Python heaps, network buffers, and slack
 STEP = 32  # MiB; sizes are rounded up to it
 LARGEST = 1 << 20  # MiB; more than any machine has
-# Unless the configuration says otherwise: cells of the KV cache, tokens of one batch of the engine,
-# requests that run at a time.
+# Defaults: cells of the KV cache, tokens of one batch of the engine, requests that run at a time.
 N_CTX, N_BATCH, SLOTS = (keys.MODEL[key].default for key in ("n_ctx", "n_batch", "slots"))
 CELLS_STEP = 256  # llama.cpp rounds the cells of a cache up to it
-N_WHOLE = 512  # tokens that a model of embeddings computes at once (native/engine/vectors.cpp)
-REPACKED = 1.7  # size of repacked weights, at most (Q5_K), to that of the file
+N_WHOLE = 512  # tokens that an embedding model computes at once (native/engine/vectors.cpp)
+REPACKED = 1.7  # largest ratio (Q5_K) of the size of repacked weights to that of the file
 VOCABULARY_BYTES = 512  # per token: strings, maps both ways, merge ranks
 # Per node of a graph: ggml's scheduler allocates 60 tensors (ggml_backend_sched_new() in
 # ggml-backend.cpp), llama.cpp's result three more.
@@ -90,16 +89,16 @@ SCALARS = {
     12: "<d",
 }
 STRING, ARRAY = 8, 9
-# length: how many; most: the largest of a short array of numbers, else 0.
+# length: number of items. most: the largest item of a short array of numbers, otherwise 0.
 Array = collections.namedtuple("Array", "length most", defaults=(0,))
 
 # Bounds of a header. Real ones have 50 pairs, 2,000 tensors and two arrays of 250,000 strings.
 PAIRS = 1 << 16
 STRINGS = 1 << 22
 LONGEST = 1 << 24  # bytes of a string; items of an array of numbers
-KEPT = 1 << 16  # bytes of a string that are kept; nothing here looks at a longer one
-SHORT = 1 << 10  # numbers of an array that are looked at: one for each layer
-TENSOR_BYTES = 28  # of a tensor's description, at least
+KEPT = 1 << 16  # bytes of a string that are kept; longer ones are not needed
+SHORT = 1 << 10  # longest array whose numbers are read: one for each layer
+TENSOR_BYTES = 28  # least size of a tensor's description
 
 
 class Refused(ValueError):
@@ -107,7 +106,8 @@ class Refused(ValueError):
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """Return the metadata of a GGUF file as a dict; arrays as `Array`, TENSORS their number.
+    """Return the metadata of a GGUF file as a dict. Arrays are `Array`s; the key TENSORS has the
+    number of tensors.
 
     Raises ValueError when the file is no GGUF, ends early or is refused by every reader of GGUF;
     OSError when it cannot be read.
@@ -154,7 +154,7 @@ class _Header:
         return struct.unpack(layout, data)[0]
 
     def skip(self, size):
-        # Seeking past the end is no error, but a position that lseek(2) cannot represent is one.
+        # Seeking past the end succeeds, but lseek(2) refuses a position that it cannot represent.
         if size > self.size or self.file.seek(size, os.SEEK_CUR) > self.size:
             raise ValueError("the file ends inside its header")
 
@@ -271,14 +271,14 @@ class _Model:
         self.vocabulary = vocabulary.length if isinstance(vocabulary, Array) else 1 << 17
 
     def number(self, key, default):
-        """Return a positive number of the architecture; the largest where each layer has one."""
+        """Return a positive number of the architecture; where each layer has one, the largest."""
         value = self.metadata.get(f"{self.arch}.{key}")
         if isinstance(value, Array):
             value = value.most
         return value if type(value) is int and value > 0 else default
 
     def work(self, n_ctx, n_batch, slots, embeds):
-        """Return the bytes that llama.cpp allocates beside the weights, which stay in the file."""
+        """Return the bytes that llama.cpp allocates. The weights are not among them."""
         if self.arch in WHOLE:
             work = self.graph() + self.batch(max(n_batch, N_WHOLE), max(n_ctx, N_WHOLE))
         else:
@@ -289,7 +289,7 @@ class _Model:
         return work + self.vocabulary * VOCABULARY_BYTES
 
     def graph(self):
-        """Return the bytes that one context needs to make graphs."""
+        """Return the bytes that one context needs to build graphs."""
         return NODE_BYTES * max(1024, NODES_OF.get(self.arch, NODES) * (self.tensors + 16))
 
     def cache(self, n_ctx):

@@ -1,4 +1,6 @@
-"""Patches of a vendored folder: applied at unpacking, files checked by hash before and after.
+"""Patches of a vendored folder, applied when it is unpacked.
+
+Each patched file is checked by its hash before and after.
 
 `FOLDER/lock.json` lists them under "patches", in order, each a unified diff in `FOLDER/patches/`,
 and under "patched" the SHA-256 of every file that they change, as [before, after].

@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: a live line on a terminal, else plain lines now and then.
+"""Progress of long work on stderr: a live line on a terminal, otherwise plain lines.
 
 The live line is drawn by rich. Without a terminal, as in the log of a CI run, or where rich is not
 installed yet, each task prints a line when it begins, every QUIET_SECONDS and when it ends.
@@ -39,10 +39,10 @@ class Progress:
         total: float | None = None,
         look: Callable[[], tuple[float, str]] | None = None,
     ) -> Iterator["Task"]:
-        """Show a task until the block ends; nothing is left of it where the block raises.
+        """Show a task until the block ends; if the block raises, the line disappears.
 
-        total: what `done` counts up to, for a bar. look: called now and then from another thread
-        for (done, text), where the work cannot call Task.update().
+        total: what `done` counts up to, for a bar. look: called periodically from another thread,
+        returns (done, text), for work that cannot call Task.update().
         """
         task = Task(self, title, total, look)
         began = time.monotonic()
@@ -84,7 +84,7 @@ class Task:
         self._watcher = threading.Thread(target=self._watch, daemon=True)
 
     def update(self, done: float | None = None, text: str | None = None) -> None:
-        """Say how far the task is, and what it does."""
+        """Set how far the task is, and the text about it."""
         if done is not None:
             self._done = done
         if text is not None:

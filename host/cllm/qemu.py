@@ -22,8 +22,8 @@ from . import CllmError, accel
 PROGRAM = "qemu-system-x86_64"
 GUEST_PORT = 80
 KEPT = 1 << 16  # bytes of the serial line kept for log()
-STOP_SECONDS = 5  # between asking QEMU to end and ending it
-# Files from this size on are not loaded but mapped into the machine; see Guest.mapped().
+STOP_SECONDS = 5  # between SIGTERM and SIGKILL
+# Files of at least this size are not loaded but mapped into the machine; see Guest.mapped().
 LEAST_MAPPED = 1 << 20
 PAGE = 4096
 TAIL = ".tail"
@@ -75,11 +75,12 @@ class Guest:
     netdev: a QEMU back-end ("tap,ifname=...", "socket,udp=...") to use in place of QEMU's own
     network; nothing is forwarded then. mac: of the network card, where two guests share a network.
     gdb: TCP port of 127.0.0.1 where the guest waits for a debugger. on_crash: "exit" ends QEMU
-    when the guest dies or resets itself; with "reboot" it boots again, as a machine would, and its
+    when the guest crashes or resets itself; with "reboot" it boots again, like a machine, and its
     memory keeps the crash record. monitor, qmp: paths of Unix sockets for QEMU's human monitor
-    and for its machine protocol (tests/support/qemu_monitor.py). cpu: QEMU's name of a
-    processor (default: the best there is). nic: a key of CARDS. Call start() and stop() from the
-    main thread only: the kernel ends QEMU when the thread that started it ends.
+    and for its machine protocol (tests/support/qemu_monitor.py); with either the guest has a
+    screen. cpu: QEMU's name of a processor (default: the best available). nic: a key of CARDS. Call
+    start() and stop() from the main thread only: the kernel ends QEMU when the thread that started
+    it ends.
     """
 
     def __init__(
@@ -151,6 +152,7 @@ class Guest:
             if socket_path:
                 path = str(Path(socket_path).resolve()).replace(",", ",,")
                 line += [option, f"unix:{path},server=on,wait=off"]
+        if self.monitor or self.qmp:
             line += ["-vga", "std"]
         if self.pcap:
             path = str(Path(self.pcap).resolve()).replace(",", ",,")
@@ -216,7 +218,7 @@ class Guest:
         return f"user,id=net0,hostfwd=tcp:127.0.0.1:{self.port}-:{GUEST_PORT}"
 
     def start(self) -> None:
-        """Start QEMU; raises CllmError when something that it needs is missing or taken."""
+        """Start QEMU. Raises CllmError when a file is missing or the port is in use."""
         program = find_qemu()
         if not self.image.is_file():
             raise CllmError(f"there is no {self.image}: run `make build`")
@@ -235,9 +237,9 @@ class Guest:
             def die_with_parent() -> None:
                 LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
                 if self.accel == "tcg":
-                    # QEMU asks for huge pages for the guest's memory: one byte takes 2 MiB, and the
-                    # first token, a row in each tensor, takes the whole KV cache. Emulation gains
-                    # nothing from them, as it does not walk the host's page tables.
+                    # QEMU asks for huge pages for the guest's memory. One byte then takes 2 MiB,
+                    # and the first token, which writes a row of each tensor, the whole KV cache.
+                    # Emulation gains nothing: it does not walk the host's page tables.
                     LIBC.prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
                 if os.getppid() != parent:
                     os._exit(1)
@@ -338,7 +340,7 @@ class Guest:
         return f"the guest ended with code {status >> 1}" + (f" ({said})" if said else "")
 
     def stop(self) -> None:
-        """End QEMU and wait until it is gone; harmless when it is already."""
+        """End QEMU and wait until it is gone; does nothing when it has ended."""
         if self._process is None:
             return
         if not self.ended.is_set():

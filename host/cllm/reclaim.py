@@ -1,10 +1,10 @@
-"""Give back the host's memory of a model's file, once the guest has a copy of its weights.
+"""Frees the host's memory of a model's file, once the guest has a copy of the weights.
 
 With the kernels `tcg` the guest repacks the weights into its RAM and does not read the originals
 again, but the pages of the mapped file (qemu.Guest.mapped) stay resident. The guest cannot drop its
 host's pages; the host can, by process_madvise(2) with MADV_PAGEOUT: clean pages of a file are
-unmapped and leave the page cache. Pages that are read all the same (embeddings, norms, everything
-after a soft reset) come back one by one, and stay.
+unmapped and leave the page cache. Pages that are read again (embeddings, norms, everything after a
+soft reset) come back one by one, and stay.
 
 This needs Linux 5.10, CAP_SYS_NICE, and a file that the user owns or may write to. Elsewhere
 nothing is lost: the kernel takes clean pages when it needs memory. Pages that another process maps

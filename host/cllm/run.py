@@ -1,4 +1,4 @@
-"""`cllm run`: boot the image, stay in the foreground, say when it serves, end it cleanly."""
+"""`cllm run`: boots the image, stays in the foreground, reports when it serves, ends it cleanly."""
 
 import json
 import os
@@ -36,8 +36,8 @@ def make_guest(
     model = settings["model"] and _file(settings["model"], "model file")
     if model:
         modules["model.gguf"] = model
-        # The guest sees the file as model.gguf; clients know the model by its real name. On Linux a
-        # name may be bytes that are no text.
+        # The guest sees the file as model.gguf; clients see the model's real name. On Linux a file
+        # name may be bytes that are not UTF-8.
         alias = os.fsencode(model.stem).decode("utf-8", "replace")
         named = {"file": "model.gguf", "alias": alias}
         guest_settings["model"] = {**named, **guest_settings.get("model", {})}
@@ -154,7 +154,7 @@ def run(
         asked.set()
         wake.set()
 
-    # SIGINT, too: a shell starts background programs with SIGINT ignored.
+    # SIGINT, too, because a shell starts background programs with SIGINT ignored.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, ask_to_end)
     output = console.Output()

@@ -1,4 +1,4 @@
-"""Commands of a build, run one after another: output goes to logs, progress to the user."""
+"""Runs the commands of a build one after another: output to logs, progress to the user."""
 
 import shlex
 import subprocess
@@ -11,7 +11,7 @@ from . import TOP, CllmError
 from .progress import Progress
 
 LOGS = TOP / "build" / "log"
-TAIL_LINES = 40  # of a failed step's output shown; the rest is in its log
+TAIL_LINES = 40  # lines of a failed step's output that are shown; its log has all
 
 
 class Steps:

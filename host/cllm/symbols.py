@@ -1,7 +1,7 @@
 """The table of function names inside the image, for the guest's backtraces.
 
-It is written after linking, into room that the linker script reserves, so no address changes. The
-comment of `kernel/symbols.c` describes the format.
+It is written after linking, into space that the linker script reserves, so no address changes.
+`kernel/symbols.c` describes the format.
 """
 
 import ctypes
@@ -15,10 +15,10 @@ from elftools.elf.elffile import ELFFile
 
 from . import CllmError
 
-GROUP = 16  # names that share a beginning with the one before; each group starts with a whole one
+GROUP = 16  # names; the first is whole, others omit the prefix that they share with the one before
 Symbol = tuple[str, str, Any, int, int]  # name, type, section or None, value, size
-PLACE = "__symbols_"  # how link.ld names the ends of the table's room
-LONGEST = 160  # bytes of a name; a backtrace cuts longer ones
+PLACE = "__symbols_"  # prefix of link.ld's names for the ends of the reserved space
+LONGEST = 160  # bytes of a name; longer ones are cut
 
 
 def symbols(elf: ELFFile) -> Iterator[Symbol]:
@@ -45,7 +45,7 @@ def functions(symbols_of_image: Iterable[Symbol]) -> tuple[list[tuple[int, str]]
         if kind not in ("STT_NOTYPE", "STT_FUNC") or name.startswith((".L", "$", "__text_")):
             continue
         end = max(end, value + size)
-        # Where there are several names: one typed as a function, then the shortest.
+        # Of several names prefer one typed as a function, then the shortest.
         rank = (kind == "STT_FUNC", -len(name))
         if value not in found or rank > found[value][0]:
             found[value] = (rank, name)
@@ -96,7 +96,7 @@ def shorten(name: str) -> str:
         elif depth == 0:
             plain.append(c)
     name = "".join(plain).removesuffix(" const").strip()
-    # The return type ends with a blank; "operator new" has one, too.
+    # The return type ends with a blank, but "operator new" has one as well.
     head, _, tail = name.rpartition("::")
     if " " not in tail.removeprefix("operator ") or "operator" in tail:
         name = head.rpartition(" ")[2] + "::" + tail if head else name

@@ -11,7 +11,8 @@
 //   crash(kind, engine=None)                  dies in C++, for tests: "assert" (GGML_ASSERT),
 //                                             "throw" (an exception that nobody catches); with an
 //                                             Engine, on the thread that computes for it
-//   Error(RuntimeError), NoSlot(Error), Aborted(Error), Limit(Error), Assertion(Error)
+//   Error(RuntimeError), NoSlot(Error), Aborted(Error), Limit(Error), Assertion(Error),
+//   BadNumbers(Error)
 //
 // Job (job_type.c), Chat and Reply (chat_type.c) come from methods only. engine.h describes what
 // each call does. Wrong arguments raise ValueError, too little memory MemoryError, the rest Error.
@@ -34,6 +35,7 @@ static ENGINE_EXCEPTION(NoSlot, engine_type_Error);
 static ENGINE_EXCEPTION(Aborted, engine_type_Error);
 static ENGINE_EXCEPTION(Limit, engine_type_Error);
 static ENGINE_EXCEPTION(Assertion, engine_type_Error);
+static ENGINE_EXCEPTION(BadNumbers, engine_type_Error);
 
 void modengine_check(int code) {
     if (code == ENGINE_OK) {
@@ -48,6 +50,8 @@ void modengine_check(int code) {
         type = &engine_type_Limit;
     } else if (code == ENGINE_EASSERT || code == ENGINE_EBROKEN) {
         type = &engine_type_Assertion;
+    } else if (code == ENGINE_ENUMBERS) {
+        type = &engine_type_BadNumbers;
     } else if (code == ENGINE_EINVAL) {
         type = &mp_type_ValueError;
     } else if (code == ENGINE_ENOMEM) {
@@ -209,6 +213,7 @@ static const mp_rom_map_elem_t engine_globals_table[] = {
     {MP_ROM_QSTR(MP_QSTR_Aborted), MP_ROM_PTR(&engine_type_Aborted)},
     {MP_ROM_QSTR(MP_QSTR_Limit), MP_ROM_PTR(&engine_type_Limit)},
     {MP_ROM_QSTR(MP_QSTR_Assertion), MP_ROM_PTR(&engine_type_Assertion)},
+    {MP_ROM_QSTR(MP_QSTR_BadNumbers), MP_ROM_PTR(&engine_type_BadNumbers)},
     {MP_ROM_QSTR(MP_QSTR_version), MP_ROM_PTR(&engine_version_obj)},
     {MP_ROM_QSTR(MP_QSTR_cpu), MP_ROM_PTR(&engine_cpu_obj)},
     {MP_ROM_QSTR(MP_QSTR_log), MP_ROM_PTR(&engine_log_obj)},

@@ -34,14 +34,15 @@ extern "C" {
 
 enum {
     ENGINE_OK = 0,
-    ENGINE_NO_SLOT = 1,  // no room for the batch in the KV cache; nothing was decoded
-    ENGINE_ABORTED = 2,  // a callback asked to stop; nothing was decoded
-    ENGINE_LIMIT = 3,    // it would take more time, memory or stack than a request may have
-    ENGINE_EINVAL = -1,  // an argument is wrong
-    ENGINE_EFAIL = -2,   // llama.cpp could not do it
-    ENGINE_EBROKEN = -3, // an assertion failed and the state is unknown: close the engine
-    ENGINE_ENOMEM = -4,  // memory ran out
-    ENGINE_EASSERT = -5, // an assertion failed, or an index was out of range; nothing has changed
+    ENGINE_NO_SLOT = 1,   // no room for the batch in the KV cache; nothing was decoded
+    ENGINE_ABORTED = 2,   // a callback asked to stop; nothing was decoded
+    ENGINE_LIMIT = 3,     // it would take more time, memory or stack than a request may have
+    ENGINE_EINVAL = -1,   // an argument is wrong
+    ENGINE_EFAIL = -2,    // llama.cpp could not do it
+    ENGINE_EBROKEN = -3,  // an assertion failed and the state is unknown: close the engine
+    ENGINE_ENOMEM = -4,   // memory ran out
+    ENGINE_EASSERT = -5,  // an assertion failed, or an index was out of range; nothing has changed
+    ENGINE_ENUMBERS = -6, // the model computed no usable numbers: its file is damaged
 };
 
 // How the vectors of a text's tokens become one.

@@ -25,6 +25,11 @@ struct assertion : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
+// What the model computed is no number, or is missing: ENGINE_ENUMBERS.
+struct bad_numbers : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
 // True while an assertion on this thread can be turned into an exception. Compute threads have
 // their own flag, which stays false.
 extern thread_local bool catching;
@@ -82,6 +87,8 @@ template <class Body> int translated(bool *broken, Body &&body) noexcept {
         return fail(ENGINE_EASSERT, x.what());
     } catch (const over_budget &x) {
         return fail(ENGINE_LIMIT, x.what());
+    } catch (const bad_numbers &x) {
+        return fail(ENGINE_ENUMBERS, x.what());
     } catch (const std::bad_alloc &) {
         return fail(ENGINE_ENOMEM, "out of memory");
     } catch (const std::exception &x) {

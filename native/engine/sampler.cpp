@@ -307,18 +307,18 @@ float *logits_at(const engine *e, size_t index) {
     return logits;
 }
 
-// Throws if a logit is no number: sorting by a comparison that NaN breaks is undefined behaviour.
-// Such logits come of a corrupted model.
+// Throws bad_numbers if a logit is no number: sorting by a comparison that NaN breaks is undefined
+// behaviour. A damaged model computes such logits.
 void check_logits(const engine *e, const float *logits) {
     bool any = false;
     for (uint32_t i = 0; i < e->info.n_vocab; ++i) {
         if (!(logits[i] <= FLT_MAX)) {
-            throw std::runtime_error("the model computed logits that are not numbers");
+            throw bad_numbers("the model computed logits that are not numbers");
         }
         any |= logits[i] >= -FLT_MAX;
     }
     if (!any) {
-        throw std::runtime_error("the model computed no finite logit");
+        throw bad_numbers("the model computed no finite logit");
     }
 }
 

@@ -114,7 +114,7 @@ void pool(engine *e, size_t n) {
     for (size_t i = 0; i < n; ++i) {
         const float *vector = llama_get_embeddings_ith(e->embedder.get(), static_cast<int32_t>(i));
         if (!vector) {
-            throw std::runtime_error("the model computed no embedding");
+            throw bad_numbers("the model computed no embedding");
         }
         const bool first = e->pooled_tokens++ == 0;
         if (pooling == LLAMA_POOLING_TYPE_MEAN) {
@@ -140,13 +140,13 @@ void finish(engine *e, int32_t normalize) {
     } else {
         const float *vector = llama_get_embeddings_seq(e->embedder.get(), 0);
         if (!vector) {
-            throw std::runtime_error("the model computed no embedding");
+            throw bad_numbers("the model computed no embedding");
         }
         e->pooled.assign(vector, vector + width);
     }
     for (float x : e->pooled) {
         if (!std::isfinite(x)) {
-            throw std::runtime_error("the model computed an embedding that is no number");
+            throw bad_numbers("the model computed an embedding that is no number");
         }
     }
     e->floats.resize(width);

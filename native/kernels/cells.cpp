@@ -17,7 +17,8 @@ namespace {
 // each cell was written, counted in tokens. A freed buffer leaves its table behind; a new buffer
 // at that address writes each cell before it reads it.
 //
-// Made when first used: a constructor that ran at start would run on any processor, in each build.
+// Made at first use: a constructor at start would run in the builds for all processors, whichever
+// processor this is.
 std::unordered_map<ggml_backend_buffer_t, std::vector<uint64_t>> &written() {
     static std::unordered_map<ggml_backend_buffer_t, std::vector<uint64_t>> tables;
     return tables;

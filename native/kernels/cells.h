@@ -1,7 +1,7 @@
 // cells.h: the order in which the cells of a KV cache were written.
 //
-// A sequence's tokens are computed in the order of their positions, so of its cells the one that
-// was written earlier has the smaller position, wherever the cells lie and whoever shares them.
+// A sequence's tokens are computed in the order of their positions. So of two of its cells the one
+// written earlier has the smaller position, wherever they lie and whichever sequences share them.
 #ifndef CLLM_KERNELS_CELLS_H
 #define CLLM_KERNELS_CELLS_H
 
@@ -15,11 +15,11 @@ namespace kernels {
 // True for a node that writes keys to a KV cache.
 bool writes_cells(const ggml_tensor *op);
 
-// Notes that such a node is computed now. On one thread.
+// Notes the time at which such a node writes its cells. Call it on one thread.
 void note_cells(const ggml_tensor *op);
 
-// Sorts n numbers of rows of a tensor of keys by the time at which the rows were written. Without
-// times they keep their order. scratch: n numbers.
+// Sorts n row numbers of a tensor of keys by the time at which the rows were written. They keep
+// their order if nothing was noted. scratch: room for n numbers.
 void order_cells(const ggml_tensor *keys, int32_t *rows, size_t n, int32_t *scratch);
 
 } // namespace kernels

@@ -1,4 +1,4 @@
-// exact.cpp: exact.h's products for a real processor. Compiled for AVX2, FMA and F16C.
+// exact.cpp: the products of exact.h for real processors. Compiled for AVX2, FMA and F16C.
 #include "exact.h"
 
 #include "ggml.h"
@@ -15,7 +15,7 @@ __m256i load(const void *p) {
     return _mm256_loadu_si256(static_cast<const __m256i *>(p));
 }
 
-// 16 bytes' low halves, then their high ones.
+// The low halves of 16 bytes, then their high halves.
 __m256i nibbles(const void *p) {
     const __m128i b = _mm_loadu_si128(static_cast<const __m128i *>(p));
     return _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16(b, 4), b), _mm256_set1_epi8(15));
@@ -26,7 +26,7 @@ __m256 products(__m256i u, __m256i s) {
     return _mm256_cvtepi32_ps(_mm256_madd_epi16(_mm256_maddubs_epi16(u, s), _mm256_set1_epi16(1)));
 }
 
-// As ggml's hsum_float_8().
+// Adds eight lanes in the order of ggml's hsum_float_8().
 float sum(__m256 v) {
     __m128 r = _mm_add_ps(_mm256_extractf128_ps(v, 1), _mm256_castps256_ps128(v));
     r = _mm_add_ps(r, _mm_movehl_ps(r, r));
@@ -117,7 +117,8 @@ void multiply(const uint8_t *rows, size_t n, size_t first, size_t last, const ex
     }
 }
 
-// Blocks of 256 columns, of eight vectors of 32. A row's block is unpacked once for some columns.
+// Blocks of 256 columns are eight vectors of 32. Each is unpacked once for up to large_columns
+// columns.
 
 constexpr size_t large_columns = 16;
 
@@ -208,7 +209,7 @@ struct q6_K {
     }
 };
 
-// As ggml's dot products of these.
+// Multiplies one row by the columns in the order of ggml's dot products.
 template <class Weights>
 void multiply_large_row(const Weights *row, size_t n, size_t i, const exact_column *columns,
     size_t n_columns) {

@@ -29,8 +29,8 @@ struct softmax {
     float largest = -INFINITY;
     float sum = 0; // of the weights
 
-    // Takes the score of the next key. True: its weight is 1, and e^exponent shrinks all sums
-    // before it. False: nothing shrinks, and its weight is e^exponent.
+    // Takes the score of the next key. If it is the largest so far, its weight is 1 and e^exponent
+    // shrinks all earlier sums. Otherwise nothing shrinks and its weight is e^exponent.
     bool is_largest(float score, float &exponent) {
         const bool is = score > largest;
         exponent = is ? largest - score : score - largest;
@@ -49,7 +49,7 @@ struct softmax {
         add(weight, shrink);
     }
 
-    // out: the values' sum, by their weights.
+    // Divides the weighted sum of values `out` by the sum of the weights.
     void finish(const exact_query &query, int dv, float *out) {
         if (query.sink) {
             float weight, shrink;
@@ -62,7 +62,7 @@ struct softmax {
     }
 };
 
-// False for a key that the query does not see; else what is added to its score.
+// Returns whether the query sees a key; bias: what is added to its score.
 bool is_seen(const exact_query &query, int32_t key, float &bias) {
     bias = 0;
     if (!query.mask || query.mask[key] == 0) {
@@ -80,7 +80,7 @@ float score_of(float product, const exact_keys &keys, float bias) {
     return score + bias;
 }
 
-// By ggml's functions.
+// Attention by ggml's functions.
 
 void attend_with_ggml(const exact_keys &keys, const exact_query *queries, int n_queries,
     void *scratch) {
@@ -119,16 +119,16 @@ size_t scratch_with_ggml(int dk, int dv) {
 
 #if defined(__AVX2__) && defined(__F16C__) && defined(__FMA__)
 
-// By vectors. A key's halves are converted once for some queries; a sum of values stays in
-// registers for some keys, as floats that are rounded to halves after each.
+// Attention by vectors. A key is converted to floats once for several queries. A sum of values
+// stays in registers for several keys, as floats that are rounded to halves after each.
 
 constexpr int keys_at_once = 64;
-constexpr int width = 64; // numbers of a value at once
+constexpr int width = 64; // how many numbers of each value are added at once
 constexpr int columns_at_once = 3;
 
 // A key that a query sees.
 struct step {
-    int key; // of those at once
+    int key; // 0 to keys_at_once - 1
     float weight, shrink;
 };
 
@@ -144,8 +144,8 @@ struct column {
 
 constexpr float least_exponent = -87; // e^x is a normal number from there on
 
-// e^x for eight x <= 0, as the expf() of zig's C library computes it: 2^k * y, k to nearest, y by
-// a rational function of what is left.
+// e^x for eight x <= 0, as the expf() of zig's C library computes it: 2^k * y, with k the nearest
+// integer to x/ln 2 and y a rational function of the remainder.
 __m256 power_by_vectors(__m256 x) {
     auto all = [](float f) { return _mm256_set1_ps(f); };
     const __m256 size = _mm256_andnot_ps(all(-0.0f), x);
@@ -170,7 +170,7 @@ __m256 power_by_vectors(__m256 x) {
         _mm256_castsi256_ps(above(0x39000000)));
 }
 
-// True if that is what expf() is here.
+// Returns whether expf() gives the same here.
 bool is_expf() {
     for (int i = 0; i < 4096; i += 8) {
         float x[8], powers[8];
@@ -188,7 +188,7 @@ bool is_expf() {
     return true;
 }
 
-// x[n] to their powers of e; n may be rounded up to a multiple of 8.
+// Replaces x[n] by e^x. Writes up to the next multiple of 8.
 void to_powers(float *x, int n) {
     static const bool by_vectors = is_expf();
     for (int i = 0; i < n; i += 8) {
@@ -212,14 +212,14 @@ GGML_F16_DOT_VEC load_floats(const float *p) {
 #endif
 }
 
-// Four sums of four lanes, as GGML_F32x8_REDUCE ends.
+// Adds four lanes of each of four sums, in the order of the end of GGML_F32x8_REDUCE.
 [[maybe_unused]] void reduce(const float (*four)[4], float *out) {
     const __m128 low = _mm_hadd_ps(_mm_loadu_ps(four[0]), _mm_loadu_ps(four[1]));
     const __m128 high = _mm_hadd_ps(_mm_loadu_ps(four[2]), _mm_loadu_ps(four[3]));
     _mm_storeu_ps(out, _mm_hadd_ps(low, high));
 }
 
-// As ggml_vec_dot_f16().
+// Multiplies n rows of K by the columns in the order of ggml_vec_dot_f16().
 template <int n_columns>
 void multiply(const attention_cache &cache, const int32_t *rows, int n, column *columns) {
     [[maybe_unused]] float four[n_columns][4][4] = {};
@@ -262,7 +262,7 @@ void multiply(const attention_cache &cache, const int32_t *rows, int n, column *
 #endif
 }
 
-// The steps of some keys, by their products with the query.
+// Computes the steps of n keys from their products with the query.
 void weigh(const exact_keys &keys, const exact_query &query, const int32_t *rows, int n,
     column &c) {
     int steps = 0;
@@ -290,7 +290,7 @@ __m256 rounded(__m256 v) {
     return _mm256_cvtph_ps(_mm256_cvtps_ph(v, 0));
 }
 
-// Adds values, `width` numbers of each key, to n_vectors * 8 numbers of a column.
+// Adds the weighted values of a column's steps to n_vectors * 8 numbers of its sum.
 template <int n_vectors> void add_values(const float *values, const column &c, float *to) {
     __m256 sums[n_vectors];
     for (int v = 0; v < n_vectors; ++v) {

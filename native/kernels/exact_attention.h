@@ -1,7 +1,7 @@
 // exact_attention.h: attention over a KV cache of halves, bit for bit as ggml computes it for one
-// query on one thread. The caller gives the order of the sum over keys, so the result depends
-// neither on where in the cache they lie nor on the rest of the batch. ggml sums in the order of
-// cells, in pieces by the number of threads, and in tiles from GGML_FA_TILE_Q queries on.
+// query on one thread. ggml itself sums in the order of cells, in one piece per thread, and in
+// tiles from GGML_FA_TILE_Q queries on. Here the caller gives the order of the sum over keys, so
+// the result depends neither on where in the cache they lie nor on the rest of the batch.
 #ifndef CLLM_KERNELS_EXACT_ATTENTION_H
 #define CLLM_KERNELS_EXACT_ATTENTION_H
 
@@ -12,8 +12,9 @@ namespace kernels {
 // A head of one query.
 struct exact_query {
     const float *q;
-    const uint16_t *mask; // a half for each row of the cache, minus infinity where it is not seen,
-    float slope;          // added to the score times `slope`; NULL: all rows are seen
+    const uint16_t *mask; // a half for each row of the cache, minus infinity where the query does
+                          // not see it; NULL: it sees all
+    float slope;          // factor of the mask when it is added to the score (ALiBi)
     const float *sink;    // the score of a key without a value; NULL: none
     float *out;           // dv floats
 };
@@ -21,7 +22,7 @@ struct exact_query {
 struct exact_keys {
     attention_cache cache;
     int type;            // ggml_type of K; V is of halves
-    const int32_t *rows; // what any of the queries sees, in the order of the sums
+    const int32_t *rows; // all rows that any of the queries sees, in the order of the sums
     size_t n;
     float scale, softcap; // 0: none
 };

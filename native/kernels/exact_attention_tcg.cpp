@@ -1,9 +1,9 @@
-// exact_attention_tcg.cpp: exact_attention.h's for a processor that TCG emulates. Compiled
-// for AVX2, FMA and F16C, but no instruction here is of 256 bits. The order of all operations is
-// that of ggml_compute_forward_flash_attn_ext_f16_one_chunk() (ggml-cpu/ops.cpp).
+// exact_attention_tcg.cpp: exact_attention.h for processors that TCG emulates. Compiled for AVX2,
+// FMA and F16C, but uses no 256-bit instruction. The order of all operations is that of
+// ggml_compute_forward_flash_attn_ext_f16_one_chunk() (ggml-cpu/ops.cpp).
 //
-// ggml keeps the sum of values in halves: it converts them to floats for each key and back. Here
-// floats hold it, rounded to what a half can, with integers.
+// ggml keeps the sum of values in halves: for each key it converts them to floats and back. Here
+// the sum stays in floats, which integer instructions round to halves' precision.
 #include "exact_attention.h"
 
 #include "halves.h"
@@ -17,13 +17,13 @@ constexpr int32_t least_normal_half = 0x38800000; // 2^-14 as a float
 constexpr int32_t above_all_halves = 0x477FF000;  // 65520, which rounds to infinity
 
 struct half_rounding {
-    __m128i largest = _mm_setzero_si128(); // of the sizes' bits
+    __m128i largest = _mm_setzero_si128(); // magnitude so far in each lane, as its bits
     bool overflowed() const {
         return _mm_movemask_epi8(_mm_cmpgt_epi32(largest, _mm_set1_epi32(above_all_halves - 1)))
             != 0;
     }
-    // To nearest, ties to even. Below 2^-14 a half's digits end at 2^-24, as those of a float
-    // between 0.5 and 1 do.
+    // Rounds to nearest, ties to even. Below 2^-14 a half's last digit is 2^-24, like that of a
+    // float between 0.5 and 1: adding 0.5 and taking it away rounds.
     __m128 operator()(__m128 v) {
         const __m128i bits = _mm_castps_si128(v), sign = left32<31>(right32<31>(bits));
         const __m128i size = _mm_xor_si128(bits, sign);
@@ -40,7 +40,7 @@ struct half_rounding {
     }
 };
 
-// By the processor's own conversions, for what is no number, infinite or becomes so.
+// Rounds by the processor's own conversions, which handle NaN, infinity and overflow.
 struct any_rounding {
     bool overflowed() const { return false; }
     __m128 operator()(__m128 v) { return _mm_cvtph_ps(_mm_cvtps_ph(v, 0)); }
@@ -50,8 +50,8 @@ const uint16_t *row(const uint8_t *rows, size_t stride, int32_t i) {
     return reinterpret_cast<const uint16_t *>(rows + static_cast<size_t>(i) * stride);
 }
 
-// The values' sum in y; returns that of their weights, or less than 0 if the rounding was not for
-// such numbers.
+// Stores the weighted sum of values in y. Returns the sum of the weights, or a negative number if
+// Rounding cannot handle one of the numbers.
 template <class Rounding>
 float attend_with(const exact_keys &keys, const half_column &q, const uint16_t *mask, float *y) {
     constexpr bool any = __is_same(Rounding, any_rounding);
@@ -108,7 +108,7 @@ void attend(const exact_keys &keys, const exact_query *queries, int n_queries, v
     auto *halves = reinterpret_cast<uint16_t *>(y + dv);
     for (const exact_query *query = queries; query != queries + n_queries; ++query) {
         ggml_get_type_traits_cpu(GGML_TYPE_F16)->from_float(query->q, halves, dk);
-        clean_registers(); // of what that left
+        clean_registers(); // from_float() uses 256-bit instructions
         for (int d = 0; d < dk; ++d) {
             scaled[d] = value_of(halves[d]) * two_to_112;
         }

@@ -12,7 +12,7 @@ __m128 all(float f) {
     return _mm_set1_ps(f);
 }
 
-// e^x: 2^n * (1 + j), n to nearest, j a polynomial in what is left.
+// e^x as 2^n * (1 + j): n is the nearest integer to x/ln 2, j a polynomial in the remainder.
 __m128 exponential(__m128 x) {
     const __m128 to_integer = all(0x1.8p23f);
     const __m128 z = _mm_fmadd_ps(x, all(0x1.715476p+0f), to_integer);
@@ -31,7 +31,8 @@ __m128 exponential(__m128 x) {
     if (!_mm_movemask_ps(far)) {
         return near_by;
     }
-    // 2^n in two factors where one float has not the exponent, and beyond that 0 or infinity.
+    // Where 2^n exceeds the exponents of floats, multiply by two factors; far beyond, the result is
+    // 0 or infinity.
     const __m128i g = _mm_and_si128(_mm_castps_si128(_mm_cmple_ps(n, _mm_setzero_ps())),
         _mm_set1_epi32(static_cast<int>(0x82000000u)));
     const __m128 s1 = _mm_castsi128_ps(_mm_add_epi32(g, _mm_set1_epi32(0x7F000000)));

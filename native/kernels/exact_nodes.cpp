@@ -1,9 +1,9 @@
-// exact_nodes.cpp: the nodes of `exact`; see nodes.h. Here the arguments are taken apart; the
-// other files compute.
+// exact_nodes.cpp: the nodes of `exact`; see nodes.h. This file unpacks a node's arguments and
+// divides its work among threads; the other files compute.
 //
-// ggml's sums are in one order for a column or a query alone and in others for several: tinyBLAS
-// (llamafile/sgemm.cpp) and tiles (tiled/tiled.cpp) for products, tiles and pieces of the cache
-// for attention (ops.cpp). So a token's numbers would change with its batch.
+// ggml sums in one order for a column or query alone and in other orders for several, so a token's
+// numbers would change with its batch. Products of several use tinyBLAS (llamafile/sgemm.cpp) or
+// tiles (tiled/tiled.cpp); attention uses tiles or pieces of the cache (ops.cpp).
 #include "nodes.h"
 
 #include "cells.h"
@@ -20,7 +20,7 @@
 namespace kernels {
 namespace {
 
-// A node that ggml computes in what it calls reference mode, without tiles and pieces of the
+// A node that ggml computes: in its reference mode, which uses neither tiles nor pieces of the
 // cache, or as usual.
 class reference_node : public ggml::cpu::tensor_traits {
 public:
@@ -29,7 +29,7 @@ public:
     bool work_size(int, const ggml_tensor *, size_t &) override { return false; }
 
     bool compute_forward(ggml_compute_params *params, ggml_tensor *) override {
-        params->use_ref = wanted_; // these are the thread's own, and of this graph
+        params->use_ref = wanted_; // params belong to this thread and this graph
         return false;
     }
 
@@ -79,8 +79,8 @@ public:
         const exact_attention &attention = attention_for(op);
         const float softcap = float_param(op, 2), scale = float_param(op, 0);
 
-        // A piece of work: one head of the cache, queries that see about the same, those of their
-        // heads that share it.
+        // A piece of work: one head of the cache, queries that see about the same keys, and the
+        // heads of these queries that share that head of the cache.
         const int64_t n = q->ne[1], group = q->ne[2] / k->ne[2];
         const bool few = n * k->ne[2] * q->ne[3] < 2 * params->nth;
         const int64_t heads = few ? 1 : group < exact_queries ? group : exact_queries;
@@ -177,7 +177,7 @@ private:
         return halves;
     }
 
-    // True if two queries see the same but for a few keys.
+    // Whether two queries see the same keys but for a few.
     static bool alike(const ggml_tensor *op, int64_t i3, int64_t one, int64_t other) {
         const uint16_t *a = mask_of(op, one, 0, i3), *b = mask_of(op, other, 0, i3);
         constexpr int few = 8; // times four keys
@@ -228,7 +228,7 @@ public:
             && weights->nb[1] == ggml_row_size(weights->type, weights->ne[0])
             && x->type == GGML_TYPE_F32 && x->nb[0] == sizeof(float) && op->nb[0] == sizeof(float)
             && ggml_get_op_params_i32(op, 1) == GGML_HINT_NONE
-            // What a column costs alone is the weights' way from memory on a real processor.
+            // On a real processor one column is bound by reading the weights: ggml is as fast.
             && (tcg_ || ggml_nrows(x) > 1);
     }
 
@@ -268,7 +268,7 @@ public:
         }
         ggml_barrier(params->threadpool);
 
-        // Rows are given out in pieces: the threads' processors may be of unequal speed.
+        // Threads take pieces of rows as they finish: their processors may differ in speed.
         const size_t n_rows = size(weights->ne[1]);
         const size_t fair = n_rows / (4 * nth) / 4 * 4;
         const size_t piece_rows = fair < 16 ? 16 : fair < 128 ? fair : 128;
@@ -286,7 +286,7 @@ private:
         return (tcg_ ? exact_format_tcg : exact_format_real)(weights->type);
     }
 
-    // Two words for each block of a column, and its blocks.
+    // Bytes of a column: two words for each block, and the blocks.
     size_t column_size(const ggml_tensor *op) const {
         const ggml_tensor *weights = op->src[0];
         const auto activations = static_cast<ggml_type>(format_of(weights)->activations);
@@ -299,7 +299,8 @@ private:
     const bool tcg_;
 };
 
-// Several columns of types for which tinyBLAS has another order of sums than ggml has for one.
+// Products with several columns, of the types for which tinyBLAS sums in another order than ggml
+// does for one column: each column alone.
 class column_product : public ggml::cpu::tensor_traits {
 public:
     static bool takes(const ggml_tensor *op) {

@@ -1,11 +1,12 @@
-// exact_tcg.cpp: exact.h's products for a processor that TCG emulates. Compiled for AVX2, FMA,
-// F16C and BMI2, but no instruction here is of 256 bits.
+// exact_tcg.cpp: the products of exact.h for processors that TCG emulates. Compiled for AVX2, FMA,
+// F16C and BMI2, but uses no 256-bit instruction.
 //
-// Products are vpmullw of 16-bit halves, which hold the sum of two neighbours' products, as ggml's
-// vpmaddubsw leaves it. What ggml then adds in floats is, for blocks of 32 columns, computed in
-// integers of 64 bits, rounded as a float would be: see integer_row(). The blocks of 256 columns
-// have so little floating point that it stays what it is. For halves as weights, halves.h
-// multiplies.
+// * vpmullw multiplies in lanes of 16 bits, which hold the sum of two neighbours' products, as
+//   ggml's vpmaddubsw does.
+// * ggml adds these in floats. For blocks of 32 columns, 64-bit integers hold them here, rounded as
+//   floats would be: see integer_row(). Blocks of 256 columns have so little floating point that it
+//   stays.
+// * Weights that are halves are multiplied by halves.h.
 #include "exact.h"
 
 #include "halves.h"
@@ -18,40 +19,41 @@
 namespace kernels {
 namespace {
 
-// Adding 1.5*2^23's bits to an integer below 2^22 makes it the lowest bits of that float, and
-// taking the float away leaves the integer's value: two thirds of a conversion saved.
+// Adding an integer below 2^22 to the bits of the float 1.5*2^23 puts it into the lowest bits of
+// that float; subtracting the float leaves the integer's value. This costs a third of a conversion.
 constexpr int32_t magic_bits = 0x4B400000;
 
 __m128 to_float(__m128i sums, __m128i magic) {
     return subtract(_mm_castsi128_ps(add32(sums, magic)), _mm_castsi128_ps(magic));
 }
 
-// The activations of 16 columns, columns 2k and 2k+1 in lane k of the two.
+// Widens the activations of 16 columns to 16 bits: columns 2k and 2k+1 become lane k of even and
+// odd.
 void widen(const int8_t *qs, __m128i &even, __m128i &odd) {
     const __m128i both = load128(qs);
     even = signed_right16<8>(left16<8>(both));
     odd = signed_right16<8>(both);
 }
 
-// Both halves of each 32 bits added.
+// Adds both halves of each 32 bits.
 __m128i add_halves(__m128i v) {
     return signed_right32<16>(add16(v, left32<16>(v)));
 }
 
-__m128i add_wide_halves(__m128i v) { // whose sum does not fit 16 bits
+__m128i add_wide_halves(__m128i v) { // the same where the sum does not fit 16 bits
     return add32(signed_right32<16>(v), signed_right32<16>(left32<16>(v)));
 }
 
-// Blocks of 32 columns. products(): of columns 4k to 4k+3 in lane k of low, of columns 16+4k to
-// 16+4k+3 in that of high; a[0], a[1] are columns 0 to 15's activations, even and odd, a[2] and
-// a[3] the others'.
+// Formats with blocks of 32 columns. products() puts the sum for columns 4k to 4k+3 into lane k of
+// low, that for columns 16+4k to 16+4k+3 into lane k of high. a[0] and a[1] are the even and odd
+// activations of columns 0 to 15, a[2] and a[3] those of columns 16 to 31.
 
 struct q4_0 {
     using weights = block_q4_0;
     using activations = block_q8_0;
     static constexpr bool offset = false;
     static void products(const weights &w, const __m128i *a, __m128i &low, __m128i &high) {
-        // Less 8: the top bit of four becomes their sign.
+        // Subtract 8: flip the top one of four bits, which becomes the sign.
         const __m128i q = _mm_xor_si128(load128(w.qs), _mm_set1_epi8(static_cast<char>(0x88)));
         low = add_halves(add16(multiply16(signed_right16<12>(left16<12>(q)), a[0]),
             multiply16(signed_right16<12>(left16<4>(q)), a[1])));
@@ -73,8 +75,8 @@ struct q4_1 {
     }
 };
 
-// The fifth bits of 16 columns as bit 4 of 16 bytes: bits 2k and 2k+1 come to the top of lane k,
-// then to bits 4 and 12 of it.
+// Returns the fifth bits of 16 columns as bit 4 of 16 bytes. Bits 2k and 2k+1 move to the top of
+// lane k, then to its bits 4 and 12.
 __m128i fifth_bits(const uint8_t *bits) {
     const __m128i to_top =
         _mm_setr_epi16(1 << 14, 1 << 12, 1 << 10, 1 << 8, 1 << 6, 1 << 4, 1 << 2, 1);
@@ -98,7 +100,7 @@ template <class Weights, class Activations, bool Offset> struct fives {
         const __m128i q = load128(w.qs), four = _mm_set1_epi8(15);
         __m128i l = either(_mm_and_si128(q, four), fifth_bits(w.qh));
         __m128i h = either(_mm_and_si128(right16<4>(q), four), fifth_bits(w.qh + 2));
-        if constexpr (!Offset) { // less 16: the top bit becomes the sign
+        if constexpr (!Offset) { // subtract 16: flip the top bit, which becomes the sign
             const __m128i top = _mm_set1_epi8(16);
             l = _mm_xor_si128(l, top);
             h = _mm_xor_si128(h, top);
@@ -126,7 +128,7 @@ struct q8_0 {
     }
 };
 
-// A half in integers: its value is digits * 2^(exponent - 25). Exponent 31: infinite or no number.
+// A half in integers: its value is digits * 2^(exponent - 25). Exponent 31: infinity or NaN.
 struct half_parts {
     int64_t digits;
     int exponent;
@@ -139,7 +141,7 @@ half_parts parts_of(uint32_t half) {
     return {(digits ^ sign) - sign, exponent + 1 - normal};
 }
 
-// The same in a word, for columns, which are prepared once for all rows.
+// The same in one word, for columns: they are prepared once for all rows.
 int32_t packed(half_parts h) {
     return static_cast<int32_t>(h.digits * 32 + h.exponent);
 }
@@ -148,10 +150,10 @@ half_parts unpacked(int32_t word) {
     return {word >> 5, word & 31};
 }
 
-// Rounds an even integer to 24 bits, to nearest, ties to even: what a float has. With p the highest
-// bit of |a|, 24 at least, and h = 2^(p - 24):
+// Rounds an even integer to the 24 bits of a float, to nearest, ties to even. With p the highest
+// bit of |a|, at least 24, and h = 2^(p - 24):
 //     a += h - 1 + bit p - 23 of a;  a &= -2*h
-// so that what fits 24 bits stays, as it is even. Operands: a, two to work with, 1.
+// Integers that fit 24 bits stay unchanged, because a is even. Operands: a, two temporaries, 1.
 #define CLLM_ROUND(a, bit, half, one) \
     "movq " a ", " bit "\n\t" \
     "sarq $63, " bit "\n\t" \
@@ -178,9 +180,9 @@ int64_t rounded(int64_t a) {
     return a;
 }
 
-// Adds to two lanes the two integers in a half of `sums` times scale, rounded. One piece of
-// assembly, because eight lanes leave six registers, and each one that a compiler keeps in memory
-// costs as much as five of these instructions.
+// Adds the two integers in one half of `sums`, times scale, to two lanes, and rounds. It is one
+// piece of assembly because eight lanes leave six registers, and a lane that the compiler spilled
+// to memory would cost as much as five of these instructions.
 template <int half_of_sums>
 void add_rounded(int64_t &first, int64_t &second, __m128i sums, int64_t scale, int64_t one) {
     int64_t bit, half;
@@ -200,36 +202,41 @@ float power_of_two(int exponent) {
     return float_of(static_cast<uint32_t>(127 + exponent) << 23);
 }
 
-// The scale of a block of weights or activations, and with an offset that, or what is multiplied by
-// it, above.
+// Returns the scale of a block in the low 16 bits. With an offset the upper 16 bits are the offset
+// of a block of weights, or the sum of a block of activations.
 template <class Format, class Block> uint32_t scale_bits(const Block &block) {
     return Format::offset ? load_as<uint32_t>(&block) : load_as<uint16_t>(&block);
 }
 
-// The least exponents among a column's scales and sums that are not 0; 0 if one is not finite.
+// The least exponents of a column's scales and sums that are not 0; 0 if one is not finite.
 struct least_exponents {
     int of_scales, of_sums;
 };
 
-// One row of blocks of 32 columns by one column. As ggml: eight lanes, and in each one fused
-// multiply-add for a block, by the product of both scales; the offsets in a sum of their own.
+// Multiplies one row of blocks of 32 columns by one column. As in ggml there are eight lanes, and
+// in each one fused multiply-add per block, by the product of both scales. Offsets have a sum of
+// their own.
 //
-// A scale is a half, so the product of two has 22 digits and an exponent, and what a block adds to
-// a lane is an integer times that. If no exponent is far from the others, all are integers of one
-// unit, and a lane's float is one of at most 24 digits: an addition and rounded() do what QEMU's
-// emulation of a fused multiply-add takes three times as long for. Nothing can overflow or be
-// subnormal in floats of such a size. False if an exponent is too far away.
+// A scale is a half, so the product of two has 22 digits and an exponent. A block adds an integer
+// times this product to a lane. If no exponent is far from the others, all these are integers of
+// one unit, and a lane's float is an integer of at most 24 digits. An addition and rounded() then
+// take a third of the time of QEMU's emulated fused multiply-add. Floats of this size neither
+// overflow nor are subnormal.
+//
+// Returns false if an exponent is too far away or a scale is not finite.
 template <class Format>
 bool integer_row(const typename Format::weights *row, size_t n, const exact_column &column,
     least_exponents least, float *out) {
     const auto *x = reinterpret_cast<const typename Format::activations *>(column.blocks);
-    // Of n products of 22 and, for Q8_0, 16 bits, shifted once and so much more, the sum has 62.
+    // The sum of n products, of 22 bits and, for Q8_0, 16 bits, shifted by 1 and by `farthest`, has
+    // 62 bits.
     const int farthest = 23 - (64 - __builtin_clzll(n));
-    constexpr int below_first = 4, below_first_offset = 8; // what a row's exponents may differ
+    // How far below the first one a row's exponents may be.
+    constexpr int below_first = 4, below_first_offset = 8;
     const uint32_t first = scale_bits<Format>(row[0]);
     const int unit = static_cast<int>(first >> 10 & 31) - below_first + least.of_scales;
     const int offset_unit = static_cast<int>(first >> 26 & 31) - below_first_offset + least.of_sums;
-    int64_t wrong = 0; // negative once something is
+    int64_t wrong = 0; // negative once this row needs float_row()
     auto in_units = [&wrong](uint32_t half, int32_t of_column, int of_unit, int most) {
         const half_parts w = parts_of(half), c = unpacked(of_column);
         const int64_t digits = w.digits * c.digits;
@@ -241,7 +248,7 @@ bool integer_row(const typename Format::weights *row, size_t n, const exact_colu
     int64_t one = 1, offsets = 0;
     __asm__("" : "+r"(one)); // stays in a register
     int64_t l0 = 0, l1 = 0, l2 = 0, l3 = 0, l4 = 0, l5 = 0, l6 = 0, l7 = 0;
-    // Scales for some blocks first, so that registers are free for the lanes then.
+    // The scales of several blocks come first, so that the lanes then have the registers.
     constexpr size_t at_once = 64;
     int64_t scales[at_once];
     for (size_t begin = 0; begin < n; begin += at_once) {
@@ -279,11 +286,11 @@ bool integer_row(const typename Format::weights *row, size_t n, const exact_colu
     return wrong >= 0;
 }
 
-// The same in floats.
+// The same in floats, for any exponents.
 template <class Format>
 void float_row(const typename Format::weights *row, size_t n, const exact_column &column,
     float *out) {
-    // The compiler is not to know what it holds, or it loads it again and again.
+    // Hide the value from the compiler, which would load the constant again and again.
     __m128i magic = _mm_set1_epi32(magic_bits);
     __asm__("" : "+x"(magic));
     const auto *x = reinterpret_cast<const typename Format::activations *>(column.blocks);
@@ -310,15 +317,14 @@ void float_row(const typename Format::weights *row, size_t n, const exact_column
     }
 }
 
-// Blocks of 256 columns, in which eight or sixteen parts have scales of their own, as integers. A
-// block's sums are integers, one for each of ggml's eight lanes, and what follows is floating point
-// for 256 columns at once.
+// Formats with blocks of 256 columns. Eight or sixteen parts of a block have scales of their own,
+// which are integers. So the sums of a block are integers, one for each of ggml's eight lanes; only
+// what follows, once for 256 columns, is floating point.
 //
-// Its 256 columns are met in eight steps of 32: half 0 or 1 of the lanes, four times. A step's 16
-// bytes hold 16 columns in their low digits, those at low_at(), and 16 in their high ones, at
-// high_at(). Lane k of pairs() is columns 2k and 2k+1 of those as w[2k] + 256*w[2k+1], so that its
-// product with a[2k] and what is above its low byte times a[2k+1] - 256*a[2k] is the sum of both
-// products.
+// A block takes eight steps of 32 columns: four for each half of the lanes. The 16 bytes of a step
+// hold 16 columns in their low digits, those at low_at(), and 16 in their high digits, those at
+// high_at(). Lane k of pairs() holds columns 2k and 2k+1 of these as w[2k] + 256*w[2k+1]. The lane
+// times a[2k], plus its high byte times a[2k+1] - 256*a[2k], is the sum of both products.
 
 struct q4_K {
     using weights = block_q4_K;
@@ -353,8 +359,8 @@ struct q6_K {
     using weights = block_q6_K;
     static constexpr bool has_minimum = false;
     static constexpr bool small_sums = false;
-    // Halves of 128 columns, each of four quarters of 32: quarter 0 shares its bytes with 2, 1 with
-    // 3.
+    // A block has halves of 128 columns, each with quarters of 32. Quarters 0 and 2 share their
+    // bytes, and so do 1 and 3.
     static constexpr size_t low_at(int step) {
         return static_cast<size_t>(step / 2 * 128 + step % 2 * 32);
     }
@@ -374,7 +380,7 @@ struct q6_K {
     }
 };
 
-// The parts' scales, and their minimums or zeros, from the packed 6 bits of Q4_K and Q5_K.
+// Unpacks the 6-bit scales and minimums of the parts of Q4_K and Q5_K.
 void unpack(const uint8_t *packed, int16_t *scales, int16_t *minimums) {
     const auto a = load_as<uint32_t>(packed), b = load_as<uint32_t>(packed + 4),
                c = load_as<uint32_t>(packed + 8);
@@ -396,7 +402,7 @@ template <class Format> __m128 sums_to_float(__m128i sums, __m128i magic) {
     return Format::small_sums ? to_float(sums, magic) : _mm_cvtepi32_ps(sums);
 }
 
-// The sums of one block of some rows by one column: in each of ggml's eight lanes, low ones first.
+// Computes the sums of one block of n_rows rows by one column: ggml's eight lanes, low ones first.
 template <class Format, int n_rows>
 void block_sums(const typename Format::weights *const *rows, const block_q8_K &x,
     const int16_t (*scales)[16], __m128i (*sums)[2]) {
@@ -432,7 +438,7 @@ void block_sums(const typename Format::weights *const *rows, const block_q8_K &x
     }
 }
 
-// Up to four rows of blocks of 256 columns by one column, as ggml's dot products
+// Multiplies n_rows rows of blocks of 256 columns by one column in the order of ggml's dot products
 // (ggml-cpu/arch/x86/quants.c).
 template <class Format, int n_rows>
 void multiply_large_rows(const typename Format::weights *first, size_t n,
@@ -463,7 +469,7 @@ void multiply_large_rows(const typename Format::weights *first, size_t n,
         __m128i sums[n_rows][2];
         block_sums<Format, n_rows>(rows, x[b], scales, sums);
 
-        // Sums of 16 activations, and of 32.
+        // Sums of each 16 and each 32 activations.
         const __m128i of_16[2] = {load128(x[b].bsums), load128(x[b].bsums + 8)};
         const __m128i of_32 = _mm_hadd_epi16(of_16[0], of_16[1]);
         for (int r = 0; r < n_rows; ++r) {
@@ -473,7 +479,7 @@ void multiply_large_rows(const typename Format::weights *first, size_t n,
             if constexpr (Format::has_minimum) {
                 parts_minimums = multiply_pairs(load128(minimums[r]), of_32);
                 dmin = value_of(load_as<uint16_t>(&rows[r]->dmin));
-            } else { // weights less 32
+            } else { // subtract 32 from each weight
                 for (int i = 0; i < 2; ++i) {
                     const __m128i bias = multiply_pairs(of_16[i], load128(scales[r] + 8 * i));
                     sums[r][i] = _mm_sub_epi32(sums[r][i], left32<5>(bias));
@@ -501,7 +507,7 @@ void multiply_large_rows(const typename Format::weights *first, size_t n,
     }
 }
 
-// What stands for a format in multiply(): the rows from first to last - 1 by some columns.
+// Kinds of formats, for multiply(): each multiplies rows first to last - 1 by the columns.
 
 template <class Format> struct small {
     static void prepare(const uint8_t *blocks, size_t first, size_t last, exact_word *scales,
@@ -543,7 +549,7 @@ private:
     }
 };
 
-// Four rows at a time, for what is done once for a column.
+// Multiplies four rows at a time, which share the work on a column.
 template <class Kind, class Weights> struct by_fours {
     static void multiply(const uint8_t *rows, size_t n, size_t first, size_t last,
         const exact_column *columns, size_t n_columns) {
@@ -572,7 +578,7 @@ struct f16 : by_fours<f16, uint16_t> {
     template <int n_rows>
     static void rows(const uint16_t *first, size_t n, const exact_column &column, float *out) {
         const half_column halves = {column.blocks, &column.first->number};
-        for (int r = 0; r < n_rows; ++r) { // the sums of one row are all that registers hold
+        for (int r = 0; r < n_rows; ++r) { // registers hold the sums of one row only
             multiply_halves(first + r * n, n, halves, out + r);
         }
     }

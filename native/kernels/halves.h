@@ -1,9 +1,9 @@
-// halves.h: numbers of 16 bits, and dot products with them, bit for bit as ggml's AVX2 code and in
+// halves.h: half-precision floats and dot products with them: ggml's AVX2 results bit for bit, by
 // instructions that suit TCG. Compiled for AVX2, FMA and F16C.
 //
-// A half's bits, shifted, are those of a float that is 2^112 too small, which the other factor of a
-// product makes up for: the product is the same number, and no conversion, nor a look at subnormal
-// ones, is needed.
+// The bits of a half, shifted to a float's places, are a float that is 2^112 too small. The other
+// factor of each product is therefore scaled by 2^112. The product is then the same number, without
+// a conversion and without a special case for subnormal halves.
 #ifndef CLLM_KERNELS_HALVES_H
 #define CLLM_KERNELS_HALVES_H
 
@@ -19,8 +19,8 @@ namespace {
 
 constexpr float two_to_112 = 0x1p112f;
 
-// QEMU 7.2 clears its registers with the C library's memset(), which leaves the upper halves of the
-// host's own clean.
+// Leaves the upper halves of the host's registers clean, as a side effect: QEMU 7.2 clears the
+// guest's registers by the C library's memset().
 inline void clean_registers() {
     __asm__ volatile("vzeroall" ::
             : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",
@@ -39,9 +39,10 @@ template <class T> inline T load_as(const void *p) {
     return value;
 }
 
-constexpr uint32_t exponent_bits = 0x7C00; // of a half; all set: infinite or no number
+constexpr uint32_t exponent_bits = 0x7C00; // of a half; all set: infinity or NaN
 
-// A tenth of the price of the instruction, but for what the exponent cannot tell.
+// Converts a half to a float, at a tenth of the instruction's cost except for subnormal halves,
+// infinity and NaN.
 inline float value_of(uint16_t half) {
     const uint32_t exponent = half & exponent_bits;
     if (exponent == 0 || exponent == exponent_bits) {
@@ -50,7 +51,7 @@ inline float value_of(uint16_t half) {
     return float_of((half & 0x8000u) << 16 | ((half & 0x7FFFu) << 13) + (112u << 23));
 }
 
-// As ggml's hsum_float_8().
+// Adds eight lanes in the order of ggml's hsum_float_8().
 inline float sum(__m128 low, __m128 high) {
     __m128 r = _mm_add_ps(high, low);
     r = _mm_add_ps(r, _mm_movehl_ps(r, r));
@@ -63,7 +64,8 @@ inline __m128 scaled_alone(__m128i halves) {
     return _mm_castsi128_ps(either(right32<4>(left32<1>(halves)), sign));
 }
 
-// Eight halves likewise; bit 5 of a lane of `strange` stays set once one is not finite.
+// Converts eight halves likewise. Bit 5 of a lane of `strange` is set, and stays set, when one is
+// not finite.
 inline void scaled_halves(const uint16_t *halves, __m128 &low, __m128 &high, __m128i &strange) {
     const __m128i v = load128(halves), zero = _mm_setzero_si128();
     strange = either(strange, add16(right16<11>(left16<1>(v)), _mm_set1_epi16(1)));
@@ -75,13 +77,14 @@ inline bool all_finite(__m128i strange) {
     return _mm_testz_si128(strange, _mm_set1_epi16(32));
 }
 
-// A column of n halves, a multiple of 32, and what they are times 2^112.
+// A column of n halves, n a multiple of 32, and their values times 2^112 as floats.
 struct half_column {
     const uint8_t *halves;
     const float *scaled;
 };
 
-// A row of n halves by a column, as ggml_vec_dot_f16(): four vectors of eight lanes.
+// Multiplies a row of n halves by a column in the order of ggml_vec_dot_f16(): four vectors of
+// eight lanes.
 inline void multiply_halves(const uint16_t *row, size_t n, const half_column &column, float *out) {
     constexpr int n_vectors = 4;
     __m128 low[n_vectors], high[n_vectors];
@@ -100,7 +103,7 @@ inline void multiply_halves(const uint16_t *row, size_t n, const half_column &co
             fuse(high[v], w_high, b);
         }
     }
-    if (!all_finite(strange)) { // the result is infinite or no number, whatever the order
+    if (!all_finite(strange)) { // the result is infinity or NaN in any order of sums
         ggml_get_type_traits_cpu(GGML_TYPE_F16)
             ->vec_dot(static_cast<int>(n), out, 0, row, 0, column.halves, 0, 1);
         return;

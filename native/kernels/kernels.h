@@ -1,11 +1,12 @@
-// kernels.h: our code for nodes of ggml's graphs, called from ggml's own places for such code.
+// kernels.h: our code for nodes of ggml's graphs, which ggml calls through the hooks of its CPU
+// backend (tensor_traits and buffer types).
 //
 // Two sets of kernels are ours. `exact` gives ggml's results for one column at a time to the last
 // bit, whatever the batch (exact.h). `tcg` is for a processor that QEMU's TCG emulates: TCG
 // translates a vector integer operation to a few instructions of the host but calls a C function
 // for each floating point or shuffling one, so code that is fast on a real processor is slow there.
-// `tcg` packs weights into tcg_buffer_type(), a buffer type of ggml's CPU backend as those that
-// ggml repacks weights into, and multiplies in integers.
+// `tcg` packs weights into a buffer type of its own, tcg_buffer_type(), as ggml-cpu/repack.cpp
+// does, and multiplies in integers.
 //
 //   exact.cpp, exact_attention.cpp          products and attention of `exact`
 //   exact_tcg.cpp, exact_attention_tcg.cpp,
@@ -29,21 +30,20 @@ ggml_backend_buffer_type_t tcg_buffer_type();
 
 enum class mode {
     ggml,      // none of ours
-    tcg,       // what is slow under TCG, with errors as small as ggml's own
+    tcg,       // replaces nodes that are slow under TCG; errors are as small as ggml's own
     exact,     // results that depend on nothing but the operands, for a real processor
     exact_tcg, // the same results, for TCG
 };
 
-// All that the engine knows of the kernels, which are part of one of the builds of ggml's CPU code
-// (engine/cpu.cpp).
+// The engine's interface to the kernels of one build of ggml's CPU code (engine/cpu.cpp).
 struct functions {
     // Puts tcg_buffer_type() before the other extra buffer types of ggml's CPU backend, for every
     // model loaded from now on with use_extra_bufts. Call it once, before the first model is
     // loaded.
     void (*install)();
 
-    // Which nodes (nodes.h) of the graphs computed from now on we compute, besides the products
-    // with weights in tcg_buffer_type().
+    // Chooses which nodes (nodes.h) of later graphs we compute, besides products with weights in
+    // tcg_buffer_type().
     void (*set_mode)(mode wanted);
 
     // Whether this build has the modes for TCG and tcg_buffer_type()'s packing.

@@ -1,8 +1,10 @@
-// narrow.h: 128-bit vectors whose instructions we choose ourselves, as vector.h's of 256 bits.
-// Under TCG an operation on 128 bits costs what one on 256 does, but leaves the host's registers
-// clean for the fused multiply-adds among which these stand: see exact.h. A shift there and back is
-// cheaper than a mask, which has to be in a register that is needed or comes from memory, and a
-// compiler would make the one of the other.
+// narrow.h: 128-bit vectors, with each instruction chosen here rather than by the compiler, as in
+// vector.h for 256 bits.
+//
+// Under TCG an operation on 128 bits costs as much as one on 256, but leaves the upper halves of
+// the host's registers clean for the fused multiply-adds between them (exact.h says why). To mask a
+// lane, shift it there and back: a mask would occupy a register or be loaded again. In C++ the
+// compiler turns such shifts into masks, therefore assembly.
 #ifndef CLLM_KERNELS_NARROW_H
 #define CLLM_KERNELS_NARROW_H
 
@@ -36,7 +38,7 @@ CLLM_OPERATION(add16, __m128i, "vpaddw")
 CLLM_OPERATION(subtract16, __m128i, "vpsubw")
 CLLM_OPERATION(multiply16, __m128i, "vpmullw")
 CLLM_OPERATION(add32, __m128i, "vpaddd")
-CLLM_OPERATION(multiply_pairs, __m128i, "vpmaddwd") // of 16 bits, the two of each 32 added
+CLLM_OPERATION(multiply_pairs, __m128i, "vpmaddwd") // adds the two products in each 32 bits
 CLLM_OPERATION(either, __m128i, "vpor")
 CLLM_OPERATION(subtract, __m128, "vsubps")
 #undef CLLM_OPERATION

@@ -1,4 +1,4 @@
-// no_tcg.cpp: stands in for the files for TCG in builds for processors that it does not emulate.
+// no_tcg.cpp: stands in for the code for TCG in builds for processors that TCG cannot emulate.
 #include "exact.h"
 #include "exact_attention.h"
 #include "nodes.h"

@@ -1,9 +1,9 @@
 // tcg_attention.cpp: see tcg_attention.h. Compiled for AVX2.
 //
-// TCG converts a half to a float in a function, and multiplies floats in one, so all is done in
-// 16-bit integers: rows of K and V become multiples of a power of two, queries of a scale of their
-// own, and weights of 2^-15. The products are vpmaddwd's, the exponential a polynomial in integers.
-// What that loses is less than the halves themselves lost.
+// TCG calls a function to convert a half to a float, and another to multiply floats. So everything
+// here is in 16-bit integers: a row of K or V is integers times a power of two, a query integers
+// times a scale of its own, a weight a multiple of 2^-15. Products are by vpmaddwd, and the
+// exponential is a polynomial in integers. The error is below that of halves.
 #include "tcg_attention.h"
 
 #include "vector.h"
@@ -17,7 +17,7 @@ namespace {
 
 constexpr int tile_keys = 64;  // of V that are summed in 32 bits
 constexpr int total_shift = 9; // of 32-bit sums, so that to_float() can take them
-constexpr int key_bits = 13;   // of K; the sum of |q| must leave that much of 31
+constexpr int key_bits = 13;   // of K; the sum of |q| must leave this many of 31 bits
 constexpr int rows_at_once = 4;
 
 size_t padded(size_t n_keys) {
@@ -35,7 +35,7 @@ float power(int e) {
     return float_of(static_cast<uint32_t>(e + 127) << 23);
 }
 
-// The magnitude of the largest of n halves, as a half's bits.
+// Returns the largest magnitude of n halves, as a half's bits.
 int largest_half(const uint8_t *row, int n) {
     u32x8 most{};
     for (int i = 0; i < n; i += 16) {
@@ -51,13 +51,13 @@ int largest_half(const uint8_t *row, int n) {
     return largest;
 }
 
-// The exponent k so that numbers up to the half `largest`, times 2^k, are at most 2^bits.
+// Returns k such that numbers up to the half `largest`, times 2^k, are at most 2^bits.
 int exponent_for(int largest, int bits) {
     const int e = largest >> 10; // value < 2^(e - 14)
     return bits + 14 - (e > 0 ? e : 1);
 }
 
-// Sixteen halves times 2^k, as integers of 16 bits in the same places.
+// Multiplies sixteen halves by 2^k and rounds them to 16-bit integers in the same places.
 struct halves_to_integers {
     uint32_t rebias;
 
@@ -68,10 +68,10 @@ struct halves_to_integers {
         return (low & 0xFFFF) | high << 16;
     }
 
-    // Of the half in the upper 16 bits: the low 16 bits are the integer.
+    // Converts the half in the upper 16 bits of each lane; the result is in the low 16 bits.
     u32x8 rounded(u32x8 halves) const {
-        // Exponent and fraction where a float has them, the sign where it is; the exponent is
-        // rebiased, and what has none (0, and less than 2^-14) is 0.
+        // Shift exponent and fraction to a float's places and keep the sign. Rebias the exponent.
+        // Numbers with exponent 0 (0 and below 2^-14) become 0.
         const u32x8 bits =
             reinterpret_cast<u32x8>(reinterpret_cast<i32x8>(halves) >> 3) & 0x8FFFE000u;
         const u32x8 nothing = (bits & 0x0F800000u) == 0;
@@ -80,7 +80,7 @@ struct halves_to_integers {
     }
 };
 
-// Sums of products of R rows with C queries, 16 numbers at a time.
+// Computes the dot products of R rows and C queries, 16 numbers at a time.
 template <int R, int C>
 void dots(const int16_t *rows, int n, const int16_t *const *q, int32_t *const *to) {
     i32x8 sums[R][C] = {};
@@ -105,7 +105,8 @@ void dots(const int16_t *rows, int n, const int16_t *const *q, int32_t *const *t
     }
 }
 
-// Scores, as powers of 2, to weights in units of 2^-15 of the heaviest; returns their sum.
+// Replaces scores, which are exponents of 2, by weights in units of 2^-15 of the largest weight.
+// Returns their sum.
 float weigh(float *scores, size_t n, float most) {
     const float limit = 40.0f * 32768;
     int32_t limit_bits;
@@ -113,10 +114,10 @@ float weigh(float *scores, size_t n, float most) {
     i32x8 sums{};
     for (size_t i = 0; i < n; i += 8) {
         f32x8 below = (most - load<f32x8>(scores + i)) * 32768.0f;
-        i32x8 bits = reinterpret_cast<i32x8>(below); // not negative: compares as it stands
+        i32x8 bits = reinterpret_cast<i32x8>(below); // not negative, so bits compare as floats do
         bits = bits < limit_bits ? bits : limit_bits;
         const i32x8 steps = to_integer(reinterpret_cast<f32x8>(bits));
-        // 8 more bits than a weight has, so that the shift rounds; 32767 at most
+        // 8 bits more than a weight, so that the shift can round; the weight is 32767 at most
         i32x8 w = power_of_minus(steps & 32767) << 7, shift = steps >> 15;
         __asm__("vpsrlvd %1, %0, %0" : "+x"(w) : "x"(shift));
         w = (w + 127 - (w >> 15)) >> 8;
@@ -130,7 +131,7 @@ float weigh(float *scores, size_t n, float most) {
     return total;
 }
 
-// Adds weights * values of a tile, pairs of keys, to the 32 numbers of each of C columns.
+// Adds a tile's weighted values, by pairs of keys, to 32 numbers of each of C columns.
 template <int C>
 void add_values(const uint32_t *values, int width, int pairs, const uint64_t *const *weights,
     float *const *out, float scale) {
@@ -163,7 +164,7 @@ struct scratch {
     int16_t *rows;                  // rows_at_once of K
     uint32_t *values;               // a tile of V, pairs of keys in 32 bits
 
-    // Lays them out from `at`; returns the end.
+    // Places the arrays from `at` on; returns the end.
     uint8_t *lay_out(uint8_t *at, size_t n_keys, int dk, int dv) {
         auto take = [&at](auto *&pointer, size_t n) {
             pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(at);
@@ -181,7 +182,8 @@ struct scratch {
     }
 };
 
-// Packs q so that no sum of its products with 16-bit numbers overflows; returns the unit.
+// Packs q into integers whose sum of products with keys of key_bits bits cannot overflow. Returns
+// their unit.
 float pack_query(const float *q, int n, int16_t *packed) {
     f32x8 sums{};
     i32x8 peaks{}; // floats that are not negative compare as their bits do
@@ -196,7 +198,7 @@ float pack_query(const float *q, int n, int16_t *packed) {
         const float u = float_of(static_cast<uint32_t>(peaks[i])) * (1 / 32767.0f);
         unit = u > unit ? u : unit;
     }
-    const float room = (1 << (31 - key_bits)) - 1024; // for what rounding adds
+    const float room = (1 << (31 - key_bits)) - 1024; // 1024: rounding may add this much
     unit = sum / room > unit ? sum / room : unit;
     const bool is_number = sum < 1e30f;
     const float inverse = sum > 1e-30f && is_number ? 1 / unit : 0;
@@ -209,7 +211,7 @@ float pack_query(const float *q, int n, int16_t *packed) {
     return is_number ? unit : __builtin_nanf("");
 }
 
-// Products of all rows of K with all queries, as integers, and each row's unit.
+// Computes the products of all rows of K and all queries, as integers, and each row's unit.
 void multiply_keys(const attention_cache &cache, const int32_t *keys, size_t n_keys, int n_columns,
     scratch &s) {
     for (size_t at = 0; at < padded(n_keys); at += rows_at_once) {
@@ -238,7 +240,7 @@ void multiply_keys(const attention_cache &cache, const int32_t *keys, size_t n_k
     }
 }
 
-// Products to scores, as powers of 2; returns the largest.
+// Replaces products by scores, as exponents of 2; returns the largest.
 float score(float *scores, const float *key_scales, const float *bias, size_t n_keys, float scale) {
     constexpr float log2_e = 1.44269504f;
     const float minus_infinity = -__builtin_inff();
@@ -259,8 +261,8 @@ float score(float *scores, const float *key_scales, const float *bias, size_t n_
     return most;
 }
 
-// Values of a tile as integers of a common unit 2^-k, the two of each pair of keys in 32 bits. Of
-// each 16 numbers the even ones come first, then the odd ones.
+// Packs the values of a tile as integers of a common unit 2^-k: 32 bits hold the numbers of a pair
+// of keys. Of each 16 numbers the even ones come first, then the odd ones.
 void pack_values(const attention_cache &cache, const int32_t *keys, int n, int k, uint32_t *to) {
     const halves_to_integers convert(k);
     for (int i = 0; i < n; i += 2, to += cache.dv) {
@@ -276,7 +278,7 @@ void pack_values(const attention_cache &cache, const int32_t *keys, int n, int k
     }
 }
 
-// Adds what a tile of n keys contributes to the sums of all columns.
+// Adds the weighted values of a tile of n keys to the sums of all columns.
 void add_tile(const attention_cache &cache, const int32_t *keys, size_t at, int n, int n_columns,
     scratch &s) {
     int largest = 0;
@@ -285,14 +287,14 @@ void add_tile(const attention_cache &cache, const int32_t *keys, size_t at, int 
             largest_half(cache.v + static_cast<size_t>(keys[at + i]) * cache.v_stride, cache.dv);
         largest = l > largest ? l : largest;
     }
-    // Weights two by two in 32 bits; as many bits for V as their sum leaves.
+    // 32 bits hold the weights of a pair of keys. V gets as many bits as the sum of weights leaves.
     const uint64_t *weights[attention_columns];
     uint32_t heaviest = 1;
     const int pairs = (n + 1) / 2;
     for (int c = 0; c < n_columns; ++c) {
         auto *w = reinterpret_cast<uint64_t *>(s.scores[c] + at);
         u32x8 sums{};
-        for (int p = 0; p < pairs; p += 4) { // what lies behind the keys weighs 0
+        for (int p = 0; p < pairs; p += 4) { // padding after the keys has weight 0
             const u32x8 v = load<u32x8>(w + p);
             sums += v;
             store(w + p, v | reinterpret_cast<u32x8>(reinterpret_cast<u64x4>(v) >> 16));

@@ -1,6 +1,6 @@
-// tcg_buffer.cpp: the buffer type through which ggml uses the kernels; see kernels.h. It works as
-// ggml's own ggml-cpu/repack.cpp does: a tensor's data is packed when it is set, and tensor->extra
-// names the traits that compute with it.
+// tcg_buffer.cpp: the buffer type through which ggml calls the kernels; see kernels.h. As in ggml's
+// ggml-cpu/repack.cpp, a tensor's data is packed when it is set, and get_tensor_traits() names the
+// traits that compute a node.
 #include "kernels.h"
 
 #include "nodes.h"
@@ -22,7 +22,7 @@ size_t packed_size(const format &f, const ggml_tensor *t) {
         * f.stripe_size(static_cast<size_t>(t->ne[0]));
 }
 
-// The format of a matrix that we can take, else NULL.
+// The format for a matrix, or NULL if we cannot pack it.
 const format *format_for(const ggml_tensor *t) {
     if (ggml_n_dims(t) != 2 || t->ne[0] % 32 != 0 || t->ne[1] % stripe_rows != 0) {
         return nullptr;
@@ -68,8 +68,8 @@ public:
         }
         ggml_barrier(params->threadpool);
 
-        // Then all columns times its part of the rows; the columns of one matrix of the result lie
-        // evenly.
+        // Then each multiplies its part of the rows by all columns, matrix by matrix: only columns
+        // of one matrix have the same distance in the result.
         const size_t first = n_stripes * ith / nth, count = n_stripes * (ith + 1) / nth - first;
         const uint8_t *stripes = static_cast<uint8_t *>(weights->data) + first * stripe_size;
         const auto per_matrix = static_cast<size_t>(op->ne[1]);
@@ -157,7 +157,7 @@ ggml_backend_buffer_type_t tcg_buffer_type() {
                 const format *f = format_for(t);
                 return f ? packed_size(*f, t) : ggml_nbytes(t);
             },
-            nullptr, // not the host's memory: nobody else understands it
+            nullptr, // not host memory: no other code can read the packed weights
         },
         ggml_backend_reg_dev_get(ggml_backend_cpu_reg(), 0),
         static_cast<ggml::cpu::extra_buffer_type *>(&context),

@@ -1,5 +1,5 @@
-// tcg_gate.cpp: see tcg_gate.h. Compiled for AVX2. The exponential, which takes a dozen
-// multiply-adds in floating point, is a polynomial in integers here.
+// tcg_gate.cpp: see tcg_gate.h. Compiled for AVX2. The exponential is a polynomial in integers: in
+// floating point it takes a dozen multiply-adds, each of which TCG emulates in a function.
 #include "tcg_gate.h"
 
 #include "vector.h"
@@ -15,7 +15,8 @@ void swiglu(const float *x, const float *gate, float *out, size_t n) {
         i32x8 bits = reinterpret_cast<i32x8>(v * steps_per_e) & 0x7FFFFFFF;
         bits = bits < limit ? bits : limit; // floats that are not negative compare as their bits do
         const i32x8 steps = to_integer(reinterpret_cast<f32x8>(bits));
-        // e^-|x| times 2^16: of 2^-1 to 1, then with the exponent lowered.
+        // e^-|x| times 2^16: the fraction of the exponent by the polynomial, which gives 2^-1 to 1,
+        // then its integer part subtracted from the float's exponent.
         const f32x8 power =
             reinterpret_cast<f32x8>(reinterpret_cast<i32x8>(to_float(power_of_minus(steps & 32767)))
                 - ((steps >> 15) << 23));

@@ -6,8 +6,8 @@
 
 namespace kernels {
 
-// out[i] = x[i] / (1 + e^-x[i]) * gate[i] for i < n, a multiple of 8. Its relative error is below
-// 1e-4, that of the last bits of the products before and after it (tcg_gate.cpp).
+// out[i] = x[i] / (1 + e^-x[i]) * gate[i] for i < n, a multiple of 8. The relative error is below
+// 1e-4, no more than the rounding of the products before and after it.
 void swiglu(const float *x, const float *gate, float *out, size_t n);
 
 // The same bit for bit as ggml's AVX2 code (exact_gate_tcg.cpp).

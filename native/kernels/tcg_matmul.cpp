@@ -34,7 +34,7 @@ u32x8 even_to_odd(u32x8 v) {
     return reinterpret_cast<u32x8>(reinterpret_cast<u64x4>(v) << 32);
 }
 
-// b of a block in the order of Layout::word(), from its activations a[-1..].
+// Computes b of a block, in the order of Layout::word(), from its activations a[-1..].
 template <class Layout> void digits_of(const int32_t *a, u32x8 *b) {
     constexpr int vectors = Layout::block / 8;
     for (int i = 0; i < vectors; ++i) {
@@ -71,7 +71,7 @@ uint32_t two(int32_t low, int32_t high) {
     return (static_cast<uint32_t>(low) & 0xFFFF) | static_cast<uint32_t>(high) << 16;
 }
 
-// Words of a pair of blocks from its activations a[-1..2*block-1].
+// Packs the words of a pair of blocks from its activations a[-1..2*block-1].
 template <class Layout> void pack_pair(const int32_t *a, uint32_t *words) {
     constexpr int block = Layout::block, vectors = block / 8;
     u32x8 even[vectors], odd[vectors];
@@ -96,7 +96,7 @@ template <class Layout> void pack_pair(const int32_t *a, uint32_t *words) {
     }
 }
 
-// Adds n_vectors vectors of digits of R stripes times the digits' b of C columns to the sums.
+// Adds a block's products of R stripes and C columns to the sums.
 template <class Layout, int R, int C, class V>
 void add_products(const uint8_t *weights, size_t stripe_size, const uint32_t *b,
     size_t column_words, V (&sums)[R][C]) {
@@ -164,7 +164,7 @@ void add_pair(const uint8_t *weights, size_t stripe_size, const uint32_t *words,
     }
 }
 
-// R stripes times C columns.
+// Multiplies R stripes by C columns.
 template <class Layout, int R, int C>
 void tile(const uint8_t *stripes, size_t n, const uint8_t *columns, float *y, size_t y_stride) {
     const size_t stripe_size = matmul<Layout>::stripe_size(n);
@@ -197,7 +197,7 @@ void tile(const uint8_t *stripes, size_t n, const uint8_t *columns, float *y, si
     }
 }
 
-// All stripes times C columns, R stripes at a time.
+// Multiplies all stripes by C columns, R stripes at a time.
 template <class Layout, int R, int C>
 void all_rows(const uint8_t *stripes, size_t n_stripes, size_t n, const uint8_t *columns, float *y,
     size_t y_stride) {
@@ -224,8 +224,8 @@ void matmul<Layout>::pack_column(const float *x, size_t n, size_t first, size_t 
         const size_t left = n - g * group_columns;
         const int count = left < group_columns ? static_cast<int>(left) : group_columns;
 
-        // A scale as large as every block's sum, rounding included, allows; but one that makes the
-        // largest of all a whole number, since a number that occurs often may be that one.
+        // The largest scale that every block's sum allows, rounding included, lowered so that the
+        // largest activation becomes an integer: a value that occurs often may be that one.
         float largest = 0;
         i32x8 peaks{}; // floats that are not negative compare as their bits do
         for (int i = 0; i < count; i += block) {
@@ -242,7 +242,7 @@ void matmul<Layout>::pack_column(const float *x, size_t n, size_t first, size_t 
             }
         }
         constexpr float room = Layout::sum_limit - block / 2;
-        float inverse = 0, scale = largest; // 0 or, if there is no sum to compute, not a number
+        float inverse = 0, scale = largest; // 0, or NaN if the sum cannot be computed
         if (largest > 1e-30f && largest < 1e30f) {
             const float peak = highest(peaks);
             inverse = static_cast<float>(static_cast<int>(peak * (room / largest))) / peak;

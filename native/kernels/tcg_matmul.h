@@ -1,6 +1,5 @@
-// tcg_matmul.h: products of a packed matrix with columns, see tcg_layout.h. No locks, no
-// allocation, no floating point exceptions that anybody would see; needs AVX2 and nothing above
-// it.
+// tcg_matmul.h: products of a packed matrix with columns, see tcg_layout.h. Needs AVX2 and no later
+// extension; takes no lock and allocates nothing.
 #ifndef CLLM_KERNELS_TCG_MATMUL_H
 #define CLLM_KERNELS_TCG_MATMUL_H
 

@@ -1,5 +1,5 @@
-// tcg_nodes.cpp: the nodes of `tcg`; see nodes.h. Here the arguments are taken apart; the other
-// files compute.
+// tcg_nodes.cpp: the nodes of `tcg`; see nodes.h. This file unpacks a node's arguments and divides
+// its work among threads; the other files compute.
 #include "nodes.h"
 
 #include "tcg_attention.h"
@@ -34,7 +34,7 @@ public:
     }
 
     bool compute_forward(ggml_compute_params *params, ggml_tensor *op) override {
-        // Two matrices, or one whose rows have both halves, in this order unless swapped.
+        // Two matrices x and gate, or one whose rows hold x, then gate; swapped: gate, then x.
         const ggml_tensor *x = op->src[0], *gate = op->src[1] ? op->src[1] : op->src[0];
         const bool swapped = ggml_get_op_params_i32(op, 1) != 0;
         const int64_t n = op->ne[0], rows = ggml_nrows(op);
@@ -77,7 +77,8 @@ public:
         auto *scratch = memory;
         const float scale = float_param(op, 0);
 
-        // A piece of work: one head of the cache, some queries, as many heads of theirs as fit.
+        // A piece of work: one head of the cache, some queries, and as many of their heads as fit
+        // attention_columns.
         const int64_t heads_at_once = heads < attention_columns ? heads : attention_columns;
         const int64_t queries_at_once = attention_columns / heads_at_once;
         int64_t piece = 0;
@@ -134,12 +135,12 @@ private:
                 attention_scratch(n_kv, static_cast<int>(k->ne[0]), static_cast<int>(v->ne[0])));
     }
 
-    // What queries see of the cache.
+    // The keys that queries see.
     struct masks {
         const ggml_tensor *mask; // NULL: everything
         int64_t n_kv, i3;
 
-        // The same for all heads, as in every model.
+        // Every model has one mask for all heads.
         const uint16_t *row(int64_t query) const {
             return at<const uint16_t>(mask, query, 0, i3 % mask->ne[3]);
         }
@@ -161,7 +162,7 @@ private:
             return n;
         }
 
-        // True if the query before `last` sees about what those from `first` see.
+        // Whether query last - 1 sees about the same keys as those from `first` before it.
         bool alike(int64_t first, int64_t last) const {
             if (!mask) {
                 return true;
@@ -170,7 +171,8 @@ private:
             return count(first, last) <= (before < own ? before : own) * 5 / 4 + 8;
         }
 
-        // The keys that any of the queries sees, and what the masks add to each's score.
+        // Lists the keys that any of the queries sees, and for each query what its mask adds to
+        // their scores. biased: whether it adds anything.
         size_t list(int64_t first, int64_t last, int32_t *keys, float *bias, bool &biased) const {
             size_t n = 0;
             biased = false;

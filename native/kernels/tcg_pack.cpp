@@ -1,5 +1,4 @@
-// tcg_pack.cpp: see tcg_pack.h. Compiled for AVX2, which here only means that a vector holds 8
-// floats.
+// tcg_pack.cpp: see tcg_pack.h. Compiled for AVX2, so that a vector holds 8 floats.
 #include "tcg_pack.h"
 
 #include "tcg_matmul.h"
@@ -25,8 +24,8 @@ uint32_t load32(const void *p) {
     return v;
 }
 
-// The bits of a half, widened to a float's: right but for a factor of 2^112, which is how far the
-// biases of the two exponents are apart. Infinities and NaN become large numbers.
+// The bits of a half in a float's places. The float is 2^112 too small, because the biases of the
+// exponents differ by 112. Infinities and NaN become large numbers.
 uint32_t widened(uint16_t half) {
     return static_cast<uint32_t>(half & 0x8000) << 16 | static_cast<uint32_t>(half & 0x7FFF) << 13;
 }
@@ -42,8 +41,8 @@ float half(ggml_half h) {
     return float_of(widened(h)) * two_to_112;
 }
 
-// One struct per type: its block; the layout; per layout's block i in it the scale and offset, and
-// the digits of lane k.
+// One struct per type: its block and layout; scale() and lane() give the scale, the offset and the
+// digits of lane k for block i of the layout in it.
 struct q4_0 {
     using block = block_q4_0;
     using layout = nibbles;
@@ -160,8 +159,9 @@ struct q8_0 {
     static uint32_t lane(const block &b, int, int k) { return load32(b.qs + 4 * k) ^ 0x80808080; }
 };
 
-// Floats of 16 bits become integers of 16 bits with a power of two per 32 of them as scale, so that
-// the largest keeps all its digits. `Widen` gives the bits of a float, `factor` short of its value.
+// Floats of 16 bits become integers of 16 bits. Each 32 of them share a scale, a power of two by
+// which the largest keeps all its digits. Widen gives the bits of a float that is 2^exponent too
+// small.
 template <uint32_t (*Widen)(uint16_t), int exponent> struct floats {
     struct block {
         uint16_t v[32];
@@ -171,7 +171,7 @@ template <uint32_t (*Widen)(uint16_t), int exponent> struct floats {
 
     static int exponent_of(uint32_t bits) {
         const int e = bits >> 23 & 255;
-        return e ? e : 1; // 0 has no leading 1, but the exponent of 1
+        return e ? e : 1; // subnormal: no leading 1, and the exponent of a 1
     }
     static int largest(const block &b) {
         int largest = 1;
@@ -182,7 +182,7 @@ template <uint32_t (*Widen)(uint16_t), int exponent> struct floats {
         return largest;
     }
     static void scale(const block &b, int, float &d, float &) {
-        // 24 bits of significand less the 9 dropped stand for 2^(largest - 127 - 14).
+        // The unit is 2^(largest - 127 - 14): 24 bits of significand, of which 9 are dropped.
         const int e = largest(b) - 14 + exponent;
         d = e <= 0 ? 0 : float_of(static_cast<uint32_t>(e < 255 ? e : 255) << 23);
     }
@@ -210,7 +210,7 @@ uint32_t widened_brain(uint16_t v) {
 using f16 = floats<widened, 112>;
 using bf16 = floats<widened_brain, 0>;
 
-// A group's scales and offsets of one row, padded to whole pairs with 0.
+// The scales and offsets of one group of a row, padded with 0 to whole pairs.
 template <class Format> struct group {
     using layout = typename Format::layout;
     static constexpr int per_block = Format::size / layout::block;
@@ -231,7 +231,7 @@ template <class Format> struct group {
         }
     }
 
-    // The smallest unit in which all fit 16 bits and their totals 31.
+    // The smallest unit in which each fits 16 bits and each total 31.
     float unit() const {
         float total = 0, largest = 0;
         for (int i = 0; i < blocks; ++i) {
@@ -240,7 +240,7 @@ template <class Format> struct group {
             largest = scale > largest ? scale : largest;
             largest = offset > largest ? offset : largest;
         }
-        total *= 1 / (0x1p31f * 0.998f); // what rounding them may add
+        total *= 1 / (0x1p31f * 0.998f); // room for what rounding adds
         largest *= 1 / 32767.0f;
         return total > largest || total != total ? total : largest;
     }

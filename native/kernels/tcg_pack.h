@@ -1,4 +1,4 @@
-// tcg_pack.h: from GGUF's quantised blocks to the stripes that tcg_matmul.cpp multiplies.
+// tcg_pack.h: converts GGUF's quantised blocks to the stripes that tcg_matmul.cpp multiplies.
 #ifndef CLLM_KERNELS_TCG_PACK_H
 #define CLLM_KERNELS_TCG_PACK_H
 
@@ -8,7 +8,7 @@
 
 namespace kernels {
 
-// What to do with a matrix of one of ggml's types.
+// How to pack and multiply matrices of one of ggml's types.
 struct format {
     size_t (*stripe_size)(size_t n); // bytes of 8 rows of n weights
     size_t (*column_size)(size_t n); // bytes of one packed column

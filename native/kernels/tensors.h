@@ -1,4 +1,4 @@
-// tensors.h: what the nodes of both kinds want of a tensor.
+// tensors.h: access to tensors and their parameters, for exact_nodes.cpp and tcg_nodes.cpp.
 #ifndef CLLM_KERNELS_TENSORS_H
 #define CLLM_KERNELS_TENSORS_H
 
@@ -25,7 +25,7 @@ template <class T> T *at(const ggml_tensor *t, int64_t i1, int64_t i2, int64_t i
         + size(i2) * t->nb[2] + size(i3) * t->nb[3]);
 }
 
-// Row i of all rows of a tensor of floats, counted through its matrices.
+// Row i of a tensor of floats, counting the rows of all its matrices.
 inline float *row_of(const ggml_tensor *t, size_t i) {
     const size_t rows = size(t->ne[1]), matrix = i / rows, matrices = size(t->ne[2]);
     return reinterpret_cast<float *>(static_cast<char *>(t->data) + i % rows * t->nb[1]
@@ -38,7 +38,8 @@ inline float float_param(const ggml_tensor *op, int i) {
     return value;
 }
 
-// Attention over halves, no bias but the mask's: what our functions for TCG compute.
+// Whether our code for TCG can compute this attention: keys and values are halves, and there is no
+// bias except the mask.
 inline bool is_plain_attention(const ggml_tensor *op) {
     const ggml_tensor *q = op->src[0], *k = op->src[1], *v = op->src[2], *mask = op->src[3];
     const float max_bias = float_param(op, 1), softcap = float_param(op, 2);

@@ -1,6 +1,8 @@
-// vector.h: 256-bit vectors whose instructions we choose ourselves. A compiler that knows the costs
-// of a real CPU reorders sums, merges loads and shuffles, which is where TCG is slowest; assembly
-// for loads, broadcasts and multiply-adds keeps it from that. Include only in files for AVX2.
+// vector.h: 256-bit vectors, with each instruction chosen here rather than by the compiler.
+//
+// A compiler assumes the costs of a real processor: it reorders sums, merges loads and shuffles,
+// and shuffles are what TCG emulates slowest. Loads, broadcasts and multiply-adds are therefore
+// assembly. Include only in files compiled for AVX2.
 #ifndef CLLM_KERNELS_VECTOR_H
 #define CLLM_KERNELS_VECTOR_H
 
@@ -43,7 +45,7 @@ inline void multiply_add(u32x8 &sum, u32x8 a, u32x8 b) {
     __asm__("vpmulld %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(sum), "=&x"(product) : "x"(a), "x"(b));
 }
 
-// Products of signed 16-bit halves, the two of each 32 bits added.
+// Multiplies signed 16-bit lanes and adds the two products in each 32 bits.
 inline i32x8 multiply_pairs(i32x8 a, i32x8 b) {
     i32x8 v;
     __asm__("vpmaddwd %2, %1, %0" : "=x"(v) : "x"(a), "x"(b));
@@ -66,8 +68,8 @@ template <int bits> inline u32x8 shift_right(u32x8 v) {
     return v;
 }
 
-// Rounds |v| < 2^22 to integers and back by adding 1.5*2^23, whose unit in the last place is 1:
-// an addition is a tenth of the price of a conversion.
+// Adding 1.5*2^23, whose unit in the last place is 1, rounds |v| < 2^22 to an integer. Under TCG an
+// addition costs a tenth of a conversion.
 constexpr float magic = 12582912.0f;
 constexpr int32_t magic_bits = 0x4B400000;
 
@@ -79,10 +81,10 @@ inline f32x8 to_float(i32x8 v) {
     return reinterpret_cast<f32x8>(v + magic_bits) - magic;
 }
 
-// 2^-f for f in units of 2^-15, 0..32767; in units of 2^-16, 32768 to 65536. The relative error is
-// below 1e-4.
+// Returns 2^-f. f: 0 to 32767, in units of 2^-15. Result: 32768 to 65536, in units of 2^-16, with a
+// relative error below 1e-4.
 inline i32x8 power_of_minus(i32x8 f) {
-    // A polynomial fitted to the least relative error, by f^4 to f^0; every step is rounded.
+    // A polynomial of degree 4 fitted to the least relative error; every step is rounded.
     const i32x8 half = i32x8{} + (1 << 14);
     i32x8 y = 3488 - ((f * 448 + half) >> 15);
     y = 15693 - ((f * y + half) >> 15);

@@ -80,6 +80,15 @@ def test_ctrl_c_ends_a_decode_and_nothing_of_it_stays(repl):
     assert repl.run("decode(); e.seq_pos_max(0)") == "255"
 
 
+def test_an_assertion_of_llama_cpp_is_an_error(repl):
+    """An end of text in the middle of a grammar makes llama.cpp abort."""
+    repl.run("s = e.sampler({'grammar': 'root ::= \"ab\"'})")
+    assert "Assertion" in repl.run("s.accept(2, False)")
+    assert "failed before" in repl.run("s.accept(2, False)")
+    repl.run("s.close(); decode()")
+    assert repl.run("e.seq_pos_max(0)") == "255"
+
+
 def test_what_poll_raises_comes_out_of_decode(repl):
     repl.run("calls = []")
     repl.run("p = _engine.Engine('/boot/model.gguf', n_batch=256, poll=lambda: calls.append(1))")

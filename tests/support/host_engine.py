@@ -15,7 +15,7 @@ from support import engine_library
 from support.engine_library import LIBRARY, Chat, Reply  # noqa: F401
 
 # isort: split
-from _engine import Aborted, Assertion, Error, Limit, NoSlot
+from _engine import Aborted, Assertion, BadNumbers, Error, Limit, NoSlot
 
 
 class _Library(engine_library.Library):
@@ -28,6 +28,7 @@ class _Library(engine_library.Library):
             -3: Assertion,
             -4: MemoryError,
             -5: Assertion,
+            -6: BadNumbers,
         }.get(code, Error)(reason)
 
 

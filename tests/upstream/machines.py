@@ -7,7 +7,9 @@ from cllm import CllmError, config, console, qemu, run
 
 from upstream.groups import FOLDER, TESTS
 
-MEMORY = 32  # MiB. Some tests fill the heap, which may grow to all there is.
+# MiB. Some tests fill the heap, which may grow to all there is.
+MEMORY = 32
+NETWORK_MEMORY = 40  # the card's rings and buffers take 3
 BOOT_SECONDS = 60
 
 # Every guest of the network groups brings its interface up after each soft reset, as boards do.
@@ -21,8 +23,8 @@ network.LAN().ipconfig(addr4="{}/24", gw4="{}")
 class Machine:
     """A guest, until the end of the `with` block. path: of the pty that is its serial line."""
 
-    def __init__(self, **options):
-        settings = {**config.DEFAULTS, "port": 0, "accel": "tcg", "memory": MEMORY}
+    def __init__(self, memory=MEMORY, **options):
+        settings = {**config.DEFAULTS, "port": 0, "accel": "tcg", "memory": memory}
         self.guest = run.make_guest(settings, **options)
         self._pty = console.Pty(self.guest)
         self.path = self._pty.path
@@ -118,7 +120,8 @@ def _one(group):
 def _on_network(_):
     boot = BOOT_PY.format("10.0.2.15", "10.0.2.2").encode()
     # Nobody is at the other end of the cable: results must not depend on the host.
-    return Machines([Machine(netdev="hubport,hubid=0")], [{"/boot.py": boot}])
+    machine = Machine(NETWORK_MEMORY, netdev="hubport,hubid=0")
+    return Machines([machine], [{"/boot.py": boot}])
 
 
 def _two(_):
@@ -127,7 +130,8 @@ def _two(_):
     machines, files = [], []
     for number, (mine, other) in enumerate(((here, there), (there, here)), 1):
         netdev = f"socket,udp=127.0.0.1:{other},localaddr=127.0.0.1:{mine}"
-        machines.append(Machine(netdev=netdev, mac=f"52:54:00:00:00:{number:02x}"))
+        mac = f"52:54:00:00:00:{number:02x}"
+        machines.append(Machine(NETWORK_MEMORY, netdev=netdev, mac=mac))
         address = f"192.168.77.{number}"
         files.append({"/boot.py": BOOT_PY.format(address, "192.168.77.254").encode()})
     return Machines(machines, files)

@@ -1,5 +1,7 @@
-"""Owner of the native engine. It loads in the background, and its state is known at any time: a
-model that is missing, cut off or no model is a state with a reason, not the end of the server.
+"""Owner of the native engine, which loads in the background.
+
+A model file that is missing, truncated or of another format does not end the server: it is a state
+with a reason.
 """
 # SPDX-License-Identifier: MIT
 
@@ -10,7 +12,7 @@ LOADING = "loading"
 READY = "ready"
 FAILED = "failed"
 
-_LOOK_S = 0.02  # between two looks at how far loading is
+_LOOK_S = 0.02  # interval of checks of the loading progress
 
 
 def _native(path, cpu="", **options):
@@ -23,7 +25,7 @@ def _native(path, cpu="", **options):
 
 
 def version():
-    """Version of the native engine, or "" where there is none."""
+    """Return the version of the native engine, or "" where there is none."""
     try:
         import _engine
     except ImportError:
@@ -32,7 +34,7 @@ def version():
 
 
 def cpu():
-    """Name of the build of ggml's CPU code in use, or "" where there is none."""
+    """Return the name of the build of ggml's CPU code in use, or "" where there is none."""
     try:
         import _engine
     except ImportError:
@@ -43,16 +45,17 @@ def cpu():
 class EngineHost:
     """The engine and its state.
 
-    path: model file; alias: the model's public name; options: keyword arguments of _engine.Engine;
-    make: what constructs the engine, whose loaded() then tells how far it is (tests pass a fake
-    one); draft: file of a small model with the same vocabulary, to guess tokens with, or None.
+    path: model file. alias: the model's public name. options: keyword arguments of
+    _engine.Engine. make: constructor of the engine, which tests replace; its loaded() returns the
+    fraction that is loaded. draft: file of a small model with the same vocabulary, to guess tokens
+    with, or None.
     """
 
     def __init__(self, path, alias=None, options=None, make=_native, draft=None):
         self.path = path
         self.alias = alias or _stem(path)
         self.options = options or {}
-        # Until load() has looked for the file: a client is to try again.
+        # LOADING before load() has looked for the file, so that clients try again.
         self.state = LOADING if path else NONE
         self.reason = "no model was given"
         self.progress = 0.0
@@ -60,11 +63,11 @@ class EngineHost:
         self.draft = draft
         self.drafter = None  # the engine of `draft`
         self.make = make
-        self.ended = None  # for the Scheduler: waits for the engine beside the loop
+        self.ended = None  # the coroutine function `ended` of Scheduler
         self._printed = 0
 
     async def load(self):
-        """Loads the model. A bad one raises nothing: see `state`."""
+        """Load the model. A bad one raises nothing: see `state`."""
         try:
             size = _size(self.path)
         except OSError:
@@ -97,7 +100,7 @@ class EngineHost:
         )
 
     async def _loaded(self, path, progress):
-        # The engine, once it is ready; progress is told how far it is before.
+        # Return the engine when it is ready; call progress(fraction) meanwhile.
         engine = self.make(path, **self.options)
         try:
             while True:
@@ -106,12 +109,12 @@ class EngineHost:
                 if done >= 1:
                     return engine
                 await asyncio.sleep(_LOOK_S)
-        except BaseException:  # one that ends the task, too
+        except BaseException:  # also CancelledError
             engine.close()
             raise
 
     async def _load_draft(self, engine):
-        # Without it, everything works: it only makes things fast.
+        # A draft model only makes things faster: go on without one that does not load.
         try:
             drafter = await self._loaded(self.draft, lambda done: None)
         except (RuntimeError, ValueError, OSError, MemoryError) as exc:
@@ -124,7 +127,7 @@ class EngineHost:
         self.drafter = drafter
 
     def fail(self, reason):
-        """Marks the engine as not usable, for `reason`."""
+        """Mark the engine as unusable, for `reason`."""
         self.state = FAILED
         self.reason = reason
         print("cllm: " + reason)

@@ -1,21 +1,24 @@
-# Choosing tokens that follow a grammar, on threads of the engine: an ambiguous grammar may take a
-# second for one. Each has a copy of its logits, so the next batch does not wait for it: settle()
-# holds a batch back for the tokens that are expected soon, and the sequences of the others join a
-# later one. They keep their slots and cells, and may be cancelled or preempted like any other.
-# MIT license; Copyright (c) 2026 cllm contributors
+"""Choosing tokens that follow a grammar, on threads of the engine.
+
+An ambiguous grammar may take a second for one token. Each sampler has a copy of its logits, so the
+next batch does not wait for it. settle() delays a batch for the tokens that are expected soon;
+sequences whose token takes longer join a later batch. Meanwhile they keep their slots and cells,
+and can be cancelled or preempted.
+"""
+# SPDX-License-Identifier: MIT
 
 import asyncio
 
-# Between two looks at clients and deadlines while nothing but tokens is waited for.
+# Interval of checks of clients and deadlines while nothing can be computed.
 _LOOK_MS = 100
 
 
 class Sampling:
     """The tokens that are being chosen.
 
-    scheduler: the Scheduler whose sequences they are of. ended: coroutine function;
-    ended(sampler) returns when the token that the sampler's start() began has been chosen. news:
-    Event that is set when a token was chosen, or anything else has changed.
+    scheduler: the Scheduler that owns the sequences. ended: coroutine function; ended(sampler)
+    returns when the token of the sampler's start() is chosen. news: Event that is set when a token
+    is chosen or anything else changes.
     """
 
     def __init__(self, scheduler, ended, news):
@@ -52,8 +55,8 @@ class Sampling:
         self._news.set()
 
     async def settle(self, patience):
-        """Return when the next batch may start: all tokens were chosen, or something else can be
-        computed and those that are left take longer than `patience` milliseconds.
+        """Wait until the next batch may start: until all tokens are chosen, or until something else
+        can be computed and the remaining tokens take longer than `patience` milliseconds.
         """
         scheduler = self.scheduler
         until = scheduler.clock() + patience
@@ -64,7 +67,7 @@ class Sampling:
                 return
             left = until - scheduler.clock()
             soon = not late and left > 0
-            # A sampler takes about as long as the last time.
+            # us(): the time of a sampler's last token predicts the next.
             if soon and any([s.sampler.us() <= patience * 1000 for s in waiting]):
                 late = not await self.pause(left)
                 continue
@@ -74,7 +77,7 @@ class Sampling:
                 continue
             break
         for sequence in waiting:
-            # The batch's logits are about to go, and with them what would verify the draft.
+            # The next batch overwrites the logits that would verify the drafts.
             scheduler.cut_draft(sequence.sampling)
 
     async def pause(self, ms=_LOOK_MS):

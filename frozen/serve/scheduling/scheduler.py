@@ -1,25 +1,29 @@
-# Continuous batching: many requests share each decode call of the engine.
-#
-# A sequence is a list of tokens (its prompt, then what was generated) of which the first
-# `computed` are in the engine's KV cache. All that a step does is move `computed` towards
-# len(tokens), whether the missing tokens are a prompt or the one just sampled; when none is
-# missing, the next is sampled (vLLM v1's idea: there is no phase for prompts). So a prompt can be
-# cut anywhere, and a sequence whose cache was taken away simply computes again.
-#
-# Policy decides who gets how many tokens of a step, FairQueue who is next, PrefixCache who holds
-# which cells; Scheduler owns the engine and the loop. While the engine computes a batch, on a
-# thread of its own, the rest of the loop goes on: requests arrive, tokens are written, Sampling
-# chooses tokens that follow a grammar. What happens meanwhile must leave the engine's cache alone:
-# a sequence that is cancelled then is out at once, and its cells are free when the batch has
-# ended. A client that leaves is noticed before each step, wherever its request is; if nobody is
-# left for whom the engine computes, look() stops it in the middle of a decode. MIT license;
-# Copyright (c) 2026 cllm contributors
+"""Continuous batching: all running requests share each decode call of the engine.
+
+A sequence is a list of tokens: its prompt, then what was generated. The first `computed` of them
+are in the engine's KV cache. A step moves `computed` towards len(tokens), whether the missing
+tokens are a prompt or the one just sampled; when none is missing, it samples the next (as vLLM v1:
+there is no phase for prompts). So a prompt can be cut anywhere, and a sequence that lost its cells
+computes them again.
+
+* Policy decides how many tokens of a step each sequence gets.
+* FairQueue decides who starts next.
+* PrefixCache knows which cells hold which tokens.
+* Scheduler owns the engine and the loop.
+
+The engine computes a batch on a thread of its own. Meanwhile the asyncio loop goes on: requests
+arrive, text is sent, Sampling chooses tokens that follow a grammar. None of this may touch the
+engine's cache. A sequence that is cancelled then is dropped at once, and its cells are freed when
+the batch has ended. Before each step the scheduler drops requests whose client has left. When all
+clients of a batch have left, look() stops the engine in the middle of it.
+"""
+# SPDX-License-Identifier: MIT
 
 import asyncio
 import gc
 import time
 
-from _engine import Aborted, Assertion, Limit, NoSlot
+from _engine import Aborted, Assertion, BadNumbers, Limit, NoSlot
 from httpd.jsonio import integers
 
 from .detok import text_of
@@ -31,10 +35,11 @@ from .sampling import Sampling
 from .sequence import Options, Sequence
 from .speculate import ModelDraft, NgramDraft
 
-# After so long without news an owner is woken: clients and proxies give up on silent connections.
+# An owner without news for this long is woken to send a sign of life: clients and proxies close
+# silent connections.
 _SILENCE_MS = 25000
 
-_FEW = 64  # candidates to look at first for the probability of a token
+_FEW = 64  # candidates among which the probability of a token is looked for first
 
 _NO_MEMORY = (
     "there is not enough memory for this embedding now: try again later, or give the machine more "
@@ -47,7 +52,7 @@ def _ticks():
 
 
 class Work:
-    """What one sequence gets in a step: `count` of its missing tokens, then `draft` to verify."""
+    """One sequence's part of a step: `count` of its missing tokens, then `draft` to verify."""
 
     def __init__(self, sequence, count, draft=()):
         self.sequence = sequence
@@ -56,24 +61,24 @@ class Work:
         self.right = 0  # tokens of the draft that were chosen
         self.others = 0  # sequences in the same step
         self.index = 0  # in the batch: the first entry with logits
-        self.last = False  # whether nothing is missing then
+        self.last = False  # whether the step computes the last missing token
         self.task = None  # of Sampling
 
 
 class Bounds:
-    """What requests may take; see the names. 0 means no limit."""
+    """Limits of requests; 0 means no limit."""
 
     def __init__(self, **values):
         self.slots = 4  # sequences that run at a time
-        self.queue = 64  # requests that wait for one
+        self.queue = 64  # requests that wait for a slot
         self.per_client = 0  # requests of one client, waiting or running
         self.queue_s = 0  # seconds in the queue
         self.request_s = 0  # seconds from arrival to the last token
-        self.step_ms = 500  # a step should take at most
-        self.sample_ms = 1000  # processor time to follow a grammar for each token
+        self.step_ms = 500  # target for the longest step
+        self.sample_ms = 1000  # processor time per token to follow a grammar
         self.job_ms = 1000  # processor time for a request's template, schema, grammar and texts
         self.speculate = True
-        self.kept_cells = None  # of the KV cache, for prefixes; None: half
+        self.kept_cells = None  # cells of the KV cache that may keep prefixes; None: half
         for name in values:
             if not hasattr(self, name):
                 raise ValueError("unknown limit '%s'" % name)
@@ -83,11 +88,11 @@ class Bounds:
 class Scheduler:
     """Runs requests on an engine.
 
-    engine: an _engine.Engine. bounds: Bounds. clock: milliseconds. on_broken(reason): the engine
-    cannot be used any more. draft_engine: a small model's, to make drafts with. ended: coroutine
-    function; ended(engine) returns when the engine has computed what start() gave it,
-    ended(sampler) when the token that its start() began is chosen. None: both happen in place of
-    the loop.
+    engine: an _engine.Engine. bounds: Bounds. clock(): the time in ms. on_broken(reason): called
+    when the engine cannot be used any more. draft_engine: a small model's engine for drafts, or
+    None. ended: coroutine function, or None where the engine computes and samples in the calling
+    thread. ended(engine) returns when the batch of start() is computed, ended(sampler) when the
+    token of its start() is chosen.
     """
 
     def __init__(
@@ -100,7 +105,7 @@ class Scheduler:
         self.cache = PrefixCache(engine, self.bounds.slots, self.bounds.kept_cells)
         self.metrics = Metrics()
         self.running = []  # oldest first
-        self.last_step = None  # when the last step ended well, by the clock
+        self.last_step = None  # when the last successful step ended, by the clock
         self.drafter = None
         if self.bounds.speculate and engine.divisible:
             if draft_engine:
@@ -112,8 +117,8 @@ class Scheduler:
         self._broken = None
         self._ended = ended
         self._computing = False
-        self._leaving = []  # the cells of who was dropped meanwhile
-        self._waiting = ()  # for what the engine computes now: Options.gone of each
+        self._leaving = []  # cells to free when the batch has ended
+        self._waiting = ()  # Options.gone of the requests in the batch
         self._work = asyncio.Event()
         self._sampling = Sampling(self, ended, self._work)
         self._jobs = []
@@ -130,12 +135,12 @@ class Scheduler:
         return not (self._jobs or self.queue.items or any([not s.sampling for s in self.running]))
 
     def submit(self, prompt, sampling=None, options=None, chat=None, after=None, sampler=None):
-        """Queue a request.
+        """Queue a request; return its Sequence.
 
-        prompt: token ids; sampling, chat: for engine.sampler(); options: Options; after: a
-        Sequence with the same prompt, to share its computation; sampler: what was made of sampling
-        and chat, if it was, for this request to close. Return a Sequence. Raise RequestError if it
-        can never run, or too many wait.
+        prompt: token ids. sampling, chat: arguments of engine.sampler(). options: Options. after:
+        a Sequence with the same prompt, whose cells this one shares. sampler: a Sampler already
+        made from sampling and chat; the request closes it. RequestError: the request can never
+        run, or the queue is full.
         """
         options = options or Options()
         try:
@@ -170,7 +175,7 @@ class Scheduler:
         return sequence
 
     def check(self, prompt, options):
-        """Raise the RequestError that submit() would, but for the sampler's."""
+        """Raise the RequestError that submit() would raise, except the sampler's."""
         engine = self.engine
         bounds = self.bounds
         if self._broken:
@@ -189,8 +194,8 @@ class Scheduler:
             raise too_many("you have %d requests already" % bounds.per_client)
 
     async def embed(self, tokens, normalize=2, gone=None):
-        """The embedding of a text: a list of float. gone: as in Options. RequestError if it is too
-        long.
+        """Return the embedding of a text, a list of float. gone: as in Options. RequestError: the
+        text is too long, the queue is full, or the engine failed.
         """
         if self._broken:
             raise unavailable(self._broken)
@@ -209,7 +214,7 @@ class Scheduler:
         return job.vector
 
     async def run(self):
-        """The step loop; runs until cancelled."""
+        """Run steps until cancelled."""
         try:
             while True:
                 if not self.busy:
@@ -224,7 +229,7 @@ class Scheduler:
                 self._sampling.stop(sequence)
 
     def look(self):
-        """Stops the engine if all have left for whom it computes; may be called during a decode."""
+        """Stop the engine if all clients of its batch have left; may be called during a decode."""
         waiting = self._waiting
         if not waiting:
             return
@@ -235,7 +240,7 @@ class Scheduler:
         self.engine.abort()
 
     async def step(self):
-        """Decodes one batch and samples. An error ends the request it belongs to, not the loop."""
+        """Decode one batch and sample. An error ends the request that caused it, not the loop."""
         if self._broken:
             self._end_all()
             return
@@ -249,7 +254,7 @@ class Scheduler:
         elif not work and any([s.sampling for s in self.running + self.queue.items]):
             await self._sampling.pause()
 
-    # Who runs.
+    # Which sequences run.
 
     def _admit(self, now):
         while True:
@@ -273,7 +278,7 @@ class Scheduler:
             self.running.append(sequence)
 
     def _displace(self, sequence):
-        # A slot for a request that is more urgent than one that has it.
+        # Free a slot for a request that is more urgent than one that runs.
         victim = self.policy.victim(self.running) or self.running[0]
         if sequence.options.priority >= victim.options.priority:
             return False
@@ -282,25 +287,25 @@ class Scheduler:
         return True
 
     def _preempt(self):
-        # There are not cells for all: the one that the policy names gives way.
+        # Cells have run out: requeue the sequence that the policy names.
         victim = self.policy.victim(self.running)
         self._requeue(victim)
         self.metrics.preemptions += 1
         return victim
 
     def _requeue(self, sequence):
-        # What it generated stays; its cache, if that is lost, is computed again.
+        # Its tokens stay; cells that it loses are computed again.
         self.running.remove(sequence)
         self._release(sequence)
         self.queue.push(sequence)
 
     def expel(self):
-        """End the requests whose client has left or whose time is over."""
+        """End the requests whose client has left or whose time is up."""
         self._dismiss()
         self._expire(self.clock())
 
     def _dismiss(self):
-        # Whose client has left.
+        # End the requests whose client has left.
         for sequence in self.running + self.queue.items:
             gone = sequence.options.gone
             if gone is not None and gone():
@@ -332,16 +337,16 @@ class Scheduler:
                 self._cut(sequence)
 
     def _cut(self, sequence):
-        # Its time is over: what there is is the answer.
+        # Its time is up: the text so far is the answer.
         text = sequence.stops.flush()
         if text:
             sequence.emit(text, None, None)
         self._finish(sequence, "length", "limit")
 
-    # What they get.
+    # Tokens for each sequence of a step.
 
     def _plan(self):
-        # Everybody's next token needs a cell.
+        # The next token of each sequence needs a cell.
         cache = self.cache
         while len(self.running) > 1 and cache.available < len(self.running):
             self._preempt()
@@ -349,7 +354,7 @@ class Scheduler:
         prompts = [s for s in self.running if s.missing > 1]
         budget = self.policy.budget(len(decoding))
         if prompts:
-            # Of a batch full of streams one token is for the prompts, or they would never start.
+            # Streams may fill the batch but for one token, so that prompts always advance.
             decoding = decoding[: self.policy.n_batch - 1]
         work = [Work(s, 1) for s in decoding]
         room = cache.available - len(work) - len([s for s in self.running if s.sampling])
@@ -409,7 +414,7 @@ class Scheduler:
         now = self.clock()
         self._account(work, len(tokens), now - began)
         self.last_step = now
-        # First those that a thread samples while this one samples the others.
+        # First start the samplers that have threads: this thread samples the rest meanwhile.
         for beside in (True, False):
             for item in work:
                 sequence = item.sequence
@@ -428,7 +433,7 @@ class Scheduler:
         return self._ended is not None and sequence.sampler.constrained
 
     async def _compute(self, start, *batch):
-        # What engine.finish() returns or raises.
+        # Return what engine.finish() returns, or raise its error.
         engine = self.engine
         start(*batch)
         if self._ended is None:
@@ -455,7 +460,7 @@ class Scheduler:
         return result
 
     async def _recover(self, work, exc):
-        # Nothing was decoded.
+        # A batch failed, and nothing was decoded: make room, or find whose fault it is.
         if not work:
             return
         if isinstance(exc, Aborted):
@@ -465,11 +470,11 @@ class Scheduler:
         if isinstance(exc, NoSlot) and self.cache.idle:
             self.cache.flush()
         elif isinstance(exc, NoSlot) and len(self.running) > 1:
-            # The cache holds less than was reckoned.
+            # The cache has less room than the plan assumed.
             victim = self._preempt()
             work = [item for item in work if item.sequence is not victim]
         elif len(work) > 1:
-            # One of them is to blame: find out which.
+            # One of them causes the error: decode each alone.
             for item in work:
                 if not item.sequence.finished:
                     await self._decode([item])
@@ -497,7 +502,7 @@ class Scheduler:
         metrics.predicted_ms += ms * (n - prompt) / n
 
     def _advance(self, item, now):
-        # What was computed is in the cache; then the next token, and more if a draft was right.
+        # Note the computed tokens; sample the next one, and more while the draft was right.
         sequence = item.sequence
         start = sequence.computed
         self.cache.extend(sequence.holder, sequence.tokens[start : start + item.count])
@@ -520,12 +525,12 @@ class Scheduler:
             more = self._take(item, token, index, now)
 
     def take(self, item):
-        """Take the token that Sampling has got. Return whether there is another one to choose."""
+        """Take the token that Sampling chose. Return whether there is another one to choose."""
         token = _chosen(item.sequence, item.sequence.sampler.finish)
         return self._take(item, token, None, self.clock())
 
     def _take(self, item, token, index, now):
-        # Whether it is what was guessed: then the same batch has the logits of the next one.
+        # Return whether the draft guessed this token: then the batch has the next one's logits.
         sequence = item.sequence
         right = item.right
         self._accept(sequence, index, token, now)
@@ -537,14 +542,14 @@ class Scheduler:
         return False
 
     def cut_draft(self, item):
-        """Give up what of an item's draft is not verified yet."""
+        """Discard the part of an item's draft that is not verified yet."""
         try:
             self._judge(item)
         except RuntimeError as exc:
             self.fail(item.sequence, exc)
 
     def _judge(self, item):
-        # What became of the draft.
+        # Count how much of the draft was right, and remove the rest's cells.
         sequence = item.sequence
         drafted = len(item.draft)
         right = item.right
@@ -561,7 +566,7 @@ class Scheduler:
             self.engine.seq_rm(sequence.holder.seq, sequence.computed, -1)
 
     def _accept(self, sequence, index, token, now):
-        # index: of its entry in the last batch; None: the sampler has the logits.
+        # index: the token's entry in the last batch, None where the sampler has the logits.
         metrics = self.metrics
         probs = self._probs(sequence, index, token)
         sequence.tokens.append(token)
@@ -584,8 +589,8 @@ class Scheduler:
             if index is None:
                 return sequence.sampler.logprobs(token, n)
             return self.engine.logprobs(index, token, n)
-        # The candidates come in order, the likeliest first, and what was sampled is seldom far
-        # behind: a list of a whole vocabulary for every token would keep everybody waiting.
+        # Candidates come likeliest first, and the sampled one is seldom far behind. Fetching the
+        # whole vocabulary for each token would delay all other requests.
         count = max(n, _FEW)
         while True:
             pairs = sequence.sampler.probs(count)
@@ -597,8 +602,8 @@ class Scheduler:
             count *= 16
 
     def _text_of(self, sequence, token):
-        # (text that can be sent, finish reason or None, kind of stop). A character that is not
-        # complete at the end is not sent.
+        # Return (text that can be sent, finish reason or None, kind of stop). A character that is
+        # incomplete at the end is dropped.
         engine = self.engine
         stops = sequence.stops
         if engine.is_eog(token):
@@ -608,7 +613,7 @@ class Scheduler:
         n = sequence.n_generated
         if n > sequence.options.min_tokens:
             if stops.words and not piece:
-                # A control token has no text, and yet its name may be one of the stop strings.
+                # A control token has no text, but its name may be one of the stop strings.
                 text = stops.push(text) + stops.hide(text_of(engine.piece(token, True)))
             else:
                 text = stops.push(text)
@@ -635,15 +640,14 @@ class Scheduler:
             if job.done_n or job.swept:
                 job.fail(unavailable(_NO_MEMORY, headers={"Retry-After": "5"}))
             else:
-                # Requests that have ended may have left memory to Python that its collector gives
-                # back.
+                # Memory of requests that have ended may still await a collection.
                 job.swept = True
                 gc.collect()
         except RuntimeError as exc:
             if job.gone is not None and job.gone():
                 job.fail(left())  # look() has stopped it
             else:
-                # What llama.cpp says is for who runs the machine.
+                # llama.cpp's words mean nothing to a client: print them.
                 print("cllm: an embedding failed: %s" % exc)
                 job.fail(
                     RequestError(500, "server_error", "the model failed to compute an embedding")
@@ -657,7 +661,7 @@ class Scheduler:
         if job.done.is_set() and job in self._jobs:
             self._jobs.remove(job)
 
-    # Ends.
+    # The end of a request.
 
     def _finish(self, sequence, reason, kind):
         self.metrics.finish(reason)
@@ -688,7 +692,7 @@ class Scheduler:
         self._jobs = []
 
     def drop(self, sequence):
-        """Takes a sequence out, wherever it is; called once for each."""
+        """Take a sequence out of the queue or the slots. Call this once for each."""
         if sequence in self.queue.items:
             self.queue.remove(sequence)
         else:
@@ -708,12 +712,12 @@ class Scheduler:
 
     def _free(self, holder, keep):
         try:
-            # What was computed and not noted (a failed or stopped draft) is not to be kept.
+            # Cells of a failed or stopped draft were computed but not noted: remove them.
             if keep and self.cache.shares:
                 self.engine.seq_rm(holder.seq, len(holder.tokens), -1)
             self.cache.stop(holder, keep)
         except RuntimeError as exc:
-            # All of a sequence can always be removed, unless the engine itself is gone.
+            # Removing a whole sequence fails only when the engine itself is broken.
             if not self._broken:
                 self._broken = "the engine failed: %s" % exc
                 if self._on_broken:
@@ -721,13 +725,13 @@ class Scheduler:
 
 
 class _Embedding:
-    # A text whose embedding is being computed, piece by piece.
+    # A text whose embedding is computed, one piece a step.
     def __init__(self, tokens, normalize, gone):
         self.tokens = tokens
         self.normalize = normalize
         self.gone = gone
         self.done_n = 0
-        self.swept = False  # Python's heap, for memory to compute it
+        self.swept = False  # whether Python's heap was collected to get memory for it
         self.vector = None
         self.error = None
         self.done = asyncio.Event()
@@ -738,7 +742,7 @@ class _Embedding:
 
 
 class Stuck(RuntimeError):
-    """The constraints of a request leave no token to go on with."""
+    """The constraints of a request allow no next token."""
 
     def __init__(self, exc):
         words = "none is left" if isinstance(exc, Assertion) else str(exc)
@@ -746,16 +750,19 @@ class Stuck(RuntimeError):
 
 
 def _chosen(sequence, choose, *arguments):
-    # The token that choose() returns.
+    # Return the token that choose() returns. Its failures are the constraints' fault, except
+    # exceeded limits and numbers that only a damaged model computes.
     try:
         return choose(*arguments)
+    except (Limit, BadNumbers):
+        raise
     except RuntimeError as exc:
-        if sequence.constrained and not _is_engines(exc):
+        if sequence.constrained:
             raise Stuck(exc)
         raise
 
 
-# Of the sampler's parameters, those that can leave nothing to be sampled.
+# Parameters of the sampler that can leave no token to sample.
 _CONSTRAINTS = ("grammar", "json_schema", "logit_bias", "ignore_eos", "min_tokens")
 
 
@@ -763,22 +770,12 @@ def _constrains(sampling, chat):
     return chat is not None or any([name in sampling for name in _CONSTRAINTS])
 
 
-def _is_engines(exc):
-    # Whether sampling failed for a reason that is not the request's: the model's numbers or memory.
-    words = str(exc)
-    return (
-        isinstance(exc, Limit)
-        or words.startswith("the model computed")
-        or words == "out of memory"
-    )
-
-
 def _is_over(since, ms, now):
     return bool(ms) and since is not None and now - since > ms
 
 
 def _penalizes(sampling):
-    # Whether the sampler looks back at the prompt.
+    # Return whether the sampler takes the prompt's tokens into account.
     return (
         sampling.get("repeat_penalty", 1) != 1
         or sampling.get("presence_penalty", 0)

@@ -10,7 +10,7 @@ import pytest
 from support import tiny_model
 from support.engine_library import LIBRARY, Engine, EngineFailure
 
-EINVAL, EFAIL = -1, -2
+EINVAL, EFAIL, EASSERT, ENUMBERS = -1, -2, -5, -6
 FUZZ = Path(__file__).resolve().parent / "fuzz_file.py"
 
 
@@ -310,6 +310,39 @@ def test_assertion_becomes_an_error(library, tiny, tmp_path):
     assert failure.value.code == EFAIL
     assert not re.search(r"\s/\S", str(failure.value)), "no path of the build machine"
     Engine(library, tiny).close()
+
+
+def test_assertion_in_a_sampler(library, tiny):
+    """llama.cpp aborts when an end of text does not fit the grammar. Only the sampler is lost."""
+    with Engine(library, tiny) as engine:
+        expected = engine.generate([5, 6, 7], 4)
+        engine.clear()
+        sampler = engine.sampler(json.dumps({"grammar": 'root ::= "ab"'}))
+        with pytest.raises(EngineFailure, match=r"llama-grammar\.cpp:\d+: fatal error") as failure:
+            sampler.accept(tiny_model.EOS, is_prompt=False)
+        assert failure.value.code == EASSERT
+        with pytest.raises(EngineFailure, match="failed before") as failure:
+            sampler.accept(tiny_model.EOS, is_prompt=False)
+        assert failure.value.code == EINVAL
+        sampler.close()
+        assert engine.generate([5, 6, 7], 4) == expected
+
+
+def test_weights_that_are_not_numbers(library, tiny, tmp_path):
+    path = tmp_path / "nan.gguf"
+    content = tiny.read_bytes()
+    # The last tensor is output.weight in half precision; this is the row of one token.
+    path.write_bytes(content[: -2 * tiny_model.N_EMBD] + b"\xff" * (2 * tiny_model.N_EMBD))
+    with Engine(library, path) as engine:
+        engine.prompt([5, 6, 7])
+        sampler = engine.sampler("{}")
+        for call in (lambda: sampler.sample(2), lambda: engine.logprobs(2, 5, 1)):
+            with pytest.raises(EngineFailure, match="not numbers") as failure:
+                call()
+            assert failure.value.code == ENUMBERS
+        sampler.close()
+        engine.clear()
+        engine.prompt([5, 6, 7])
 
 
 def test_flipped_bits(library, tiny):

@@ -65,7 +65,7 @@ def test_the_guests_part_is_sorted_as_the_guest_reads_it(tmp_path):
         ({"port": "80"}, '"port" must be a whole number from 0 to 65535'),
         ({"port": 65536}, '"port" must be a whole number'),
         ({"smp": True}, '"smp" must be a whole number'),
-        ({"memory": 1}, '"memory" must be a whole number from 32'),
+        ({"memory": 1}, '"memory" must be a whole number from 40'),
         ({"accel": "fast"}, '"accel" must be one of auto, tcg, kvm'),
         ({"model": 3}, '"model" must be a string'),
         ({"network": []}, '"network" must be an object'),

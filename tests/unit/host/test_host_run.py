@@ -460,6 +460,16 @@ def test_the_guests_modules_and_memory(fake_qemu, image, tmp_path):
     guest.stop()  # harmless
 
 
+@pytest.mark.parametrize("sockets", [(), ("monitor",), ("qmp",), ("monitor", "qmp")])
+def test_a_guest_has_a_screen_if_it_has_a_monitor(image, tmp_path, sockets):
+    options = {name: tmp_path / name for name in sockets}
+    line = qemu.Guest(image, port=qemu.free_port(), **options).arguments()
+    assert line.count("-vga") == bool(sockets)
+    assert [f"-{name}" in line for name in ("monitor", "qmp")] == [
+        name in sockets for name in ("monitor", "qmp")
+    ]
+
+
 def test_a_large_model_is_mapped_and_its_last_bytes_are_loaded(image, tmp_path, fake_qemu):
     model = tmp_path / "large.gguf"
     with open(model, "wb") as file:

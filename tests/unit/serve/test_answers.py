@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from _engine import Assertion, Error
+from _engine import Assertion, BadNumbers, Error
 from fake_engine import BOS, EOG, FakeEngine, Sampler
 from running import Running
 from serve.apis.reply import described
@@ -239,9 +239,11 @@ def test_constraints_that_cannot_go_on_are_the_requests(stuck, monkeypatch, fiel
 
 
 def test_what_the_model_computes_is_not_the_requests(stuck, monkeypatch):
+    monkeypatch.setattr(Stuck, "kind", BadNumbers)
     monkeypatch.setattr(Stuck, "words", "the model computed logits that are not numbers")
     status, body = stuck.call("/completion", {"prompt": "abcd|", "ignore_eos": True})
     assert status == 500 and body["error"]["message"] == Stuck.words
+    monkeypatch.setattr(Stuck, "kind", Error)
     monkeypatch.setattr(Stuck, "words", "something else")
     assert stuck.call("/completion", {"prompt": "abcd|"})[0] == 500
 

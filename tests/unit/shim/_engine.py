@@ -21,6 +21,10 @@ class Assertion(Error):
     pass
 
 
+class BadNumbers(Error):
+    pass
+
+
 def version():
     return ""
 
