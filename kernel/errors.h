@@ -2,14 +2,12 @@
 #ifndef CLLM_ERRORS_H
 #define CLLM_ERRORS_H
 
-#define L_EPERM 1
 #define L_ENOENT 2
 #define L_ESRCH 3
 #define L_EBADF 9
 #define L_EAGAIN 11
 #define L_ENOMEM 12
 #define L_EACCES 13
-#define L_EFAULT 14
 #define L_EEXIST 17
 #define L_ENOTDIR 20
 #define L_EISDIR 21

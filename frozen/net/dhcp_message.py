@@ -7,7 +7,6 @@ from micropython import const
 DISCOVER = const(1)
 OFFER = const(2)
 REQUEST = const(3)
-DECLINE = const(4)
 ACK = const(5)
 NAK = const(6)
 

@@ -5,7 +5,6 @@ import struct
 from micropython import const
 
 HEADER = const(14)
-MINIMUM = const(60)  # without the frame check sequence, which the card adds
 
 TYPE_IPV4 = const(0x0800)
 TYPE_ARP = const(0x0806)

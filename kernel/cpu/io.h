@@ -47,7 +47,6 @@ static inline void cpuid(uint32_t leaf, uint32_t sub, uint32_t out[4]) {
         : "a"(leaf), "c"(sub));
 }
 
-#define MSR_EFER 0xC0000080
 #define MSR_STAR 0xC0000081
 #define MSR_LSTAR 0xC0000082
 #define MSR_FMASK 0xC0000084

@@ -150,7 +150,6 @@ def make(
     saying(). ascii_only: greedy text is ASCII. exact: weights are float32, so that sums in another
     order, as in another batch, choose the same tokens. add_bos: a text begins with BOS.
     """
-    tokens, kinds, merges = vocabulary(words)
     writer = gguf.GGUFWriter(str(path), architecture)
     writer.add_name("cllm tiny")
     writer.add_file_type(gguf.LlamaFileType.ALL_F32 if exact else gguf.LlamaFileType.MOSTLY_F16)
@@ -163,16 +162,9 @@ def make(
     writer.add_rope_dimension_count(N_EMBD // N_HEAD)
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(1e-5)
+    tokens = vocabulary(words)[0]
     writer.add_vocab_size(len(tokens))
-
-    writer.add_tokenizer_model(tokenizer)
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(tokens)
-    writer.add_token_types(kinds)
-    writer.add_token_merges(merges)
-    writer.add_bos_token_id(BOS)
-    writer.add_eos_token_id(EOS)
-    writer.add_add_bos_token(add_bos)
+    _add_tokenizer(writer, tokenizer, words, add_bos)
     if template is not None:
         writer.add_chat_template(template)
 
@@ -181,6 +173,23 @@ def make(
     for name, array in tensors(len(tokens), seed, silent if ascii_only else (), kind):
         if name not in omit:
             writer.add_tensor(name, array)
+    _write(writer)
+
+
+def _add_tokenizer(writer, name, words=(), add_bos=False):
+    """Add the vocabulary with `words`; a text begins with BOS if `add_bos`."""
+    tokens, kinds, merges = vocabulary(words)
+    writer.add_tokenizer_model(name)
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_merges(merges)
+    writer.add_bos_token_id(BOS)
+    writer.add_eos_token_id(EOS)
+    writer.add_add_bos_token(add_bos)
+
+
+def _write(writer):
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -189,7 +198,6 @@ def make(
 
 def make_bert(path, seed=1):
     """Write a tiny model that only computes embeddings, of texts of at most 512 tokens."""
-    tokens, kinds, merges = vocabulary()
     writer = gguf.GGUFWriter(str(path), "bert")
     writer.add_block_count(N_LAYER)
     writer.add_context_length(512)
@@ -200,14 +208,7 @@ def make_bert(path, seed=1):
     writer.add_layer_norm_eps(1e-12)
     writer.add_causal_attention(False)
     writer.add_pooling_type(gguf.PoolingType.MEAN)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(tokens)
-    writer.add_token_types(kinds)
-    writer.add_token_merges(merges)
-    writer.add_bos_token_id(BOS)
-    writer.add_eos_token_id(EOS)
-    writer.add_add_bos_token(False)
+    _add_tokenizer(writer, "gpt2")
     random = numpy.random.default_rng(seed)
 
     def matrix(name, rows, columns):
@@ -217,7 +218,7 @@ def make_bert(path, seed=1):
         writer.add_tensor(name + ".weight", numpy.ones(N_EMBD, "float32"))
         writer.add_tensor(name + ".bias", numpy.zeros(N_EMBD, "float32"))
 
-    matrix("token_embd.weight", len(tokens), N_EMBD)
+    matrix("token_embd.weight", len(vocabulary()[0]), N_EMBD)
     matrix("position_embd.weight", 512, N_EMBD)
     norm("token_embd_norm")
     for layer in range(N_LAYER):
@@ -228,10 +229,7 @@ def make_bert(path, seed=1):
         matrix(block + "ffn_up.weight", N_FF, N_EMBD)
         matrix(block + "ffn_down.weight", N_EMBD, N_FF)
         norm(block + "layer_output_norm")
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    _write(writer)
 
 
 def damaged(model):

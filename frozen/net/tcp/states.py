@@ -12,16 +12,3 @@ CLOSE_WAIT = const(6)
 CLOSING = const(7)
 LAST_ACK = const(8)
 TIME_WAIT = const(9)
-
-STATE_NAMES = (
-    "CLOSED",
-    "SYN-SENT",
-    "SYN-RECEIVED",
-    "ESTABLISHED",
-    "FIN-WAIT-1",
-    "FIN-WAIT-2",
-    "CLOSE-WAIT",
-    "CLOSING",
-    "LAST-ACK",
-    "TIME-WAIT",
-)
