@@ -448,10 +448,11 @@ bool engine_sampler_constrained(const struct engine_sampler *s) {
 // A request has engine_params.sample_ms in all and `earned` more with each token, so that the sum
 // is bounded: a token may take long now and then, but not each of them.
 template <class Body>
-static void follow(engine_sampler *s, uint64_t earned, const std::atomic<bool> *stop, Body &&body) {
+static void follow(engine_sampler *s, const std::atomic<bool> *stop, Body &&body) {
     constexpr uint64_t ns_per_ms = 1'000'000;
     const engine *e = s->owner;
     const uint64_t most = fair_ms(e->params.sample_ms) * ns_per_ms;
+    const uint64_t earned = uint64_t(e->info.n_vocab) * fair_ms(earned_ns);
     const uint64_t left = (most - s->used_ns + earned) / ns_per_ms;
     const uint32_t ms = most ? static_cast<uint32_t>(left) + 1 : 0;
     const uint64_t began = thread_ns();
@@ -483,8 +484,7 @@ static void choose(engine_sampler *s, float *logits, const std::atomic<bool> *st
     }
     check_logits(e, logits);
     scoped_value<float *> chosen_from(sampled_logits, logits);
-    const uint64_t earned = uint64_t(e->info.n_vocab) * fair_ms(earned_ns);
-    follow(s, earned, stop, [&] {
+    follow(s, stop, [&] {
         s->token = common_sampler_sample(s->sampler.get(), e->context.get(), 0);
         common_sampler_accept(s->sampler.get(), s->token, true);
     });
@@ -559,7 +559,7 @@ uint64_t engine_sample_us(const struct engine_sampler *s) {
 int engine_sampler_accept(struct engine_sampler *s, int32_t token, bool is_prompt) {
     return sampler_call(s, KNOWS, [&](engine *e) {
         check_token(e, token);
-        follow(s, 0, nullptr, [&] { common_sampler_accept(s->sampler.get(), token, !is_prompt); });
+        follow(s, nullptr, [&] { common_sampler_accept(s->sampler.get(), token, !is_prompt); });
         return static_cast<int>(ENGINE_OK);
     });
 }
