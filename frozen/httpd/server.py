@@ -301,6 +301,10 @@ class Connection:
             self._ticks -= 1
             if not self._ticks:
                 if self._input == _WAITS:
+                    if self.state != _LINGERING and self._unread_in_socket():
+                        # The loop is late, not the client: what came is read first.
+                        self._ticks = 1
+                        return
                     self._input = _LATE
                     if self._pump_task is not None:
                         self._more.set()
@@ -584,7 +588,8 @@ class Connection:
         self.state = _LINGERING
         if self._room is not None:
             self._room.set()
-        if not (unread or self.parser.buffered() or self._unread_in_socket()):
+        pumped = self._pump_task is not None
+        if not (unread or self.parser.buffered() or (not pumped and self._unread_in_socket())):
             return
         self._allow(self.limits.linger_s)
         while not self.eof and self._ticks:
@@ -593,8 +598,5 @@ class Connection:
 
     def _unread_in_socket(self):
         # CPython's loop has read it already; sockets of MicroPython's unix port cannot be asked.
-        return (
-            self._pump_task is None
-            and hasattr(getattr(self.writer, "s", None), "ioctl")
-            and self.writer.s.ioctl(_IOCTL_POLL, _POLLIN) != 0
-        )
+        stream = getattr(self.writer, "s", None)
+        return hasattr(stream, "ioctl") and stream.ioctl(_IOCTL_POLL, _POLLIN) != 0

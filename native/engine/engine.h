@@ -79,10 +79,11 @@ struct engine_params {
     uint32_t n_threads; // compute threads, >= 1; MUST NOT exceed the cores owned: barriers spin
     // Processor time, in ms of a real processor (four times as much where QEMU's TCG emulates it);
     // 0: no limit.
-    uint32_t sample_ms; // to follow a grammar for one token
-    uint32_t job_ms;    // for a job
-    int32_t pooling;    // of embeddings: ENGINE_POOLING_*
-    int32_t kernels;    // ENGINE_KERNELS_*
+    // To follow a grammar: for a request in all. Each token adds 1 us per token of the vocabulary.
+    uint32_t sample_ms;
+    uint32_t job_ms; // for a job
+    int32_t pooling; // of embeddings: ENGINE_POOLING_*
+    int32_t kernels; // ENGINE_KERNELS_*
     // In engine_open(), with the part done (0 to 1). Returning false stops it: ENGINE_ABORTED. May
     // be NULL.
     bool (*progress)(void *user, float done);

@@ -88,10 +88,10 @@ struct engine_sampler {
     common_sampler_ptr sampler;
     uint32_t min_tokens = 0; // generated before the end is allowed
     uint32_t sampled = 0;
-    int32_t token = 0;               // that was sampled last
-    bool constrained = false;        // by a grammar
-    uint32_t credit_ms = UINT32_MAX; // processor time left for its next token
-    bool busy = false;               // in use by a call
+    int32_t token = 0;        // that was sampled last
+    bool constrained = false; // by a grammar
+    uint64_t used_ns = 0;     // processor time counted against engine_params.sample_ms
+    bool busy = false;        // in use by a call
     // Of engine_sample_start(). The thread that samples has all of the above until `work` ends.
     std::shared_ptr<engine_sampler> self; // until engine_sampler_close(); jobs may hold it longer
     std::shared_ptr<job> work;            // the sample that is not finished

@@ -424,7 +424,8 @@ def test_others_go_on_while_a_token_is_sampled(ascii_model):
         "quick": dict(prompt="Hello you", n_predict=800, grammar="root ::= [a-z ]+"),
         "slow": dict(prompt="x y", n_predict=13, grammar=DOUBLING),
     }
-    with ApiServer(ascii_model, {"model": {"n_ctx": 8192}}) as server:
+    settings = {"model": {"n_ctx": 8192}, "limits": {"sample_ms": 60000}}
+    with ApiServer(ascii_model, settings) as server:
         scheduler = server.scheduler
         asks = {
             name: dict(ask, temperature=0, ignore_eos=True, cache_prompt=False)

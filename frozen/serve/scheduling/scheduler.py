@@ -75,7 +75,7 @@ class Bounds:
         self.queue_s = 0  # seconds in the queue
         self.request_s = 0  # seconds from arrival to the last token
         self.step_ms = 500  # target for the longest step
-        self.sample_ms = 1000  # processor time per token to follow a grammar
+        self.sample_ms = 1000  # processor time to follow a request's grammar; docs/limits.md
         self.job_ms = 1000  # processor time for a request's template, schema, grammar and texts
         self.speculate = True
         self.kept_cells = None  # cells of the KV cache that may keep prefixes; None: half

@@ -425,13 +425,20 @@ def test_a_grammar_that_takes_ever_longer(library, tiny):
 
 
 def test_a_grammar_is_followed_with_a_large_vocabulary(library, tmp_path):
-    """llama.cpp tries the grammar on each token of the vocabulary at once, which takes memory."""
+    """llama.cpp tries the grammar on each token of the vocabulary at once. That takes memory, and
+    more time in all than `sample_ms`, which an honest grammar may.
+    """
     words = [f"{number:012d}" for number in range(150_000)]
     tiny_model.make(tmp_path / "large.gguf", words=words)
     # The likeliest token is not allowed, so that all others are tried.
     params = {"temperature": 0, "grammar": 'root ::= [0-9]+ "."', "logit_bias": [["!", 100]]}
-    with Engine(library, tmp_path / "large.gguf") as engine:
+    with Engine(library, tmp_path / "large.gguf", sample_ms=50) as engine:
         tokens = engine.tokenize("hello")
         engine.prompt(tokens)
-        token = engine.sampler(json.dumps(params)).sample(len(tokens) - 1)
-        assert engine.piece(token).isdigit()
+        sampler = engine.sampler(json.dumps(params))
+        took = 0
+        for _ in range(8):
+            sampler.start(len(tokens) - 1)
+            assert engine.piece(sampler.finish()).isdigit()
+            took += sampler.us()
+        assert took > 100_000

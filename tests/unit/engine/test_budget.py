@@ -14,6 +14,7 @@ from support import tiny_model
 from support.engine_library import Engine, EngineFailure
 
 JOB_MS = 1500
+SAMPLE_MS = 200
 LIMIT = 3  # ENGINE_LIMIT
 INVALID = -1  # ENGINE_EINVAL
 
@@ -77,7 +78,7 @@ TEMPLATES = {
 
 @pytest.fixture
 def engine(library, tiny):
-    with Engine(library, tiny, sample_ms=200, job_ms=JOB_MS) as engine:
+    with Engine(library, tiny, sample_ms=SAMPLE_MS, job_ms=JOB_MS) as engine:
         yield engine
 
 
@@ -336,4 +337,20 @@ def test_a_grammar_that_takes_ever_longer(engine):
             engine.decode([sampler.finish()], [3 + i], [0], [1])
     with pytest.raises(EngineFailure, match="failed before"):
         sampler.start(0)
+    goes_on(engine)
+
+
+def test_a_grammar_whose_every_token_takes_long(engine):
+    """No token is slow alone, but all of a request share its `sample_ms`."""
+    rules = ["root ::= r0", *(f"r{i} ::= r{i + 1}*" for i in range(400)), 'r400 ::= "z"']
+    sampler = engine.sampler(json.dumps({"grammar": "\n".join(rules), "ignore_eos": True}))
+    engine.prompt([5, 6, 7])
+    took = []
+    with pytest.raises(EngineFailure, match="too ambiguous"):
+        for _ in range(200):
+            sampler.start(2)
+            sampler.finish()
+            took.append(sampler.us() / 1000)
+    assert len(took) > 1 and max(took) < SAMPLE_MS / 2
+    assert sum(took) < SAMPLE_MS + len(took) + 10
     goes_on(engine)

@@ -621,6 +621,64 @@ def test_a_connection_is_idle_only_while_nothing_has_come():
     assert written[0].startswith(b"HTTP/1.1 400 ") and not any(seen)
 
 
+def test_a_request_that_came_while_the_loop_stood_still_is_answered():
+    """The idle limit ends while the request lies unread in the socket, as after a long handler."""
+
+    class Writer:
+        """Has its socket as `s`, as MicroPython's streams do; the socket is this object, too."""
+
+        def __init__(self):
+            self.s = self
+            self.written = b""
+            self.unread = False
+
+        def ioctl(self, request, flags):
+            return flags if self.unread else 0
+
+        def write(self, data):
+            self.written += data
+
+        async def drain(self):
+            pass
+
+        def close(self):
+            pass
+
+        wait_closed = drain
+
+        def get_extra_info(self, name):
+            return None
+
+    async def go():
+        reader, writer = asyncio.StreamReader(), Writer()
+        server = Server(make_app([]), limits=Limits(idle_s=5), tick_s=1)
+        connection = Connection(server, reader, writer)
+        task = asyncio.create_task(connection.run())
+
+        async def answers(count):
+            while writer.written.count(b"HTTP/1.1 200 ") < count or not connection.idle:
+                assert not task.done()
+                await asyncio.sleep(0)
+
+        reader.feed_data(GET % b"/")
+        await answers(1)
+        for _ in range(4):
+            connection.tick()
+        writer.unread = True
+        connection.tick()
+        await asyncio.sleep(0)
+        assert not task.done()
+        writer.unread = False
+        reader.feed_data(GET % b"/")
+        await answers(2)
+        for _ in range(5):
+            assert not task.done()
+            connection.tick()
+        await task
+
+    asyncio.run(asyncio.wait_for(go(), 10))
+
+
 def test_a_request_knows_that_its_client_is_gone():
     async def scenario(connect, gone, server):
         client = await connect()
