@@ -76,7 +76,7 @@ def make_parser():
     add("--busybox", metavar="FILE.deb", help="Debian package to take busybox from")
     add("--json", metavar="FILE", help="all values, and what they were measured with")
     add("--plot", metavar="FILE.svg", help="draw the ratios, by matplotlib; installs it at first")
-    add("--markdown", action="store_true", help="print the table as docs/ has it")
+    add("--markdown", action="store_true", help="print the table in Markdown, as in docs/")
     return parser
 
 

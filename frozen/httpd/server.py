@@ -35,7 +35,7 @@ _POLLRDHUP = const(0x2000)
 _IPPROTO_TCP = const(6)
 _TCP_NODELAY = const(1)
 
-_DRAIN_S = 0.05  # between looks at who is still served
+_DRAIN_S = 0.05  # between checks whether requests still run
 
 # States of a connection: where its exchange of a request for an answer is.
 _IDLE = const(0)  # nothing has come of the next request

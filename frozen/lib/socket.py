@@ -91,7 +91,7 @@ class socket(io.IOBase):
         self._connection = None
         self._listener = None
         self._endpoint = None
-        # Who waits for the socket while it is none of these yet, see watch().
+        # The task that waits for the socket while it is none of these yet, see watch().
         self._waiter = None
         # Reserved by bind(), for TCP.
         self._address = 0

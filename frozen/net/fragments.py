@@ -1,7 +1,7 @@
 """Reassembly of IPv4 fragments (RFC 791 3.2, RFC 1122 3.3.2), within bounds.
 
-Datagrams whose fragments overlap are given up, as RFC 5722 has it for IPv6: nobody sends them in
-good faith, and they get past filters (RFC 1858).
+Datagrams whose fragments overlap are dropped, as RFC 5722 requires for IPv6: only attackers send
+them, to get past filters (RFC 1858).
 """
 
 from micropython import const

@@ -13,7 +13,7 @@ LINKED = (
     ("MicroPython", "micropython", "LICENSE"),
     ("llama.cpp and ggml", "llama.cpp", "LICENSE"),
     ("JSON for Modern C++", "llama.cpp", "licenses/LICENSE-jsonhpp"),
-    ("compiler-rt, as zig has it", "zig", "LICENSE"),
+    ("compiler-rt, as part of zig", "zig", "LICENSE"),
     ("musl", "zig", "lib/libc/musl/COPYRIGHT"),
     ("libc++", "zig", "lib/libcxx/LICENSE.TXT"),
     ("libc++abi", "zig", "lib/libcxxabi/LICENSE.TXT"),

@@ -31,7 +31,7 @@ constexpr long tick_ns = 25'000'000;
 // What cleaning up and reporting may take once the budget is used up.
 constexpr uint64_t grace_ns = 20'000'000;
 constexpr size_t grace_bytes = 256 * 1024;
-// A body that goes on regardless of so many refusals, or for so long, is abandoned.
+// A body that goes on after this many refusals, or for this long, is abandoned.
 constexpr unsigned most_refusals = 1000;
 constexpr uint64_t patience_ns = 500'000'000;
 

@@ -188,8 +188,8 @@ int engine_tokenize(struct engine *e, const char *text, size_t len, bool add_spe
 // another in the order in which they were started. Each may take `ms` of processor time (0:
 // engine_params.job_ms), a part of the machine's memory and the thread's stack; what takes more
 // ends with ENGINE_LIMIT and costs nobody else anything. engine_params.wake is called when a job
-// has ended. The finish function, called once, waits for that (as engine_params.wait has it) and
-// gives the result or the error. engine_chat_open() and engine_sampler_open() are start and finish
+// has ended. The finish function, called once, waits for that (by engine_params.wait) and gives
+// the result or the error. engine_chat_open() and engine_sampler_open() are start and finish
 // in one; engine_tokenize() takes no thread.
 int engine_tokenize_start(struct engine *e, const char *text, size_t len, bool add_special,
     bool parse_special, uint32_t ms, struct engine_job **out);
@@ -222,8 +222,8 @@ int engine_decode(struct engine *e, size_t n, const int32_t *tokens, const int32
     const int32_t *seqs, const int8_t *outputs);
 
 // The same in two parts: start() checks the batch and returns, the thread of the engine computes
-// it, and finish() waits for the end (as engine_params.wait has it) and says what came of it. In
-// between only what needs nothing but the vocabulary and templates may be called (engine_tokenize,
+// it, and finish() waits for the end (by engine_params.wait) and returns the result. In between
+// only functions that need no more than vocabulary and templates may be called (engine_tokenize,
 // _detokenize, _piece, _is_eog, _info, engine_chat_*, engine_sampler_open, _accept, _probs,
 // _logprobs and _close, engine_sample_finish), engine_abort() and engine_close(); everything else
 // is ENGINE_EINVAL. Without engine_params.wait start() computes.

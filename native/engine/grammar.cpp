@@ -153,7 +153,7 @@ void check_rules(const engine *e, const std::string &grammar) {
             check_repetition(&grammar[i]);
         }
     });
-    log_capture capture; // that it cannot be parsed is told by who parses it next
+    log_capture capture; // discards a parse error: the sampler parses again and reports it
     llama_grammar_parser parser(e->vocab);
     if (parser.parse(grammar.c_str())) {
         check(recursion_check(parser.rules).total() <= max_steps,

@@ -186,7 +186,7 @@ def test_a_lease_a_cable_and_what_others_send(boot, wire, nic, tmp_path):
     # The second announcement comes 2 s after the first (RFC 5227 2.3); the one that is awaited
     # below is another.
     server.serve(lambda f: False, 3)
-    # A cable that was pulled out and is plugged in again: the lease is verified, the address told.
+    # The cable is pulled out and plugged in: the lease is verified, the address announced.
     before = len(server.messages)
     with Monitor(tmp_path / "monitor") as monitor:
         monitor.human("set_link net0 off")

@@ -46,7 +46,7 @@ def _cell(arguments):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--markdown", action="store_true", help="as in docs/network.md")
-    parser.add_argument("--seeds", type=int, default=1, help="average over so many")
+    parser.add_argument("--seeds", type=int, default=1, help="how many to average over")
     arguments = parser.parse_args()
     rows = [(a, size) for a in ALGORITHMS for size in BUFFERS]
     cells = [

@@ -1,4 +1,4 @@
-"""Who may ask, who is asking, from which web pages, and the line that each request prints."""
+"""Access: keys, the identity of a client, CORS, and the log line of each request."""
 # SPDX-License-Identifier: MIT
 
 import hashlib

@@ -25,8 +25,8 @@
 struct pair {
     pthread_mutex_t mutex;
     pthread_cond_t turned;
-    unsigned turn; // who has the token, 0 or 1
-    bool ended;    // one of them goes away
+    unsigned turn; // the thread that has the token, 0 or 1
+    bool ended;    // one thread has left
 };
 
 struct worker {

@@ -138,7 +138,7 @@ def test_beside_others(model, engine):
         engine.decode(tokens, positions, seqs, [int(i == last) for i in range(len(tokens))])
         if last is not None:
             assert probabilities(engine, last) == model[1][done[0] - 1], done[0]
-        for seq in range(1, 8):  # who is done makes room for another, in cells of any order
+        for seq in range(1, 8):  # a finished one makes room for another, in cells of any order
             if done[seq] == len(texts[seq]) and done[0] % 3:
                 engine.seq_rm(seq)
                 done[seq] = 0

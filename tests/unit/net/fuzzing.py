@@ -325,7 +325,7 @@ class Target:
         self.link.frames.clear()
 
     def _ask(self):
-        """Look up, and let the mutator know what would answer who asks."""
+        """Look up a name, and show the mutator the answer that would match."""
         if self.query is None or self.query.done:
             self.query = self.resolver.resolve("cllm", self.now)
         mutator = self.mutator

@@ -81,7 +81,7 @@ class Peer:
         self.link.frames.clear()
 
     def learn(self, ip, mac):
-        """Have the stack know a neighbour, who asks for the stack's address."""
+        """Teach the stack a neighbour, by an ARP request for the stack's address."""
         frame = bytearray(42)
         ethernet.emit(frame, ethernet.BROADCAST, mac, ethernet.TYPE_ARP)
         arp.emit(frame, 14, arp.REQUEST, mac, ip, bytes(6), HOST_IP)

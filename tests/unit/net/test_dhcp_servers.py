@@ -55,7 +55,7 @@ class Wire(Server):
         self.send(message.NAK, fields, 0, [(message.SERVER_ID, number(server))] if server else [])
 
     def one(self, kind, forward=0):
-        """The one message that is sent within so many ms, which is of this kind; its fields."""
+        """Return the fields of the only message within `forward` ms, which is of this kind."""
         ((_, self.to, found, fields),) = self.requests(forward)
         assert found == kind
         return fields
@@ -83,7 +83,7 @@ class Wire(Server):
         return stack.address, stack.netmask, stack.gateway, stack.dns_servers
 
     def announced(self, forward=5000):
-        """How often the link hears within so many ms whose the address is."""
+        """Return how often the address is announced within `forward` ms."""
         count = 0
         end = self.now + forward
         while self.now < end:
@@ -104,7 +104,7 @@ def wire():
 
 
 def discovers(wire, duration, answer):
-    """Times of the DISCOVERs within so many ms; answer(kind, fields) gets each message."""
+    """Return the times of DISCOVERs in `duration` ms; answer(kind, fields) gets each message."""
     times = []
     end = wire.now + duration
     while wire.now < end:

@@ -96,7 +96,7 @@ def kiss(peer, port, cookie, code, **change):
 
 
 def refused(peer, code, duration, servers=(PEER_IP,), refusing=(PEER_IP,), step=100):
-    """(time, server) of questions within so many ms, where some servers answer with a code."""
+    """Return (time, server) of the questions in `duration` ms; `refusing` servers answer `code`."""
     clock = Clock(Y2026)
     client = ntp.Client(peer.stack, list(servers), clock.read, clock.set)
     client.start(peer.now)

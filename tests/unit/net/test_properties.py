@@ -264,7 +264,7 @@ def test_every_byte_arrives(
     def moved():
         try:
             return transfer.pump() or client.error or server.error
-        except OSError as error:  # What ends a connection is told once, here or in `error`.
+        except OSError as error:  # The end of a connection is reported once, here or in `error`.
             gave_up.append(error.args[0])
             return True
 

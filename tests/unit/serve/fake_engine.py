@@ -12,7 +12,7 @@ from _engine import Aborted, Error, NoSlot
 
 EOG = 256
 BOS = 257
-LEAST = -3.4028234663852886e38  # the logarithm of no probability, as the engine has it
+LEAST = -3.4028234663852886e38  # the engine's logarithm of probability 0
 
 
 def step(scheduler):
