@@ -218,6 +218,17 @@ void console_write(const char *s, size_t n) {
     write_out(s, n, false);
 }
 
+size_t console_write_until(const char *s, size_t n, uint64_t until) {
+    const size_t piece = KiB; // 90 ms at 115200 baud
+    size_t at = 0;
+    while (at < n && clock_ns() < until) {
+        size_t left = n - at < piece ? n - at : piece;
+        console_write(s + at, left);
+        at += left;
+    }
+    return at;
+}
+
 void console_write_text(const char *s, size_t n) {
     write_out(s, n, true);
 }

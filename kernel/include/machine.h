@@ -44,6 +44,8 @@ extern struct kernel_hooks kernel_hooks;
 
 // Writes `n` bytes as they are, as one piece.
 void console_write(const char *s, size_t n);
+// The same for as long as clock_ns() is below `until`. Returns how many bytes were written.
+size_t console_write_until(const char *s, size_t n, uint64_t until);
 // The next byte received, or -1.
 int console_getc(void);
 bool console_has_input(void);

@@ -197,7 +197,9 @@ static MP_DEFINE_CONST_FUN_OBJ_0(x86_repl_start_obj, x86_repl_start);
 static mp_obj_t x86_repl_char(mp_obj_t c) {
     int byte = mp_obj_get_int(c);
     watchdog_hold(WATCHDOG_LOOP, true);
+    cllm_print_whole(true);
     bool reset = pyexec_event_repl_process_char(byte);
+    cllm_print_whole(false);
     watchdog_hold(WATCHDOG_LOOP, false);
     return mp_obj_new_bool(reset);
 }

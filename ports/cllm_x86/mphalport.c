@@ -25,8 +25,50 @@ int mp_hal_stdin_rx_chr(void) {
     }
 }
 
+// The event loop stands still while the serial line takes what a handler prints. So a program may
+// wait for it for PRINT_NS at a time, and not more often than it does something else. What it
+// prints beyond is dropped, and the next line says how much. Lines of the REPL wait for all.
+#define PRINT_NS 1000000000
+
+static struct {
+    bool whole;      // all of it is sent
+    uint64_t waited; // nanoseconds, less those of other work since
+    uint64_t ended;  // clock_ns() after the last print
+    size_t dropped;  // bytes since the last one that was sent
+} printing;
+
+void cllm_print_whole(bool whole) {
+    printing.whole = whole;
+}
+
+static void say_dropped(void) {
+    if (printing.dropped) {
+        char note[64];
+        console_write(note,
+            ksnprintf(note, sizeof(note), "\r\n[%lu bytes dropped]\r\n", printing.dropped));
+        printing.dropped = 0;
+    }
+}
+
+static size_t print_within(const char *str, size_t len, uint64_t began) {
+    printing.waited -= MIN(printing.waited, began - printing.ended);
+    if (printing.dropped && printing.waited > PRINT_NS / 2) {
+        return 0;
+    }
+    say_dropped();
+    return console_write_until(str, len, began + PRINT_NS - printing.waited);
+}
+
 mp_uint_t mp_hal_stdout_tx_strn(const char *str, size_t len) {
-    console_write(str, len);
+    if (printing.whole) {
+        say_dropped();
+        console_write(str, len);
+        return len;
+    }
+    uint64_t began = clock_ns();
+    printing.dropped += len - print_within(str, len, began);
+    printing.ended = clock_ns();
+    printing.waited += printing.ended - began;
     return len;
 }
 

@@ -16,6 +16,8 @@ enum {
 
 void mp_hal_set_interrupt_char(int c);
 void cllm_wait(mp_uint_t timeout_ms);
+// Whether printing waits until the serial line has taken all of it, however long that takes.
+void cllm_print_whole(bool whole);
 
 // Wait for an interrupt or the timeout; -1 (the largest unsigned) waits for an interrupt only.
 #define MICROPY_INTERNAL_WFE(timeout_ms) cllm_wait((mp_uint_t)(timeout_ms))

@@ -19,6 +19,12 @@ async def stream(request, size):
         yield PIECE[: size - at]
 
 
+@app.post("/print/<int:lines>")
+def shout(request, lines):
+    for _ in range(lines):
+        print("z" * 1022)
+
+
 @app.get("/fail")
 def fail(request):
     raise RuntimeError("a handler that always fails")

@@ -229,6 +229,24 @@ def test_a_large_body_leaves_turns_to_others(url, name, path, body):
     assert min(gaps) < WORST_MS
 
 
+def test_a_handler_may_print_more_than_the_serial_line_takes(url, served):
+    """Others wait for a second at most; what was left out is said. The REPL's lines print all."""
+    requests.get(url + "/watch", timeout=TIMEOUT)
+    requests.get(url + "/watch", timeout=TIMEOUT)
+    assert requests.post(url + "/print/5000", timeout=TIMEOUT).status_code == 204
+    worst = requests.get(url + "/watch", timeout=TIMEOUT).json()["worst_us"] / 1e6
+    requests.delete(url + "/watch", timeout=TIMEOUT)
+    time.sleep(2)
+    served.serial.send("\r")
+    dropped = served.serial.expect(r"\r\n\[(\d+) bytes dropped\]\r\n", TIMEOUT)
+    sent = served.serial.before.count(b"z")
+    assert 1022 < sent < 1022 * 5000 and int(dropped.group(1)) > sent
+    print(f"{sent} bytes sent, the loop stood still for {worst} s")
+    assert worst < 5
+    shown = served.serial.run("[print('y' * 1022) for i in range(800)] and None", TIMEOUT)
+    assert shown.count("y" * 1022) == 800
+
+
 def test_half_a_request_is_not_answered_as_a_whole_one(url):
     answer = exchange(url, b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
     assert not answer.startswith(b"HTTP/1.1 200")
