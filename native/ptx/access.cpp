@@ -48,16 +48,30 @@ bool lane_may(const block &b, const op &o, uint32_t lane, uint64_t address) {
     }
 }
 
+// Where an address lies beside the allocation that is nearest.
+std::string beside(const block &b, uint64_t address) {
+    const interval *before = allocation_before(b, address);
+    const interval *after = before ? before + 1 : b.allocations;
+    const bool has_after = after < b.allocations + b.n_allocations;
+    const uint64_t up = has_after ? after->start - address : UINT64_MAX;
+    const uint64_t down = !before ? UINT64_MAX : address < before->end ? 0 : address - before->end;
+    const interval *nearest = down <= up ? before : after;
+    if (std::min(up, down) > (uint64_t(1) << 32)) {
+        return "";
+    }
+    const std::string what =
+        std::to_string(nearest->end - nearest->start) + " bytes at " + hex(nearest->start);
+    return before == nearest && address < before->end ? ": across the end of " + what
+        : down <= up ? ": " + std::to_string(down) + " bytes behind " + what
+                     : ": " + std::to_string(up) + " bytes before " + what;
+}
+
 void fail_outside(block &b, const op &o, uint32_t lane, uint64_t address, const char *what) {
     std::string text = std::string(what) + " " + std::to_string(o.bytes) + " bytes at ";
     text += hex(address);
     if (o.space == space::global || o.space == space::generic) {
         text += ", which is not allocated";
-        const interval *one = allocation_before(b, address);
-        if (one && address - one->start < (uint64_t(1) << 40)) {
-            text += ": " + std::to_string(int64_t(address - one->end)) + " from the end of "
-                + std::to_string(one->end - one->start) + " bytes at " + hex(one->start);
-        }
+        text += beside(b, address);
     } else {
         const char *name = o.space == space::shared ? "shared"
             : o.space == space::local               ? "local"

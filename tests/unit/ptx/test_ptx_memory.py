@@ -101,7 +101,7 @@ def test_a_write_behind_the_buffer_is_a_fault_with_its_place(device, vecadd):
         vecadd(8, 128, at_a, at_b, short, n)
     assert fault.value.code == 700
     assert f"writes 4 bytes at {short + 3600:#x}" in str(fault.value)
-    assert "0 from the end of 3600 bytes" in str(fault.value)
+    assert "0 bytes behind 3600 bytes" in str(fault.value)
     # What came before it stays.
     assert np.array_equal(device.get(short, np.float32, 896), (a + b)[:896])
 
