@@ -43,8 +43,9 @@ def test_binary(device, name, kind, dtype):
     zeros = (a == 0) & (b == 0)
     a[zeros] = 1  # the sign of min(-0, +0) is PTX's own, see below
     rounding = ".rn" if name == "div" else ""
-    got = apply(device, f"{name}{rounding}.{kind} {{d}}, {{a}}, {{b}};", [a, b], [kind] * 2, kind,
-        dtype)  # fmt: skip
+    got = apply(
+        device, f"{name}{rounding}.{kind} {{d}}, {{a}}, {{b}};", [a, b], [kind] * 2, kind, dtype
+    )
     assert same(got, BINARY[name](a, b))
 
 
@@ -60,8 +61,9 @@ def test_fma_rounds_once(device, kind):
     dtype = F32 if kind == "f32" else F64
     a, b = floats(dtype, 1), floats(dtype, 2)
     c = -(a * b)
-    got = apply(device, f"fma.rn.{kind} {{d}}, {{a}}, {{b}}, {{c}};", [a, b, c], [kind] * 3, kind,
-        dtype)  # fmt: skip
+    got = apply(
+        device, f"fma.rn.{kind} {{d}}, {{a}}, {{b}}, {{c}};", [a, b, c], [kind] * 3, kind, dtype
+    )
     if kind == "f32":
         assert same(got, (a.astype(F64) * b - (a * b).astype(F64)).astype(F32))
     good = np.isfinite(c)
@@ -88,8 +90,14 @@ def test_denormals_with_and_without_ftz(device):
     kept = apply(device, "mul.f32 {d}, {a}, {b};", [a, b], ["f32"] * 2, "f32", F32)
     flushed = apply(device, "mul.ftz.f32 {d}, {a}, {b};", [a, b], ["f32"] * 2, "f32", F32)
     assert same(kept, a * b) and np.all(flushed == 0)
-    wide = apply(device, "mul.f64 {d}, {a}, {b};", [a.astype(F64) * 1e-280, b.astype(F64)],
-        ["f64"] * 2, "f64", F64)  # fmt: skip
+    wide = apply(
+        device,
+        "mul.f64 {d}, {a}, {b};",
+        [a.astype(F64) * 1e-280, b.astype(F64)],
+        ["f64"] * 2,
+        "f64",
+        F64,
+    )
     assert np.all(wide != 0)
 
 
@@ -124,7 +132,9 @@ def test_functions(device, opcode):
             assert same(got, want)
             continue
         finite = np.isfinite(want) & (np.abs(want) > 1e-37)
-        assert np.allclose(got[finite], want[finite], rtol=bound, atol=3e-7 if "lg2" in opcode else 0)
+        assert np.allclose(
+            got[finite], want[finite], rtol=bound, atol=3e-7 if "lg2" in opcode else 0
+        )
         rest = ~np.isfinite(want)
         assert np.array_equal(got[rest], want[rest], equal_nan=True)
 
@@ -148,15 +158,27 @@ def test_halves(device, name):
     a, b = floats(F16, 1), floats(F16, 2)
     got = apply(device, f"{name}.f16 {{d}}, {{a}}, {{b}};", [a, b], ["f16"] * 2, "f16", F16)
     assert same(got, HALVES[name](a, b))
-    pairs = apply(device, f"{name}.f16x2 {{d}}, {{a}}, {{b}};",
-        [a.view(np.uint32), b.view(np.uint32)], ["f16x2"] * 2, "f16x2", np.uint32)  # fmt: skip
+    pairs = apply(
+        device,
+        f"{name}.f16x2 {{d}}, {{a}}, {{b}};",
+        [a.view(np.uint32), b.view(np.uint32)],
+        ["f16x2"] * 2,
+        "f16x2",
+        np.uint32,
+    )
     assert same(pairs.view(F16), HALVES[name](a, b))
 
 
 def test_fma_of_pairs(device):
     a, b, c = (floats(F16, seed, 2) for seed in (1, 2, 3))
-    got = apply(device, "fma.rn.f16x2 {d}, {a}, {b}, {c};",
-        [x.view(np.uint32) for x in (a, b, c)], ["f16x2"] * 3, "f16x2", np.uint32)  # fmt: skip
+    got = apply(
+        device,
+        "fma.rn.f16x2 {d}, {a}, {b}, {c};",
+        [x.view(np.uint32) for x in (a, b, c)],
+        ["f16x2"] * 3,
+        "f16x2",
+        np.uint32,
+    )
     assert same(got.view(F16), (a.astype(F64) * b + c).astype(F16))
     got = apply(device, "neg.f16x2 {d}, {a};", [a.view(np.uint32)], ["f16x2"], "f16x2", np.uint32)
     assert same(got.view(F16), -a)
@@ -196,8 +218,14 @@ def test_between_floats(device, source, target):
         return
     a = floats(FLOATS[source], 7, 30000)
     rounding = ".rn" if FLOATS[target]().itemsize < FLOATS[source]().itemsize else ""
-    got = apply(device, f"cvt{rounding}.{target}.{source} {{d}}, {{a}};", [a], [source], target,
-        FLOATS[target])  # fmt: skip
+    got = apply(
+        device,
+        f"cvt{rounding}.{target}.{source} {{d}}, {{a}};",
+        [a],
+        [source],
+        target,
+        FLOATS[target],
+    )
     assert same(got, a.astype(FLOATS[target]))
 
 
@@ -207,8 +235,11 @@ def test_pair_of_floats(device):
     assert same(got.view(F16)[0::2], b.astype(F16)) and same(got.view(F16)[1::2], a.astype(F16))
 
 
-INTEGERS = {f"{sign}{bits}": np.dtype(f"{sign.replace('s', 'i')}{bits // 8}")
-    for sign in "su" for bits in (8, 16, 32, 64)}  # fmt: skip
+INTEGERS = {
+    f"{sign}{bits}": np.dtype(f"{sign.replace('s', 'i')}{bits // 8}")
+    for sign in "su"
+    for bits in (8, 16, 32, 64)
+}
 ROUND = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
 
 
@@ -221,13 +252,24 @@ def test_to_integers(device, source, target):
             continue
         a = floats(FLOATS[source], seed, scale)
         for how, function in ROUND.items():
-            got = apply(device, f"cvt.{how}.{target}.{source} {{d}}, {{a}};", [a], [source],
-                target, INTEGERS[target])  # fmt: skip
+            got = apply(
+                device,
+                f"cvt.{how}.{target}.{source} {{d}}, {{a}};",
+                [a],
+                [source],
+                target,
+                INTEGERS[target],
+            )
             want = [
-                0 if np.isnan(x) else max(info.min, min(info.max, int(function(F64(x)))))
-                if np.isfinite(x) else info.max if x > 0 else info.min
+                0
+                if np.isnan(x)
+                else max(info.min, min(info.max, int(function(F64(x)))))
+                if np.isfinite(x)
+                else info.max
+                if x > 0
+                else info.min
                 for x in a
-            ]  # fmt: skip
+            ]
             assert [int(x) for x in got] == want, how
 
 
@@ -237,8 +279,9 @@ def test_from_integers(device, source, target):
     info = np.iinfo(INTEGERS[source])
     a = np.random.default_rng(8).integers(info.min, info.max, N, INTEGERS[source], endpoint=True)
     a[:3] = [0, info.min, info.max]
-    got = apply(device, f"cvt.rn.{target}.{source} {{d}}, {{a}};", [a], [source], target,
-        FLOATS[target])  # fmt: skip
+    got = apply(
+        device, f"cvt.rn.{target}.{source} {{d}}, {{a}};", [a], [source], target, FLOATS[target]
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert same(got, a.astype(FLOATS[target]))
@@ -250,11 +293,13 @@ def test_between_integers(device, source, target):
     info, limits = np.iinfo(INTEGERS[source]), np.iinfo(INTEGERS[target])
     a = np.random.default_rng(9).integers(info.min, info.max, N, INTEGERS[source], endpoint=True)
     a[:3] = [0, info.min, info.max]
-    got = apply(device, f"cvt.{target}.{source} {{d}}, {{a}};", [a], [source], target,
-        INTEGERS[target])  # fmt: skip
+    got = apply(
+        device, f"cvt.{target}.{source} {{d}}, {{a}};", [a], [source], target, INTEGERS[target]
+    )
     assert np.array_equal(got, a.astype(INTEGERS[target]))
-    got = apply(device, f"cvt.sat.{target}.{source} {{d}}, {{a}};", [a], [source], target,
-        INTEGERS[target])  # fmt: skip
+    got = apply(
+        device, f"cvt.sat.{target}.{source} {{d}}, {{a}};", [a], [source], target, INTEGERS[target]
+    )
     assert [int(x) for x in got] == [max(limits.min, min(limits.max, int(x))) for x in a]
 
 
@@ -278,7 +323,7 @@ COMPARE = {
     "leu": lambda x, y: ~(x > y),
     "gtu": lambda x, y: ~(x <= y),
     "geu": lambda x, y: ~(x < y),
-    "num": lambda x, y: ~np.isnan(x + 0 * y) & ~np.isnan(y),
+    "num": lambda x, y: ~(np.isnan(x) | np.isnan(y)),
     "nan": lambda x, y: np.isnan(x) | np.isnan(y),
 }
 
@@ -290,19 +335,27 @@ def test_setp(device, name):
         a, b = floats(dtype, 1), floats(dtype, 2)
         b[::3] = a[::3]
         b[np.isinf(b)] = 7
-        got = apply(device, f"setp.{name}.{kind} {{d}}, {{a}}, {{b}};", [a, b], [kind] * 2, "pred",
-            np.uint8)  # fmt: skip
-        want = np.isnan(a) | np.isnan(b) if name == "nan" else COMPARE[name](a, b)
-        if name == "num":
-            want = ~(np.isnan(a) | np.isnan(b))
+        got = apply(
+            device,
+            f"setp.{name}.{kind} {{d}}, {{a}}, {{b}};",
+            [a, b],
+            [kind] * 2,
+            "pred",
+            np.uint8,
+        )
+        want = COMPARE[name](a, b)
         assert np.array_equal(got, want.astype(np.uint8)), kind
 
 
 def test_testp_and_copysign(device):
     a, b = floats(F32, 1), floats(F32, 2)
     a[0] = 1e-40
-    for name, function in (("finite", np.isfinite), ("infinite", np.isinf),
-        ("notanumber", np.isnan), ("subnormal", lambda x: (x != 0) & (np.abs(x) < 1e-38))):  # fmt: skip
+    for name, function in (
+        ("finite", np.isfinite),
+        ("infinite", np.isinf),
+        ("notanumber", np.isnan),
+        ("subnormal", lambda x: (x != 0) & (np.abs(x) < 1e-38)),
+    ):
         got = apply(device, f"testp.{name}.f32 {{d}}, {{a}};", [a], ["f32"], "pred", np.uint8)
         assert np.array_equal(got, function(a).astype(np.uint8)), name
     got = apply(device, "copysign.f32 {d}, {a}, {b};", [a, b], ["f32"] * 2, "f32", F32)

@@ -362,9 +362,15 @@ def test_local_memory(device):
     """
     assert list(run(device, body, 70)) == list(range(70))
     with pytest.raises(PtxError, match=r"thread \(3,0,0\).*at 0x20 of 32 bytes of local") as fault:
-        run(device, body.replace("ld.local.u32 %r2, [%rd2+4]",
-            "shl.b32 %r2, %r1, 2; cvt.u64.u32 %rd6, %r2; add.u64 %rd6, %rd6, %rd2; "
-            "ld.local.u32 %r2, [%rd6+20]"), 70)  # fmt: skip
+        run(
+            device,
+            body.replace(
+                "ld.local.u32 %r2, [%rd2+4]",
+                "shl.b32 %r2, %r1, 2; cvt.u64.u32 %rd6, %r2; add.u64 %rd6, %rd6, %rd2; "
+                "ld.local.u32 %r2, [%rd6+20]",
+            ),
+            70,
+        )
     assert fault.value.code == 700
 
 
@@ -409,7 +415,14 @@ def test_atomics(device, machine_threads):
         atom.global.exch.b32 %r4, [%rd0+24], 5;
         red.global.add.noftz.f16x2 [%rd0+28], %r9;
     """
-    got = run(device, "mov.u32 %r9, 0x3c003800;\n" + body, 100, words=8, blocks=7, machine_threads=machine_threads)
+    got = run(
+        device,
+        "mov.u32 %r9, 0x3c003800;\n" + body,
+        100,
+        words=8,
+        blocks=7,
+        machine_threads=machine_threads,
+    )
     assert list(got[:2]) == [700, 99] and got[2:3].view(np.float32)[0] == 350
     assert list(got[3:7]) == [9, 0, 127, 5]
     assert list(got[7:8].view(np.float16)) == [350, 700]

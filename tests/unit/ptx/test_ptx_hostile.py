@@ -9,7 +9,9 @@ import pytest
 from support.ptx_kernels import source
 from support.ptx_library import HEAD, Device, PtxError
 
-KERNEL = HEAD + """
+KERNEL = (
+    HEAD
+    + """
 .global .align 4 .b8 table[16] = {1, 2, 3, 4};
 .shared .align 8 .b8 room[256];
 .func (.param .b32 result) one(.param .b32 x)
@@ -73,6 +75,7 @@ $next:
     ret;
 }
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -99,14 +102,11 @@ def device():
 
 def try_text(device, text):
     """Load, decode and run; return "text", "fault" or "fine"."""
-    out = device.put(np.zeros(64, np.uint32))
     try:
         module = device.load(text)
     except PtxError as error:
         assert "line " in str(error)
         return "text"
-    finally:
-        device.lib.ptx_free(device.state, out)
     out = device.put(np.zeros(64, np.uint32))
     outcome = "fine"
     for name in module.kernels():

@@ -95,8 +95,9 @@ TERNARY = {
     "mad.hi.u32": lambda x, y, z: (x * y >> 32) + z,
     "sad.u32": lambda x, y, z: abs(x - y) + z,
     "mad24.lo.u32": lambda x, y, z: (x & 0xFFFFFF) * (y & 0xFFFFFF) + z,
-    "dp4a.s32.s32": lambda x, y, z: sum(p * q for p, q in zip(sign8(x), sign8(y), strict=True))
-    + z,
+    "dp4a.s32.s32": lambda x, y, z: (
+        sum(p * q for p, q in zip(sign8(x), sign8(y), strict=True)) + z
+    ),
     "dp4a.u32.s32": lambda x, y, z: sum((x >> 8 * k & 255) * sign8(y)[k] for k in range(4)) + z,
     "dp2a.lo.s32.s32": lambda x, y, z: half(x) * sign8(y)[0] + half(x >> 16) * sign8(y)[1] + z,
     "dp2a.hi.s32.s32": lambda x, y, z: half(x) * sign8(y)[2] + half(x >> 16) * sign8(y)[3] + z,
@@ -106,8 +107,9 @@ TERNARY = {
     "vset4.u32.u32.ne": lambda x, y, z: sum(
         ((x >> 8 * k & 255) != (y >> 8 * k & 255)) << 8 * k for k in range(4)
     ),
-    "vabsdiff4.u32.u32.u32.add": lambda x, y, z: z
-    + sum(abs((x >> 8 * k & 255) - (y >> 8 * k & 255)) for k in range(4)),
+    "vabsdiff4.u32.u32.u32.add": lambda x, y, z: (
+        z + sum(abs((x >> 8 * k & 255) - (y >> 8 * k & 255)) for k in range(4))
+    ),
     "prmt.b32": lambda x, y, z: permuted(x, y, z),
     "prmt.b32.rc16": lambda x, y, z: (x & 0xFFFF) * 0x10001 if not z & 1 else (x >> 16) * 0x10001,
     "shf.l.wrap.b32": lambda x, y, z: ((y << 32 | x) << (z & 31)) >> 32,
