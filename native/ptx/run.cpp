@@ -99,11 +99,16 @@ struct grid {
     std::mutex lock;
     fault &out;
 
-    void fail(int code, const std::string &text) {
+    // The first failure counts. `text` follows `name`.
+    void fail(int code, const std::string &name, const char *text = "") noexcept {
         const std::lock_guard<std::mutex> guard(lock);
-        if (!failed.exchange(true)) {
-            out.code = code;
-            out.text = text;
+        if (failed.exchange(true)) {
+            return;
+        }
+        out.code = code;
+        try {
+            out.text = name + text;
+        } catch (const std::exception &) { // the code must do
         }
     }
 };
@@ -241,16 +246,16 @@ void work(grid &g) {
                 break;
             }
             if (g.l.stop && g.l.stop->load(std::memory_order_relaxed)) {
-                g.fail(702, g.body.name + ": the launch took too long and was stopped");
+                g.fail(702, g.body.name, ": the launch took too long and was stopped");
                 break;
             }
             run_one(b, g, number);
         }
         g.lanes += b.lanes;
     } catch (const std::bad_alloc &) {
-        g.fail(2, g.body.name + ": no memory for a block's registers");
-    } catch (const std::exception &e) {
-        g.fail(999, g.body.name + ": " + e.what());
+        g.fail(2, g.body.name, ": no memory for a block's registers");
+    } catch (const std::exception &) {
+        g.fail(999, g.body.name, ": the interpreter failed");
     }
     _mm_setcsr(mxcsr);
 }
