@@ -128,8 +128,8 @@ void make_redux(decoder &d, const statement &s) {
     }
     d.count(s, 3, 3);
     const uint32_t from = d.in(s, 1, t), mask = d.in(s, 2, type::b32);
-    op &o = d.emit(t == type::s32 ? run_redux<int32_t> : run_redux<uint32_t>,
-        d.out(d.arg(s, 0), t), from);
+    op &o = d.emit(t == type::s32 ? run_redux<int32_t> : run_redux<uint32_t>, d.out(d.arg(s, 0), t),
+        from);
     o.e = mask;
     o.mode = how;
 }

@@ -167,8 +167,8 @@ template <typename T> void run_mma(block &b, const op &o) {
     });
 }
 
-void add_places(
-    decoder &d, const operand &list, unsigned wanted, bool result, std::vector<uint32_t> &out) {
+void add_places(decoder &d, const operand &list, unsigned wanted, bool result,
+    std::vector<uint32_t> &out) {
     const std::vector<operand> one(1, list);
     const std::vector<operand> &items = list.kind == operand::list ? list.items : one;
     if (items.size() != wanted) {

@@ -13,7 +13,9 @@ def run(device, body, values, outputs, threads=32):
     lines = [f"ld.global.b32 %x{i}, [%rd2+{4 * i}];" for i in range(n)]
     lines.append(body)
     lines += [f"st.global.b32 [%rd3+{4 * i}], %y{i};" for i in range(outputs)]
-    text = HEAD.replace("sm_61", "sm_80") + f"""
+    text = (
+        HEAD.replace("sm_61", "sm_80")
+        + f"""
         .shared .align 16 .b8 room[1024];
         .visible .entry test(.param .u64 in, .param .u64 out)
         {{
@@ -27,6 +29,7 @@ def run(device, body, values, outputs, threads=32):
             {" ".join(lines)}
         }}
     """
+    )
     module = device.load(text)
     out = device.put(np.zeros((threads, outputs), np.uint32))
     module.kernel("test")(1, threads, device.put(values.astype(np.uint32)), out)
