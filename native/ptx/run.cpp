@@ -27,6 +27,7 @@ public:
     }
     ~arena() { ::free(data); }
     arena &operator=(arena &&) = delete;
+    size_t bytes() const { return size; }
     void swap(arena &other) noexcept {
         std::swap(data, other.data);
         std::swap(size, other.size);
@@ -54,6 +55,7 @@ private:
 // Never destroyed: a library may be unloaded before the process ends.
 struct arena_store {
     static constexpr size_t max = 8;
+    static constexpr size_t max_bytes = 64 << 20; // of one that is kept
     std::mutex lock;
     std::vector<arena> all;
 
@@ -77,7 +79,7 @@ public:
     ~borrowed_arena() {
         arena_store &store = arena_store::get();
         const std::lock_guard<std::mutex> lock(store.lock);
-        if (store.all.size() < arena_store::max) {
+        if (store.all.size() < arena_store::max && held.bytes() <= arena_store::max_bytes) {
             store.all.emplace_back().swap(held);
         }
     }
