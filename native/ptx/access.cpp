@@ -139,10 +139,19 @@ template <typename A> extent<A> extent_of(const block &b, const op &o, const A *
     }
     const size_t first = b.first, end = first + b.count;
     const A one = a[first];
-    A differs = 0, jumps = 0;
-    for (size_t i = first; i < end; ++i) {
-        differs |= a[i] ^ one;
-        jumps |= a[i] ^ A(one + A(i - first) * A(stride));
+    // The first two lanes say which of the simple patterns it can be.
+    const A next = b.count > 1 ? a[first + 1] : one;
+    A differs = 1, jumps = 1;
+    if (next == one) {
+        differs = 0;
+        for (size_t i = first; i < end; ++i) {
+            differs |= a[i] ^ one;
+        }
+    } else if (next == A(one + A(stride))) {
+        jumps = 0;
+        for (size_t i = first; i < end; ++i) {
+            jumps |= a[i] ^ A(one + A(i - first) * A(stride));
+        }
     }
     if (!differs) {
         return {one, one, A(one + offset), span::uniform};

@@ -217,7 +217,10 @@ template <typename T> void run_select(block &b, const op &o) {
     T *d = b.at<T>(o.d);
     const T *x = b.at<T>(o.a), *y = b.at<T>(o.b);
     const uint8_t *p = b.at<uint8_t>(o.c);
-    each(b, [=](size_t i) { d[i] = p[i] & 1 ? x[i] : y[i]; });
+    each(b, [=](size_t i) { // without a branch, which would be vectorised as masked loads
+        const T mask = T(0 - T(p[i] & 1));
+        d[i] = T((x[i] & mask) | (y[i] & T(~mask)));
+    });
 }
 
 step select_step(unsigned size) {

@@ -105,10 +105,14 @@ def test_lanes_that_left_are_not_waited_for(device):
         ("idx", 1, 0x1C03, lambda i: i // 4 * 4 + 1),
     ],
 )
-def test_shuffles(device, mode, b, c, source):
+@pytest.mark.parametrize("known", [True, False])
+def test_shuffles(device, mode, b, c, source, known):
+    by = (b, c) if known else ("%r3", "%r4")
     body = f"""
+        mov.u32 %r3, {b};
+        mov.u32 %r4, {c};
         mul.lo.u32 %r1, %r0, 10;
-        shfl.sync.{mode}.b32 %r1|%p1, %r1, {b}, {c}, -1;
+        shfl.sync.{mode}.b32 %r1|%p1, %r1, {by[0]}, {by[1]}, -1;
         selp.u32 %r2, 1, 0, %p1;
         add.u32 %r1, %r1, %r2;
         st.global.u32 [%rd1], %r1;

@@ -146,6 +146,15 @@ def test_ternary(device, opcode):
     assert np.array_equal(got, wrap(want, "u32"))
 
 
+@pytest.mark.parametrize("selector", [0x3210, 0x7531, 0x0F26, 0x4444])
+def test_prmt_with_a_known_selector(device, selector):
+    a, b = numbers("u32", 4), numbers("u32", 5)
+    text = f"prmt.b32 {{d}}, {{a}}, {{b}}, {selector:#x};"
+    got = apply(device, text, [a, b], ["b32"] * 2, "b32", np.uint32)
+    want = [permuted(int(x), int(y), selector) for x, y in zip(a, b, strict=True)]
+    assert np.array_equal(got, wrap(want, "u32"))
+
+
 def test_lop3_by_its_table(device):
     a, b, c = (numbers("u32", seed) for seed in (4, 5, 6))
     text = "lop3.b32 {d}, {a}, {b}, {c}, 0x6a;"
