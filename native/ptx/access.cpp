@@ -61,17 +61,17 @@ std::string beside(const block &b, uint64_t address) {
     }
     const std::string what =
         std::to_string(nearest->end - nearest->start) + " bytes at " + hex(nearest->start);
-    return before == nearest && address < before->end ? ": across the end of " + what
-        : down <= up ? ": " + std::to_string(down) + " bytes behind " + what
-                     : ": " + std::to_string(up) + " bytes before " + what;
+    return before == nearest && address < before->end ? "across the end of " + what
+        : down <= up ? std::to_string(down) + " bytes behind " + what
+                     : std::to_string(up) + " bytes before " + what;
 }
 
 void fail_outside(block &b, const op &o, uint32_t lane, uint64_t address, const char *what) {
     std::string text = std::string(what) + " " + std::to_string(o.bytes) + " bytes at ";
     text += hex(address);
     if (o.space == space::global || o.space == space::generic) {
-        text += ", which is not allocated";
-        text += beside(b, address);
+        const std::string where = beside(b, address);
+        text += where.empty() ? ", which is not allocated" : ", " + where;
     } else {
         const char *name = o.space == space::shared ? "shared"
             : o.space == space::local               ? "local"
