@@ -77,7 +77,7 @@ class Service:
                 pass
             self._task = None
         if self.scheduler:
-            self.scheduler.close("Loading model")
+            self.scheduler.end("Loading model")
         while self._turns.busy:  # with jobs of the engine that is closed next
             await asyncio.sleep(_LOOK_S)
         self.host.close()

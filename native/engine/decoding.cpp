@@ -82,8 +82,8 @@ bool engine_ended(const struct engine *e) {
     return !e->computer || e->computer->ended();
 }
 
-// finish_computing() of a batch. Where the GPU's memory ran out in the middle, removes what is of the
-// batch in the KV cache.
+// finish_computing() of a batch. Where the GPU's memory ran out in the middle, removes the batch's
+// cells from the KV cache.
 static int decoded(engine *e) {
     try {
         return finish_computing(e);

@@ -141,9 +141,9 @@ const char *engine_cpu(void);
 
 // The first GPU. Strings are valid until the next call.
 struct engine_gpu {
-    const char *name;  // of the device; "" before a model was loaded
-    const char *kind;  // what computes: "cuda", or "ptx" for an interpreter
-    const char *fault; // why it is lost; "" while it works
+    const char *name;      // of the device; "" before a model was loaded
+    const char *kind;      // what computes: "cuda", or "ptx" for an interpreter
+    const char *fault;     // why it is lost; "" while it works
     uint64_t memory, used; // bytes that this machine may have, and has
     // Since it was connected: kernels and graphs launched, times that the machine waited for it,
     // bytes copied.

@@ -237,7 +237,7 @@ class Scheduler:
     async def step(self):
         """Decodes one batch and samples. An error ends the request it belongs to, not the loop."""
         if self._broken:
-            self._end_all()
+            self.end(self._broken)
             return
         self.expel()
         self._admit(self.clock())
@@ -636,7 +636,6 @@ class Scheduler:
             job.fail(invalid(str(exc)))
         except Lost as exc:
             self.lose(str(exc))
-            job.fail(unavailable(str(exc)))
         except MemoryError:
             if job.done_n or job.swept:
                 job.fail(unavailable(_NO_MEMORY, headers={"Retry-After": "5"}))
@@ -693,12 +692,9 @@ class Scheduler:
             if self._on_broken:
                 self._on_broken(reason)
 
-    def close(self, reason):
-        """End all requests with a 503 for `reason`, once run() has ended."""
+    def end(self, reason):
+        """End all requests, and those to come, with a 503 for `reason`."""
         self._broken = self._broken or reason
-        self._end_all()
-
-    def _end_all(self):
         for sequence in self.running + self.queue.items:
             self.drop(sequence)
             sequence.fail(unavailable(self._broken))
