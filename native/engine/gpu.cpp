@@ -37,7 +37,7 @@ void lose() {
         return;
     }
     const char *fault = ucuda_fault();
-    if (ucuda_status() == UCUDA_ELOST) {
+    if (!ucuda_is_open() || ucuda_status() == UCUDA_ELOST) {
         fault = "its daemon (gpud) is gone";
     }
     const char *reason = *fault ? fault : *last_error ? last_error : "unknown";
@@ -51,9 +51,9 @@ void lose() {
     throw gpu_lost(std::string("the GPU is lost: ") + loss_reason);
 }
 
-// The first failure since the GPU was opened; a call that fails for lack of memory is none.
+// Whether anything but a lack of memory has failed since the GPU was opened.
 bool has_failed() {
-    return lost || ucuda_status() != UCUDA_OK;
+    return lost || !ucuda_is_open() || ucuda_status() != UCUDA_OK;
 }
 
 // A device that is there again must be what ggml-cuda has chosen its kernels for.
@@ -79,7 +79,9 @@ unsigned gpu_open() {
         return now;
     }
     if (registered) {
-        lose();
+        if (ucuda_is_open()) { // else the machine's Python was reset, and has closed it
+            lose();
+        }
         if (connect_again() != UCUDA_OK) {
             throw gpu_lost("the GPU is gone, and there is no other one");
         }
