@@ -150,7 +150,10 @@ ggml_backend_t new_backend(ggml_backend_dev_t, const char *) {
         return ggml_backend_graph_compute(static_cast<ggml_backend_t>(backend->context), graph);
     };
     static uint8_t guid[16] = {1};
-    return new ggml_backend{&guid, i, device(), ggml_backend_dev_init(cpu(), nullptr)};
+    ggml_backend_t inner = ggml_backend_dev_init(cpu(), nullptr);
+    reinterpret_cast<ggml_backend_set_n_threads_t>(ggml_backend_reg_get_proc_address(
+        ggml_backend_dev_backend_reg(cpu()), "ggml_backend_set_n_threads"))(inner, 1);
+    return new ggml_backend{&guid, i, device(), inner};
 }
 
 ggml_backend_dev_t device() {
