@@ -113,6 +113,11 @@ def make_parser():
         action="store_true",
         help="leave out self tests and deaths on purpose, as CLLM_SELFTEST=0 does",
     )
+    image.add_argument(
+        "--gpu",
+        action="store_true",
+        help="build/cllm-gpu.elf too, which computes on GPUs, its pack of PTX, and gpud",
+    )
     commands.add_parser("fetch", help="download and unpack all that the build and a run need")
     test = commands.add_parser("test", help="build what tests need and run pytest")
     test.add_argument("arguments", nargs=argparse.REMAINDER, help="for pytest")
@@ -166,7 +171,8 @@ def main(arguments=None):
         if arguments.command == "build":
             if arguments.production:
                 os.environ["CLLM_SELFTEST"] = "0"
-            print(os.path.relpath(build.build_image()))
+            make = build.build_gpu_image if arguments.gpu else build.build_image
+            print(os.path.relpath(make()))
         elif arguments.command == "fetch":
             fetch.ensure_all()
         elif arguments.command == "test":

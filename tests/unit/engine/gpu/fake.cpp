@@ -207,7 +207,7 @@ cudart_mode cudart_set_mode(cudart_mode wanted) {
     return before;
 }
 
-void cudart_restart() {}
+void cudart_reset() {}
 
 int ucuda_open() {
     return UCUDA_ENODEVICE;
@@ -225,7 +225,14 @@ const struct ucuda_info *ucuda_info() {
     return connected ? &page : nullptr;
 }
 
+uint32_t ucuda_epoch() {
+    return epoch;
+}
+
 const char *ucuda_fault() {
+    if (lost) {
+        return "gpud does not answer";
+    }
     return status ? "kernel fake, block 1, thread 2: address 0x10 is in no allocation" : "";
 }
 
