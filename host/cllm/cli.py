@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from . import TOP, VERSION, CllmError, build, config, extras, fetch, licenses, lint, run
+from . import TOP, VERSION, CllmError, build, config, cuda, extras, fetch, licenses, lint, run
 from .lock import locks
 
 # Commands that are programs of their own, with their own flags: Python's arguments for each.
@@ -130,6 +130,21 @@ def make_parser():
     commands.add_parser(
         "bench", add_help=False, help="compare with llama-server in a small Linux guest"
     )
+    backend = commands.add_parser(
+        "cuda", help="build llama.cpp's CUDA backend and build/cllm.ptxpack; fetches its compiler"
+    )
+    backend.add_argument(
+        "--profile",
+        choices=cuda.PROFILES,
+        default="ci",
+        help="ci: what the tests compute with (default); full: all that upstream builds",
+    )
+    backend.add_argument(
+        "--architectures",
+        metavar="CC,...",
+        default="61",
+        help="compute capabilities to compile for: 61,80 for 6.1 and 8.0 (default 61)",
+    )
     commands.add_parser("lint", help="check all sources; changes nothing")
     commands.add_parser("format", help="lay out all sources by ruff and clang-format")
     commands.add_parser("licenses", help="licences of all that is linked in, and of the model")
@@ -184,6 +199,9 @@ def main(arguments=None):
             return lint.lint()
         elif arguments.command == "format":
             return lint.reformat()
+        elif arguments.command == "cuda":
+            cuda.build(arguments.profile, cuda.architectures(arguments.architectures))
+            print(os.path.relpath(cuda.PACK))
         elif arguments.command == "reference":
             print(os.path.relpath(build.build_reference()))
         elif arguments.command == "licenses":
