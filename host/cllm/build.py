@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import TOP, CllmError, fetch, image
+from . import TOP, CllmError, cuda, fetch, image
 from .lock import locks
 from .steps import Steps
 
@@ -77,8 +77,6 @@ def build_gpu_image() -> Path:
     It differs from build/cllm.elf in what it links: ggml-cuda with the runtime below it, and the
     engine's gpu.cpp.
     """
-    from . import cuda  # which imports this
-
     build_image()
     archives = cuda.build()
     with alone():

@@ -6,7 +6,7 @@ It is linked from the image's archives, because ggml-cuda's objects are made for
 import subprocess
 from pathlib import Path
 
-from cllm import TOP, build
+from cllm import TOP, build, cuda, gpud
 
 SOURCES = TOP / "tests" / "unit" / "engine" / "gpu"
 FOLDER = build.BUILD / "gpu-program"
@@ -19,12 +19,86 @@ def libraries(file):
     return [Path(line) for line in file.read_text().split()]
 
 
-def program(device):
-    """Return the program with a device ("fake" or "loop"), and the options to start it with."""
-    if device == "fake":
+class Fake:
+    """A GPU that computes on the CPU. Used as the real one."""
+
+    missing = [LIBS]
+
+    def __init__(self):
         libs = [Path(str(lib).replace("no_gpu", "gpu")) for lib in libraries(LIBS)]
-        return link("fake", libs), {}
-    return link("loop", libraries(GPU_LIBS)), {"pack": build.BUILD / "cllm.ptxpack"}
+        self.path = link("fake", libs)
+
+    def start(self, mib=1024):
+        """Return a GpuProgram with a device of that much memory; 0: without one."""
+        self.program = GpuProgram(self.path, quota=mib << 20)
+        return self.program
+
+    def lose(self):
+        """End the device."""
+        self.program.send("lose")
+
+    def restore(self):
+        """Make a lost one work again, without what it held."""
+        self.program.send("quota", 1 << 30)
+
+    def remove(self):
+        """Let there be none where the lost one was."""
+        self.program.send("quota", 0)
+
+    def stop(self):
+        """End all that was started."""
+
+
+class Real:
+    """gpud with the interpreter of PTX, below ggml-cuda."""
+
+    missing = [GPU_LIBS, cuda.PACK, gpud.PROGRAM]
+
+    def __init__(self):
+        native = TOP / "native"
+        names = ("gpud/socket.cpp", "gpud/waiting.cpp")
+        clients = ("calls.c", "copies.c", "heap.c", "ring.c")
+        objects = [compile_c(native / "ucuda" / name) for name in clients]
+        sources = [native / name for name in names]
+        self.path = link("socket", libraries(GPU_LIBS), *sources, *objects)
+        self.daemon = None
+
+    def start(self, mib=1024):
+        """As Fake.start()."""
+        self.stop()
+        if mib == 0:
+            return GpuProgram(self.path)
+        self.daemon = gpud.Daemon(memory=mib, pack=cuda.PACK)
+        self.daemon.start()
+        return GpuProgram(self.path, socket=self.daemon.socket)
+
+    def lose(self):
+        """As Fake.lose()."""
+        self.daemon.kill()
+
+    def restore(self):
+        """As Fake.restore()."""
+        self.daemon.start()
+
+    def remove(self):
+        """As Fake.remove()."""
+
+    def stop(self):
+        """As Fake.stop()."""
+        if self.daemon:
+            self.daemon.stop()
+        self.daemon = None
+
+
+def compile_c(source):
+    """Compile a file of C for the program; return the object."""
+    FOLDER.mkdir(exist_ok=True)
+    build.write_tools()
+    target = FOLDER / f"{source.stem}.o"
+    if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
+        command = [build.TOOLS / "zig-cc", "-O2", "-c", "-fno-sanitize=undefined", source]
+        subprocess.run([*command, "-o", target], check=True)
+    return target
 
 
 class GpuFailure(Exception):

@@ -1,7 +1,7 @@
 """The engine with a GPU: tokens, memory, loss, and what comes after.
 
-Each test runs on two devices: a fake one, which needs the image's archives only, and ggml-cuda over
-gpud's worker with the interpreter of PTX, which needs `cllm build --gpu`.
+Each test runs on two devices: a fake one, which needs the image's archives only, and gpud with the
+interpreter of PTX below ggml-cuda, which needs `cllm build --gpu`.
 """
 
 import json
@@ -10,11 +10,10 @@ import gguf
 import numpy
 import pytest
 from support import gpu_program, small_models
-from support.gpu_program import GpuFailure, GpuProgram
+from support.gpu_program import GpuFailure
 
 PROMPT = list(range(40, 60))
 ENOMEM, ELOST, EFAIL = -4, -6, -2
-DEVICES = ("fake", "loop")
 N_TOKENS = 8
 
 
@@ -33,14 +32,20 @@ def models(tmp_path_factory):
     return paths
 
 
-@pytest.fixture(scope="session", params=DEVICES)
-def start(request):
-    """A function that starts the program: start(quota=..., ...)."""
-    libs = gpu_program.LIBS if request.param == "fake" else gpu_program.GPU_LIBS
-    if not libs.exists():
-        pytest.skip(f"no {libs}: " + ("cllm build" if request.param == "fake" else "--gpu"))
-    program, options = gpu_program.program(request.param)
-    return lambda **more: GpuProgram(program, **options, **more)
+@pytest.fixture(scope="session", params=["fake", "real"])
+def made(request):
+    device = {"fake": gpu_program.Fake, "real": gpu_program.Real}[request.param]
+    for path in device.missing:
+        if not path.exists():
+            pytest.skip(f"there is no {path}: `cllm build --gpu` makes it")
+    return device()
+
+
+@pytest.fixture
+def device(made):
+    """A gpu_program.Fake or Real."""
+    yield made
+    made.stop()
 
 
 def gpu_of(program):
@@ -48,10 +53,10 @@ def gpu_of(program):
 
 
 @pytest.fixture(scope="session")
-def of_cpu(start, models):
+def of_cpu(made, models):
     """Tokens that the CPU generates, by type."""
     found = {}
-    with start() as program:
+    with made.start(0) as program:
         for name, path in models.items():
             assert program.open(path, 0) == 0
             assert gpu_of(program) is None, "a model on the CPU looks for no GPU"
@@ -61,8 +66,8 @@ def of_cpu(start, models):
 
 
 @pytest.mark.parametrize("kind", ["F32", "Q8_0"])
-def test_tokens_are_the_cpus(start, models, of_cpu, kind):
-    with start() as program:
+def test_tokens_are_the_cpus(device, models, of_cpu, kind):
+    with device.start() as program:
         assert program.open(models[kind]) == small_models.N_LAYER + 1
         before = gpu_of(program)
         assert program.generate(N_TOKENS, PROMPT) == of_cpu[kind]
@@ -73,30 +78,29 @@ def test_tokens_are_the_cpus(start, models, of_cpu, kind):
         assert gpu_of(program)["used"] == 0, "everything is freed"
 
 
-def test_some_layers(start, models, of_cpu):
-    with start() as program:
+def test_some_layers(device, models, of_cpu):
+    with device.start() as program:
         assert program.open(models["F32"], 1, 2) == 1
         assert program.generate(N_TOKENS, PROMPT) == of_cpu["F32"]
 
 
-def test_no_gpu_is_the_cpu(start, models, of_cpu):
-    with start(quota=0) as program:
+def test_no_gpu_is_the_cpu(device, models, of_cpu):
+    with device.start(0) as program:
         assert program.open(models["F32"]) == 0
         assert program.generate(N_TOKENS, PROMPT) == of_cpu["F32"]
-        program.send("close")
-        # A model in the CPU's care does not see a GPU that comes later; the next one does.
-        program.send("quota", 1 << 30)
-        assert program.open(models["F32"]) == small_models.N_LAYER + 1
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("how", ["lose", "fault"])
-def test_a_loss_and_a_new_device(start, models, of_cpu, how, threads):
+def test_a_loss_and_a_new_device(device, models, of_cpu, how, threads):
     words = {"lose": "gpud", "fault": "0x10"}[how]
-    with start() as program:
+    with device.start() as program:
         program.open(models["F32"], -1, threads)
         assert program.generate(2, PROMPT) == of_cpu["F32"][:2]
-        program.send(how)
+        if how == "lose":
+            device.lose()
+        else:
+            program.send("fault")
         for _ in range(2):
             with pytest.raises(GpuFailure, match=words) as failure:
                 program.generate(2, PROMPT)
@@ -104,59 +108,65 @@ def test_a_loss_and_a_new_device(start, models, of_cpu, how, threads):
         assert words in gpu_of(program)["fault"]
         assert program.send("tokenize", "hello"), "what needs no GPU works"
         program.send("close")
+        if how == "lose":
+            device.restore()
         assert program.open(models["F32"], -1, threads) == small_models.N_LAYER + 1
         assert program.generate(N_TOKENS, PROMPT) == of_cpu["F32"]
         assert gpu_of(program)["losses"] == 1 and gpu_of(program)["fault"] == ""
 
 
-def test_a_loss_while_nothing_is_open(start, models, of_cpu):
-    with start() as program:
+def test_a_loss_while_nothing_is_open(device, models, of_cpu):
+    with device.start() as program:
         program.open(models["F32"])
         program.send("close")
-        program.send("lose")
+        device.lose()
+        device.restore()
         program.open(models["F32"])
         assert program.generate(N_TOKENS, PROMPT) == of_cpu["F32"]
 
 
-def test_a_lost_model_may_be_closed_after_the_next_is_open(start, models, of_cpu):
-    with start() as program:
+def test_a_lost_model_may_be_closed_after_the_next_is_open(device, models, of_cpu):
+    with device.start() as program:
         program.open(models["F32"])
-        program.send("lose")
-        program.send("keep")  # what "close" closes later
+        device.lose()
+        program.send("keep")
+        device.restore()
         program.open(models["F32"])
         program.send("close_kept")
         assert program.generate(N_TOKENS, PROMPT) == of_cpu["F32"]
 
 
-def test_no_new_device(start, models, of_cpu):
-    with start() as program:
+def test_no_new_device(device, models, of_cpu):
+    with device.start() as program:
         program.open(models["F32"])
-        program.send("lose")
+        device.lose()
+        device.remove()
         program.send("close")
-        program.send("quota", 0)
         with pytest.raises(GpuFailure, match="no other one") as failure:
             program.open(models["F32"])
         assert failure.value.code == ELOST
         assert program.open(models["F32"], 0) == 0, "the CPU is asked for by name"
         assert program.generate(N_TOKENS, PROMPT) == of_cpu["F32"]
         program.send("close")
-        program.send("quota", 1 << 30)
+        device.restore()
         program.open(models["F32"])
         assert program.generate(N_TOKENS, PROMPT) == of_cpu["F32"]
 
 
-def test_another_device_is_refused(start, models):
-    with start() as program:
+def test_another_device_is_refused(device, models):
+    if isinstance(device, gpu_program.Real):
+        pytest.skip("gpud shows the same device again")
+    with device.start() as program:
         program.open(models["F32"])
-        program.send("lose")
+        device.lose()
         program.send("close")
         program.send("shown 7 0")
         with pytest.raises(GpuFailure, match="another GPU"):
             program.open(models["F32"])
 
 
-def test_a_model_that_does_not_fit(start, models, of_cpu):
-    with start(quota=1 << 20) as program:
+def test_a_model_that_does_not_fit(device, models, of_cpu):
+    with device.start(1) as program:
         with pytest.raises(GpuFailure, match=r"too little memory: .* MiB more .* of 1.0 MiB"):
             program.open(models["F32"])
         assert gpu_of(program)["losses"] == 0
@@ -164,16 +174,14 @@ def test_a_model_that_does_not_fit(start, models, of_cpu):
         assert program.generate(N_TOKENS, PROMPT) == of_cpu["F32"]
 
 
-def test_memory_that_runs_out_while_decoding(start, models, of_cpu):
-    with start() as program:
+def test_memory_that_runs_out_while_decoding(device, models, of_cpu):
+    with device.start() as program:
         program.open(models["F32"])
-        used = gpu_of(program)["used"]
-    # A prompt takes more beside the buffers than a token does.
-    with start(quota=used + 6 * 1024) as program:
-        program.open(models["F32"])
+        program.send("fill", 6 * 1024)  # a prompt takes more beside the buffers than a token does
         for _ in range(2):
             with pytest.raises(GpuFailure, match="memory is used up") as failure:
                 program.generate(2, PROMPT)
             assert failure.value.code == ENOMEM
+        assert program.generate(2, PROMPT[:1]), "a short prompt has room"
         found = gpu_of(program)
         assert found["losses"] == 0 and found["fault"] == ""

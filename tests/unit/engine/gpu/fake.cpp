@@ -289,6 +289,10 @@ void lose_device() {
     lost = true;
 }
 
+void fill_device(uint64_t left) {
+    now.quota = used + left;
+}
+
 void break_device() {
     status = UCUDA_EADDRESS;
 }

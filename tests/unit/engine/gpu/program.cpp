@@ -1,13 +1,14 @@
 // program.cpp: the engine with a GPU, for test_gpu.py. Lines on standard input are commands; each is
 // answered by a line "ok ..." or "error CODE REASON".
 //
-//   pack FILE            of PTX; comes first
-//   quota BYTES          of device memory, from the next connection on; 0: there is no device
-//   shown MAJOR MINOR    compute capability, from the next connection on
+//   socket FILE          of gpud
+//   quota BYTES          of a fake device's memory, from the next connection on; 0: there is none
+//   shown MAJOR MINOR    its compute capability, from the next connection on
+//   fill BYTES           uses up memory until no more than that is free
 //   open MODEL LAYERS THREADS
 //   generate N TOKEN...  N greedy tokens after a prompt, computed in an empty sequence
 //   tokenize TEXT
-//   lose                 the device is gone
+//   lose                 the fake device is gone
 //   fault                a command with a wrong address
 //   gpu                  engine_gpu()
 //   close
@@ -154,8 +155,12 @@ void run(const std::string &line) {
         answer(engine_close(model));
         model = nullptr;
     } else {
-        if (command == "pack") {
-            words >> options.pack;
+        if (command == "socket") {
+            words >> options.socket;
+        } else if (command == "fill") {
+            uint64_t left;
+            words >> left;
+            fill_device(left);
         } else if (command == "quota") {
             words >> options.quota;
         } else if (command == "shown") {
