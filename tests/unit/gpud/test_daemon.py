@@ -162,9 +162,7 @@ def test_windows_of_files(library, tmp_path):
     ram.write_bytes(bytes(1 << 20))
     model.write_bytes(os.urandom(1 << 20))
     with gpud.Daemon(
-        shared=4,
-        ram=[(ram, 0x100000, 1 << 20)],
-        files=[(model, 0x40000000, 1 << 20)],
+        shared=4, ram=[(ram, 0x100000, 1 << 20)], files=[(model, 0x40000000, 1 << 20)]
     ) as daemon:
         with library.socket(daemon.socket) as transport:
             raw = Raw(library, transport)
