@@ -23,6 +23,8 @@ SOURCES = [
 ]  # fmt: skip
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 OPTIONS = ["-std=c++17", "-O0", "-g1", *SANITIZE]
+# As native/ptx/CMakeLists.txt has them.
+PTX_OPTIONS = "-mavx2 -mfma -mf16c -mbmi -mbmi2 -mpopcnt -mlzcnt -fno-strict-aliasing -fwrapv"
 
 
 def compile_harness(compiler):
@@ -43,7 +45,7 @@ def compile_harness(compiler):
         made = FOLDER / f"{source.stem}-{key}.o"
         objects.append(made)
         if not made.exists():
-            extra = ["-DFUZZ_REAL_PTX"] if real else []
+            extra = ["-DFUZZ_REAL_PTX", *PTX_OPTIONS.split()] if real else []
             part = made.with_suffix(f".{os.getpid()}")
             command = [compiler, *OPTIONS, *extra, "-c", source, "-o", part]
             running.append((subprocess.Popen(command), part, made))
