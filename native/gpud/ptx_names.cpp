@@ -40,7 +40,8 @@ bool ptx_is_word(char c) {
 }
 
 std::string_view ptx_global_name(std::string_view statement) {
-    if (statement.find(".global") == statement.npos && statement.find(".const") == statement.npos) {
+    if (statement.find(".global") == statement.npos && statement.find(".const") == statement.npos
+        && statement.find(".shared") == statement.npos) {
         return {};
     }
     size_t end = statement.find_first_of("[=;{(");

@@ -1,4 +1,4 @@
-"""ucuda_open(): QEMU's ivshmem function on a simulated PCI bus, the memory that of a worker here."""
+"""ucuda_open(): QEMU's ivshmem function on a simulated PCI bus, with a worker behind it."""
 
 import importlib.util
 import re
