@@ -33,7 +33,9 @@ def compile_harness(compiler):
     real = os.environ.get("FUZZ_PTX") == "1"
     sources = [*SOURCES, here / "fuzz_records.cpp"]
     if real:
-        sources += sorted((TOP / "native" / "ptx").glob("*.cpp"))
+        sources += sorted(
+            path for path in (TOP / "native" / "ptx").glob("*.cpp") if path.name != "c_api.cpp"
+        )
     else:
         sources.append(here / "fake_ptx.cpp")
     headers = sorted((TOP / "native").glob("[gpu]*/*.h"))
@@ -46,6 +48,8 @@ def compile_harness(compiler):
         objects.append(made)
         if not made.exists():
             extra = ["-DFUZZ_REAL_PTX", *PTX_OPTIONS.split()] if real else []
+            if source.parent.name == "ptx":
+                extra += ["-include", here / "for_gcc.h"]
             part = made.with_suffix(f".{os.getpid()}")
             command = [compiler, *OPTIONS, *extra, "-c", source, "-o", part]
             running.append((subprocess.Popen(command), part, made))
