@@ -78,22 +78,43 @@ struct ucuda_host {
     uint64_t beat; // milliseconds, of a clock of gpud's; stands still when gpud is gone
     uint64_t seq_done;
     uint64_t used_bytes;  // of the quota
-    char fault_text[200]; // about `sticky`, ends with NUL
+    char fault_text[200]; // about `sticky`, else the last command that failed; ends with NUL
+};
+
+// CUresult, as CUDA numbers them.
+enum {
+    UCUDA_OK = 0,
+    UCUDA_EINVAL = 1,
+    UCUDA_ENOMEM = 2,
+    UCUDA_EDEINIT = 4,
+    UCUDA_ENODEVICE = 100,
+    UCUDA_EIMAGE = 200,
+    UCUDA_EHANDLE = 400,
+    UCUDA_ENOTFOUND = 500,
+    UCUDA_ENOTREADY = 600,
+    UCUDA_EADDRESS = 700,
+    UCUDA_ERESOURCES = 701,
+    UCUDA_ETIMEOUT = 702,
+    UCUDA_ELAUNCH = 719,
+    UCUDA_ENOTSUPPORTED = 801,
+    UCUDA_ECAPTURE = 900,
+    UCUDA_EUNKNOWN = 999,
+    UCUDA_ELOST = 46, // device unavailable: gpud is gone
 };
 
 enum ucuda_op {
     UCUDA_NOP,
-    UCUDA_HELLO,         // a0 = abi major
-    UCUDA_DEVICE_INFO,   // a0 = heap_off of a struct ucuda_device, of header.device
-    UCUDA_MEM_INFO,      // returns free, total
-    UCUDA_ALLOC,         // a0 = bytes; returns the address
-    UCUDA_FREE,          // a0 = address
-    UCUDA_COPY,          // struct ucuda_copy
-    UCUDA_SET,           // struct ucuda_set
-    UCUDA_MODULE,        // a0 = file number, a1 = heap_off of its SHA-256, a2, a3 = heap_off and bytes
-                         // of the text with UCUDA_HAS_UPLOAD; returns a handle
-    UCUDA_KERNEL,        // a0 = module, a1 = ucuda_name_hash(), a2 = heap_off of a struct
-                         // ucuda_kernel; returns a handle
+    UCUDA_HELLO,       // a0 = abi major
+    UCUDA_DEVICE_INFO, // a0 = heap_off of a struct ucuda_device, of header.device
+    UCUDA_MEM_INFO,    // returns free, total
+    UCUDA_ALLOC,       // a0 = bytes; returns the address
+    UCUDA_FREE,        // a0 = address
+    UCUDA_COPY,        // struct ucuda_copy
+    UCUDA_SET,         // struct ucuda_set
+    UCUDA_MODULE, // a0 = file number, a1 = heap_off of its SHA-256, a2, a3 = heap_off and bytes
+                  // of the text with UCUDA_HAS_UPLOAD; returns a handle
+    UCUDA_KERNEL, // a0 = module, a1 = ucuda_name_hash(), a2 = heap_off of a struct
+                  // ucuda_kernel; returns a handle
     UCUDA_KERNEL_ATTR,   // a0 = kernel, a1 = CUfunction_attribute, a2 = value, a3 = 1 to set
     UCUDA_OCCUPANCY,     // a0 = kernel, a1 = threads of a block, a2 = dynamic shared bytes
     UCUDA_LAUNCH,        // struct ucuda_launch
@@ -188,7 +209,7 @@ struct ucuda_completion {
 
 struct ucuda_device { // answers UCUDA_DEVICE_INFO
     char name[128];
-    uint64_t memory; // bytes
+    uint64_t memory;       // bytes
     uint32_t major, minor; // compute capability
     uint32_t multiprocessors, warp;
     uint32_t shared_per_block, shared_per_block_optin, shared_per_multiprocessor;
