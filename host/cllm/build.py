@@ -25,6 +25,7 @@ DEBUG_IMAGE = BUILD / "cllm.debug.elf"
 MPY_CROSS = BUILD / "mpy-cross" / "mpy-cross"
 UNIX = BUILD / "unix" / "micropython"
 HOST_LIBRARY = BUILD / "native-host"
+PTX_LIBRARY = BUILD / "ptx"
 # C modules of the unix build: those that need no machine, and the image's dictionaries and sets.
 UNIX_MODULES = ("modules/json", "ports/cllm_x86")
 
@@ -76,6 +77,14 @@ def build_host_library() -> None:
         source = fetch.ensure(locks()["llama.cpp"])
         write_tools()
         _native(Steps(), source, HOST_LIBRARY, "llama.cpp/zig-gnu.cmake", "-DCLLM_HOST_SHARED=ON")
+
+
+def build_ptx() -> Path:
+    """Bring the interpreter of PTX that unit tests load up to date; return its path."""
+    with alone():
+        write_tools()
+        cmake(Steps(), TOP / "native" / "ptx", PTX_LIBRARY, "llama.cpp/zig-gnu.cmake")
+    return PTX_LIBRARY / "libptx_test.so"
 
 
 def build_unix() -> Path:

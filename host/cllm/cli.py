@@ -132,6 +132,7 @@ def boot(arguments):
 
 def test(arguments):
     build.build_host_library()
+    build.build_ptx()
     build.build_image()
     for extra in (extras.CLIENTS, extras.PLOTS):
         try:

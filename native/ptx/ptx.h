@@ -38,7 +38,7 @@ public:
 private:
     struct state;
     std::unique_ptr<state> s;
-    friend class runner;
+    friend struct memory_map;
 };
 
 struct parameter {
