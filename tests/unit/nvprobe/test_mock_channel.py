@@ -6,11 +6,11 @@ machine code at the program's address, the interpreter runs the kernel that stan
 
 import struct
 
-import cffi
 import numpy as np
 import pytest
 from cllm import build
 from qmd import OF_GENERATION
+from support import ptx_library
 from test_push import PROGRAM, SEMAPHORE, Writer
 
 PTX = """
@@ -68,74 +68,44 @@ DONE:
     ret;
 }
 """
-API = """
-void *ptx_open(uint64_t quota);
-void ptx_close(void *s);
-const char *ptx_error(void *s);
-uint64_t ptx_alloc(void *s, uint64_t bytes);
-void ptx_write(uint64_t address, const void *from, uint64_t bytes);
-void ptx_read(uint64_t address, void *to, uint64_t bytes);
-void *ptx_load(void *s, const char *text, uint64_t bytes);
-void ptx_unload(void *m);
-const void *ptx_kernel(void *s, void *m, const char *name);
-void ptx_describe(const void *k, uint32_t out[5]);
-int ptx_run(void *s, const void *k, const uint32_t dims[6], uint32_t shared,
-    const void *parameters, unsigned threads, int cooperative);
-"""
 
 
 class Card:
     """The card's memory and processors, in the interpreter; the kernels' addresses are made up."""
 
-    def __init__(self, ffi, so):
-        self.ffi, self.so = ffi, so
-        self.state = so.ptx_open(1 << 24)
-        self.module = so.ptx_load(self.state, PTX.encode(), len(PTX))
-        assert self.module != ffi.NULL, ffi.string(so.ptx_error(self.state))
-        self.kernels = {PROGRAM: self.kernel(b"scale"), PROGRAM + 0x100: self.kernel(b"mirror")}
+    def __init__(self):
+        self.device = ptx_library.Device(1 << 24)
+        self.module = self.device.load(PTX)
+        self.kernels = {
+            PROGRAM: self.module.kernel("scale"),
+            PROGRAM + 0x100: self.module.kernel("mirror"),
+        }
         self.parameters = None  # where they are in constant bank 0
 
-    def kernel(self, name):
-        found = self.so.ptx_kernel(self.state, self.module, name)
-        assert found != self.ffi.NULL, self.ffi.string(self.so.ptx_error(self.state))
-        return found
-
     def close(self):
-        self.so.ptx_unload(self.module)
-        self.so.ptx_close(self.state)
-
-    def array(self, values):
-        address = self.so.ptx_alloc(self.state, values.nbytes)
-        assert address
-        self.so.ptx_write(address, self.ffi.from_buffer(values), values.nbytes)
-        return address
+        self.module.unload()
+        self.device.close()
 
     def read(self, address, count):
-        out = np.zeros(count, np.float32)
-        self.so.ptx_read(address, self.ffi.from_buffer(out), out.nbytes)
-        return out
+        return self.device.get(address, np.float32, count)
 
     def run(self, launch):
         kernel = self.kernels[launch["program"]]
-        facts = self.ffi.new("uint32_t[5]")
-        self.so.ptx_describe(kernel, facts)
-        parameters = launch["constants"][self.parameters : self.parameters + facts[1]]
-        assert len(parameters) == facts[1]
-        dims = self.ffi.new("uint32_t[6]", [*launch["grid"], *launch["block"]])
-        code = self.so.ptx_run(self.state, kernel, dims, launch["shared"], parameters, 1, 0)
-        assert code == 0, self.ffi.string(self.so.ptx_error(self.state))
+        values = [
+            launch["constants"][self.parameters + offset :][:size]
+            for offset, size in kernel.parameters
+        ]
+        kernel(launch["grid"], launch["block"], *values, shared=launch["shared"])
 
 
 @pytest.fixture(scope="module")
 def library():
-    ffi = cffi.FFI()
-    ffi.cdef(API)
-    return ffi, ffi.dlopen(str(build.build_ptx()))
+    build.build_ptx()
 
 
 @pytest.fixture
 def card(library):
-    made = Card(*library)
+    made = Card()
     yield made
     made.close()
 
@@ -147,7 +117,7 @@ def test_kernels_that_a_push_buffer_launches(native, card, generation):
     card.parameters = writer.lib.nvprobe_qmd_layout(writer.number).parameters
     values = np.arange(1000, dtype=np.float32)
     scaled = values * np.float32(3) + np.arange(1000, dtype=np.float32)
-    data = card.array(values)
+    data = card.device.put(values)
     writer.begin()
     writer.launch(struct.pack("<QfI", data, 3.0, 1000), (8, 1, 1), (128, 1, 1), (SEMAPHORE, 7))
     writer.lib.nvprobe_push_acquire(writer.push, writer.number, SEMAPHORE, 7)
@@ -164,7 +134,7 @@ def test_kernels_that_a_push_buffer_launches(native, card, generation):
 def test_nothing_runs_before_its_semaphore(native, card):
     writer = Writer(native, "AMPERE", card.run)
     card.parameters = writer.lib.nvprobe_qmd_layout(writer.number).parameters
-    data = card.array(np.ones(32, np.float32))
+    data = card.device.put(np.ones(32, np.float32))
     writer.begin()
     writer.lib.nvprobe_push_acquire(writer.push, writer.number, SEMAPHORE, 1)
     writer.launch(struct.pack("<QfI", data, 2.0, 32))
