@@ -58,6 +58,18 @@ def add_boot_flags(parser, serial=True):
         choices=config.CPU_VARIANTS,
         help="instructions that the model is computed with (default: the best the processor has)",
     )
+    parser.add_argument(
+        "--gpu",
+        choices=config.GPUS,
+        help="cuda: this machine's NVIDIA cards; ptx: an interpreter, for tests; auto: cuda where "
+        "there is a card, else off (default off)",
+    )
+    parser.add_argument(
+        "--gpu-memory",
+        type=number("gpu_memory"),
+        metavar="MiB",
+        help="what the guest may have of a GPU's memory (default: all; of the interpreter 1024)",
+    )
     parser.add_argument("--config", metavar="FILE.json", help="what the flags hold, and more")
     parser.add_argument("--app", metavar="FILE.py", help="handlers to add: from cllm import app")
     if serial:
