@@ -10,7 +10,7 @@
 //   stats() -> dict               counts since the connection; engine, quota and used bytes
 //   reset()                       frees and unloads everything on the devices, the models' memory
 //                                 too, and connects anew
-//   probe() -> str                what PCI shows of NVIDIA's cards, which cllm does not drive
+//   probe() -> [dict, ...]        NVIDIA's cards on the PCI bus, which cllm does not drive
 //   Error(OSError)                code (also errno): a CUresult; args[1]: a sentence
 //   Memory, Module, Kernel
 //
