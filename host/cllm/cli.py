@@ -5,7 +5,20 @@ import os
 import subprocess
 import sys
 
-from . import TOP, VERSION, CllmError, build, config, extras, fetch, licenses, lint, run
+from . import (
+    TOP,
+    VERSION,
+    CllmError,
+    build,
+    config,
+    cuda,
+    extras,
+    fetch,
+    gpud,
+    licenses,
+    lint,
+    run,
+)
 from .lock import locks
 
 # Commands that are programs of their own, with their own flags: Python's arguments for each.
@@ -113,6 +126,11 @@ def make_parser():
         action="store_true",
         help="leave out self tests and deaths on purpose, as CLLM_SELFTEST=0 does",
     )
+    image.add_argument(
+        "--gpu",
+        action="store_true",
+        help="build/cllm-gpu.elf too, which computes on GPUs, its pack of PTX, and gpud",
+    )
     commands.add_parser("fetch", help="download and unpack all that the build and a run need")
     test = commands.add_parser("test", help="build what tests need and run pytest")
     test.add_argument("arguments", nargs=argparse.REMAINDER, help="for pytest")
@@ -124,6 +142,21 @@ def make_parser():
     )
     commands.add_parser(
         "bench", add_help=False, help="compare with llama-server in a small Linux guest"
+    )
+    backend = commands.add_parser(
+        "cuda", help="build llama.cpp's CUDA backend and build/cllm.ptxpack; fetches its compiler"
+    )
+    backend.add_argument(
+        "--profile",
+        choices=cuda.PROFILES,
+        default="ci",
+        help="ci: what the tests compute with (default); full: all that upstream builds",
+    )
+    backend.add_argument(
+        "--architectures",
+        metavar="CC,...",
+        default="61",
+        help="compute capabilities to compile for: 61,80 for 6.1 and 8.0 (default 61)",
     )
     commands.add_parser("lint", help="check all sources; changes nothing")
     commands.add_parser("format", help="lay out all sources by ruff and clang-format")
@@ -166,7 +199,10 @@ def main(arguments=None):
         if arguments.command == "build":
             if arguments.production:
                 os.environ["CLLM_SELFTEST"] = "0"
-            print(os.path.relpath(build.build_image()))
+            if arguments.gpu:
+                gpud.build()
+            make = build.build_gpu_image if arguments.gpu else build.build_image
+            print(os.path.relpath(make()))
         elif arguments.command == "fetch":
             fetch.ensure_all()
         elif arguments.command == "test":
@@ -178,6 +214,9 @@ def main(arguments=None):
             return lint.lint()
         elif arguments.command == "format":
             return lint.reformat()
+        elif arguments.command == "cuda":
+            cuda.build(arguments.profile, cuda.architectures(arguments.architectures))
+            print(os.path.relpath(cuda.PACK))
         elif arguments.command == "reference":
             print(os.path.relpath(build.build_reference()))
         elif arguments.command == "licenses":

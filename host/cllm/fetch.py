@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from . import CllmError, patches
-from .lock import Lock, locks, sha256_of
+from .lock import Lock, Package, locks, sha256_of
 from .progress import Progress
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -49,7 +49,7 @@ def ensure(lock: Lock) -> Path:
         return folder
     if lock.unpacked.is_dir() and _read(lock.stamp) == lock.identity():
         return lock.unpacked
-    package = _package(lock)
+    package = package_file(lock)
     started = time.monotonic()
     _unpack(lock, package)
     say(f"unpacked {lock.file} into {lock.unpacked} in {time.monotonic() - started:.1f} s")
@@ -88,7 +88,7 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def _package(lock: Lock) -> Path:
+def package_file(lock: Package) -> Path:
     """Return the verified upstream package in the cache; download it where it is not there."""
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
@@ -100,8 +100,8 @@ def _package(lock: Lock) -> Path:
             progress = Progress()
             title = f"download {lock.file}"
             with progress.task(title, lock.size or None, lambda: _arrived(folder, lock.size)):
-                download = _from_debian if lock.origin == "debian" else _from_pypi
-                download(lock, folder, progress)
+                debian = lock.origin.startswith("debian")
+                (_from_debian if debian else _from_pypi)(lock, folder, progress)
                 if not (folder / lock.file).exists():
                     raise CllmError(f"the download of {lock.name} brought no {lock.file}")
             os.replace(folder / lock.file, package)
@@ -139,7 +139,7 @@ def _run(command: list[str], progress: Progress, **options: Any) -> bool:
     return done.returncode == 0
 
 
-def _from_pypi(lock: Lock, folder: Path, progress: Progress) -> None:
+def _from_pypi(lock: Package, folder: Path, progress: Progress) -> None:
     """Download by pip, which checks the hash, too, before it runs anything of an sdist."""
     requirement = folder / "requirement.txt"
     requirement.write_text(f"{lock.name}=={lock.version} --hash=sha256:{lock.sha256}\n")
@@ -167,8 +167,8 @@ def _from_pypi(lock: Lock, folder: Path, progress: Progress) -> None:
         )
 
 
-def _from_debian(lock: Lock, folder: Path, progress: Progress) -> None:
-    """Download a source package of another Debian suite by a private apt configuration.
+def _from_debian(lock: Package, folder: Path, progress: Progress) -> None:
+    """Download a package of another Debian suite by a private apt configuration.
 
     It uses the machine's mirrors and archive key, and does not touch the machine's apt state, so it
     needs no root.
@@ -199,16 +199,25 @@ def _from_debian(lock: Lock, folder: Path, progress: Progress) -> None:
     def apt(*arguments: str) -> bool:
         return _run(["apt-get", *own, *arguments], progress, cwd=folder)
 
+    binary = lock.origin == "debian-binary"
+    command = ["source", "--download-only", "--only-source", lock.name]
+    if binary:
+        command = ["download", f"{lock.name}={lock.version}"]
+        # The machine's own package lists may have it already.
+        plain = ["-o", "APT::Sandbox::User=root"]
+        if _quietly(["apt-get", *plain, *command], folder) and (folder / lock.file).exists():
+            return
     mirrors = _mirrors([]) or (apt("update") and _mirrors(own))
     if not mirrors:
         raise CllmError(f"apt on this machine names no Debian mirror.{advice}")
     sources = state / "sources.list"
     own += ["-o", f"Dir::Etc::sourcelist={sources}", "-o", "Dir::Etc::sourceparts=-"]
     for mirror in mirrors:
-        sources.write_text(f"deb-src [signed-by={KEYRING}] {mirror} {lock.suite} main\n")
+        kind = "deb" if binary else "deb-src"
+        sources.write_text(f"{kind} [signed-by={KEYRING}] {mirror} {lock.suite} main\n")
         if not apt("update"):
             continue
-        if apt("source", "--download-only", "--only-source", lock.name):
+        if apt(*command):
             if (folder / lock.file).exists():
                 return
             raise CllmError(f"{lock.suite} now has another version of {lock.name}.{advice}")
@@ -216,6 +225,10 @@ def _from_debian(lock: Lock, folder: Path, progress: Progress) -> None:
         f"no mirror of this machine serves {lock.name} of Debian {lock.suite}; "
         f"apt's own words are above.{advice}"
     )
+
+
+def _quietly(command: list[str], folder: Path) -> bool:
+    return subprocess.run(command, cwd=folder, capture_output=True).returncode == 0
 
 
 def _mirrors(options: list[str]) -> list[str]:
@@ -227,7 +240,7 @@ def _mirrors(options: list[str]) -> list[str]:
     return [uri for uri in dict.fromkeys(found.stdout.split()) if "security" not in uri]
 
 
-def _checkout_hint(lock: Lock) -> str:
+def _checkout_hint(lock: Package) -> str:
     if not lock.override:
         return ""
     return f" Or set {lock.override} to a checkout of that version."

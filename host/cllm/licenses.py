@@ -1,11 +1,12 @@
 """`cllm licenses`: the licence texts of everything that is linked into the image, and the model's.
 
-They are read from the fetched trees, which the image is built from.
+They are read from the fetched trees, which the image is built from. Where the CUDA backend was
+built, its compiler's and NVIDIA's texts follow: the pack of PTX has code of libdevice.
 """
 
 from pathlib import Path
 
-from . import TOP, CllmError, build, fetch
+from . import TOP, CllmError, build, cuda, fetch
 from .lock import locks
 
 # (component, tree, text inside it). Trees: the vendored ones by short name, and zig.
@@ -31,6 +32,7 @@ def report() -> str:
     model = fetch.ensure(vendored["model"])
     for path in sorted(model.glob("*.dist-info/LICENSE")):
         parts.append(_part(f"the default model ({vendored['model'].name})", path))
+    parts += [_part(component, path) for component, path in cuda.licences()]
     return "\n".join(parts)
 
 

@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from . import CllmError, accel, cards, console, gpud, health, memory, qemu, reclaim
-from .build import BUILD, DEBUG_IMAGE, IMAGE
+from .build import DEBUG_IMAGE, GPU_IMAGE, IMAGE
+from .cuda import PACK
 
 Settings = dict[str, Any]  # from config.settings()
 MAX_PROGRAM = 1 << 20  # bytes of --app
 RESTART_SECONDS = 2  # between two looks at gpud
-# Of models that compute on a GPU; without them, the module gpu is all that does.
-GPU_IMAGE = BUILD / "cllm-gpu.elf"
-PACK = BUILD / "cllm.ptxpack"
 
 
 def make_guest(

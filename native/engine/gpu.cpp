@@ -20,7 +20,8 @@ std::atomic<bool> registered{false};
 std::atomic<unsigned> now{0}; // generation
 std::atomic<bool> lost{false};
 std::atomic<unsigned> losses{0};
-ucuda_device device; // the first one, as it was registered
+std::atomic<uint32_t> epoch{0}; // ucuda's, of this generation
+ucuda_device device;            // the first one, as it was registered
 char loss_reason[256];
 
 thread_local char last_error[128]; // CUDA's words for the call that failed
@@ -37,8 +38,8 @@ void lose() {
         return;
     }
     const char *fault = ucuda_fault();
-    if (ucuda_status() == UCUDA_ELOST) {
-        fault = "its daemon (gpud) is gone";
+    if (!ucuda_is_open() || ucuda_epoch() != epoch) {
+        fault = "it was reset";
     }
     const char *reason = *fault ? fault : *last_error ? last_error : "unknown";
     strncpy(loss_reason, reason, sizeof loss_reason - 1);
@@ -51,9 +52,9 @@ void lose() {
     throw gpu_lost(std::string("the GPU is lost: ") + loss_reason);
 }
 
-// The first failure since the GPU was opened; a call that fails for lack of memory is none.
+// Whether anything but a lack of memory has failed since the GPU was opened.
 bool has_failed() {
-    return lost || ucuda_status() != UCUDA_OK;
+    return lost || !ucuda_is_open() || ucuda_epoch() != epoch || ucuda_status() != UCUDA_OK;
 }
 
 // A device that is there again must be what ggml-cuda has chosen its kernels for.
@@ -65,7 +66,7 @@ bool same_device() {
 }
 
 int connect_again() {
-    if (ucuda_is_open() && ucuda_status() != UCUDA_ELOST && ucuda_reset() == UCUDA_OK) {
+    if (ucuda_is_open() && ucuda_reset() == UCUDA_OK) {
         return UCUDA_OK;
     }
     ucuda_close();
@@ -79,11 +80,13 @@ unsigned gpu_open() {
         return now;
     }
     if (registered) {
-        lose();
+        if (ucuda_is_open()) { // else the machine's Python was reset, and has closed it
+            lose();
+        }
         if (connect_again() != UCUDA_OK) {
             throw gpu_lost("the GPU is gone, and there is no other one");
         }
-        cudart_restart();
+        cudart_reset();
         if (!same_device()) {
             throw gpu_lost("there is another GPU now: the machine must be restarted to use it");
         }
@@ -100,6 +103,7 @@ unsigned gpu_open() {
     }
     std::lock_guard<std::mutex> lock(mutex);
     lost = false;
+    epoch = ucuda_epoch();
     return ++now;
 }
 
@@ -154,6 +158,10 @@ void gpu_explain(unsigned generation, const std::string &reason) {
     throw std::runtime_error("the GPU has too little memory: " + reason.substr(size, end - size)
         + " more are needed, and " + mebibytes(free) + " of " + mebibytes(total)
         + " are free: give it more (--gpu-memory), or fewer cells (n_ctx) or layers (gpu_layers)");
+}
+
+void gpu_ignore() {
+    cudart_set_mode(CUDART_IGNORES);
 }
 
 void gpu_use::release() {

@@ -120,7 +120,7 @@ def test_a_loss_while_decoding(tmp_path, gpu):
 def test_an_idle_server_notices_the_loss(tmp_path, gpu):
     with Running(tmp_path, GpuEngine) as running:
         assert running.call("/health")[0] == 200
-        gpu["fault"] = "its daemon (gpud) is gone"
+        gpu["fault"] = "gpud does not answer"
         status, answer = running.call("/health")
         assert status == 503 and "gpud" in answer["error"]["message"]
 
