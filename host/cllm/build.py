@@ -10,7 +10,7 @@ import importlib.util
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from . import TOP, CllmError, cuda, fetch, image
@@ -71,14 +71,14 @@ def build_image() -> Path:
     return IMAGE
 
 
-def build_gpu_image() -> Path:
+def build_gpu_image(profile: str = "ci", capabilities: Iterable[int] = (61,)) -> Path:
     """Bring build/cllm-gpu.elf, its pack of PTX and gpud up to date; return the image's path.
 
     It differs from build/cllm.elf in what it links: ggml-cuda with the runtime below it, and the
-    engine's gpu.cpp.
+    engine's gpu.cpp. profile, capabilities: as in cuda.build().
     """
     build_image()
-    archives = cuda.build()
+    archives = cuda.build(profile, capabilities)
     with alone():
         libs = BUILD / "native" / "libs-gpu.txt"
         native = (BUILD / "native" / "libs.txt").read_text().replace("cllm_no_gpu", "cllm_gpu")

@@ -17,10 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import TOP, CllmError
-from .build import BUILD, alone, cmake, write_tools
 from .steps import Steps
 
-FOLDER = BUILD / "gpud"
+FOLDER = TOP / "build" / "gpud"
 PROGRAM = FOLDER / "gpud"
 LIBRARY = FOLDER / "libgpud.so"
 START_SECONDS = 10
@@ -29,9 +28,12 @@ STOP_SECONDS = 5
 
 def build() -> Path:
     """Bring gpud and libgpud.so up to date; return the path of the program."""
-    with alone():
-        write_tools()
-        cmake(Steps(), TOP / "native" / "gpud", FOLDER, "llama.cpp/zig-gnu.cmake")
+    # Not at the top: whoever only starts gpud may lack what builds it (gpu_check.py).
+    from . import build as builds
+
+    with builds.alone():
+        builds.write_tools()
+        builds.cmake(Steps(), TOP / "native" / "gpud", FOLDER, "llama.cpp/zig-gnu.cmake")
     return PROGRAM
 
 

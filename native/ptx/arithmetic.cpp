@@ -44,18 +44,20 @@ const instruction_entry arithmetic_instructions[] = {
 };
 
 const instruction_entry *instruction_named(std::string_view name) {
-    static const std::unordered_map<std::string_view, const instruction_entry *> all = [] {
-        std::unordered_map<std::string_view, const instruction_entry *> out;
+    using table = std::unordered_map<std::string_view, const instruction_entry *>;
+    // Never destroyed: a library may be unloaded before the process ends.
+    static const table &all = *[] {
+        table &out = *new table;
         for (const instruction_entry *list : {flow_instructions, barrier_instructions,
                  warp_instructions, integer_instructions, bit_instructions, wide_instructions,
                  compare_instructions, move_instructions, arithmetic_instructions,
                  function_instructions, convert_instructions,
-                 memory_instructions, atomic_instructions}) {
+                 memory_instructions, atomic_instructions, video_instructions}) {
             for (; !list->name.empty(); ++list) {
                 out.emplace(list->name, list);
             }
         }
-        return out;
+        return &out;
     }();
     const auto it = all.find(name);
     return it == all.end() ? nullptr : it->second;

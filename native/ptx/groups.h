@@ -19,6 +19,7 @@ extern const instruction_entry function_instructions[];
 extern const instruction_entry convert_instructions[];
 extern const instruction_entry memory_instructions[];
 extern const instruction_entry atomic_instructions[];
+extern const instruction_entry video_instructions[];
 
 } // namespace ptx
 

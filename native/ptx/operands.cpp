@@ -181,10 +181,10 @@ uint32_t decoder::special_of(special what, unsigned size) {
 uint32_t decoder::literal_of(const operand &o, type t) {
     const literal &n = o.number;
     if (t == type::pred) {
-        if (n.real || n.bits > 1) {
-            fail("a predicate is 0 or 1");
+        if (n.real) {
+            fail("a predicate is no float");
         }
-        return constant_of(n.bits, 1);
+        return constant_of(n.bits != 0, 1);
     }
     if (!n.real) {
         if (t == type::f32 || t == type::f64) {
@@ -246,6 +246,9 @@ uint32_t decoder::place_wide(const operand &o, type t, unsigned *size) {
             }
             return special_of(one.what, one.size);
         }
+    }
+    if (o.text.substr(0, 7) == "%envreg" && wanted == 4) { // set for cooperative launches only
+        return constant_of(0, 4);
     }
     if (o.text == "WARP_SZ" && t != type::pred) {
         return constant_of(32, wanted);

@@ -51,27 +51,34 @@ private:
     size_t size = 0;
 };
 
-std::mutex arenas_lock;
-constexpr size_t max_arenas = 8;
-std::vector<arena> arenas = [] {
-    std::vector<arena> out;
-    out.reserve(max_arenas);
-    return out;
-}();
+// Never destroyed: a library may be unloaded before the process ends.
+struct arena_store {
+    static constexpr size_t max = 8;
+    std::mutex lock;
+    std::vector<arena> all;
+
+    arena_store() { all.reserve(max); }
+    static arena_store &get() {
+        static arena_store &one = *new arena_store;
+        return one;
+    }
+};
 
 class borrowed_arena {
 public:
     borrowed_arena() {
-        const std::lock_guard<std::mutex> lock(arenas_lock);
-        if (!arenas.empty()) {
-            held.swap(arenas.back());
-            arenas.pop_back();
+        arena_store &store = arena_store::get();
+        const std::lock_guard<std::mutex> lock(store.lock);
+        if (!store.all.empty()) {
+            held.swap(store.all.back());
+            store.all.pop_back();
         }
     }
     ~borrowed_arena() {
-        const std::lock_guard<std::mutex> lock(arenas_lock);
-        if (arenas.size() < max_arenas && arenas.capacity() >= max_arenas) {
-            arenas.emplace_back().swap(held);
+        arena_store &store = arena_store::get();
+        const std::lock_guard<std::mutex> lock(store.lock);
+        if (store.all.size() < arena_store::max) {
+            store.all.emplace_back().swap(held);
         }
     }
     borrowed_arena(const borrowed_arena &) = delete;

@@ -57,13 +57,15 @@ class Writer:
     def inline(self, to, data):
         self.lib.nvprobe_push_inline(self.push, to, self.native.ffi.from_buffer(data), len(data))
 
-    def launch(self, parameters, grid=(1, 1, 1), block=(32, 1, 1), release=None, shared=0):
+    def launch(
+        self, parameters, grid=(1, 1, 1), block=(32, 1, 1), release=None, shared=0, program=PROGRAM
+    ):
         """Put metadata and parameters into the card's memory through the push buffer; launch."""
         layout = self.lib.nvprobe_qmd_layout(self.number)
         constants = bytes(layout.parameters) + parameters
         constants += bytes(-len(constants) % 64)
         c = self.native.ffi.new("struct nvprobe_launch *")
-        c.program, c.program_region = PROGRAM, 0 if layout.wide_program else REGION
+        c.program, c.program_region = program, 0 if layout.wide_program else REGION
         c.grid, c.block, c.registers, c.shared = grid, block, 32, shared
         c.bank[0].address, c.bank[0].bytes = CONSTANTS, len(constants)
         if release:
