@@ -7,7 +7,7 @@ ARGS ?=
 BOOTSTRAP = @$(PYTHON) host/bootstrap.py
 CLLM = @.venv/bin/cllm
 
-.PHONY: help run build test test-upstream bench repl debug lint format clean
+.PHONY: help run build test test-upstream bench repl debug lint format clean gpu-kit gpu-check
 
 help:
 	@echo "make run     boot in QEMU with SmolLM2 and serve on http://127.0.0.1:8080"
@@ -15,6 +15,8 @@ help:
 	@echo "make test    unit tests and guest tests"
 	@echo "make test-upstream   MicroPython's own tests in the guest; ARGS=\"--groups basics,io\""
 	@echo "make bench   compare with llama-server in a small Linux guest; ARGS=\"--sweep\""
+	@echo "make gpu-kit     what gpu-check needs, in build/gpu-check and build/gpu-check.tar.gz"
+	@echo "make gpu-check   check and measure an NVIDIA card; ARGS=\"--engine ptx\" without one"
 	@echo "make repl    like run, with every key for the guest's REPL; Ctrl-] ends it"
 	@echo "make debug   like run, waiting for gdb; prints the command to attach it"
 	@echo "make lint    check all sources by ruff, mypy, clang-format and codespell"
@@ -42,6 +44,13 @@ test-upstream:
 
 bench: build
 	$(CLLM) bench $(ARGS)
+
+gpu-kit:
+	$(BOOTSTRAP) test
+	@.venv/bin/python bench/gpu/kit.py $(ARGS)
+
+gpu-check: # needs no network and no .venv: the machine with the card may have neither
+	@PYTHONPATH=host $(PYTHON) -m cllm.gpu_check $(ARGS)
 
 debug:
 	$(BOOTSTRAP) debug

@@ -5,7 +5,20 @@ import os
 import subprocess
 import sys
 
-from . import TOP, VERSION, CllmError, build, config, extras, fetch, licenses, lint, run
+from . import (
+    TOP,
+    VERSION,
+    CllmError,
+    build,
+    config,
+    cuda,
+    extras,
+    fetch,
+    gpud,
+    licenses,
+    lint,
+    run,
+)
 from .lock import locks
 
 # Commands that are programs with flags of their own: Python's arguments for each.
@@ -61,6 +74,18 @@ def add_boot_flags(parser, serial=True):
     parser.add_argument(
         "--nic", choices=config.NICS, help="the network card (default auto: virtio)"
     )
+    parser.add_argument(
+        "--gpu",
+        choices=config.GPUS,
+        help="cuda: this machine's NVIDIA cards; ptx: an interpreter, for tests; auto: cuda where "
+        "there is a card, else off (default off)",
+    )
+    parser.add_argument(
+        "--gpu-memory",
+        type=number("gpu_memory"),
+        metavar="MiB",
+        help="what the guest may have of a GPU's memory (default: all; of the interpreter 1024)",
+    )
     parser.add_argument("--config", metavar="FILE.json", help="what the flags hold, and more")
     parser.add_argument("--app", metavar="FILE.py", help="handlers to add: from cllm import app")
     if serial:
@@ -104,6 +129,11 @@ def make_parser():
         action="store_true",
         help="leave out self tests and deliberate crashes, as CLLM_SELFTEST=0 does",
     )
+    image.add_argument(
+        "--gpu",
+        action="store_true",
+        help="build/cllm-gpu.elf too, which computes on GPUs, its pack of PTX, and gpud",
+    )
     commands.add_parser("fetch", help="download and unpack what a build and a run need")
     test = commands.add_parser("test", help="build what tests need and run pytest")
     test.add_argument("arguments", nargs=argparse.REMAINDER, help="for pytest")
@@ -115,6 +145,21 @@ def make_parser():
     )
     commands.add_parser(
         "bench", add_help=False, help="compare with llama-server in a small Linux guest"
+    )
+    backend = commands.add_parser(
+        "cuda", help="build llama.cpp's CUDA backend and build/cllm.ptxpack; fetches its compiler"
+    )
+    backend.add_argument(
+        "--profile",
+        choices=cuda.PROFILES,
+        default="ci",
+        help="ci: what the tests compute with (default); full: all that upstream builds",
+    )
+    backend.add_argument(
+        "--architectures",
+        metavar="CC,...",
+        default="61",
+        help="compute capabilities to compile for: 61,80 for 6.1 and 8.0 (default 61)",
     )
     commands.add_parser("lint", help="check all sources; changes nothing")
     commands.add_parser("format", help="lay out all sources by ruff and clang-format")
@@ -157,7 +202,10 @@ def main(arguments=None):
         if arguments.command == "build":
             if arguments.production:
                 os.environ["CLLM_SELFTEST"] = "0"
-            print(os.path.relpath(build.build_image()))
+            if arguments.gpu:
+                gpud.build()
+            make = build.build_gpu_image if arguments.gpu else build.build_image
+            print(os.path.relpath(make()))
         elif arguments.command == "fetch":
             fetch.ensure_all()
         elif arguments.command == "test":
@@ -169,6 +217,9 @@ def main(arguments=None):
             return lint.lint()
         elif arguments.command == "format":
             return lint.reformat()
+        elif arguments.command == "cuda":
+            cuda.build(arguments.profile, cuda.architectures(arguments.architectures))
+            print(os.path.relpath(cuda.PACK))
         elif arguments.command == "reference":
             print(os.path.relpath(build.build_reference()))
         elif arguments.command == "licenses":

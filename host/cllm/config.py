@@ -22,20 +22,29 @@ DEFAULTS = {
     "kernels": "auto",
     "cpu_variant": "auto",
     "nic": "auto",
+    "gpu": "off",
+    "gpu_memory": None,
 }
 PATHS = ("model", "app", "serial", "pcap", "draft")
-NUMBERS = {"port": (0, 65535), "smp": (1, 255), "memory": (40, memory.LARGEST)}
+NUMBERS = {
+    "port": (0, 65535),
+    "smp": (1, 255),
+    "memory": (40, memory.LARGEST),
+    "gpu_memory": (1, memory.LARGEST),
+}
 ACCELS = ("auto", "tcg", "kvm")
 ON_CRASH = ("exit", "reboot")
 KERNELS = keys.MODEL["kernels"].choices
 CPU_VARIANTS = keys.MODEL["cpu_variant"].choices
 NICS = tuple(qemu.CARDS)
+GPUS = ("off", "auto", "cuda", "ptx")
 CHOICES = {
     "accel": ACCELS,
     "on_crash": ON_CRASH,
     "kernels": KERNELS,
     "cpu_variant": CPU_VARIANTS,
     "nic": NICS,
+    "gpu": GPUS,
 }
 HOST = {
     **{key: keys.Integer(*bounds) for key, bounds in NUMBERS.items()},

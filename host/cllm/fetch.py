@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from . import CllmError, patches
-from .lock import Lock, locks, sha256_of
+from .lock import Lock, Package, locks, sha256_of
 from .progress import Progress
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -51,7 +51,7 @@ def ensure(lock: Lock) -> Path:
         return folder
     if lock.unpacked.is_dir() and _read(lock.stamp) == lock.identity():
         return lock.unpacked
-    package = _package(lock)
+    package = package_file(lock)
     started = time.monotonic()
     _unpack(lock, package)
     say(f"unpacked {lock.file} into {lock.unpacked} in {time.monotonic() - started:.1f} s")
@@ -90,7 +90,7 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def _package(lock: Lock) -> Path:
+def package_file(lock: Package) -> Path:
     """Return the verified upstream package in the cache; download it where it is not there."""
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
@@ -102,8 +102,8 @@ def _package(lock: Lock) -> Path:
             progress = Progress()
             title = f"download {lock.file}"
             with progress.task(title, lock.size or None, lambda: _arrived(folder, lock.size)):
-                download = _from_debian if lock.origin == "debian" else _from_pypi
-                download(lock, folder, progress)
+                debian = lock.origin.startswith("debian")
+                (_from_debian if debian else _from_pypi)(lock, folder, progress)
                 if not (folder / lock.file).exists():
                     raise CllmError(f"the download of {lock.name} brought no {lock.file}")
             os.replace(folder / lock.file, package)
@@ -141,7 +141,7 @@ def _run(command: list[str], progress: Progress, **options: Any) -> bool:
     return done.returncode == 0
 
 
-def _from_pypi(lock: Lock, folder: Path, progress: Progress) -> None:
+def _from_pypi(lock: Package, folder: Path, progress: Progress) -> None:
     """Download by pip, which also checks the hash, before it runs code of an sdist."""
     requirement = folder / "requirement.txt"
     requirement.write_text(f"{lock.name}=={lock.version} --hash=sha256:{lock.sha256}\n")
@@ -169,8 +169,8 @@ def _from_pypi(lock: Lock, folder: Path, progress: Progress) -> None:
         )
 
 
-def _from_debian(lock: Lock, folder: Path, progress: Progress) -> None:
-    """Download a source package of another Debian suite by a private apt configuration.
+def _from_debian(lock: Package, folder: Path, progress: Progress) -> None:
+    """Download a package of another Debian suite by a private apt configuration.
 
     It uses the machine's mirrors and archive key, and does not touch the machine's apt state, so it
     needs no root.
@@ -189,16 +189,25 @@ def _from_debian(lock: Lock, folder: Path, progress: Progress) -> None:
     def apt(*arguments: str) -> bool:
         return _run(["apt-get", *own, *arguments], progress, cwd=folder)
 
+    binary = lock.origin == "debian-binary"
+    command = ["source", "--download-only", "--only-source", lock.name]
+    if binary:
+        command = ["download", f"{lock.name}={lock.version}"]
+        # The machine's own package lists may have it already.
+        plain = ["-o", "APT::Sandbox::User=root"]
+        if _quietly(["apt-get", *plain, *command], folder) and (folder / lock.file).exists():
+            return
     mirrors = _mirrors([]) or (apt("update") and _mirrors(own))
     if not mirrors:
         raise CllmError(f"apt on this machine names no Debian mirror.{advice}")
     sources = folder / "sources.list"
     own += ["-o", f"Dir::Etc::sourcelist={sources}", "-o", "Dir::Etc::sourceparts=-"]
     for mirror in mirrors:
-        sources.write_text(f"deb-src [signed-by={KEYRING}] {mirror} {lock.suite} main\n")
+        kind = "deb" if binary else "deb-src"
+        sources.write_text(f"{kind} [signed-by={KEYRING}] {mirror} {lock.suite} main\n")
         if not apt("update"):
             continue
-        if apt("source", "--download-only", "--only-source", lock.name):
+        if apt(*command):
             if (folder / lock.file).exists():
                 return
             raise CllmError(f"{lock.suite} now has another version of {lock.name}.{advice}")
@@ -221,6 +230,10 @@ def private_apt(folder: Path) -> list[str]:
     return [word for setting in settings for word in ("-o", setting)]
 
 
+def _quietly(command: list[str], folder: Path) -> bool:
+    return subprocess.run(command, cwd=folder, capture_output=True).returncode == 0
+
+
 def _mirrors(options: list[str]) -> list[str]:
     """Return the archives of this machine's apt configuration, except security updates."""
     query = ["--format", "$(REPO_URI)", "Created-By: Packages"]
@@ -230,7 +243,7 @@ def _mirrors(options: list[str]) -> list[str]:
     return [uri for uri in dict.fromkeys(found.stdout.split()) if "security" not in uri]
 
 
-def _checkout_hint(lock: Lock) -> str:
+def _checkout_hint(lock: Package) -> str:
     if not lock.override:
         return ""
     return f" Or set {lock.override} to a checkout of that version."

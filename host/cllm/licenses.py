@@ -1,11 +1,12 @@
 """`cllm licenses`: licence texts of all components of the image, and of the model.
 
-They are read from the fetched trees, from which the image is built.
+They are read from the fetched trees, from which the image is built. Where the CUDA backend was
+built, its compiler's and NVIDIA's texts follow: the pack of PTX has code of libdevice.
 """
 
 from pathlib import Path
 
-from . import TOP, CllmError, build, fetch
+from . import TOP, CllmError, build, cuda, fetch
 from .lock import locks
 
 # (component, tree, text inside it). Trees: the vendored ones by short name, and zig.
@@ -31,6 +32,7 @@ def report() -> str:
     model = fetch.ensure(vendored["model"])
     for path in sorted(model.glob("*.dist-info/LICENSE")):
         parts.append(_part(f"the default model ({vendored['model'].name})", path))
+    parts += [_part(component, path) for component, path in cuda.licences()]
     return "\n".join(parts)
 
 

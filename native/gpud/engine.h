@@ -27,6 +27,10 @@ public:
     virtual uint32_t features() const = 0; // UCUDA_HAS_*
     virtual unsigned devices() const = 0;
     virtual int describe(unsigned device, ucuda_device *out) = 0;
+    // Bytes that nobody uses, other guests included.
+    virtual uint64_t free_memory(unsigned) { return UINT64_MAX; }
+    // Whether load_module() is better given a kernel at a time: a compiler takes all of the text.
+    virtual bool takes_slices() const { return false; }
 
     virtual int alloc(unsigned device, uint64_t bytes, uint64_t *address) = 0;
     virtual int free(unsigned device, uint64_t address) = 0;
@@ -34,6 +38,7 @@ public:
     virtual int load_module(unsigned device, std::string_view text, object *module) = 0;
     virtual int unload_module(unsigned device, object module) = 0;
     virtual int kernel(object module, uint64_t hash, ucuda_kernel *out, object *kernel) = 0;
+    virtual std::string kernel_name(object) const { return {}; } // for messages
     virtual int kernel_attribute(object kernel, uint32_t attribute, uint64_t value) = 0;
     virtual int occupancy(object kernel, uint32_t threads, uint64_t shared, uint32_t *blocks) = 0;
     virtual int global(object module, uint64_t hash, uint64_t *address, uint64_t *bytes) = 0;

@@ -4,7 +4,8 @@
 //   struct ptx_pack_file   [n_files]
 //   struct ptx_pack_kernel [n_kernels]   by file, then by name hash
 //   struct ptx_pack_param  [n_params]
-//   the files' text, each a zstd frame on its own, at `offset` from the pack's start
+//   the files' text, each a zlib stream (RFC 1950) at `offset` from the pack's start, or as it is
+//   where `packed` equals `bytes`
 //
 // Little-endian, no padding but what is declared. A module in the image does not hold its PTX but a
 // struct ptx_reference of 48 bytes, which names the file by number and hash.
@@ -34,7 +35,7 @@ struct ptx_pack_file {
     uint32_t number;    // as in ptx_reference; files of one number differ in `arch`
     uint32_t arch;
     uint64_t offset;
-    uint32_t packed, bytes; // of the frame, of the text
+    uint32_t packed, bytes; // of the stream, of the text
     uint32_t first_kernel, n_kernels;
 };
 

@@ -78,7 +78,28 @@ struct ucuda_host {
     uint64_t beat; // milliseconds, of a clock of gpud's; stands still when gpud is gone
     uint64_t seq_done;
     uint64_t used_bytes;  // of the quota
-    char fault_text[200]; // about `sticky`, ends with NUL
+    char fault_text[200]; // about `sticky`, else the last command that failed; ends with NUL
+};
+
+// CUresult, as CUDA numbers them.
+enum {
+    UCUDA_OK = 0,
+    UCUDA_EINVAL = 1,
+    UCUDA_ENOMEM = 2,
+    UCUDA_EDEINIT = 4,
+    UCUDA_ENODEVICE = 100,
+    UCUDA_EIMAGE = 200,
+    UCUDA_EHANDLE = 400,
+    UCUDA_ENOTFOUND = 500,
+    UCUDA_ENOTREADY = 600,
+    UCUDA_EADDRESS = 700,
+    UCUDA_ERESOURCES = 701,
+    UCUDA_ETIMEOUT = 702,
+    UCUDA_ELAUNCH = 719,
+    UCUDA_ENOTSUPPORTED = 801,
+    UCUDA_ECAPTURE = 900,
+    UCUDA_EUNKNOWN = 999,
+    UCUDA_ELOST = 46, // device unavailable: gpud is gone
 };
 
 enum ucuda_op {

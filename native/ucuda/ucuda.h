@@ -14,53 +14,28 @@
 #include <stdint.h>
 
 #include "abi.h"
+#include "transport.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-// CUresult, as CUDA numbers them.
-enum {
-    UCUDA_OK = 0,
-    UCUDA_EINVAL = 1,
-    UCUDA_ENOMEM = 2,
-    UCUDA_EDEINIT = 4,
-    UCUDA_ENODEVICE = 100,
-    UCUDA_EIMAGE = 200,
-    UCUDA_EHANDLE = 400,
-    UCUDA_ENOTFOUND = 500,
-    UCUDA_ENOTREADY = 600,
-    UCUDA_EADDRESS = 700,
-    UCUDA_ERESOURCES = 701,
-    UCUDA_ETIMEOUT = 702,
-    UCUDA_ELAUNCH = 719,
-    UCUDA_ENOTSUPPORTED = 801,
-    UCUDA_ECAPTURE = 900,
-    UCUDA_EUNKNOWN = 999,
-    UCUDA_ELOST = 46, // device unavailable: gpud is gone
-};
-
-// What the client needs of its surroundings. Functions get `user`.
-struct ucuda_transport {
-    void *memory; // the shared memory
-    size_t bytes;
-    void (*ring)(void *user); // wakes gpud
-    // Waits a little for gpud, the longer the more often it was called for one wait: first spins,
-    // then sleeps, so that other threads run.
-    void (*pause)(void *user, unsigned turn);
-    uint64_t (*now_ms)(void *user); // any clock
-    void *user;
-};
-
-// Finds gpud's device on the PCI bus (native/pci) and connects. UCUDA_ENODEVICE without one.
+// What the port sets for ucuda_open(). Without a map_memory there is no device.
 struct ucuda_hooks {
     // Maps device memory [address, address + bytes) write-back, so that it is as quick as RAM; NULL
-    // if that cannot be done. Set by the port; where it is NULL there is no device.
+    // if that cannot be done. It is not unmapped: after a ucuda_close() the same is asked for.
     void *(*map_memory)(uint64_t address, size_t bytes);
     // Maps registers uncached.
     void *(*map_registers)(uint64_t address, size_t bytes);
+    // As in struct ucuda_transport. NULL stands for: no window, sched_yield() and then nanosleep(),
+    // CLOCK_MONOTONIC.
+    size_t (*physical)(void *user, const void *at, size_t bytes, uint64_t *address);
+    void (*pause)(void *user, unsigned turn);
+    uint64_t (*now_ms)(void *user);
 };
 extern struct ucuda_hooks ucuda_hooks;
+// Finds gpud's device on the PCI bus (native/pci) and connects. UCUDA_ENODEVICE without one. Any
+// number of calls open one connection.
 int ucuda_open(void);
 // Connects through a transport of the caller's, which outlives the connection.
 int ucuda_open_transport(const struct ucuda_transport *transport);
@@ -68,12 +43,17 @@ void ucuda_close(void);
 bool ucuda_is_open(void);
 // gpud's first page; NULL when not open.
 const struct ucuda_info *ucuda_info(void);
-// What failed first, in words: kernel, block, thread, address. "" when nothing did.
+// What failed first, in words: kernel, block, thread, address. While nothing has, what the last
+// command was refused for. "" when there was no such thing.
 const char *ucuda_fault(void);
 // The first failure, UCUDA_ELOST when gpud is gone, else UCUDA_OK. Does not wait.
 int ucuda_status(void);
 // Starts anew: frees everything on the devices. What handles there were are invalid.
 int ucuda_reset(void);
+// Before a reset: calls that wait in other threads return UCUDA_ELOST, as all calls do until then.
+void ucuda_interrupt(void);
+// Changes with each reset and connection: handles and addresses of another epoch are invalid.
+uint32_t ucuda_epoch(void);
 
 struct ucuda_stats {
     uint64_t launches, graph_launches, copies, copied_bytes, fences, doorbells, records;

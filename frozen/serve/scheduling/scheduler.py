@@ -23,7 +23,7 @@ import asyncio
 import gc
 import time
 
-from _engine import Aborted, Assertion, BadNumbers, Limit, NoSlot
+from _engine import Aborted, Assertion, BadNumbers, Limit, Lost, NoSlot
 from httpd.jsonio import integers
 
 from .detok import text_of
@@ -242,7 +242,7 @@ class Scheduler:
     async def step(self):
         """Decode one batch and sample. An error ends the request that caused it, not the loop."""
         if self._broken:
-            self._end_all()
+            self.end(self._broken)
             return
         self.expel()
         self._admit(self.clock())
@@ -461,6 +461,8 @@ class Scheduler:
 
     async def _recover(self, work, exc):
         # A batch failed, and nothing was decoded: make room, or find whose fault it is.
+        if isinstance(exc, Lost):
+            return self.lose(str(exc))
         if not work:
             return
         if isinstance(exc, Aborted):
@@ -636,6 +638,8 @@ class Scheduler:
             )
         except ValueError as exc:
             job.fail(invalid(str(exc)))
+        except Lost as exc:
+            self.lose(str(exc))
         except MemoryError:
             if job.done_n or job.swept:
                 job.fail(unavailable(_NO_MEMORY, headers={"Retry-After": "5"}))
@@ -674,6 +678,8 @@ class Scheduler:
         """End a request with an error, unless it has ended."""
         if sequence.finished:
             return
+        if isinstance(exc, Lost):
+            return self.lose(str(exc))
         self.drop(sequence)
         self.metrics.finish("error")
         if isinstance(exc, NoSlot):
@@ -683,7 +689,17 @@ class Scheduler:
             print("cllm: a request failed: " + error.message)
         sequence.fail(error)
 
-    def _end_all(self):
+    def lose(self, reason):
+        """Use the engine no more. All that asks for it, now or later, gets a 503 with `reason`."""
+        if not self._broken:
+            self._broken = reason
+            self._work.set()
+            if self._on_broken:
+                self._on_broken(reason)
+
+    def end(self, reason):
+        """End all requests, and those to come, with a 503 for `reason`."""
+        self._broken = self._broken or reason
         for sequence in self.running + self.queue.items:
             self.drop(sequence)
             sequence.fail(unavailable(self._broken))
@@ -718,10 +734,7 @@ class Scheduler:
             self.cache.stop(holder, keep)
         except RuntimeError as exc:
             # Removing a whole sequence fails only when the engine itself is broken.
-            if not self._broken:
-                self._broken = "the engine failed: %s" % exc
-                if self._on_broken:
-                    self._on_broken(self._broken)
+            self.lose(str(exc) if isinstance(exc, Lost) else "the engine failed: %s" % exc)
 
 
 class _Embedding:
@@ -751,10 +764,10 @@ class Stuck(RuntimeError):
 
 def _chosen(sequence, choose, *arguments):
     # Return the token that choose() returns. Its failures are the constraints' fault, except
-    # exceeded limits and numbers that only a damaged model computes.
+    # exceeded limits, numbers that only a damaged model computes, and a lost GPU.
     try:
         return choose(*arguments)
-    except (Limit, BadNumbers):
+    except (Limit, BadNumbers, Lost):
         raise
     except RuntimeError as exc:
         if sequence.constrained:

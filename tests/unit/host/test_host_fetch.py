@@ -160,7 +160,7 @@ def test_a_failed_download_leaves_nothing_in_the_cache(home, monkeypatch):
     "change, words",
     [
         ({"sha256": "12"}, "64 lower-case"),
-        ({"from": "ftp"}, "must be one of debian, sdist, wheel"),
+        ({"from": "ftp"}, "must be one of debian, debian-binary, sdist, wheel"),
         ({"file": "../escape"}, "plain file name"),
     ],
 )
