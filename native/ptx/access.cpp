@@ -204,7 +204,8 @@ address read_address(decoder &d, const operand &o, space where) {
     }
     const variable *v = o.text[0] == '%' ? nullptr : d.find_variable(o.text);
     if (v) {
-        const bool same = v->where == where || (where == space::generic && v->where == space::global)
+        const bool same = v->where == where
+            || (where == space::generic && v->where == space::global)
             || (where == space::param && v->where == space::local);
         if (!same) {
             d.fail("the variable is in another space: " + std::string(o.text.substr(0, 64)));

@@ -46,11 +46,11 @@ const instruction_entry arithmetic_instructions[] = {
 const instruction_entry *instruction_named(std::string_view name) {
     static const std::unordered_map<std::string_view, const instruction_entry *> all = [] {
         std::unordered_map<std::string_view, const instruction_entry *> out;
-        for (const instruction_entry *list : {flow_instructions, barrier_instructions,
-                 warp_instructions, integer_instructions, bit_instructions, wide_instructions,
-                 compare_instructions, move_instructions, arithmetic_instructions,
-                 function_instructions, convert_instructions,
-                 memory_instructions, atomic_instructions}) {
+        for (const instruction_entry *list :
+            {flow_instructions, barrier_instructions, warp_instructions, integer_instructions,
+                bit_instructions, wide_instructions, compare_instructions, move_instructions,
+                arithmetic_instructions, function_instructions, convert_instructions,
+                memory_instructions, atomic_instructions}) {
             for (; !list->name.empty(); ++list) {
                 out.emplace(list->name, list);
             }

@@ -36,7 +36,9 @@ struct left_shift {
 struct right_shift {
     template <typename T> static T of(T x, uint32_t n) {
         const uint32_t bits = 8 * sizeof(T);
-        return std::is_signed_v<T> ? T(x >> (n < bits ? n : bits - 1)) : n < bits ? T(x >> n) : T(0);
+        return std::is_signed_v<T> ? T(x >> (n < bits ? n : bits - 1))
+            : n < bits             ? T(x >> n)
+                                   : T(0);
     }
 };
 struct leading_zeros {

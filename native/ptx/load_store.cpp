@@ -146,8 +146,7 @@ access take_access(decoder &d, const statement &s) {
 
 // The operands of a vector access, or the one of a plain access.
 std::vector<operand> parts_of(decoder &d, const operand &o, unsigned parts) {
-    std::vector<operand> out =
-        o.kind == operand::list ? o.items : std::vector<operand>(1, o);
+    std::vector<operand> out = o.kind == operand::list ? o.items : std::vector<operand>(1, o);
     if (out.size() != parts) {
         d.fail("the vector has another number of elements");
     }
