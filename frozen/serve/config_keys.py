@@ -180,6 +180,8 @@ MODEL = {
     # In the order of engine.h's ENGINE_POOLING_* and ENGINE_KERNELS_*.
     "pooling": Choice("model", "mean", "cls", "last"),
     "kernels": Choice("auto", "ggml", "tcg", "exact"),
+    # Layers that a GPU computes, of the draft model too; without it, all where there is a GPU.
+    "gpu_layers": Integer(0, 1 << 16),
     # Builds of ggml's CPU code in the image (native/CMakeLists.txt).
     "cpu_variant": Choice("auto", "sse42", "avx2", "avx512", "avx512-vnni", "avx512-bf16"),
 }

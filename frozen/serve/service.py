@@ -20,6 +20,7 @@ from .scheduling.scheduler import Bounds, Scheduler
 # before tokenizing it keeps others waiting.
 _BYTES_PER_TOKEN = 64
 _MAX_TOKEN = (1 << 31) - 1
+_LOOK_S = 0.02  # between two looks for the end of jobs
 
 
 class Service:
@@ -36,6 +37,7 @@ class Service:
         self._turns = Turns()
         self.last_crash = None  # for /health: how the machine died before this boot, if it did
         self._task = None
+        self._reload = None  # the task of reload(), kept from the garbage collector
 
     def configure(self, host, bounds=None):
         """Set what to serve. Loads nothing."""
@@ -56,6 +58,31 @@ class Service:
             )
             self._task = asyncio.create_task(self.scheduler.run())
 
+    def reload(self):
+        """Begin to load the model again, after it was lost or failed to load as well as while it
+        is served. Requests that wait or run end with a 503. RequestError while it is loading.
+        """
+        if self.host.state == LOADING:
+            raise unavailable("Loading model", {"progress": self.host.progress})
+        self.host.state = LOADING
+        self.host.progress = 0.0
+        self._reload = asyncio.create_task(self._load_again())
+
+    async def _load_again(self):
+        if self._task:
+            self._task.cancel()
+            try:
+                await self._task
+            except asyncio.CancelledError:
+                pass
+            self._task = None
+        if self.scheduler:
+            self.scheduler.end("Loading model")
+        while self._turns.busy:  # with jobs of the engine that is closed next
+            await asyncio.sleep(_LOOK_S)
+        self.host.close()
+        await self.start()
+
     def look(self):
         """Stop the engine if all clients have left for whom it computes. The network calls this
         when it has news, at any time, also during a decode.
@@ -65,12 +92,16 @@ class Service:
 
     def stop(self):
         """End the scheduler's task."""
-        if self._task:
-            self._task.cancel()
+        for task in (self._reload, self._task):
+            if task:
+                task.cancel()
 
     def engine(self):
         """Return the engine. RequestError 503 while there is none to use."""
         host = self.host
+        lost = host.lost() if host.state == READY else None
+        if lost:
+            self.scheduler.lose(lost)
         if host.state == READY:
             return host.engine
         if host.state == LOADING:

@@ -76,6 +76,7 @@ class Settings:
             "job_ms": self.bounds.job_ms,
             "pooling": keys.MODEL["pooling"].choices.index(model["pooling"]),
             "kernels": keys.MODEL["kernels"].choices.index(model["kernels"]),
+            "gpu_layers": -1 if model["gpu_layers"] is None else model["gpu_layers"],
         }
         if model["cpu_variant"] != "auto":
             self.options["cpu"] = model["cpu_variant"]

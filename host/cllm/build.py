@@ -13,15 +13,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import TOP, CllmError, fetch, image
+from . import TOP, CllmError, cuda, fetch, image
 from .lock import locks
 from .steps import Steps
 
 BUILD = TOP / "build"
 TOOLS = BUILD / "tools"
 IMAGE = BUILD / "cllm.elf"
-UNPACKED_IMAGE = BUILD / "cllm.unpacked.elf"
 DEBUG_IMAGE = BUILD / "cllm.debug.elf"
+# The second product: the same with ggml-cuda.
+GPU_IMAGE = BUILD / "cllm-gpu.elf"
+DEBUG_GPU_IMAGE = BUILD / "cllm-gpu.debug.elf"
 MPY_CROSS = BUILD / "mpy-cross" / "mpy-cross"
 UNIX = BUILD / "unix" / "micropython"
 HOST_LIBRARY = BUILD / "native-host"
@@ -65,10 +67,25 @@ def build_image() -> Path:
         write_tools()
         _mpy_cross(steps, sources["micropython"])
         _native(steps, sources["llama.cpp"], BUILD / "native", "llama.cpp/zig-musl.cmake")
-        _port(steps, sources["micropython"])
-        image.finish(BUILD / "port" / "cllm.elf", UNPACKED_IMAGE, DEBUG_IMAGE)
-        image.pack(steps, zig(), UNPACKED_IMAGE, IMAGE)
+        _port(steps, sources["micropython"], IMAGE, DEBUG_IMAGE, BUILD / "native" / "libs.txt")
     return IMAGE
+
+
+def build_gpu_image() -> Path:
+    """Bring build/cllm-gpu.elf, its pack of PTX and gpud up to date; return the image's path.
+
+    It differs from build/cllm.elf in what it links: ggml-cuda with the runtime below it, and the
+    engine's gpu.cpp.
+    """
+    build_image()
+    archives = cuda.build()
+    with alone():
+        libs = BUILD / "native" / "libs-gpu.txt"
+        native = (BUILD / "native" / "libs.txt").read_text().replace("cllm_no_gpu", "cllm_gpu")
+        _write(libs, native + "".join(f"{path}\n" for path in archives))
+        source = fetch.ensure(locks()["micropython"])
+        _port(Steps(), source, GPU_IMAGE, DEBUG_GPU_IMAGE, libs)
+    return GPU_IMAGE
 
 
 def build_host_library() -> None:
@@ -180,10 +197,16 @@ def write_tools() -> None:
 
 
 def _write_tool(name: str, text: str) -> None:
-    path = TOOLS / name
-    if not path.exists() or path.read_text() != text:
-        path.write_text(text)
-        path.chmod(0o755)
+    if _write(TOOLS / name, text):
+        (TOOLS / name).chmod(0o755)
+
+
+def _write(path: Path, text: str) -> bool:
+    """Write a file unless it has this text already; return whether it had another."""
+    if path.exists() and path.read_text() == text:
+        return False
+    path.write_text(text)
+    return True
 
 
 def _make(folder: Path, **variables: object) -> tuple[list[str | Path], dict[str, str]]:
@@ -269,16 +292,21 @@ def _program(name: str) -> Path:
     return Path(sys.executable).parent / name
 
 
-def _port(steps: Steps, source: Path) -> None:
+def _port(steps: Steps, source: Path, packed: Path, debug: Path, libs: Path) -> None:
+    """Link the port with the archives that `libs` lists; make the images `packed` and `debug`."""
     command, environment = _make(
         TOP / "ports" / "cllm_x86",
         CLLM_TOP=TOP,
         MPY_DIR=source,
         BUILD=BUILD / "port",
         CROSS_TOOLS=TOOLS,
-        NATIVE_LIBS=BUILD / "native" / "libs.txt",
+        IMAGE=packed.name,
+        NATIVE_LIBS=libs,
         MICROPY_MPYCROSS=MPY_CROSS,
         PYTHON=sys.executable,
         CLLM_SELFTEST=os.environ.get("CLLM_SELFTEST", "1"),
     )
     steps.run("port", command, environment)
+    unpacked = packed.with_suffix(".unpacked.elf")
+    image.finish(BUILD / "port" / packed.name, unpacked, debug)
+    image.pack(steps, zig(), unpacked, packed)

@@ -5,7 +5,20 @@ import os
 import subprocess
 import sys
 
-from . import TOP, VERSION, CllmError, build, config, cuda, extras, fetch, licenses, lint, run
+from . import (
+    TOP,
+    VERSION,
+    CllmError,
+    build,
+    config,
+    cuda,
+    extras,
+    fetch,
+    gpud,
+    licenses,
+    lint,
+    run,
+)
 from .lock import locks
 
 # Commands that are programs of their own, with their own flags: Python's arguments for each.
@@ -58,6 +71,18 @@ def add_boot_flags(parser, serial=True):
         choices=config.CPU_VARIANTS,
         help="instructions that the model is computed with (default: the best the processor has)",
     )
+    parser.add_argument(
+        "--gpu",
+        choices=config.GPUS,
+        help="cuda: this machine's NVIDIA cards; ptx: an interpreter, for tests; auto: cuda where "
+        "there is a card, else off (default off)",
+    )
+    parser.add_argument(
+        "--gpu-memory",
+        type=number("gpu_memory"),
+        metavar="MiB",
+        help="what the guest may have of a GPU's memory (default: all; of the interpreter 1024)",
+    )
     parser.add_argument("--config", metavar="FILE.json", help="what the flags hold, and more")
     parser.add_argument("--app", metavar="FILE.py", help="handlers to add: from cllm import app")
     if serial:
@@ -100,6 +125,11 @@ def make_parser():
         "--production",
         action="store_true",
         help="leave out self tests and deaths on purpose, as CLLM_SELFTEST=0 does",
+    )
+    image.add_argument(
+        "--gpu",
+        action="store_true",
+        help="build/cllm-gpu.elf too, which computes on GPUs, its pack of PTX, and gpud",
     )
     commands.add_parser("fetch", help="download and unpack all that the build and a run need")
     test = commands.add_parser("test", help="build what tests need and run pytest")
@@ -169,7 +199,10 @@ def main(arguments=None):
         if arguments.command == "build":
             if arguments.production:
                 os.environ["CLLM_SELFTEST"] = "0"
-            print(os.path.relpath(build.build_image()))
+            if arguments.gpu:
+                gpud.build()
+            make = build.build_gpu_image if arguments.gpu else build.build_image
+            print(os.path.relpath(make()))
         elif arguments.command == "fetch":
             fetch.ensure_all()
         elif arguments.command == "test":

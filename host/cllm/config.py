@@ -21,14 +21,28 @@ DEFAULTS = {
     "on_crash": "exit",
     "kernels": "auto",
     "cpu_variant": "auto",
+    "gpu": "off",
+    "gpu_memory": None,
 }
 PATHS = ("model", "app", "serial", "pcap", "draft")
-NUMBERS = {"port": (0, 65535), "smp": (1, 255), "memory": (32, memory.LARGEST)}
+NUMBERS = {
+    "port": (0, 65535),
+    "smp": (1, 255),
+    "memory": (32, memory.LARGEST),
+    "gpu_memory": (1, memory.LARGEST),
+}
 ACCELS = ("auto", "tcg", "kvm")
 ON_CRASH = ("exit", "reboot")
 KERNELS = keys.MODEL["kernels"].choices
 CPU_VARIANTS = keys.MODEL["cpu_variant"].choices
-CHOICES = {"accel": ACCELS, "on_crash": ON_CRASH, "kernels": KERNELS, "cpu_variant": CPU_VARIANTS}
+GPUS = ("off", "auto", "cuda", "ptx")
+CHOICES = {
+    "accel": ACCELS,
+    "on_crash": ON_CRASH,
+    "kernels": KERNELS,
+    "cpu_variant": CPU_VARIANTS,
+    "gpu": GPUS,
+}
 HOST = {
     **{key: keys.Integer(*bounds) for key, bounds in NUMBERS.items()},
     **{key: keys.Choice(*words) for key, words in CHOICES.items()},

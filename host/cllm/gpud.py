@@ -87,6 +87,10 @@ class Daemon:
         """The process' number; 0 when it does not run."""
         return self._process.pid if self._process else 0
 
+    def is_running(self) -> bool:
+        """Return whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
     def log(self) -> str:
         """Return what gpud and its workers wrote so far."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import CllmError, accel
+from . import CllmError, accel, gpud
 
 PROGRAM = "qemu-system-x86_64"
 GUEST_PORT = 80
@@ -70,8 +70,9 @@ class Guest:
     when the guest dies or resets itself; with "reboot" it boots again, as a machine would, and its
     memory keeps the crash record. monitor, qmp: paths of Unix sockets for QEMU's human monitor
     and for its machine protocol (tests/support/qemu_monitor.py). cpu: QEMU's name of a
-    processor (default: the best there is). Call start() and stop() from the main thread only:
-    the kernel ends QEMU when the thread that started it ends.
+    processor (default: the best there is). gpu: a gpud.Daemon of the guest's own, started before
+    QEMU and ended after it, or the path of the socket of one that runs. Call start() and stop()
+    from the main thread only: the kernel ends QEMU when the thread that started it ends.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Guest:
         monitor: str | Path | None = None,
         qmp: str | Path | None = None,
         cpu: str | None = None,
+        gpu: gpud.Daemon | str | Path | None = None,
     ) -> None:
         self.image = Path(image)
         self.modules = modules or {}
@@ -106,6 +108,7 @@ class Guest:
         self.monitor = monitor
         self.qmp = qmp
         self.cpu = cpu
+        self.gpu = gpu
         self.url = f"http://127.0.0.1:{port}"
         self.listeners: list[Callable[[bytes], object]] = []
         self.ended = threading.Event()
@@ -114,6 +117,7 @@ class Guest:
         self._process: Any = None  # a subprocess.Popen once it is started
         self._folder: Any = None  # a tempfile.TemporaryDirectory likewise
         self._threads: list[threading.Thread] = []
+        self._ram: int | None = None  # a memfd, where gpud shares the machine's memory
 
     def arguments(self) -> list[str]:
         """Return QEMU's command line without the program, to be run in the modules' folder."""
@@ -145,6 +149,12 @@ class Guest:
         if self.pcap:
             path = str(Path(self.pcap).resolve()).replace(",", ",,")
             line += ["-object", f"filter-dump,id=pcap0,netdev=net0,file={path}"]
+        if self.gpu:
+            where = self.gpu.socket if isinstance(self.gpu, gpud.Daemon) else self.gpu
+            path = str(Path(where).resolve()).replace(",", ",,")
+            # No reconnect=: the device then waits for a connection that QEMU 7.2 makes only later.
+            line += ["-chardev", f"socket,id=gpud,path={path}"]
+            line += ["-device", "ivshmem-doorbell,vectors=1,chardev=gpud"]
         if self.gdb:
             line += ["-S", "-gdb", f"tcp:127.0.0.1:{self.gdb}"]
         return line
@@ -159,12 +169,19 @@ class Guest:
             line.append("-no-reboot")
         if words:
             line += ["-append", " ".join(words)]
-        if not mapped:
-            line += ["-machine", "pc", "-m", f"{self.memory}M"]
-        else:
+        machine, memory = "pc", f"{self.memory}M"
+        if mapped:
             room = self.memory + sum(_up(size, GIB) + GIB for _, _, size in mapped) // MIB
-            line += ["-machine", "pc,nvdimm=on", "-m"]
-            line.append(f"{self.memory}M,slots={len(mapped)},maxmem={room}M")
+            machine += ",nvdimm=on"
+            memory += f",slots={len(mapped)},maxmem={room}M"
+        if self._ram is not None:
+            machine += ",memory-backend=ram"
+            line += [
+                "-object",
+                f"memory-backend-file,id=ram,size={self.memory}M,share=on,"
+                f"mem-path=/proc/{os.getpid()}/fd/{self._ram}",
+            ]
+        line += ["-machine", machine, "-m", memory]
         for number, (name, start, size) in enumerate(mapped):
             line += [
                 "-object",
@@ -189,7 +206,7 @@ class Guest:
         found = []
         # pc_memory_init() of QEMU splits RAM of 3.5 GiB or more at 3 GiB; persistent memory begins
         # at the GiB above the upper part.
-        above = self.memory * MIB - 3 * GIB if self.memory * MIB >= 7 * GIB // 2 else 0
+        above = self.memory * MIB - self.low_memory()
         at = _up(4 * GIB + above, GIB)
         for name, content in self.modules.items():
             if isinstance(content, bytes):
@@ -199,6 +216,20 @@ class Guest:
                 found.append((name, at, size))
                 at += _up(size, GIB)
         return found
+
+    def share_memory(self) -> str:
+        """Back the machine's memory by a file that other processes may map; return its path.
+
+        Call it before start(). The file has no name of its own and ends with this process and QEMU.
+        """
+        if self._ram is None:
+            self._ram = os.memfd_create("cllm-ram")
+            os.ftruncate(self._ram, self.memory * MIB)
+        return f"/proc/{os.getpid()}/fd/{self._ram}"
+
+    def low_memory(self) -> int:
+        """Return the bytes of the machine's memory that begin at physical address 0."""
+        return min(self.memory * MIB, 3 * GIB if self.memory * MIB >= 7 * GIB // 2 else 1 << 62)
 
     def _network(self) -> str:
         if self.netdev:
@@ -220,6 +251,8 @@ class Guest:
             ) from None
         try:
             self._lay_out_modules(Path(self._folder.name))
+            if isinstance(self.gpu, gpud.Daemon):
+                self.gpu.start()
             parent = os.getpid()
 
             def die_with_parent() -> None:
@@ -244,10 +277,10 @@ class Guest:
                 preexec_fn=die_with_parent,
             )
         except (OSError, ValueError) as error:  # ValueError: a path that no system call takes
-            self._folder.cleanup()
+            self._clean_up()
             raise CllmError(f"cannot start {program}: {error}") from None
         except BaseException:
-            self._folder.cleanup()
+            self._clean_up()
             raise
         for work in (self._read_serial, self._read_errors):
             thread = threading.Thread(target=work, daemon=True)
@@ -338,6 +371,14 @@ class Guest:
                 self.ended.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             pipe.close()
+        self._clean_up()
+
+    def _clean_up(self) -> None:
+        if isinstance(self.gpu, gpud.Daemon):
+            self.gpu.stop()
+        if self._ram is not None:
+            os.close(self._ram)
+            self._ram = None
         self._folder.cleanup()
 
 

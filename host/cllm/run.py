@@ -11,11 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import CllmError, accel, console, health, memory, qemu, reclaim
-from .build import DEBUG_IMAGE, IMAGE
+from . import CllmError, accel, cards, console, gpud, health, memory, qemu, reclaim
+from .build import DEBUG_IMAGE, GPU_IMAGE, IMAGE
+from .cuda import PACK
 
 Settings = dict[str, Any]  # from config.settings()
 MAX_PROGRAM = 1 << 20  # bytes of --app
+RESTART_SECONDS = 2  # between two looks at gpud
 
 
 def make_guest(
@@ -56,8 +58,10 @@ def make_guest(
     chosen, why = accel.choose(settings["accel"], qemu.find_qemu())
     if settings["accel"] == "auto":
         print(f"cllm: {chosen} ({why})", file=sys.stderr)
-    return qemu.Guest(
-        image or IMAGE,
+    engine = _gpu_engine(settings.get("gpu", "off"))
+    has_backend = engine and GPU_IMAGE.is_file() and PACK.is_file()
+    guest = qemu.Guest(
+        image or (GPU_IMAGE if has_backend else IMAGE),
         modules=modules,
         port=settings["port"] or qemu.free_port(),
         smp=settings["smp"],
@@ -67,6 +71,50 @@ def make_guest(
         pcap=settings["pcap"],
         on_crash=settings["on_crash"],
         **options,
+    )
+    if engine:
+        if model and not has_backend:
+            print(
+                "cllm: the model computes on the processor: `make gpu` builds what a GPU needs",
+                file=sys.stderr,
+            )
+        guest.gpu = _daemon(guest, engine, settings["gpu_memory"], PACK if has_backend else None)
+    return guest
+
+
+def _gpu_engine(choice: str) -> str | None:
+    """Return gpud's engine for --gpu, None for no GPU; raises CllmError when it cannot be had."""
+    if choice in ("off", "ptx"):
+        return None if choice == "off" else choice
+    reason = cards.reason_for_none()
+    if reason is None:
+        return "cuda"
+    if choice == "auto":
+        print(f"cllm: no GPU ({reason})", file=sys.stderr)
+        return None
+    raise CllmError(
+        f"--gpu cuda: {reason}; install NVIDIA's driver, or take --gpu ptx, an interpreter for "
+        "tests"
+    )
+
+
+def _daemon(guest: qemu.Guest, engine: str, mib: int | None, pack: Path | None) -> gpud.Daemon:
+    """Return a gpud.Daemon for one guest, which starts and ends it.
+
+    Scripts in the guest may send it PTX: it is the user's own machine, and each guest's worker has
+    no rights but to compute.
+    """
+    return gpud.Daemon(
+        engine=engine,
+        memory=mib or (1024 if engine == "ptx" else memory.LARGEST),
+        pack=pack,
+        upload=True,
+        ram=[(guest.share_memory(), 0, guest.low_memory())],
+        files=[
+            (Path(guest.modules[name]).resolve(), start, size // qemu.PAGE * qemu.PAGE)
+            for name, start, size in guest.mapped()
+        ],
+        program=gpud.build(),
     )
 
 
@@ -163,6 +211,8 @@ def run(
         threading.Thread(target=_wake_at_end, args=(guest, wake), daemon=True).start()
         repacked = settings["kernels"] == "tcg"
         threading.Thread(target=_announce, args=(guest, output, repacked), daemon=True).start()
+        if guest.gpu:
+            threading.Thread(target=_mind_gpud, args=(guest, output), daemon=True).start()
         if wait_for_debugger:
             output.line(shlex.join(debugger_command(options["gdb"])))
         wake.wait()
@@ -172,6 +222,24 @@ def run(
     if not asked.is_set():
         raise CllmError(guest.reason())
     return 0
+
+
+def _mind_gpud(guest: qemu.Guest, output: console.Output) -> None:
+    """Start gpud again whenever it ends: the guest may then reset its GPU and go on."""
+    daemon = guest.gpu
+    assert isinstance(daemon, gpud.Daemon)
+    while not guest.ended.wait(RESTART_SECONDS):
+        if not daemon.is_running():
+            output.line(f"gpud has ended, starting it again: {_last_line(daemon.log())}")
+            try:
+                daemon.start()
+            except CllmError as error:
+                output.line(f"{error}; the guest goes on without a GPU")
+                return
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["it wrote nothing"])[-1]
 
 
 def debugger_command(port: int) -> list[str]:

@@ -121,6 +121,9 @@ void machine_reboot(void) __attribute__((noreturn));
 uint64_t memory_total(void);  // bytes of RAM
 uint64_t memory_free(void);   // of them unused
 uint64_t memory_mapped(void); // bytes behind mmap()
+// The physical address behind `at`: returns how many of the n bytes from there on are contiguous, 0
+// when `at` is not mapped.
+size_t memory_physical(const void *at, size_t n, uint64_t *address);
 // Whether all of [at, at + n) can be read. For hooks that follow pointers they do not trust.
 bool memory_readable(uint64_t at, size_t n);
 
@@ -132,6 +135,9 @@ void dma_free_all(void);
 // Maps device registers uncached at their own address. -EINVAL for a range that wraps or is out of
 // reach, -EEXIST for one that holds RAM.
 int mmio_map(uint64_t address, uint64_t size);
+// The same, write-back: for a device's memory that is RAM behind the device, such as memory shared
+// with another program. Registers MUST NOT be mapped so, since the cache would answer for them.
+int mmio_map_cached(uint64_t address, uint64_t size);
 
 // --- Boot ------------------------------------------------------------------------------------
 

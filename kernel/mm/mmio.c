@@ -1,10 +1,10 @@
-// Mappings of device registers.
+// Mappings of device registers and device memory.
 #include "boot/bootinfo.h"
 #include "errors.h"
 #include "mm/paging.h"
 #include "mm/vm.h"
 
-int mmio_map(uint64_t address, uint64_t size) {
+static int map(uint64_t address, uint64_t size, unsigned caching) {
     if (!size || address + size < address || address + size > VM_BASE) {
         return -L_EINVAL;
     }
@@ -17,5 +17,16 @@ int mmio_map(uint64_t address, uint64_t size) {
     }
     uint64_t start = ALIGN_DOWN(address, PAGE_SIZE);
     return paging_map(start, start, ALIGN_UP(address + size, PAGE_SIZE) - start,
-        PROT_R | PROT_W | PROT_UNCACHED);
+        PROT_R | PROT_W | caching);
+}
+
+int mmio_map(uint64_t address, uint64_t size) {
+    return map(address, size, PROT_UNCACHED);
+}
+
+// Write-back is the page table's side only: an MTRR that says "uncached" for the range wins (SDM
+// vol. 3A, 13.5.2.2). Firmware says so for PCI's addresses, but QEMU's TCG has no caches, and KVM
+// takes a guest's RAM-backed regions as write-back unless a real device is assigned to it.
+int mmio_map_cached(uint64_t address, uint64_t size) {
+    return map(address, size, 0);
 }

@@ -196,6 +196,20 @@ bool memory_readable(uint64_t at, size_t n) {
     return true;
 }
 
+size_t memory_physical(const void *at, size_t n, uint64_t *address) {
+    uint64_t va = (uint64_t)at, page, found = 0;
+    if (!n || va + n < va || va + n > 1ul << 47 || !(*address = paging_lookup(va, &page))) {
+        return 0;
+    }
+    for (;;) {
+        found += page - (va & (page - 1));
+        va = (uint64_t)at + found;
+        if (found >= n || paging_lookup(va, &page) != *address + found) {
+            return found < n ? found : n;
+        }
+    }
+}
+
 static void map_or_die(uint64_t start, uint64_t end, unsigned prot) {
     if (end > start && paging_map(start, start, end - start, prot)) {
         panic("mm: no memory for page tables");

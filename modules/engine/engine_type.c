@@ -1,12 +1,12 @@
 // The Engine class: construction, attributes, table of methods, end.
 //
 //   Engine(path, *, n_ctx=2048, n_batch=64, n_seq=4, n_threads=1, sample_ms=0, job_ms=0, pooling=0,
-//          kernels=0, progress=None, poll=None, background=False)
+//          kernels=0, gpu_layers=-1, progress=None, poll=None, background=False)
 //     loaded() -> float                       the part loaded so far, 1 at the end
 //     close()
 //     n_ctx n_ctx_train n_batch n_seq n_vocab n_embd n_params size desc ftype vocab_type
 //     chat_template has_chat_template bos eos add_bos fim_pre fim_suf fim_mid fim_rep fim_sep
-//     generates divisible kernels             as in struct engine_info; absent until loaded
+//     generates divisible kernels gpu_layers  as in struct engine_info; absent until loaded
 //
 // The other methods: engine_compute.c, engine_text.c, engine_state.c; sampler_type.c, chat_type.c
 // and job_type.c have those that make objects of these classes.
@@ -53,6 +53,7 @@ static mp_obj_t engine_make_new(const mp_obj_type_t *type, size_t n_args, size_t
         ARG_job_ms,
         ARG_pooling,
         ARG_kernels,
+        ARG_gpu_layers,
         ARG_progress,
         ARG_poll,
         ARG_background
@@ -67,6 +68,7 @@ static mp_obj_t engine_make_new(const mp_obj_type_t *type, size_t n_args, size_t
         {MP_QSTR_job_ms, MP_ARG_KW_ONLY | MP_ARG_INT, {.u_int = 0}},
         {MP_QSTR_pooling, MP_ARG_KW_ONLY | MP_ARG_INT, {.u_int = ENGINE_POOLING_MODEL}},
         {MP_QSTR_kernels, MP_ARG_KW_ONLY | MP_ARG_INT, {.u_int = ENGINE_KERNELS_AUTO}},
+        {MP_QSTR_gpu_layers, MP_ARG_KW_ONLY | MP_ARG_INT, {.u_int = -1}},
         {MP_QSTR_progress, MP_ARG_KW_ONLY | MP_ARG_OBJ, {.u_rom_obj = MP_ROM_NONE}},
         {MP_QSTR_poll, MP_ARG_KW_ONLY | MP_ARG_OBJ, {.u_rom_obj = MP_ROM_NONE}},
         {MP_QSTR_background, MP_ARG_KW_ONLY | MP_ARG_BOOL, {.u_bool = false}},
@@ -91,7 +93,11 @@ static mp_obj_t engine_make_new(const mp_obj_type_t *type, size_t n_args, size_t
         .job_ms = modengine_count(arg[ARG_job_ms].u_int, MP_QSTR_job_ms),
         .pooling = modengine_count(arg[ARG_pooling].u_int, MP_QSTR_pooling),
         .kernels = modengine_count(arg[ARG_kernels].u_int, MP_QSTR_kernels),
+        .gpu_layers = -1,
     };
+    if (arg[ARG_gpu_layers].u_int != -1) { // all, where there is a GPU
+        params.gpu_layers = modengine_count(arg[ARG_gpu_layers].u_int, MP_QSTR_gpu_layers);
+    }
     modengine_set_callbacks(self, &params);
     const char *path = mp_obj_str_get_str(arg[ARG_path].u_obj);
     if (arg[ARG_background].u_bool) {
@@ -161,6 +167,7 @@ static const struct {
     ATTRIBUTE(generates),
     ATTRIBUTE(divisible),
     ATTRIBUTE(kernels),
+    ATTRIBUTE(gpu_layers),
 };
 
 static mp_obj_t new_value(const void *field, unsigned type) {

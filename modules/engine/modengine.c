@@ -7,11 +7,14 @@
 //                                             first Engine; a name chooses one first ("": the best
 //                                             for this processor). Error: there is none of that
 //                                             name, or it cannot be used here or now
+//   gpu() -> dict or None                     the first GPU: name, kind, fault ("" while it works),
+//                                             memory, used (bytes), launches, graph_launches,
+//                                             round_trips, copied, losses
 //   log(callback)                             callback(level, text), or None for silence
 //   crash(kind, engine=None)                  dies in C++, for tests: "assert" (GGML_ASSERT),
 //                                             "throw" (an exception that nobody catches); with an
 //                                             Engine, on the thread that computes for it
-//   Error(RuntimeError), NoSlot(Error), Aborted(Error), Limit(Error), Assertion(Error)
+//   Error(RuntimeError), NoSlot(Error), Aborted(Error), Limit(Error), Assertion(Error), Lost(Error)
 //
 // Job (job_type.c), Chat and Reply (chat_type.c) come from methods only. engine.h describes what
 // each call does. Wrong arguments raise ValueError, too little memory MemoryError, the rest Error.
@@ -34,6 +37,7 @@ static ENGINE_EXCEPTION(NoSlot, engine_type_Error);
 static ENGINE_EXCEPTION(Aborted, engine_type_Error);
 static ENGINE_EXCEPTION(Limit, engine_type_Error);
 static ENGINE_EXCEPTION(Assertion, engine_type_Error);
+static ENGINE_EXCEPTION(Lost, engine_type_Error);
 
 void modengine_check(int code) {
     if (code == ENGINE_OK) {
@@ -48,6 +52,8 @@ void modengine_check(int code) {
         type = &engine_type_Limit;
     } else if (code == ENGINE_EASSERT || code == ENGINE_EBROKEN) {
         type = &engine_type_Assertion;
+    } else if (code == ENGINE_ELOST) {
+        type = &engine_type_Lost;
     } else if (code == ENGINE_EINVAL) {
         type = &mp_type_ValueError;
     } else if (code == ENGINE_ENOMEM) {
@@ -173,6 +179,38 @@ static mp_obj_t engine_cpu_py(size_t n_args, const mp_obj_t *args) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(engine_cpu_obj, 0, 1, engine_cpu_py);
 
+static void store(mp_obj_t dict, qstr name, mp_obj_t value) {
+    mp_obj_dict_store(dict, MP_OBJ_NEW_QSTR(name), value);
+}
+
+static mp_obj_t engine_gpu_py(void) {
+    struct engine_gpu gpu;
+    if (!engine_gpu(&gpu)) {
+        return mp_const_none;
+    }
+    const struct {
+        qstr name;
+        uint64_t value;
+    } numbers[] = {
+        {MP_QSTR_memory, gpu.memory},
+        {MP_QSTR_used, gpu.used},
+        {MP_QSTR_launches, gpu.launches},
+        {MP_QSTR_graph_launches, gpu.graph_launches},
+        {MP_QSTR_round_trips, gpu.round_trips},
+        {MP_QSTR_copied, gpu.copied},
+        {MP_QSTR_losses, gpu.losses},
+    };
+    mp_obj_t dict = mp_obj_new_dict(3 + MP_ARRAY_SIZE(numbers));
+    store(dict, MP_QSTR_name, mp_obj_new_str_from_cstr(gpu.name));
+    store(dict, MP_QSTR_kind, mp_obj_new_str_from_cstr(gpu.kind));
+    store(dict, MP_QSTR_fault, mp_obj_new_str_from_cstr(gpu.fault));
+    for (size_t i = 0; i < MP_ARRAY_SIZE(numbers); i++) {
+        store(dict, numbers[i].name, mp_obj_new_int_from_ull(numbers[i].value));
+    }
+    return dict;
+}
+static MP_DEFINE_CONST_FUN_OBJ_0(engine_gpu_obj, engine_gpu_py);
+
 // The crash report gives the last line of standard error as the reason of an abort().
 static void on_abort(const char *message) {
     fprintf(stderr, "%s\n", message);
@@ -209,8 +247,10 @@ static const mp_rom_map_elem_t engine_globals_table[] = {
     {MP_ROM_QSTR(MP_QSTR_Aborted), MP_ROM_PTR(&engine_type_Aborted)},
     {MP_ROM_QSTR(MP_QSTR_Limit), MP_ROM_PTR(&engine_type_Limit)},
     {MP_ROM_QSTR(MP_QSTR_Assertion), MP_ROM_PTR(&engine_type_Assertion)},
+    {MP_ROM_QSTR(MP_QSTR_Lost), MP_ROM_PTR(&engine_type_Lost)},
     {MP_ROM_QSTR(MP_QSTR_version), MP_ROM_PTR(&engine_version_obj)},
     {MP_ROM_QSTR(MP_QSTR_cpu), MP_ROM_PTR(&engine_cpu_obj)},
+    {MP_ROM_QSTR(MP_QSTR_gpu), MP_ROM_PTR(&engine_gpu_obj)},
     {MP_ROM_QSTR(MP_QSTR_log), MP_ROM_PTR(&engine_log_obj)},
     {MP_ROM_QSTR(MP_QSTR_crash), MP_ROM_PTR(&engine_crash_obj)},
 };

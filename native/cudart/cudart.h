@@ -16,6 +16,18 @@ extern "C" {
 // ucuda_close(). No other call into this library may be running.
 void cudart_reset(void);
 
+// What calls of a thread do when something failed. Between the begin and the end of a capture none
+// fails: ggml-cuda counts captures, and one that was cut off would block its end. The launch of the
+// graph fails in its place.
+enum cudart_mode {
+    CUDART_REPORTS, // they fail, but for what frees or destroys
+    CUDART_IGNORES, // they succeed
+    CUDART_SKIPS,   // the same, and nothing is freed or destroyed on the device
+};
+
+// Of the calling thread. Returns the mode before.
+enum cudart_mode cudart_set_mode(enum cudart_mode mode);
+
 #ifdef __cplusplus
 }
 #endif

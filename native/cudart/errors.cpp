@@ -1,15 +1,22 @@
 // errors.cpp: the last error of CUDA's runtime interface, and the errors' names and texts.
 #include "internal.h"
 
+#include "cudart.h"
+
 namespace cudart {
 
 static thread_local int last = UCUDA_OK;
+static thread_local cudart_mode mode = CUDART_REPORTS;
+
+bool skips() {
+    return mode == CUDART_SKIPS;
+}
 
 cudaError_t result(int code) {
     if (code != UCUDA_OK) {
         last = code;
     }
-    return (cudaError_t)code;
+    return mode != CUDART_REPORTS || captures_now() ? cudaSuccess : (cudaError_t)code;
 }
 
 cudaError_t freed(int code) {
@@ -76,15 +83,24 @@ using namespace cudart;
 
 extern "C" {
 
+cudart_mode cudart_set_mode(cudart_mode wanted) {
+    const cudart_mode before = mode;
+    mode = wanted;
+    return before;
+}
+
 // Clears the error, unless it is of the kind that only a reset clears.
 cudaError_t cudaGetLastError(void) {
     int code = last;
     last = ucuda_is_open() ? ucuda_status() : UCUDA_OK;
+    if (mode != CUDART_REPORTS || captures_now()) {
+        return cudaSuccess;
+    }
     return (cudaError_t)(code != UCUDA_OK ? code : last);
 }
 
 cudaError_t cudaPeekAtLastError(void) {
-    return (cudaError_t)last;
+    return mode != CUDART_REPORTS || captures_now() ? cudaSuccess : (cudaError_t)last;
 }
 
 const char *cudaGetErrorName(cudaError_t code) {

@@ -14,6 +14,11 @@ namespace cudart {
 
 enum { DEVICES = 16 };
 static std::atomic<int> capturing[DEVICES];
+static thread_local bool within; // a capture
+
+bool captures_now() {
+    return within;
+}
 
 int captures(unsigned number) {
     return number < DEVICES ? capturing[number].load() : 0;
@@ -38,6 +43,7 @@ extern "C" {
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
     place at = stream_place(stream);
     int code = ucuda_capture_begin(at.device, at.handle, (uint32_t)mode);
+    within = true; // if it failed, too: see cudart_mode
     if (code == UCUDA_OK && at.device < DEVICES) {
         capturing[at.device]++;
     }
@@ -51,8 +57,11 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *out) {
         capturing[at.device]--;
     }
     int code = ucuda_capture_end(at.device, at.handle, &handle);
-    *out = code == UCUDA_OK ? (cudaGraph_t)packed(at.device, handle) : nullptr;
-    return result(code);
+    // No graph has the handle 0, so the next call with it fails.
+    *out = (cudaGraph_t)packed(at.device, code == UCUDA_OK ? handle : 0);
+    cudaError_t error = result(code);
+    within = false;
+    return error;
 }
 
 // Says so for every stream of a device that captures: others may have joined it by events.
@@ -87,13 +96,14 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
 }
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
-    int code = ucuda_graph_free(exec->handle);
+    int code = skips() ? UCUDA_OK : ucuda_graph_free(exec->handle);
     delete exec;
     return freed(code);
 }
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-    return freed(ucuda_graph_free(handle_of(graph)));
+    bool none = handle_of(graph) == 0;
+    return none || skips() ? cudaSuccess : freed(ucuda_graph_free(handle_of(graph)));
 }
 
 } // extern "C"

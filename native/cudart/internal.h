@@ -10,11 +10,15 @@
 
 namespace cudart {
 
-// Notes what a function returns for cudaGetLastError(). code: a CUresult, whose numbers CUDA's
-// runtime shares.
+// Notes what a function returns for cudaGetLastError(), or makes it a success as the thread's mode
+// says (cudart.h). code: a CUresult, whose numbers CUDA's runtime shares.
 cudaError_t result(int code);
-// The same for a function that frees: it returns success, and notes nothing, once anything failed.
+// Whether nothing is to be freed or destroyed.
+bool skips();
+// result() of a function that frees: success, and nothing is noted, once anything failed.
 cudaError_t freed(int code);
+// Between the begin and the end of a capture by this thread.
+bool captures_now();
 void forget_error();
 
 unsigned device(); // the calling thread's

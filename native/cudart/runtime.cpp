@@ -140,12 +140,12 @@ cudaError_t cudaDeviceReset(void) {
 
 // The fields that ggml-cuda reads, and those that describe a device to a person.
 cudaError_t cudaGetDeviceProperties_v2(cudaDeviceProp *out, int number) {
+    memset(out, 0, sizeof(*out));
     ucuda_device info;
     int code = ucuda_device_info((unsigned)number, &info);
     if (code != UCUDA_OK) {
         return result(code);
     }
-    memset(out, 0, sizeof(*out));
     snprintf(out->name, sizeof(out->name), "%s", info.name);
     out->totalGlobalMem = info.memory;
     out->major = (int)info.major;
@@ -268,7 +268,7 @@ cudaError_t cudaMemAdvise(const void *, size_t, cudaMemoryAdvise, int) {
 }
 
 cudaError_t cudaFree(void *pointer) {
-    return pointer ? freed(ucuda_free((uintptr_t)pointer)) : cudaSuccess;
+    return pointer && !skips() ? freed(ucuda_free((uintptr_t)pointer)) : cudaSuccess;
 }
 
 cudaError_t cudaMallocHost(void **out, size_t bytes) {
@@ -339,7 +339,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags) {
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-    return freed(ucuda_stream_destroy(stream_place(stream).handle));
+    return skips() ? cudaSuccess : freed(ucuda_stream_destroy(stream_place(stream).handle));
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
@@ -376,7 +376,7 @@ cudaError_t cudaEventCreate(cudaEvent_t *out) {
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
-    return freed(ucuda_event_destroy(event_place(event).handle));
+    return skips() ? cudaSuccess : freed(ucuda_event_destroy(event_place(event).handle));
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {

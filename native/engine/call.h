@@ -23,7 +23,13 @@ template <class Body> int call(engine *e, effect effect, Body &&body) noexcept {
     }
     scoped_value<bool> busy(e->busy, true);
     scoped_value<bool> catches(catching, true);
-    return translated(effect == CHANGES ? &e->broken : nullptr, body);
+    const gpu_scope scope;
+    return translated(effect == CHANGES ? &e->broken : nullptr, [&] {
+        if (effect != KNOWS) {
+            gpu_check(e->gpu.generation);
+        }
+        return body();
+    });
 }
 
 // Runs the body of an ABI function that finishes what another one has started.

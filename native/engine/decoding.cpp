@@ -82,10 +82,24 @@ bool engine_ended(const struct engine *e) {
     return !e->computer || e->computer->ended();
 }
 
+// finish_computing() of a batch. Where the GPU's memory ran out in the middle, removes the batch's
+// cells from the KV cache.
+static int decoded(engine *e) {
+    try {
+        return finish_computing(e);
+    } catch (const gpu_memory &) {
+        llama_memory_t memory = llama_get_memory(e->context.get());
+        for (size_t i = 0; i < e->seqs.size(); ++i) {
+            llama_memory_seq_rm(memory, e->seqs[i], e->positions[i], -1);
+        }
+        throw;
+    }
+}
+
 int engine_decode_finish(struct engine *e) {
     return finish_call(e, computes::tokens, CHANGES, [&]() -> int {
         log_capture capture;
-        switch (finish_computing(e)) {
+        switch (decoded(e)) {
             case 0:
                 e->outputs = e->wanted;
                 return ENGINE_OK;

@@ -19,6 +19,8 @@ template <class Body> void start_computing(engine *e, computes what, Body &&body
     auto guarded = [e, body] {
         // Other compute threads would wait for this one forever if it left by an exception.
         scoped_value<bool> catches(catching, !e->threads);
+        scoped_value<bool> catches_gpu(catching_gpu, true);
+        const gpu_scope scope;
         e->computed = body();
     };
     if (e->computer) {

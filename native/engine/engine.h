@@ -42,6 +42,7 @@ enum {
     ENGINE_EBROKEN = -3, // an assertion failed and the state is unknown: close the engine
     ENGINE_ENOMEM = -4,  // memory ran out
     ENGINE_EASSERT = -5, // an assertion failed, or an index was out of range; nothing has changed
+    ENGINE_ELOST = -6,   // the GPU failed or is gone: close the engine, then open it anew
 };
 
 // How the vectors of a text's tokens become one.
@@ -82,6 +83,9 @@ struct engine_params {
     uint32_t job_ms;    // for a job
     int32_t pooling;    // of embeddings: ENGINE_POOLING_*
     int32_t kernels;    // ENGINE_KERNELS_*
+    // Layers of the model that a GPU computes, the output counting as one: the last ones, -1 for
+    // all. Without a GPU none, whatever this says.
+    int32_t gpu_layers;
     // In engine_open(), with the part done (0 to 1). Returning false stops it: ENGINE_ABORTED. May
     // be NULL.
     bool (*progress)(void *user, float done);
@@ -120,6 +124,7 @@ struct engine_info {
     const char *desc;          // such as "llama 135M Q4_1"
     const char *ftype;         // such as "Q4_1"
     const char *kernels;       // that were chosen: "ggml", "tcg" or "exact"
+    uint32_t gpu_layers;       // that a GPU computes, by ggml-cuda's kernels
 };
 
 // Version of what is linked in, such as "llama.cpp 0.5.0-dev".
@@ -133,6 +138,21 @@ int engine_use_cpu(const char *name);
 
 // Name of the one in use; "" before the first engine_open().
 const char *engine_cpu(void);
+
+// The first GPU. Strings are valid until the next call.
+struct engine_gpu {
+    const char *name;      // of the device; "" before a model was loaded
+    const char *kind;      // what computes: "cuda", or "ptx" for an interpreter
+    const char *fault;     // why it is lost; "" while it works
+    uint64_t memory, used; // bytes that this machine may have, and has
+    // Since it was connected: kernels and graphs launched, times that the machine waited for it,
+    // bytes copied.
+    uint64_t launches, graph_launches, round_trips, copied;
+    uint64_t losses; // since the machine was booted
+};
+
+// False: there is none, or this build cannot use one. Does not wait for it.
+bool engine_gpu(struct engine_gpu *out);
 
 // Reason of the last call that failed: one line of valid UTF-8. Holds until the next call.
 const char *engine_error(void);

@@ -9,6 +9,7 @@
 #include <new>
 
 thread_local bool catching = false;
+thread_local bool catching_gpu = false;
 
 namespace {
 
@@ -20,6 +21,9 @@ bool is_continuation(char c) {
 }
 
 void on_ggml_abort(const char *message) {
+    if ((catching || catching_gpu) && gpu_is_failure(message)) {
+        gpu_throw();
+    }
     if (catching) {
         throw assertion(message);
     }

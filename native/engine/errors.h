@@ -10,6 +10,7 @@
 
 #include "budget.h"
 #include "engine.h"
+#include "gpu.h"
 
 #include <stdexcept>
 #include <string>
@@ -28,6 +29,9 @@ struct assertion : std::runtime_error {
 // True while an assertion on this thread can be turned into an exception. Compute threads have
 // their own flag, which stays false.
 extern thread_local bool catching;
+
+// The same for failed calls of CUDA, which other compute threads do not wait for.
+extern thread_local bool catching_gpu;
 
 // Makes failed assertions of ggml exceptions where `catching` is true. Call it once.
 void catch_assertions();
@@ -80,6 +84,10 @@ template <class Body> int translated(bool *broken, Body &&body) noexcept {
     } catch (const std::out_of_range &x) {
         // By at(), stoi() and the like, whose names say nothing to a client.
         return fail(ENGINE_EASSERT, x.what());
+    } catch (const gpu_lost &x) {
+        return fail(ENGINE_ELOST, x.what());
+    } catch (const gpu_memory &x) {
+        return fail(ENGINE_ENOMEM, x.what());
     } catch (const over_budget &x) {
         return fail(ENGINE_LIMIT, x.what());
     } catch (const std::bad_alloc &) {

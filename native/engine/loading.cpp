@@ -33,7 +33,7 @@ llama_context_params context_params(engine *e) {
     llama_context_params cp = llama_context_default_params();
     cp.n_threads = static_cast<int32_t>(e->params.n_threads);
     cp.n_threads_batch = cp.n_threads;
-    cp.offload_kqv = false;
+    cp.offload_kqv = e->gpu.generation != 0;
     cp.op_offload = false;
     cp.no_perf = true;
     cp.abort_callback = wants_stop;
@@ -72,10 +72,33 @@ void check_vocabulary(const engine *e) {
     }
 }
 
+[[noreturn]] void throw_load_failure(const engine *e, const std::string &reason) {
+    gpu_explain(e->gpu.generation, reason);
+    throw_failure(reason);
+}
+
+void open_gpu(engine *e) {
+    if (e->params.gpu_layers != 0) {
+        e->gpu.generation = gpu_open();
+    }
+    if (e->gpu.generation == 0) {
+        gpu_ignore();
+    }
+    if (e->params.gpu_layers > 0 && e->gpu.generation == 0) {
+        engine_log(GGML_LOG_LEVEL_WARN, "there is no GPU: the CPU computes all layers\n", nullptr);
+    }
+}
+
 void open_model(engine *e, const char *path, progress_function &progress) {
     log_capture capture;
     llama_model_params mp = llama_model_default_params();
-    mp.n_gpu_layers = 0;
+    ggml_backend_dev_t none[] = {nullptr};
+    if (e->gpu.generation != 0) {
+        mp.n_gpu_layers = e->params.gpu_layers;
+    } else {
+        mp.n_gpu_layers = 0;
+        mp.devices = none; // else its context has a buffer on each GPU all the same
+    }
     mp.load_mode = LLAMA_LOAD_MODE_MMAP;
     // These repack, which is a copy. Ours are the first of them.
     mp.use_extra_bufts = e->params.kernels == ENGINE_KERNELS_TCG;
@@ -86,7 +109,7 @@ void open_model(engine *e, const char *path, progress_function &progress) {
     };
     e->model.reset(llama_model_load_from_file(path, mp));
     if (!e->model) {
-        throw_failure(capture.reason("the file is not a model"));
+        throw_load_failure(e, capture.reason("the file is not a model"));
     }
     e->vocab = llama_model_get_vocab(e->model.get());
     if (llama_vocab_type(e->vocab) == LLAMA_VOCAB_TYPE_NONE
@@ -110,7 +133,7 @@ void open_context(engine *e, const engine_params &params) {
     cp.kv_unified = true;
     e->context.reset(llama_init_from_model(e->model.get(), cp));
     if (!e->context) {
-        throw_failure(capture.reason("llama.cpp has no context for this model"));
+        throw_load_failure(e, capture.reason("llama.cpp has no context for this model"));
     }
     if (!llama_get_memory(e->context.get())) {
         e->context.reset(); // it only computes embeddings, in a context of their own
@@ -189,6 +212,11 @@ void fill_info(engine *e) {
     info.desc = e->desc.c_str();
     info.ftype = e->ftype.c_str();
     info.kernels = kernel_names[e->params.kernels];
+    if (e->gpu.generation != 0) {
+        const uint32_t all = static_cast<uint32_t>(llama_model_n_layer(e->model.get())) + 1;
+        const int32_t wanted = e->params.gpu_layers;
+        info.gpu_layers = wanted < 0 ? all : std::min(all, static_cast<uint32_t>(wanted));
+    }
 
     e->outputs.reserve(info.n_batch);
     e->next.assign(info.n_seq, 0);
@@ -216,6 +244,7 @@ std::unique_ptr<engine> make_engine(const char *path, const struct engine_params
     check(params->kernels != ENGINE_KERNELS_TCG || cpu_kernels()->for_tcg,
         std::string("the kernels 'tcg' come with 'avx2', and '") + engine_cpu() + "' is in use");
     check(!params->wait == !params->wake, "wait and wake belong together");
+    check(params->gpu_layers >= -1, "gpu_layers is not -1, 0 or more");
     check(params->n_threads >= 1 && params->n_threads <= GGML_MAX_N_THREADS,
         "n_threads is not in 1.." + std::to_string(GGML_MAX_N_THREADS));
 
@@ -235,6 +264,7 @@ std::unique_ptr<engine> make_engine(const char *path, const struct engine_params
 // Fills the engine, on whichever thread. Code of engine.h.
 int load(engine *e, const char *path, const progress_function &progress) {
     scoped_value<bool> catches(catching, true);
+    const gpu_scope scope;
     bool stopped = false;
     progress_function go_on = [&](float done) {
         stopped = stopped || !progress(done);
@@ -242,6 +272,7 @@ int load(engine *e, const char *path, const progress_function &progress) {
     };
     return translated(nullptr, [&]() -> int {
         try {
+            open_gpu(e);
             open_model(e, path, go_on);
             // What is left takes time as well, and nobody else asks.
             if (!go_on(1)) {

@@ -5,6 +5,7 @@
 #include "budget.h"
 
 #include "engine.h"
+#include "gpu.h"
 
 // common/log.h names its own levels and the functions defined at the end of this file.
 #include "json.h"
@@ -86,6 +87,7 @@ void deliver_log() {
 
 void engine_log(enum ggml_log_level level, const char *text, void *) {
     const outside_budget outside; // what is written stays when the body that wrote it is gone
+    gpu_note(text);
     const bool captured = capture(level, text);
     if (!pthread_equal(log_thread, pthread_self())) {
         std::lock_guard<std::mutex> lock(kept_mutex);

@@ -5,6 +5,7 @@
 #include "compute.h"
 #include "cpu.h"
 #include "engine.h"
+#include "gpu.h"
 #include "jobs.h"
 
 #include "chat.h"
@@ -34,6 +35,7 @@ using context_ptr = std::unique_ptr<llama_context, free_context>;
 enum class computes { nothing, tokens, embedding };
 
 struct engine {
+    gpu_use gpu;
     uint64_t serial = 0; // no other engine has it
 
     // Declared in the order in which they depend on each other; destroyed in reverse.
@@ -81,6 +83,11 @@ struct engine {
     computes computing = computes::nothing; // that was started and not finished
     int computed = 0;                       // what came of it
     bool broken = false;                    // an assertion failed in the middle of a change
+
+    engine() = default;
+    ~engine() { gpu.release(); }
+    engine(const engine &) = delete;
+    engine &operator=(const engine &) = delete;
 };
 
 struct engine_sampler {

@@ -32,14 +32,15 @@ struct node {
 
 using graph = std::vector<node>;
 
-struct loaded_module {
-    unsigned device;
-    ptx::module module;
-};
-
 struct event {
     std::chrono::steady_clock::time_point at;
-    graph *captured; // recorded while this was captured, else null
+    uint64_t capture; // recorded in this one, else 0
+};
+
+// What a stream's commands are collected into.
+struct capture {
+    uint64_t number; // counts up, so that an old event does not name a new capture
+    graph *into;
 };
 
 // Bytes of shared memory that a block may have when it asks: CUDA C++ Programming Guide, table
@@ -72,9 +73,19 @@ template <typename T> T *as(object o) {
     return (T *)(uintptr_t)o;
 }
 
-template <typename T> object number(T *p) {
-    return (object)(uintptr_t)p;
-}
+// Owns objects that are named by their address.
+template <typename T> class pool {
+public:
+    object add(std::unique_ptr<T> made) {
+        object name = (object)(uintptr_t)made.get();
+        all[name] = std::move(made);
+        return name;
+    }
+    void remove(object name) { all.erase(name); }
+
+private:
+    std::map<object, std::unique_ptr<T>> all;
+};
 
 class ptx_engine final : public engine {
 public:
@@ -127,8 +138,8 @@ public:
 
     int load_module(unsigned device, std::string_view text, object *module) override {
         try {
-            *module = number(
-                new loaded_module{device, ptx::module(std::string(text), *memories[device])});
+            *module =
+                modules.add(std::make_unique<ptx::module>(std::string(text), *memories[device]));
             return 0;
         } catch (const std::exception &error) {
             return failed(UCUDA_EIMAGE, error.what());
@@ -136,14 +147,14 @@ public:
     }
 
     int unload_module(unsigned, object module) override {
-        delete as<loaded_module>(module);
+        modules.remove(module);
         return 0;
     }
 
     int kernel(object module, uint64_t hash, ucuda_kernel *out, object *kernel) override {
         const ptx::kernel *found;
         try {
-            found = as<loaded_module>(module)->module.find_hash(hash);
+            found = as<ptx::module>(module)->find_hash(hash);
         } catch (const std::exception &error) {
             return failed(UCUDA_EIMAGE, error.what());
         }
@@ -162,7 +173,7 @@ public:
         for (size_t i = 0; i < found->parameters.size(); i++) {
             out->param[i] = {found->parameters[i].offset, found->parameters[i].size};
         }
-        *kernel = number(const_cast<ptx::kernel *>(found));
+        *kernel = (object)(uintptr_t)found;
         return 0;
     }
 
@@ -182,7 +193,7 @@ public:
     }
 
     int global(object module, uint64_t hash, uint64_t *address, uint64_t *bytes) override {
-        return as<loaded_module>(module)->module.global(hash, address, bytes)
+        return as<ptx::module>(module)->global(hash, address, bytes)
             ? 0
             : failed(UCUDA_ENOTFOUND, "the module has no such global");
     }
@@ -247,35 +258,39 @@ public:
     }
 
     int destroy_stream(unsigned device, object stream) override {
-        captures.erase({device, stream});
-        return 0;
-    }
-
-    int wait_event(unsigned device, object stream, object waited) override {
-        // The stream joins what the event's stream is being captured into.
-        graph *captured = as<event>(waited)->captured;
-        for (const auto &[key, capture] : captures) {
-            if (captured && capture == captured) {
-                captures[{device, stream}] = captured;
-                break;
+        auto found = captures.find({device, stream});
+        if (found != captures.end()) {
+            capture gone = found->second;
+            captures.erase(found);
+            if (!active(gone.number)) {
+                graphs.remove((object)(uintptr_t)gone.into);
             }
         }
         return 0;
     }
 
+    int wait_event(unsigned device, object stream, object waited) override {
+        // The stream joins what the event's stream is being captured into.
+        if (const capture *found = active(as<event>(waited)->capture)) {
+            captures.insert({{device, stream}, *found});
+        }
+        return 0;
+    }
+
     int create_event(unsigned, uint32_t, object *made) override {
-        *made = number(new event{});
+        *made = events.add(std::make_unique<event>());
         return 0;
     }
 
     int destroy_event(unsigned, object gone) override {
-        delete as<event>(gone);
+        events.remove(gone);
         return 0;
     }
 
     int record_event(unsigned device, object stream, object recorded) override {
         as<event>(recorded)->at = std::chrono::steady_clock::now();
-        as<event>(recorded)->captured = capture_of(device, stream);
+        auto found = captures.find({device, stream});
+        as<event>(recorded)->capture = found == captures.end() ? 0 : found->second.number;
         return 0;
     }
 
@@ -289,7 +304,8 @@ public:
         if (stream < 2 || capture_of(device, stream)) {
             return failed(UCUDA_ECAPTURE, "this stream cannot be captured, or is already");
         }
-        captures[{device, stream}] = new graph;
+        object made = graphs.add(std::make_unique<graph>());
+        captures[{device, stream}] = {++last_capture, as<graph>(made)};
         return 0;
     }
 
@@ -299,16 +315,15 @@ public:
             return failed(UCUDA_ECAPTURE, "this stream is not being captured");
         }
         for (auto next = captures.begin(); next != captures.end();) {
-            next = next->second == captured ? captures.erase(next) : std::next(next);
+            next = next->second.into == captured ? captures.erase(next) : std::next(next);
         }
-        *made = number(captured);
+        *made = (object)(uintptr_t)captured;
         return 0;
     }
 
     int make_exec(object from, object update, object *exec) override {
-        graph *target = update ? as<graph>(update) : new graph;
-        *target = *as<graph>(from);
-        *exec = number(target);
+        *exec = update ? update : graphs.add(std::make_unique<graph>());
+        *as<graph>(*exec) = *as<graph>(from);
         return 0;
     }
 
@@ -317,7 +332,9 @@ public:
             return failed(UCUDA_ECAPTURE, "a graph within a graph");
         }
         for (const node &n : *as<graph>(exec)) {
-            int code = run(n);
+            // What lay in an allocation when it was captured may be free by now.
+            int code =
+                is_still_there(n) ? run(n) : failed(UCUDA_EADDRESS, "a graph's memory was freed");
             if (code != 0) {
                 return code;
             }
@@ -326,7 +343,7 @@ public:
     }
 
     int free_graph(object gone) override {
-        delete as<graph>(gone);
+        graphs.remove(gone);
         return 0;
     }
 
@@ -341,7 +358,17 @@ private:
     // nullptr: the stream's commands are run.
     graph *capture_of(unsigned device, object stream) const {
         auto found = captures.find({device, stream});
-        return found == captures.end() ? nullptr : found->second;
+        return found == captures.end() ? nullptr : found->second.into;
+    }
+
+    // The capture of that number, while it goes on.
+    const capture *active(uint64_t number) const {
+        for (const auto &[key, capture] : captures) {
+            if (capture.number == number) {
+                return &capture;
+            }
+        }
+        return nullptr;
     }
 
     int record_or_run(object stream, node &&n) {
@@ -353,6 +380,25 @@ private:
             return 0;
         }
         return run(n);
+    }
+
+    bool holds(uint64_t address, uint64_t bytes, uint32_t rows, uint32_t pitch) const {
+        uint64_t extent = (uint64_t)(rows - 1) * pitch + bytes; // checked when it was captured
+        for (const auto &memory : memories) {
+            if (memory->holds(address, extent)) {
+                return true;
+            }
+        }
+        return false;
+    }
+
+    bool is_still_there(const node &n) const {
+        if (n.kind == node::COPY) {
+            const ucuda_copy &copy = n.copy;
+            return holds(copy.device, copy.bytes, copy.rows, copy.device_pitch)
+                && holds(copy.host, copy.bytes, copy.rows, copy.host_pitch);
+        }
+        return n.kind != node::SET || holds(n.set.device, n.set.bytes, n.set.rows, n.set.pitch);
     }
 
     int run(const node &n) {
@@ -418,8 +464,12 @@ private:
     uint64_t quota;
     std::vector<std::unique_ptr<ptx::memory>> memories;
     ptx::limits limits;
-    std::map<std::pair<unsigned, object>, graph *> captures; // what streams are captured into
+    pool<ptx::module> modules; // they end before their memories do
+    pool<event> events;
+    pool<graph> graphs;
+    std::map<std::pair<unsigned, object>, capture> captures; // by device and stream
     object last_stream = 2;
+    uint64_t last_capture = 0;
 };
 
 } // namespace

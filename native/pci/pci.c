@@ -2,6 +2,8 @@
 // the PCI Local Bus Specification 3.0, unless the PCI-to-PCI Bridge specification 1.2 is named.
 #include "pci.h"
 
+#include <stdatomic.h>
+
 enum {
     CONFIG_ADDRESS = 0xcf8,
     CONFIG_DATA = 0xcfc,
@@ -60,12 +62,30 @@ static uint16_t select_register(uint16_t bdf, unsigned offset) {
     return CONFIG_DATA + (offset & 3);
 }
 
+// An access is two cycles, and several threads look for devices. It takes microseconds, so waiters
+// spin.
+static atomic_flag busy = ATOMIC_FLAG_INIT;
+
+static void begin(void) {
+    while (atomic_flag_test_and_set_explicit(&busy, memory_order_acquire)) {
+    }
+}
+
+static void end(void) {
+    atomic_flag_clear_explicit(&busy, memory_order_release);
+}
+
 uint32_t pci_read(uint16_t bdf, unsigned offset, unsigned size) {
-    return pci_ports.in(select_register(bdf, offset), size);
+    begin();
+    uint32_t value = pci_ports.in(select_register(bdf, offset), size);
+    end();
+    return value;
 }
 
 void pci_write(uint16_t bdf, unsigned offset, unsigned size, uint32_t value) {
+    begin();
     pci_ports.out(select_register(bdf, offset), size, value);
+    end();
 }
 
 static uint8_t header_type(uint16_t bdf) {

@@ -49,6 +49,16 @@ static void keep_words(const char *text) {
     memcpy(c.fault, chosen, strnlen(chosen, sizeof(c.fault) - 1));
 }
 
+// gpud says nothing any more: its last words are of something else.
+static int lose(const char *text) {
+    if (c.error != UCUDA_ELOST) {
+        memset(c.fault, 0, sizeof(c.fault));
+        memcpy(c.fault, text, strnlen(text, sizeof(c.fault) - 1));
+        STORE(c.error, UCUDA_ELOST);
+    }
+    return UCUDA_ELOST;
+}
+
 static int fail(int code, const char *text) {
     if (c.error == 0 || (code == UCUDA_ELOST && c.error != UCUDA_ELOST)) {
         keep_words(text);
@@ -72,7 +82,7 @@ static int look(void) {
     }
     c.looked_at = now;
     if (now - c.beat_at > BEAT_MS) {
-        return fail(UCUDA_ELOST, "gpud does not answer");
+        return lose("gpud does not answer");
     }
     int sticky = LOAD(c.host->sticky);
     return sticky ? fail(sticky, "") : c.error;
@@ -268,7 +278,7 @@ static int start(void) {
     STORE(c.guest->sq_tail, 0);
     STORE(c.guest->cq_head, 0);
     STORE(c.guest->waiting, 0);
-    c.epoch = c.guest->epoch + 1;
+    STORE(c.epoch, c.guest->epoch + 1);
     STORE(c.guest->epoch, c.epoch);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     c.transport.ring(c.transport.user);
@@ -289,7 +299,7 @@ static int start(void) {
             changed = now;
         }
         if (now - changed > BEAT_MS || now - began > RESET_MS) {
-            return fail(UCUDA_ELOST, "gpud does not answer");
+            return lose("gpud does not answer");
         }
         c.transport.pause(c.transport.user, turn);
     }
@@ -366,6 +376,10 @@ int ucuda_status(void) {
 int ucuda_reset(void) {
     pthread_mutex_lock(&lock);
     return ring_end(c.open ? start() : UCUDA_EDEINIT);
+}
+
+uint32_t ucuda_epoch(void) {
+    return LOAD(c.epoch);
 }
 
 void ucuda_stats(struct ucuda_stats *out) {

@@ -50,6 +50,8 @@ const char *ucuda_fault(void);
 int ucuda_status(void);
 // Starts anew: frees everything on the devices. What handles there were are invalid.
 int ucuda_reset(void);
+// Changes with each reset and connection: handles and addresses of another epoch are invalid.
+uint32_t ucuda_epoch(void);
 
 struct ucuda_stats {
     uint64_t launches, graph_launches, copies, copied_bytes, fences, doorbells, records;

@@ -16,6 +16,7 @@
 #include "execmem.h"
 #include "mpirq.h"
 #include "pyframe.h"
+#include "ucuda_port.h"
 #include "waiting_port.h"
 
 #define HEAP_SIZE (4 * MiB)         // first area; MICROPY_GC_SPLIT_HEAP_AUTO adds more
@@ -77,6 +78,7 @@ static void run_python(void) {
     dma_free_all();
     gc_sweep_all();
     mp_deinit();
+    ucuda_port_reset();
     execmem_free_all();
     free(heap);
 }
@@ -86,6 +88,7 @@ int main(int argc, char **argv) {
     kernel_hooks.interpreter_return = vm_entry_return;
     kernel_hooks.describe_frame = pyframe_describe;
     waiting_port_init();
+    ucuda_port_init();
     mp_cstack_init_with_sp_here(PYTHON_STACK_SIZE);
     for (;;) {
         run_python();

@@ -47,7 +47,7 @@ def app_file(folder, *sources):
 @pytest.fixture(scope="module")
 def machine(boot_once, tmp_path_factory):
     examples = [path.read_text() for path in sorted((TOP / "examples").glob("*.py"))]
-    assert len(examples) == 5
+    assert len(examples) == 6
     app = app_file(tmp_path_factory.mktemp("app"), WATCH, *examples)
     guest = boot_once(model=str(fetch.default_model()), app=app)
     assert guest.verdict is None, guest.log()[-3000:]
@@ -244,6 +244,8 @@ def test_the_examples(machine):
     )
     assert refused.status_code == 403
     assert ask(machine, "/counts").json()["403"] >= 1
+    without_gpu = ask(machine, "/add", {"a": [1], "b": [2]})
+    assert without_gpu.status_code == 503 and "--gpu" in without_gpu.text
 
 
 def use(guest):

@@ -15,7 +15,7 @@ from support import engine_library
 from support.engine_library import LIBRARY, Chat, Reply  # noqa: F401
 
 # isort: split
-from _engine import Aborted, Assertion, Error, Limit, NoSlot
+from _engine import Aborted, Assertion, Error, Limit, Lost, NoSlot
 
 
 class _Library(engine_library.Library):
@@ -28,6 +28,7 @@ class _Library(engine_library.Library):
             -3: Assertion,
             -4: MemoryError,
             -5: Assertion,
+            -6: Lost,
         }.get(code, Error)(reason)
 
 
@@ -53,6 +54,10 @@ def cpu(name=None):
     return lib.ffi.string(lib.so.engine_cpu()).decode()
 
 
+def gpu():
+    return None  # a host's library has none
+
+
 class Engine(engine_library.Engine):
     def __init__(
         self,
@@ -66,6 +71,7 @@ class Engine(engine_library.Engine):
         job_ms=0,
         pooling=0,
         kernels=0,
+        gpu_layers=-1,
         progress=None,
         poll=None,
         background=False,

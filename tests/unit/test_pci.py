@@ -1,20 +1,15 @@
 """native/pci, compiled for the host, on a simulated bus behind the two configuration ports."""
 
-import struct
-
 import pytest
+from support.pci_bus import PORTS, Function, connect
 
 
 @pytest.fixture(scope="module")
 def native(compile_native):
-    module = compile_native(
+    return compile_native(
         "pci",
-        """
-        struct pci_ports {
-            uint32_t (*in)(uint16_t port, unsigned size);
-            void (*out)(uint16_t port, unsigned size, uint32_t value);
-        };
-        extern struct pci_ports pci_ports;
+        PORTS
+        + """
         struct pci_function { uint16_t bdf; uint16_t vendor; uint16_t device; uint32_t class24; };
         struct pci_bar { uint64_t address; uint64_t size; bool is_io; };
         uint32_t pci_read(uint16_t bdf, unsigned offset, unsigned size);
@@ -23,67 +18,14 @@ def native(compile_native):
         bool pci_bar(uint16_t bdf, unsigned index, struct pci_bar *bar);
         void pci_enable(uint16_t bdf);
         void pci_quiesce(void);
-        extern "Python" uint32_t test_in(uint16_t port, unsigned size);
-        extern "Python" void test_out(uint16_t port, unsigned size, uint32_t value);
         """,
     )
-    module.lib.pci_ports = {"in": module.lib.test_in, "out": module.lib.test_out}
-    return module
-
-
-class Function:
-    """One function's configuration space; `regions` maps register indices to writable masks."""
-
-    def __init__(self, vendor=0x8086, device=0x100E, class24=0x020000, header=0, regions=None):
-        self.space = bytearray(256)
-        struct.pack_into("<HHHH", self.space, 0, vendor, device, 0, 0)
-        struct.pack_into("<I", self.space, 8, class24 << 8)
-        self.space[0x0E] = header
-        self.masks = {}
-        for index, (value, mask) in (regions or {}).items():
-            struct.pack_into("<I", self.space, 0x10 + 4 * index, value)
-            self.masks[0x10 + 4 * index] = mask
-        self.decoding_while_sized = False
-
-    def write(self, offset, size, value):
-        if offset & 0xFC in range(0x10, 0x28):
-            assert size == 4
-            if value == 0xFFFFFFFF and self.space[4] & 3:
-                self.decoding_while_sized = True
-            mask = self.masks.get(offset, 0)
-            old = struct.unpack_from("<I", self.space, offset)[0]
-            value = (value & mask) | (old & ~mask & 0xF)
-        self.space[offset : offset + size] = (value & ((1 << 8 * size) - 1)).to_bytes(
-            size, "little"
-        )
 
 
 @pytest.fixture
 def bus(native):
     """A dict of bdf: Function that the ports lead to."""
-    functions = {}
-    address = [0]
-
-    @native.ffi.def_extern()
-    def test_in(port, size):
-        assert address[0] & 0x80000000 and port >= 0xCFC and port + size <= 0xD00
-        function = functions.get(address[0] >> 8 & 0xFFFF)
-        if function is None:
-            return (1 << 8 * size) - 1
-        offset = (address[0] & 0xFC) + port - 0xCFC
-        return int.from_bytes(function.space[offset : offset + size], "little")
-
-    @native.ffi.def_extern()
-    def test_out(port, size, value):
-        if port == 0xCF8:
-            assert size == 4 and not value & 0x7F000003
-            address[0] = value
-            return
-        function = functions.get(address[0] >> 8 & 0xFFFF)
-        if function is not None:
-            function.write((address[0] & 0xFC) + port - 0xCFC, size, value)
-
-    return functions
+    return connect(native)
 
 
 def scan(native, room=64):

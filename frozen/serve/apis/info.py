@@ -8,11 +8,12 @@ from httpd.jsonio import dumps
 from httpd.router import JSON
 
 from ..scheduling.detok import text_of
-from ..scheduling.engine import cpu, version
-from ..scheduling.errors import RequestError, unavailable
+from ..scheduling.engine import cpu, gpu, version
+from ..scheduling.errors import RequestError, invalid, unavailable
 from ..scheduling.sequence import Options
 from .access import forbidden
 from .native_api import settings_of
+from .openai import object_of
 from .params import Params
 
 
@@ -24,6 +25,17 @@ def release():
     """Return cllm's version, "" where another system runs this (a test)."""
     system = os.uname() if hasattr(os, "uname") else [""]
     return system[2] if system[0] == "cllm" else ""
+
+
+def gpu_of(service):
+    """Return what /props says of the GPU, None if the model uses none."""
+    if not service.host.on_gpu:
+        return None
+    found = dict(gpu())
+    del found["fault"]  # with one, there is no answer
+    found["layers"] = service.host.engine.gpu_layers
+    found["kernels"] = "ggml-cuda"
+    return found
 
 
 def props_of(service):
@@ -39,6 +51,7 @@ def props_of(service):
         "model_ftype": engine.ftype,
         "model_path": service.host.path,
         "kernels": engine.kernels,
+        "gpu": gpu_of(service),
         "modalities": {"vision": False, "video": False, "audio": False},
         "endpoint_slots": True,
         "endpoint_props": False,
@@ -112,9 +125,12 @@ def install(service):
     @app.get("/v1/health")
     def health(request):
         service.engine()
-        if not service.last_crash and not request.query:
+        if not service.last_crash and not request.query and not service.host.on_gpu:
             return Response(healthy, content_type=JSON)  # the usual case, kept cheap for monitors
         answer = {"status": "ok"}
+        found = gpu_of(service)
+        if found:
+            answer["gpu"] = {name: found[name] for name in ("name", "kind", "memory", "used")}
         if service.last_crash:
             answer["last_crash"] = service.last_crash
         if request.query.get("deep") in ("1", "true"):
@@ -143,6 +159,15 @@ def install(service):
         service.engine()
         text = service.scheduler.metrics.text(service.scheduler)
         return Response(text.encode(), content_type="text/plain; version=0.0.4")
+
+    @app.post("/models/load")
+    def load(request):
+        # llama-server's route. There is one model; without a name, it is meant.
+        name = object_of(request).get("model") if request.body else None
+        if name is not None and name != service.host.alias:
+            raise invalid("there is no model '%s'" % name)
+        service.reload()
+        return {"success": True}
 
     app.get("/tools")(forbidden)
     app.get("/cors-proxy")(forbidden)

@@ -28,7 +28,7 @@ input { font: inherit; width: 6em }
 </head>
 <body>
 <header>
-<span id="model">cllm</span>
+<span><span id="model">cllm</span> <span id="gpu"></span></span>
 <label>Temperature
 <input id="temperature" type="number" min="0" max="2" step="0.1" value="0.7"></label>
 <label>Tokens <input id="tokens" type="number" min="1" value="256"></label>
@@ -128,6 +128,16 @@ at("clear").onclick = () => {
   if (answer && answer.ok) at("model").textContent = (await answer.json()).data[0].id;
   else setTimeout(greet, 2000);
 })();
+
+async function look() {
+  const answer = await fetch("/health").catch(() => null);
+  const gpu = answer && answer.ok && (await answer.json()).gpu;
+  const mib = bytes => Math.round(bytes / 1048576);
+  at("gpu").textContent = gpu
+    ? "on " + gpu.name + ", " + mib(gpu.used) + " of " + mib(gpu.memory) + " MiB" : "";
+  if (gpu || !answer || !answer.ok) setTimeout(look, 10000);
+}
+look();
 </script>
 </body>
 </html>

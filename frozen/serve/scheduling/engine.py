@@ -40,6 +40,15 @@ def cpu():
     return _engine.cpu()
 
 
+def gpu():
+    """Return what _engine.gpu() does: a dict about the first GPU, None without one."""
+    try:
+        import _engine
+    except ImportError:
+        return None
+    return _engine.gpu()
+
+
 class EngineHost:
     """The engine and its state.
 
@@ -63,8 +72,28 @@ class EngineHost:
         self.ended = None  # for the Scheduler: waits for the engine beside the loop
         self._printed = 0
 
+    @property
+    def on_gpu(self):
+        """Whether a GPU computes some of the model."""
+        return self.engine is not None and self.engine.gpu_layers > 0
+
+    def lost(self):
+        """Return why the GPU that computes the model is lost, None while it is not."""
+        found = gpu() if self.on_gpu else None
+        return "the GPU is lost: " + found["fault"] if found and found["fault"] else None
+
+    def close(self):
+        """Free the model and the draft model. load() may follow."""
+        for engine in (self.drafter, self.engine):
+            if engine is not None:
+                engine.close()
+        self.engine = self.drafter = None
+
     async def load(self):
-        """Loads the model. A bad one raises nothing: see `state`."""
+        """Load the model. A bad one raises nothing: see `state`."""
+        self.state = LOADING
+        self.progress = 0.0
+        self._printed = 0
         try:
             size = _size(self.path)
         except OSError:
@@ -92,9 +121,15 @@ class EngineHost:
         self.progress = 1.0
         self.state = READY
         print(
-            "cllm: model %s is ready: %s, kernels %s"
-            % (self.alias, self.engine.desc, self.engine.kernels)
+            "cllm: model %s is ready: %s, kernels %s%s"
+            % (self.alias, self.engine.desc, self.engine.kernels, self._gpu_text())
         )
+
+    def _gpu_text(self):
+        found = gpu() if self.on_gpu else None
+        if not found:
+            return ""
+        return ", %d layers on %s (%s)" % (self.engine.gpu_layers, found["name"], found["kind"])
 
     async def _loaded(self, path, progress):
         # The engine, once it is ready; progress is told how far it is before.

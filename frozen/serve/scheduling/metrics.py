@@ -3,6 +3,8 @@ llama-server's names, histograms vLLM's with llama-server's prefix.
 """
 # SPDX-License-Identifier: MIT
 
+from .engine import gpu
+
 _PREFIX = "llamacpp:"
 
 # Upper bounds of the histograms in seconds. A token takes milliseconds on a real machine, and
@@ -38,6 +40,21 @@ class Histogram:
         lines.append("%s_sum %f" % (name, self.sum))
         lines.append("%s_count %d" % (name, total))
         return lines
+
+
+def _gpu_rows(found):
+    # (kind, name, text, value); found: as of gpu().
+    if not found:
+        return ()
+    return (
+        ("gauge", "gpu_memory_used_bytes", "GPU memory in use.", found["used"]),
+        ("gauge", "gpu_memory_total_bytes", "GPU memory that may be used.", found["memory"]),
+        ("counter", "gpu_launches_total", "Kernels launched.", found["launches"]),
+        ("counter", "gpu_graph_launches_total", "CUDA graphs launched.", found["graph_launches"]),
+        ("counter", "gpu_round_trips_total", "Waits for the GPU.", found["round_trips"]),
+        ("counter", "gpu_copied_bytes_total", "Bytes copied to and from it.", found["copied"]),
+        ("counter", "gpu_losses_total", "Times that the GPU was lost.", found["losses"]),
+    )
 
 
 class Metrics:
@@ -166,4 +183,6 @@ class Metrics:
              self.e2e),
         ):  # fmt: skip
             add(kind, name, text, value)
+        for row in _gpu_rows(gpu()):
+            add(*row)
         return "\n".join(lines) + "\n"

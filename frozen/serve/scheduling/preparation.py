@@ -26,6 +26,11 @@ class Turns:
         self._waiting = []  # [client, Event]
         self._spent = {}  # client: milliseconds
 
+    @property
+    def busy(self):
+        """Whether anybody has a turn or waits for one."""
+        return self._busy
+
     async def take(self, client):
         """Wait for the turn of `client` (any key of a dict); give() must follow."""
         if not self._busy:

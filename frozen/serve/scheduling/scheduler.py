@@ -19,7 +19,7 @@ import asyncio
 import gc
 import time
 
-from _engine import Aborted, Assertion, Limit, NoSlot
+from _engine import Aborted, Assertion, Limit, Lost, NoSlot
 from httpd.jsonio import integers
 
 from .detok import text_of
@@ -237,7 +237,7 @@ class Scheduler:
     async def step(self):
         """Decodes one batch and samples. An error ends the request it belongs to, not the loop."""
         if self._broken:
-            self._end_all()
+            self.end(self._broken)
             return
         self.expel()
         self._admit(self.clock())
@@ -456,6 +456,9 @@ class Scheduler:
 
     async def _recover(self, work, exc):
         # Nothing was decoded.
+        if isinstance(exc, Lost):
+            self.lose(str(exc))
+            return
         if not work:
             return
         if isinstance(exc, Aborted):
@@ -631,6 +634,8 @@ class Scheduler:
             )
         except ValueError as exc:
             job.fail(invalid(str(exc)))
+        except Lost as exc:
+            self.lose(str(exc))
         except MemoryError:
             if job.done_n or job.swept:
                 job.fail(unavailable(_NO_MEMORY, headers={"Retry-After": "5"}))
@@ -679,7 +684,17 @@ class Scheduler:
             print("cllm: a request failed: " + error.message)
         sequence.fail(error)
 
-    def _end_all(self):
+    def lose(self, reason):
+        """Use the engine no more. All that asks for it, now or later, gets a 503 with `reason`."""
+        if not self._broken:
+            self._broken = reason
+            self._work.set()
+            if self._on_broken:
+                self._on_broken(reason)
+
+    def end(self, reason):
+        """End all requests, and those to come, with a 503 for `reason`."""
+        self._broken = self._broken or reason
         for sequence in self.running + self.queue.items:
             self.drop(sequence)
             sequence.fail(unavailable(self._broken))
@@ -714,10 +729,7 @@ class Scheduler:
             self.cache.stop(holder, keep)
         except RuntimeError as exc:
             # All of a sequence can always be removed, unless the engine itself is gone.
-            if not self._broken:
-                self._broken = "the engine failed: %s" % exc
-                if self._on_broken:
-                    self._on_broken(self._broken)
+            self.lose(str(exc) if isinstance(exc, Lost) else "the engine failed: %s" % exc)
 
 
 class _Embedding:

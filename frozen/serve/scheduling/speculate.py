@@ -7,6 +7,8 @@ loss of any one text is bounded.
 """
 # SPDX-License-Identifier: MIT
 
+from _engine import Lost
+
 # Each text has a credit of time that bounds its loss. Every step earns this part of its own time,
 # right guesses earn what they save, and wrong ones pay. Beyond its credit, a draft of a kind is
 # trusted with the time of _TRUST steps.
@@ -155,6 +157,8 @@ class ModelDraft(_Draft):
         seq = sequence.holder.seq
         try:
             return self._guess(seq, sequence.tokens, k)
+        except Lost:
+            return []  # the model that drafts are for will notice too
         except RuntimeError:
             # No room, or stopped. Its cache can be computed again.
             self.engine.clear()

@@ -91,6 +91,7 @@ class FakeEngine:
     generates = True
     divisible = True
     kernels = "ggml"
+    gpu_layers = 0
 
     def __init__(
         self,
@@ -103,6 +104,7 @@ class FakeEngine:
         job_ms=0,
         pooling=0,
         kernels=0,
+        gpu_layers=-1,
         poll=None,
     ):
         self.n_ctx = n_ctx

@@ -1,5 +1,7 @@
 """What examples/ shows works, and user code can do what the documentation says."""
 
+import array
+import asyncio
 import json
 import sys
 from pathlib import Path
@@ -47,7 +49,7 @@ def get(server, path):
 
 def test_all_are_tested():
     names = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert names == {"joke", "story", "guard", "search", "extract"}
+    assert names == {"joke", "story", "guard", "search", "extract", "vectors"}
 
 
 def test_joke(run):
@@ -84,6 +86,62 @@ def test_extract(run):
     server = run(EXAMPLES / "extract.py")
     server.host.engine.chat = wrap(server.host.engine.chat)
     assert server.call("/rate", b"good") == (200, {"stars": 5})
+
+
+def test_vectors(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gpu", FakeGpu())
+    monkeypatch.setattr(asyncio, "sleep_ms", lambda ms: asyncio.sleep(ms / 1000), raising=False)
+    server = run(EXAMPLES / "vectors.py")
+    assert server.call("/add", {"a": [1, 2], "b": [10, 0.5]}) == (200, {"sum": [11.0, 2.5]})
+    assert server.call("/add", {"a": [1], "b": []})[0] == 400
+    sys.modules["gpu"].fault = "the GPU is lost"
+    status, body = server.call("/add", {"a": [1], "b": [1]})
+    assert status == 503 and body["error"]["message"] == "the GPU is lost"
+
+
+class FakeGpu:
+    """The module gpu for test_vectors: its kernel adds. tests/guest/test_gpu.py uses the real one."""
+
+    class Error(OSError):
+        pass
+
+    class Memory(bytearray):
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    def __init__(self):
+        self.fault = None
+        self.waits = 2
+
+    def load(self, text):
+        assert ".entry add(" in text
+        if self.fault:
+            raise self.Error(46, self.fault)
+        return self
+
+    def kernel(self, name):
+        return name
+
+    def alloc(self, size):
+        return self.Memory(size)
+
+    def copy(self, to, source):
+        memoryview(to).cast("B")[:] = memoryview(source).cast("B")
+
+    def launch(self, kernel, grid, block, a, b, total, n):
+        assert kernel == "add" and grid * block >= n
+        x, y = (memoryview(m).cast("f") for m in (a, b))
+        self.result = array.array("f", [x[i] + y[i] for i in range(n)])
+        self.total = total
+
+    def ready(self):
+        self.waits -= 1
+        if self.waits <= 0:
+            self.total[:] = self.result.tobytes()
+        return self.waits <= 0
 
 
 def wrap(chat):

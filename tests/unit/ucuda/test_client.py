@@ -4,7 +4,7 @@ import os
 import struct
 
 import pytest
-from support.gpud_library import PAGE, Failure, Raw
+from support.gpud_library import FAILED, PAGE, Failure, Raw
 
 KIB, MIB = 1 << 10, 1 << 20
 EINVAL, ENOMEM, ENOTSUPPORTED, ELOST = 1, 2, 801, 46
@@ -213,6 +213,7 @@ def test_a_broken_ring_is_a_loss_and_a_reset_mends_it(library):
         raw.ffi, raw.transport, raw.timeout = library.ffi, transport, 10
         raw.memory = library.ffi.buffer(transport.memory, transport.bytes)
         raw.set_tail(17)
+        raw.wait(lambda: raw.host("state") == FAILED)
         with pytest.raises(Failure) as failure:
             client.alloc(1)
         assert failure.value.code == ELOST
