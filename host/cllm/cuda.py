@@ -170,9 +170,17 @@ def build(profile: str = "ci", capabilities: Iterable[int] = DEFAULT_ARCHITECTUR
             f"-DCLLM_CUDA_IDENTITY={(TOOLCHAIN / 'stamp').read_text().strip()}",
         )
         # Other units may be left from another profile.
-        units = (FOLDER / "ptx.txt").read_text().split()
-        ptxpack.write(PACK, map(Path, units))
+        listed_files = FOLDER / "ptx.txt"
+        units = [Path(line) for line in listed_files.read_text().splitlines()]
+        if _is_older(PACK, [listed_files, Path(ptxpack.__file__), *units]):
+            ptxpack.write(PACK, units)
+            os.utime(PACK)
     return list(ARCHIVES)
+
+
+def _is_older(path: Path, inputs: Iterable[Path]) -> bool:
+    """Return whether a file is missing, or older than one of `inputs`."""
+    return not path.exists() or path.stat().st_mtime < max(i.stat().st_mtime for i in inputs)
 
 
 def build_program() -> Path:

@@ -101,8 +101,10 @@ def package_file(lock: Package) -> Path:
             folder = Path(name)
             progress = Progress()
             title = f"download {lock.file}"
-            with progress.task(title, lock.size or None, lambda: _arrived(folder, lock.size)):
-                debian = lock.origin.startswith("debian")
+            debian = lock.origin.startswith("debian")
+            # apt's lists, of unknown size, arrive in the same folder.
+            size = 0 if debian else lock.size
+            with progress.task(title, size or None, lambda: _arrived(folder, size)):
                 (_from_debian if debian else _from_pypi)(lock, folder, progress)
                 if not (folder / lock.file).exists():
                     raise CllmError(f"the download of {lock.name} brought no {lock.file}")

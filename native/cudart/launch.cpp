@@ -5,6 +5,7 @@
 // a kernel is first wanted on a device; gpud says what parameters it has.
 #include "internal.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include <atomic>
@@ -90,11 +91,14 @@ static int find(const void *function, unsigned number, kernel::on_device **out) 
     }
     here.occupancy = 0;
     int code = load(*k.of, number);
-    if (code != UCUDA_OK) {
-        return code;
+    if (code == UCUDA_OK) {
+        code = ucuda_kernel(k.of->handle[number], k.name, &here.handle, &here.about);
     }
-    code = ucuda_kernel(k.of->handle[number], k.name, &here.handle, &here.about);
     here.known = code == UCUDA_OK;
+    if (!here.known) {
+        // The error's code alone does not say which of thousands of kernels it is about.
+        fprintf(stderr, "cudart: no kernel %s: %s\n", k.name, ucuda_fault());
+    }
     return code;
 }
 
