@@ -1,5 +1,5 @@
-// fake_libcuda.cpp: libcuda.so.1 without a card, to test engine_cuda.cpp: device memory is the
-// heap's, and the one kernel is `vecadd`. Rules of CUDA's that the engine has to keep are checked: a
+// fake_libcuda.cpp: libcuda.so.1 without a card, to test engine_cuda.cpp. Device memory is the
+// heap, and the one kernel is `vecadd`. Rules of CUDA that the engine has to keep are checked: a
 // context is current, handles are live, a capturing stream is not waited for. Breaking one aborts.
 #include <cstdint>
 #include <cstdio>
