@@ -5,7 +5,20 @@ import os
 import subprocess
 import sys
 
-from . import TOP, VERSION, CllmError, build, config, cuda, extras, fetch, licenses, lint, run
+from . import (
+    TOP,
+    VERSION,
+    CllmError,
+    build,
+    config,
+    cuda,
+    extras,
+    fetch,
+    gpud,
+    licenses,
+    lint,
+    run,
+)
 from .lock import locks
 
 # Commands that are programs of their own, with their own flags: Python's arguments for each.
@@ -186,6 +199,8 @@ def main(arguments=None):
         if arguments.command == "build":
             if arguments.production:
                 os.environ["CLLM_SELFTEST"] = "0"
+            if arguments.gpu:
+                gpud.build()
             make = build.build_gpu_image if arguments.gpu else build.build_image
             print(os.path.relpath(make()))
         elif arguments.command == "fetch":

@@ -55,6 +55,10 @@ def file_number(unit: str) -> int:
     return zlib.crc32(unit.encode())
 
 
+def sha256(text: bytes) -> bytes:
+    return hashlib.sha256(text).digest()
+
+
 @dataclasses.dataclass(frozen=True)
 class Kernel:
     """start, length: of its text, in bytes. parameters: (offset, size) of each, in bytes."""
@@ -149,7 +153,7 @@ def pack(files: Iterable[tuple[str, int, bytes]]) -> bytes:
     streams = [zlib.compress(text, 9) for _, _, text in ordered]
     for (unit, arch, text), packed, file in zip(ordered, streams, listed):
         table += FILE.pack(
-            hashlib.sha256(text).digest(),
+            sha256(text),
             file_number(unit),
             arch,
             offset,

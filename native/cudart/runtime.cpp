@@ -140,12 +140,12 @@ cudaError_t cudaDeviceReset(void) {
 
 // The fields that ggml-cuda reads, and those that describe a device to a person.
 cudaError_t cudaGetDeviceProperties_v2(cudaDeviceProp *out, int number) {
+    memset(out, 0, sizeof(*out));
     ucuda_device info;
     int code = ucuda_device_info((unsigned)number, &info);
     if (code != UCUDA_OK) {
         return result(code);
     }
-    memset(out, 0, sizeof(*out));
     snprintf(out->name, sizeof(out->name), "%s", info.name);
     out->totalGlobalMem = info.memory;
     out->major = (int)info.major;

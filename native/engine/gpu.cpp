@@ -21,7 +21,7 @@ std::atomic<unsigned> now{0}; // generation
 std::atomic<bool> lost{false};
 std::atomic<unsigned> losses{0};
 std::atomic<uint32_t> epoch{0}; // ucuda's, of this generation
-ucuda_device device; // the first one, as it was registered
+ucuda_device device;            // the first one, as it was registered
 char loss_reason[256];
 
 thread_local char last_error[128]; // CUDA's words for the call that failed
@@ -54,8 +54,7 @@ void lose() {
 
 // Whether anything but a lack of memory has failed since the GPU was opened.
 bool has_failed() {
-    return lost || !ucuda_is_open() || ucuda_epoch() != epoch
-        || ucuda_status() != UCUDA_OK;
+    return lost || !ucuda_is_open() || ucuda_epoch() != epoch || ucuda_status() != UCUDA_OK;
 }
 
 // A device that is there again must be what ggml-cuda has chosen its kernels for.
@@ -159,6 +158,10 @@ void gpu_explain(unsigned generation, const std::string &reason) {
     throw std::runtime_error("the GPU has too little memory: " + reason.substr(size, end - size)
         + " more are needed, and " + mebibytes(free) + " of " + mebibytes(total)
         + " are free: give it more (--gpu-memory), or fewer cells (n_ctx) or layers (gpu_layers)");
+}
+
+void gpu_ignore() {
+    cudart_set_mode(CUDART_IGNORES);
 }
 
 void gpu_use::release() {

@@ -44,6 +44,10 @@ void gpu_note(const char *text);
 // std::runtime_error with the numbers of its memory.
 void gpu_explain(unsigned generation, const std::string &reason);
 
+// Until the end of the gpu_scope, calls of CUDA on this thread succeed whatever they do: llama.cpp
+// asks a lost device for its properties where a model of the CPU is loaded.
+void gpu_ignore();
+
 // An engine's use of the GPU. Its first member, so that it is destroyed last.
 class gpu_use {
 public:

@@ -81,6 +81,9 @@ void open_gpu(engine *e) {
     if (e->params.gpu_layers != 0) {
         e->gpu.generation = gpu_open();
     }
+    if (e->gpu.generation == 0) {
+        gpu_ignore();
+    }
     if (e->params.gpu_layers > 0 && e->gpu.generation == 0) {
         engine_log(GGML_LOG_LEVEL_WARN, "there is no GPU: the CPU computes all layers\n", nullptr);
     }

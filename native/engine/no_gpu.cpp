@@ -19,6 +19,8 @@ void gpu_note(const char *) {}
 
 void gpu_explain(unsigned, const std::string &) {}
 
+void gpu_ignore() {}
+
 void gpu_use::release() {}
 
 gpu_use::~gpu_use() = default;

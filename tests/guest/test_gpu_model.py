@@ -1,4 +1,4 @@
-"""A model that a GPU computes, in a guest: gpud with the interpreter of PTX stands in for a card."""
+"""A model that a GPU computes, in a guest: gpud and its interpreter of PTX stand in for a card."""
 
 import json
 import threading

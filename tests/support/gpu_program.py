@@ -56,12 +56,12 @@ class Real:
 
     def __init__(self):
         native = TOP / "native"
-        names = ("gpud/socket.cpp", "gpud/waiting.cpp")
+        names = ("gpud/socket.cpp", "gpud/waiting.cpp", "gpud/shared.cpp")
         clients = ("calls.c", "copies.c", "heap.c", "ring.c")
         objects = [compile_c(native / "ucuda" / name) for name in clients]
         sources = [native / name for name in names]
         self.path = link("socket", libraries(GPU_LIBS), *sources, *objects)
-        self.daemon = None
+        self.daemon: gpud.Daemon | None = None
 
     def start(self, mib=1024):
         """As Fake.start()."""
@@ -74,10 +74,12 @@ class Real:
 
     def lose(self):
         """As Fake.lose()."""
+        assert self.daemon
         self.daemon.kill()
 
     def restore(self):
         """As Fake.restore()."""
+        assert self.daemon
         self.daemon.start()
 
     def remove(self):
@@ -153,6 +155,8 @@ class GpuProgram:
         self.process = subprocess.Popen(
             [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        assert self.process.stdin and self.process.stdout
+        self._to, self._from = self.process.stdin, self.process.stdout
         for name, value in options.items():
             self.send(name, value)
 
@@ -161,18 +165,18 @@ class GpuProgram:
 
     def __exit__(self, *_):
         """End it, unless it has died."""
-        self.process.stdin.close()
-        self.process.stdout.close()
+        self._to.close()
+        self._from.close()
         self.process.wait(30)
 
     def send(self, *words):
         """Return the words of the answer to a command."""
         try:
-            self.process.stdin.write(" ".join(map(str, words)) + "\n")
-            self.process.stdin.flush()
+            self._to.write(" ".join(map(str, words)) + "\n")
+            self._to.flush()
         except BrokenPipeError:
             pass
-        line = self.process.stdout.readline()
+        line = self._from.readline()
         if not line:
             raise AssertionError(f"the program died, status {self.process.wait(30)}")
         kind, _, rest = line.rstrip("\n").partition(" ")

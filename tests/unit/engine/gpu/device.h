@@ -1,5 +1,5 @@
-// device.h: the GPU under program.cpp. socket.cpp has ggml-cuda and a gpud that listens on a socket;
-// fake.cpp a backend of ggml that computes on the CPU, where there is no CUDA.
+// device.h: the GPU under program.cpp. socket.cpp has ggml-cuda and a gpud that listens; fake.cpp a
+// backend of ggml that computes on the CPU, where there is no CUDA.
 #ifndef CLLM_TESTS_DEVICE_H
 #define CLLM_TESTS_DEVICE_H
 

@@ -1,5 +1,5 @@
-// program.cpp: the engine with a GPU, for test_gpu.py. Lines on standard input are commands; each is
-// answered by a line "ok ..." or "error CODE REASON".
+// program.cpp: the engine with a GPU, for test_gpu.py. Lines on standard input are commands; each
+// is answered by a line "ok ..." or "error CODE REASON".
 //
 //   socket FILE          of gpud
 //   quota BYTES          of a fake device's memory, from the next connection on; 0: there is none

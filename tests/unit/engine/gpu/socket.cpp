@@ -2,6 +2,7 @@
 #include "device.h"
 
 #include "../../../../native/gpud/loop.h"
+#include "../../../../native/ucuda/ucuda.h"
 
 #include <cstdio>
 
@@ -11,6 +12,11 @@ ucuda_transport transport;
 gpud_socket *connection;
 
 } // namespace
+
+// In place of native/ucuda/ivshm.c, which looks on the PCI bus.
+int ucuda_open() {
+    return UCUDA_ENODEVICE;
+}
 
 int connect_device(const device_options &wanted) {
     if (wanted.socket.empty()) {
