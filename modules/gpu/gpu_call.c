@@ -108,8 +108,7 @@ static mp_obj_t wait(bool leave) {
 
 int gpu_call(struct gpu_call *call) {
     if (calling) {
-        mp_raise_msg(&gpu_type_Error,
-            MP_ERROR_TEXT("the gpu module is busy: a callback came while it waits"));
+        mp_raise_ValueError(MP_ERROR_TEXT("the gpu module is busy: it waits below this callback"));
     }
     calling = true;
     mp_obj_t raised = wait(true);

@@ -1,6 +1,6 @@
 // PTX and its kernels.
 //
-//   load(text, device=0) -> Module   PTX as str or bytes; gpu.Error says what the compiler objects to
+//   load(text, device=0) -> Module   PTX as str or bytes; gpu.Error says what is wrong in it
 //   Module
 //     kernel(name) -> Kernel         `name` as PTX has it: of C++ source it is mangled
 //   Kernel
@@ -52,8 +52,9 @@ static mp_obj_t load(size_t n_args, const mp_obj_t *args) {
     mp_buffer_info_t text;
     mp_get_buffer_raise(args[0], &text, MP_BUFFER_READ);
     // As in copy(): the view keeps the memory where it is.
-    mp_get_buffer_raise(mp_call_function_1(MP_OBJ_FROM_PTR(&mp_type_memoryview),
-                            mp_obj_is_str(args[0]) ? mp_obj_new_bytes(text.buf, text.len) : args[0]),
+    mp_get_buffer_raise(
+        mp_call_function_1(MP_OBJ_FROM_PTR(&mp_type_memoryview),
+            mp_obj_is_str(args[0]) ? mp_obj_new_bytes(text.buf, text.len) : args[0]),
         &text, MP_BUFFER_READ);
     struct gpu_call call = {.run = run_load, .holds = true, .host = text.buf, .bytes = text.len};
     call.device = n_args > 1 ? gpu_device(args[1]) : 0;
@@ -178,7 +179,8 @@ static bool integer(mp_obj_t arg, uint8_t *to, size_t size) {
         }
     } else {
         int64_t small = mp_obj_get_int(arg);
-        if (size > 8 || (size < 8 && (small < -(1ll << (8 * size - 1)) || small >= 1ll << (8 * size)))) {
+        if (size > 8
+            || (size < 8 && (small < -(1ll << (8 * size - 1)) || small >= 1ll << (8 * size)))) {
             return false;
         }
         value = (uint64_t)small;

@@ -124,8 +124,8 @@ static void memory_print(const mp_print_t *print, mp_obj_t self_in, mp_print_kin
     (void)kind;
     gpu_memory_obj_t *self = MP_OBJ_TO_PTR(self_in);
     if (is_open(self)) {
-        mp_printf(print, "<Memory " UINT_FMT " bytes at 0x%lx of device %u>",
-            (mp_uint_t)self->size, (mp_uint_t)self->address, self->device);
+        mp_printf(print, "<Memory " UINT_FMT " bytes at 0x%lx of device %u>", (mp_uint_t)self->size,
+            (mp_uint_t)self->address, self->device);
     } else {
         mp_print_str(print, "<Memory closed>");
     }
@@ -150,7 +150,8 @@ static struct end end_of(mp_obj_t obj, mp_uint_t flags) {
     }
     mp_buffer_info_t info;
     mp_get_buffer_raise(obj, &info, flags);
-    mp_get_buffer_raise(mp_call_function_1(MP_OBJ_FROM_PTR(&mp_type_memoryview), obj), &info, flags);
+    mp_get_buffer_raise(mp_call_function_1(MP_OBJ_FROM_PTR(&mp_type_memoryview), obj), &info,
+        flags);
     return (struct end){.data = info.buf, .size = info.len};
 }
 
@@ -191,7 +192,8 @@ static mp_obj_t copy(size_t n_args, const mp_obj_t *args, mp_map_t *kw) {
     uint64_t bytes = size < 0 ? from.size - from_at : (uint64_t)size;
     if (bytes > from.size - from_at || bytes > to.size - to_at) {
         mp_raise_msg_varg(&mp_type_ValueError,
-            MP_ERROR_TEXT(UINT_FMT " bytes to copy, " UINT_FMT " in the source and room for " UINT_FMT),
+            MP_ERROR_TEXT(
+                UINT_FMT " bytes to copy, " UINT_FMT " in the source and room for " UINT_FMT),
             (mp_uint_t)bytes, (mp_uint_t)(from.size - from_at), (mp_uint_t)(to.size - to_at));
     }
     if (!to.memory && !from.memory) {

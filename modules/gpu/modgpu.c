@@ -15,7 +15,7 @@
 //   Memory, Module, Kernel
 //
 // Calls wait for the GPU, and for models that compute on it. Meanwhile the network is answered and
-// callbacks run, but no other task of asyncio. After a failure of a kernel all calls raise it, until
+// callbacks run, but no other task of asyncio. After a kernel's failure all calls raise it, until
 // reset().
 #include <string.h>
 
@@ -26,8 +26,8 @@
 #include "modgpu.h"
 
 static void error_attr(mp_obj_t self, qstr attr, mp_obj_t *dest) {
-    mp_obj_exception_attr(self, dest[0] == MP_OBJ_NULL && attr == MP_QSTR_code ? MP_QSTR_errno : attr,
-        dest);
+    mp_obj_exception_attr(self,
+        dest[0] == MP_OBJ_NULL && attr == MP_QSTR_code ? MP_QSTR_errno : attr, dest);
 }
 
 MP_DEFINE_CONST_OBJ_TYPE(gpu_type_Error, MP_QSTR_Error, MP_TYPE_FLAG_NONE, make_new,
@@ -217,6 +217,7 @@ static int run_reset(struct gpu_call *call) {
 }
 
 static mp_obj_t reset(void) {
+    ucuda_interrupt(); // an earlier call may still wait, if an exception left it alone
     struct gpu_call call = {.run = run_reset};
     gpu_do(&call);
     return mp_const_none;

@@ -27,7 +27,7 @@ struct gpu_call {
 
 // Connects to gpud unless connected, runs the call on another thread and meanwhile what
 // MicroPython's scheduler has pending. Returns the code. Raises what a callback raised, and
-// gpu.Error when a callback calls this again.
+// ValueError when a callback calls this again.
 int gpu_call(struct gpu_call *call);
 // Raises what the code of a call other than UCUDA_OK means.
 void gpu_check(int code, const struct gpu_call *call);

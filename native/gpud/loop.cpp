@@ -5,6 +5,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -170,4 +171,19 @@ struct gpud_loop *gpud_loop_open(const struct gpud_loop_options *options,
 
 void gpud_loop_close(struct gpud_loop *loop) {
     delete loop;
+}
+
+size_t gpud_slice(const void *pack, size_t pack_bytes, uint32_t file, uint32_t kernel, char *out,
+    size_t room) {
+    try {
+        gpud::pack all(std::string_view((const char *)pack, pack_bytes));
+        const pack_file &from = all.all().at(file);
+        from.kernels.at(kernel);
+        std::string text = slice(from, from.text(), kernel);
+        memcpy(out, text.data(), std::min(text.size(), room));
+        return text.size();
+    } catch (const std::exception &error) {
+        snprintf(out, room, "%s", error.what());
+        return 0;
+    }
 }

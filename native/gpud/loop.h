@@ -39,6 +39,12 @@ struct gpud_loop *gpud_loop_open(const struct gpud_loop_options *options,
     struct ucuda_transport *transport, char *why, size_t room);
 void gpud_loop_close(struct gpud_loop *loop); // after ucuda_close()
 
+// The text that gpud would have a card's compiler take for kernel `kernel` of file `file` of a pack
+// (both by position). Returns its length, which may be more than `room`; 0 and the reason in `out`
+// for a pack that is damaged.
+size_t gpud_slice(const void *pack, size_t pack_bytes, uint32_t file, uint32_t kernel, char *out,
+    size_t room);
+
 struct gpud_socket;
 struct gpud_socket *gpud_socket_open(const char *path, struct ucuda_transport *transport, char *why,
     size_t room);

@@ -124,6 +124,10 @@ int commands::make_kernel(module_object &from, uint64_t hash, ucuda_kernel *what
         if (parameters.size() > UCUDA_PARAMS || listed.param_bytes > UCUDA_PARAM_MAX) {
             return fail(UCUDA_ENOTSUPPORTED, "kernel: too many parameters");
         }
+        if (what->n_params != 0 && what->param_bytes != listed.param_bytes) {
+            return fail(UCUDA_EIMAGE, "kernel: %u bytes of parameters, the pack says %u",
+                what->param_bytes, listed.param_bytes);
+        }
         what->n_params = (uint32_t)parameters.size();
         what->param_bytes = listed.param_bytes;
         for (size_t i = 0; i < parameters.size(); i++) {

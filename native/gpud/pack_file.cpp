@@ -2,11 +2,11 @@
 #include "pack_file.h"
 
 #include <algorithm>
-#include <cctype>
 #include <cstring>
 #include <stdexcept>
 
 #include "inflate.h"
+#include "ptx_names.h"
 #include "sha256.h"
 
 namespace gpud {
@@ -32,39 +32,15 @@ std::vector<T> read(std::string_view data, size_t &at, uint32_t count) {
     return out;
 }
 
-bool is_word(char c) {
-    return isalnum((unsigned char)c) || c == '_' || c == '$' || c == '%';
-}
-
 bool names(std::string_view text, std::string_view name) {
     for (size_t at = 0; (at = text.find(name, at)) != text.npos; at++) {
-        bool begins = at == 0 || !is_word(text[at - 1]);
+        bool begins = at == 0 || !ptx_is_word(text[at - 1]);
         size_t end = at + name.size();
-        if (begins && (end == text.size() || !is_word(text[end]))) {
+        if (begins && (end == text.size() || !ptx_is_word(text[end]))) {
             return true;
         }
     }
     return false;
-}
-
-// The name that a statement outside of kernels declares as a global: the word before [, = or ;.
-// Empty: it is something else, such as a function, and stays.
-std::string_view global_name(std::string_view statement) {
-    if (statement.find(".global") == statement.npos && statement.find(".const") == statement.npos) {
-        return {};
-    }
-    size_t end = statement.find_first_of("[=;{(");
-    if (end == statement.npos || statement[end] == '(' || statement[end] == '{') {
-        return {};
-    }
-    while (end > 0 && !is_word(statement[end - 1])) {
-        end--;
-    }
-    size_t begin = end;
-    while (begin > 0 && is_word(statement[begin - 1])) {
-        begin--;
-    }
-    return statement.substr(begin, end - begin);
 }
 
 } // namespace
@@ -153,25 +129,14 @@ std::string slice(const pack_file &file, std::string_view text, unsigned index) 
     }
     around += text.substr(at);
 
-    // Statements end with a semicolon outside of braces; what is kept may name globals itself.
+    // What is kept may name globals itself.
     std::string kept(body);
-    std::vector<std::string_view> statements;
-    std::string_view rest = around;
-    int depth = 0;
-    size_t begin = 0;
-    for (size_t i = 0; i < rest.size(); i++) {
-        depth += rest[i] == '{' ? 1 : rest[i] == '}' ? -1 : 0;
-        if (depth == 0 && (rest[i] == ';' || rest[i] == '}')) {
-            statements.push_back(rest.substr(begin, i + 1 - begin));
-            begin = i + 1;
-        }
-    }
-    statements.push_back(rest.substr(begin));
+    std::vector<std::string_view> statements = ptx_statements(around);
     std::vector<bool> wants(statements.size());
     for (bool more = true; more;) {
         more = false;
         for (size_t i = 0; i < statements.size(); i++) {
-            std::string_view name = global_name(statements[i]);
+            std::string_view name = ptx_global_name(statements[i]);
             if (!wants[i] && (name.empty() || names(kept, name))) {
                 wants[i] = more = true;
                 kept += statements[i];

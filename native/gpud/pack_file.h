@@ -34,6 +34,8 @@ public:
     // architectures, the best for a device of compute capability `arch` (61). nullptr: none.
     const pack_file *find(uint32_t number, const uint8_t sha256[32], unsigned arch) const;
 
+    const std::vector<pack_file> &all() const { return files; }
+
 private:
     std::vector<pack_file> files;
 };

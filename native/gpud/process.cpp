@@ -26,7 +26,7 @@ namespace gpud {
 namespace {
 
 // Above all numbers that a worker's descriptors get.
-constexpr int high = 64;
+constexpr int high = 64, most_descriptors = 1024;
 
 [[noreturn]] void child(std::vector<char *> arguments, const std::vector<int> &fds, pid_t parent) {
     // First out of the way, so that none is overwritten before it was copied.
@@ -38,6 +38,10 @@ constexpr int high = 64;
         if (moved[i] >= 0) {
             dup2(moved[i], FD_MEMORY + (int)i);
         }
+    }
+    // The launcher's own are not marked to be closed.
+    for (int fd = FD_MEMORY + (int)fds.size(); fd < most_descriptors; fd++) {
+        fcntl(fd, F_SETFD, FD_CLOEXEC);
     }
     int null = open("/dev/null", O_RDWR);
     dup2(null, 0);

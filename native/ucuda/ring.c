@@ -30,7 +30,8 @@ static struct {
 
     uint64_t beat, beat_at, looked_at; // ms of the transport's clock, but for `beat`
 
-    int error; // the first failure
+    bool interrupted; // by ucuda_interrupt(), until the next epoch
+    int error;        // the first failure
     char fault[sizeof(((struct ucuda_host *)0)->fault_text)];
     struct ucuda_stats stats;
 } c;
@@ -72,6 +73,9 @@ static int look(void) {
     uint32_t state = LOAD(c.host->state);
     if (state != UCUDA_READY || LOAD(c.host->epoch) != c.epoch) {
         return fail(UCUDA_ELOST, "gpud's worker ended");
+    }
+    if (LOAD(c.interrupted)) {
+        return lose("a reset is due");
     }
     uint64_t now = c.transport.now_ms(c.transport.user);
     uint64_t beat = LOAD(c.host->beat);
@@ -269,6 +273,7 @@ static bool info_is_good(const struct ucuda_info *info, size_t bytes) {
 
 // Starts an epoch: gpud ends its worker, if there is one, and starts another one.
 static int start(void) {
+    STORE(c.interrupted, false);
     c.error = 0;
     c.fault[0] = 0;
     c.tail = c.cq_head = c.unrung = 0;
@@ -373,7 +378,12 @@ int ucuda_status(void) {
     return ring_end(c.open ? look() : UCUDA_EDEINIT);
 }
 
+void ucuda_interrupt(void) {
+    STORE(c.interrupted, true);
+}
+
 int ucuda_reset(void) {
+    ucuda_interrupt();
     pthread_mutex_lock(&lock);
     return ring_end(c.open ? start() : UCUDA_EDEINIT);
 }

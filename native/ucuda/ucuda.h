@@ -50,6 +50,8 @@ const char *ucuda_fault(void);
 int ucuda_status(void);
 // Starts anew: frees everything on the devices. What handles there were are invalid.
 int ucuda_reset(void);
+// Before a reset: calls that wait in other threads return UCUDA_ELOST, as all calls do until then.
+void ucuda_interrupt(void);
 // Changes with each reset and connection: handles and addresses of another epoch are invalid.
 uint32_t ucuda_epoch(void);
 

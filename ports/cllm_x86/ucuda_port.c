@@ -25,8 +25,8 @@ static size_t physical(void *user, const void *at, size_t bytes, uint64_t *addre
 }
 
 // Spins for the time of a quick round trip, then sleeps 50 to 200 us at a time: under TCG gpud may
-// need the very processor that spins here. A wait for gpud is work, as a step of the engine is: gpud
-// ends kernels that take too long, and the client notices when gpud is gone.
+// need the very processor that spins here. It feeds the watchdog, because a wait for gpud is work
+// that ends: gpud ends kernels that take too long, and the client notices when gpud is gone.
 #define SPINS 200
 
 static void wait_a_little(void *user, unsigned turn) {

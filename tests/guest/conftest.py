@@ -106,12 +106,14 @@ class Wire:
         self._socket.close()
 
 
-def start(*, config_json=None, wait=True, **options):
+def start(*, config_json=None, wait=True, gpu_socket=None, **options):
     """Boot the image; see the fixture `boot`."""
     if not IMAGE.exists():
         pytest.fail(f"there is no {IMAGE}: run `make build`", pytrace=False)
     settings = {**config.DEFAULTS, "port": 0, "accel": "tcg", "smp": SMP}
     settings.update((key, options.pop(key)) for key in config.DEFAULTS if key in options)
+    if gpu_socket:
+        options["gpu"] = gpu_socket
     guest = run.make_guest(settings, config_json, **options)
     guest.serial = Serial(guest)
     guest.start()
@@ -170,6 +172,8 @@ def private_smollm2():
 @pytest.fixture
 def boot(request):
     """boot(model=PATH, app=PATH, config_json={...}, smp=, memory=, netdev=, wait=True) -> guest.
+
+    gpu="ptx" gives the guest a gpud of its own, gpu_socket=PATH one that runs already.
 
     The guest has `url`, `port`, `serial`, `ended` and `verdict`: None once it is ready, the
     reason when it serves no model, "" when it ended or took too long. With wait=False it comes

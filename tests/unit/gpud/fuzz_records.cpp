@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <random>
 #include <string>
 #include <thread>
@@ -49,6 +50,9 @@ template <typename T> T one_of(const std::vector<T> &from) {
     return from[below(from.size())];
 }
 
+// Held while a worker is set up, which the hostile thread does not disturb.
+std::mutex calm;
+
 // A guest with its memory, of which a record may name anything.
 struct guest {
     guest() : base((uint8_t *)aligned_alloc(4096, shared_bytes)), memory(base, shared_bytes) {
@@ -68,6 +72,7 @@ struct guest {
     }
 
     void begin() {
+        std::lock_guard<std::mutex> hold(calm);
         w.reset();
         engine = make_ptx_engine(quota, 2, 6, 1);
         memory.begin_epoch(0);
@@ -270,8 +275,12 @@ int main(int argc, char **argv) {
         hostile = std::thread([&] {
             std::mt19937_64 bits(1);
             while (!stop) {
-                attacker.memory.sq()[bits() % shared_memory::sq_bytes] = (uint8_t)bits();
-                attacker.memory.heap()[bits() % 65536] = (uint8_t)bits();
+                std::lock_guard<std::mutex> hold(calm);
+                for (int i = 0; i < 100; i++) {
+                    // Where records are: it starts over often, so near the ring's beginning.
+                    attacker.memory.sq()[bits() % 16384] = (uint8_t)bits();
+                    attacker.memory.heap()[bits() % 65536] = (uint8_t)bits();
+                }
             }
         });
     }

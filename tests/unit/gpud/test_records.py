@@ -175,8 +175,11 @@ def test_copies_stay_in_one_allocation(raw):
     assert raw.ask(COPY, copy(address, 0, 1024, FROM_HEAP))[0] == 0
     assert raw.ask(COPY, copy(address + 1023, 5000, 1, TO_HEAP))[0] == 0
     assert raw.heap_read(5000, 1) == b"\xff"
-    for device, size in ((address, 1025), (address - 1, 1), (address + 1024, 1), (0, 1),
-                         (address, 1 << 63), (address + 1, (1 << 64) - 1), (address, 0)):  # fmt: skip
+    wrong = [
+        (address, 1025), (address - 1, 1), (address + 1024, 1), (0, 1), (address, 1 << 63),
+        (address + 1, (1 << 64) - 1), (address, 0),
+    ]  # fmt: skip
+    for device, size in wrong:
         for kind in (FROM_HEAP, TO_HEAP, FROM_WINDOW, TO_WINDOW, ON_DEVICE):
             host = {ON_DEVICE: address, FROM_WINDOW: RAM, TO_WINDOW: RAM}.get(kind, 0)
             assert raw.ask(COPY, copy(device, host, size, kind))[0] == EINVAL
@@ -188,8 +191,11 @@ def test_rows_are_part_of_the_range(raw):
     address = alloc(raw, 1024)
     assert raw.ask(COPY, copy(address, 0, 64, FROM_HEAP, 8, 128, 64))[0] == 0
     assert raw.ask(COPY, copy(address, 0, 64, FROM_HEAP, 9, 120, 64))[0] == 0
-    for rows, device_pitch, host_pitch in ((9, 128, 64), (8, 63, 64), (8, 128, 63), (0, 128, 64),
-                                           (0xFFFFFFFF, 0xFFFFFFFF, 64), (2, 128, 0xFFFFFFFF)):  # fmt: skip
+    wrong = [
+        (9, 128, 64), (8, 63, 64), (8, 128, 63), (0, 128, 64), (0xFFFFFFFF, 0xFFFFFFFF, 64),
+        (2, 128, 0xFFFFFFFF),
+    ]  # fmt: skip
+    for rows, device_pitch, host_pitch in wrong:
         body = copy(address, 0, 64, FROM_HEAP, rows, device_pitch, host_pitch)
         assert raw.ask(COPY, body)[0] == EINVAL
     assert raw.ask(COPY, copy(address, 0, 1 << 40, TO_HEAP, 2, 0, 0))[0] == EINVAL

@@ -100,7 +100,7 @@ def test_vectors(run, monkeypatch):
 
 
 class FakeGpu:
-    """The module gpu for test_vectors: its kernel adds. tests/guest/test_gpu.py uses the real one."""
+    """The module gpu for test_vectors: its kernel adds. tests/guest/test_gpu.py has the rest."""
 
     class Error(OSError):
         pass
