@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#include <atomic>
 #include <mutex>
 #include <unordered_map>
 #include <vector>
@@ -37,6 +38,9 @@ struct kernel {
         bool known;
         uint32_t handle;
         struct ucuda_kernel about;
+        // The last answer about occupancy, which ggml-cuda asks for before each launch of attention:
+        // threads << 48 | shared bytes << 16 | blocks. 0 for none.
+        std::atomic<uint64_t> occupancy;
     } *on[DEVICES];
 };
 
@@ -68,7 +72,7 @@ static int load(module &m, unsigned number) {
 }
 
 // Finds the kernel behind a host function on a device.
-static int find(const void *function, unsigned number, const kernel::on_device **out) {
+static int find(const void *function, unsigned number, kernel::on_device **out) {
     registry &r = all();
     std::lock_guard<std::mutex> guard(r.lock);
     auto found = r.kernels.find(function);
@@ -84,6 +88,7 @@ static int find(const void *function, unsigned number, const kernel::on_device *
     if (here.known) {
         return UCUDA_OK;
     }
+    here.occupancy = 0;
     int code = load(*k.of, number);
     if (code != UCUDA_OK) {
         return code;
@@ -111,7 +116,7 @@ void forget_kernels() {
 static int launch(const void *function, dim3 grid, dim3 block, void **arguments, size_t shared,
     cudaStream_t stream, bool cooperative) {
     place at = stream_place(stream);
-    const kernel::on_device *k;
+    kernel::on_device *k;
     int code = find(function, at.device, &k);
     if (code != UCUDA_OK) {
         return code;
@@ -212,7 +217,7 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t *config, const void *fu
 }
 
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *out, const void *function) {
-    const kernel::on_device *k;
+    kernel::on_device *k;
     int code = find(function, device(), &k);
     if (code != UCUDA_OK) {
         return result(code);
@@ -228,9 +233,10 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *out, const void *function)
 }
 
 cudaError_t cudaFuncSetAttribute(const void *function, cudaFuncAttribute attribute, int value) {
-    const kernel::on_device *k;
+    kernel::on_device *k;
     int code = find(function, device(), &k);
     if (code == UCUDA_OK) {
+        k->occupancy = 0;
         // CUfunction_attribute has the same numbers.
         code = ucuda_kernel_attribute(k->handle, (uint32_t)attribute, (uint64_t)value);
     }
@@ -239,11 +245,15 @@ cudaError_t cudaFuncSetAttribute(const void *function, cudaFuncAttribute attribu
 
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *blocks,
     const void *function, int threads, size_t shared, unsigned) {
-    const kernel::on_device *k;
+    kernel::on_device *k;
     uint32_t count = 0;
     int code = find(function, device(), &k);
-    if (code == UCUDA_OK) {
+    const uint64_t asked = (uint64_t)threads << 32 | (uint32_t)shared;
+    if (code == UCUDA_OK && k->occupancy >> 16 == asked) {
+        count = k->occupancy & 0xffff;
+    } else if (code == UCUDA_OK) {
         code = ucuda_occupancy(k->handle, (uint32_t)threads, shared, &count);
+        k->occupancy = code == UCUDA_OK && count <= 0xffff ? asked << 16 | count : 0;
     }
     *blocks = (int)count;
     return result(code);
