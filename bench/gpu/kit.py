@@ -35,7 +35,7 @@ FIRMWARE = (
 
 
 def programs(libs: Path) -> None:
-    """Compile the programs of this folder into the kit; libs: a list of archives (libs-gpu.txt)."""
+    """Compile the programs of this folder into the kit; libs: libs-gpu.txt."""
     objects = KIT.with_name("gpu-check-objects")
     objects.mkdir(exist_ok=True)
     native = TOP / "native"

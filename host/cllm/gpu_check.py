@@ -1,8 +1,8 @@
 """`make gpu-check`: does everything above the GPU work on this machine's card, and how fast?
 
-It runs what `make gpu-kit` collected in build/gpu-check, with the system's Python and nothing else,
-so that the machine with the card needs neither network nor compiler. With `--engine ptx` the same
-steps run without a card, on the interpreter of native/ptx; times are then marked as emulated.
+It runs what `make gpu-kit` collected in build/gpu-check, with the system's Python and nothing
+else, so that the machine with the card needs neither network nor compiler. With `--engine ptx` the
+same steps run without a card, on the interpreter of native/ptx; times are marked as emulated.
 
 Prints one table. Exit status: 0 if everything is as it should be, 1 if anything differs, 2 if
 something that it needs is not there.
@@ -130,7 +130,7 @@ class Check:
         return self.until - time.monotonic()
 
     def program(self, *words: object, environment: dict[str, str] | None = None) -> str:
-        """Run a program of the kit; return what it printed. Differs with its reason if it fails."""
+        """Run a program of the kit; return what it printed. Raises Differs with the reason."""
         line = [str(self.kit / str(words[0])), *map(str, words[1:])]
         limit_s = max(1.0, min(SMALL_LIMIT_S, self.left()))
         try:
