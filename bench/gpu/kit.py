@@ -22,7 +22,8 @@ from support import ggml_library, small_models, tiny_model
 HERE = Path(__file__).resolve().parent
 ARCHIVE = KIT.with_name(KIT.name + ".tar.gz")
 MOST_BYTES = 64 << 20
-UCUDA = ("ring", "heap", "calls", "copies")
+# The client below the programs, and the way to a gpud that listens.
+CLIENT = (*(f"ucuda/{name}" for name in ("ring", "heap", "calls", "copies", "ivshm")), "pci/pci")
 SOCKET = ("socket", "waiting", "shared")
 FIRMWARE = (
     "multiboot_dma.bin",
@@ -34,14 +35,14 @@ FIRMWARE = (
 
 
 def programs(libs: Path) -> None:
-    """Compile the programs of this folder into the kit; libs: a list of archives (libs-gpu.txt)."""
+    """Compile the programs of this folder into the kit; libs: libs-gpu.txt."""
     objects = KIT.with_name("gpu-check-objects")
     objects.mkdir(exist_ok=True)
     native = TOP / "native"
     shared = []
-    for name in UCUDA:
-        shared.append(objects / f"{name}.o")
-        _run(build.TOOLS / "zig-cc", "-O2", "-c", native / "ucuda" / f"{name}.c", "-o", shared[-1])
+    for name in CLIENT:
+        shared.append(objects / f"{Path(name).name}.o")
+        _run(build.TOOLS / "zig-cc", "-O2", "-c", native / f"{name}.c", "-o", shared[-1])
     llama = fetch.ensure(locks()["llama.cpp"])
     sources = [native / "gpud" / f"{name}.cpp" for name in SOCKET]
     includes = [f"-I{llama}", f"-I{llama / 'include'}", f"-I{llama / 'common'}"]
@@ -113,6 +114,7 @@ def main() -> int:
     words = parser.parse_args()
     try:
         KIT.mkdir(parents=True, exist_ok=True)
+        (KIT / "unpacked").unlink(missing_ok=True)
         image = build.build_gpu_image(words.profile, words.architectures)
         for path in (image, cuda.PACK, gpud.build()):
             shutil.copy(path, KIT)

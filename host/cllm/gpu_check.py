@@ -1,8 +1,8 @@
 """`make gpu-check`: does everything above the GPU work on this machine's card, and how fast?
 
-It runs what `make gpu-kit` collected in build/gpu-check, with the system's Python and nothing else,
-so that the machine with the card needs neither network nor compiler. With `--engine ptx` the same
-steps run without a card, on the interpreter of native/ptx; times are then marked as emulated.
+It runs what `make gpu-kit` collected in build/gpu-check, with the system's Python and nothing
+else, so that the machine with the card needs neither network nor compiler. With `--engine ptx` the
+same steps run without a card, on the interpreter of native/ptx; times are marked as emulated.
 
 Prints one table. Exit status: 0 if everything is as it should be, 1 if anything differs, 2 if
 something that it needs is not there.
@@ -20,6 +20,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,8 +52,8 @@ OPERATIONS = (
     ("ROPE", "ne_a=.128,32,2,1.,n_dims=128,mode=[02],n_ctx=512,fs=1.0"),
     ("SOFT_MAX", "ne=.16,16,1,1"),
     ("GET_ROWS", "type=(f32|q8_0),n=256,m=5,r=4"),
-    ("SET_ROWS", "type=(f32|f16),type_idx=i64,ne=.256,5,1,3"),
-    ("CPY", "type_src=f32,type_dst=f16,ne=.256,4,4,4"),
+    ("SET_ROWS", "type_src=f32,type_dst=(f32|f16),type_idx=i64,ne=.256,5,1,3"),
+    ("CPY", "type_src=f32,type_dst=f16,ne_src=.256,4,4,4"),
     ("ADD", "type=f32,ne=.16,5,4,3"),
     ("SWIGLU", "type=f32,ne_a=.128,2,2,2"),
 )
@@ -129,7 +130,7 @@ class Check:
         return self.until - time.monotonic()
 
     def program(self, *words: object, environment: dict[str, str] | None = None) -> str:
-        """Run a program of the kit; return what it printed. Differs with its reason if it fails."""
+        """Run a program of the kit; return what it printed. Raises Differs with the reason."""
         line = [str(self.kit / str(words[0])), *map(str, words[1:])]
         limit_s = max(1.0, min(SMALL_LIMIT_S, self.left()))
         try:
@@ -220,7 +221,7 @@ class Check:
 
     def guest(self, name: str, agree: int | None) -> None:
         """The image in QEMU, which emulates its processor and reaches the GPU through gpud."""
-        settings = {"model": {"file": "model.gguf", "n_ctx": 512, "slots": 1, "gpu_layers": -1}}
+        settings = {"model": {"file": "model.gguf", "n_ctx": 512, "slots": 1}}
         count = len(self.expected.get(name) or [0] * 8)
         machine = qemu.Guest(
             self.kit / "cllm-gpu.elf",
@@ -275,8 +276,14 @@ def ready(machine: qemu.Guest, until: float) -> bool:
         raise Differs(machine.reason())
     if time.monotonic() > until:
         raise Differs("the guest does not serve")
-    with contextlib.suppress(OSError):
+    try:
         return ask(machine.url + "/health", None, 5).get("status") == "ok"
+    except urllib.error.HTTPError as error:
+        said = json.loads(error.read())["error"]["message"]
+        if "load" not in said.lower():
+            raise Differs(said) from None
+    except OSError:
+        pass  # it boots
     return False
 
 
@@ -336,6 +343,8 @@ def daemon(check: Check) -> Iterator[None]:
         check.socket = os.path.join(folder, "gpud")
         line = [str(check.kit / "gpud"), "--socket", check.socket, "--engine", check.engine]
         line += ["--pack", str(check.kit / "cllm.ptxpack"), "--upload", "--memory", "2048"]
+        # ggml-cuda makes graphs from 7.0 on.
+        line += ["--cc", "7.0"] if check.engine == "ptx" else []
         with open(os.path.join(folder, "log"), "w+") as log:
             process = subprocess.Popen(line, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
             try:
