@@ -24,6 +24,8 @@ DEBUG_IMAGE = BUILD / "cllm.debug.elf"
 # The second product: the same with ggml-cuda.
 GPU_IMAGE = BUILD / "cllm-gpu.elf"
 DEBUG_GPU_IMAGE = BUILD / "cllm-gpu.debug.elf"
+# Suffix of the same image before it is packed.
+UNPACKED = ".unpacked.elf"
 MPY_CROSS = BUILD / "mpy-cross" / "mpy-cross"
 UNIX = BUILD / "unix" / "micropython"
 HOST_LIBRARY = BUILD / "native-host"
@@ -307,6 +309,6 @@ def _port(steps: Steps, source: Path, packed: Path, debug: Path, libs: Path) -> 
         CLLM_SELFTEST=os.environ.get("CLLM_SELFTEST", "1"),
     )
     steps.run("port", command, environment)
-    unpacked = packed.with_suffix(".unpacked.elf")
+    unpacked = packed.with_suffix(UNPACKED)
     image.finish(BUILD / "port" / packed.name, unpacked, debug)
     image.pack(steps, zig(), unpacked, packed)

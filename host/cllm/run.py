@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import CllmError, accel, cards, console, gpud, health, memory, qemu, reclaim
-from .build import DEBUG_IMAGE, GPU_IMAGE, IMAGE, UNPACKED_IMAGE
+from .build import DEBUG_IMAGE, GPU_IMAGE, IMAGE, UNPACKED
 from .cuda import PACK
 
 Settings = dict[str, Any]  # from config.settings()
@@ -31,7 +31,7 @@ def make_guest(
     """Return a qemu.Guest for the settings of config.settings().
 
     image: another kernel than build/cllm.elf, or build/cllm-gpu.elf with a GPU. packed: False for
-    build/cllm.unpacked.elf. options: further arguments of qemu.Guest.
+    the same before it was packed. options: further arguments of qemu.Guest.
 
     Raises CllmError when a file that the settings name is not there.
     """
@@ -62,8 +62,9 @@ def make_guest(
         print(f"cllm: {chosen} ({why})", file=sys.stderr)
     engine = _gpu_engine(settings.get("gpu", "off"))
     has_backend = engine and GPU_IMAGE.is_file() and PACK.is_file()
+    chosen_image = GPU_IMAGE if has_backend else IMAGE
     guest = qemu.Guest(
-        image or (GPU_IMAGE if has_backend else IMAGE if packed else UNPACKED_IMAGE),
+        image or (chosen_image if packed else chosen_image.with_suffix(UNPACKED)),
         modules=modules,
         port=settings["port"] or qemu.free_port(),
         smp=settings["smp"],

@@ -1,4 +1,4 @@
-"""native/cudart's scripts: what was compiled before is found again, and what is left out is named."""
+"""native/cudart's scripts: what was compiled before is found again; what is left out is named."""
 
 import importlib.util
 import io

@@ -49,9 +49,7 @@ def test_products_for_exact_activations(run, columns, types):
     errors = {word: float(error) for word, error in map(str.split, lines)}
     assert set(errors) == set(types)
     wrong = {
-        word: error
-        for word, error in errors.items()
-        if not 0 <= error <= ROUNDED.get(word, EXACT)
+        word: error for word, error in errors.items() if not 0 <= error <= ROUNDED.get(word, EXACT)
     }
     assert wrong == {}
 

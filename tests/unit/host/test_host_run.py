@@ -21,7 +21,8 @@ import sys
 sys.path.insert(0, {host!r})
 from pathlib import Path
 from cllm import cli, run
-run.IMAGE = run.UNPACKED_IMAGE = run.DEBUG_IMAGE = Path({image!r})
+run.UNPACKED = ".elf"
+run.IMAGE = run.DEBUG_IMAGE = Path({image!r})
 sys.exit(cli.main(sys.argv[1:]))
 """
 LOADING = 'serve 503 {"error": {"message": "Loading model"}}'
