@@ -48,16 +48,30 @@ bool lane_may(const block &b, const op &o, uint32_t lane, uint64_t address) {
     }
 }
 
+// Where an address lies beside the allocation that is nearest.
+std::string beside(const block &b, uint64_t address) {
+    const interval *before = allocation_before(b, address);
+    const interval *after = before ? before + 1 : b.allocations;
+    const bool has_after = after < b.allocations + b.n_allocations;
+    const uint64_t up = has_after ? after->start - address : UINT64_MAX;
+    const uint64_t down = !before ? UINT64_MAX : address < before->end ? 0 : address - before->end;
+    const interval *nearest = down <= up ? before : after;
+    if (std::min(up, down) > (uint64_t(1) << 32)) {
+        return "";
+    }
+    const std::string what =
+        std::to_string(nearest->end - nearest->start) + " bytes at " + hex(nearest->start);
+    return before == nearest && address < before->end ? "across the end of " + what
+        : down <= up ? std::to_string(down) + " bytes behind " + what
+                     : std::to_string(up) + " bytes before " + what;
+}
+
 void fail_outside(block &b, const op &o, uint32_t lane, uint64_t address, const char *what) {
     std::string text = std::string(what) + " " + std::to_string(o.bytes) + " bytes at ";
     text += hex(address);
     if (o.space == space::global || o.space == space::generic) {
-        text += ", which is not allocated";
-        const interval *one = allocation_before(b, address);
-        if (one && address - one->start < (uint64_t(1) << 40)) {
-            text += ": " + std::to_string(int64_t(address - one->end)) + " from the end of "
-                + std::to_string(one->end - one->start) + " bytes at " + hex(one->start);
-        }
+        const std::string where = beside(b, address);
+        text += where.empty() ? ", which is not allocated" : ", " + where;
     } else {
         const char *name = o.space == space::shared ? "shared"
             : o.space == space::local               ? "local"
@@ -125,10 +139,19 @@ template <typename A> extent<A> extent_of(const block &b, const op &o, const A *
     }
     const size_t first = b.first, end = first + b.count;
     const A one = a[first];
-    A differs = 0, jumps = 0;
-    for (size_t i = first; i < end; ++i) {
-        differs |= a[i] ^ one;
-        jumps |= a[i] ^ A(one + A(i - first) * A(stride));
+    // The first two lanes say which of the simple patterns it can be.
+    const A next = b.count > 1 ? a[first + 1] : one;
+    A differs = 1, jumps = 1;
+    if (next == one) {
+        differs = 0;
+        for (size_t i = first; i < end; ++i) {
+            differs |= a[i] ^ one;
+        }
+    } else if (next == A(one + A(stride))) {
+        jumps = 0;
+        for (size_t i = first; i < end; ++i) {
+            jumps |= a[i] ^ A(one + A(i - first) * A(stride));
+        }
     }
     if (!differs) {
         return {one, one, A(one + offset), span::uniform};
@@ -204,7 +227,8 @@ address read_address(decoder &d, const operand &o, space where) {
     }
     const variable *v = o.text[0] == '%' ? nullptr : d.find_variable(o.text);
     if (v) {
-        const bool same = v->where == where || (where == space::generic && v->where == space::global)
+        const bool same = v->where == where
+            || (where == space::generic && v->where == space::global)
             || (where == space::param && v->where == space::local);
         if (!same) {
             d.fail("the variable is in another space: " + std::string(o.text.substr(0, 64)));

@@ -48,11 +48,12 @@ const instruction_entry *instruction_named(std::string_view name) {
     // Never destroyed: a library may be unloaded before the process ends.
     static const table &all = *[] {
         table &out = *new table;
-        for (const instruction_entry *list : {flow_instructions, barrier_instructions,
-                 warp_instructions, integer_instructions, bit_instructions, wide_instructions,
-                 compare_instructions, move_instructions, arithmetic_instructions,
-                 function_instructions, convert_instructions,
-                 memory_instructions, atomic_instructions, video_instructions}) {
+        for (const instruction_entry *list :
+            {flow_instructions, barrier_instructions, warp_instructions, integer_instructions,
+                bit_instructions, wide_instructions, compare_instructions, move_instructions,
+                arithmetic_instructions, function_instructions, convert_instructions,
+                memory_instructions, atomic_instructions, video_instructions, matrix_instructions,
+                asynchronous_instructions}) {
             for (; !list->name.empty(); ++list) {
                 out.emplace(list->name, list);
             }

@@ -83,8 +83,8 @@ template <typename T, typename F, typename A> void run_atomic(block &b, const op
             memcpy(&old, &before, sizeof(T));
             const T made = F::of(old, x[i], y[i]);
             memcpy(&after, &made, sizeof(T));
-        } while (!__atomic_compare_exchange_n(
-            to, &before, after, true, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));
+        } while (!__atomic_compare_exchange_n(to, &before, after, true, __ATOMIC_SEQ_CST,
+            __ATOMIC_RELAXED));
         if (d) {
             d[i] = old;
         }

@@ -36,7 +36,9 @@ struct left_shift {
 struct right_shift {
     template <typename T> static T of(T x, uint32_t n) {
         const uint32_t bits = 8 * sizeof(T);
-        return std::is_signed_v<T> ? T(x >> (n < bits ? n : bits - 1)) : n < bits ? T(x >> n) : T(0);
+        return std::is_signed_v<T> ? T(x >> (n < bits ? n : bits - 1))
+            : n < bits             ? T(x >> n)
+                                   : T(0);
     }
 };
 struct leading_zeros {
@@ -138,6 +140,24 @@ void run_prmt(block &b, const op &o) {
             out |= (s & 8 ? sign : byte) << 8 * k;
         }
         d[i] = out;
+    });
+}
+
+// A selector that is known and copies no signs: mode.
+void run_prmt_fixed(block &b, const op &o) {
+    uint32_t *d = b.at<uint32_t>(o.d);
+    const uint32_t *parts[4];
+    uint32_t shifts[4];
+    for (uint32_t k = 0; k < 4; ++k) {
+        const uint32_t s = o.mode >> 4 * k & 7;
+        parts[k] = b.at<uint32_t>(s < 4 ? o.a : o.b);
+        shifts[k] = 8 * (s & 3);
+    }
+    const uint32_t *p = parts[0], *q = parts[1], *r = parts[2], *t = parts[3];
+    const uint32_t i0 = shifts[0], i1 = shifts[1], i2 = shifts[2], i3 = shifts[3];
+    each(b, [=](size_t i) {
+        d[i] = (p[i] >> i0 & 255) | (q[i] >> i1 & 255) << 8 | (r[i] >> i2 & 255) << 16
+            | t[i] >> i3 << 24;
     });
 }
 
@@ -277,7 +297,14 @@ void make_prmt(decoder &d, const statement &s) {
         }
     }
     m.done();
-    emit_plain(d, s, run_prmt, type::b32, type::b32, 3).offset = mode;
+    op &o = emit_plain(d, s, run_prmt, type::b32, type::b32, 3);
+    o.offset = mode;
+    const operand &selector = s.operands[3];
+    const bool known = mode == plain && selector.kind == operand::value && !selector.number.real;
+    if (known && !(selector.number.bits & 0x8888)) {
+        o.run = run_prmt_fixed;
+        o.mode = uint32_t(selector.number.bits);
+    }
 }
 
 void make_lop3(decoder &d, const statement &s) {

@@ -18,8 +18,12 @@ void block::fail(int code, const op &o, uint32_t lane, const std::string &text) 
         return "(" + std::to_string(a) + "," + std::to_string(b) + "," + std::to_string(c) + ")";
     };
     error.code = code;
-    error.text = what->name.substr(0, 400) + ": block " + triple(index[0], index[1], index[2])
-        + ", thread " + triple(x, y, z) + ", line " + std::to_string(o.line) + ": " + text;
+    // Mangled names are long, and the rest must fit in ucuda_host.fault_text.
+    const size_t most = 60;
+    const std::string &whole = what->name;
+    const std::string name = whole.size() <= most ? whole : whole.substr(0, most - 3) + "...";
+    error.text = name + ": block " + triple(index[0], index[1], index[2]) + ", thread "
+        + triple(x, y, z) + ", line " + std::to_string(o.line) + ": " + text;
     if (!printed.empty()) {
         error.text += "; it printed: " + printed;
     }

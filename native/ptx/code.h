@@ -131,7 +131,7 @@ struct block {
     const std::atomic<bool> *stop = nullptr;
 
     std::vector<uint32_t> pcs, listed, guarded, chosen; // by lane; room for lists
-    std::vector<uint64_t> scratch;             // by lane
+    std::vector<uint64_t> scratch;                      // by lane
     uint32_t index[3] = {}, block_size[3] = {};
     std::string printed; // the last text of vprintf
     fault error;

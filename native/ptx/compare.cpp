@@ -89,31 +89,31 @@ template <typename F> step float_step(type t) {
 
 step integer_named(std::string_view name, type t) {
     // lo, ls, hi, hs are of unsigned numbers, as u-types are anyway.
-    return name == "eq"                 ? integer_step<eq>(t)
-        : name == "ne"                  ? integer_step<inverse<eq>>(t)
+    return name == "eq"                ? integer_step<eq>(t)
+        : name == "ne"                 ? integer_step<inverse<eq>>(t)
         : name == "lt" || name == "lo" ? integer_step<lt>(t)
         : name == "le" || name == "ls" ? integer_step<le>(t)
         : name == "gt" || name == "hi" ? integer_step<gt>(t)
         : name == "ge" || name == "hs" ? integer_step<ge>(t)
-                                        : nullptr;
+                                       : nullptr;
 }
 
 step float_named(std::string_view name, type t) {
-    return name == "eq"  ? float_step<eq>(t)
-        : name == "ne"   ? float_step<ne>(t)
-        : name == "lt"   ? float_step<lt>(t)
-        : name == "le"   ? float_step<le>(t)
-        : name == "gt"   ? float_step<gt>(t)
-        : name == "ge"   ? float_step<ge>(t)
-        : name == "equ"  ? float_step<inverse<ne>>(t)
-        : name == "neu"  ? float_step<inverse<eq>>(t)
-        : name == "ltu"  ? float_step<inverse<ge>>(t)
-        : name == "leu"  ? float_step<inverse<gt>>(t)
-        : name == "gtu"  ? float_step<inverse<le>>(t)
-        : name == "geu"  ? float_step<inverse<lt>>(t)
-        : name == "num"  ? float_step<num>(t)
-        : name == "nan"  ? float_step<inverse<num>>(t)
-                         : nullptr;
+    return name == "eq" ? float_step<eq>(t)
+        : name == "ne"  ? float_step<ne>(t)
+        : name == "lt"  ? float_step<lt>(t)
+        : name == "le"  ? float_step<le>(t)
+        : name == "gt"  ? float_step<gt>(t)
+        : name == "ge"  ? float_step<ge>(t)
+        : name == "equ" ? float_step<inverse<ne>>(t)
+        : name == "neu" ? float_step<inverse<eq>>(t)
+        : name == "ltu" ? float_step<inverse<ge>>(t)
+        : name == "leu" ? float_step<inverse<gt>>(t)
+        : name == "gtu" ? float_step<inverse<le>>(t)
+        : name == "geu" ? float_step<inverse<lt>>(t)
+        : name == "num" ? float_step<num>(t)
+        : name == "nan" ? float_step<inverse<num>>(t)
+                        : nullptr;
 }
 
 struct both {
@@ -217,7 +217,10 @@ template <typename T> void run_select(block &b, const op &o) {
     T *d = b.at<T>(o.d);
     const T *x = b.at<T>(o.a), *y = b.at<T>(o.b);
     const uint8_t *p = b.at<uint8_t>(o.c);
-    each(b, [=](size_t i) { d[i] = p[i] & 1 ? x[i] : y[i]; });
+    each(b, [=](size_t i) { // without a branch, which would be vectorised as masked loads
+        const T mask = T(0 - T(p[i] & 1));
+        d[i] = T((x[i] & mask) | (y[i] & T(~mask)));
+    });
 }
 
 step select_step(unsigned size) {

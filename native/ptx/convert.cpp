@@ -104,8 +104,8 @@ void from_float(decoder &d, const operand &to, const operand &from, const conver
         place = link(d, integral_step(held, c.how), place, size_of(held), c.mode);
     }
     if (c.sat) {
-        const step run = held == type::f64 ? unary<double, double, saturated>
-                                           : unary<float, float, saturated>;
+        const step run =
+            held == type::f64 ? unary<double, double, saturated> : unary<float, float, saturated>;
         place = link(d, run, place, size_of(held), 0);
     }
     if (c.relu && held == type::f32) {

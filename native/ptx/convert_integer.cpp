@@ -82,10 +82,10 @@ step extend_step(type t, unsigned from, unsigned to) {
         default:
             break;
     }
-    return size_of(t) == 1  ? extend_of<uint8_t>(from, to)
-        : size_of(t) == 2   ? extend_of<uint16_t>(from, to)
-        : size_of(t) == 4   ? extend_of<uint32_t>(from, to)
-                            : extend_of<uint64_t>(from, to);
+    return size_of(t) == 1 ? extend_of<uint8_t>(from, to)
+        : size_of(t) == 2  ? extend_of<uint16_t>(from, to)
+        : size_of(t) == 4  ? extend_of<uint32_t>(from, to)
+                           : extend_of<uint64_t>(from, to);
 }
 
 step integer_to_float_step(type from, type to) {

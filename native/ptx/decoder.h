@@ -88,7 +88,7 @@ public:
     struct frame { // of a device function
         const function *what = nullptr;
         uint32_t entry = no_place;
-        uint32_t link = no_place; // register: where to go on
+        uint32_t link = no_place;               // register: where to go on
         std::vector<uint32_t> results, formals; // offsets in local memory
         std::vector<uint32_t> calls;            // pcs to aim at the entry
         std::vector<frame *> callees;

@@ -111,7 +111,7 @@ struct tangent {
 
 step function_step(std::string_view name, type t) {
     if (t == type::f64) {
-        return name == "rcp" ? float_unary<double, reciprocal>
+        return name == "rcp"  ? float_unary<double, reciprocal>
             : name == "sqrt"  ? float_unary<double, root>
             : name == "rsqrt" ? float_unary<double, inverse_root>
                               : nullptr;

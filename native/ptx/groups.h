@@ -20,6 +20,8 @@ extern const instruction_entry convert_instructions[];
 extern const instruction_entry memory_instructions[];
 extern const instruction_entry atomic_instructions[];
 extern const instruction_entry video_instructions[];
+extern const instruction_entry matrix_instructions[];
+extern const instruction_entry asynchronous_instructions[];
 
 } // namespace ptx
 

@@ -109,9 +109,7 @@ struct low24 {
     static int32_t cut(int32_t x) { return int32_t(uint32_t(x) << 8) >> 8; }
 };
 struct mul24_lo {
-    template <typename T> static T of(T x, T y) {
-        return mul_lo::of(low24::cut(x), low24::cut(y));
-    }
+    template <typename T> static T of(T x, T y) { return mul_lo::of(low24::cut(x), low24::cut(y)); }
 };
 struct mad24_lo {
     template <typename T> static T of(T x, T y, T z) { return add::of(mul24_lo::of(x, y), z); }
@@ -175,11 +173,13 @@ void make_dot(decoder &d, const statement &s) {
 step wide_step(type t, bool mad) {
     switch (t) {
         case type::u16:
-            return mad ? ternary<uint32_t, uint16_t, mad_wide> : binary<uint32_t, uint16_t, mul_wide>;
+            return mad ? ternary<uint32_t, uint16_t, mad_wide>
+                       : binary<uint32_t, uint16_t, mul_wide>;
         case type::s16:
             return mad ? ternary<int32_t, int16_t, mad_wide> : binary<int32_t, int16_t, mul_wide>;
         case type::u32:
-            return mad ? ternary<uint64_t, uint32_t, mad_wide> : binary<uint64_t, uint32_t, mul_wide>;
+            return mad ? ternary<uint64_t, uint32_t, mad_wide>
+                       : binary<uint64_t, uint32_t, mul_wide>;
         case type::s32:
             return mad ? ternary<int64_t, int32_t, mad_wide> : binary<int64_t, int32_t, mul_wide>;
         default:

@@ -56,7 +56,14 @@ template <typename S, typename T, typename A> void run_store(block &b, const op 
             each(b, [=](size_t i) { to[i] = T(from[i]); });
         } else {
             // Lanes may write to the same place: in order, the last one stays.
-            each_lane(b, [=](uint32_t i) { *pointer<T>(base + a[i] + step * i) = T(from[i]); });
+            const size_t first = b.first, end = first + b.count;
+            for (size_t i = first; !b.list && i < end; ++i) {
+                *pointer<T>(base + a[i] + step * i) = T(from[i]);
+            }
+            for (uint32_t n = 0; b.list && n < b.count; ++n) {
+                const size_t i = b.list[n];
+                *pointer<T>(base + a[i] + step * i) = T(from[i]);
+            }
         }
     }
 }
@@ -146,8 +153,7 @@ access take_access(decoder &d, const statement &s) {
 
 // The operands of a vector access, or the one of a plain access.
 std::vector<operand> parts_of(decoder &d, const operand &o, unsigned parts) {
-    std::vector<operand> out =
-        o.kind == operand::list ? o.items : std::vector<operand>(1, o);
+    std::vector<operand> out = o.kind == operand::list ? o.items : std::vector<operand>(1, o);
     if (out.size() != parts) {
         d.fail("the vector has another number of elements");
     }

@@ -13,7 +13,7 @@ namespace ptx {
 namespace {
 
 constexpr uint64_t alignment = 256;
-constexpr uint64_t guard = 256; // bytes behind each allocation, so that neighbours never touch
+constexpr uint64_t guard = 256;   // bytes behind each allocation, so that neighbours never touch
 constexpr uint64_t big = 1 << 20; // from here by mmap, which takes memory as it is touched
 
 } // namespace

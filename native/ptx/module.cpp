@@ -225,8 +225,8 @@ std::vector<std::string> module::kernels() const {
 
 bool module::global(uint64_t hash, uint64_t *address, uint64_t *bytes) const {
     const auto it = s->by_hash.find(hash);
-    const auto found = it == s->by_hash.end() ? s->all.variables.end()
-                                              : s->all.variables.find(it->second);
+    const auto found =
+        it == s->by_hash.end() ? s->all.variables.end() : s->all.variables.find(it->second);
     if (found == s->all.variables.end()) {
         return false;
     }

@@ -27,6 +27,7 @@ public:
     }
     ~arena() { ::free(data); }
     arena &operator=(arena &&) = delete;
+    size_t bytes() const { return size; }
     void swap(arena &other) noexcept {
         std::swap(data, other.data);
         std::swap(size, other.size);
@@ -54,6 +55,7 @@ private:
 // Never destroyed: a library may be unloaded before the process ends.
 struct arena_store {
     static constexpr size_t max = 8;
+    static constexpr size_t max_bytes = 64 << 20; // of one that is kept
     std::mutex lock;
     std::vector<arena> all;
 
@@ -77,7 +79,7 @@ public:
     ~borrowed_arena() {
         arena_store &store = arena_store::get();
         const std::lock_guard<std::mutex> lock(store.lock);
-        if (store.all.size() < arena_store::max) {
+        if (store.all.size() < arena_store::max && held.bytes() <= arena_store::max_bytes) {
             store.all.emplace_back().swap(held);
         }
     }
@@ -99,11 +101,16 @@ struct grid {
     std::mutex lock;
     fault &out;
 
-    void fail(int code, const std::string &text) {
+    // The first failure counts. `text` follows `name`.
+    void fail(int code, const std::string &name, const char *text = "") noexcept {
         const std::lock_guard<std::mutex> guard(lock);
-        if (!failed.exchange(true)) {
-            out.code = code;
-            out.text = text;
+        if (failed.exchange(true)) {
+            return;
+        }
+        out.code = code;
+        try {
+            out.text = name + text;
+        } catch (const std::exception &) { // the code must do
         }
     }
 };
@@ -241,16 +248,16 @@ void work(grid &g) {
                 break;
             }
             if (g.l.stop && g.l.stop->load(std::memory_order_relaxed)) {
-                g.fail(702, g.body.name + ": the launch took too long and was stopped");
+                g.fail(702, g.body.name, ": the launch took too long and was stopped");
                 break;
             }
             run_one(b, g, number);
         }
         g.lanes += b.lanes;
     } catch (const std::bad_alloc &) {
-        g.fail(2, g.body.name + ": no memory for a block's registers");
-    } catch (const std::exception &e) {
-        g.fail(999, g.body.name + ": " + e.what());
+        g.fail(2, g.body.name, ": no memory for a block's registers");
+    } catch (const std::exception &) {
+        g.fail(999, g.body.name, ": the interpreter failed");
     }
     _mm_setcsr(mxcsr);
 }

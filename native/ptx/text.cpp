@@ -356,8 +356,7 @@ void split_opcode(std::string_view opcode, statement &out) {
     out.base = opcode.substr(0, dot);
     while (dot != opcode.npos && out.dotted.size() < 16) {
         const size_t next = opcode.find('.', dot + 1);
-        out.dotted.push_back(
-            opcode.substr(dot + 1, next == opcode.npos ? next : next - dot - 1));
+        out.dotted.push_back(opcode.substr(dot + 1, next == opcode.npos ? next : next - dot - 1));
         dot = next;
     }
 }

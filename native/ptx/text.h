@@ -65,7 +65,7 @@ private:
 // The bits of a literal: an integer, or a float as 64-bit (0f and 0d forms, decimals).
 struct literal {
     bool real = false;
-    uint64_t bits = 0; // of the integer, or of the double
+    uint64_t bits = 0;   // of the integer, or of the double
     uint32_t single = 0; // of a 0f form
     bool is_single = false;
 };
@@ -73,7 +73,7 @@ literal read_literal(std::string_view text, uint32_t line);
 
 struct operand {
     enum kind_t : uint8_t { none, name, value, address, list } kind = none;
-    bool negated = false; // !p
+    bool negated = false;    // !p
     std::string_view text;   // name; of an address, its base, or empty
     std::string_view second; // of a|b
     int64_t offset = 0;      // name+offset, [name+offset], [offset]

@@ -121,12 +121,12 @@ void make_video(decoder &d, const statement &s) {
     const bool sat = m.take("sat"), sum = m.take("add");
     m.done();
     const step run = !sat && !sum && what == v_sub ? run_sub
-        : !sat && !sum && what == v_set + 1       ? run_not_equal
-                                                  : run_bytes;
+        : !sat && !sum && what == v_set + 1        ? run_not_equal
+                                                   : run_bytes;
     op &o = emit_plain(d, s, run, type::b32, type::b32, 3);
     o.mode = what;
-    o.offset = (types[1] == type::s32) | (types[2] == type::s32) << 1
-        | (types[0] == type::s32) << 2 | sat << 3 | sum << 4;
+    o.offset = (types[1] == type::s32) | (types[2] == type::s32) << 1 | (types[0] == type::s32) << 2
+        | sat << 3 | sum << 4;
 }
 
 } // namespace

@@ -57,6 +57,28 @@ void run_shuffle(block &b, const op &o) {
     each(b, [=](size_t i) { out[i] = result[i]; });
 }
 
+// Distance and segment are known: the table says which lane each of 32 reads, then whether it may.
+void run_known_shuffle(block &b, const op &o) {
+    if (!warps_are_here(b, o, o.e)) {
+        return;
+    }
+    const uint32_t *in = b.at<uint32_t>(o.a);
+    const uint32_t *table = b.what->tables[o.mode].data();
+    uint32_t *out = b.at<uint32_t>(o.d);
+    uint8_t *p = o.target == no_place ? nullptr : b.at<uint8_t>(o.target);
+    uint32_t *result = reinterpret_cast<uint32_t *>(b.scratch.data());
+    const uint32_t end = (b.threads + 31) & ~31u; // registers have room for whole warps
+    for (uint32_t start = b.list ? 0 : b.first & ~31u; start < end; start += 32) {
+        for (uint32_t lane = 0; lane < 32; ++lane) {
+            result[start + lane] = in[start + table[lane]];
+        }
+    }
+    each(b, [=](size_t i) { out[i] = result[i]; });
+    if (p) {
+        each_lane(b, [&](uint32_t i) { p[i] = uint8_t(table[32 + (i & 31)]); });
+    }
+}
+
 void make_shfl(decoder &d, const statement &s) {
     modifiers m(d, s);
     const bool sync = m.take("sync");
@@ -91,6 +113,18 @@ void make_shfl(decoder &d, const statement &s) {
     o.e = mask;
     o.mode = mode;
     o.target = predicate;
+    const operand &by = s.operands[2], &segment = s.operands[3];
+    if (by.kind == operand::value && segment.kind == operand::value) {
+        std::vector<uint32_t> table(64);
+        for (uint32_t lane = 0; lane < 32; ++lane) {
+            bool valid;
+            table[lane] = source_of(mode, lane, uint32_t(by.number.bits),
+                uint32_t(segment.number.bits), &valid);
+            table[32 + lane] = valid;
+        }
+        o.run = run_known_shuffle;
+        o.mode = d.add_table(table);
+    }
 }
 
 // Calls f(start, mask of the lanes that run) for each warp with such lanes.

@@ -17,7 +17,7 @@ CLASSES = {
 def register_class(suffix):
     if suffix in CLASSES:
         return CLASSES[suffix]
-    bits = "32" if suffix.endswith("x2") else suffix.lstrip("bufs")
+    bits = "32" if suffix.endswith("x2") else suffix.lstrip("bfus")
     return CLASSES[bits]
 
 

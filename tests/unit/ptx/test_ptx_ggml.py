@@ -160,6 +160,39 @@ def test_matrix_by_vector(device, kernel):
     assert error(device.get(out, np.float32, rows), want) < 1e-6
 
 
+@pytest.mark.parametrize("arch", [61, 80])
+def test_matrix_by_matrix(device, arch):
+    """For sm_80 with mma; activations are given as blocks, so only sums of floats can differ."""
+    path = TEXTS / f"mmq_q8_0.sm_{arch}.ptx"
+    if not path.exists():
+        pytest.skip(f"no {path}")
+    rows, columns, depth = 128, 64, 512
+    rng = np.random.default_rng(7)
+    raw, w = q8_0(rng.standard_normal((rows, depth), np.float32))
+    q = rng.integers(-127, 128, (columns, depth // 32, 32)).astype(np.int8)
+    d = rng.random((columns, depth // 32), np.float32)
+    # block_q8_1_mmq: four scales and 128 values; the blocks of all columns, then the next ones.
+    blocks = np.concatenate(
+        [d.reshape(columns, -1, 4).view(np.uint8), q.reshape(columns, -1, 128).view(np.uint8)], 2
+    )
+    room = bytes(4096)  # whole tiles are read
+    y = np.frombuffer(blocks.swapaxes(0, 1).tobytes() + room, np.uint8)
+    x = np.frombuffer(raw.tobytes() + room, np.uint8)
+    out = device.put(np.zeros(rows * columns, np.float32))
+    module = device.load(path.read_bytes())
+    prefix = f"_ZL9mul_mat_qIL9ggml_type8ELi{columns}ELb0E"
+    matmul = module.kernel(next(name for name in module.kernels() if name.startswith(prefix)))
+    values = [device.put(x), device.put(y), 0, 0, out, 0, 0, fast_division(depth // 32), rows]
+    values += [columns, depth // 32, columns, rows, DIVIDE_BY_1, DIVIDE_BY_1, 0, 0, 0]
+    values += [DIVIDE_BY_1, DIVIDE_BY_1, 0, 0, 0, DIVIDE_BY_1]
+    blocks_of_rows = 2 if arch == 61 else 1
+    threads = matmul.max_threads // 32
+    matmul((blocks_of_rows, 1, 1), (32, threads, 1), *values, shared=96 << 10)
+    module.unload()
+    want = (q * d[..., None]).reshape(columns, depth).astype(np.float64) @ w.T
+    assert error(device.get(out, np.float32, want.size).reshape(want.shape), want) < 1e-6
+
+
 def test_flash_attention(device, kernel):
     size, heads, cells, queries = 64, 2, 256, 2
     rng = np.random.default_rng(6)

@@ -95,8 +95,9 @@ TERNARY = {
     "mad.hi.u32": lambda x, y, z: (x * y >> 32) + z,
     "sad.u32": lambda x, y, z: abs(x - y) + z,
     "mad24.lo.u32": lambda x, y, z: (x & 0xFFFFFF) * (y & 0xFFFFFF) + z,
-    "dp4a.s32.s32": lambda x, y, z: sum(p * q for p, q in zip(sign8(x), sign8(y), strict=True))
-    + z,
+    "dp4a.s32.s32": lambda x, y, z: (
+        sum(p * q for p, q in zip(sign8(x), sign8(y), strict=True)) + z
+    ),
     "dp4a.u32.s32": lambda x, y, z: sum((x >> 8 * k & 255) * sign8(y)[k] for k in range(4)) + z,
     "dp2a.lo.s32.s32": lambda x, y, z: half(x) * sign8(y)[0] + half(x >> 16) * sign8(y)[1] + z,
     "dp2a.hi.s32.s32": lambda x, y, z: half(x) * sign8(y)[2] + half(x >> 16) * sign8(y)[3] + z,
@@ -106,8 +107,9 @@ TERNARY = {
     "vset4.u32.u32.ne": lambda x, y, z: sum(
         ((x >> 8 * k & 255) != (y >> 8 * k & 255)) << 8 * k for k in range(4)
     ),
-    "vabsdiff4.u32.u32.u32.add": lambda x, y, z: z
-    + sum(abs((x >> 8 * k & 255) - (y >> 8 * k & 255)) for k in range(4)),
+    "vabsdiff4.u32.u32.u32.add": lambda x, y, z: (
+        z + sum(abs((x >> 8 * k & 255) - (y >> 8 * k & 255)) for k in range(4))
+    ),
     "prmt.b32": lambda x, y, z: permuted(x, y, z),
     "prmt.b32.rc16": lambda x, y, z: (x & 0xFFFF) * 0x10001 if not z & 1 else (x >> 16) * 0x10001,
     "shf.l.wrap.b32": lambda x, y, z: ((y << 32 | x) << (z & 31)) >> 32,
@@ -141,6 +143,15 @@ def test_ternary(device, opcode):
     text = opcode + " {d}, {a}, {b}, {c};"
     got = apply(device, text, [a, b, c], ["b32"] * 3, "b32", np.uint32)
     want = [TERNARY[opcode](int(x), int(y), int(z)) for x, y, z in zip(a, b, c, strict=True)]
+    assert np.array_equal(got, wrap(want, "u32"))
+
+
+@pytest.mark.parametrize("selector", [0x3210, 0x7531, 0x0F26, 0x4444])
+def test_prmt_with_a_known_selector(device, selector):
+    a, b = numbers("u32", 4), numbers("u32", 5)
+    text = f"prmt.b32 {{d}}, {{a}}, {{b}}, {selector:#x};"
+    got = apply(device, text, [a, b], ["b32"] * 2, "b32", np.uint32)
+    want = [permuted(int(x), int(y), selector) for x, y in zip(a, b, strict=True)]
     assert np.array_equal(got, wrap(want, "u32"))
 
 

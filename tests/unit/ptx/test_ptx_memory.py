@@ -101,7 +101,7 @@ def test_a_write_behind_the_buffer_is_a_fault_with_its_place(device, vecadd):
         vecadd(8, 128, at_a, at_b, short, n)
     assert fault.value.code == 700
     assert f"writes 4 bytes at {short + 3600:#x}" in str(fault.value)
-    assert "0 from the end of 3600 bytes" in str(fault.value)
+    assert "0 bytes behind 3600 bytes" in str(fault.value)
     # What came before it stays.
     assert np.array_equal(device.get(short, np.float32, 896), (a + b)[:896])
 
@@ -198,3 +198,14 @@ def test_lanes_are_counted(device, vecadd):
     vecadd(2, 128, at_a, at_b, at_c, 256)
     instructions = len(re.findall(r"^    [a-z@].*;", VECADD, re.MULTILINE))
     assert device.lib.ptx_lanes(device.state) - before == 256 * instructions
+
+
+def test_a_long_name_leaves_room_for_the_place(device):
+    """ucuda_host.fault_text has 200 bytes."""
+    name = "_ZL" + "x" * 500
+    kernel = device.load(VECADD.replace("vecadd", name)).kernel(name)
+    _, _, at_a, at_b, _ = vectors(device, 64)
+    short = device.alloc(64)
+    with pytest.raises(PtxError, match=r"^_ZLx+\.\.\.: .*thread \(16,0,0\).*behind") as fault:
+        kernel(1, 64, at_a, at_b, short, 64)
+    assert len(str(fault.value)) < 200
