@@ -84,7 +84,7 @@ private:
     uint64_t used_bytes = 0;
     table<module_object> modules{1, 4096};
     table<kernel_object> kernels{1, 1 << 16};
-    table<stream_object> streams{3, 1 << 12}; // 0, 1, 2 are CUDA's
+    table<stream_object> streams{3, 1 << 10}; // 0, 1, 2 are CUDA's
     table<event_object> events{1, 1 << 16};
     table<graph_object> graphs{1, 1 << 12};
     std::string text;

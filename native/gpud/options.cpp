@@ -26,7 +26,7 @@ Serves CUDA to virtual machines: QEMU connects to the socket by
   --file FILE:START:SIZE  a file that the guest has mapped at START; it is only read
   --time-limit SECONDS  for one command, then its worker is ended (60)
   --guests N            at a time (8)
-  --spin US             how long a worker looks at its ring before it sleeps (0)
+  --spin US             how long a worker looks at its ring before it sleeps (50 for cuda, else 0)
   --store FD            a Unix socket that gets each guest's file descriptors
   --adopt C,M,D,I       file descriptors of a guest from an earlier --store
 )";
@@ -150,12 +150,17 @@ options parse(int argc, char **argv) {
         {"adopt", 1, nullptr, 'a'}, {"worker", 0, nullptr, 'w'}, {"help", 0, nullptr, 'h'},
         {nullptr, 0, nullptr, 0}};
     options o;
+    bool spins = false;
     for (int option; (option = getopt_long(argc, argv, "", known, nullptr)) != -1;) {
         if (option == 'h') {
             fputs(usage, stdout);
             exit(0);
         }
         take(o, option, optarg ? optarg : "");
+        spins = spins || option == 'n';
+    }
+    if (!spins && o.engine == "cuda") {
+        o.spin_us = 50;
     }
     if (optind != argc || (o.socket.empty() && !o.is_worker)) {
         throw std::runtime_error("see gpud --help");

@@ -28,7 +28,7 @@ struct options {
     unsigned devices = 1, major = 6, minor = 1; // emulated ones
     unsigned time_limit_s = 60;
     unsigned most_guests = 8;
-    unsigned spin_us = 0;
+    unsigned spin_us = 0; // 50 by default for cards: waking up takes as long as a short step
     bool upload = false;
     std::string pack;
     std::vector<window_option> windows;

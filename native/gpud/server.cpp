@@ -163,7 +163,11 @@ public:
         store(memory.host().beat, now);
         uint32_t wanted = load(memory.guest().epoch);
         if (wanted != epoch) {
-            begin(wanted);
+            try {
+                begin(wanted);
+            } catch (const std::exception &error) {
+                memory.set_state(UCUDA_FAILED, error.what());
+            }
             return;
         }
         int status;

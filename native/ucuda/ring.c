@@ -291,8 +291,10 @@ static int start(void) {
     uint64_t began = c.transport.now_ms(c.transport.user);
     uint64_t beat = LOAD(c.host->beat), changed = began;
     for (unsigned turn = 0;; turn++) {
+        // The epoch first: gpud stores it after it has taken back the last one's state.
+        bool is_ours = LOAD(c.host->epoch) == c.epoch;
         uint32_t state = LOAD(c.host->state);
-        if (LOAD(c.host->epoch) == c.epoch && state != UCUDA_STARTING) {
+        if (is_ours && state != UCUDA_STARTING) {
             if (state != UCUDA_READY) {
                 return fail(UCUDA_ELOST, "gpud's worker did not start");
             }

@@ -55,7 +55,6 @@ void ucuda_port_init(void) {
 }
 
 void ucuda_port_reset(void) {
-    if (ucuda_is_open()) {
-        ucuda_reset();
-    }
+    ucuda_interrupt(); // the gpu module may have left a call alone that still waits
+    ucuda_close();
 }

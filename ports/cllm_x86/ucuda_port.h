@@ -4,7 +4,7 @@
 
 // Sets the hooks, once, before Python runs.
 void ucuda_port_init(void);
-// For the end of a soft reset: frees everything on the GPU.
+// For a soft reset: frees everything on the GPU, and ends the connection.
 void ucuda_port_reset(void);
 
 #endif

@@ -274,8 +274,8 @@ def test_streams_and_events_are_of_their_tables(raw):
 
 
 def test_there_are_not_more_streams_than_the_table_has(raw):
-    codes = [raw.call(STREAM_CREATE)[0] for _ in range(4097)]
-    assert codes == [0] * 4096 + [ENOMEM]
+    codes = [raw.call(STREAM_CREATE)[0] for _ in range(1025)]
+    assert codes == [0] * 1024 + [ENOMEM]
 
 
 def test_modules_and_kernels_are_of_their_tables(raw):

@@ -2,6 +2,7 @@
 
 import os
 import struct
+import threading
 
 import pytest
 from support.gpud_library import FAILED, PAGE, Failure, Raw
@@ -227,3 +228,27 @@ def test_text_is_refused_without_upload(library):
         with pytest.raises(Failure) as failure:
             client.module("")
         assert failure.value.code == ENOTSUPPORTED
+
+
+def test_threads_take_turns(client):
+    failures = []
+
+    def work(seed):
+        try:
+            for i in range(20):
+                data = bytes([seed * 20 + i]) * (1000 * (seed + 1) * (i + 1))
+                address = client.alloc(len(data))
+                client.write(address, data)
+                assert client.read(address, len(data)) == data
+                client.free(address)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert not failures
+    assert client.memory()[0] == 64 * MIB
