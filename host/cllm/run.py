@@ -75,7 +75,8 @@ def make_guest(
     if engine:
         if model and not has_backend:
             print(
-                "cllm: the model computes on the processor: `make gpu` builds what a GPU needs",
+                "cllm: the model computes on the processor: `cllm build --gpu` makes the image "
+                "that uses a GPU",
                 file=sys.stderr,
             )
         guest.gpu = _daemon(guest, engine, settings["gpu_memory"], PACK if has_backend else None)

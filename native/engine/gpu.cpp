@@ -126,7 +126,9 @@ bool gpu_is_failure(const char *message) {
 }
 
 void gpu_throw() {
-    if (!has_failed() && strstr(last_error, "out of memory")) {
+    // The second is gpud's word where a module's variables do not fit.
+    const bool lacks = strstr(last_error, "out of memory") || strstr(ucuda_fault(), "no memory");
+    if (!has_failed() && lacks) {
         throw gpu_memory("the GPU's memory is used up");
     }
     lose();

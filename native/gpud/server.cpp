@@ -248,10 +248,11 @@ public:
                 fds.push_back({g->fd(), POLLIN, 0});
                 fds.push_back({g->bell(), POLLIN, 0});
             }
+            fds.push_back({o.store, 0, 0}); // its other end closes when the launcher is gone
             if (poll(fds.data(), fds.size(), guests.empty() ? -1 : tick_ms) < 0 && errno != EINTR) {
                 bad("poll");
             }
-            if (fds[0].revents) {
+            if (fds[0].revents || fds.back().revents) {
                 return;
             }
             look_after(fds);

@@ -23,6 +23,7 @@ class Fake:
     """A GPU that computes on the CPU. Used as the real one."""
 
     missing = [LIBS]
+    spare = 24 * 1024  # bytes in which it computes one token and not 60
 
     def __init__(self):
         libs = [Path(str(lib).replace("no_gpu", "gpu")) for lib in libraries(LIBS)]
@@ -53,6 +54,7 @@ class Real:
     """gpud with the interpreter of PTX, below ggml-cuda."""
 
     missing = [GPU_LIBS, cuda.PACK, gpud.PROGRAM]
+    spare = 0  # what one token took stays with the model
 
     def __init__(self):
         native = TOP / "native"

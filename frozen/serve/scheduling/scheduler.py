@@ -457,8 +457,7 @@ class Scheduler:
     async def _recover(self, work, exc):
         # Nothing was decoded.
         if isinstance(exc, Lost):
-            self.lose(str(exc))
-            return
+            return self.lose(str(exc))
         if not work:
             return
         if isinstance(exc, Aborted):
@@ -675,6 +674,8 @@ class Scheduler:
         """End a request with an error, unless it has ended."""
         if sequence.finished:
             return
+        if isinstance(exc, Lost):
+            return self.lose(str(exc))
         self.drop(sequence)
         self.metrics.finish("error")
         if isinstance(exc, NoSlot):
@@ -779,7 +780,7 @@ def _is_engines(exc):
     # Whether sampling failed for a reason that is not the request's: the model's numbers or memory.
     words = str(exc)
     return (
-        isinstance(exc, Limit)
+        isinstance(exc, (Limit, Lost))
         or words.startswith("the model computed")
         or words == "out of memory"
     )

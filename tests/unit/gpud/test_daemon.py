@@ -1,16 +1,18 @@
 """gpud as a process: its socket, its workers, guests that are apart, and its end."""
 
 import os
+import shutil
 import signal
 import socket
 import stat
 import struct
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from cllm import CllmError, gpud
+from cllm import TOP, CllmError, gpud
 from support.gpud_library import LOST, PAGE, READY, Failure, Raw
 
 ENOMEM, EINVAL, ELOST = 2, 1, 46
@@ -31,6 +33,26 @@ def children(pid):
         for task in Path(f"/proc/{pid}/task").iterdir()
         for word in (task / "children").read_text().split()
     ]
+
+
+def test_it_ends_with_its_launcher(library):
+    source = "from cllm import gpud\nd = gpud.Daemon()\nd.start()\nprint(d.socket, flush=True)"
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", f"{source}\ninput()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(TOP / "host")},
+    )
+    where = Path(launcher.stdout.readline().strip())
+    assert where.exists()
+    launcher.kill()
+    launcher.communicate()
+    until = time.monotonic() + 10
+    while where.exists():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    shutil.rmtree(where.parent)
 
 
 def test_the_socket_is_private(daemon):

@@ -122,7 +122,7 @@ def test_models_need_the_other_image_and_a_pack(
     model.write_bytes(b"GGUF?")
     chosen = settings(gpu="ptx", model=str(model))
     assert run.make_guest(chosen).image == run.IMAGE
-    assert "make gpu" in capsys.readouterr().err
+    assert "build --gpu" in capsys.readouterr().err
     for name, file in (("GPU_IMAGE", "gpu.elf"), ("PACK", "pack")):
         (tmp_path / file).write_bytes(b"")
         monkeypatch.setattr(run, name, tmp_path / file)

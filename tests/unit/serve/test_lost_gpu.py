@@ -117,6 +117,17 @@ def test_a_loss_while_decoding(tmp_path, gpu):
         assert "gpu_losses_total 1\n" in running.raw("/metrics")[2].decode()
 
 
+def test_a_loss_while_sampling(tmp_path, gpu, monkeypatch):
+    def lose(*_):
+        raise Lost("the GPU is lost: " + FAULT)
+
+    with Running(tmp_path, GpuEngine) as running:
+        monkeypatch.setattr("fake_engine.Sampler.sample", lose)
+        body = {"prompt": "x|", "ignore_eos": True}  # a constraint, which may be to blame
+        status, answer = running.call("/completion", body)
+        assert status == 503 and FAULT in answer["error"]["message"]
+
+
 def test_an_idle_server_notices_the_loss(tmp_path, gpu):
     with Running(tmp_path, GpuEngine) as running:
         assert running.call("/health")[0] == 200

@@ -4,6 +4,7 @@
 #include "../../../../native/gpud/loop.h"
 #include "../../../../native/ucuda/ucuda.h"
 
+#include <algorithm>
 #include <cstdio>
 
 namespace {
@@ -44,7 +45,12 @@ void break_device() {
 void fill_device(uint64_t left) {
     uint64_t unused = 0, total = 0, address;
     ucuda_memory_info(0, &unused, &total);
-    if (unused > left) {
-        ucuda_alloc(0, unused - left, &address);
+    uint64_t part = unused;
+    while (unused > left && part >= 256) {
+        part = std::min(part, unused - left);
+        if (ucuda_alloc(0, part, &address) != UCUDA_OK) {
+            part /= 2;
+        }
+        ucuda_memory_info(0, &unused, &total);
     }
 }
