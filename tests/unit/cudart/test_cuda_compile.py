@@ -1,4 +1,4 @@
-"""native/cudart's scripts: what was compiled before is found again, and what is left out is named."""
+"""native/cudart's scripts and toolchain: what was compiled before is found again, and so on."""
 
 import importlib.util
 import io

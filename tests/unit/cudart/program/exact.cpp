@@ -37,8 +37,8 @@ static std::vector<float> activations(int columns, std::mt19937 &random) {
     return out;
 }
 
-// Fills blocks of a type for which any bits are weights, but for the scale: ggml takes half a minute
-// to prepare for making them. False: another type.
+// Fills blocks of a type for which any bits are weights, but for the scale: ggml takes half a
+// minute to prepare for making them. False: another type.
 static bool by_chance(ggml_type type, std::mt19937 &random, std::vector<char> &out) {
     const uint16_t scale = 0x2c00; // 1/16
     switch (type) {
