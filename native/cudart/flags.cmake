@@ -73,5 +73,6 @@ set(device_flags --cuda-device-only -S -O3
 # The list must name exactly the pack's architectures: upstream chooses kernels by it.
 list(TRANSFORM CLLM_CUDA_ARCHITECTURES APPEND 0 OUTPUT_VARIABLE arch_list)
 list(JOIN arch_list "," arch_list)
+set(arch_list_flag "-D__CUDA_ARCH_LIST__=${arch_list}")
 set(host_flags --cuda-host-only -c -fno-pic -fno-pie -fexceptions -fcxx-exceptions
-    -ffunction-sections -fdata-sections "-D__CUDA_ARCH_LIST__=${arch_list}")
+    -ffunction-sections -fdata-sections "${arch_list_flag}")

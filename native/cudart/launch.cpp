@@ -39,8 +39,8 @@ struct kernel {
         bool known;
         uint32_t handle;
         struct ucuda_kernel about;
-        // The last answer about occupancy, which ggml-cuda asks for at each launch of attention:
-        // threads << 48 | shared bytes << 16 | blocks. 0 for none.
+        // The last answer about occupancy, which ggml-cuda asks for before each launch of
+        // attention: threads << 48 | shared bytes << 16 | blocks. 0 for none.
         std::atomic<uint64_t> occupancy;
     } *on[DEVICES];
 };

@@ -34,6 +34,7 @@ add_unit(mmq mmq quantize mmid conv2d-dw)
 add_unit(fattn fattn fattn-tile)
 add_unit(copy convert cpy getrows set-rows concat)
 add_unit(rows norm rope softmax unary topk-moe top-k)
+set(cub_units cub rows) # use CUB
 set(hot_units backend) # compiled with optimisation in every profile
 
 # Headers with definitions and without a guard, which several files of a unit include.

@@ -70,5 +70,7 @@ def test_every_kernel_of_the_objects_is_in_the_pack(backend, objects):
         text = (backend / "ptx" / f"{path.stem}.sm_61.ptx").read_text()
         kernels = {kernel.name for kernel in ptxpack.kernels(text)}
         data = path.read_bytes()
+        # CUB's empty kernel is made and never launched.
+        kernels = {name for name in kernels if "EmptyKernel" not in name}
         missing = [name for name in kernels if name.encode() + b"\0" not in data]
         assert missing == [], path.name
