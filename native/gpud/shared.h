@@ -1,4 +1,4 @@
-// shared.h: gpud's end of the memory that it shares with a guest (../ucuda/abi.h).
+// shared.h: gpud's end of the memory that it shares with a guest (native/ucuda/abi.h).
 //
 // The guest may write all of it at any time, gpud's own pages too. So gpud keeps its numbers in
 // variables of its own, publishes them here, and never reads them back.
