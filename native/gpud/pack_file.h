@@ -1,5 +1,5 @@
-// pack_file.h: reads a pack (native/ptx/pack.h). Whoever starts gpud chooses the pack, so a guest runs
-// no other code on the device; yet nothing in it is believed before it is checked.
+// pack_file.h: reads a pack (native/ptx/pack.h). Whoever starts gpud chooses the pack, so a guest
+// runs no other code on the device; yet nothing in it is believed before it is checked.
 #ifndef CLLM_GPUD_PACK_FILE_H
 #define CLLM_GPUD_PACK_FILE_H
 
