@@ -2,7 +2,7 @@
 // the GPU of a gpud, or without a socket on the CPU: for `make gpu-check`
 // (host/cllm/gpu_check.py).
 //
-//   gpu-tokens MODEL COUNT THREADS [SOCKET]
+//   gpu-tokens MODEL PROMPT COUNT THREADS [SOCKET]
 //
 // Prints one JSON object. Each token is timed by itself; graphs of CUDA begin with the third.
 #include <algorithm>
@@ -23,7 +23,6 @@ extern int (*gpu_connect)(); // native/engine/gpu.cpp
 namespace {
 
 using steady = std::chrono::steady_clock;
-const char prompt[] = "The capital of France is";
 constexpr unsigned warm = 3; // tokens that are not timed
 
 const char *socket_path;
@@ -109,7 +108,7 @@ double middle(std::vector<double> times) {
     return times[times.size() / 2];
 }
 
-void run(const char *model, unsigned count, unsigned threads) {
+void run(const char *model, const char *prompt, unsigned count, unsigned threads) {
     gpu_connect = socket_path ? connect_socket : no_gpu;
     generation g(model, threads);
     if (socket_path && engine_info(g.e)->gpu_layers == 0) {
@@ -151,15 +150,15 @@ void run(const char *model, unsigned count, unsigned threads) {
 } // namespace
 
 int main(int argc, char **argv) {
-    unsigned count = argc > 2 ? (unsigned)atoi(argv[2]) : 0;
-    unsigned threads = argc > 3 ? (unsigned)atoi(argv[3]) : 0;
-    if (argc < 4 || argc > 5 || count == 0 || threads == 0) {
-        fprintf(stderr, "usage: gpu-tokens MODEL COUNT THREADS [SOCKET]\n");
+    unsigned count = argc > 3 ? (unsigned)atoi(argv[3]) : 0;
+    unsigned threads = argc > 4 ? (unsigned)atoi(argv[4]) : 0;
+    if (argc < 5 || argc > 6 || count == 0 || threads == 0) {
+        fprintf(stderr, "usage: gpu-tokens MODEL PROMPT COUNT THREADS [SOCKET]\n");
         return 2;
     }
-    socket_path = argc == 5 ? argv[4] : nullptr;
+    socket_path = argc == 6 ? argv[5] : nullptr;
     try {
-        run(argv[1], count, threads);
+        run(argv[1], argv[2], count, threads);
         return 0;
     } catch (const std::exception &error) {
         fprintf(stderr, "gpu-tokens: %s\n", error.what());

@@ -70,7 +70,7 @@ class Kit:
         write_program(self.folder / "gpu-client", f"import sys\nprint({client!r}[sys.argv[2]])")
         both = (json.dumps(self.cpu), json.dumps(self.gpu))
         write_program(
-            self.folder / "gpu-tokens", f"import sys\nprint({both!r}[len(sys.argv) > 4])"
+            self.folder / "gpu-tokens", f"import sys\nprint({both!r}[len(sys.argv) > 5])"
         )
         write_program(self.folder / "gpu-ops", answers(self.ops))
         for name in ("cllm.ptxpack", "cllm-gpu.elf", "tiny-f32.gguf"):
