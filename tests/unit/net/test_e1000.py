@@ -172,7 +172,9 @@ def test_find(model, monkeypatch):
     assert drivers.find_cards("00:03.0") == [("e1000", 0x18)]
     assert drivers.find_cards("virtio_net") == drivers.find_cards("00:04.0") == []
     assert isinstance(drivers.open_card("e1000", 0x18), e1000.Card)
-    monkeypatch.setitem(pci.functions, 0x212, (0x10EC, 0x8168, 0x020000, {}, bytearray(256)))
+    more = dict(pci.functions)
+    more[0x212] = (0x10EC, 0x8168, 0x020000, {}, bytearray(256))
+    monkeypatch.setattr(pci, "functions", more)
     assert drivers.find_cards() == [("e1000", 0x18)]
     assert drivers.unknown_cards() == ["10ec:8168 at 02:02.2"]
 

@@ -51,7 +51,7 @@ def decode(data):
             at += length
         sections.append(found)
     assert at == len(data)
-    return identifier, flags, *sections[:3]
+    return (identifier, flags) + tuple(sections[:3])
 
 
 def wire(name):
@@ -62,7 +62,7 @@ def query(*questions, known=(), identifier=0, authorities=()):
     data = struct.pack(">6H", identifier, 0, len(questions), len(known), len(authorities), 0)
     for name, kind, group in questions:
         data += wire(name) + struct.pack(">HH", kind, group)
-    return data + b"".join([*known, *authorities])
+    return data + b"".join(list(known) + list(authorities))
 
 
 def record(name, kind, data, ttl=120, group=1):

@@ -40,7 +40,7 @@ class Queue:
         index = self.word(1, 4 + 2 * (self.taken % self.size))
         self.taken = (self.taken + 1) & 0xFFFF
         descriptor = uctypes.bytearray_at(self.at[0] + 16 * index, 16)
-        return (index, *struct.unpack("<QIH", descriptor[:14]))
+        return (index,) + struct.unpack("<QIH", descriptor[:14])
 
     def put(self, index, length):
         entry = uctypes.bytearray_at(self.at[2] + 4 + 8 * (self.used % self.size), 8)

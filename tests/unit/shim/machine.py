@@ -1,12 +1,14 @@
-"""CPython stand-in for `machine`: memory, and registers that a test's model of a device serves."""
+"""Stand-in for `machine`: memory, and registers that a test's model of a device serves."""
 
-import ctypes
+import struct
+
+import uctypes
 
 
 class _Memory:
-    def __init__(self, kind):
-        self._kind = kind
-        self._size = ctypes.sizeof(kind)
+    def __init__(self, form):
+        self._form = form
+        self._size = struct.calcsize(form)
         self._devices = []
 
     def attach(self, base, size, device):
@@ -22,18 +24,21 @@ class _Memory:
     def __getitem__(self, address):
         assert address % self._size == 0
         device, offset = self._find(address)
-        return device.read(offset) if device else self._kind.from_address(address).value
+        if device:
+            return device.read(offset)
+        return struct.unpack(self._form, uctypes.bytearray_at(address, self._size))[0]
 
     def __setitem__(self, address, value):
         assert address % self._size == 0
         device, offset = self._find(address)
+        value &= (1 << 8 * self._size) - 1
         if device:
-            device.write(offset, value & (1 << 8 * self._size) - 1)
+            device.write(offset, value)
         else:
-            self._kind.from_address(address).value = value
+            struct.pack_into(self._form, uctypes.bytearray_at(address, self._size), 0, value)
 
 
 # Elsewhere they are the process's own memory, where the shim's DMA memory lies.
-mem8 = _Memory(ctypes.c_uint8)
-mem16 = _Memory(ctypes.c_uint16)
-mem32 = _Memory(ctypes.c_uint32)
+mem8 = _Memory("<B")
+mem16 = _Memory("<H")
+mem32 = _Memory("<I")
