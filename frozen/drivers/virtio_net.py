@@ -115,7 +115,7 @@ class _Ring:
         self.last = 0
         self.used_at = uctypes.addressof(self.used)
         self.available_at = uctypes.addressof(self.available)
-        self.notify = 0  # the register that tells the device of new descriptors
+        self.notify = 0  # address of the queue's notification register
         self.number = 0
 
     def give(self, index):
@@ -125,8 +125,8 @@ class _Ring:
 
     def publish(self):
         """Let the device see what it was given (2.6.13.3), and tell it."""
-        # Stores of x86 are seen in their order (SDM 3A 8.2.2). Whether the device wants to be told
-        # is not asked: that read could come before the store.
+        # The device sees x86's stores in program order (SDM 3A 8.2.2). The device's flag "no
+        # notification" is ignored, because the processor may read it before the store is visible.
         mem16[self.available_at + 2] = self.next
         mem16[self.notify] = self.number
 
@@ -282,7 +282,8 @@ class Card:
         mem16[ring.available_at] = _NO_INTERRUPT
         self._tx_frames = []
         for index in range(ring.size):
-            # The header stays as it was allocated, zero: nothing is to be summed or cut up.
+            # The virtio header stays zero from its allocation: no checksum offload, no
+            # segmentation.
             at = index * _BUFFER
             self._tx_frames.append(ring.buffers[at + _HEADER : at + _BUFFER])
         self._free = list(range(ring.size))

@@ -1,4 +1,4 @@
-"""The multicast groups that a host is in, told to routers by IGMP version 3, 2 or 1.
+"""Multicast membership of a host, and its reports to routers by IGMP version 3, 2 or 1.
 
 Source: RFC 3376; sections are its. Groups are joined for all sources alone.
 """
@@ -50,7 +50,7 @@ class Groups(Timed):
             self._change(group, igmp.TO_INCLUDE, now)
 
     def filter(self):
-        """Tell the link which frames to let in."""
+        """Set the link's filter to the groups that are joined."""
         link = self._stack.link
         if link is not None and hasattr(link, "set_multicast"):
             groups = {igmp.ALL_SYSTEMS} | self.joined if self.joined else ()

@@ -56,7 +56,7 @@ class Responder(Timed):
         self._hostname = ""
         self.name = ""  # the label before .local
         self._records = []
-        # Records that are to be multicast.
+        # Records of the next multicast answer.
         self._due = []
         self.port = 0
         stack.open_udp(message.PORT, self)

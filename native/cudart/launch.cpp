@@ -144,7 +144,7 @@ static int launch(const void *function, dim3 grid, dim3 block, void **arguments,
         packed, about.param_bytes, cooperative);
 }
 
-// What <<<...>>> hands over to the stub that it calls.
+// What a launch by <<<...>>> pushes, and clang's host function of the kernel pops.
 struct configuration {
     dim3 grid, block;
     size_t shared;

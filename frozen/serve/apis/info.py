@@ -125,8 +125,8 @@ def install(service):
     @app.get("/v1/health")
     def health(request):
         service.engine()
-        told = service.last_crash or service.unknown_cards or service.host.on_gpu
-        if not (told or request.query):
+        has_details = service.last_crash or service.unknown_cards or service.host.on_gpu
+        if not (has_details or request.query):
             return Response(healthy, content_type=JSON)  # the usual case, kept cheap for monitors
         answer = {"status": "ok"}
         found = gpu_of(service)

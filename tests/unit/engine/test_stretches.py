@@ -4,6 +4,9 @@ jinja's `replace` works in place: for n matches in a text of n bytes it moves n^
 """
 
 import json
+import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -117,3 +120,32 @@ def test_a_model_whose_template_is_a_stretch(library, tmp_path):
         with pytest.raises(EngineFailure, match="too long to process"):
             engine.apply_template(question("x"))
         assert engine.tokenize("hello")
+
+
+# sysinfo(2) of a host whose memory is full of copies of files.
+FULL_PAGE_CACHE = """
+#include <string.h>
+#include <sys/sysinfo.h>
+int sysinfo(struct sysinfo *info) {
+    memset(info, 0, sizeof *info);
+    info->freeram = 1 << 20;
+    info->mem_unit = 1;
+    return 0;
+}
+"""
+
+
+def test_a_full_page_cache_is_no_lack_of_memory(tmp_path):
+    """Else the template would be refused for its memory, before its time is up."""
+    source, shared = tmp_path / "sysinfo.c", tmp_path / "sysinfo.so"
+    source.write_text(FULL_PAGE_CACHE)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", shared, source], check=True)
+    test = f"{__file__}::{test_a_model_whose_template_is_a_stretch.__name__}"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test],
+        env={**os.environ, "LD_PRELOAD": str(shared)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout
