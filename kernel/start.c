@@ -5,7 +5,7 @@
 #include "boot/multiboot.h"
 #include "boot/pmem.h"
 #include "cpu/cpu.h"
-#include "cpu/pic.h"
+#include "cpu/irq.h"
 #include "cpu/smp.h"
 #include "cpu/tables.h"
 #include "cpu/thread.h"
@@ -39,13 +39,19 @@ static void log_cores(void) {
     klog("smp: %u of %lu cores", n_cpus, bootinfo.n_cpus ? bootinfo.n_cpus : 1);
 }
 
+static void find_interrupts(void) {
+    bool has_pic;
+    size_t n = irq_find_controllers(&has_pic);
+    klog("irq: %s, %lu inputs of I/O APICs", has_pic ? "8259s" : "no 8259s", n);
+}
+
 // boot/multiboot_entry.S calls this, in long mode, on the boot page tables, with interrupts off.
 void kernel_start(uint32_t magic, uint32_t info) {
     boot_phase("firmware and loader");
     nic_head_start();
     console_init();
     cpu_init();
-    pic_init();
+    irq_init();
     multiboot_parse(magic, info);
     pmem_parse();
     acpi_parse();
@@ -64,6 +70,7 @@ void kernel_start(uint32_t magic, uint32_t info) {
     smp_start();
     boot_phase("cores");
     log_cores();
+    find_interrupts();
     button_init();
     console_enable_irq();
     cpu_enable_interrupts();

@@ -6,6 +6,7 @@
 
 #include "boot/acpi_power.h"
 #include "boot/bootinfo.h"
+#include "boot/madt.h"
 #include "bytes.h"
 
 #define REACH (4 * GiB) // what the boot page tables map
@@ -37,6 +38,7 @@ struct madt_local_apic {
 } __attribute__((packed));
 
 static struct acpi_power power;
+static struct madt inputs;
 
 static bool sums_to_zero(const void *p, size_t n) {
     uint8_t sum = 0;
@@ -146,8 +148,13 @@ void acpi_parse(void) {
     const struct table *madt = find_table(r, "APIC");
     if (madt) {
         parse_madt(madt);
+        madt_parse(&inputs, madt, madt->length);
     }
     parse_power(r);
+}
+
+void acpi_madt(struct madt *to) {
+    kmemcpy(to, &inputs, sizeof(inputs));
 }
 
 void acpi_power(struct acpi_power *to) {

@@ -5,6 +5,10 @@
 // Fills bootinfo.cpus. Leaves it empty on a machine without ACPI, which then has one core.
 void acpi_parse(void);
 
+struct madt;
+// Fills `madt`; no I/O APIC without the table.
+void acpi_madt(struct madt *madt);
+
 struct acpi_power;
 // What acpi_parse() found in the FADT, the DSDT and the SSDTs; all zeroes without them.
 void acpi_power(struct acpi_power *power);

@@ -45,10 +45,10 @@ static void set_gate(unsigned vector, const char *entry, unsigned ist) {
 
 static void fill_idt(void) {
     for (unsigned v = 0; v <= VECTOR_LAST; v++) {
-        unsigned ist = v >= VECTOR_PIC ? IST_INTERRUPT
-            : v == VECTOR_DOUBLE_FAULT ? IST_DOUBLE_FAULT
-            : v == VECTOR_NMI          ? IST_NMI
-                                       : IST_FAULT;
+        unsigned ist = v >= VECTOR_TIMER ? IST_INTERRUPT
+            : v == VECTOR_DOUBLE_FAULT   ? IST_DOUBLE_FAULT
+            : v == VECTOR_NMI            ? IST_NMI
+                                         : IST_FAULT;
         set_gate(v, trap_entries + 16 * v, ist);
     }
     set_gate(VECTOR_SPURIOUS, trap_entry_spurious, IST_INTERRUPT);

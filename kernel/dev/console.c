@@ -8,7 +8,7 @@
 #include "dev/console.h"
 
 #include "cpu/io.h"
-#include "cpu/pic.h"
+#include "cpu/irq.h"
 
 #define UART 0x3F8
 #define UART_LINE 4
@@ -329,7 +329,7 @@ void console_set_interrupt_char(int c) {
 
 void console_enable_irq(void) {
     if (have_uart) {
-        outb(UART + 1, 1); // received data available
-        irq_register(UART_LINE, interrupt);
+        irq_register(UART_LINE, interrupt); // first: an edge at a masked input is lost
+        outb(UART + 1, 1);                  // received data available
     }
 }

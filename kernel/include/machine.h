@@ -99,8 +99,11 @@ static inline void irq_restore(uint64_t flags) {
     }
 }
 
-// Device interrupt lines 0 to 15, as the 8259s number them. irq_mask() leaves lines alone that the
-// kernel uses itself.
+// Device interrupt lines: 0 to 15 as the 8259s number them, then inputs of I/O APICs by their
+// global number, from IRQ_MESSAGE on messages (MSI). irq_mask() leaves lines alone that the kernel
+// uses itself.
+#define IRQ_LINES 64
+#define IRQ_MESSAGE 48
 void irq_mask(unsigned line);
 void irq_unmask(unsigned line);
 

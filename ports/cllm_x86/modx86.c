@@ -32,7 +32,7 @@ static mp_obj_t x86_cmdline(void) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_0(x86_cmdline_obj, x86_cmdline);
 
-// irq(line, callback): callback(line) runs from the scheduler after an interrupt of line 0 to 15.
+// irq(line, callback): callback(line) runs from the scheduler after an interrupt of that line.
 // The line stays masked until it returns, so it must acknowledge the device. None masks the line.
 static mp_obj_t x86_irq(mp_obj_t line_in, mp_obj_t callback) {
     mp_int_t line = mp_obj_get_int(line_in);

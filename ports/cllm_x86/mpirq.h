@@ -4,7 +4,7 @@
 
 #include "py/obj.h"
 
-#define MPIRQ_LINES 16
+#define MPIRQ_LINES 64 // IRQ_LINES of machine.h
 
 // Installs the kernel's hooks. Callbacks live in root pointers and are gone after a soft reset.
 void mpirq_init(void);
