@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 
 import asyncio
+import os
 
 from httpd import Server
 from httpd.router import print_exception
@@ -9,7 +10,7 @@ from httpd.router import print_exception
 from .apis import anthropic, embeddings, info, native_api, openai, page, responses
 from .scheduling.engine import EngineHost
 from .service import service
-from .settings import BOOT
+from .settings import BOOT, FLASH, VOLUME
 
 
 def install(service, access):
@@ -17,6 +18,26 @@ def install(service, access):
     access.install(service.app)
     for part in (openai, native_api, embeddings, responses, anthropic, info, page):
         part.install(service)
+
+
+def user_code():
+    """Return the paths of the user's handlers: those of the volume, then /flash's or the boot
+    module.
+    """
+    paths = []
+    try:
+        names = sorted(os.listdir(VOLUME + "apps"))
+    except OSError:
+        names = []
+    for name in names:
+        if name.endswith(".py"):
+            paths.append(VOLUME + "apps/" + name)
+    try:
+        os.stat(FLASH + "app.py")
+        paths.append(FLASH + "app.py")
+    except OSError:
+        paths.append(BOOT + "app.py")
+    return paths
 
 
 def run_user_code(path=BOOT + "app.py"):
@@ -42,12 +63,12 @@ async def drain(server, asked, seconds):
     await server.drain(seconds)
 
 
-async def serve(settings, ended=None, make=None, asked=None):
+async def serve(settings, ended=None, make=None, asked=None, find=None):
     """Serve until cancelled, or drained.
 
     settings: Settings. ended: for the Scheduler. make: constructs the engine in place of
-    _engine.Engine. asked: coroutine function; asked() returns when the machine is to end. Raise
-    OSError if the port cannot be had.
+    _engine.Engine. asked: coroutine function; asked() returns when the machine is to end. find:
+    for the EngineHost. Raise OSError if the port cannot be had.
 
     With a mistake in the configuration, nothing of it but the network counts: keys or limits may
     be missing, so no model is loaded and no user code runs. All that asks for the model gets a 503
@@ -55,6 +76,7 @@ async def serve(settings, ended=None, make=None, asked=None):
     """
     host = EngineHost(settings.path, settings.alias, settings.options, draft=settings.draft)
     host.ended = ended
+    host.find = find
     if make is not None:
         host.make = make
     service.configure(host, settings.bounds)
@@ -62,7 +84,8 @@ async def serve(settings, ended=None, make=None, asked=None):
     if settings.mistake:
         host.fail("wrong configuration: " + settings.mistake)
     else:
-        run_user_code()
+        for path in user_code():
+            run_user_code(path)
     server = Server(service.app, "0.0.0.0", settings.port, settings.limits)
     await server.start()
     print("cllm: listening on port %d" % settings.port)

@@ -5,7 +5,7 @@ import math
 import re
 from pathlib import Path
 
-from . import CllmError, fetch, memory, qemu
+from . import CllmError, disks, fetch, memory, qemu
 from .guest_keys import keys
 
 DEFAULTS = {
@@ -22,6 +22,7 @@ DEFAULTS = {
     "kernels": "auto",
     "cpu_variant": "auto",
     "nic": "auto",
+    "disk": [],
     "gpu": "off",
     "gpu_memory": None,
 }
@@ -50,6 +51,7 @@ HOST = {
     **{key: keys.Integer(*bounds) for key, bounds in NUMBERS.items()},
     **{key: keys.Choice(*words) for key, words in CHOICES.items()},
     **dict.fromkeys(PATHS, keys.Text()),
+    "disk": keys.Texts(),
 }
 # The guest's settings, which it gets as the boot module config.json: sections, and keys beside
 # them. A file has the keys of the model at the top level, the guest below "model". "port" is the
@@ -75,6 +77,12 @@ def settings(flags, file=None):
     for key in PATHS:
         if merged[key] == "":
             raise CllmError(f'"{key}" is empty: name a file, or leave it out')
+    try:
+        merged["disk"] = [disks.parse(text) for text in merged["disk"]]
+        for disk in merged["disk"]:
+            disk.check()
+    except ValueError as error:
+        raise CllmError(f"disk: {error}") from None
     if merged["model"] == DEFAULT_MODEL:
         merged["model"] = str(fetch.default_model())
     return merged, guest
@@ -190,5 +198,7 @@ def _float(text):
 
 def _host_value(key, value, folder):
     keys.check_value((key,), HOST[key], value)
+    if key == "disk":
+        return [str(folder / name) for name in value]
     word = value in (DEFAULT_MODEL, "stdio", "pty")
     return str(folder / value) if key in PATHS and not word else value
