@@ -4,6 +4,7 @@
 #include "boot/bootinfo.h"
 #include "boot/multiboot.h"
 #include "boot/pmem.h"
+#include "boot/pvh.h"
 #include "cpu/cpu.h"
 #include "cpu/irq.h"
 #include "cpu/smp.h"
@@ -20,10 +21,18 @@
 #include "mm/phys.h"
 #include "print.h"
 
+static void read_boot_information(uint32_t magic, uint32_t info) {
+    if (magic == PVH_MAGIC) {
+        pvh_parse(info);
+    } else {
+        multiboot_parse(magic, info);
+    }
+}
+
 static void log_processor(void) {
     char title[80];
-    klog("cllm " CLLM_VERSION ": %s, %s, TSC %lu MHz", bootinfo.protocol, cpu_brand(),
-        clock_tsc_hz() / 1000000);
+    klog("cllm " CLLM_VERSION ": %s, %s, TSC %lu MHz by %s", bootinfo.protocol, cpu_brand(),
+        clock_tsc_hz() / 1000000, tsc_measured_by());
     console_status(0, title, ksnprintf(title, sizeof(title), "cllm on %s", cpu_brand()));
 }
 
@@ -52,7 +61,7 @@ void kernel_start(uint32_t magic, uint32_t info) {
     console_init();
     cpu_init();
     irq_init();
-    multiboot_parse(magic, info);
+    read_boot_information(magic, info);
     pmem_parse();
     acpi_parse();
     boot_phase("kernel");

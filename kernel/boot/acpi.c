@@ -39,6 +39,7 @@ struct madt_local_apic {
 
 static struct acpi_power power;
 static struct madt inputs;
+static uint64_t hpet;
 
 static bool sums_to_zero(const void *p, size_t n) {
     uint8_t sum = 0;
@@ -136,9 +137,21 @@ static void parse_power(const struct rsdp *r) {
     }
 }
 
+// IA-PC HPET Specification 1.0a, 3.2.4: the base address is a generic one, in memory.
+static void parse_hpet(const struct table *t) {
+    if (t->length >= 52 && ((const uint8_t *)t)[40] == 0) {
+        uint64_t address;
+        kmemcpy(&address, (const char *)t + 44, sizeof(address));
+        hpet = address <= REACH - 4 * KiB ? address : 0;
+    }
+}
+
 void acpi_parse(void) {
     uint64_t ebda = (uint64_t)*(const uint16_t *)0x40E << 4; // BIOS data area
-    const struct rsdp *r = ebda >= 0x80000 && ebda < 0xA0000 ? find_rsdp(ebda, ebda + KiB) : NULL;
+    const struct rsdp *r = bootinfo.rsdp;
+    if (!r && ebda >= 0x80000 && ebda < 0xA0000) {
+        r = find_rsdp(ebda, ebda + KiB);
+    }
     if (!r) {
         r = find_rsdp(0xE0000, 0x100000);
     }
@@ -150,7 +163,15 @@ void acpi_parse(void) {
         parse_madt(madt);
         madt_parse(&inputs, madt, madt->length);
     }
+    const struct table *timer = find_table(r, "HPET");
+    if (timer) {
+        parse_hpet(timer);
+    }
     parse_power(r);
+}
+
+uint64_t acpi_hpet(void) {
+    return hpet;
 }
 
 void acpi_madt(struct madt *to) {

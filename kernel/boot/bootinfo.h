@@ -1,4 +1,4 @@
-// What a boot protocol says to the kernel. One adapter per protocol (multiboot.c today) fills this;
+// What a boot protocol says to the kernel. One adapter per protocol (multiboot.c, pvh.c) fills this;
 // nothing past boot/ knows which protocol it was.
 #ifndef CLLM_BOOT_BOOTINFO_H
 #define CLLM_BOOT_BOOTINFO_H
@@ -22,6 +22,7 @@ struct bootinfo {
     size_t n_ram;
     struct boot_module modules[BOOT_MAX_MODULES];
     size_t n_modules;
+    const void *rsdp; // ACPI's root pointer; NULL where the loader does not say, see acpi.c
     uint8_t cpus[BOOT_MAX_CPUS]; // local APIC ids of enabled processors; none without ACPI
     size_t n_cpus;
     size_t n_cpus_present; // MAY be more than there is room for

@@ -14,8 +14,7 @@
 static const struct irq_controller *controllers[IRQ_LINES]; // NULL: no such line
 static bool (*handlers[IRQ_LINES])(void);                   // the kernel's own
 
-static void nothing(unsigned line) {
-}
+static void nothing(unsigned line) {}
 
 static void end_message(unsigned line, bool held) {
     apic_eoi();
@@ -37,8 +36,8 @@ size_t irq_find_controllers(bool *has_pic) {
     apic_accept_pic(*has_pic);
     for (unsigned line = 0; line < IRQ_MESSAGE; line++) {
         controllers[line] = line < PIC_LINES && *has_pic ? &pic_controller
-            : ioapic_has(line)                          ? &ioapic_controller
-                                                        : NULL;
+            : ioapic_has(line)                           ? &ioapic_controller
+                                                         : NULL;
     }
     return n;
 }
