@@ -5,7 +5,7 @@ import math
 import re
 from pathlib import Path
 
-from . import CllmError, disks, fetch, memory, qemu
+from . import CllmError, disks, fetch, machines, memory, qemu
 from .guest_keys import keys
 
 DEFAULTS = {
@@ -22,6 +22,7 @@ DEFAULTS = {
     "kernels": "auto",
     "cpu_variant": "auto",
     "nic": "auto",
+    "machine": "auto",
     "disk": [],
     "gpu": "off",
     "gpu_memory": None,
@@ -45,6 +46,7 @@ CHOICES = {
     "kernels": KERNELS,
     "cpu_variant": CPU_VARIANTS,
     "nic": NICS,
+    "machine": machines.NAMES,
     "gpu": GPUS,
 }
 HOST = {
