@@ -3,6 +3,7 @@
 #include "boot/acpi.h"
 #include "boot/bootinfo.h"
 #include "boot/multiboot.h"
+#include "boot/multiboot2.h"
 #include "boot/pmem.h"
 #include "boot/pvh.h"
 #include "cpu/cpu.h"
@@ -21,9 +22,15 @@
 #include "mm/phys.h"
 #include "print.h"
 
+extern char __image_start[], __bss_end[]; // link.ld
+
 static void read_boot_information(uint32_t magic, uint32_t info) {
     if (magic == PVH_MAGIC) {
         pvh_parse(info);
+    } else if (magic == MULTIBOOT2_LOADER_MAGIC) {
+        if (!multiboot2_parse((const void *)(uintptr_t)info, 4 * GiB - info)) {
+            panic("boot: the loader's information has no tags");
+        }
     } else {
         multiboot_parse(magic, info);
     }
@@ -36,7 +43,21 @@ static void log_processor(void) {
     console_status(0, title, ksnprintf(title, sizeof(title), "cllm on %s", cpu_brand()));
 }
 
+static void log_console(void) {
+    const struct boot_framebuffer *f = &bootinfo.framebuffer;
+    if (f->address) {
+        klog("console: a screen of %u x %u pixels at %lx", f->width, f->height, f->address);
+    } else if (!console_has_screen()) {
+        klog("console: no screen");
+    }
+}
+
 static void log_memory(void) {
+    uint64_t start = (uint64_t)__image_start, size = (uint64_t)(__bss_end - __image_start);
+    if (!bootinfo_is_ram(start, size)) {
+        klog("mm: the image, %lu KiB at %lx, lies in memory that the firmware keeps", size / KiB,
+            start);
+    }
     klog("mm: %lu MiB of RAM, %lu MiB free", memory_total() / MiB, memory_free() / MiB);
     for (size_t i = 0; i < bootinfo.n_modules; i++) {
         const struct boot_module *m = &bootinfo.modules[i];
@@ -62,6 +83,7 @@ void kernel_start(uint32_t magic, uint32_t info) {
     cpu_init();
     irq_init();
     read_boot_information(magic, info);
+    console_use_framebuffer();
     pmem_parse();
     acpi_parse();
     boot_phase("kernel");
@@ -69,6 +91,7 @@ void kernel_start(uint32_t magic, uint32_t info) {
     calendar_init();
     boot_phase("clock calibration");
     log_processor();
+    log_console();
     phys_init();
     paging_init();
     pmem_map();

@@ -6,10 +6,10 @@
 #include "boot/pvh.h"
 
 #include "boot/bootinfo.h"
+#include "boot/reach.h"
 #include "cmdline.h"
 #include "crash.h"
 
-#define REACH (4 * GiB) // what the boot page tables map
 #define TYPE_RAM 1
 
 struct start_info {
@@ -29,7 +29,7 @@ struct memory {
 };
 
 static bool within(uint64_t at, uint64_t size) {
-    return at && size <= REACH && at <= REACH - size;
+    return at && boot_reach(at, size);
 }
 
 // The next name that the command line has for a module.
@@ -71,8 +71,9 @@ void pvh_parse(uint32_t at) {
     }
     const char *last = NULL;
     const struct module *modules = (const struct module *)info->modules;
-    for (uint32_t i = 0;
-         within(info->modules, (i + 1) * sizeof(struct module)) && i < info->n_modules; i++) {
+    bool has_modules =
+        info->n_modules && within(info->modules, info->n_modules * sizeof(struct module));
+    for (uint32_t i = 0; has_modules && i < info->n_modules; i++) {
         add_module(&modules[i], within(modules[i].cmdline, 1) && *(const char *)modules[i].cmdline
                 ? (const char *)modules[i].cmdline
                 : next_name(&last));

@@ -6,6 +6,8 @@
 #include "cpu/trap.h"
 #include "include/machine.h"
 
+#define X2APIC (1u << 10) // in MSR_APIC_BASE
+
 #define APIC_ID 0x20
 #define APIC_EOI 0xB0
 #define APIC_SVR 0xF0
@@ -39,6 +41,10 @@ static void set(unsigned reg, uint32_t v) {
 
 void apic_init(void) {
     uint64_t base = rdmsr(MSR_APIC_BASE);
+    if (base & X2APIC) { // firmware may leave it on; 12.12.5: only a disabled one leaves that mode
+        base &= ~(uint64_t)(X2APIC | 1u << 11);
+        wrmsr(MSR_APIC_BASE, base);
+    }
     wrmsr(MSR_APIC_BASE, base | 1u << 11);
     apic = (volatile uint32_t *)(base & 0xFFFFFF000ul);
     set(APIC_SVR, 0x100 | VECTOR_SPURIOUS);

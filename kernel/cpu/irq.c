@@ -3,25 +3,78 @@
 // written in AML only, for which there is no interpreter. On other machines they are the I/O
 // APIC's, by ACPI's MADT. Lines from 16 on are always the I/O APIC's, by their global number; from
 // IRQ_MESSAGE on they are messages that a device writes to the local APIC. The word irq=ioapic of
-// the command line leaves the 8259s out.
+// the command line leaves the 8259s out; irq=lines leaves messages out.
 #include "cpu/irq.h"
 
 #include "cmdline.h"
 #include "cpu/apic.h"
+#include "cpu/cpu.h"
 #include "cpu/ioapic.h"
 #include "cpu/pic.h"
+#include "cpu/trap.h"
+#include "errors.h"
 
 static const struct irq_controller *controllers[IRQ_LINES]; // NULL: no such line
 static bool (*handlers[IRQ_LINES])(void);                   // the kernel's own
 
-static void nothing(unsigned line) {}
+// --- Messages ----------------------------------------------------------------------------------
+
+// SDM vol. 3A, 12.11.1: fixed delivery to one APIC, by edge.
+#define MESSAGE_ADDRESS 0xFEE00000u
+#define MESSAGE_MASKED 1u // PCI Local Bus 3.0, 6.8.2.9: vector control
+#define N_MESSAGES (IRQ_LINES - IRQ_MESSAGE)
+
+static volatile uint32_t *controls[N_MESSAGES]; // NULL: the device has no mask
+static unsigned taken;
+
+static void mask_message(unsigned line) {
+    volatile uint32_t *control = controls[line - IRQ_MESSAGE];
+    if (control) {
+        *control |= MESSAGE_MASKED;
+    }
+}
+
+// What the device had to say meanwhile, it says now (6.8.2.10).
+static void unmask_message(unsigned line) {
+    volatile uint32_t *control = controls[line - IRQ_MESSAGE];
+    if (control) {
+        *control &= ~MESSAGE_MASKED;
+    }
+}
 
 static void end_message(unsigned line, bool held) {
+    if (held) {
+        mask_message(line);
+    }
     apic_eoi();
 }
 
-// The device itself has the mask. A message comes once, so nothing has to be held back.
-static const struct irq_controller messages = {"message", nothing, nothing, end_message, NULL};
+static const struct irq_controller messages = {"message", mask_message, unmask_message, end_message,
+    NULL};
+
+int irq_take_message(uint64_t control, uint32_t *address, uint32_t *data) {
+    if (cmdline_has("irq=lines")) {
+        return -L_EOPNOTSUPP;
+    }
+    if (taken == N_MESSAGES) {
+        return -L_ENOSPC;
+    }
+    unsigned line = IRQ_MESSAGE + taken++;
+    controls[line - IRQ_MESSAGE] = (volatile uint32_t *)control;
+    mask_message(line);
+    *address = MESSAGE_ADDRESS | (uint32_t)cpus[0]->apic_id << 12;
+    *data = VECTOR_IRQ + line;
+    return (int)line;
+}
+
+void irq_free_messages(void) {
+    for (; taken; taken--) {
+        mask_message(IRQ_MESSAGE + taken - 1);
+        controls[taken - 1] = NULL;
+    }
+}
+
+// --- All lines ---------------------------------------------------------------------------------
 
 void irq_init(void) {
     pic_init();

@@ -83,6 +83,24 @@ static mp_obj_t x86_irq(mp_obj_t line_in, mp_obj_t callback) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_2(x86_irq_obj, x86_irq);
 
+// irq_message(control) -> (line, address, data): a message for a device, masked until irq();
+// `control` is the address of its vector control, in a mapping by mmio(), 0 where it has none.
+// OSError when there is none left, or messages are switched off.
+static mp_obj_t x86_irq_message(mp_obj_t control) {
+    uint32_t address, data;
+    int line = irq_take_message(mp_obj_int_get_truncated(control), &address, &data);
+    if (line < 0) {
+        mp_raise_OSError(-line);
+    }
+    mp_obj_t item[3] = {
+        MP_OBJ_NEW_SMALL_INT(line),
+        mp_obj_new_int_from_uint(address),
+        MP_OBJ_NEW_SMALL_INT(data),
+    };
+    return mp_obj_new_tuple(3, item);
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(x86_irq_message_obj, x86_irq_message);
+
 // alarm(callback): callback(0) runs from the scheduler at the time that alarm_at() was given.
 static mp_obj_t x86_alarm(mp_obj_t callback) {
     mpirq_set_alarm(callback);
@@ -291,6 +309,7 @@ static const mp_rom_map_elem_t x86_globals_table[] = {
     {MP_ROM_QSTR(MP_QSTR_module_release), MP_ROM_PTR(&x86_module_release_obj)},
     {MP_ROM_QSTR(MP_QSTR_cmdline), MP_ROM_PTR(&x86_cmdline_obj)},
     {MP_ROM_QSTR(MP_QSTR_irq), MP_ROM_PTR(&x86_irq_obj)},
+    {MP_ROM_QSTR(MP_QSTR_irq_message), MP_ROM_PTR(&x86_irq_message_obj)},
     {MP_ROM_QSTR(MP_QSTR_alarm), MP_ROM_PTR(&x86_alarm_obj)},
     {MP_ROM_QSTR(MP_QSTR_alarm_at), MP_ROM_PTR(&x86_alarm_at_obj)},
     {MP_ROM_QSTR(MP_QSTR_set_time), MP_ROM_PTR(&x86_set_time_obj)},

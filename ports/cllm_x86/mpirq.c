@@ -122,6 +122,7 @@ void mpirq_deinit(void) {
         }
         MP_STATE_VM(mpirq_callbacks)[i] = mp_const_none;
     }
+    irq_free_messages();
     MP_STATE_VM(mpirq_callbacks)[ALARM] = mp_const_none;
     MP_STATE_VM(mpirq_callbacks)[POWER] = mp_const_none;
 }

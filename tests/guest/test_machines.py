@@ -48,7 +48,7 @@ def generates(guest):
 
 
 def test_q35_by_its_io_apic(boot, patch, tiny_model):
-    patch(with_words("irq=ioapic"))
+    patch(with_words("irq=ioapic irq=lines"))
     # The line interrupt of a card that has no other.
     guest = boot(machine="q35", nic="e1000e", smp=2, model=str(tiny_model))
     assert guest.verdict is None and generates(guest)

@@ -8,8 +8,8 @@ from cllm import CllmError, config, console, qemu, run
 from upstream.groups import FOLDER, TESTS
 
 # MiB. Some tests fill the heap, which may grow to all there is.
-MEMORY = 32
-NETWORK_MEMORY = 40  # the card's rings and buffers take 3
+MEMORY = 36
+NETWORK_MEMORY = 44  # the card's rings and buffers take 3
 BOOT_SECONDS = 60
 
 # Every guest of the network groups brings its interface up after each soft reset, as boards do.

@@ -17,6 +17,10 @@ def irq(line, callback):
         _lines[line] = callback
 
 
+def irq_message(_control):
+    raise OSError(95)  # as with irq=lines
+
+
 def raise_irq(line):
     """For tests: what the interrupt does."""
     _lines[line](line)
