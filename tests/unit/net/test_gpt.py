@@ -133,7 +133,7 @@ def test_sectors_of_4_kib():
     "at, words",
     [
         (512, "no signature"),
-        (512 + 12, "header of"),
+        (512 + 13, "header of"),
         (512 + 60, "CRC of the header"),
         (512 + 16, "CRC of the header"),
         (1024 + 130, "CRC of the entries"),
