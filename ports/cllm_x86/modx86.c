@@ -43,8 +43,8 @@ static mp_obj_t x86_module_reserve(mp_obj_t name, mp_obj_t size_in) {
     if (err) {
         mp_raise_OSError(-err);
     }
-    return mp_obj_new_memoryview(
-        'B' | MP_OBJ_ARRAY_TYPECODE_FLAG_RW, (size_t)size, (void *)address);
+    return mp_obj_new_memoryview('B' | MP_OBJ_ARRAY_TYPECODE_FLAG_RW, (size_t)size,
+        (void *)address);
 }
 static MP_DEFINE_CONST_FUN_OBJ_2(x86_module_reserve_obj, x86_module_reserve);
 
