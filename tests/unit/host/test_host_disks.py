@@ -24,7 +24,8 @@ def test_a_disk(tmp_path, text, kind, readonly):
     assert settings["disk"] == [Disk(str(path), kind, readonly)]
     line = settings["disk"][0].arguments(3)
     assert line[0] == "-drive" and "id=disk3" in line[1] and "format=raw" in line[1]
-    assert "a,, b.img" in line[1] and ("readonly=on" in line[1]) == readonly
+    protects = "snapshot=on" if kind == "ahci" else "readonly=on"
+    assert "a,, b.img" in line[1] and (protects in line[1]) == readonly
     assert any("drive=disk3" in word for word in line[2:])
 
 
