@@ -20,24 +20,26 @@ def install(service, access):
         part.install(service)
 
 
+def _names(folder):
+    try:
+        return [name for name in os.listdir(folder) if name.endswith(".py")]
+    except OSError:
+        return []
+
+
 def user_code():
-    """Return the paths of the user's handlers: those of the volume, then /flash's or the boot
-    module.
+    """Return the paths of the user's handlers: app.py, then those of the FAT volume by name. A boot
+    module, which the loader may have read from that volume, stands for the file of its name, and
+    /flash/app.py for both.
     """
-    paths = []
-    try:
-        names = sorted(os.listdir(VOLUME + "apps"))
-    except OSError:
-        names = []
-    for name in names:
-        if name.endswith(".py"):
-            paths.append(VOLUME + "apps/" + name)
-    try:
-        os.stat(FLASH + "app.py")
-        paths.append(FLASH + "app.py")
-    except OSError:
-        paths.append(BOOT + "app.py")
-    return paths
+    found = {}
+    for folder in (VOLUME + "apps", BOOT):
+        for name in _names(folder):
+            if folder != BOOT or name == "app.py" or name in found:
+                found[name] = folder.rstrip("/") + "/" + name
+    if "app.py" in _names(FLASH):
+        found["app.py"] = FLASH + "app.py"
+    return [found[name] for name in sorted(found, key=lambda name: (name != "app.py", name))]
 
 
 def run_user_code(path=BOOT + "app.py"):

@@ -4,11 +4,12 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
-from . import CllmError, disks, fetch, memory, qemu
+from . import CllmError, disks, fetch, machines, memory, qemu
 from .guest_keys import keys
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "model": None,
     "port": 8080,
     "smp": 1,
@@ -22,6 +23,7 @@ DEFAULTS = {
     "kernels": "auto",
     "cpu_variant": "auto",
     "nic": "auto",
+    "machine": "auto",
     "disk": [],
     "gpu": "off",
     "gpu_memory": None,
@@ -45,6 +47,7 @@ CHOICES = {
     "kernels": KERNELS,
     "cpu_variant": CPU_VARIANTS,
     "nic": NICS,
+    "machine": machines.NAMES,
     "gpu": GPUS,
 }
 HOST = {
