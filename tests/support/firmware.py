@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 
 from cllm import qemu
+
 from support import debian_packages
 
 PACKAGES = ("grub-common", "grub-pc-bin", "grub-efi-amd64-bin", "ovmf", "libdevmapper1.02.1")
