@@ -93,8 +93,8 @@ def test_a_machine_that_is_cut_off_stopped_put_back_and_reset_serves(
             # Its connections and its time are those of a minute ago.
             assert not monitor.human("loadvm before").strip()
             assert answers(guest)
-            assert "NameError" in guest.serial.run("after")
             assert clock_is_right(guest)
+            assert "NameError" in guest.serial.run("after")
         monitor.command("system_reset")
         guest.serial.expect("in all\r\n", 120)
         assert answers(guest)
