@@ -79,6 +79,7 @@ class Guests:
                 memory=memory,
                 accel=self.options.accel,
                 netdev=netdev,
+                nic=turn.nic,
             ), ports
         settings = {
             **self.settings,
@@ -86,6 +87,7 @@ class Guests:
             "memory": memory,
             "accel": self.options.accel,
             "kernels": turn.kernels,
+            "nic": turn.nic,
         }
         return run.make_guest(settings, self.guest_settings, netdev=netdev), ports
 
