@@ -30,6 +30,7 @@ MPY_CROSS = BUILD / "mpy-cross" / "mpy-cross"
 UNIX = BUILD / "unix" / "micropython"
 HOST_LIBRARY = BUILD / "native-host"
 PTX_LIBRARY = BUILD / "ptx"
+TLS_LIBRARY = BUILD / "tls"
 # C modules of the unix build: those that need no machine, and the image's dictionaries and sets.
 UNIX_MODULES = ("modules/json", "ports/cllm_x86")
 
@@ -104,6 +105,16 @@ def build_ptx() -> Path:
         write_tools()
         cmake(Steps(), TOP / "native" / "ptx", PTX_LIBRARY, "llama.cpp/zig-gnu.cmake")
     return PTX_LIBRARY / "libptx_test.so"
+
+
+def build_tls() -> Path:
+    """Bring the TLS library that unit tests load up to date; return its path."""
+    with alone():
+        source = fetch.ensure(locks()["mbedtls"])
+        write_tools()
+        options = f"-DMBEDTLS_SRC={source}"
+        cmake(Steps(), TOP / "native" / "tls", TLS_LIBRARY, "llama.cpp/zig-gnu.cmake", options)
+    return TLS_LIBRARY / "libtls_test.so"
 
 
 def build_unix() -> Path:
