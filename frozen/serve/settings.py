@@ -5,6 +5,7 @@ import _x86
 from httpd import Limits, jsonio
 
 from . import config_keys as keys
+from . import secure
 from .apis.access import Access
 from .config_keys import ConfigError
 from .scheduling.scheduler import Bounds
@@ -37,7 +38,7 @@ class Settings:
 
     port, watchdog (seconds, 0 for none); address, gateway: as in the configuration, or None;
     limits: httpd.Limits; bounds: scheduler.Bounds; drain_s: seconds for what runs when the machine
-    is to end; access: Access; path, alias, options: of the model, for EngineHost; draft: path of a
+    is to end; access: Access; tls: secure.Tls, or None; path, alias, options: of the model, for EngineHost; draft: path of a
     small model, or None; mistake: what was wrong with a configuration that has been set aside, or
     None.
     """
@@ -49,6 +50,9 @@ class Settings:
         self.port = server["port"]
         self.watchdog = server["watchdog"]
         self.access = Access(server["keys"], server["cors"], server["access_log"])
+        self.tls = None
+        if config.get("tls") is not None:
+            self.tls = secure.Tls(_values(config["tls"], keys.TLS), _file)
         network = config.get("network") or {}
         self.address = network.get("address")
         self.gateway = network.get("gateway")

@@ -69,7 +69,13 @@ def build_image() -> Path:
         steps = Steps()
         write_tools()
         _mpy_cross(steps, sources["micropython"])
-        _native(steps, sources["llama.cpp"], BUILD / "native", "llama.cpp/zig-musl.cmake")
+        _native(
+            steps,
+            sources["llama.cpp"],
+            BUILD / "native",
+            "llama.cpp/zig-musl.cmake",
+            *_checkout_of_mbedtls(sources["mbedtls"]),
+        )
         _port(steps, sources["micropython"], IMAGE, DEBUG_IMAGE, BUILD / "native" / "libs.txt")
     return IMAGE
 
@@ -112,9 +118,14 @@ def build_tls() -> Path:
     with alone():
         source = fetch.ensure(locks()["mbedtls"])
         write_tools()
-        options = f"-DMBEDTLS_SRC={source}"
-        cmake(Steps(), TOP / "native" / "tls", TLS_LIBRARY, "llama.cpp/zig-gnu.cmake", options)
+        options = _checkout_of_mbedtls(source)
+        cmake(Steps(), TOP / "native" / "tls", TLS_LIBRARY, "llama.cpp/zig-gnu.cmake", *options)
     return TLS_LIBRARY / "libtls_test.so"
+
+
+def _checkout_of_mbedtls(source: Path) -> list[str]:
+    """Return CMake's options for a source tree that is not the locked one."""
+    return [] if source == locks()["mbedtls"].unpacked else [f"-DMBEDTLS_SRC={source}"]
 
 
 def build_unix() -> Path:

@@ -9,8 +9,11 @@
 #define MBEDTLS_HAVE_TIME_DATE
 #define MBEDTLS_PLATFORM_C
 #define MBEDTLS_AESNI_C
-// The random numbers are getrandom(2)'s, which the kernel answers from the processor's source.
+// The random numbers are getrandom(2)'s (mbedtls_hardware_poll() in tls.c), which the kernel answers
+// from the processor's source. Mbed TLS's own code opens /dev/urandom where the libc is not glibc.
 #define MBEDTLS_ENTROPY_C
+#define MBEDTLS_NO_PLATFORM_ENTROPY
+#define MBEDTLS_ENTROPY_HARDWARE_ALT
 #define MBEDTLS_CTR_DRBG_C
 #define MBEDTLS_PSA_CRYPTO_C // TLS 1.3 computes by PSA's interface
 

@@ -4,6 +4,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "mbedtls/ctr_drbg.h"
 #include "mbedtls/entropy.h"
@@ -37,8 +38,8 @@ struct tls_context {
     pair pairs[MAX_PAIRS];
     size_t n_pairs;
     int suites[MAX_SUITES + 1];
-    char protocol[32];
-    const char *protocols[2];
+    char protocol[TLS_PROTOCOLS][32];
+    const char *protocols[TLS_PROTOCOLS + 1];
 };
 
 struct tls_session {
@@ -76,10 +77,18 @@ static const int chacha_first[] = {
     0,
 };
 
+// Called by Mbed TLS, as its entropy.h declares it.
+int mbedtls_hardware_poll(void *data, unsigned char *output, size_t size, size_t *given) {
+    (void)data;
+    ssize_t got = getrandom(output, size, 0);
+    *given = got < 0 ? 0 : (size_t)got;
+    return got < 0 ? MBEDTLS_ERR_ENTROPY_SOURCE_FAILED : 0;
+}
+
 // --- contexts
 
 // The parts of a context that may fail; what is initialised by then can be freed.
-static int set_up(tls_context *context, int version) {
+static int set_up(tls_context *context) {
     static const unsigned char purpose[] = "cllm tls";
     int code = mbedtls_ctr_drbg_seed(&context->random, mbedtls_entropy_func, &context->entropy,
         purpose, sizeof purpose - 1);
@@ -89,8 +98,7 @@ static int set_up(tls_context *context, int version) {
             MBEDTLS_SSL_TRANSPORT_STREAM, MBEDTLS_SSL_PRESET_DEFAULT);
     }
     mbedtls_ssl_conf_rng(&context->config, mbedtls_ctr_drbg_random, &context->random);
-    mbedtls_ssl_conf_min_tls_version(&context->config,
-        version == 0x0304 ? MBEDTLS_SSL_VERSION_TLS1_3 : MBEDTLS_SSL_VERSION_TLS1_2);
+    tls_context_version(context, 0x0303);
     mbedtls_ssl_conf_ciphersuites(&context->config, suites);
     mbedtls_ssl_conf_authmode(&context->config, MBEDTLS_SSL_VERIFY_NONE);
     if (context->is_server && code == 0) {
@@ -99,14 +107,16 @@ static int set_up(tls_context *context, int version) {
             &context->random, MBEDTLS_CIPHER_AES_256_GCM, TICKET_LIFETIME);
         mbedtls_ssl_conf_session_tickets_cb(&context->config, mbedtls_ssl_ticket_write,
             mbedtls_ssl_ticket_parse, &context->tickets);
-        mbedtls_ssl_conf_preference_order(&context->config, MBEDTLS_SSL_SRV_CIPHERSUITE_ORDER_SERVER);
+        mbedtls_ssl_conf_preference_order(&context->config,
+            MBEDTLS_SSL_SRV_CIPHERSUITE_ORDER_SERVER);
     }
     return code;
 }
 
-tls_context *tls_context_new(int is_server, int version) {
+tls_context *tls_context_new(int is_server, int *error) {
     tls_context *context = calloc(1, sizeof *context);
     if (!context) {
+        *error = TLS_MEMORY;
         return NULL;
     }
     context->references = 1;
@@ -120,7 +130,8 @@ tls_context *tls_context_new(int is_server, int version) {
         mbedtls_x509_crt_init(&context->pairs[i].certificate);
         mbedtls_pk_init(&context->pairs[i].key);
     }
-    if (psa_crypto_init() != PSA_SUCCESS || set_up(context, version) != 0) {
+    *error = psa_crypto_init() == PSA_SUCCESS ? set_up(context) : MBEDTLS_ERR_ENTROPY_SOURCE_FAILED;
+    if (*error != 0) {
         tls_context_release(context);
         return NULL;
     }
@@ -172,7 +183,8 @@ static int parse_certificates(mbedtls_x509_crt *to, const uint8_t *data, size_t 
     return code > 0 ? MBEDTLS_ERR_X509_INVALID_FORMAT : code;
 }
 
-static int parse_key(tls_context *context, mbedtls_pk_context *to, const uint8_t *data, size_t size) {
+static int parse_key(tls_context *context, mbedtls_pk_context *to, const uint8_t *data,
+    size_t size) {
     uint8_t *copy;
     size_t length;
     int code = with_zero(data, size, &copy, &length);
@@ -227,13 +239,26 @@ void tls_context_verify(tls_context *context, int mode) {
     mbedtls_ssl_conf_authmode(&context->config, mode);
 }
 
-int tls_context_protocol(tls_context *context, const char *name) {
-    size_t size = strlen(name);
-    if (size == 0 || size >= sizeof context->protocol) {
+void tls_context_version(tls_context *context, int version) {
+    mbedtls_ssl_conf_min_tls_version(&context->config,
+        version == 0x0304 ? MBEDTLS_SSL_VERSION_TLS1_3 : MBEDTLS_SSL_VERSION_TLS1_2);
+}
+
+int tls_context_protocols(tls_context *context, const char *const *names, size_t count) {
+    if (count > TLS_PROTOCOLS) {
         return MBEDTLS_ERR_SSL_BAD_INPUT_DATA;
     }
-    memcpy(context->protocol, name, size + 1);
-    context->protocols[0] = context->protocol;
+    for (size_t i = 0; i < count; i++) {
+        size_t size = strlen(names[i]);
+        if (size == 0 || size >= sizeof context->protocol[i]) {
+            return MBEDTLS_ERR_SSL_BAD_INPUT_DATA;
+        }
+    }
+    for (size_t i = 0; i < count; i++) {
+        strcpy(context->protocol[i], names[i]);
+        context->protocols[i] = context->protocol[i];
+    }
+    context->protocols[count] = NULL;
     return mbedtls_ssl_conf_alpn_protocols(&context->config, context->protocols);
 }
 
@@ -429,7 +454,8 @@ int tls_write(tls_session *session, const uint8_t *from, size_t size) {
     }
     // A record that did not fit must be offered again with the same bytes (mbedtls_ssl_write), so it
     // is begun only where it fits as a whole: the header, a nonce and a tag come on top.
-    if (session->output_end - session->output_start > TLS_OUTPUT - MBEDTLS_SSL_OUT_CONTENT_LEN - 512) {
+    if (session->output_end - session->output_start
+        > TLS_OUTPUT - MBEDTLS_SSL_OUT_CONTENT_LEN - 512) {
         return TLS_AGAIN;
     }
     return size ? result(session, mbedtls_ssl_write(&session->ssl, from, size)) : 0;

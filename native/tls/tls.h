@@ -16,6 +16,8 @@ extern "C" {
 // A session's own room for ciphertext, each way. Output waits where it is full.
 enum { TLS_INPUT = 17 * 1024, TLS_OUTPUT = 20 * 1024 };
 
+enum { TLS_PROTOCOLS = 4 };
+
 // Codes that no error of Mbed TLS has.
 enum {
     TLS_AGAIN = -1,     // more input, or room for output, is needed
@@ -30,8 +32,8 @@ typedef struct tls_context tls_context;
 typedef struct tls_session tls_session;
 
 // What many sessions share. A context lives until it is released and its last session is freed.
-// version: the least, 0x0303 (TLS 1.2) or 0x0304. Returns NULL without memory.
-tls_context *tls_context_new(int is_server, int version);
+// *error is set where it returns NULL.
+tls_context *tls_context_new(int is_server, int *error);
 void tls_context_release(tls_context *context);
 
 // The certificate with its chain, and its key: PEM or DER. A second pair, of another kind of key,
@@ -42,8 +44,11 @@ int tls_context_certificate(tls_context *context, const uint8_t *certificate,
 // Authorities that peers are checked against: PEM or DER. How they are checked: TLS_VERIFY_.
 int tls_context_trust(tls_context *context, const uint8_t *authorities, size_t size);
 void tls_context_verify(tls_context *context, int mode);
-// An ALPN name (RFC 7301) that a server takes and a client offers, at most 31 bytes.
-int tls_context_protocol(tls_context *context, const char *name);
+// The least version: 0x0303 (TLS 1.2, the default) or 0x0304.
+void tls_context_version(tls_context *context, int version);
+// The ALPN names (RFC 7301) that a server takes and a client offers, in order of preference: at most
+// TLS_PROTOCOLS of 1 to 31 bytes.
+int tls_context_protocols(tls_context *context, const char *const *names, size_t count);
 // Cipher suites by name, in order of preference, instead of the default; count of at most 32.
 int tls_context_ciphers(tls_context *context, const char *const *names, size_t count);
 // Whether ChaCha20-Poly1305 comes before AES: where the processor has no AES instructions. For a

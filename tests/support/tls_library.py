@@ -11,13 +11,14 @@ AGAIN = -1
 CDEF = """
 typedef struct tls_context tls_context;
 typedef struct tls_session tls_session;
-tls_context *tls_context_new(int is_server, int version);
+tls_context *tls_context_new(int is_server, int *error);
+void tls_context_version(tls_context *context, int version);
 void tls_context_release(tls_context *context);
 int tls_context_certificate(tls_context *context, const uint8_t *certificate,
     size_t certificate_size, const uint8_t *key, size_t key_size);
 int tls_context_trust(tls_context *context, const uint8_t *authorities, size_t size);
 void tls_context_verify(tls_context *context, int mode);
-int tls_context_protocol(tls_context *context, const char *name);
+int tls_context_protocols(tls_context *context, const char *const *names, size_t count);
 int tls_context_ciphers(tls_context *context, const char *const *names, size_t count);
 void tls_context_prefer_chacha(tls_context *context, int prefer);
 tls_session *tls_session_new(tls_context *context, const char *server_name, int *error);
@@ -76,8 +77,11 @@ class Context:
 
     def __init__(self, library, server=True, version=0x0303):
         self.library = library
-        self.pointer = library.so.tls_context_new(server, version)
-        assert self.pointer != library.ffi.NULL
+        error = library.ffi.new("int *")
+        self.pointer = library.so.tls_context_new(server, error)
+        if self.pointer == library.ffi.NULL:
+            library.check(error[0])
+        library.so.tls_context_version(self.pointer, version)
 
     def certificate(self, certificate, key):
         so = self.library.so
@@ -91,10 +95,16 @@ class Context:
         so.tls_context_verify(self.pointer, mode)
 
     def ciphers(self, *names):
+        self._with_names("ciphers", names)
+
+    def protocols(self, *names):
+        self._with_names("protocols", names)
+
+    def _with_names(self, what, names):
         ffi = self.library.ffi
         texts = [ffi.new("char[]", name.encode()) for name in names]
-        found = self.library.so.tls_context_ciphers(self.pointer, texts, len(texts))
-        self.library.check(found)
+        function = getattr(self.library.so, f"tls_context_{what}")
+        self.library.check(function(self.pointer, texts, len(texts)))
 
     def release(self):
         self.library.so.tls_context_release(self.pointer)

@@ -122,8 +122,8 @@ def test_chacha_comes_first_where_asked_for(library, server, pair, client):
     session.free()
 
 
-def test_the_application_protocol_is_agreed_upon(library, server, pair, client):
-    library.so.tls_context_protocol(server.pointer, b"http/1.1")
+def test_the_application_protocol_is_agreed_upon(server, pair, client):
+    server.protocols("http/1.1", "http/1.0")
     context = client(pair[0])
     context.set_alpn_protocols(["h2", "http/1.1"])
     session, peer = connected(server, context)
@@ -156,6 +156,15 @@ def test_a_server_of_tls_1_3_refuses_1_2(library, pair, client):
         shake_hands(session, Peer(context, name="cllm.local"))
     session.free()
     server.release()
+
+
+def test_names_of_suites_and_protocols_are_checked(server):
+    for names in ((), ("TLS1-3-AES-128-GCM-SHA256", "no such suite")):
+        with pytest.raises(TlsError):
+            server.ciphers(*names)
+    for names in (("",), ("x" * 32,), ("a", "b", "c", "d", "e")):
+        with pytest.raises(TlsError):
+            server.protocols(*names)
 
 
 def test_only_suites_with_forward_secrecy_are_offered(library):
