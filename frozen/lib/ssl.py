@@ -1,8 +1,17 @@
-"""MicroPython's `ssl` module: `tls` with certificates from files, and functions of older programs."""
+"""MicroPython's `ssl` module: `tls`, with certificates from files and functions that used to be."""
 # SPDX-License-Identifier: MIT
 
 import tls
-from tls import CERT_NONE, PROTOCOL_TLS_CLIENT, PROTOCOL_TLS_SERVER
+from tls import (  # noqa: F401, the module's own names
+    CERT_NONE,
+    CERT_OPTIONAL,
+    CERT_REQUIRED,
+    MBEDTLS_VERSION,
+    PROTOCOL_TLS_CLIENT,
+    PROTOCOL_TLS_SERVER,
+    SSLSocket,
+    TLSVersion,
+)
 
 
 def _content(thing):

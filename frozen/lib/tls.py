@@ -69,6 +69,7 @@ class SSLContext:
         self._server = protocol == PROTOCOL_TLS_SERVER
         self._context = _tls.Context(self._server)
         self._ciphers = None
+        self._callback = None
         self._mode = None
         self._version = TLSVersion.TLSv1_2
         self.verify_mode = CERT_NONE if self._server else CERT_REQUIRED
@@ -91,6 +92,16 @@ class SSLContext:
     def minimum_version(self, version):
         self._context.version(version)
         self._version = version
+
+    @property
+    def verify_callback(self):
+        """None, or f(certificate in DER, depth) -> 0 for one that is taken, called for each."""
+        return self._callback
+
+    @verify_callback.setter
+    def verify_callback(self, callback):
+        self._context.judge(callback)
+        self._callback = callback
 
     def load_cert_chain(self, certificate, key):
         """Offer a certificate, with those that vouch for it, and its key: bytes, PEM or DER.
@@ -129,9 +140,10 @@ class SSLContext:
     def wrap_socket(
         self, sock, *, server_side=False, do_handshake_on_connect=True, server_hostname=None
     ):
-        """Return an SSLSocket over a stream."""
-        if server_side != self._server:
-            raise ValueError("the context is for the other side")
+        """Return an SSLSocket over a stream. server_side: the context knows it, too.
+
+        ValueError: a client that checks certificates needs the name that they have to be for.
+        """
         if not self._server and self._mode == CERT_REQUIRED and not server_hostname:
             raise ValueError("CERT_REQUIRED requires server_hostname")
         made = SSLSocket(self, sock, _tls.Session(self._context, server_hostname))
@@ -365,7 +377,13 @@ class SSLSocket(io.IOBase):
         except OSError:
             pass
         self._session.free()
-        self._socket.close()
+        if hasattr(self._socket, "close"):
+            self._socket.close()
+        else:
+            self._socket.ioctl(_IOCTL_CLOSE, 0)
+
+    def __repr__(self):
+        return "<SSLSocket>"
 
     def setblocking(self, flag):
         """Let calls wait, or not."""
@@ -413,6 +431,8 @@ class SSLSocket(io.IOBase):
         if request == _IOCTL_CLOSE:
             self.close()
             return 0
+        if not hasattr(self._socket, "ioctl"):
+            raise OSError(_EINVAL)
         return self._socket.ioctl(request, argument)
 
     def _polled(self, mask, watched):

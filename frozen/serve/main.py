@@ -44,7 +44,7 @@ async def drain(servers, asked, seconds):
 
 
 def make_servers(app, settings):
-    """Return the Servers for an App, which do not listen yet: a plain one, one with TLS, or both."""
+    """Return the Servers for an App, not listening yet: a plain one, one with TLS, or both."""
     tls = settings.tls
     servers = []
     if tls is None or tls.plain != "off":

@@ -1,8 +1,6 @@
 """TLS for the server: its context from the configuration, and what the plain port answers then."""
 # SPDX-License-Identifier: MIT
 
-import ssl
-
 from httpd import App, HttpError
 
 from .config_keys import ConfigError
@@ -14,14 +12,15 @@ class Tls:
     """The section "tls" of a configuration, with its defaults. port: of TLS; plain: what the other
     port does; context: an ssl.SSLContext.
 
-    path_of: returns the path of a file that the configuration names. ConfigError: a file is not
-    there, or holds no certificate or no key to it.
+    path_of: returns the path of a file that the configuration names. make_context: returns a
+    server's ssl.SSLContext; the module lies above this package. ConfigError: a file is not there,
+    or holds no certificate or no key to it.
     """
 
-    def __init__(self, values, path_of):
+    def __init__(self, values, path_of, make_context):
         self.port = values["port"]
         self.plain = values["plain"]
-        self.context = context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context = context = make_context()
         paths = []
         for key in ("cert", "key"):
             paths.append(path_of(values[key]))

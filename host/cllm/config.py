@@ -27,7 +27,7 @@ DEFAULTS = {
     "tls_port": 8443,
 }
 # Flags that no file has: the section "tls" holds both paths.
-FLAGS = {"tls": None}
+FLAGS = ("tls",)
 PATHS = ("model", "app", "serial", "pcap", "draft")
 NUMBERS = {
     "port": (0, 65535),
@@ -72,7 +72,7 @@ def settings(flags, file=None):
     Paths in the file are relative to the file's folder. Raises CllmError, with the line and the
     key, for a mistake in the file.
     """
-    merged, guest = {**DEFAULTS, **FLAGS}, {}
+    merged, guest = dict(DEFAULTS), {}
     if file is not None:
         guest = _from_file(Path(file), merged)
     merged.update((key, value) for key, value in flags.items() if value is not None)

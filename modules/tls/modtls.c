@@ -9,6 +9,8 @@
 //       protocols(names)                 ALPN
 //       ciphers(names)
 //       prefer_chacha(flag)
+//       judge(function or None)          function(der, depth) -> int, 0 for a certificate that is
+//                                        taken; it counts beside what Mbed TLS finds
 //   Session(context, server_name or None)
 //       feed(buf) -> int                 how much was taken
 //       end()                            nothing more will be fed
@@ -27,6 +29,7 @@
 // MemoryError.
 #include <string.h>
 
+#include "py/gc.h"
 #include "py/objexcept.h"
 #include "py/objstr.h"
 #include "py/runtime.h"
@@ -36,6 +39,7 @@
 typedef struct {
     mp_obj_base_t base;
     tls_context *context;
+    mp_obj_t judge;
 } context_t;
 
 typedef struct {
@@ -84,6 +88,7 @@ static mp_obj_t context_make_new(const mp_obj_type_t *type, size_t n_args, size_
     // Freed by its finaliser, so it exists before there is anything to free.
     context_t *self = mp_obj_malloc_with_finaliser(context_t, type);
     self->context = NULL;
+    self->judge = mp_const_none;
     int error = 0;
     self->context = tls_context_new(mp_obj_is_true(args[0]), &error);
     if (!self->context) {
@@ -171,6 +176,32 @@ static mp_obj_t context_ciphers(mp_obj_t self, mp_obj_t names) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_2(context_ciphers_obj, context_ciphers);
 
+// Asks the Python function; what it raises is printed, and refuses the certificate: nothing may
+// unwind through Mbed TLS's frames.
+static uint32_t ask_judge(void *argument, const uint8_t *der, size_t size, int depth,
+    uint32_t flags) {
+    context_t *self = argument;
+    nlr_buf_t nlr;
+    if (nlr_push(&nlr) == 0) {
+        mp_obj_t args[2] = {mp_obj_new_bytes(der, size), MP_OBJ_NEW_SMALL_INT(depth)};
+        mp_obj_t answer = mp_call_function_n_kw(self->judge, 2, 0, args);
+        bool refused = answer != mp_const_none && mp_obj_get_int(answer) != 0;
+        nlr_pop();
+        return flags | (refused ? TLS_REFUSED : 0);
+    }
+    mp_obj_print_exception(&mp_plat_print, MP_OBJ_FROM_PTR(nlr.ret_val));
+    return flags | TLS_REFUSED;
+}
+
+static mp_obj_t context_judge(mp_obj_t self_in, mp_obj_t function) {
+    context_t *self = MP_OBJ_TO_PTR(self_in);
+    tls_context *context = context_of(self_in);
+    self->judge = function;
+    tls_context_judge(context, function == mp_const_none ? NULL : ask_judge, self);
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_2(context_judge_obj, context_judge);
+
 static mp_obj_t context_prefer_chacha(mp_obj_t self, mp_obj_t flag) {
     tls_context_prefer_chacha(context_of(self), mp_obj_is_true(flag));
     return mp_const_none;
@@ -185,6 +216,7 @@ static const mp_rom_map_elem_t context_locals_table[] = {
     {MP_ROM_QSTR(MP_QSTR_version), MP_ROM_PTR(&context_version_obj)},
     {MP_ROM_QSTR(MP_QSTR_protocols), MP_ROM_PTR(&context_protocols_obj)},
     {MP_ROM_QSTR(MP_QSTR_ciphers), MP_ROM_PTR(&context_ciphers_obj)},
+    {MP_ROM_QSTR(MP_QSTR_judge), MP_ROM_PTR(&context_judge_obj)},
     {MP_ROM_QSTR(MP_QSTR_prefer_chacha), MP_ROM_PTR(&context_prefer_chacha_obj)},
 };
 static MP_DEFINE_CONST_DICT(context_locals, context_locals_table);
@@ -204,6 +236,11 @@ static mp_obj_t session_make_new(const mp_obj_type_t *type, size_t n_args, size_
     self->session = NULL;
     int error = 0;
     self->session = tls_session_new(context_of(args[0]), name, &error);
+    if (error == TLS_MEMORY) {
+        // A session's memory is not the collector's, which does not know what waits to be freed.
+        gc_collect();
+        self->session = tls_session_new(context_of(args[0]), name, &error);
+    }
     if (!self->session) {
         refuse(NULL, error);
     }

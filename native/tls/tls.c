@@ -18,7 +18,7 @@
 enum {
     MAX_PAIRS = 2,   // an ECDSA and an RSA certificate
     MAX_SUITES = 32, // that tls_context_ciphers() takes
-    // Of a ticket, in seconds: a client that comes back within it saves both sides the key exchange.
+    // Of a ticket, in seconds; a client that comes back within it needs no certificate.
     TICKET_LIFETIME = 24 * 3600,
 };
 
@@ -31,6 +31,8 @@ struct tls_context {
     unsigned references; // its owner's, and one of each session
     bool is_server, has_trust;
     mbedtls_ssl_config config;
+    tls_judge *judge;
+    void *judge_argument;
     mbedtls_entropy_context entropy;
     mbedtls_ctr_drbg_context random;
     mbedtls_ssl_ticket_context tickets;
@@ -77,7 +79,7 @@ static const int chacha_first[] = {
     0,
 };
 
-// Called by Mbed TLS, as its entropy.h declares it.
+// Called by Mbed TLS, which declares it.
 int mbedtls_hardware_poll(void *data, unsigned char *output, size_t size, size_t *given) {
     (void)data;
     ssize_t got = getrandom(output, size, 0);
@@ -244,6 +246,19 @@ void tls_context_version(tls_context *context, int version) {
         version == 0x0304 ? MBEDTLS_SSL_VERSION_TLS1_3 : MBEDTLS_SSL_VERSION_TLS1_2);
 }
 
+static int judge(void *argument, mbedtls_x509_crt *certificate, int depth, uint32_t *flags) {
+    const tls_context *context = argument;
+    *flags = context->judge(context->judge_argument, certificate->raw.p, certificate->raw.len,
+        depth, *flags);
+    return 0;
+}
+
+void tls_context_judge(tls_context *context, tls_judge *function, void *argument) {
+    context->judge = function;
+    context->judge_argument = argument;
+    mbedtls_ssl_conf_verify(&context->config, function ? judge : NULL, context);
+}
+
 int tls_context_protocols(tls_context *context, const char *const *names, size_t count) {
     if (count > TLS_PROTOCOLS) {
         return MBEDTLS_ERR_SSL_BAD_INPUT_DATA;
@@ -314,11 +329,32 @@ static int receive_input(void *argument, unsigned char *to, size_t size) {
     return (int)given;
 }
 
-tls_session *tls_session_new(tls_context *context, const char *server_name, int *error) {
-    if (context->is_server && !context->n_pairs) {
-        *error = TLS_NO_KEY;
-        return NULL;
+// Turns what Mbed TLS returned into what tls.h says; remembers what cannot be mended.
+static int result(tls_session *session, int code) {
+    if (code >= 0) {
+        return code;
     }
+    switch (code) {
+        case MBEDTLS_ERR_SSL_WANT_READ:
+        case MBEDTLS_ERR_SSL_WANT_WRITE:
+        case MBEDTLS_ERR_SSL_ASYNC_IN_PROGRESS:
+        case MBEDTLS_ERR_SSL_CRYPTO_IN_PROGRESS:
+            return TLS_AGAIN;
+        case MBEDTLS_ERR_SSL_ALLOC_FAILED:
+        case MBEDTLS_ERR_X509_ALLOC_FAILED:
+        case MBEDTLS_ERR_MPI_ALLOC_FAILED:
+        case MBEDTLS_ERR_PK_ALLOC_FAILED:
+        case MBEDTLS_ERR_ECP_ALLOC_FAILED:
+            code = TLS_MEMORY;
+            break;
+        default:
+            break;
+    }
+    session->failed = code;
+    return code;
+}
+
+tls_session *tls_session_new(tls_context *context, const char *server_name, int *error) {
     tls_session *session = calloc(1, sizeof *session);
     if (!session) {
         *error = TLS_MEMORY;
@@ -329,10 +365,11 @@ tls_session *tls_session_new(tls_context *context, const char *server_name, int 
     mbedtls_ssl_init(&session->ssl);
     *error = mbedtls_ssl_setup(&session->ssl, &context->config);
     if (*error == 0 && !context->is_server) {
-        // NULL says on purpose that no name is checked (mbedtls/ssl.h).
+        // NULL tells Mbed TLS that it is on purpose that no name is checked.
         *error = mbedtls_ssl_set_hostname(&session->ssl, server_name);
     }
     if (*error != 0) {
+        *error = result(session, *error);
         tls_session_free(session);
         return NULL;
     }
@@ -382,37 +419,15 @@ size_t tls_input_size(const tls_session *session) {
     return session->input_end - session->input_start;
 }
 
-// Turns what Mbed TLS returned into what tls.h says; remembers what cannot be mended.
-static int result(tls_session *session, int code) {
-    if (code >= 0) {
-        return code;
-    }
-    switch (code) {
-        case MBEDTLS_ERR_SSL_WANT_READ:
-        case MBEDTLS_ERR_SSL_WANT_WRITE:
-        case MBEDTLS_ERR_SSL_ASYNC_IN_PROGRESS:
-        case MBEDTLS_ERR_SSL_CRYPTO_IN_PROGRESS:
-            return TLS_AGAIN;
-        case MBEDTLS_ERR_SSL_ALLOC_FAILED:
-        case MBEDTLS_ERR_X509_ALLOC_FAILED:
-        case MBEDTLS_ERR_MPI_ALLOC_FAILED:
-        case MBEDTLS_ERR_PK_ALLOC_FAILED:
-        case MBEDTLS_ERR_ECP_ALLOC_FAILED:
-            code = TLS_MEMORY;
-            break;
-        default:
-            break;
-    }
-    session->failed = code;
-    return code;
-}
-
 int tls_step(tls_session *session) {
     if (session->failed) {
         return session->failed;
     }
     if (tls_done(session)) {
         return 1;
+    }
+    if (session->context->is_server && !session->context->n_pairs) {
+        return session->failed = TLS_NO_KEY;
     }
     int code = mbedtls_ssl_handshake_step(&session->ssl);
     if (code != 0) {
@@ -452,8 +467,8 @@ int tls_write(tls_session *session, const uint8_t *from, size_t size) {
     if (session->failed) {
         return session->failed;
     }
-    // A record that did not fit must be offered again with the same bytes (mbedtls_ssl_write), so it
-    // is begun only where it fits as a whole: the header, a nonce and a tag come on top.
+    // A record that did not fit would have to be offered again with the same bytes
+    // (mbedtls_ssl_write), so it is begun only where it fits: header, nonce and tag come on top.
     if (session->output_end - session->output_start
         > TLS_OUTPUT - MBEDTLS_SSL_OUT_CONTENT_LEN - 512) {
         return TLS_AGAIN;

@@ -2,7 +2,7 @@
 // owns the connection decides when to compute. Not for more than one thread at a time.
 //
 // Functions that can fail return 0 or a count on success and a negative code on failure: one of
-// those below or Mbed TLS's (mbedtls/ssl.h), which tls_error_text() names.
+// those below or one of Mbed TLS's, which tls_error_text() names.
 #ifndef CLLM_TLS_H
 #define CLLM_TLS_H
 
@@ -46,7 +46,14 @@ int tls_context_trust(tls_context *context, const uint8_t *authorities, size_t s
 void tls_context_verify(tls_context *context, int mode);
 // The least version: 0x0303 (TLS 1.2, the default) or 0x0304.
 void tls_context_version(tls_context *context, int version);
-// The ALPN names (RFC 7301) that a server takes and a client offers, in order of preference: at most
+// Called for each certificate of a peer's chain, from the authority to depth 0, with flags that say
+// what Mbed TLS finds wrong with it (MBEDTLS_X509_BADCERT_); returns those that are to count.
+// TLS_REFUSED is one of them. May be NULL.
+enum { TLS_REFUSED = 0x0100 }; // MBEDTLS_X509_BADCERT_OTHER
+typedef uint32_t tls_judge(void *argument, const uint8_t *der, size_t size, int depth,
+    uint32_t flags);
+void tls_context_judge(tls_context *context, tls_judge *judge, void *argument);
+// ALPN names (RFC 7301) that a server takes and a client offers, the preferred first: at most
 // TLS_PROTOCOLS of 1 to 31 bytes.
 int tls_context_protocols(tls_context *context, const char *const *names, size_t count);
 // Cipher suites by name, in order of preference, instead of the default; count of at most 32.

@@ -66,7 +66,7 @@ class Library:
         raise TlsError(code, self.ffi.string(text).decode())
 
     def suites(self):
-        names = []
+        names: list[str] = []
         while (name := self.so.tls_suite(len(names))) != self.ffi.NULL:
             names.append(self.ffi.string(name).decode())
         return names

@@ -215,8 +215,10 @@ def test_what_is_no_certificate_or_key_is_refused(library, one_pair, part, text)
     given[part] = text
     with pytest.raises(TlsError):
         context.certificate(*given)
+    session = Session(context)
     with pytest.raises(TlsError, match="needs a certificate"):
-        Session(context)
+        session.step()
+    session.free()
     context.release()
 
 
@@ -373,7 +375,7 @@ def test_mutated_handshakes_end_in_an_error_or_wait(library, one_pair, client):
     server.certificate(*one_pair)
     chance = random.Random(7)
     ended = 0
-    for case in range(600):
+    for _ in range(600):
         session, peer = Session(server), Peer(client(one_pair[0]), name="cllm.local")
         flights = chance.randrange(1, 3)
         try:
@@ -381,7 +383,7 @@ def test_mutated_handshakes_end_in_an_error_or_wait(library, one_pair, client):
                 peer.step()
                 data = bytearray(peer.take())
                 if flight == flights - 1:
-                    for _ in range(chance.randrange(1, 6)):
+                    for _change in range(chance.randrange(1, 6)):
                         if not data:
                             break
                         at = chance.randrange(len(data))
