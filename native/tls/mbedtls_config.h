@@ -9,7 +9,7 @@
 #define MBEDTLS_HAVE_TIME_DATE
 #define MBEDTLS_PLATFORM_C
 #define MBEDTLS_AESNI_C
-// Random numbers are getrandom(2)'s (mbedtls_hardware_poll() in tls.c), which the kernel answers from
+// Random numbers are getrandom(2)'s (mbedtls_hardware_poll() in tls.c), which the kernel answers by
 // the processor's source. Mbed TLS's own code opens /dev/urandom where the libc is not glibc.
 #define MBEDTLS_ENTROPY_C
 #define MBEDTLS_NO_PLATFORM_ENTROPY
