@@ -78,8 +78,14 @@ async def run(settings):
     machine.power_off()
 
 
+def tls_context():
+    import ssl  # only where TLS is asked for
+
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+
 async def main():
-    settings = read_settings()
+    settings = read_settings(make_context=tls_context)
     service.last_crash = report.crash_summary()
     service.unknown_cards = unknown_cards
     host.watch(service.look)

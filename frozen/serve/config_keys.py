@@ -209,7 +209,17 @@ MODEL = {
     "cpu_variant": Choice("auto", "sse42", "avx2", "avx512", "avx512-vnni", "avx512-bf16"),
 }
 
-SECTIONS = {"network": NETWORK, "limits": LIMITS, "model": MODEL}
+# Names of files: on the host paths, in the guest boot modules.
+TLS = {
+    "cert": Text(),
+    "key": Text(),
+    "port": Integer(1, 65535, 443),
+    # What `port` of the server does then: sends clients to the encrypted one, serves, or nothing.
+    "plain": Choice("redirect", "serve", "off"),
+    "version": Choice("1.2", "1.3"),  # the least
+}
+
+SECTIONS = {"network": NETWORK, "limits": LIMITS, "model": MODEL, "tls": TLS}
 
 
 def sequences(slots):
@@ -241,6 +251,13 @@ def check_section(name, section):
         check_value((name, key), known[key], section[key])
 
 
+def check_tls(tls):
+    """Raise ConfigError if the section `tls`, None for none, lacks the certificate or its key."""
+    for key in ("cert", "key") if tls is not None else ():
+        if not tls.get(key):
+            raise ConfigError(("tls", key), "is missing: name the file, in PEM")
+
+
 def check_batch(model, path=()):
     """Raise ConfigError if the model's batches are too small for its slots. path: of its keys."""
     slots = get(model, MODEL, "slots")
@@ -265,6 +282,7 @@ def check(config):
         else:
             raise unknown((name,), list(SERVER) + list(SECTIONS))
     check_batch(config.get("model") or {}, ("model",))
+    check_tls(config.get("tls"))
 
 
 def get(values, keys, name):

@@ -8,6 +8,7 @@ from httpd.router import print_exception
 
 from .apis import anthropic, embeddings, info, native_api, openai, page, responses
 from .scheduling.engine import EngineHost
+from .secure import Redirect
 from .service import service
 from .settings import BOOT
 
@@ -35,11 +36,24 @@ def run_user_code(path=BOOT + "app.py"):
         print_exception(exc)
 
 
-async def drain(server, asked, seconds):
+async def drain(servers, asked, seconds):
     """Wait for asked(), then for the requests that still run, for `seconds` at most."""
     await asked()
     print("cllm: asked to end, for what still runs there are %d s" % seconds)
-    await server.drain(seconds)
+    await asyncio.gather(*[server.drain(seconds) for server in servers])
+
+
+def make_servers(app, settings):
+    """Return the Servers for an App, not listening yet: a plain one, one with TLS, or both."""
+    tls = settings.tls
+    servers = []
+    if tls is None or tls.plain != "off":
+        plain = app if tls is None or tls.plain == "serve" else Redirect(app, tls.port)
+        servers.append(Server(plain, "0.0.0.0", settings.port, settings.limits))
+    if tls is not None:
+        limits = settings.limits
+        servers.append(Server(app, "0.0.0.0", tls.port, limits, ssl=tls.context))
+    return servers
 
 
 async def serve(settings, ended=None, make=None, asked=None):
@@ -63,9 +77,11 @@ async def serve(settings, ended=None, make=None, asked=None):
         host.fail("wrong configuration: " + settings.mistake)
     else:
         run_user_code()
-    server = Server(service.app, "0.0.0.0", settings.port, settings.limits)
-    await server.start()
-    print("cllm: listening on port %d" % settings.port)
+    servers = make_servers(service.app, settings)
+    for server in servers:
+        await server.start()
+        secure = " (TLS)" if server.ssl else ""
+        print("cllm: listening on port %d%s" % (server.port, secure))
     starts = None
     if not settings.mistake:
         starts = asyncio.create_task(service.start())
@@ -75,9 +91,10 @@ async def serve(settings, ended=None, make=None, asked=None):
                 await starts
             while True:
                 await asyncio.sleep(3600)
-        await drain(server, asked, settings.drain_s)
+        await drain(servers, asked, settings.drain_s)
     finally:
         if starts:
             starts.cancel()
         service.stop()
-        await server.close()
+        for server in servers:
+            await server.close()

@@ -5,6 +5,7 @@ import _x86
 from httpd import Limits, jsonio
 
 from . import config_keys as keys
+from . import secure
 from .apis.access import Access
 from .config_keys import ConfigError
 from .scheduling.scheduler import Bounds
@@ -34,21 +35,25 @@ def _file(name):
 
 class Settings:
     """The configuration that `config` (a dict) describes. Raise ConfigError for a mistake in it.
+    make_context: see secure.Tls.
 
     port, watchdog (seconds, 0 for none); address, gateway: as in the configuration, or None;
     limits: httpd.Limits; bounds: scheduler.Bounds; drain_s: seconds for what runs when the machine
-    is to end; access: Access; path, alias, options: of the model, for EngineHost; draft: path of a
-    small model, or None; mistake: what was wrong with a configuration that has been set aside, or
-    None.
+    is to end; access: Access; tls: secure.Tls, or None; path, alias, options: of the model, for
+    EngineHost; draft: path of a small model, or None; mistake: what was wrong with a configuration
+    that has been set aside, or None.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, make_context=None):
         keys.check(config)
         self.mistake = None
         server = {name: keys.get(config, keys.SERVER, name) for name in keys.SERVER}
         self.port = server["port"]
         self.watchdog = server["watchdog"]
         self.access = Access(server["keys"], server["cors"], server["access_log"])
+        self.tls = None
+        if config.get("tls") is not None:
+            self.tls = secure.Tls(_values(config["tls"], keys.TLS), _file, make_context)
         network = config.get("network") or {}
         self.address = network.get("address")
         self.gateway = network.get("gateway")
@@ -90,7 +95,7 @@ def _values(section, table):
     return {name: keys.get(section, table, name) for name in table}
 
 
-def read_settings(path=None):
+def read_settings(path=None, make_context=None):
     """Return the Settings of the machine. Where the configuration has a mistake, they are the
     defaults with that `mistake`, and with what is right of the port and the network, so that the
     reason can be asked for where the machine is expected.
@@ -98,7 +103,7 @@ def read_settings(path=None):
     config = {}
     try:
         config = read_config(path)
-        return Settings(config)
+        return Settings(config, make_context)
     except ConfigError as exc:
         settings = Settings(_reachable(config))
         settings.mistake = str(exc)

@@ -79,6 +79,7 @@ class Guest:
     memory keeps the crash record. monitor, qmp: paths of Unix sockets for QEMU's human monitor
     and for its machine protocol (tests/support/qemu_monitor.py); with either the guest has a
     screen. cpu: QEMU's name of a processor (default: the best available). nic: a key of CARDS.
+    forwards: {host's port: guest's port} beside `port`, unless there is a netdev.
     gpu: a gpud.Daemon of the guest's own, started before QEMU and ended after it, or the path of
     the socket of one that runs. Call start() and stop() from the main thread only: the kernel ends
     QEMU when the thread that started it ends.
@@ -102,6 +103,7 @@ class Guest:
         qmp: str | Path | None = None,
         cpu: str | None = None,
         nic: str = "auto",
+        forwards: dict[int, int] | None = None,
         gpu: gpud.Daemon | str | Path | None = None,
     ) -> None:
         self.image = Path(image)
@@ -119,6 +121,7 @@ class Guest:
         self.qmp = qmp
         self.cpu = cpu
         self.nic = nic
+        self.forwards = forwards or {}
         self.gpu = gpu
         self.url = f"http://127.0.0.1:{port}"
         self.listeners: list[Callable[[bytes], object]] = []
@@ -246,15 +249,18 @@ class Guest:
     def _network(self) -> str:
         if self.netdev:
             return f"{self.netdev},id=net0"
-        return f"user,id=net0,hostfwd=tcp:127.0.0.1:{self.port}-:{GUEST_PORT}"
+        ports = {self.port: GUEST_PORT, **self.forwards}
+        return "user,id=net0" + "".join(
+            f",hostfwd=tcp:127.0.0.1:{ours}-:{theirs}" for ours, theirs in ports.items()
+        )
 
     def start(self) -> None:
         """Start QEMU. Raises CllmError when a file is missing or the port is in use."""
         program = find_qemu()
         if not self.image.is_file():
             raise CllmError(f"there is no {self.image}: run `make build`")
-        if not self.netdev:
-            _check_port_free(self.port)
+        for port in () if self.netdev else (self.port, *self.forwards):
+            _check_port_free(port)
         try:
             self._folder = tempfile.TemporaryDirectory(prefix="cllm-")
         except OSError as error:

@@ -49,6 +49,7 @@ def make_guest(
     if draft:
         modules["draft.gguf"] = draft
         guest_settings["model"] = {**guest_settings.get("model", {}), "draft": "draft.gguf"}
+    forwards = _tls(settings, guest_settings, modules)
     for key in ("kernels", "cpu_variant"):
         if settings[key] != "auto":
             named = {key: settings[key]}
@@ -74,6 +75,7 @@ def make_guest(
         pcap=settings["pcap"],
         on_crash=settings["on_crash"],
         nic=settings["nic"],
+        forwards=forwards,
         **options,
     )
     if engine:
@@ -85,6 +87,30 @@ def make_guest(
             )
         guest.gpu = _daemon(guest, engine, settings["gpu_memory"], PACK if has_backend else None)
     return guest
+
+
+def _tls(
+    settings: Settings, guest_settings: Settings, modules: dict[str, Path | bytes]
+) -> dict[int, int]:
+    """Fill in the guest's section "tls", whose files become boot modules; return {host's port:
+    guest's port}.
+
+    Both ports are the same, so that the guest can name it to clients on its plain port.
+    """
+    tls = dict(guest_settings.get("tls") or {})
+    if settings.get("tls"):
+        certificate, comma, key = settings["tls"].partition(",")
+        if not (certificate and comma and key):
+            raise CllmError("--tls takes two files, CERT.pem,KEY.pem: `cllm cert new` makes them")
+        tls.update(cert=certificate, key=key)
+    if not tls:
+        return {}
+    for name, what in (("cert", "certificate"), ("key", "key of the certificate")):
+        modules[f"{name}.pem"] = _file(tls[name], what)
+        tls[name] = f"{name}.pem"
+    tls["port"] = settings["tls_port"] or qemu.free_port()
+    guest_settings["tls"] = tls
+    return {tls["port"]: tls["port"]}
 
 
 def _gpu_engine(choice: str) -> str | None:
@@ -286,10 +312,14 @@ def _wake_at_end(guest: qemu.Guest, wake: threading.Event) -> None:
     wake.set()
 
 
+def _secure(guest: qemu.Guest) -> str:
+    return "".join(f" and https://127.0.0.1:{port}" for port in guest.forwards)
+
+
 def _announce(guest: qemu.Guest, output: console.Output, repacked: bool) -> None:
     reason = health.wait_until_decided(guest.port, guest.ended)
     if reason is None:
-        output.line(f"ready {guest.url}")
+        output.line(f"ready {guest.url}{_secure(guest)}")
         if repacked:
             reclaim.give_back(guest)
     elif reason:
