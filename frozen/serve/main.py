@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 
 import asyncio
+import os
 
 from httpd import Server
 from httpd.router import print_exception
@@ -10,7 +11,7 @@ from .apis import anthropic, embeddings, info, native_api, openai, page, respons
 from .scheduling.engine import EngineHost
 from .secure import Redirect
 from .service import service
-from .settings import BOOT
+from .settings import BOOT, FLASH, VOLUME
 
 
 def install(service, access):
@@ -18,6 +19,28 @@ def install(service, access):
     access.install(service.app)
     for part in (openai, native_api, embeddings, responses, anthropic, info, page):
         part.install(service)
+
+
+def _names(folder):
+    try:
+        return [name for name in os.listdir(folder) if name.endswith(".py")]
+    except OSError:
+        return []
+
+
+def user_code():
+    """Return the paths of the user's handlers: app.py, then those of the FAT volume by name. A boot
+    module, which the loader may have read from that volume, stands for the file of its name, and
+    /flash/app.py for both.
+    """
+    found = {}
+    for folder in (VOLUME + "apps", BOOT):
+        for name in _names(folder):
+            if folder != BOOT or name == "app.py" or name in found:
+                found[name] = folder.rstrip("/") + "/" + name
+    if "app.py" in _names(FLASH):
+        found["app.py"] = FLASH + "app.py"
+    return [found[name] for name in sorted(found, key=lambda name: (name != "app.py", name))]
 
 
 def run_user_code(path=BOOT + "app.py"):
@@ -56,12 +79,12 @@ def make_servers(app, settings):
     return servers
 
 
-async def serve(settings, ended=None, make=None, asked=None):
+async def serve(settings, ended=None, make=None, asked=None, find=None):
     """Serve until cancelled, or drained.
 
     settings: Settings. ended: for the Scheduler. make: constructs the engine in place of
-    _engine.Engine. asked: coroutine function; asked() returns when the machine is to end. Raise
-    OSError if the port cannot be had.
+    _engine.Engine. asked: coroutine function; asked() returns when the machine is to end. find:
+    for the EngineHost. Raise OSError if the port cannot be had.
 
     With a mistake in the configuration, nothing of it but the network counts: keys or limits may
     be missing, so no model is loaded and no user code runs. All that asks for the model gets a 503
@@ -69,6 +92,7 @@ async def serve(settings, ended=None, make=None, asked=None):
     """
     host = EngineHost(settings.path, settings.alias, settings.options, draft=settings.draft)
     host.ended = ended
+    host.find = find
     if make is not None:
         host.make = make
     service.configure(host, settings.bounds)
@@ -76,7 +100,8 @@ async def serve(settings, ended=None, make=None, asked=None):
     if settings.mistake:
         host.fail("wrong configuration: " + settings.mistake)
     else:
-        run_user_code()
+        for path in user_code():
+            run_user_code(path)
     servers = make_servers(service.app, settings)
     for server in servers:
         await server.start()

@@ -11,11 +11,18 @@ from .config_keys import ConfigError
 from .scheduling.scheduler import Bounds
 
 BOOT = "/boot/"
+VOLUME = "/disk/"  # the FAT volume of a disk (boot/disks.py)
+FLASH = "/flash/"
+
+
+def configs():
+    """Return the paths of configurations. Each is laid over those before it."""
+    return BOOT + "config.json", VOLUME + "cllm.json", FLASH + "config.json"
 
 
 def read_config(path=None):
     """Return the configuration, {} without a file. Raise ConfigError if it is no JSON."""
-    path = path or BOOT + "config.json"
+    path = path or configs()[0]
     try:
         with open(path, "rb") as f:
             data = f.read()
@@ -25,6 +32,27 @@ def read_config(path=None):
         return jsonio.loads(data)
     except ValueError as exc:
         raise ConfigError((), str(exc))
+
+
+def merge(config, other):
+    """Lay `other` over `config`, key by key, also within sections. null stands for a default."""
+    if not isinstance(other, dict):
+        raise ConfigError((), "the configuration must be an object")
+    for name in other:
+        mine = config.get(name)
+        if isinstance(mine, dict) and isinstance(other[name], dict):
+            mine.update(other[name])
+        else:
+            config[name] = other[name]
+
+
+def merge_configs(config, paths):
+    """Lay the files at `paths` over `config`. Raise ConfigError for one that is no JSON object."""
+    for path in paths:
+        try:
+            merge(config, read_config(path))
+        except ConfigError as exc:
+            raise ConfigError((), "%s: %s" % (path, exc))
 
 
 def _file(name):
@@ -37,8 +65,8 @@ class Settings:
     """The configuration that `config` (a dict) describes. Raise ConfigError for a mistake in it.
     make_context: see secure.Tls.
 
-    port, watchdog (seconds, 0 for none); address, gateway: as in the configuration, or None;
-    limits: httpd.Limits; bounds: scheduler.Bounds; drain_s: seconds for what runs when the machine
+    port, watchdog (seconds, 0 for none); address, gateway, hostname: as in the configuration, or
+    None; limits: httpd.Limits; bounds: scheduler.Bounds; drain_s: seconds for what runs when the machine
     is to end; access: Access; tls: secure.Tls, or None; path, alias, options: of the model, for
     EngineHost; draft: path of a small model, or None; mistake: what was wrong with a configuration
     that has been set aside, or None.
@@ -58,7 +86,7 @@ class Settings:
         self.address = network.get("address")
         self.gateway = network.get("gateway")
         self.card = network.get("card")
-        self.hostname = keys.get(network, keys.NETWORK, "hostname")
+        self.hostname = network.get("hostname")
         self.mdns = keys.get(network, keys.NETWORK, "mdns")
         limits = config.get("limits") or {}
         model = config.get("model") or {}
@@ -102,7 +130,7 @@ def read_settings(path=None, make_context=None):
     """
     config = {}
     try:
-        config = read_config(path)
+        merge_configs(config, (path,) if path else configs())
         return Settings(config, make_context)
     except ConfigError as exc:
         settings = Settings(_reachable(config))

@@ -13,11 +13,13 @@ from . import (
     build,
     config,
     cuda,
+    disks,
     extras,
     fetch,
     gpud,
     licenses,
     lint,
+    machines,
     run,
 )
 from .lock import locks
@@ -74,6 +76,16 @@ def add_boot_flags(parser, serial=True):
     )
     parser.add_argument(
         "--nic", choices=config.NICS, help="the network card (default auto: virtio)"
+    )
+    parser.add_argument(
+        "--machine", choices=machines.NAMES, help="QEMU's machine (default auto: pc)"
+    )
+    parser.add_argument(
+        "--disk",
+        action="append",
+        metavar=disks.WORDS,
+        help="a disk image, on one of three controllers (default virtio), read only with ,ro; may "
+        "come several times",
     )
     parser.add_argument(
         "--gpu",

@@ -4,11 +4,12 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
-from . import CllmError, fetch, memory, qemu
+from . import CllmError, disks, fetch, machines, memory, qemu
 from .guest_keys import keys
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "model": None,
     "port": 8080,
     "smp": 1,
@@ -22,6 +23,8 @@ DEFAULTS = {
     "kernels": "auto",
     "cpu_variant": "auto",
     "nic": "auto",
+    "machine": "auto",
+    "disk": [],
     "gpu": "off",
     "gpu_memory": None,
     "tls_port": 8443,
@@ -48,12 +51,14 @@ CHOICES = {
     "kernels": KERNELS,
     "cpu_variant": CPU_VARIANTS,
     "nic": NICS,
+    "machine": machines.NAMES,
     "gpu": GPUS,
 }
 HOST = {
     **{key: keys.Integer(*bounds) for key, bounds in NUMBERS.items()},
     **{key: keys.Choice(*words) for key, words in CHOICES.items()},
     **dict.fromkeys(PATHS, keys.Text()),
+    "disk": keys.Texts(),
 }
 # The guest's settings, which it gets as the boot module config.json: sections, and keys beside
 # them. A file has the keys of the model at the top level, the guest below "model". "port" is the
@@ -79,6 +84,12 @@ def settings(flags, file=None):
     for key in PATHS:
         if merged[key] == "":
             raise CllmError(f'"{key}" is empty: name a file, or leave it out')
+    try:
+        merged["disk"] = [disks.parse(text) for text in merged["disk"]]
+        for disk in merged["disk"]:
+            disk.check()
+    except ValueError as error:
+        raise CllmError(f"disk: {error}") from None
     if merged["model"] == DEFAULT_MODEL:
         merged["model"] = str(fetch.default_model())
     return merged, guest
@@ -201,5 +212,7 @@ def _float(text):
 
 def _host_value(key, value, folder):
     keys.check_value((key,), HOST[key], value)
+    if key == "disk":
+        return [str(folder / name) for name in value]
     word = value in (DEFAULT_MODEL, "stdio", "pty")
     return str(folder / value) if key in PATHS and not word else value

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import CllmError, accel, cards, console, gpud, health, memory, qemu, reclaim
+from . import CllmError, accel, cards, console, disks, gpud, health, memory, qemu, reclaim
 from .build import DEBUG_IMAGE, GPU_IMAGE, IMAGE, UNPACKED
 from .cuda import PACK
+from .machines import MACHINES
 
 Settings = dict[str, Any]  # from config.settings()
 MAX_PROGRAM = 1 << 20  # bytes of --app
@@ -62,6 +63,8 @@ def make_guest(
     if settings["accel"] == "auto":
         print(f"cllm: {chosen} ({why})", file=sys.stderr)
     engine = _gpu_engine(settings.get("gpu", "off"))
+    machine = MACHINES[settings.get("machine", "auto")]
+    machine.check(settings["nic"], settings.get("disk", []), bool(engine))
     has_backend = engine and GPU_IMAGE.is_file() and PACK.is_file()
     chosen_image = GPU_IMAGE if has_backend else IMAGE
     guest = qemu.Guest(
@@ -70,12 +73,16 @@ def make_guest(
         port=settings["port"] or qemu.free_port(),
         smp=settings["smp"],
         memory=settings["memory"]
-        or _memory(model, draft, guest_settings.get("model", {}), settings["kernels"] == "tcg"),
+        or _memory(model, draft, guest_settings.get("model", {}), settings["kernels"] == "tcg")
+        + disks.memory(settings.get("disk", []))
+        + (0 if machine.has_pci else _loaded(model, draft)),
         accel=chosen,
         pcap=settings["pcap"],
         on_crash=settings["on_crash"],
         nic=settings["nic"],
         forwards=forwards,
+        disks=settings.get("disk", []),
+        machine=settings.get("machine", "auto"),
         **options,
     )
     if engine:
@@ -111,6 +118,11 @@ def _tls(
     tls["port"] = settings["tls_port"] or qemu.free_port()
     guest_settings["tls"] = tls
     return {tls["port"]: tls["port"]}
+
+
+def _loaded(*files: Path | None) -> int:
+    """Return the MiB that files take which are loaded, not mapped: see qemu.Guest.mapped()."""
+    return sum((file.stat().st_size >> 20) + 1 for file in files if file)
 
 
 def _gpu_engine(choice: str) -> str | None:
