@@ -223,11 +223,25 @@ def new_certificate(arguments):
     print(f"cllm run --tls {paths[0]},{paths[1]}")
 
 
+def build_gpu_tests():
+    """Build what tests of the CUDA backend need; return why that cannot be done here, or ""."""
+    gpud.build()
+    try:
+        cuda.ready()
+    except CllmError as error:
+        print(f"cllm: {error}; the tests that compute on GPUs are skipped", file=sys.stderr)
+        return str(error)
+    build.build_gpu_image()
+    cuda.build_program()
+    return ""
+
+
 def test(arguments):
     build.build_host_library()
     build.build_ptx()
     build.build_tls()
     build.build_image()
+    no_cuda = build_gpu_tests() if os.environ.get("CLLM_TEST_GPU") else ""
     for extra in (extras.CLIENTS, extras.PLOTS):
         try:
             extra.ensure()
@@ -235,6 +249,7 @@ def test(arguments):
             print(f"cllm: {error}; the tests with it are skipped", file=sys.stderr)
     environment = {"MICROPYTHON": str(build.build_unix()), **os.environ}
     environment["CLLM_MODEL"] = str(fetch.default_model())
+    environment["CLLM_NO_CUDA"] = no_cuda
     command = [sys.executable, "-m", "pytest", *arguments]
     return subprocess.run(command, cwd=TOP, env=environment).returncode
 

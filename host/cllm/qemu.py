@@ -255,6 +255,12 @@ class Guest:
             os.ftruncate(self._ram, self.memory * MIB)
         return f"/proc/{os.getpid()}/fd/{self._ram}"
 
+    def parts_of_memory(self) -> list[tuple[int, int, int]]:
+        """Return [(physical address, size in bytes, offset in the file of share_memory())]."""
+        low = self.low_memory()
+        above = self.memory * MIB - low
+        return [(0, low, 0)] + ([(4 * GIB, above, low)] if above else [])
+
     def low_memory(self) -> int:
         """Return the bytes of the machine's memory that begin at physical address 0."""
         return self.machine.low_memory(self.memory)

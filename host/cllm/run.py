@@ -27,12 +27,14 @@ def make_guest(
     *,
     image: Path | None = None,
     packed: bool = True,
+    scripted: bool = False,
     **options: Any,
 ) -> qemu.Guest:
     """Return a qemu.Guest for the settings of config.settings().
 
     image: another kernel than build/cllm.elf, or build/cllm-gpu.elf with a GPU. packed: False for
-    the same before it was packed. options: further arguments of qemu.Guest.
+    the same before it was packed. scripted: programs will be typed at the REPL. options: further
+    arguments of qemu.Guest.
 
     Raises CllmError when a file that the settings name is not there.
     """
@@ -92,7 +94,10 @@ def make_guest(
                 "that uses a GPU",
                 file=sys.stderr,
             )
-        guest.gpu = _daemon(guest, engine, settings["gpu_memory"], PACK if has_backend else None)
+        mib, pack = settings["gpu_memory"], PACK if has_backend else None
+        # Where there are programs: handlers, or a REPL that is there for more than a look.
+        takes_ptx = scripted or bool(settings["app"]) or not model
+        guest.gpu = _daemon(guest, engine, mib, pack, takes_ptx)
     return guest
 
 
@@ -141,20 +146,22 @@ def _gpu_engine(choice: str) -> str | None:
     )
 
 
-def _daemon(guest: qemu.Guest, engine: str, mib: int | None, pack: Path | None) -> gpud.Daemon:
+def _daemon(
+    guest: qemu.Guest, engine: str, mib: int | None, pack: Path | None, takes_ptx: bool
+) -> gpud.Daemon:
     """Return a gpud.Daemon for one guest, which starts and ends it.
 
-    Scripts in the guest may send it PTX: it is the user's own machine, and each guest's worker has
-    no rights but to compute.
+    takes_ptx: programs in the guest may send it PTX of their own. The image's kernels need no such
+    right, because they are in the pack.
     """
     return gpud.Daemon(
         engine=engine,
         memory=mib or (1024 if engine == "ptx" else memory.LARGEST),
         pack=pack,
-        upload=True,
-        ram=[(guest.share_memory(), 0, guest.low_memory())],
+        upload=takes_ptx,
+        ram=[(guest.share_memory(), *part) for part in guest.parts_of_memory()],
         files=[
-            (Path(guest.modules[name]).resolve(), start, size // qemu.PAGE * qemu.PAGE)
+            (Path(guest.modules[name]).resolve(), start, size // qemu.PAGE * qemu.PAGE, 0)
             for name, start, size in guest.mapped()
         ],
         program=gpud.build(),
@@ -236,7 +243,7 @@ def run(
     options: dict[str, Any] = {"packed": False}
     if wait_for_debugger:
         options = {"image": DEBUG_IMAGE, "gdb": qemu.free_port()}
-    guest = make_guest(settings, guest_settings, **options)
+    guest = make_guest(settings, guest_settings, scripted=every_key, **options)
     wake = threading.Event()
     asked = threading.Event()
 
