@@ -124,8 +124,11 @@ _DAY = 86400  # seconds
 SERVER = {
     "port": Integer(1, 65535, 80),
     "keys": Texts(),
-    "cors": Text("*"),
+    "cors": Text("*"),  # origins with commas; "*" any, "localhost" the browser's own machine
     "access_log": Flag(False),
+    # Whether these routes answer; without, 501.
+    "metrics": Flag(True),
+    "slot_list": Flag(True),
     # Nothing in the event loop blocks for nearly as long: the engine has threads of its own.
     "watchdog": Integer(0, _DAY, 60),
 }
@@ -167,6 +170,7 @@ REQUEST_LIMITS = {
     "step_ms": Integer(1, 60000, 500),
     "sample_ms": Integer(1, 60000, 1000),
     "job_ms": Integer(1, 60000, 1000),
+    "stored": Integer(0, _SIZE, 1 << 20),
 }
 
 # Of HTTP: httpd.Limits.
@@ -194,7 +198,8 @@ LIMITS.update(HTTP_LIMITS)
 MODEL = {
     "file": Text("model.gguf"),
     "draft": Text(),
-    "alias": Text(),
+    "alias": Text(),  # or several with commas
+    "tags": Text(),  # likewise
     "n_ctx": Integer(1, 1 << 20, 2048),
     "n_batch": Integer(1, 4096, 64),
     "slots": Integer(1, 252, 4),

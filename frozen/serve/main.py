@@ -53,11 +53,13 @@ async def serve(settings, ended=None, make=None, asked=None):
     be missing, so no model is loaded and no user code runs. All that asks for the model gets a 503
     with the reason, as /health does.
     """
-    host = EngineHost(settings.path, settings.alias, settings.options, draft=settings.draft)
+    host = EngineHost(
+        settings.path, settings.alias, settings.options, draft=settings.draft, tags=settings.tags
+    )
     host.ended = ended
     if make is not None:
         host.make = make
-    service.configure(host, settings.bounds)
+    service.configure(host, settings.bounds, settings.hidden)
     install(service, settings.access)
     if settings.mistake:
         host.fail("wrong configuration: " + settings.mistake)

@@ -4,6 +4,7 @@ HTTP routes and user code share.
 # SPDX-License-Identifier: MIT
 
 import asyncio
+import time
 
 from httpd import App, jsonio
 from httpd.jsonio import integers
@@ -11,6 +12,7 @@ from httpd.jsonio import integers
 from .apis.access import client_of
 from .apis.chat import Conversation, conversation_of, text_size
 from .apis.reply import Replies, Reply
+from .apis.stored import Stored
 from .scheduling.engine import LOADING, READY, EngineHost
 from .scheduling.errors import RequestError, context_error, error_response, invalid, unavailable
 from .scheduling.preparation import Preparation, Turns
@@ -34,17 +36,23 @@ class Service:
         self.host = EngineHost("")
         self.scheduler = None
         self.bounds = Bounds()
+        self.hidden = ()
+        self.started = int(time.time())
+        self.stored = Stored()
         self._turns = Turns()
         self.last_crash = None  # for /health: how the machine died before this boot, if it did
         # Likewise: texts that name network cards without a driver.
         self.unknown_cards = []
+        self._ends = (None, ())
         self._task = None
         self._reload = None  # the task of reload(), kept from the garbage collector
 
-    def configure(self, host, bounds=None):
-        """Set what to serve. Loads nothing."""
+    def configure(self, host, bounds=None, hidden=()):
+        """Set what to serve. Loads nothing. hidden: as in Settings."""
         self.host = host
+        self.hidden = hidden
         self.bounds = bounds or Bounds()
+        self.stored = Stored(self.bounds.stored)
 
     async def start(self):
         """Load the model and, if that succeeds, start the scheduler's task."""
@@ -231,9 +239,31 @@ class Service:
         """Submit the answers to a chat request's JSON object; `request` as in generate()."""
         preparation = self.prepare(request)
         with await self.converse(body, preparation) as conversation:
-            return await self.generate(
+            replies = await self.generate(
                 [conversation.prompt], params, request, conversation, preparation
             )
+            replies.prompt = conversation.prompt
+            return replies
+
+    async def count(self, body, request=None):
+        """Return how many tokens the prompt of a chat request's JSON object has."""
+        preparation = self.prepare(request)
+        with await self.converse(body, preparation) as conversation:
+            prompt = conversation.prompt
+        return len(await self.tokenize(prompt, preparation=preparation))
+
+    async def ends(self):
+        """Return the tokens that end a generation. They are looked for once."""
+        engine = self.engine()
+        if self._ends[0] is not engine:
+            found = []
+            for token in range(engine.n_vocab):
+                if not token % 4096:
+                    await asyncio.sleep(0)
+                if engine.is_eog(token):
+                    found.append(token)
+            self._ends = (engine, found)
+        return self._ends[1]
 
     async def embed(self, tokens, normalize=2, request=None):
         """Return the embedding (a list of float) of token ids; `request` as in generate()."""

@@ -37,7 +37,8 @@ class Settings:
 
     port, watchdog (seconds, 0 for none); address, gateway: as in the configuration, or None;
     limits: httpd.Limits; bounds: scheduler.Bounds; drain_s: seconds for what runs when the machine
-    is to end; access: Access; path, alias, options: of the model, for EngineHost; draft: path of a
+    is to end; access: Access; hidden: names of routes that do not answer; path, alias, tags,
+    options: of the model, for EngineHost; draft: path of a
     small model, or None; mistake: what was wrong with a configuration that has been set aside, or
     None.
     """
@@ -49,6 +50,7 @@ class Settings:
         self.port = server["port"]
         self.watchdog = server["watchdog"]
         self.access = Access(server["keys"], server["cors"], server["access_log"])
+        self.hidden = [name for name in ("metrics", "slot_list") if not server[name]]
         network = config.get("network") or {}
         self.address = network.get("address")
         self.gateway = network.get("gateway")
@@ -68,6 +70,7 @@ class Settings:
 
     def _model(self, model):
         self.alias = model["alias"]
+        self.tags = model["tags"]
         self.path = _file(model["file"] or keys.MODEL["file"].default)
         self.draft = _file(model["draft"])
         self.options = {

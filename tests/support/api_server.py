@@ -35,9 +35,10 @@ class ApiServer:
             self.settings.alias or Path(model).stem,
             self.settings.options,
             draft=self.settings.draft,
+            tags=self.settings.tags,
         )
         host.ended = host_engine.computed
-        self.service.configure(host, self.settings.bounds)
+        self.service.configure(host, self.settings.bounds, self.settings.hidden)
         main.install(self.service, self.settings.access)
         if setup:
             setup(self.service)

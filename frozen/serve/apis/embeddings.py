@@ -18,6 +18,18 @@ def _inputs(body):
     raise invalid('"input" or "content" must be provided')
 
 
+def _normalized(vector, how):
+    # As llama.cpp's common_embd_normalize(), for a part of a vector.
+    if how < 0:
+        return vector
+    if how == 0:
+        # By the largest magnitude, to the range of 16-bit integers.
+        size = max([abs(x) for x in vector]) / 32760
+    else:
+        size = sum([abs(x) ** how for x in vector]) ** (1 / how)
+    return [x / size for x in vector] if size > 0 else vector
+
+
 def _base64(vector):
     data = struct.pack("<%df" % len(vector), *vector)
     return binascii.b2a_base64(data).decode().strip()
@@ -30,16 +42,15 @@ def install(service):
     async def vectors(request, body, prompts):
         normalize = integer(body, "embd_normalize", -1, 32)
         normalize = 2 if normalize is None else normalize
-        size = typed(body, "dimensions", "number")
-        if size is not None and size != service.engine().n_embd:
-            raise invalid("This model's embeddings have %d dimensions" % service.engine().n_embd)
+        size = integer(body, "dimensions", 1, service.engine().n_embd)
         work = service.prepare(request)
         all_tokens = []
         for prompt in prompts:
             all_tokens.append(await service.tokens(prompt, preparation=work))
         found = []
         for tokens in all_tokens:
-            found.append(await service.embed(tokens, normalize, request))
+            vector = await service.embed(tokens, normalize if size is None else -1, request)
+            found.append(vector if size is None else _normalized(vector[:size], normalize))
         return found, sum([len(tokens) for tokens in all_tokens])
 
     @app.post("/v1/embeddings")

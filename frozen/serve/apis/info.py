@@ -12,7 +12,7 @@ from ..scheduling.engine import cpu, gpu, version
 from ..scheduling.errors import RequestError, invalid, unavailable
 from ..scheduling.sequence import Options
 from .access import forbidden
-from .native_api import settings_of
+from .native_shape import settings_of
 from .openai import object_of
 from .params import Params
 
@@ -53,9 +53,9 @@ def props_of(service):
         "kernels": engine.kernels,
         "gpu": gpu_of(service),
         "modalities": {"vision": False, "video": False, "audio": False},
-        "endpoint_slots": True,
+        "endpoint_slots": "slot_list" not in service.hidden,
         "endpoint_props": False,
-        "endpoint_metrics": True,
+        "endpoint_metrics": "metrics" not in service.hidden,
         "ui": True,
         "ui_settings": {},
         "chat_template": engine.chat_template,
@@ -148,8 +148,13 @@ def install(service):
     def set_props(request):
         raise RequestError(501, "not_supported_error", "properties cannot be changed")
 
+    def shown(name):
+        if name in service.hidden:
+            raise RequestError(501, "not_supported_error", "this route is turned off: " + name)
+
     @app.get("/slots")
     def slots(request):
+        shown("slot_list")
         service.generator()
         if request.query.get("fail_on_no_slot") and (
             len(service.scheduler.running) >= service.bounds.slots
@@ -159,9 +164,14 @@ def install(service):
 
     @app.get("/metrics")
     def metrics(request):
+        shown("metrics")
         service.engine()
         text = service.scheduler.metrics.text(service.scheduler)
-        return Response(text.encode(), content_type="text/plain; version=0.0.4")
+        return Response(
+            text.encode(),
+            headers={"Process-Start-Time-Unix": str(service.started)},
+            content_type="text/plain; version=0.0.4",
+        )
 
     @app.post("/models/load")
     def load(request):

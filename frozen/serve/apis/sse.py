@@ -19,6 +19,10 @@ class Writer:
         """Return what comes before the first piece of all."""
         return ""
 
+    def progress(self, reply, progress):
+        """Return the events that report llama-server's `prompt_progress`, for whom it is wanted."""
+        return ""
+
     def piece(self, reply, piece):
         """Return the events of a piece that is not an answer's last."""
         raise NotImplementedError
@@ -60,7 +64,10 @@ async def _events(replies, writer):
             data = writer.start(replies) if opening else ""
             opening = False
             reply = replies.replies[piece.index]
-            data += writer.end(reply, piece) if piece.last else writer.piece(reply, piece)
+            if piece.progress:
+                data += writer.progress(reply, piece.progress)
+            else:
+                data += writer.end(reply, piece) if piece.last else writer.piece(reply, piece)
             if data:
                 started = True
                 yield data

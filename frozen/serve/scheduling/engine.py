@@ -54,15 +54,18 @@ def gpu():
 class EngineHost:
     """The engine and its state.
 
-    path: model file. alias: the model's public name. options: keyword arguments of
-    _engine.Engine. make: constructor of the engine, which tests replace; its loaded() returns the
+    path: model file. alias: the model's public name, or several with commas, of which the first in
+    alphabetical order is its id, as llama-server has it. tags: likewise, words for clients.
+    options: keyword arguments of _engine.Engine. make: constructor of the engine, which tests replace; its loaded() returns the
     fraction that is loaded. draft: file of a small model with the same vocabulary, to guess tokens
     with, or None.
     """
 
-    def __init__(self, path, alias=None, options=None, make=_native, draft=None):
+    def __init__(self, path, alias=None, options=None, make=_native, draft=None, tags=""):
         self.path = path
-        self.alias = alias or _stem(path)
+        self.aliases = _names(alias) or [_stem(path)]
+        self.alias = self.aliases[0]
+        self.tags = _names(tags)
         self.options = options or {}
         # LOADING before load() has looked for the file, so that clients try again.
         self.state = LOADING if path else NONE
@@ -173,6 +176,10 @@ class EngineHost:
         if tenths > self._printed:
             self._printed = tenths
             print("cllm: loading %d%%" % (tenths * 10))
+
+
+def _names(text):
+    return sorted(set([name.strip() for name in (text or "").split(",") if name.strip()]))
 
 
 def _stem(path):
