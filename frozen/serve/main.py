@@ -6,7 +6,21 @@ import asyncio
 from httpd import Server
 from httpd.router import print_exception
 
-from .apis import anthropic, embeddings, info, native_api, openai, page, responses
+from .apis import (
+    anthropic,
+    embeddings,
+    info,
+    native_api,
+    ollama,
+    openai,
+    openapi,
+    page,
+    predict,
+    rerank,
+    responses,
+    saved,
+    streams,
+)
 from .scheduling.engine import EngineHost
 from .service import service
 from .settings import BOOT
@@ -15,7 +29,10 @@ from .settings import BOOT
 def install(service, access):
     """Add all routes and hooks to the service's application."""
     access.install(service.app)
-    for part in (openai, native_api, embeddings, responses, anthropic, info, page):
+    for part in (
+        openai, native_api, embeddings, rerank, responses, anthropic, ollama, info, saved, streams,
+        page, predict, openapi,
+    ):  # fmt: skip
         part.install(service)
 
 
@@ -35,11 +52,11 @@ def run_user_code(path=BOOT + "app.py"):
         print_exception(exc)
 
 
-async def drain(server, asked, seconds):
+async def drain(servers, asked, seconds):
     """Wait for asked(), then for the requests that still run, for `seconds` at most."""
     await asked()
     print("cllm: asked to end, for what still runs there are %d s" % seconds)
-    await server.drain(seconds)
+    await asyncio.gather(*[server.drain(seconds) for server in servers])
 
 
 async def serve(settings, ended=None, make=None, asked=None):
@@ -54,7 +71,12 @@ async def serve(settings, ended=None, make=None, asked=None):
     with the reason, as /health does.
     """
     host = EngineHost(
-        settings.path, settings.alias, settings.options, draft=settings.draft, tags=settings.tags
+        settings.path,
+        settings.alias,
+        settings.options,
+        draft=settings.draft,
+        tags=settings.tags,
+        lora=settings.lora,
     )
     host.ended = ended
     if make is not None:
@@ -65,9 +87,11 @@ async def serve(settings, ended=None, make=None, asked=None):
         host.fail("wrong configuration: " + settings.mistake)
     else:
         run_user_code()
-    server = Server(service.app, "0.0.0.0", settings.port, settings.limits)
-    await server.start()
-    print("cllm: listening on port %d" % settings.port)
+    servers = []
+    for port in settings.ports:
+        servers.append(Server(service.app, "0.0.0.0", port, settings.limits))
+        await servers[-1].start()
+        print("cllm: listening on port %d" % port)
     starts = None
     if not settings.mistake:
         starts = asyncio.create_task(service.start())
@@ -77,9 +101,10 @@ async def serve(settings, ended=None, make=None, asked=None):
                 await starts
             while True:
                 await asyncio.sleep(3600)
-        await drain(server, asked, settings.drain_s)
+        await drain(servers, asked, settings.drain_s)
     finally:
         if starts:
             starts.cancel()
         service.stop()
-        await server.close()
+        for server in servers:
+            await server.close()

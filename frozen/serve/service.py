@@ -12,7 +12,10 @@ from httpd.jsonio import integers
 from .apis.access import client_of
 from .apis.chat import Conversation, conversation_of, text_size
 from .apis.reply import Replies, Reply
+from .apis.saved import Saved
 from .apis.stored import Stored
+from .apis.streams import Streams
+from .apis.table import Table
 from .scheduling.engine import LOADING, READY, EngineHost
 from .scheduling.errors import RequestError, context_error, error_response, invalid, unavailable
 from .scheduling.preparation import Preparation, Turns
@@ -33,12 +36,15 @@ class Service:
     def __init__(self):
         self.app = App()
         self.app.error(error_response)
+        self.api = Table(self.app)
         self.host = EngineHost("")
         self.scheduler = None
         self.bounds = Bounds()
         self.hidden = ()
         self.started = int(time.time())
         self.stored = Stored()
+        self.streams = Streams()
+        self.saved = Saved()
         self._turns = Turns()
         self.last_crash = None  # for /health: how the machine died before this boot, if it did
         # Likewise: texts that name network cards without a driver.
@@ -53,6 +59,7 @@ class Service:
         self.hidden = hidden
         self.bounds = bounds or Bounds()
         self.stored = Stored(self.bounds.stored)
+        self.streams = Streams(self.bounds.streams)
 
     async def start(self):
         """Load the model and, if that succeeds, start the scheduler's task."""
@@ -66,6 +73,7 @@ class Service:
                 draft_engine=drafter,
                 ended=self.host.ended,
             )
+            self.saved = Saved(self.bounds.saved)
             self._task = asyncio.create_task(self.scheduler.run())
 
     def reload(self):
@@ -191,15 +199,19 @@ class Service:
             shown = conversation.shown
             sampling = dict(sampling)
             sampling.pop("json_schema", None)  # it is part of the conversation
+        lora = self.host.scales(params.lora)
         requests = []  # (tokens, number of the answer, Options)
         for prompt in prompts:
             tokens = await self.tokens(prompt, preparation=preparation)
             for i in range(params.n):
                 options = params.options(stops)
                 options.shown = shown
+                options.lora = lora
+                if lora:  # what adapters computed is of no use without them
+                    options.salt += "\n%r" % (lora,)
                 if request is not None:
                     options.client = client_of(request)
-                    options.gone = request.gone
+                    options.gone = None if self.streams.keeps(request, params) else request.gone
                 requests.append((tokens, i, options))
         # Refuse for a full queue before anything is converted.
         self.scheduler.check(requests[0][0], requests[0][2])

@@ -35,10 +35,10 @@ def _file(name):
 class Settings:
     """The configuration that `config` (a dict) describes. Raise ConfigError for a mistake in it.
 
-    port, watchdog (seconds, 0 for none); address, gateway: as in the configuration, or None;
+    port; ports: it and all others; watchdog (seconds, 0 for none); address, gateway: as in the configuration, or None;
     limits: httpd.Limits; bounds: scheduler.Bounds; drain_s: seconds for what runs when the machine
     is to end; access: Access; hidden: names of routes that do not answer; path, alias, tags,
-    options: of the model, for EngineHost; draft: path of a
+    lora, options: of the model, for EngineHost; draft: path of a
     small model, or None; mistake: what was wrong with a configuration that has been set aside, or
     None.
     """
@@ -48,6 +48,7 @@ class Settings:
         self.mistake = None
         server = {name: keys.get(config, keys.SERVER, name) for name in keys.SERVER}
         self.port = server["port"]
+        self.ports = [self.port] + [port for port in server["ports"] if port != self.port]
         self.watchdog = server["watchdog"]
         self.access = Access(server["keys"], server["cors"], server["access_log"])
         self.hidden = [name for name in ("metrics", "slot_list") if not server[name]]
@@ -71,6 +72,7 @@ class Settings:
     def _model(self, model):
         self.alias = model["alias"]
         self.tags = model["tags"]
+        self.lora = [_file(name) for name in model["lora"]]
         self.path = _file(model["file"] or keys.MODEL["file"].default)
         self.draft = _file(model["draft"])
         self.options = {

@@ -36,6 +36,7 @@ class ApiServer:
             self.settings.options,
             draft=self.settings.draft,
             tags=self.settings.tags,
+            lora=self.settings.lora,
         )
         host.ended = host_engine.computed
         self.service.configure(host, self.settings.bounds, self.settings.hidden)

@@ -335,9 +335,11 @@ def _shaped(handler):
 
 def install(service):
     """Add the routes to the service's application."""
-    app = service.app
+    api = service.api
 
-    @app.post("/v1/messages")
+    @api.post(
+        "/v1/messages", takes="Messages", gives="Message", events=True, says="Anthropic's messages"
+    )
     @_shaped
     async def messages(request):
         body = object_of(request)
@@ -346,7 +348,7 @@ def install(service):
         params = Params(chat)
         replies = await service.chat(chat, params, request)
         if params.stream:
-            return stream(replies, MessageWriter(service, params.stop))
+            return stream(replies, MessageWriter(service, params.stop), service, request)
         await replies.collect()
         reply = replies.replies[0]
         return _message(
@@ -357,7 +359,9 @@ def install(service):
             _usage(reply.sequence, reply.sequence.n_generated),
         )
 
-    @app.post("/v1/messages/count_tokens")
+    @api.post(
+        "/v1/messages/count_tokens", takes="Messages", gives="InputTokens", says="Count a prompt"
+    )
     @_shaped
     async def count_tokens(request):
         return {"input_tokens": await service.count(chat_of(object_of(request)), request)}

@@ -118,11 +118,12 @@ async def _deep(service, answer):
 
 def install(service):
     """Add the routes to the service's application."""
-    app = service.app
+    api = service.api
     healthy = dumps({"status": "ok"}).encode()
 
-    @app.get("/health")
-    @app.get("/v1/health")
+    deep = {"deep": {"type": "string", "enum": ["0", "1"]}}
+
+    @api.get("/health", "/v1/health", gives="Health", query=deep, says="Whether it can answer")
     def health(request):
         service.engine()
         has_details = service.last_crash or service.unknown_cards or service.host.on_gpu
@@ -140,11 +141,11 @@ def install(service):
             return _deep(service, answer)
         return answer
 
-    @app.get("/props")
+    @api.get("/props", gives="Object", says="Settings of the server")
     def props(request):
         return props_of(service)
 
-    @app.post("/props")
+    @api.post("/props", gives="Object", codes=(501,), says="Always an error")
     def set_props(request):
         raise RequestError(501, "not_supported_error", "properties cannot be changed")
 
@@ -152,7 +153,9 @@ def install(service):
         if name in service.hidden:
             raise RequestError(501, "not_supported_error", "this route is turned off: " + name)
 
-    @app.get("/slots")
+    busy = {"fail_on_no_slot": {"type": "string", "enum": ["1"]}}
+
+    @api.get("/slots", gives="Array", query=busy, codes=(501,), says="What runs")
     def slots(request):
         shown("slot_list")
         service.generator()
@@ -162,7 +165,7 @@ def install(service):
             raise unavailable("no slot available")
         return slots_of(service)
 
-    @app.get("/metrics")
+    @api.get("/metrics", gives="text/plain", codes=(501,), says="Prometheus's text")
     def metrics(request):
         shown("metrics")
         service.engine()
@@ -173,7 +176,7 @@ def install(service):
             content_type="text/plain; version=0.0.4",
         )
 
-    @app.post("/models/load")
+    @api.post("/models/load", takes="ModelName", gives="Success", says="Load the model anew")
     def load(request):
         # llama-server's route. There is one model; without a name, it is meant.
         name = object_of(request).get("model") if request.body else None
@@ -182,6 +185,5 @@ def install(service):
         service.reload()
         return {"success": True}
 
-    app.get("/tools")(forbidden)
-    app.get("/cors-proxy")(forbidden)
-    app.post("/cors-proxy")(forbidden)
+    for add in (api.get, api.post):
+        add("/tools", "/cors-proxy", gives="Object", codes=(403,), says="Always an error")(forbidden)

@@ -93,29 +93,33 @@ async def _extra_tokens(service, body, work):
 
 def install(service):
     """Add the routes to the service's application."""
-    app = service.app
+    api = service.api
 
     async def complete(request, body, params, prompts):
         replies = await service.generate(prompts, params, request)
         ends = await service.ends() if params.sampling.get("ignore_eos") else ()
         completion = Completion(service, params, body, prompts, ends)
         if params.stream:
-            return stream(replies, NativeWriter(completion))
+            return stream(replies, NativeWriter(completion), service, request)
         await replies.collect()
         objects = []
         for reply in replies.replies:
             objects.append(await completion.answer(reply))
         return objects[0] if len(objects) == 1 else objects
 
-    @app.post("/completion")
-    @app.post("/completions")
+    @api.post(
+        "/completion", "/completions", takes="Completion", gives="Any", events=True,
+        says="Complete a prompt, in llama-server's shape",
+    )  # fmt: skip
     async def completion(request):
         body = object_of(request)
         service.generator()
         params = Params(body, service.bounds.slots)
         return await complete(request, body, params, prompts_of(body.get("prompt")))
 
-    @app.post("/infill")
+    @api.post(
+        "/infill", takes="Infill", gives="Any", events=True, codes=(501,), says="Fill in the middle"
+    )
     async def infill(request):
         body = object_of(request)
         engine = service.generator()
@@ -132,7 +136,7 @@ def install(service):
         params = Params(body, service.bounds.slots)
         return await complete(request, body, params, [await infill_tokens(service, body, request)])
 
-    @app.post("/tokenize")
+    @api.post("/tokenize", takes="Tokenize", gives="Tokens", says="Tokens of a text")
     async def tokenize(request):
         body = object_of(request)
         engine = service.engine()
@@ -161,7 +165,7 @@ def install(service):
             pieces.append({"id": token, "piece": text if text.encode() == piece else list(piece)})
         return {"tokens": pieces}
 
-    @app.post("/detokenize")
+    @api.post("/detokenize", takes="Detokenize", gives="Content", says="Text of tokens")
     async def detokenize(request):
         body = object_of(request)
         engine = service.engine()
@@ -175,7 +179,7 @@ def install(service):
             await asyncio.sleep(0)
         return {"content": "".join(parts) + text.flush()}
 
-    @app.post("/apply-template")
+    @api.post("/apply-template", takes="Chat", gives="Prompt", says="A chat as the model reads it")
     async def apply_template(request):
         body = object_of(request)
         with await service.converse(body, service.prepare(request)) as conversation:

@@ -38,7 +38,7 @@ def settings_of(params, brief=False, ends=()):
             "n_probs": params.n_probs or 0,
             "timings_per_token": params.timings_per_token,
             "post_sampling_probs": params.post_probs,
-            "lora": [],
+            "lora": [{"id": item[0], "scale": item[1]} for item in params.lora or ()],
         }
     )
     if not brief:

@@ -11,7 +11,7 @@ from httpd.jsonio import dumps
 from ..scheduling.engine import version
 from ..scheduling.errors import invalid
 from .native_shape import Completion
-from .params import Params, integer, prompts_of
+from .params import Params, integer, prompts_of, typed
 from .reply import described, key_of, probs_object
 from .sse import Writer, stream
 
@@ -339,10 +339,9 @@ def _ollama_model(name):
 
 def install(service):
     """Add the routes to the service's application."""
-    app = service.app
+    api = service.api
 
-    @app.get("/models")
-    @app.get("/v1/models")
+    @api.get("/models", "/v1/models", gives="Models", says="The models that there are")
     def models(request):
         info = model_info(service)
         return {
@@ -354,14 +353,17 @@ def install(service):
             "last_id": info["id"],
         }
 
-    @app.get("/v1/models/<path:name>")
+    @api.get("/v1/models/<path:name>", gives="Model", codes=(404,), says="A model")
     def model(request, name):
         info = model_info(service)
         if name not in info["aliases"]:
             raise HttpError(404, "there is no model '%s'" % name)
         return info
 
-    @app.post("/v1/completions")
+    @api.post(
+        "/v1/completions", takes="Completion", gives="Choices", events=True,
+        says="Complete a prompt",
+    )  # fmt: skip
     async def completions(request):
         body = object_of(request)
         engine = service.generator()
@@ -376,7 +378,7 @@ def install(service):
             params.n_probs = 0  # for _likeliest()
         replies = await service.generate(prompts, params, request)
         if params.stream:
-            return stream(replies, TextWriter(service, params, prompts))
+            return stream(replies, TextWriter(service, params, prompts), service, request)
         await replies.collect()
         chosen = _likeliest(replies.replies, params.n, n)
         params.n_probs = asked
@@ -387,15 +389,22 @@ def install(service):
         verbose = verbose_of(service, params, prompts, chosen[0])
         return Head(service, "text_completion").whole(choices, replies.replies, verbose)
 
-    @app.post("/chat/completions")
-    @app.post("/v1/chat/completions")
+    @api.post(
+        "/v1/chat/completions", "/chat/completions", takes="Chat", gives="Choices", events=True,
+        says="Answer a chat",
+    )  # fmt: skip
     async def chat(request):
         body = object_of(request)
         engine = service.generator()
         params = Params(body, service.bounds.slots)
+        controlled = typed(body, "reasoning_control", "boolean")
         replies = await service.chat(body, params, request)
         if params.stream:
-            return stream(replies, ChatWriter(service, params, replies.prompt))
+            writer = ChatWriter(service, params, replies.prompt)
+            for reply in replies.replies:
+                reply.sequence.name = writer.head.members["id"]
+                reply.sequence.controlled = controlled
+            return stream(replies, writer, service, request)
         await replies.collect()
         choices = []
         for reply in replies.replies:
@@ -403,8 +412,10 @@ def install(service):
         verbose = verbose_of(service, params, [replies.prompt], replies.replies[0])
         return Head(service, "chat.completion").whole(choices, replies.replies, verbose)
 
-    @app.post("/chat/completions/input_tokens")
-    @app.post("/v1/chat/completions/input_tokens")
+    @api.post(
+        "/v1/chat/completions/input_tokens", "/chat/completions/input_tokens", takes="Chat",
+        gives="InputTokens", says="Count a chat's prompt",
+    )  # fmt: skip
     async def input_tokens(request):
         n = await service.count(object_of(request), request)
         return {"input_tokens": n, "object": "response.input_tokens"}

@@ -95,7 +95,8 @@ class Params:
     field. most: how many answers one request may ask for.
 
     stream, include_usage, timings_per_token, return_tokens, verbose, progress: bool; n: answers;
-    max_tokens: int or None; stop: list of str; sampling: dict for the engine's sampler.
+    max_tokens: int or None; stop: list of str; sampling: dict for the engine's sampler; lora: list
+    of (adapter's number, scale), None for those that apply to all.
     """
 
     def __init__(self, body, most=1):
@@ -129,6 +130,8 @@ class Params:
             raise invalid("Field 'cache_salt': longer than %d characters" % _MAX_SALT)
         cache = typed(body, "cache_prompt", "boolean")
         self.cache = True if cache is None else cache
+        self.slot = integer(body, "id_slot", -1, INT32)
+        self.lora = adapters_of(body.get("lora"), "lora")
         self.t_max_predict_ms = integer(body, "t_max_predict_ms", -1, 1 << 53) or 0
         self.n_draft = integer(body, "speculative.n_max", 0, 1 << 20)
 
@@ -146,7 +149,26 @@ class Params:
             t_max_predict_ms=max(0, self.t_max_predict_ms),
             n_draft=self.n_draft,
             progress=self.progress,
+            slot=self.slot,
         )
+
+
+def adapters_of(value, name):
+    """Return llama-server's list of LoRA adapters, [{"id", "scale"}, ...], as a list of (id, scale),
+    None for null.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise invalid("Field '%s': must be an array" % name)
+    found = []
+    for item in few(value, name, 64):
+        if not isinstance(item, dict):
+            raise invalid("Field '%s': each must be an object" % name)
+        found.append(
+            (integer(item, "id", 0, INT32) or 0, number(item, "scale", -1e3, 1e3, True) or 0.0)
+        )
+    return found
 
 
 def _sampling(body):

@@ -414,10 +414,12 @@ class ResponseWriter(Writer):
 
 def install(service):
     """Add the routes to the service's application."""
-    app = service.app
+    api = service.api
 
-    @app.post("/responses")
-    @app.post("/v1/responses")
+    @api.post(
+        "/v1/responses", "/responses", takes="Responses", gives="Response", events=True,
+        codes=(404,), says="OpenAI's responses",
+    )  # fmt: skip
     async def responses(request):
         body = object_of(request)
         service.generator()
@@ -427,7 +429,7 @@ def install(service):
         response = Response(service, body, chat, keep)
         if params.stream:
             writer = ResponseWriter(response, service.host.engine, params.timings_per_token)
-            return stream(replies, writer)
+            return stream(replies, writer, service, request)
         await replies.collect()
         reply = replies.replies[0]
         return response.complete(reply, await output_of(reply, service.host.engine))
@@ -449,23 +451,28 @@ def install(service):
 
         return chat, keep
 
-    @app.post("/responses/input_tokens")
-    @app.post("/v1/responses/input_tokens")
+    @api.post(
+        "/v1/responses/input_tokens", "/responses/input_tokens", takes="Responses",
+        gives="InputTokens", codes=(404,), says="Count a response's prompt",
+    )  # fmt: skip
     async def input_tokens(request):
         chat, _ = continued(object_of(request), request)
         n = await service.count(chat, request)
         return {"input_tokens": n, "object": "response.input_tokens"}
 
-    @app.get("/v1/responses/<name>")
+    @api.get("/v1/responses/<name>", gives="Response", codes=(404,), says="A response that is kept")
     def stored_response(request, name):
         return loads(service.stored.get(name, request).answer)
 
-    @app.delete("/v1/responses/<name>")
+    @api.delete("/v1/responses/<name>", gives="Object", codes=(404,), says="Forget a response")
     def forget_response(request, name):
         service.stored.remove(name, request)
         return {"id": name, "object": "response", "deleted": True}
 
-    @app.get("/v1/responses/<name>/input_items")
+    @api.get(
+        "/v1/responses/<name>/input_items", gives="ItemList", codes=(404,),
+        says="What a response was asked with",
+    )  # fmt: skip
     def input_items(request, name):
         items = _listed(loads(service.stored.get(name, request).items))
         return {
@@ -476,7 +483,9 @@ def install(service):
             "has_more": False,
         }
 
-    @app.post("/v1/responses/<name>/cancel")
+    @api.post(
+        "/v1/responses/<name>/cancel", gives="Response", codes=(404,), says="Always an error"
+    )
     def cancel_response(request, name):
         service.stored.get(name, request)
         raise invalid("Only responses in the background can be cancelled")

@@ -15,6 +15,8 @@ class Bounds:
         self.sample_ms = 1000  # processor time to follow a request's grammar; docs/limits.md
         self.job_ms = 1000  # processor time for a request's template, schema, grammar and texts
         self.stored = 1 << 20  # bytes of responses that are kept
+        self.streams = 4 << 20  # bytes of streams that can be resumed
+        self.saved = 64 << 20  # bytes of saved prefixes
         self.speculate = True
         self.kept_cells = None  # cells of the KV cache that may keep prefixes; None: half
         for name in values:

@@ -7,6 +7,8 @@ with a reason.
 
 import asyncio
 
+from .errors import invalid
+
 NONE = "none"
 LOADING = "loading"
 READY = "ready"
@@ -58,14 +60,16 @@ class EngineHost:
     alphabetical order is its id, as llama-server has it. tags: likewise, words for clients.
     options: keyword arguments of _engine.Engine. make: constructor of the engine, which tests replace; its loaded() returns the
     fraction that is loaded. draft: file of a small model with the same vocabulary, to guess tokens
-    with, or None.
+    with, or None. lora: files of LoRA adapters.
     """
 
-    def __init__(self, path, alias=None, options=None, make=_native, draft=None, tags=""):
+    def __init__(self, path, alias=None, options=None, make=_native, draft=None, tags="", lora=()):
         self.path = path
         self.aliases = _names(alias) or [_stem(path)]
         self.alias = self.aliases[0]
         self.tags = _names(tags)
+        self._lora = list(lora)
+        self.lora = []  # [{"id", "path", "scale"}, ...] of the adapters that are loaded
         self.options = options or {}
         # LOADING before load() has looked for the file, so that clients try again.
         self.state = LOADING if path else NONE
@@ -87,6 +91,20 @@ class EngineHost:
         """Return why the GPU that computes the model is lost, None while it is not."""
         found = gpu() if self.on_gpu else None
         return "the GPU is lost: " + found["fault"] if found and found["fault"] else None
+
+    def scales(self, wanted=None):
+        """Return the scale of each adapter, () if none applies. wanted: list of (number, scale), of
+        which missing ones do not apply; None: as set for all. RequestError for a wrong number.
+        """
+        if wanted is None:
+            found = [adapter["scale"] for adapter in self.lora]
+        else:
+            found = [0.0] * len(self.lora)
+            for number, scale in wanted:
+                if number >= len(found):
+                    raise invalid("Field 'lora': there is no adapter %d" % number)
+                found[number] = scale
+        return tuple(found) if any(found) else ()
 
     def close(self):
         """Free the model and the draft model. load() may follow."""
@@ -120,6 +138,14 @@ class EngineHost:
         except (RuntimeError, ValueError, OSError, ImportError) as exc:
             # RuntimeError is the engine's, with llama.cpp's own words.
             self.fail("cannot load %s: %s" % (self.path, str(exc) or type(exc).__name__))
+            return
+        try:
+            self.lora = [
+                {"id": engine.lora_open(path), "path": path, "scale": 1.0} for path in self._lora
+            ]
+        except (RuntimeError, ValueError, OSError, MemoryError) as exc:
+            engine.close()
+            self.fail("cannot load an adapter: %s" % exc)
             return
         if self.draft:
             await self._load_draft(engine)

@@ -92,6 +92,7 @@ class Scheduler:
         self._broken = None
         self._ended = ended
         self._computing = False
+        self._lora = ()  # scales of the engine's adapters
         self._leaving = []  # cells to free when the batch has ended
         self.waiting = ()  # Options.gone of the requests in the batch, for look()
         self._work = asyncio.Event()
@@ -255,6 +256,7 @@ class Scheduler:
                 return
             self.queue.remove(sequence)
             sequence.holder = self.cache.start(tokens, sequence.options.salt, share)
+            sequence.holder.slot = self._slot(sequence.options.slot)
             if sequence.t_start is None:
                 sequence.t_start = now
                 sequence.n_cached = sequence.computed
@@ -262,6 +264,12 @@ class Scheduler:
                 self.metrics.queue.observe(now - sequence.t_submit)
                 sequence.report(now)
             self.running.append(sequence)
+
+    def _slot(self, wanted):
+        # The wanted slot's number, or the lowest one that is free.
+        taken = [sequence.holder.slot for sequence in self.running]
+        free = [i for i in range(self.bounds.slots) if i not in taken]
+        return wanted if wanted in free else free[0]
 
     def _displace(self, sequence):
         # Free a slot for a request that is more urgent than one that runs.
@@ -336,8 +344,9 @@ class Scheduler:
         cache = self.cache
         while len(self.running) > 1 and cache.available < len(self.running):
             self._preempt()
-        decoding = [s for s in self.running if s.missing == 1]
-        prompts = [s for s in self.running if s.missing > 1]
+        lora = self._adapters()
+        decoding = [s for s in self.running if s.missing == 1 and s.options.lora == lora]
+        prompts = [s for s in self.running if s.missing > 1 and s.options.lora == lora]
         budget = self.policy.budget(len(decoding))
         if prompts:
             # Streams may fill the batch but for one token, so that prompts always advance.
@@ -354,6 +363,17 @@ class Scheduler:
                 most = min(room, self.policy.n_batch - len(work)) // len(work)
                 self._draft(item, most, len(work) - 1)
         return work
+
+    def _adapters(self):
+        # The LoRA adapters of the next batch: all of its sequences have the same, in turns.
+        found = []
+        for sequence in self.running:
+            if sequence.missing and sequence.options.lora not in found:
+                found.append(sequence.options.lora)
+        if not found:
+            return self._lora
+        at = found.index(self._lora) + 1 if self._lora in found else 0
+        return found[at % len(found)]
 
     def _draft(self, item, room, others):
         sequence = item.sequence
@@ -390,6 +410,10 @@ class Scheduler:
         began = self.clock()
         self.waiting = [item.sequence.options.gone for item in work]
         try:
+            lora = work[0].sequence.options.lora
+            if lora != self._lora:
+                self.engine.lora_set(list(range(len(lora))), list(lora))
+                self._lora = lora
             self.cache.make_room(len(tokens))
             await self.compute(self.engine.start, tokens, positions, slots, outputs)
         except (RuntimeError, ValueError, MemoryError) as exc:
@@ -503,6 +527,9 @@ class Scheduler:
             if sequence.options.max_tokens == 0:
                 self._finish(sequence, "length", "limit")
                 return
+        if sequence.ends_thought:
+            sequence.ends_thought = False
+            sequence.sampler.end_thought()
         if self._samples_beside(sequence):
             self._sampling.start(item)
             return

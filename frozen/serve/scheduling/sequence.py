@@ -16,7 +16,8 @@ class Options:
     the client has left; None: it cannot leave. salt: only requests with the same one share
     prefixes. cache: whether to share any. t_max_predict_ms: limit of generating, 0 for none.
     n_draft: most tokens to guess at a time, None for as many as pay. shown: control tokens that
-    are text here. progress: whether to report how much of the prompt is computed.
+    are text here. progress: whether to report how much of the prompt is computed. slot: the number
+    of the slot to run in, if it is free. lora: scales of the model's adapters, () without any.
     """
 
     def __init__(self, **values):
@@ -34,6 +35,8 @@ class Options:
         self.n_draft = None
         self.shown = ()
         self.progress = False
+        self.slot = None
+        self.lora = ()
         for name in values:
             if not hasattr(self, name):
                 raise TypeError("unknown option '%s'" % name)
@@ -72,6 +75,9 @@ class Sequence:
         self.t_prompt = None  # its prompt was computed
         self.t_last = None  # its newest token was sampled
         self.t_news = 0  # its owner was woken last
+        self.name = ""  # the answer's id, for those who control it
+        self.controlled = False  # they may have its thought end
+        self.ends_thought = False  # a thought is to end with the next token
         self.silent = False  # the owner was woken because nothing came for long
         self.number = 0  # order of arrival
         self._scheduler = scheduler
