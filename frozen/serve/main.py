@@ -7,7 +7,21 @@ import os
 from httpd import Server
 from httpd.router import print_exception
 
-from .apis import anthropic, embeddings, info, native_api, openai, page, responses
+from .apis import (
+    anthropic,
+    embeddings,
+    info,
+    native_api,
+    ollama,
+    openai,
+    openapi,
+    page,
+    predict,
+    rerank,
+    responses,
+    saved,
+    streams,
+)
 from .scheduling.engine import EngineHost
 from .secure import Redirect
 from .service import service
@@ -17,7 +31,10 @@ from .settings import BOOT, FLASH, VOLUME
 def install(service, access):
     """Add all routes and hooks to the service's application."""
     access.install(service.app)
-    for part in (openai, native_api, embeddings, responses, anthropic, info, page):
+    for part in (
+        openai, native_api, embeddings, rerank, responses, anthropic, ollama, info, saved, streams,
+        page, predict, openapi,
+    ):  # fmt: skip
         part.install(service)
 
 
@@ -72,7 +89,8 @@ def make_servers(app, settings):
     servers = []
     if tls is None or tls.plain != "off":
         plain = app if tls is None or tls.plain == "serve" else Redirect(app, tls.port)
-        servers.append(Server(plain, "0.0.0.0", settings.port, settings.limits))
+        for port in settings.ports:
+            servers.append(Server(plain, "0.0.0.0", port, settings.limits))
     if tls is not None:
         limits = settings.limits
         servers.append(Server(app, "0.0.0.0", tls.port, limits, ssl=tls.context))
@@ -90,12 +108,19 @@ async def serve(settings, ended=None, make=None, asked=None, find=None):
     be missing, so no model is loaded and no user code runs. All that asks for the model gets a 503
     with the reason, as /health does.
     """
-    host = EngineHost(settings.path, settings.alias, settings.options, draft=settings.draft)
+    host = EngineHost(
+        settings.path,
+        settings.alias,
+        settings.options,
+        draft=settings.draft,
+        tags=settings.tags,
+        lora=settings.lora,
+    )
     host.ended = ended
     host.find = find
     if make is not None:
         host.make = make
-    service.configure(host, settings.bounds)
+    service.configure(host, settings.bounds, settings.hidden)
     install(service, settings.access)
     if settings.mistake:
         host.fail("wrong configuration: " + settings.mistake)
