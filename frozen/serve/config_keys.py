@@ -91,6 +91,44 @@ class Texts:
         return isinstance(value, list) and all([isinstance(v, str) and v for v in value])
 
 
+class Addresses:
+    """An array of IPv4 addresses."""
+
+    words = 'an array of IPv4 addresses such as ["192.0.2.1"]'
+    default = None
+
+    def takes(self, value):
+        return isinstance(value, list) and all([_is_address(v) for v in value])
+
+
+class Digest:
+    """A SHA-256 as a string of 64 hexadecimal digits."""
+
+    words = "a SHA-256: 64 hexadecimal digits"
+    default = None
+
+    def takes(self, value):
+        return isinstance(value, str) and len(value) == 64 and not value.strip(_HEX)
+
+
+class Url:
+    """An http:// URL."""
+
+    words = 'a URL that begins with "http://"'
+    default = None
+
+    def takes(self, value):
+        return (
+            isinstance(value, str)
+            and value.startswith("http://")
+            and len(value) > 7
+            and not any([c <= " " or c > "~" for c in value])
+        )
+
+
+_HEX = "0123456789abcdefABCDEF"
+
+
 class Address:
     """An IPv4 address as a string; with `prefix`, of an interface: "a.b.c.d/bits"."""
 
@@ -107,8 +145,12 @@ class Address:
             value, _, bits = value.partition("/")
             if not _is_number(bits, 32):
                 return False
-        parts = value.split(".")
-        return len(parts) == 4 and all([_is_number(part, 255) for part in parts])
+        return _is_address(value)
+
+
+def _is_address(value):
+    parts = value.split(".") if isinstance(value, str) else ()
+    return len(parts) == 4 and all([_is_number(part, 255) for part in parts])
 
 
 def _is_number(text, most):
@@ -153,6 +195,8 @@ _HOST_NAME = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-"
 NETWORK = {
     "address": Address(prefix=True),  # without one, DHCP is asked
     "gateway": Address(),
+    "dns": Addresses(),  # without them, those of DHCP
+    "ntp": Addresses(),  # likewise
     "card": Text(),  # a driver's name, or a bus address
     "hostname": HostName("cllm"),
     "mdns": Flag(True),
@@ -193,6 +237,8 @@ LIMITS.update(HTTP_LIMITS)
 # A --config file has these of the model outside of any section, but for `file`, its "model".
 MODEL = {
     "file": Text("model.gguf"),
+    "url": Url(),  # of a file that the guest downloads
+    "sha256": Digest(),  # of that file
     "draft": Text(),
     "alias": Text(),
     "n_ctx": Integer(1, 1 << 20, 2048),
@@ -219,13 +265,46 @@ def sequences(slots):
 
 def unknown(path, known):
     """Return the ConfigError for a key that is none of `known`."""
-    return ConfigError(path, "is unknown; known are " + ", ".join(sorted(known)))
+    near = nearest(path[-1], known)
+    words = ', did you mean "%s"?' % near if near else ""
+    return ConfigError(path, "is unknown%s; known are %s" % (words, ", ".join(sorted(known))))
+
+
+def nearest(name, known):
+    """Return which of `known` was meant by `name`, None if none is similar."""
+    best = None
+    least = 1 + min(len(name), 64) // 3  # more edits than that are another word
+    for other in sorted(known):
+        edits = _edits(name[:64], other)
+        if edits <= least:
+            best = other
+            least = edits - 1
+    return best
+
+
+def _edits(one, two):
+    # Levenshtein's distance: letters to insert, delete or replace.
+    row = list(range(len(two) + 1))
+    for i in range(len(one)):
+        last = row
+        row = [i + 1]
+        for j in range(len(two)):
+            row.append(min(last[j + 1] + 1, row[j] + 1, last[j] + (one[i] != two[j])))
+    return row[-1]
 
 
 def check_value(path, kind, value):
     """Raise ConfigError unless `value` is of `kind`; null stands for the default."""
     if value is not None and not kind.takes(value):
-        raise ConfigError(path, "must be " + kind.words)
+        secret = "keys" in path  # /health gives the reason to everybody
+        raise ConfigError(
+            path, "must be %s" % kind.words + ("" if secret else ", and is %s" % _shown(value))
+        )
+
+
+def _shown(value):
+    text = '"%s"' % value if isinstance(value, str) else str(value)
+    return text if len(text) <= 64 else text[:60] + " ..."
 
 
 def check_section(name, section):

@@ -11,6 +11,7 @@ from httpd.jsonio import integers
 from .apis.access import client_of
 from .apis.chat import Conversation, conversation_of, text_size
 from .apis.reply import Replies, Reply
+from .scheduling.beginning import beginning_of
 from .scheduling.engine import LOADING, READY, EngineHost
 from .scheduling.errors import RequestError, context_error, error_response, invalid, unavailable
 from .scheduling.preparation import Preparation, Turns
@@ -59,6 +60,8 @@ class Service:
                 ended=self.host.ended,
             )
             self._task = asyncio.create_task(self.scheduler.run())
+            if self.host.engine.generates:
+                self.scheduler.begin(await beginning_of(self))
 
     def reload(self):
         """Begin to load the model again, after it was lost or failed to load as well as while it
