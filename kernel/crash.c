@@ -23,7 +23,8 @@
 #define MAGIC "cllmdead"
 // A machine that dies this often this soon after booting stays down, with the report on its screen.
 #define SOON_NS 60000000000ul
-#define STREAK_MAX 3
+// One more than the application's own remedy takes (frozen/boot/disks.py).
+#define STREAK_MAX 4
 
 #define LOG_SHOWN 16
 

@@ -10,7 +10,7 @@ KERNEL_C = start.c print.c phases.c hooks.c cmdline.c crash.c backtrace.c symbol
 	$(addprefix cpu/,alarm.c apic.c cpu.c flush.c pic.c random.c sched.c smp.c stop.c tables.c \
 	thread.c trap.c tsc.c vectors.c wait.c) \
 	$(addprefix dev/,button.c calendar.c console.c nic.c power.c) \
-	$(addprefix mm/,dma.c mmio.c paging.c phys.c vm.c) \
+	$(addprefix mm/,dma.c mmio.c module.c paging.c phys.c vm.c) \
 	$(addprefix linux/,file.c futex.c process.c signal.c stderr.c syscalls.c thread.c time.c)
 KERNEL_S = boot/initial.S boot/multiboot_entry.S cpu/ap_entry.S cpu/entry.S linux/enter.S
 

@@ -29,6 +29,7 @@ except OSError as exc:
     print("cllm: no network card of a kind that is known, going on without")
 _x86.boot_phase("network card")
 
+import disks
 import machine
 import report
 from httpd.router import print_exception
@@ -69,7 +70,7 @@ async def computed(engine):
 async def run(settings):
     button = PowerButton()
     try:
-        await serve(settings, computed, asked=button.pressed)
+        await serve(settings, computed, asked=button.pressed, find=disks.find_model)
     finally:
         machine.power_button(None)
         network.withdraw()

@@ -15,7 +15,20 @@ NETWORK = {
     (0x8086, 0x10D3): "e1000",  # 82574L, QEMU's e1000e
 }
 
-# PCI Code and ID Assignment 1.11, 1.3: network controller.
+# Likewise for disks, by their ids and by class, subclass and programming interface.
+DISKS = {
+    (0x1AF4, 0x1042): "disk_virtio",  # virtio 1.1, 4.1.2 and 5.2.1
+    (0x1AF4, 0x1001): "disk_virtio",  # transitional
+}
+# PCI Code and ID Assignment 1.11, 1.2.
+DISK_CLASSES = {
+    0x010601: "disk_ahci",
+    0x010802: "disk_nvme",
+}
+
+# The same, 1.2 and 1.3: mass storage, where IDE and floppy disks are no news; network controller.
+_CLASS_STORAGE = const(0x01)
+_UNUSED_STORAGE = (0x01, 0x02)
 _CLASS_NETWORK = const(0x02)
 
 
@@ -41,9 +54,44 @@ def unknown_cards():
     ]
 
 
+def find_disks():
+    """Return [(module's name, bdf)] of the disk controllers that a driver knows, in the bus's
+    order.
+    """
+    found = []
+    for bdf, vendor, device, class24 in pci.devices():
+        name = DISKS.get((vendor, device)) or DISK_CLASSES.get(class24)
+        if name:
+            found.append((name, bdf))
+    return found
+
+
+def unknown_disks():
+    """Return [text] of the disk controllers that no driver knows, as unknown_cards()."""
+    return [
+        "%04x:%04x at %s" % (vendor, device, address_text(bdf))
+        for bdf, vendor, device, class24 in pci.devices()
+        if class24 >> 16 == _CLASS_STORAGE
+        and class24 >> 8 & 0xFF not in _UNUSED_STORAGE
+        and (vendor, device) not in DISKS
+        and class24 not in DISK_CLASSES
+    ]
+
+
 def open_card(name, bdf):
     """Return the running Card of a driver's module. Raises OSError where it does not start."""
-    return getattr(__import__("drivers." + name), name).Card(bdf)
+    return _module(name).Card(bdf)
+
+
+def open_disks(name, bdf, number):
+    """Return [Disk] behind a controller; `number` of the same kind came before it. Raises OSError
+    where it does not start.
+    """
+    return _module(name).open_disks(bdf, "%s%d" % (name.split("_")[1], number))
+
+
+def _module(name):
+    return getattr(__import__("drivers." + name), name)
 
 
 def address_text(bdf):

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 
 import asyncio
+import os
 
 from httpd import Server
 from httpd.router import print_exception
@@ -9,7 +10,7 @@ from httpd.router import print_exception
 from .apis import anthropic, embeddings, info, native_api, openai, page, responses
 from .scheduling.engine import EngineHost
 from .service import service
-from .settings import BOOT
+from .settings import BOOT, FLASH, VOLUME
 
 
 def install(service, access):
@@ -17,6 +18,28 @@ def install(service, access):
     access.install(service.app)
     for part in (openai, native_api, embeddings, responses, anthropic, info, page):
         part.install(service)
+
+
+def _names(folder):
+    try:
+        return [name for name in os.listdir(folder) if name.endswith(".py")]
+    except OSError:
+        return []
+
+
+def user_code():
+    """Return the paths of the user's handlers: app.py, then those of the FAT volume by name. A boot
+    module, which the loader may have read from that volume, stands for the file of its name, and
+    /flash/app.py for both.
+    """
+    found = {}
+    for folder in (VOLUME + "apps", BOOT):
+        for name in _names(folder):
+            if folder != BOOT or name == "app.py" or name in found:
+                found[name] = folder.rstrip("/") + "/" + name
+    if "app.py" in _names(FLASH):
+        found["app.py"] = FLASH + "app.py"
+    return [found[name] for name in sorted(found, key=lambda name: (name != "app.py", name))]
 
 
 def run_user_code(path=BOOT + "app.py"):
@@ -42,12 +65,12 @@ async def drain(server, asked, seconds):
     await server.drain(seconds)
 
 
-async def serve(settings, ended=None, make=None, asked=None):
+async def serve(settings, ended=None, make=None, asked=None, find=None):
     """Serve until cancelled, or drained.
 
     settings: Settings. ended: for the Scheduler. make: constructs the engine in place of
-    _engine.Engine. asked: coroutine function; asked() returns when the machine is to end. Raise
-    OSError if the port cannot be had.
+    _engine.Engine. asked: coroutine function; asked() returns when the machine is to end. find:
+    for the EngineHost. Raise OSError if the port cannot be had.
 
     With a mistake in the configuration, nothing of it but the network counts: keys or limits may
     be missing, so no model is loaded and no user code runs. All that asks for the model gets a 503
@@ -55,6 +78,7 @@ async def serve(settings, ended=None, make=None, asked=None):
     """
     host = EngineHost(settings.path, settings.alias, settings.options, draft=settings.draft)
     host.ended = ended
+    host.find = find
     if make is not None:
         host.make = make
     service.configure(host, settings.bounds)
@@ -62,7 +86,8 @@ async def serve(settings, ended=None, make=None, asked=None):
     if settings.mistake:
         host.fail("wrong configuration: " + settings.mistake)
     else:
-        run_user_code()
+        for path in user_code():
+            run_user_code(path)
     server = Server(service.app, "0.0.0.0", settings.port, settings.limits)
     await server.start()
     print("cllm: listening on port %d" % settings.port)

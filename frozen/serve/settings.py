@@ -10,11 +10,18 @@ from .config_keys import ConfigError
 from .scheduling.scheduler import Bounds
 
 BOOT = "/boot/"
+VOLUME = "/disk/"  # the FAT volume of a disk (boot/disks.py)
+FLASH = "/flash/"
+
+
+def configs():
+    """Return the paths of configurations. Each is laid over those before it."""
+    return BOOT + "config.json", VOLUME + "cllm.json", FLASH + "config.json"
 
 
 def read_config(path=None):
     """Return the configuration, {} without a file. Raise ConfigError if it is no JSON."""
-    path = path or BOOT + "config.json"
+    path = path or configs()[0]
     try:
         with open(path, "rb") as f:
             data = f.read()
@@ -24,6 +31,27 @@ def read_config(path=None):
         return jsonio.loads(data)
     except ValueError as exc:
         raise ConfigError((), str(exc))
+
+
+def merge(config, other):
+    """Lay `other` over `config`, key by key, also within sections. null stands for a default."""
+    if not isinstance(other, dict):
+        raise ConfigError((), "the configuration must be an object")
+    for name in other:
+        mine = config.get(name)
+        if isinstance(mine, dict) and isinstance(other[name], dict):
+            mine.update(other[name])
+        else:
+            config[name] = other[name]
+
+
+def merge_configs(config, paths):
+    """Lay the files at `paths` over `config`. Raise ConfigError for one that is no JSON object."""
+    for path in paths:
+        try:
+            merge(config, read_config(path))
+        except ConfigError as exc:
+            raise ConfigError((), "%s: %s" % (path, exc))
 
 
 def _file(name):
@@ -97,7 +125,7 @@ def read_settings(path=None):
     """
     config = {}
     try:
-        config = read_config(path)
+        merge_configs(config, (path,) if path else configs())
         return Settings(config)
     except ConfigError as exc:
         settings = Settings(_reachable(config))

@@ -13,6 +13,7 @@ from . import (
     catalogue,
     config,
     cuda,
+    disks,
     extras,
     fetch,
     gpud,
@@ -96,6 +97,13 @@ def add_boot_flags(parser, serial=True):
     )
     parser.add_argument(
         "--nic", choices=config.NICS, help="the network card (default auto: virtio)"
+    )
+    parser.add_argument(
+        "--disk",
+        action="append",
+        metavar=disks.WORDS,
+        help="a disk image, on one of three controllers (default virtio), read only with ,ro; may "
+        "come several times",
     )
     parser.add_argument(
         "--gpu",

@@ -5,7 +5,7 @@ import math
 import re
 from pathlib import Path
 
-from . import CllmError, fetch, hub, memory, qemu
+from . import CllmError, disks, fetch, hub, memory, qemu
 from .guest_keys import keys
 
 DEFAULTS = {
@@ -23,6 +23,7 @@ DEFAULTS = {
     "kernels": "auto",
     "cpu_variant": "auto",
     "nic": "auto",
+    "disk": [],
     "gpu": "off",
     "gpu_memory": None,
 }
@@ -52,6 +53,7 @@ HOST = {
     **{key: keys.Choice(*words) for key, words in CHOICES.items()},
     **dict.fromkeys(PATHS, keys.Text()),
     "offline": keys.Flag(False),
+    "disk": keys.Texts(),
 }
 # The guest's settings, which it gets as the boot module config.json: sections, and keys beside
 # them. A file has the keys of the model at the top level, the guest below "model". "port" is the
@@ -89,6 +91,12 @@ def settings(flags, file=None):
             raise CllmError(f'"{key}" is empty: name a file, or leave it out')
     for key in ("model", "draft"):
         merged[key] = model_file(merged[key], merged["offline"])
+    try:
+        merged["disk"] = [disks.parse(text) for text in merged["disk"]]
+        for disk in merged["disk"]:
+            disk.check()
+    except ValueError as error:
+        raise CllmError(f"disk: {error}") from None
     return merged, guest
 
 
@@ -218,6 +226,8 @@ def _float(text):
 
 def _host_value(key, value, folder):
     keys.check_value((key,), HOST[key], value)
-    word = not isinstance(value, str) or value in (DEFAULT_MODEL, "stdio", "pty")
+    if key == "disk":
+        return [str(folder / name) for name in value]
+    word = value in (DEFAULT_MODEL, "stdio", "pty")
     word = word or (key in ("model", "draft") and _is_remote(value))
     return str(folder / value) if key in PATHS and not word else value

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from . import CllmError, accel, gpud
+from .disks import Disk
 
 PROGRAM = "qemu-system-x86_64"
 GUEST_PORT = 80
@@ -79,7 +80,7 @@ class Guest:
     memory keeps the crash record. monitor, qmp: paths of Unix sockets for QEMU's human monitor
     and for its machine protocol (tests/support/qemu_monitor.py); with either the guest has a
     screen. cpu: QEMU's name of a processor (default: the best available). nic: a key of CARDS.
-    gpu: a gpud.Daemon of the guest's own, started before QEMU and ended after it, or the path of
+    disks: a list of disks.Disk. gpu: a gpud.Daemon of the guest's own, started before QEMU and ended after it, or the path of
     the socket of one that runs. Call start() and stop() from the main thread only: the kernel ends
     QEMU when the thread that started it ends.
     """
@@ -103,6 +104,7 @@ class Guest:
         cpu: str | None = None,
         nic: str = "auto",
         gpu: gpud.Daemon | str | Path | None = None,
+        disks: list[Disk] | None = None,
     ) -> None:
         self.image = Path(image)
         self.modules = modules or {}
@@ -120,6 +122,7 @@ class Guest:
         self.cpu = cpu
         self.nic = nic
         self.gpu = gpu
+        self.disks = disks or []
         self.url = f"http://127.0.0.1:{port}"
         self.listeners: list[Callable[[bytes], object]] = []
         self.ended = threading.Event()
@@ -152,6 +155,8 @@ class Guest:
             "-device",
             "isa-debug-exit,iobase=0xf4,iosize=0x04",
         ]
+        for number, disk in enumerate(self.disks):
+            line += disk.arguments(number)
         for option, socket_path in (("-monitor", self.monitor), ("-qmp", self.qmp)):
             if socket_path:
                 path = str(Path(socket_path).resolve()).replace(",", ",,")

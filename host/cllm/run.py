@@ -11,7 +11,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import CllmError, accel, cards, config, console, gpud, health, hub, memory, qemu, reclaim
+from . import (
+    CllmError,
+    accel,
+    cards,
+    config,
+    console,
+    disks,
+    gpud,
+    health,
+    hub,
+    memory,
+    qemu,
+    reclaim,
+)
 from .build import DEBUG_IMAGE, GPU_IMAGE, IMAGE, UNPACKED
 from .cuda import PACK
 
@@ -70,11 +83,13 @@ def make_guest(
         port=settings["port"] or qemu.free_port(),
         smp=settings["smp"] or cores(),
         memory=settings["memory"]
-        or _memory(model, draft, guest_settings.get("model", {}), settings["kernels"] == "tcg"),
+        or _memory(model, draft, guest_settings.get("model", {}), settings["kernels"] == "tcg")
+        + disks.memory(settings.get("disk", [])),
         accel=chosen,
         pcap=settings["pcap"],
         on_crash=settings["on_crash"],
         nic=settings["nic"],
+        disks=settings.get("disk", []),
         **options,
     )
     if engine:

@@ -152,6 +152,16 @@ struct boot_module {
 };
 // Module `i`, NULL after the last one.
 const struct boot_module *boot_module(size_t i);
+// Takes `size` bytes of RAM for a module that the application reads from a disk: contiguous, also
+// for devices, on a 2 MiB boundary, and above 4 GiB where there is such memory, which leaves the
+// lower for device DMA. *address receives it. -EEXIST for the name of a module, -EINVAL for none,
+// -EMFILE for more modules than there is room for, -ENOMEM. The name of a reservation gets that one
+// if it has the size, else it is released first.
+int module_reserve(const char *name, uint64_t size, uint64_t *address);
+// Makes a reservation a module: read-only, for good. -ENOENT when there is none of that name.
+int module_publish(const char *name);
+// Frees the reservation of that name, NULL for all. No device may write to it any more.
+void module_release(const char *name);
 // The loader's command line.
 const char *boot_cmdline(void);
 

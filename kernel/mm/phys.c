@@ -123,11 +123,11 @@ uint64_t phys_alloc_large(void) {
     return found;
 }
 
-uint64_t phys_alloc_contiguous(size_t n, uint64_t align, uint64_t limit) {
+uint64_t phys_alloc_contiguous(size_t n, uint64_t align, uint64_t from, uint64_t limit) {
     uint64_t flags = spin_lock_irq(&lock), found = 0;
     uint64_t step = align > PAGE_SIZE ? align / PAGE_SIZE : 1;
     uint64_t end = limit / PAGE_SIZE < n_frames ? limit / PAGE_SIZE : n_frames;
-    for (uint64_t f = 0; f + n <= end && n <= n_free;) {
+    for (uint64_t f = from / PAGE_SIZE; f + n <= end && n <= n_free;) {
         uint64_t k = 0;
         while (k < n && !in_use(f + k)) {
             // Whole free words count at once.

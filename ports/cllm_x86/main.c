@@ -60,6 +60,7 @@ static void run_python(void) {
     pyexec_frozen_module("_boot.py", false);
     // On the RAM file system, which outlives soft resets: a script may put it there.
     pyexec_file_if_exists("/boot.py");
+    pyexec_file_if_exists("/flash/boot.py");
     boot_phase("python");
     int exit = 0;
     if (pyexec_mode_kind == PYEXEC_MODE_FRIENDLY_REPL) {
@@ -76,6 +77,7 @@ static void run_python(void) {
     mpirq_deinit();
     pci_quiesce();
     dma_free_all();
+    module_release(NULL);
     gc_sweep_all();
     mp_deinit();
     ucuda_port_reset();

@@ -26,6 +26,45 @@ static mp_obj_t x86_modules(void) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_0(x86_modules_obj, x86_modules);
 
+static const char *module_name(mp_obj_t name_in) {
+    const char *name = mp_obj_str_get_str(name_in);
+    if (!*name || strlen(name) >= BOOT_NAME_MAX || strchr(name, '/')) {
+        mp_raise_ValueError(MP_ERROR_TEXT("no name of a module"));
+    }
+    return name;
+}
+
+// module(name, size) -> memoryview of contiguous memory, at the same physical and virtual address,
+// for a module that a disk's driver fills. It becomes /boot/NAME by module_publish(name); until
+// then module_release(name) or a soft reset frees it. OSError(ENOMEM), OSError(EEXIST).
+static mp_obj_t x86_module_reserve(mp_obj_t name, mp_obj_t size_in) {
+    uint64_t size = mp_obj_int_get_truncated(size_in), address;
+    int err = module_reserve(module_name(name), size, &address);
+    if (err) {
+        mp_raise_OSError(-err);
+    }
+    return mp_obj_new_memoryview(
+        'B' | MP_OBJ_ARRAY_TYPECODE_FLAG_RW, (size_t)size, (void *)address);
+}
+static MP_DEFINE_CONST_FUN_OBJ_2(x86_module_reserve_obj, x86_module_reserve);
+
+// module_publish(name): no one may write to the module's memory any more.
+static mp_obj_t x86_module_publish(mp_obj_t name) {
+    int err = module_publish(module_name(name));
+    if (err) {
+        mp_raise_OSError(-err);
+    }
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(x86_module_publish_obj, x86_module_publish);
+
+// module_release(name): frees what module() returned. No device may write to it any more.
+static mp_obj_t x86_module_release(mp_obj_t name) {
+    module_release(module_name(name));
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(x86_module_release_obj, x86_module_release);
+
 // cmdline() -> str: the boot loader's command line.
 static mp_obj_t x86_cmdline(void) {
     return mp_obj_new_str_from_cstr(boot_cmdline());
@@ -220,6 +259,9 @@ MP_DECLARE_CONST_FUN_OBJ_2(x86_stress_obj);
 static const mp_rom_map_elem_t x86_globals_table[] = {
     {MP_ROM_QSTR(MP_QSTR___name__), MP_ROM_QSTR(MP_QSTR__x86)},
     {MP_ROM_QSTR(MP_QSTR_modules), MP_ROM_PTR(&x86_modules_obj)},
+    {MP_ROM_QSTR(MP_QSTR_module), MP_ROM_PTR(&x86_module_reserve_obj)},
+    {MP_ROM_QSTR(MP_QSTR_module_publish), MP_ROM_PTR(&x86_module_publish_obj)},
+    {MP_ROM_QSTR(MP_QSTR_module_release), MP_ROM_PTR(&x86_module_release_obj)},
     {MP_ROM_QSTR(MP_QSTR_cmdline), MP_ROM_PTR(&x86_cmdline_obj)},
     {MP_ROM_QSTR(MP_QSTR_irq), MP_ROM_PTR(&x86_irq_obj)},
     {MP_ROM_QSTR(MP_QSTR_alarm), MP_ROM_PTR(&x86_alarm_obj)},

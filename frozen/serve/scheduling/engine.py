@@ -13,6 +13,11 @@ READY = "ready"
 FAILED = "failed"
 
 _LOOK_S = 0.02  # interval of checks of the loading progress
+_READING = 0.9  # the part of the progress that reading a model from a disk is
+
+
+class NoModel(Exception):
+    """A model is not there and cannot be read from a disk: the reason."""
 
 
 def _native(path, cpu="", **options):
@@ -58,11 +63,17 @@ class EngineHost:
     _engine.Engine. make: constructor of the engine, which tests replace; its loaded() returns the
     fraction that is loaded. draft: file of a small model with the same vocabulary, to guess tokens
     with, or None.
+
+    find: coroutine function (path, progress) -> path, which reads a model into memory where it is
+    not there yet, may choose another, and raises NoModel; None without disks.
     """
+
+    find = None
 
     def __init__(self, path, alias=None, options=None, make=_native, draft=None):
         self.path = path
         self.alias = alias or _stem(path)
+        self._named = bool(alias)
         self.options = options or {}
         # LOADING before load() has looked for the file, so that clients try again.
         self.state = LOADING if path else NONE
@@ -74,6 +85,7 @@ class EngineHost:
         self.make = make
         self.ended = None  # the coroutine function `ended` of Scheduler
         self._printed = 0
+        self._begun = 0.0  # the part of the progress that reading it from a disk was
 
     @property
     def on_gpu(self):
@@ -97,6 +109,9 @@ class EngineHost:
         self.state = LOADING
         self.progress = 0.0
         self._printed = 0
+        self._begun = 0.0
+        if not await self._found():
+            return
         try:
             size = _size(self.path)
         except OSError:
@@ -127,6 +142,27 @@ class EngineHost:
             "cllm: model %s is ready: %s, kernels %s%s"
             % (self.alias, self.engine.desc, self.engine.kernels, self._gpu_text())
         )
+
+    async def _found(self):
+        # Have the models read from disks; return whether to go on.
+        if not self.find:
+            return True
+        try:
+            self.path = await self.find(self.path, self._reading)
+            if not self._named:
+                self.alias = _stem(self.path)
+        except NoModel as exc:
+            self.state = NONE
+            self.reason = "no model: %s" % exc
+            print("cllm: " + self.reason)
+            return False
+        if self.draft:
+            try:
+                self.draft = await self.find(self.draft, self._reading)
+            except NoModel as exc:
+                print("cllm: no drafts: %s" % exc)
+                self.draft = None
+        return True
 
     def _gpu_text(self):
         found = gpu() if self.on_gpu else None
@@ -167,7 +203,15 @@ class EngineHost:
         self.reason = reason
         print("cllm: " + reason)
 
+    def _reading(self, fraction):
+        # Loading what was read takes little time. A draft model's comes after the model's own.
+        self._begun = max(self._begun, _READING * fraction)
+        self._report(self._begun)
+
     def _progress(self, fraction):
+        self._report(self._begun + (1 - self._begun) * fraction)
+
+    def _report(self, fraction):
         self.progress = fraction
         tenths = int(fraction * 10)
         if tenths > self._printed:
