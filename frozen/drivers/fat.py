@@ -47,7 +47,9 @@ class Volume:
         self._table_at = reserved * size
         self._data_at = (reserved + tables * table_size) * size
         self._cluster = per_cluster * size
-        self._clusters = min(table_size * size // 4, (part.size - self._data_at) // self._cluster + 2)
+        self._clusters = min(
+            table_size * size // 4, (part.size - self._data_at) // self._cluster + 2
+        )
         self._chunk = bytearray(_CHUNK)
         self._chunk_number = -1
 

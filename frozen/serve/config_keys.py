@@ -255,6 +255,13 @@ MODEL = {
     "cpu_variant": Choice("auto", "sse42", "avx2", "avx512", "avx512-vnni", "avx512-bf16"),
 }
 
+# Keys of a --config file that are for QEMU only. A guest that reads such a file, from a disk say,
+# passes over them.
+HOST_ONLY = (
+    "accel", "app", "disk", "gpu", "gpu_memory", "memory", "nic", "offline", "on_crash", "pcap",
+    "serial", "smp",
+)  # fmt: skip
+
 SECTIONS = {"network": NETWORK, "limits": LIMITS, "model": MODEL}
 
 
@@ -337,13 +344,45 @@ def check(config):
     if not isinstance(config, dict):
         raise ConfigError((), "the configuration must be an object")
     for name in config:
+        if name == "model" and isinstance(config[name], str):
+            continue
         if name in SECTIONS:
             check_section(name, config[name])
         elif name in SERVER:
             check_value((name,), SERVER[name], config[name])
-        else:
-            raise unknown((name,), list(SERVER) + list(SECTIONS))
-    check_batch(config.get("model") or {}, ("model",))
+        elif name in MODEL and name != "file":
+            check_value((name,), MODEL[name], config[name])
+        elif name not in HOST_ONLY and name != "$schema":
+            known = list(SERVER) + list(SECTIONS) + list(HOST_ONLY) + list(MODEL)
+            raise unknown((name,), [key for key in known if key != "file"])
+    model = config.get("model")
+    if isinstance(model, dict):
+        check_batch(model, ("model",))
+    else:
+        check_batch(config)
+
+
+def of_guest(config):
+    """Return a checked configuration as its sections: what a --config file has of the model at the
+    top moves into "model", and what is QEMU's is left out.
+    """
+    found = {}
+    model = {}
+    for name in config:
+        value = config[name]
+        if name == "model" and isinstance(value, str):
+            if value.startswith("http://"):
+                model["url"] = value
+            elif value.endswith(".gguf") and ":" not in value:
+                model["file"] = value.split("/")[-1]
+        elif name in SECTIONS or name in SERVER:
+            found[name] = value
+        elif name in MODEL:
+            model[name] = value
+    if model:
+        model.update(found.get("model") or {})
+        found["model"] = model
+    return found
 
 
 def get(values, keys, name):

@@ -7,7 +7,7 @@ import os
 from httpd import Server
 from httpd.router import print_exception
 
-from .apis import anthropic, embeddings, info, native_api, openai, page, responses
+from .apis import anthropic, embeddings, info, models, native_api, openai, page, responses
 from .scheduling.engine import EngineHost
 from .service import service
 from .settings import BOOT, FLASH, VOLUME
@@ -16,7 +16,7 @@ from .settings import BOOT, FLASH, VOLUME
 def install(service, access):
     """Add all routes and hooks to the service's application."""
     access.install(service.app)
-    for part in (openai, native_api, embeddings, responses, anthropic, info, page):
+    for part in (openai, native_api, embeddings, responses, anthropic, info, models, page):
         part.install(service)
 
 

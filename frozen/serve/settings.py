@@ -5,6 +5,7 @@ import _x86
 from httpd import Limits, jsonio
 
 from . import config_keys as keys
+from . import config_sources
 from .apis.access import Access
 from .config_keys import ConfigError
 from .scheduling.scheduler import Bounds
@@ -14,18 +15,31 @@ VOLUME = "/disk/"  # the FAT volume of a disk (boot/disks.py)
 FLASH = "/flash/"
 
 
+FW_CFG = "fw_cfg opt/cllm/config"
+CMDLINE = "the command line"
+
+
 def configs():
-    """Return the paths of configurations. Each is laid over those before it."""
-    return BOOT + "config.json", VOLUME + "cllm.json", FLASH + "config.json"
+    """Return the names of configurations. Each is laid over those before it."""
+    return VOLUME + "cllm.json", FLASH + "config.json", BOOT + "config.json", FW_CFG, CMDLINE
 
 
 def read_config(path=None):
-    """Return the configuration, {} without a file. Raise ConfigError if it is no JSON."""
-    path = path or configs()[0]
-    try:
-        with open(path, "rb") as f:
-            data = f.read()
-    except OSError:
+    """Return the configuration called `path`, {} if there is none. Raise ConfigError if it is no
+    JSON.
+    """
+    path = path or BOOT + "config.json"
+    if path == CMDLINE:
+        return config_sources.of_command_line(_x86.cmdline())
+    if path == FW_CFG:
+        data = config_sources.of_fw_cfg()
+    else:
+        try:
+            with open(path, "rb") as f:
+                data = f.read()
+        except OSError:
+            return {}
+    if not data:
         return {}
     try:
         return jsonio.loads(data)
@@ -49,7 +63,13 @@ def merge_configs(config, paths):
     """Lay the files at `paths` over `config`. Raise ConfigError for one that is no JSON object."""
     for path in paths:
         try:
-            merge(config, read_config(path))
+            found = read_config(path)
+            try:
+                keys.check(found)
+            except ConfigError:
+                merge(config, _reachable(found))
+                raise
+            merge(config, keys.of_guest(found))
         except ConfigError as exc:
             raise ConfigError((), "%s: %s" % (path, exc))
 
@@ -63,7 +83,8 @@ def _file(name):
 class Settings:
     """The configuration that `config` (a dict) describes. Raise ConfigError for a mistake in it.
 
-    port, watchdog (seconds, 0 for none); address, gateway: as in the configuration, or None;
+    port, watchdog (seconds, 0 for none); address, gateway, dns, ntp: as in the configuration, or
+    None;
     limits: httpd.Limits; bounds: scheduler.Bounds; drain_s: seconds for what runs when the machine
     is to end; access: Access; path, alias, options: of the model, for EngineHost; draft: path of a
     small model, or None; mistake: what was wrong with a configuration that has been set aside, or
@@ -72,6 +93,7 @@ class Settings:
 
     def __init__(self, config):
         keys.check(config)
+        config = keys.of_guest(config)
         self.mistake = None
         server = {name: keys.get(config, keys.SERVER, name) for name in keys.SERVER}
         self.port = server["port"]
@@ -80,6 +102,8 @@ class Settings:
         network = config.get("network") or {}
         self.address = network.get("address")
         self.gateway = network.get("gateway")
+        self.dns = network.get("dns")
+        self.ntp = network.get("ntp")
         self.card = network.get("card")
         self.hostname = keys.get(network, keys.NETWORK, "hostname")
         self.mdns = keys.get(network, keys.NETWORK, "mdns")
@@ -97,6 +121,10 @@ class Settings:
     def _model(self, model):
         self.alias = model["alias"]
         self.path = _file(model["file"] or keys.MODEL["file"].default)
+        if model["url"]:
+            self.path = model["url"].split("#")[0]
+            if model["sha256"]:
+                self.path += "#sha256=" + model["sha256"]
         self.draft = _file(model["draft"])
         self.options = {
             "n_ctx": model["n_ctx"],

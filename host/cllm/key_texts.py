@@ -19,6 +19,7 @@ TEXTS = {
     "gpu_memory": ("memory of a GPU that the guest may have; default: all", "MiB", 4096),
     "serial": ("where the serial line goes: stdio, pty or a file", "", "serial.log"),
     "nic": ("the machine's network card", "", "virtio"),
+    "disk": ("disk images, FILE[:virtio|nvme|ahci][,ro]", "", ["models.img,ro"]),
     "pcap": ("file for every frame of the network card", "", "frames.pcap"),
     "on_crash": ("what follows a crash of the guest", "", "reboot"),
     # The guest's.

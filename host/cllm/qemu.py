@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,9 @@ class Guest:
     memory keeps the crash record. monitor, qmp: paths of Unix sockets for QEMU's human monitor
     and for its machine protocol (tests/support/qemu_monitor.py); with either the guest has a
     screen. cpu: QEMU's name of a processor (default: the best available). nic: a key of CARDS.
-    disks: a list of disks.Disk. gpu: a gpud.Daemon of the guest's own, started before QEMU and ended after it, or the path of
-    the socket of one that runs. Call start() and stop() from the main thread only: the kernel ends
+    disks: a list of disks.Disk. gpu: a gpud.Daemon of the guest's own, started before QEMU and
+    ended after it, or the path of the socket of one that runs. words: for the kernel's command
+    line. extra: further options of QEMU. Call start() and stop() from the main thread only: the kernel ends
     QEMU when the thread that started it ends.
     """
 
@@ -104,6 +105,8 @@ class Guest:
         cpu: str | None = None,
         nic: str = "auto",
         gpu: gpud.Daemon | str | Path | None = None,
+        words: str = "",
+        extra: Sequence[str] = (),
         disks: list[Disk] | None = None,
     ) -> None:
         self.image = Path(image)
@@ -122,6 +125,8 @@ class Guest:
         self.cpu = cpu
         self.nic = nic
         self.gpu = gpu
+        self.words = words
+        self.extra = list(extra)
         self.disks = disks or []
         self.url = f"http://127.0.0.1:{port}"
         self.listeners: list[Callable[[bytes], object]] = []
@@ -172,6 +177,7 @@ class Guest:
             # No reconnect=: the device then waits for a connection that QEMU 7.2 makes only later.
             line += ["-chardev", f"socket,id=gpud,path={path}"]
             line += ["-device", "ivshmem-doorbell,vectors=1,chardev=gpud"]
+        line += self.extra
         if self.gdb:
             line += ["-S", "-gdb", f"tcp:127.0.0.1:{self.gdb}"]
         return line
@@ -181,6 +187,7 @@ class Guest:
         mapped = self.mapped()
         line = ["-kernel", str(self.image.resolve())]
         words = [f"pmem={name}@{start:x}+{size:x}" for name, start, size in mapped]
+        words += [self.words] if self.words else []
         if self.on_crash == "exit":
             words.append("crash=exit")
             line.append("-no-reboot")

@@ -43,8 +43,8 @@ static mp_obj_t x86_module_reserve(mp_obj_t name, mp_obj_t size_in) {
     if (err) {
         mp_raise_OSError(-err);
     }
-    return mp_obj_new_memoryview(
-        'B' | MP_OBJ_ARRAY_TYPECODE_FLAG_RW, (size_t)size, (void *)address);
+    return mp_obj_new_memoryview('B' | MP_OBJ_ARRAY_TYPECODE_FLAG_RW, (size_t)size,
+        (void *)address);
 }
 static MP_DEFINE_CONST_FUN_OBJ_2(x86_module_reserve_obj, x86_module_reserve);
 
@@ -57,6 +57,17 @@ static mp_obj_t x86_module_publish(mp_obj_t name) {
     return mp_const_none;
 }
 static MP_DEFINE_CONST_FUN_OBJ_1(x86_module_publish_obj, x86_module_publish);
+
+// module_remove(name): frees the memory of a module that was published, and that no file or engine
+// has open. OSError(ENOENT).
+static mp_obj_t x86_module_remove(mp_obj_t name) {
+    int err = module_remove(module_name(name));
+    if (err) {
+        mp_raise_OSError(-err);
+    }
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(x86_module_remove_obj, x86_module_remove);
 
 // module_release(name): frees what module() returned. No device may write to it any more.
 static mp_obj_t x86_module_release(mp_obj_t name) {
@@ -261,6 +272,7 @@ static const mp_rom_map_elem_t x86_globals_table[] = {
     {MP_ROM_QSTR(MP_QSTR_modules), MP_ROM_PTR(&x86_modules_obj)},
     {MP_ROM_QSTR(MP_QSTR_module), MP_ROM_PTR(&x86_module_reserve_obj)},
     {MP_ROM_QSTR(MP_QSTR_module_publish), MP_ROM_PTR(&x86_module_publish_obj)},
+    {MP_ROM_QSTR(MP_QSTR_module_remove), MP_ROM_PTR(&x86_module_remove_obj)},
     {MP_ROM_QSTR(MP_QSTR_module_release), MP_ROM_PTR(&x86_module_release_obj)},
     {MP_ROM_QSTR(MP_QSTR_cmdline), MP_ROM_PTR(&x86_cmdline_obj)},
     {MP_ROM_QSTR(MP_QSTR_irq), MP_ROM_PTR(&x86_irq_obj)},

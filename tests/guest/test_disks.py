@@ -125,7 +125,9 @@ def test_what_does_not_fit_is_refused_with_the_numbers(boot, tmp_path):
     image = tmp_path / "disk.img"
     disk_images.make(image, [("MODEL", "model.gguf", 500 << 20)])
     machine = boot(disk=[Disk(image)], memory=256)
-    found = re.search(r"does not fit: it has 500 MiB, (\d+) MiB of memory are free", machine.verdict)
+    found = re.search(
+        r"does not fit: it has 500 MiB, (\d+) MiB of memory are free", machine.verdict
+    )
     assert found and 150 < int(found[1]) < 256
     assert "reading" not in machine.log().decode()
 

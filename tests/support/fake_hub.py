@@ -132,7 +132,9 @@ class _Content(_Handler):
     def answer(self):
         hub = self.hub
         _, _, user, repo, name = unquote(self.path).split("/", 4)
-        data = hub.repos[f"{user}/{repo}"][name]
+        data = hub.repos.get(f"{user}/{repo}", {}).get(name)
+        if data is None:
+            return self.send(404)
         trouble = hub.troubles.pop(0) if hub.troubles and self.command == "GET" else {}
         if "status" in trouble:
             return self.send(trouble["status"], b"no", **trouble["headers"])

@@ -8,8 +8,9 @@ import time
 from httpd import HttpError
 from httpd.jsonio import dumps
 
-from ..scheduling.engine import version
+from ..scheduling.engine import READY, version
 from ..scheduling.errors import invalid
+from ..switching import states
 from .params import Params, integer, prompts_of
 from .reply import described, key_of, probs_object
 from .sse import Writer, stream
@@ -283,8 +284,17 @@ def install(service):
     @app.get("/models")
     @app.get("/v1/models")
     def models(request):
-        info = model_info(service)
-        return {"models": [_ollama_model(info["id"])], "object": "list", "data": [info]}
+        found = states(service)
+        infos = []
+        if service.host.state == READY or not found:
+            infos.append(model_info(service))
+        for name in found:
+            if not infos or name != infos[0]["id"]:
+                infos.append({"id": name, "object": "model", "owned_by": "llamacpp"})
+        for info in infos:
+            info["status"] = found.get(info["id"])
+        names = [_ollama_model(info["id"]) for info in infos]
+        return {"models": names, "object": "list", "data": infos}
 
     @app.get("/v1/models/<path:name>")
     def model(request, name):

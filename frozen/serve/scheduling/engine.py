@@ -84,6 +84,7 @@ class EngineHost:
         self.drafter = None  # the engine of `draft`
         self.make = make
         self.ended = None  # the coroutine function `ended` of Scheduler
+        self.lacks_memory = False  # whether the last load() failed for that reason
         self._printed = 0
         self._begun = 0.0  # the part of the progress that reading it from a disk was
 
@@ -97,6 +98,13 @@ class EngineHost:
         found = gpu() if self.on_gpu else None
         return "the GPU is lost: " + found["fault"] if found and found["fault"] else None
 
+    def another(self, path, alias=None):
+        """Return the EngineHost for another model with the options of this one."""
+        host = EngineHost(path, alias or _stem(path), self.options, self.make)
+        host.ended = self.ended
+        host.find = self.find
+        return host
+
     def close(self):
         """Free the model and the draft model. load() may follow."""
         for engine in (self.drafter, self.engine):
@@ -108,6 +116,7 @@ class EngineHost:
         """Load the model. A bad one raises nothing: see `state`."""
         self.state = LOADING
         self.progress = 0.0
+        self.lacks_memory = False
         self._printed = 0
         self._begun = 0.0
         if not await self._found():
@@ -123,6 +132,7 @@ class EngineHost:
         try:
             engine = await self._loaded(self.path, self._progress)
         except MemoryError:
+            self.lacks_memory = True
             self.fail(
                 "cannot load %s: the machine has not enough memory for it and %d cells of cache: "
                 "give it more (--memory), or fewer cells (n_ctx)"
@@ -220,7 +230,7 @@ class EngineHost:
 
 
 def _stem(path):
-    name = path.split("/")[-1]
+    name = path.split("#")[0].split("/")[-1]
     return name[:-5] if name.endswith(".gguf") else name
 
 

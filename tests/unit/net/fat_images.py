@@ -71,7 +71,18 @@ class Volume:
         boot = bytearray(SECTOR)
         boot[:11] = b"\xeb\x58\x90MSWIN4.1"
         boot[11:36] = struct.pack(
-            "<HBHBHHBHHHII", SECTOR, cluster, RESERVED, TABLES, 0, 0, 0xF8, 0, 63, 255, 0,
+            "<HBHBHHBHHHII",
+            SECTOR,
+            cluster,
+            RESERVED,
+            TABLES,
+            0,
+            0,
+            0xF8,
+            0,
+            63,
+            255,
+            0,
             self.size // SECTOR,
         )
         boot[36:52] = struct.pack("<IHHIHH", table_sectors, 0, 0, 2, 1, 6)

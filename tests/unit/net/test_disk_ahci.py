@@ -247,7 +247,9 @@ def test_one_of_several_fails_and_no_other(model, disk, store, stops, bad):
         error = disk._end(slot)
         assert bool(error) == (number == bad)
         if not error:
-            assert view[number * 65536 : number * 65536 + 4] == (number * 128).to_bytes(4, "little")
+            assert view[number * 65536 : number * 65536 + 4] == (number * 128).to_bytes(
+                4, "little"
+            )
     assert not disk._issued and not disk._suspects
 
 

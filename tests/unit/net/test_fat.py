@@ -45,9 +45,7 @@ def test_runs(volume):
     found = open_volume(disk)
     for path in FILES:
         runs, size = found.runs(path)
-        data = b"".join(
-            [bytes(disk.data[lba * 512 : lba * 512 + length]) for lba, length in runs]
-        )
+        data = b"".join([bytes(disk.data[lba * 512 : lba * 512 + length]) for lba, length in runs])
         assert size == len(data) and data == FILES[path][0]
     runs = [len(found.runs("models/%s.gguf" % name)[0]) for name in ("torn", "shreds", "nothing")]
     assert runs == [3, 41, 0]

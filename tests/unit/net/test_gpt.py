@@ -109,8 +109,7 @@ def test_a_table():
 
 
 @pytest.mark.parametrize(
-    "fields",
-    [{"size": 512}, {"entry_size": 256}, {"count": 4}, {"count": 3}],
+    "fields", [{"size": 512}, {"entry_size": 256}, {"count": 4}, {"count": 3}]
 )
 def test_sizes_of_headers_and_entries(fields):
     entries = ENTRIES
