@@ -256,7 +256,6 @@ async def find_model(path, progress):
         )
     before = 0
     for part, size in zip(names, sizes):
-        print("cllm: reading %s (%d MiB)" % (part, size // _MIB))
         await _read(part, size, lambda done: progress((before + done) / total))
         before += size
     return _BOOT + name
@@ -277,8 +276,11 @@ async def _read(name, size, progress):
         memory = _x86.module(name, size)
     except OSError as exc:
         raise NoModel(
-            "%s does not fit: no %d MiB of memory in one piece: %s" % (name, size // _MIB, exc)
+            "%s does not fit: it needs %d MiB in one piece, and the %d MiB that are free are in "
+            "pieces, below and above 4 GiB: %s"
+            % (name, size // _MIB, _x86.memory()[1] // _MIB, exc)
         )
+    print("cllm: reading %s (%d MiB)" % (name, size // _MIB))
     complete = False
     try:
         part = models.get(name)

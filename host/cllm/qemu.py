@@ -82,8 +82,8 @@ class Guest:
     screen. cpu: QEMU's name of a processor (default: the best available). nic: a key of CARDS.
     disks: a list of disks.Disk. gpu: a gpud.Daemon of the guest's own, started before QEMU and
     ended after it, or the path of the socket of one that runs. words: for the kernel's command
-    line. extra: further options of QEMU. Call start() and stop() from the main thread only: the kernel ends
-    QEMU when the thread that started it ends.
+    line. extra: further options of QEMU. Call start() and stop() from the main thread only: the
+    kernel ends QEMU when the thread that started it ends.
     """
 
     def __init__(

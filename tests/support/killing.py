@@ -91,7 +91,7 @@ def main():
             modules={"app.py": Path(app).read_bytes()},
             disks=disk,
         )
-        guest.serial = Serial(guest)
+        guest.serial = Serial(guest)  # type: ignore[attr-defined]
         guest.start()
         return guest
 
