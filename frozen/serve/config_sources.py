@@ -6,6 +6,8 @@ import json
 import machine
 from micropython import const
 
+from .config_keys import ConfigError
+
 _PREFIX = "cllm."
 # QEMU's docs/specs/fw_cfg.rst: the selector and data ports, and the keys of what is there.
 _SELECT = const(0x510)
@@ -19,7 +21,7 @@ _NAME = b"opt/cllm/config"
 
 def of_command_line(line):
     """Return the configuration of the words "cllm.KEY=VALUE", in which KEY may have a section
-    before a point. VALUE is JSON, or else a string.
+    before a point. VALUE is JSON, or else a string. Raise ConfigError for members of no section.
     """
     found = {}
     for word in line.split():
@@ -32,7 +34,10 @@ def of_command_line(line):
             value = text
         section, point, name = key[len(_PREFIX) :].partition(".")
         if point:
-            found.setdefault(section, {})[name] = value
+            members = found.setdefault(section, {})
+            if not isinstance(members, dict):
+                raise ConfigError((section,), "must be an object")
+            members[name] = value
         else:
             found[section] = value
     return found

@@ -60,18 +60,21 @@ def merge(config, other):
 
 
 def merge_configs(config, paths):
-    """Lay the files at `paths` over `config`. Raise ConfigError for one that is no JSON object."""
+    """Lay the configurations called `paths` over `config`. Raise ConfigError for the first mistake,
+    after all that is right of the port and the network.
+    """
+    mistake = None
     for path in paths:
         try:
+            found = None
             found = read_config(path)
-            try:
-                keys.check(found)
-            except ConfigError:
-                merge(config, _reachable(found))
-                raise
+            keys.check(found)
             merge(config, keys.of_guest(found))
         except ConfigError as exc:
-            raise ConfigError((), "%s: %s" % (path, exc))
+            merge(config, _reachable(found))
+            mistake = mistake or ConfigError((), "%s: %s" % (path, exc))
+    if mistake:
+        raise mistake
 
 
 def _file(name):
@@ -164,7 +167,9 @@ def read_settings(path=None):
 def _reachable(config):
     found = {}
     for name in ("port", "network") if isinstance(config, dict) else ():
-        part = {name: config.get(name)}
+        if name not in config:
+            continue
+        part = {name: config[name]}
         try:
             keys.check(part)
         except ConfigError:

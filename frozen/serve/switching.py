@@ -26,6 +26,12 @@ class Switch:
         """Whether a model is on its way in or out."""
         return self._task is not None and not self._task.done()
 
+    @property
+    def manages(self):
+        """Whether no model is served because one is being changed, or was unloaded."""
+        host = self._service.host
+        return self.busy or (host.state == NONE and host.reason == UNLOADED)
+
     def load(self, path, alias=None):
         """Begin to serve the model at `path`, a file or an http:// URL with "#sha256=HEX" behind
         it. Return the asyncio task, whose result is the reason if that fails, else None.

@@ -286,8 +286,8 @@ def install(service):
     def models(request):
         found = states(service)
         infos = []
-        if service.host.state == READY or not found:
-            infos.append(model_info(service))
+        if service.host.state == READY or not service.switch.manages:
+            infos.append(model_info(service))  # 503 while there is none
         for name in found:
             if not infos or name != infos[0]["id"]:
                 infos.append({"id": name, "object": "model", "owned_by": "llamacpp"})
