@@ -129,6 +129,20 @@ class Url:
 _HEX = "0123456789abcdefABCDEF"
 
 
+class Ports:
+    """An array of at most 8 ports."""
+
+    words = "an array of at most 8 whole numbers from 1 to 65535"
+    default = ()  # as a list in a file
+
+    def takes(self, value):
+        return (
+            isinstance(value, list)
+            and len(value) <= 8
+            and all([type(v) is int and 1 <= v <= 65535 for v in value])
+        )
+
+
 class Address:
     """An IPv4 address as a string; with `prefix`, of an interface: "a.b.c.d/bits"."""
 
@@ -166,8 +180,12 @@ _DAY = 86400  # seconds
 SERVER = {
     "port": Integer(1, 65535, 80),
     "keys": Texts(),
-    "cors": Text("*"),
+    "ports": Ports(),  # beside `port`
+    "cors": Text("*"),  # origins with commas; "*" any, "localhost" the browser's own machine
     "access_log": Flag(False),
+    # Whether these routes answer; without, 501.
+    "metrics": Flag(True),
+    "slot_list": Flag(True),
     # Nothing in the event loop blocks for nearly as long: the engine has threads of its own.
     "watchdog": Integer(0, _DAY, 60),
 }
@@ -211,6 +229,9 @@ REQUEST_LIMITS = {
     "step_ms": Integer(1, 60000, 500),
     "sample_ms": Integer(1, 60000, 1000),
     "job_ms": Integer(1, 60000, 1000),
+    "stored": Integer(0, _SIZE, 1 << 20),
+    "streams": Integer(0, _SIZE, 4 << 20),
+    "saved": Integer(0, _SIZE, 64 << 20),
 }
 
 # Of HTTP: httpd.Limits.
@@ -240,14 +261,16 @@ MODEL = {
     "url": Url(),  # of a file that the guest downloads
     "sha256": Digest(),  # of that file
     "draft": Text(),
-    "alias": Text(),
+    "alias": Text(),  # or several with commas
+    "tags": Text(),  # likewise
+    "lora": Texts(),  # files of adapters
     "n_ctx": Integer(1, 1 << 20, 2048),
     "n_batch": Integer(1, 4096, 64),
     "slots": Integer(1, 252, 4),
     "threads": Integer(1, 256),  # without it, as many as there are cores
     "speculate": Flag(True),
     # In the order of engine.h's ENGINE_POOLING_* and ENGINE_KERNELS_*.
-    "pooling": Choice("model", "mean", "cls", "last"),
+    "pooling": Choice("model", "mean", "cls", "last", "none", "rank"),
     "kernels": Choice("auto", "ggml", "tcg", "exact"),
     # Layers that a GPU computes, of the draft model too; without it, all where there is a GPU.
     "gpu_layers": Integer(0, 1 << 16),

@@ -4,6 +4,7 @@ HTTP routes and user code share.
 # SPDX-License-Identifier: MIT
 
 import asyncio
+import time
 
 from httpd import App, jsonio
 from httpd.jsonio import integers
@@ -11,6 +12,10 @@ from httpd.jsonio import integers
 from .apis.access import client_of
 from .apis.chat import Conversation, conversation_of, text_size
 from .apis.reply import Replies, Reply
+from .apis.saved import Saved
+from .apis.stored import Stored
+from .apis.streams import Streams
+from .apis.table import Table
 from .scheduling.beginning import beginning_of
 from .scheduling.engine import LOADING, READY, EngineHost
 from .scheduling.errors import RequestError, context_error, error_response, invalid, unavailable
@@ -33,22 +38,32 @@ class Service:
     def __init__(self):
         self.app = App()
         self.app.error(error_response)
+        self.api = Table(self.app)
         self.host = EngineHost("")
         self.scheduler = None
         self.bounds = Bounds()
+        self.hidden = ()
+        self.started = int(time.time())
+        self.stored = Stored()
+        self.streams = Streams()
+        self.saved = Saved()
         self._turns = Turns()
         self.last_crash = None  # for /health: how the machine died before this boot, if it did
         # Likewise: texts that name network cards without a driver.
         self.unknown_cards = []
+        self._ends = (None, ())
         self._task = None
         self._reload = None  # the task of reload(), kept from the garbage collector
         self._retired = None  # likewise of what adopt() begins
         self.switch = Switch(self)
 
-    def configure(self, host, bounds=None):
-        """Set what to serve. Loads nothing."""
+    def configure(self, host, bounds=None, hidden=()):
+        """Set what to serve. Loads nothing. hidden: as in Settings."""
         self.host = host
+        self.hidden = hidden
         self.bounds = bounds or Bounds()
+        self.stored = Stored(self.bounds.stored)
+        self.streams = Streams(self.bounds.streams)
 
     async def start(self):
         """Load the model and, if that succeeds, start the scheduler's task."""
@@ -66,6 +81,7 @@ class Service:
                 draft_engine=drafter,
                 ended=self.host.ended,
             )
+            self.saved = Saved(self.bounds.saved)
             self._task = asyncio.create_task(self.scheduler.run())
             if self.host.engine.generates:
                 self.scheduler.begin(await beginning_of(self))
@@ -236,15 +252,19 @@ class Service:
             shown = conversation.shown
             sampling = dict(sampling)
             sampling.pop("json_schema", None)  # it is part of the conversation
+        lora = self.host.scales(params.lora)
         requests = []  # (tokens, number of the answer, Options)
         for prompt in prompts:
             tokens = await self.tokens(prompt, preparation=preparation)
             for i in range(params.n):
                 options = params.options(stops)
                 options.shown = shown
+                options.lora = lora
+                if lora:  # what adapters computed is of no use without them
+                    options.salt += "\n%r" % (lora,)
                 if request is not None:
                     options.client = client_of(request)
-                    options.gone = request.gone
+                    options.gone = None if self.streams.keeps(request, params) else request.gone
                 requests.append((tokens, i, options))
         # Refuse for a full queue before anything is converted.
         scheduler = preparation.scheduler or self.scheduler
@@ -285,9 +305,31 @@ class Service:
         """Submit the answers to a chat request's JSON object; `request` as in generate()."""
         preparation = self.prepare(request)
         with await self.converse(body, preparation) as conversation:
-            return await self.generate(
+            replies = await self.generate(
                 [conversation.prompt], params, request, conversation, preparation
             )
+            replies.prompt = conversation.prompt
+            return replies
+
+    async def count(self, body, request=None):
+        """Return how many tokens the prompt of a chat request's JSON object has."""
+        preparation = self.prepare(request)
+        with await self.converse(body, preparation) as conversation:
+            prompt = conversation.prompt
+        return len(await self.tokenize(prompt, preparation=preparation))
+
+    async def ends(self):
+        """Return the tokens that end a generation. They are looked for once."""
+        engine = self.engine()
+        if self._ends[0] is not engine:
+            found = []
+            for token in range(engine.n_vocab):
+                if not token % 4096:
+                    await asyncio.sleep(0)
+                if engine.is_eog(token):
+                    found.append(token)
+            self._ends = (engine, found)
+        return self._ends[1]
 
     async def embed(self, tokens, normalize=2, request=None):
         """Return the embedding (a list of float) of token ids; `request` as in generate()."""

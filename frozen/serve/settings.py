@@ -86,11 +86,11 @@ def _file(name):
 class Settings:
     """The configuration that `config` (a dict) describes. Raise ConfigError for a mistake in it.
 
-    port, watchdog (seconds, 0 for none); address, gateway, dns, ntp: as in the configuration, or
-    None;
+    port; ports: it and all others; watchdog (seconds, 0 for none); address, gateway, dns, ntp: as
+    in the configuration, or None;
     limits: httpd.Limits; bounds: scheduler.Bounds; drain_s: seconds for what runs when the machine
-    is to end; access: Access; path, alias, options: of the model, for EngineHost; draft: path of a
-    small model, or None; mistake: what was wrong with a configuration that has been set aside, or
+    is to end; access: Access; hidden: names of routes that do not answer; path, alias, tags, lora,
+    options: of the model, for EngineHost; draft: path of a small model, or None; mistake: what was wrong with a configuration that has been set aside, or
     None.
     """
 
@@ -100,8 +100,10 @@ class Settings:
         self.mistake = None
         server = {name: keys.get(config, keys.SERVER, name) for name in keys.SERVER}
         self.port = server["port"]
+        self.ports = [self.port] + [port for port in server["ports"] if port != self.port]
         self.watchdog = server["watchdog"]
         self.access = Access(server["keys"], server["cors"], server["access_log"])
+        self.hidden = [name for name in ("metrics", "slot_list") if not server[name]]
         network = config.get("network") or {}
         self.address = network.get("address")
         self.gateway = network.get("gateway")
@@ -123,6 +125,8 @@ class Settings:
 
     def _model(self, model):
         self.alias = model["alias"]
+        self.tags = model["tags"]
+        self.lora = [_file(name) for name in model["lora"]]
         self.path = _file(model["file"] or keys.MODEL["file"].default)
         if model["url"]:
             self.path = model["url"].split("#")[0]

@@ -39,9 +39,15 @@ async def _events(service):
 
 def install(service):
     """Add the routes to the service's application."""
-    app = service.app
+    api = service.api
 
-    @app.post("/models/load")
+    @api.post(
+        "/models/load",
+        takes="ModelSource",
+        gives="Success",
+        codes=(422,),
+        says="Load the model anew, or another one",
+    )
     async def load(request):
         # llama-server's route, which names one of its models. url, file, sha256 and wait are ours.
         body = object_of(request) if request.body else {}
@@ -58,7 +64,7 @@ def install(service):
                 raise failed(reason)
         return {"success": True}
 
-    @app.post("/models/unload")
+    @api.post("/models/unload", takes="ModelName", gives="Success", says="Free the model")
     def unload(request):
         body = object_of(request) if request.body else {}
         name = body.get("model")
@@ -67,6 +73,6 @@ def install(service):
         service.switch.unload()
         return {"success": True}
 
-    @app.get("/models/sse")
+    @api.get("/models/sse", gives="text/event-stream", says="An event for each model's change")
     def watch(request):
         return Stream(_events(service), "text/event-stream", headers={"Cache-Control": "no-cache"})

@@ -7,6 +7,8 @@ with a reason.
 
 import asyncio
 
+from .errors import invalid
+
 NONE = "none"
 LOADING = "loading"
 READY = "ready"
@@ -59,10 +61,11 @@ def gpu():
 class EngineHost:
     """The engine and its state.
 
-    path: model file. alias: the model's public name. options: keyword arguments of
-    _engine.Engine. make: constructor of the engine, which tests replace; its loaded() returns the
-    fraction that is loaded. draft: file of a small model with the same vocabulary, to guess tokens
-    with, or None.
+    path: model file. alias: the model's public name, or several with commas, of which the first in
+    alphabetical order is its id, as llama-server has it. tags: likewise, words for clients.
+    options: keyword arguments of _engine.Engine. make: constructor of the engine, which tests
+    replace; its loaded() returns the fraction that is loaded. draft: file of a small model with the
+    same vocabulary, to guess tokens with, or None. lora: files of LoRA adapters.
 
     find: coroutine function (path, progress) -> path, which reads a model into memory where it is
     not there yet, may choose another, and raises NoModel; None without disks.
@@ -70,10 +73,14 @@ class EngineHost:
 
     find = None
 
-    def __init__(self, path, alias=None, options=None, make=_native, draft=None):
+    def __init__(self, path, alias=None, options=None, make=_native, draft=None, tags="", lora=()):
         self.path = path
-        self.alias = alias or _stem(path)
+        self.aliases = _names(alias) or [_stem(path)]
+        self.alias = self.aliases[0]
         self._named = bool(alias)
+        self.tags = _names(tags)
+        self._lora = list(lora)
+        self.lora = []  # [{"id", "path", "scale"}, ...] of the adapters that are loaded
         self.options = options or {}
         # LOADING before load() has looked for the file, so that clients try again.
         self.state = LOADING if path else NONE
@@ -104,6 +111,19 @@ class EngineHost:
         host.ended = self.ended
         host.find = self.find
         return host
+    def scales(self, wanted=None):
+        """Return the scale of each adapter, () if none applies. wanted: list of (number, scale), of
+        which missing ones do not apply; None: as set for all. RequestError for a wrong number.
+        """
+        if wanted is None:
+            found = [adapter["scale"] for adapter in self.lora]
+        else:
+            found = [0.0] * len(self.lora)
+            for number, scale in wanted:
+                if number >= len(found):
+                    raise invalid("Field 'lora': there is no adapter %d" % number)
+                found[number] = scale
+        return tuple(found) if any(found) else ()
 
     def close(self):
         """Free the model and the draft model. load() may follow."""
@@ -143,6 +163,14 @@ class EngineHost:
             # RuntimeError is the engine's, with llama.cpp's own words.
             self.fail("cannot load %s: %s" % (self.path, str(exc) or type(exc).__name__))
             return
+        try:
+            self.lora = [
+                {"id": engine.lora_open(path), "path": path, "scale": 1.0} for path in self._lora
+            ]
+        except (RuntimeError, ValueError, OSError, MemoryError) as exc:
+            engine.close()
+            self.fail("cannot load an adapter: %s" % exc)
+            return
         if self.draft:
             await self._load_draft(engine)
         self.engine = engine
@@ -161,6 +189,7 @@ class EngineHost:
             self.path = await self.find(self.path, self._reading)
             if not self._named:
                 self.alias = _stem(self.path)
+                self.aliases = [self.alias]
         except NoModel as exc:
             self.state = NONE
             self.reason = "no model: %s" % exc
@@ -227,6 +256,10 @@ class EngineHost:
         if tenths > self._printed:
             self._printed = tenths
             print("cllm: loading %d%%" % (tenths * 10))
+
+
+def _names(text):
+    return sorted(set([name.strip() for name in (text or "").split(",") if name.strip()]))
 
 
 def _stem(path):

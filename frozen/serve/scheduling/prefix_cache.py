@@ -15,7 +15,7 @@ template gives every conversation. A new conversation then finds every token of 
 """
 # SPDX-License-Identifier: MIT
 
-_BLOCK = 16
+_BLOCK = 4  # short prompts have a prefix, too; each block costs a look-up
 
 
 class _Cells:
@@ -40,6 +40,7 @@ class Holder:
         self.blocks = []  # _Cells of every full block
         self.running = True
         self.used_at = 0
+        self.slot = None  # the number of the slot that it runs or ran in
 
     @property
     def tail(self):
@@ -128,7 +129,7 @@ class PrefixCache:
                 self.n_hits += len(source.tokens)
                 return source
         if not self._free:
-            self._drop(self._oldest(source))
+            self.drop(self._oldest(source))
         holder = Holder(self._free.pop(), salt, self._first(tokens, salt))
         if source:
             self.engine.seq_cp(source.seq, holder.seq, 0, n)
@@ -167,10 +168,31 @@ class PrefixCache:
         self._clock += 1
         holder.used_at = self._clock
         self.idle.append(holder)
-        if not (keep and self.shares and holder.blocks) or self._is_known(holder):
-            self._drop(holder)
+        known = self._known(holder) if keep and self.shares and holder.blocks else None
+        if known and not known.running:
+            known.slot = holder.slot  # the slot's prefix is there
+        if known or not (keep and self.shares and holder.blocks):
+            self.drop(holder)
         while sum([len(h.tokens) for h in self.idle]) > self.keep:
-            self._drop(self._oldest())
+            self.drop(self._oldest())
+
+    def adopt(self, tokens, salt, fill):
+        """Return an idle Holder of `tokens`, whose cells fill(seq) makes. None: there is no room."""
+        if not self.shares or len(tokens) > self.keep:
+            return None
+        if not self._free and self.idle:
+            self.drop(self._oldest())
+        if not self._free or not self.make_room(len(tokens)):
+            return None
+        holder = Holder(self._free.pop(), salt, self._first(tokens, salt))
+        try:
+            fill(holder.seq)
+        except BaseException:
+            self._free.append(holder.seq)
+            raise
+        self.extend(holder, tokens)
+        self.stop(holder)
+        return holder if holder in self.idle else self.find(tokens, salt)[0]
 
     def make_room(self, n):
         """Free cells of idle holders until n are free. Return whether they are."""
@@ -186,13 +208,13 @@ class PrefixCache:
             if blocks:
                 self._cut(holder, blocks)
             else:
-                self._drop(holder)
+                self.drop(holder)
         return self.n_cells - self.used >= n
 
     def flush(self):
         """Forget all kept prefixes."""
         while self.idle:
-            self._drop(self.idle[-1])
+            self.drop(self.idle[-1])
 
     def _oldest(self, but=None):
         # The least recently used idle holder, other than `but`.
@@ -210,11 +232,15 @@ class PrefixCache:
             self._remove(holder, holder.blocks.pop())
         holder.tokens = holder.tokens[: holder.end(blocks)]
 
-    def _is_known(self, holder):
-        # Whether another holder has all of its full blocks, too.
-        return len(self._where[holder.blocks[-1].key][1]) > 1
+    def _known(self, holder):
+        # Another holder that has all of its full blocks, too, or None.
+        for other in self._where[holder.blocks[-1].key][1]:
+            if other is not holder:
+                return other
+        return None
 
-    def _drop(self, holder):
+    def drop(self, holder):
+        """Free the cells of an idle holder, and its sequence."""
         self.idle.remove(holder)
         self.engine.seq_rm(holder.seq, -1, -1)
         self.used -= holder.tail
