@@ -11,6 +11,7 @@ from .apis import (
     anthropic,
     embeddings,
     info,
+    models,
     native_api,
     ollama,
     openai,
@@ -32,8 +33,8 @@ def install(service, access):
     """Add all routes and hooks to the service's application."""
     access.install(service.app)
     for part in (
-        openai, native_api, embeddings, rerank, responses, anthropic, ollama, info, saved, streams,
-        page, predict, openapi,
+        openai, native_api, embeddings, rerank, responses, anthropic, ollama, info, models, saved,
+        streams, page, predict, openapi,
     ):  # fmt: skip
         part.install(service)
 

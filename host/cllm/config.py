@@ -6,19 +6,20 @@ import re
 from pathlib import Path
 from typing import Any
 
-from . import CllmError, disks, fetch, machines, memory, qemu
+from . import CllmError, disks, fetch, hub, machines, memory, qemu
 from .guest_keys import keys
 
 DEFAULTS: dict[str, Any] = {
     "model": None,
     "port": 8080,
-    "smp": 1,
+    "smp": None,
     "memory": None,
     "accel": "auto",
     "app": None,
     "serial": "stdio",
     "pcap": None,
     "draft": None,
+    "offline": False,
     "on_crash": "exit",
     "kernels": "auto",
     "cpu_variant": "auto",
@@ -58,6 +59,7 @@ HOST = {
     **{key: keys.Integer(*bounds) for key, bounds in NUMBERS.items()},
     **{key: keys.Choice(*words) for key, words in CHOICES.items()},
     **dict.fromkeys(PATHS, keys.Text()),
+    "offline": keys.Flag(False),
     "disk": keys.Texts(),
 }
 # The guest's settings, which it gets as the boot module config.json: sections, and keys beside
@@ -69,30 +71,56 @@ GUEST_MODEL = {
     key: kind for key, kind in keys.MODEL.items() if key != "file" and key not in DEFAULTS
 }
 DEFAULT_MODEL = "smollm2"  # instead of a file name: the model of models/lock.json
+HUB = "hf:"  # before USER/REPO[:QUANT], instead of a file name
+
+
+def read(file=None):
+    """Return (settings, guest's settings) of a JSON file over defaults. Downloads nothing.
+
+    Raises CllmError, with the line and the key, for a mistake in the file.
+    """
+    merged, guest = dict(DEFAULTS), {}
+    if file is not None:
+        guest = _from_file(Path(file), merged)
+    return merged, guest
 
 
 def settings(flags, file=None):
     """Merge `flags` (None: not given) with the JSON file. Return (settings, guest's settings).
 
-    Paths in the file are relative to the file's folder. Raises CllmError, with the line and the
-    key, for a mistake in the file.
+    Paths in the file are relative to the file's folder. Models that the settings name are
+    downloaded where need be. Raises CllmError as read().
     """
-    merged, guest = dict(DEFAULTS), {}
-    if file is not None:
-        guest = _from_file(Path(file), merged)
+    merged, guest = read(file)
     merged.update((key, value) for key, value in flags.items() if value is not None)
     for key in PATHS:
         if merged[key] == "":
             raise CllmError(f'"{key}" is empty: name a file, or leave it out')
+    for key in ("model", "draft"):
+        merged[key] = model_file(merged[key], merged["offline"])
     try:
         merged["disk"] = [disks.parse(text) for text in merged["disk"]]
         for disk in merged["disk"]:
             disk.check()
     except ValueError as error:
         raise CllmError(f"disk: {error}") from None
-    if merged["model"] == DEFAULT_MODEL:
-        merged["model"] = str(fetch.default_model())
     return merged, guest
+
+
+def model_file(name: str | None, offline: bool = False) -> str | None:
+    """Return the path of the model that a setting names, after downloading it where need be.
+
+    name: a file, DEFAULT_MODEL, HUB and a name of the hub, or a URL. Raises CllmError.
+    """
+    if name == DEFAULT_MODEL:
+        return str(fetch.default_model())
+    if name is not None and _is_remote(name):
+        return str(hub.pull(name.removeprefix(HUB), offline)[0])
+    return name
+
+
+def _is_remote(name):
+    return name.startswith(HUB) or "://" in name
 
 
 def _from_file(file, merged):
@@ -101,8 +129,8 @@ def _from_file(file, merged):
     guest, model = {}, {}
     try:
         for key, value in content.items():
-            if value is None:
-                continue  # null stands for the default
+            if value is None or key == "$schema":
+                continue  # null stands for the default; the schema is for editors
             if key in DEFAULTS:
                 merged[key] = _host_value(key, value, file.parent)
             elif key in GUEST_SECTIONS:
@@ -215,4 +243,5 @@ def _host_value(key, value, folder):
     if key == "disk":
         return [str(folder / name) for name in value]
     word = value in (DEFAULT_MODEL, "stdio", "pty")
+    word = word or (key in ("model", "draft") and _is_remote(value))
     return str(folder / value) if key in PATHS and not word else value

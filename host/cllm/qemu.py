@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,8 @@ class Guest:
     machine: a key of machines.MACHINES. disks: a list of disks.Disk. gpu: a gpud.Daemon of the
     guest's own, started before QEMU and ended after it, or the path of the socket of one that
     runs. Call start() and stop() from the main thread only: the kernel ends QEMU when the thread
-    that started it ends. Raises CllmError for a device that the machine cannot have.
+    that started it ends. words: for the kernel's command line. extra: further options of QEMU.
+    Raises CllmError for a device that the machine cannot have.
     """
 
     def __init__(
@@ -109,6 +110,8 @@ class Guest:
         nic: str = "auto",
         forwards: dict[int, int] | None = None,
         gpu: gpud.Daemon | str | Path | None = None,
+        words: str = "",
+        extra: Sequence[str] = (),
         disks: list[Disk] | None = None,
         machine: str = "auto",
     ) -> None:
@@ -129,6 +132,8 @@ class Guest:
         self.nic = nic
         self.forwards = forwards or {}
         self.gpu = gpu
+        self.words = words
+        self.extra = list(extra)
         self.disks = disks or []
         self.machine = MACHINES[machine]
         self.machine.check(nic, self.disks, bool(gpu))
@@ -181,6 +186,7 @@ class Guest:
             # No reconnect=: the device then waits for a connection that QEMU 7.2 makes only later.
             line += ["-chardev", f"socket,id=gpud,path={path}"]
             line += ["-device", "ivshmem-doorbell,vectors=1,chardev=gpud"]
+        line += self.extra
         if self.gdb:
             line += ["-S", "-gdb", f"tcp:127.0.0.1:{self.gdb}"]
         return line
@@ -191,6 +197,7 @@ class Guest:
         line = ["-kernel", str(self.image.resolve())]
         words = [f"pmem={name}@{start:x}+{size:x}" for name, start, size in mapped]
         words += self.machine.slot_words(1 + len(self.disks))
+        words += [self.words] if self.words else []
         if self.on_crash == "exit":
             words.append("crash=exit")
             line.append("-no-reboot")

@@ -11,7 +11,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import CllmError, accel, cards, console, disks, gpud, health, memory, qemu, reclaim
+from . import (
+    CllmError,
+    accel,
+    cards,
+    config,
+    console,
+    disks,
+    gpud,
+    health,
+    hub,
+    memory,
+    qemu,
+    reclaim,
+)
 from .build import DEBUG_IMAGE, GPU_IMAGE, IMAGE, UNPACKED
 from .cuda import PACK
 from .machines import MACHINES
@@ -42,16 +55,17 @@ def make_guest(
     modules: dict[str, Path | bytes] = {}
     model = settings["model"] and _file(settings["model"], "model file")
     if model:
-        modules["model.gguf"] = model
+        file = _add(modules, "model", model)
         # The guest sees the file as model.gguf; clients see the model's real name. On Linux a file
         # name may be bytes that are not UTF-8.
-        alias = os.fsencode(model.stem).decode("utf-8", "replace")
-        named = {"file": "model.gguf", "alias": alias}
+        match = hub.SHARD.match(model.name)
+        alias = os.fsencode(match[1] if match else model.stem).decode("utf-8", "replace")
+        named = {"file": file, "alias": alias}
         guest_settings["model"] = {**named, **guest_settings.get("model", {})}
     draft = settings.get("draft") and _file(settings["draft"], "model file")
     if draft:
-        modules["draft.gguf"] = draft
-        guest_settings["model"] = {**guest_settings.get("model", {}), "draft": "draft.gguf"}
+        file = _add(modules, "draft", draft)
+        guest_settings["model"] = {**guest_settings.get("model", {}), "draft": file}
     forwards = _tls(settings, guest_settings, modules)
     for key in ("kernels", "cpu_variant"):
         if settings[key] != "auto":
@@ -73,7 +87,7 @@ def make_guest(
         image or (chosen_image if packed else chosen_image.with_suffix(UNPACKED)),
         modules=modules,
         port=settings["port"] or qemu.free_port(),
-        smp=settings["smp"],
+        smp=settings["smp"] or cores(),
         memory=settings["memory"]
         or _memory(model, draft, guest_settings.get("model", {}), settings["kernels"] == "tcg")
         + disks.memory(settings.get("disk", []))
@@ -168,6 +182,16 @@ def _daemon(
     )
 
 
+def _add(modules: dict[str, Path | bytes], name: str, model: Path) -> str:
+    """Add a model's files to the boot modules; return the name of its first in the guest."""
+    parts = hub.shards_of(model)
+    names = [f"{name}.gguf"]
+    if len(parts) > 1:
+        names = [f"{name}-{i:05}-of-{len(parts):05}.gguf" for i in range(1, len(parts) + 1)]
+    modules.update(zip(names, parts))
+    return names[0]
+
+
 def _file(name: str, what: str) -> Path:
     """Return the Path of a file that can be read; raises CllmError with the reason otherwise."""
     path = Path(name)
@@ -231,6 +255,41 @@ def _memory(model: Path | None, draft: Path | None, settings: Settings, repacked
     return size
 
 
+def cores() -> int:
+    """Return how many processors this process may use: more virtual ones than that only wait."""
+    count = float(len(os.sched_getaffinity(0)))
+    try:
+        # cgroup v2, as containers have it: "max 100000" or microseconds in a period.
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        count = min(count, int(quota) / int(period))
+    except (OSError, ValueError, ZeroDivisionError):
+        pass
+    return max(1, min(int(count), config.NUMBERS["smp"][1]))
+
+
+def hurry(settings: Settings) -> Settings:
+    """Return the settings of `cllm run`: emulated, with the kernels that are fast there.
+
+    make_guest() itself keeps the default of the image, so that tests and benchmarks compare what
+    is exact.
+    """
+    if settings["kernels"] != "auto" or settings["cpu_variant"] not in ("auto", "avx2"):
+        return settings
+    if settings["gpu"] != "off" or not settings["model"]:
+        return settings
+    chosen, why = accel.choose(settings["accel"], qemu.find_qemu())
+    if settings["accel"] == "auto":
+        print(f"cllm: {chosen} ({why})", file=sys.stderr)
+    if chosen != "tcg":
+        return {**settings, "accel": chosen}
+    print(
+        "cllm: kernels tcg, for speed: they round otherwise than llama.cpp's; --kernels exact "
+        "computes to the last bit, in four times the time",
+        file=sys.stderr,
+    )
+    return {**settings, "accel": chosen, "kernels": "tcg"}
+
+
 def run(
     settings: Settings,
     guest_settings: Settings,
@@ -243,6 +302,7 @@ def run(
     options: dict[str, Any] = {"packed": False}
     if wait_for_debugger:
         options = {"image": DEBUG_IMAGE, "gdb": qemu.free_port()}
+    settings = hurry(settings)
     guest = make_guest(settings, guest_settings, scripted=every_key, **options)
     wake = threading.Event()
     asked = threading.Event()

@@ -91,6 +91,7 @@ class EngineHost:
         self.drafter = None  # the engine of `draft`
         self.make = make
         self.ended = None  # the coroutine function `ended` of Scheduler
+        self.lacks_memory = False  # whether the last load() failed for that reason
         self._printed = 0
         self._begun = 0.0  # the part of the progress that reading it from a disk was
 
@@ -103,6 +104,13 @@ class EngineHost:
         """Return why the GPU that computes the model is lost, None while it is not."""
         found = gpu() if self.on_gpu else None
         return "the GPU is lost: " + found["fault"] if found and found["fault"] else None
+
+    def another(self, path, alias=None):
+        """Return the EngineHost for another model with the options of this one."""
+        host = EngineHost(path, alias or _stem(path), self.options, self.make)
+        host.ended = self.ended
+        host.find = self.find
+        return host
 
     def scales(self, wanted=None):
         """Return the scale of each adapter, () if none applies. wanted: list of (number, scale), of
@@ -129,6 +137,7 @@ class EngineHost:
         """Load the model. A bad one raises nothing: see `state`."""
         self.state = LOADING
         self.progress = 0.0
+        self.lacks_memory = False
         self._printed = 0
         self._begun = 0.0
         if not await self._found():
@@ -144,6 +153,7 @@ class EngineHost:
         try:
             engine = await self._loaded(self.path, self._progress)
         except MemoryError:
+            self.lacks_memory = True
             self.fail(
                 "cannot load %s: the machine has not enough memory for it and %d cells of cache: "
                 "give it more (--memory), or fewer cells (n_ctx)"
@@ -254,7 +264,7 @@ def _names(text):
 
 
 def _stem(path):
-    name = path.split("/")[-1]
+    name = path.split("#")[0].split("/")[-1]
     return name[:-5] if name.endswith(".gguf") else name
 
 

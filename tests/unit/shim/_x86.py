@@ -61,6 +61,10 @@ def dma_alloc(size, align):
     return memory[start : start + size]
 
 
+def cmdline():
+    return ""
+
+
 def mmio(physical, _size):
     return physical
 
