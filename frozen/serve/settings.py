@@ -35,9 +35,10 @@ def _file(name):
 class Settings:
     """The configuration that `config` (a dict) describes. Raise ConfigError for a mistake in it.
 
-    port; ports: it and all others; watchdog (seconds, 0 for none); address, gateway: as in the configuration, or None;
-    limits: httpd.Limits; bounds: scheduler.Bounds; drain_s: seconds for what runs when the machine
-    is to end; access: Access; hidden: names of routes that do not answer; path, alias, tags,
+    port; ports: it and all others; watchdog (seconds, 0 for none); address, gateway: as in the
+    configuration, or None; limits: httpd.Limits; bounds: scheduler.Bounds; drain_s: seconds for
+    what runs when the machine is to end; access: Access; hidden: names of routes that do not
+    answer; path, alias, tags,
     lora, options: of the model, for EngineHost; draft: path of a
     small model, or None; mistake: what was wrong with a configuration that has been set aside, or
     None.

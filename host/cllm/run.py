@@ -49,6 +49,12 @@ def make_guest(
     if draft:
         modules["draft.gguf"] = draft
         guest_settings["model"] = {**guest_settings.get("model", {}), "draft": "draft.gguf"}
+    adapters = guest_settings.get("model", {}).get("lora") or ()
+    for i, adapter in enumerate(adapters):
+        modules[f"lora{i}.gguf"] = _file(adapter, "adapter")
+    if adapters:
+        named = {"lora": [f"lora{i}.gguf" for i in range(len(adapters))]}
+        guest_settings["model"] = {**guest_settings["model"], **named}
     for key in ("kernels", "cpu_variant"):
         if settings[key] != "auto":
             named = {key: settings[key]}

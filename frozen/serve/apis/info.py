@@ -186,4 +186,6 @@ def install(service):
         return {"success": True}
 
     for add in (api.get, api.post):
-        add("/tools", "/cors-proxy", gives="Object", codes=(403,), says="Always an error")(forbidden)
+        add("/tools", "/cors-proxy", gives="Object", codes=(403,), says="Always an error")(
+            forbidden
+        )

@@ -22,8 +22,8 @@ class NativeWriter(Writer):
     def __init__(self, completion):
         self.completion = completion
 
-    def progress(self, reply, progress):
-        return "data: " + dumps(self.completion.progress(reply, progress)) + "\n\n"
+    def progress(self, reply, item):
+        return "data: " + dumps(self.completion.progress(reply, item)) + "\n\n"
 
     def piece(self, reply, piece):
         return "data: " + dumps(self.completion.part(reply, piece)) + "\n\n"
@@ -118,7 +118,12 @@ def install(service):
         return await complete(request, body, params, prompts_of(body.get("prompt")))
 
     @api.post(
-        "/infill", takes="Infill", gives="Any", events=True, codes=(501,), says="Fill in the middle"
+        "/infill",
+        takes="Infill",
+        gives="Any",
+        events=True,
+        codes=(501,),
+        says="Fill in the middle",
     )
     async def infill(request):
         body = object_of(request)

@@ -54,12 +54,14 @@ def install(service):
         inner.set_json(body)
         inner.peer = request.peer
         inner.gone = request.gone
-        inner.key = request.key
+        inner.key = getattr(request, "key", None)
         route, params = service.app.find(inner)
         response = await service.app.handle(inner, route, params)
         return jsonio.loads(response.body)
 
-    @service.api.post("/predict", takes="Predict", gives="Predictions", says="Google's predictions")
+    @service.api.post(
+        "/predict", takes="Predict", gives="Predictions", says="Google's predictions"
+    )
     async def predict(request):
         instances = typed(object_of(request), "instances", "array")
         if instances is None:

@@ -58,7 +58,8 @@ class EngineHost:
 
     path: model file. alias: the model's public name, or several with commas, of which the first in
     alphabetical order is its id, as llama-server has it. tags: likewise, words for clients.
-    options: keyword arguments of _engine.Engine. make: constructor of the engine, which tests replace; its loaded() returns the
+    options: keyword arguments of _engine.Engine. make: constructor of the engine, which tests
+    replace; its loaded() returns the
     fraction that is loaded. draft: file of a small model with the same vocabulary, to guess tokens
     with, or None. lora: files of LoRA adapters.
     """
