@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 
 import asyncio
+import os
 
 from httpd import Server
 from httpd.router import print_exception
@@ -10,6 +11,7 @@ from .apis import (
     anthropic,
     embeddings,
     info,
+    models,
     native_api,
     ollama,
     openai,
@@ -22,18 +24,41 @@ from .apis import (
     streams,
 )
 from .scheduling.engine import EngineHost
+from .secure import Redirect
 from .service import service
-from .settings import BOOT
+from .settings import BOOT, FLASH, VOLUME
 
 
 def install(service, access):
     """Add all routes and hooks to the service's application."""
     access.install(service.app)
     for part in (
-        openai, native_api, embeddings, rerank, responses, anthropic, ollama, info, saved, streams,
-        page, predict, openapi,
+        openai, native_api, embeddings, rerank, responses, anthropic, ollama, info, models, saved,
+        streams, page, predict, openapi,
     ):  # fmt: skip
         part.install(service)
+
+
+def _names(folder):
+    try:
+        return [name for name in os.listdir(folder) if name.endswith(".py")]
+    except OSError:
+        return []
+
+
+def user_code():
+    """Return the paths of the user's handlers: app.py, then those of the FAT volume by name. A boot
+    module, which the loader may have read from that volume, stands for the file of its name, and
+    /flash/app.py for both.
+    """
+    found = {}
+    for folder in (VOLUME + "apps", BOOT):
+        for name in _names(folder):
+            if folder != BOOT or name == "app.py" or name in found:
+                found[name] = folder.rstrip("/") + "/" + name
+    if "app.py" in _names(FLASH):
+        found["app.py"] = FLASH + "app.py"
+    return [found[name] for name in sorted(found, key=lambda name: (name != "app.py", name))]
 
 
 def run_user_code(path=BOOT + "app.py"):
@@ -59,12 +84,26 @@ async def drain(servers, asked, seconds):
     await asyncio.gather(*[server.drain(seconds) for server in servers])
 
 
-async def serve(settings, ended=None, make=None, asked=None):
+def make_servers(app, settings):
+    """Return the Servers for an App, not listening yet: a plain one, one with TLS, or both."""
+    tls = settings.tls
+    servers = []
+    if tls is None or tls.plain != "off":
+        plain = app if tls is None or tls.plain == "serve" else Redirect(app, tls.port)
+        for port in settings.ports:
+            servers.append(Server(plain, "0.0.0.0", port, settings.limits))
+    if tls is not None:
+        limits = settings.limits
+        servers.append(Server(app, "0.0.0.0", tls.port, limits, ssl=tls.context))
+    return servers
+
+
+async def serve(settings, ended=None, make=None, asked=None, find=None):
     """Serve until cancelled, or drained.
 
     settings: Settings. ended: for the Scheduler. make: constructs the engine in place of
-    _engine.Engine. asked: coroutine function; asked() returns when the machine is to end. Raise
-    OSError if the port cannot be had.
+    _engine.Engine. asked: coroutine function; asked() returns when the machine is to end. find:
+    for the EngineHost. Raise OSError if the port cannot be had.
 
     With a mistake in the configuration, nothing of it but the network counts: keys or limits may
     be missing, so no model is loaded and no user code runs. All that asks for the model gets a 503
@@ -79,6 +118,7 @@ async def serve(settings, ended=None, make=None, asked=None):
         lora=settings.lora,
     )
     host.ended = ended
+    host.find = find
     if make is not None:
         host.make = make
     service.configure(host, settings.bounds, settings.hidden)
@@ -86,12 +126,13 @@ async def serve(settings, ended=None, make=None, asked=None):
     if settings.mistake:
         host.fail("wrong configuration: " + settings.mistake)
     else:
-        run_user_code()
-    servers = []
-    for port in settings.ports:
-        servers.append(Server(service.app, "0.0.0.0", port, settings.limits))
-        await servers[-1].start()
-        print("cllm: listening on port %d" % port)
+        for path in user_code():
+            run_user_code(path)
+    servers = make_servers(service.app, settings)
+    for server in servers:
+        await server.start()
+        secure = " (TLS)" if server.ssl else ""
+        print("cllm: listening on port %d%s" % (server.port, secure))
     starts = None
     if not settings.mistake:
         starts = asyncio.create_task(service.start())

@@ -9,12 +9,18 @@ from httpd.router import JSON
 
 from ..scheduling.detok import text_of
 from ..scheduling.engine import cpu, gpu, version
-from ..scheduling.errors import RequestError, invalid, unavailable
+from ..scheduling.errors import RequestError, unavailable
 from ..scheduling.sequence import Options
 from .access import forbidden
 from .native_shape import settings_of
-from .openai import object_of
 from .params import Params
+
+
+_LOAD_PROGRESS = """\
+# HELP llamacpp:model_load_progress Part of the next model that has arrived and is loaded.
+# TYPE llamacpp:model_load_progress gauge
+llamacpp:model_load_progress %s
+"""
 
 
 def _token_text(engine, token):
@@ -126,13 +132,19 @@ def install(service):
     @api.get("/health", "/v1/health", gives="Health", query=deep, says="Whether it can answer")
     def health(request):
         service.engine()
+        switch = service.switch
         has_details = service.last_crash or service.unknown_cards or service.host.on_gpu
+        has_details = has_details or switch.next or switch.error
         if not (has_details or request.query):
             return Response(healthy, content_type=JSON)  # the usual case, kept cheap for monitors
         answer = {"status": "ok"}
         found = gpu_of(service)
         if found:
             answer["gpu"] = {name: found[name] for name in ("name", "kind", "memory", "used")}
+        if switch.next:
+            answer["loading"] = {"model": switch.next.alias, "progress": switch.next.progress}
+        if switch.error:
+            answer["load_error"] = switch.error
         if service.last_crash:
             answer["last_crash"] = service.last_crash
         if service.unknown_cards:
@@ -170,20 +182,13 @@ def install(service):
         shown("metrics")
         service.engine()
         text = service.scheduler.metrics.text(service.scheduler)
+        if service.switch.next:
+            text += _LOAD_PROGRESS % service.switch.next.progress
         return Response(
             text.encode(),
             headers={"Process-Start-Time-Unix": str(service.started)},
             content_type="text/plain; version=0.0.4",
         )
-
-    @api.post("/models/load", takes="ModelName", gives="Success", says="Load the model anew")
-    def load(request):
-        # llama-server's route. There is one model; without a name, it is meant.
-        name = object_of(request).get("model") if request.body else None
-        if name is not None and name != service.host.alias:
-            raise invalid("there is no model '%s'" % name)
-        service.reload()
-        return {"success": True}
 
     for add in (api.get, api.post):
         add("/tools", "/cors-proxy", gives="Object", codes=(403,), says="Always an error")(

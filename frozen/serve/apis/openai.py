@@ -8,8 +8,9 @@ import time
 from httpd import HttpError
 from httpd.jsonio import dumps
 
-from ..scheduling.engine import version
+from ..scheduling.engine import READY, version
 from ..scheduling.errors import invalid
+from ..switching import states
 from .native_shape import Completion
 from .params import Params, integer, prompts_of, typed
 from .reply import described, key_of, probs_object
@@ -346,14 +347,23 @@ def install(service):
 
     @api.get("/models", "/v1/models", gives="Models", says="The models that there are")
     def models(request):
-        info = model_info(service)
+        found = states(service)
+        infos = []
+        if service.host.state == READY or not service.switch.manages:
+            infos.append(model_info(service))  # 503 while there is none
+        for name in found:
+            if not infos or name != infos[0]["id"]:
+                infos.append({"id": name, "object": "model", "owned_by": "llamacpp"})
+        for info in infos:
+            info["status"] = found.get(info["id"])
+        names = [_ollama_model(info["id"]) for info in infos]
         return {
-            "models": [_ollama_model(info["id"])],
+            "models": names,
             "object": "list",
-            "data": [info],
+            "data": infos,
             "has_more": False,
-            "first_id": info["id"],
-            "last_id": info["id"],
+            "first_id": infos[0]["id"],
+            "last_id": infos[-1]["id"],
         }
 
     @api.get("/v1/models/<path:name>", gives="Model", codes=(404,), says="A model")

@@ -22,10 +22,12 @@ clients of a batch have left, look() stops the engine in the middle of it.
 import asyncio
 import time
 
-from _engine import Aborted, Assertion, BadNumbers, Limit, Lost, NoSlot
+from _engine import Aborted, Lost, NoSlot
 from httpd.jsonio import integers
 
+from .beginning import Beginning
 from .bounds import Bounds
+from .constraints import Stuck, chosen, constrains, penalizes
 from .detok import text_of
 from .errors import RequestError, context_error, from_engine, invalid, left, too_many, unavailable
 from .jobs import Embedding
@@ -82,6 +84,7 @@ class Scheduler:
         self.metrics = Metrics()
         self.running = []  # oldest first
         self.last_step = None  # when the last successful step ended, by the clock
+        self.beginning = None  # a Beginning that is still to be computed
         self.drafter = None
         if self.bounds.speculate and engine.divisible:
             if draft_engine:
@@ -111,6 +114,12 @@ class Scheduler:
         """Whether there is nothing to compute until a token has been chosen."""
         return not (self._jobs or self.queue.items or any([not s.sampling for s in self.running]))
 
+    def begin(self, tokens):
+        """Compute and keep the beginning of every conversation. Call this once."""
+        if self.cache.shares and tokens and len(tokens) <= self.cache.keep:
+            self.beginning = Beginning(self, tokens)
+            self._work.set()
+
     def submit(self, prompt, sampling=None, options=None, chat=None, after=None, sampler=None):
         """Queue a request; return its Sequence.
 
@@ -135,8 +144,8 @@ class Scheduler:
             sampler.close()
             sequence.finish("length")
             return sequence
-        sequence.constrained = _constrains(sampling or {}, chat)
-        if sampling and _penalizes(sampling):
+        sequence.constrained = constrains(sampling or {}, chat)
+        if sampling and penalizes(sampling):
             try:
                 for token in prompt:
                     sampler.accept(token, True)
@@ -204,10 +213,12 @@ class Scheduler:
         """Run steps until cancelled."""
         try:
             while True:
-                if not self.busy:
+                if not (self.busy or self.beginning):
                     self._work.clear()
                     await self._work.wait()
                 began = self.clock()
+                if self.beginning and not await self.beginning.step():
+                    self.beginning = None
                 await self.step()
                 await asyncio.sleep(0)
                 self.metrics.step_ms += self.clock() - began
@@ -246,7 +257,7 @@ class Scheduler:
     def _admit(self, now):
         while True:
             sequence = self.queue.next(now)
-            if sequence is None:
+            if sequence is None or self.beginning and self.beginning.delays(sequence.tokens):
                 return
             if len(self.running) >= self.bounds.slots and not self._displace(sequence):
                 return
@@ -538,13 +549,13 @@ class Scheduler:
         while more:
             began = self.clock()
             index = item.index + item.right
-            token = _chosen(sequence, sequence.sampler.sample, index)
+            token = chosen(sequence, sequence.sampler.sample, index)
             self.metrics.engine_ms += self.clock() - began
             more = self._take(item, token, index, now)
 
     def take(self, item):
         """Take the token that Sampling chose. Return whether there is another one to choose."""
-        token = _chosen(item.sequence, item.sequence.sampler.finish)
+        token = chosen(item.sequence, item.sequence.sampler.finish)
         return self._take(item, token, None, self.clock())
 
     def _take(self, item, token, index, now):
@@ -714,44 +725,5 @@ class Scheduler:
             self.lose(str(exc) if isinstance(exc, Lost) else "the engine failed: %s" % exc)
 
 
-class Stuck(RuntimeError):
-    """The constraints of a request allow no next token."""
-
-    def __init__(self, exc):
-        words = "none is left" if isinstance(exc, Assertion) else str(exc)
-        super().__init__("The constraints of the request allow no next token: " + words)
-
-
-def _chosen(sequence, choose, *arguments):
-    # Return the token that choose() returns. Its failures are the constraints' fault, except
-    # exceeded limits, numbers that only a damaged model computes, and a lost GPU.
-    try:
-        return choose(*arguments)
-    except (Limit, BadNumbers, Lost):
-        raise
-    except RuntimeError as exc:
-        if sequence.constrained:
-            raise Stuck(exc)
-        raise
-
-
-# Parameters of the sampler that can leave no token to sample.
-_CONSTRAINTS = ("grammar", "json_schema", "logit_bias", "ignore_eos", "min_tokens")
-
-
-def _constrains(sampling, chat):
-    return chat is not None or any([name in sampling for name in _CONSTRAINTS])
-
-
 def _is_over(since, ms, now):
     return bool(ms) and since is not None and now - since > ms
-
-
-def _penalizes(sampling):
-    # Return whether the sampler takes the prompt's tokens into account.
-    return (
-        sampling.get("repeat_penalty", 1) != 1
-        or sampling.get("presence_penalty", 0)
-        or sampling.get("frequency_penalty", 0)
-        or sampling.get("dry_multiplier", 0)
-    )

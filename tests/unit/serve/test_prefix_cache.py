@@ -150,3 +150,32 @@ def test_a_model_whose_sequences_have_no_parts(divisible):
     holder, _ = compute(engine, cache, numbers(40))
     cache.stop(holder)
     assert engine.used() == 0 and cache.find(numbers(50)) == (None, 0)
+
+
+HEAD = [240, 241, 242] * 7  # no multiple of a block
+
+
+def test_a_beginning_that_all_conversations_have_is_shared_to_its_last_token():
+    engine, cache = make()
+    cache.head = HEAD
+    head, known = compute(engine, cache, HEAD)
+    assert known == 0
+    cache.stop(head)
+    first, known = compute(engine, cache, HEAD + numbers(20))
+    assert known == len(HEAD)
+    # Nobody holds the beginning alone any more: a conversation that goes on from it.
+    second, known = compute(engine, cache, HEAD + numbers(20, 100))
+    assert known == len(HEAD)
+    third, known = compute(engine, cache, HEAD + numbers(16) + [9])
+    assert known == len(HEAD) + 16
+    for holder in (first, second, third):
+        cache.stop(holder)
+    assert cache.pinned == 0 and cache.used == engine.used()
+    cache.make_room(256 - 40)
+    assert cache.used == engine.used() <= 40
+    # With a salt, or without all of the beginning, prefixes are what they were.
+    assert cache.find(HEAD + numbers(20), "mine") == (None, 0)
+    other, known = compute(engine, cache, HEAD[:20] + numbers(30))
+    assert known == 0
+    assert compute(engine, cache, HEAD[:20] + numbers(20))[1] >= 32
+    cache.stop(other)
