@@ -27,7 +27,11 @@ from . import (
 from .lock import locks
 
 # Commands that are programs with flags of their own: Python's arguments for each.
-PROGRAMS = {"bench": (str(TOP / "bench"),), "test-upstream": ("-m", "upstream")}
+PROGRAMS = {
+    "bench": (str(TOP / "bench"),),
+    "test-upstream": ("-m", "upstream"),
+    "test-llama-server": ("-m", "upstream.llama_tests"),
+}
 
 
 def number(key):
@@ -217,6 +221,9 @@ def make_parser():
     test.add_argument("arguments", nargs=argparse.REMAINDER, help="for pytest")
     commands.add_parser(
         "test-upstream", add_help=False, help="run MicroPython's own tests in the guest"
+    )
+    commands.add_parser(
+        "test-llama-server", add_help=False, help="run llama.cpp's own server tests"
     )
     commands.add_parser(
         "reference", help="build llama.cpp's own server, which tests/api compares with"

@@ -66,6 +66,12 @@ def make_guest(
     if draft:
         file = _add(modules, "draft", draft)
         guest_settings["model"] = {**guest_settings.get("model", {}), "draft": file}
+    adapters = guest_settings.get("model", {}).get("lora") or ()
+    if adapters:
+        names = [
+            _add(modules, f"lora{i}", _file(adapters[i], "adapter")) for i in range(len(adapters))
+        ]
+        guest_settings["model"] = {**guest_settings["model"], "lora": names}
     forwards = _tls(settings, guest_settings, modules)
     for key in ("kernels", "cpu_variant"):
         if settings[key] != "auto":

@@ -54,7 +54,7 @@ def install(service):
         inner.set_json(body)
         inner.peer = request.peer
         inner.gone = request.gone
-        inner.key = request.key
+        inner.key = getattr(request, "key", None)
         route, params = service.app.find(inner)
         response = await service.app.handle(inner, route, params)
         return jsonio.loads(response.body)
