@@ -80,8 +80,14 @@ async def run(settings):
     machine.power_off()
 
 
+def tls_context():
+    import ssl  # only where TLS is asked for
+
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+
 async def main():
-    settings = read_settings()
+    settings = read_settings(make_context=tls_context)
     service.last_crash = report.crash_summary()
     service.unknown_cards = unknown_cards
     host.watch(service.look)
@@ -92,11 +98,12 @@ async def main():
             print("cllm: network.card: no card %s (%s)" % (settings.card, exc))
     if settings.address:
         lan.ipconfig(dhcp4=False, addr4=settings.address, gw4=settings.gateway)
+    if settings.hostname:
+        network.hostname(settings.hostname)
     if settings.dns:
         network.name_servers(settings.dns)
     if settings.ntp:
         network.time_servers(settings.ntp)
-    network.hostname(settings.hostname)
     if settings.mdns:
         network.advertise(settings.port)
     # An error in these is printed, and nothing else stops.

@@ -278,14 +278,24 @@ MODEL = {
     "cpu_variant": Choice("auto", "sse42", "avx2", "avx512", "avx512-vnni", "avx512-bf16"),
 }
 
+# Names of files: on the host paths, in the guest boot modules.
+TLS = {
+    "cert": Text(),
+    "key": Text(),
+    "port": Integer(1, 65535, 443),
+    # What `port` of the server does then: sends clients to the encrypted one, serves, or nothing.
+    "plain": Choice("redirect", "serve", "off"),
+    "version": Choice("1.2", "1.3"),  # the least
+}
+
 # Keys of a --config file that are for QEMU only. A guest that reads such a file, from a disk say,
 # passes over them.
 HOST_ONLY = (
-    "accel", "app", "disk", "gpu", "gpu_memory", "memory", "nic", "offline", "on_crash", "pcap",
-    "serial", "smp",
+    "accel", "app", "disk", "gpu", "gpu_memory", "machine", "memory", "nic", "offline", "on_crash",
+    "pcap", "serial", "smp", "tls_port",
 )  # fmt: skip
 
-SECTIONS = {"network": NETWORK, "limits": LIMITS, "model": MODEL}
+SECTIONS = {"network": NETWORK, "limits": LIMITS, "model": MODEL, "tls": TLS}
 
 
 def sequences(slots):
@@ -350,6 +360,13 @@ def check_section(name, section):
         check_value((name, key), known[key], section[key])
 
 
+def check_tls(tls):
+    """Raise ConfigError if the section `tls`, None for none, lacks the certificate or its key."""
+    for key in ("cert", "key") if tls is not None else ():
+        if not tls.get(key):
+            raise ConfigError(("tls", key), "is missing: name the file, in PEM")
+
+
 def check_batch(model, path=()):
     """Raise ConfigError if the model's batches are too small for its slots. path: of its keys."""
     slots = get(model, MODEL, "slots")
@@ -383,6 +400,7 @@ def check(config):
         check_batch(model, ("model",))
     else:
         check_batch(config)
+    check_tls(config.get("tls"))
 
 
 def of_guest(config):

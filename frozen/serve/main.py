@@ -24,6 +24,7 @@ from .apis import (
     streams,
 )
 from .scheduling.engine import EngineHost
+from .secure import Redirect
 from .service import service
 from .settings import BOOT, FLASH, VOLUME
 
@@ -83,6 +84,20 @@ async def drain(servers, asked, seconds):
     await asyncio.gather(*[server.drain(seconds) for server in servers])
 
 
+def make_servers(app, settings):
+    """Return the Servers for an App, not listening yet: a plain one, one with TLS, or both."""
+    tls = settings.tls
+    servers = []
+    if tls is None or tls.plain != "off":
+        plain = app if tls is None or tls.plain == "serve" else Redirect(app, tls.port)
+        for port in settings.ports:
+            servers.append(Server(plain, "0.0.0.0", port, settings.limits))
+    if tls is not None:
+        limits = settings.limits
+        servers.append(Server(app, "0.0.0.0", tls.port, limits, ssl=tls.context))
+    return servers
+
+
 async def serve(settings, ended=None, make=None, asked=None, find=None):
     """Serve until cancelled, or drained.
 
@@ -113,11 +128,11 @@ async def serve(settings, ended=None, make=None, asked=None, find=None):
     else:
         for path in user_code():
             run_user_code(path)
-    servers = []
-    for port in settings.ports:
-        servers.append(Server(service.app, "0.0.0.0", port, settings.limits))
-        await servers[-1].start()
-        print("cllm: listening on port %d" % port)
+    servers = make_servers(service.app, settings)
+    for server in servers:
+        await server.start()
+        secure = " (TLS)" if server.ssl else ""
+        print("cllm: listening on port %d%s" % (server.port, secure))
     starts = None
     if not settings.mistake:
         starts = asyncio.create_task(service.start())

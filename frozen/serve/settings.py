@@ -5,7 +5,7 @@ import _x86
 from httpd import Limits, jsonio
 
 from . import config_keys as keys
-from . import config_sources
+from . import config_sources, secure
 from .apis.access import Access
 from .config_keys import ConfigError
 from .scheduling.scheduler import Bounds
@@ -85,16 +85,17 @@ def _file(name):
 
 class Settings:
     """The configuration that `config` (a dict) describes. Raise ConfigError for a mistake in it.
+    make_context: see secure.Tls.
 
-    port; ports: it and all others; watchdog (seconds, 0 for none); address, gateway, dns, ntp: as
-    in the configuration, or None;
-    limits: httpd.Limits; bounds: scheduler.Bounds; drain_s: seconds for what runs when the machine
-    is to end; access: Access; hidden: names of routes that do not answer; path, alias, tags, lora,
-    options: of the model, for EngineHost; draft: path of a small model, or None; mistake: what was wrong with a configuration that has been set aside, or
-    None.
+    port; ports: it and all others; watchdog (seconds, 0 for none); address, gateway, dns, ntp,
+    hostname: as in the configuration, or None; limits: httpd.Limits; bounds: scheduler.Bounds; drain_s: seconds
+    for what runs when the machine is to end; access: Access; tls: secure.Tls, or None; hidden:
+    names of routes that do not answer; path, alias, tags, lora, options: of the model, for
+    EngineHost; draft: path of a small model, or None; mistake: what was wrong with a configuration
+    that has been set aside, or None.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, make_context=None):
         keys.check(config)
         config = keys.of_guest(config)
         self.mistake = None
@@ -103,6 +104,9 @@ class Settings:
         self.ports = [self.port] + [port for port in server["ports"] if port != self.port]
         self.watchdog = server["watchdog"]
         self.access = Access(server["keys"], server["cors"], server["access_log"])
+        self.tls = None
+        if config.get("tls") is not None:
+            self.tls = secure.Tls(_values(config["tls"], keys.TLS), _file, make_context)
         self.hidden = [name for name in ("metrics", "slot_list") if not server[name]]
         network = config.get("network") or {}
         self.address = network.get("address")
@@ -110,7 +114,7 @@ class Settings:
         self.dns = network.get("dns")
         self.ntp = network.get("ntp")
         self.card = network.get("card")
-        self.hostname = keys.get(network, keys.NETWORK, "hostname")
+        self.hostname = network.get("hostname")
         self.mdns = keys.get(network, keys.NETWORK, "mdns")
         limits = config.get("limits") or {}
         model = config.get("model") or {}
@@ -153,7 +157,7 @@ def _values(section, table):
     return {name: keys.get(section, table, name) for name in table}
 
 
-def read_settings(path=None):
+def read_settings(path=None, make_context=None):
     """Return the Settings of the machine. Where the configuration has a mistake, they are the
     defaults with that `mistake`, and with what is right of the port and the network, so that the
     reason can be asked for where the machine is expected.
@@ -161,7 +165,7 @@ def read_settings(path=None):
     config = {}
     try:
         merge_configs(config, (path,) if path else configs())
-        return Settings(config)
+        return Settings(config, make_context)
     except ConfigError as exc:
         settings = Settings(_reachable(config))
         settings.mistake = str(exc)

@@ -4,6 +4,7 @@ import argparse
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from . import (
     TOP,
@@ -19,6 +20,7 @@ from . import (
     gpud,
     licenses,
     lint,
+    machines,
     run,
     schema,
 )
@@ -99,6 +101,9 @@ def add_boot_flags(parser, serial=True):
         "--nic", choices=config.NICS, help="the network card (default auto: virtio)"
     )
     parser.add_argument(
+        "--machine", choices=machines.NAMES, help="QEMU's machine (default auto: pc)"
+    )
+    parser.add_argument(
         "--disk",
         action="append",
         metavar=disks.WORDS,
@@ -116,6 +121,16 @@ def add_boot_flags(parser, serial=True):
         type=number("gpu_memory"),
         metavar="MiB",
         help="what the guest may have of a GPU's memory (default: all; of the interpreter 1024)",
+    )
+    parser.add_argument(
+        "--tls",
+        metavar="CERT.pem,KEY.pem",
+        help="serve HTTPS with this certificate and key: `cllm cert new` makes them",
+    )
+    parser.add_argument(
+        "--tls-port",
+        type=number("tls_port"),
+        help="of 127.0.0.1, for HTTPS (default 8443; 0 takes a free one)",
     )
     parser.add_argument("--config", metavar="FILE.json", help="what the flags hold, and more")
     parser.add_argument("--app", metavar="FILE.py", help="handlers to add: from cllm import app")
@@ -224,6 +239,18 @@ def make_parser():
         default="61",
         help="compute capabilities to compile for: 61,80 for 6.1 and 8.0 (default 61)",
     )
+    cert = commands.add_parser("cert", help="make a certificate for HTTPS")
+    cert_commands = cert.add_subparsers(dest="action", required=True, metavar="ACTION")
+    new = cert_commands.add_parser("new", help="one that signs itself: cert.pem and key.pem")
+    new.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="host names and addresses that clients use (default cllm.local localhost 127.0.0.1)",
+    )
+    new.add_argument("--days", type=int, default=3650, help="validity (default 3650)")
+    new.add_argument("--key", choices=("ecdsa", "rsa"), default="ecdsa", help="default ecdsa")
+    new.add_argument("--out", metavar="FOLDER", default=".", help="default: here")
     commands.add_parser("lint", help="check all sources; changes nothing")
     commands.add_parser("format", help="lay out all sources by ruff and clang-format")
     commands.add_parser("licenses", help="print the licences of all components")
@@ -233,7 +260,7 @@ def make_parser():
 def boot(arguments):
     if "parser" in arguments:
         add_environment(arguments.parser, arguments)
-    flags = {key: getattr(arguments, key, None) for key in config.DEFAULTS}
+    flags = {key: getattr(arguments, key, None) for key in (*config.DEFAULTS, *config.FLAGS)}
     settings, guest_settings = config.settings(flags, arguments.config)
     repl = arguments.command == "repl"
     if repl:
@@ -243,16 +270,42 @@ def boot(arguments):
     )
 
 
+def new_certificate(arguments):
+    from . import certificates  # cryptography takes a while to load
+
+    names = arguments.names or ["cllm.local", "localhost", "127.0.0.1"]
+    certificate, key, mark = certificates.make(names, arguments.days, arguments.key)
+    paths = certificates.write(Path(arguments.out), certificate, key)
+    print(f"{paths[0]} and {paths[1]}, for {', '.join(names)}\nSHA-256 fingerprint: {mark}")
+    print(f"cllm run --tls {paths[0]},{paths[1]}")
+
+
+def build_gpu_tests():
+    """Build what tests of the CUDA backend need; return why that cannot be done here, or ""."""
+    gpud.build()
+    try:
+        cuda.ready()
+    except CllmError as error:
+        print(f"cllm: {error}; the tests that compute on GPUs are skipped", file=sys.stderr)
+        return str(error)
+    build.build_gpu_image()
+    cuda.build_program()
+    return ""
+
+
 def test(arguments):
     build.build_host_library()
     build.build_ptx()
+    build.build_tls()
     build.build_image()
+    no_cuda = build_gpu_tests() if os.environ.get("CLLM_TEST_GPU") else ""
     for extra in (extras.CLIENTS, extras.PLOTS):
         try:
             extra.ensure()
         except CllmError as error:
             print(f"cllm: {error}; the tests with it are skipped", file=sys.stderr)
     environment = {"MICROPYTHON": str(build.build_unix()), **os.environ}
+    environment["CLLM_NO_CUDA"] = no_cuda
     environment["CLLM_TEST_MODEL"] = str(fetch.default_model())
     command = [sys.executable, "-m", "pytest", *arguments]
     return subprocess.run(command, cwd=TOP, env=environment).returncode
@@ -291,6 +344,8 @@ def main(arguments=None):
             print(os.path.relpath(cuda.PACK))
         elif arguments.command == "reference":
             print(os.path.relpath(build.build_reference()))
+        elif arguments.command == "cert":
+            new_certificate(arguments)
         elif arguments.command == "licenses":
             print(licenses.report())
         else:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from . import CllmError, disks, fetch, hub, memory, qemu
+from . import CllmError, disks, fetch, hub, machines, memory, qemu
 from .guest_keys import keys
 
 DEFAULTS: dict[str, Any] = {
@@ -24,16 +24,21 @@ DEFAULTS: dict[str, Any] = {
     "kernels": "auto",
     "cpu_variant": "auto",
     "nic": "auto",
+    "machine": "auto",
     "disk": [],
     "gpu": "off",
     "gpu_memory": None,
+    "tls_port": 8443,
 }
+# Flags that no file has: the section "tls" holds both paths.
+FLAGS = ("tls",)
 PATHS = ("model", "app", "serial", "pcap", "draft")
 NUMBERS = {
     "port": (0, 65535),
     "smp": (1, 255),
     "memory": (40, memory.LARGEST),
     "gpu_memory": (1, memory.LARGEST),
+    "tls_port": (0, 65535),
 }
 ACCELS = ("auto", "tcg", "kvm")
 ON_CRASH = ("exit", "reboot")
@@ -47,6 +52,7 @@ CHOICES = {
     "kernels": KERNELS,
     "cpu_variant": CPU_VARIANTS,
     "nic": NICS,
+    "machine": machines.NAMES,
     "gpu": GPUS,
 }
 HOST = {
@@ -59,7 +65,7 @@ HOST = {
 # The guest's settings, which it gets as the boot module config.json: sections, and keys beside
 # them. A file has the keys of the model at the top level, the guest below "model". "port" is the
 # host's.
-GUEST_SECTIONS = ("network", "limits")
+GUEST_SECTIONS = ("network", "limits", "tls")
 GUEST = {key: kind for key, kind in keys.SERVER.items() if key not in NUMBERS}
 GUEST_MODEL = {
     key: kind for key, kind in keys.MODEL.items() if key != "file" and key not in DEFAULTS
@@ -129,7 +135,7 @@ def _from_file(file, merged):
                 merged[key] = _host_value(key, value, file.parent)
             elif key in GUEST_SECTIONS:
                 keys.check_section(key, value)
-                guest[key] = value
+                guest[key] = _beside(file, value) if key == "tls" else value
             elif key in GUEST:
                 keys.check_value((key,), GUEST[key], value)
                 guest[key] = value
@@ -139,11 +145,18 @@ def _from_file(file, merged):
             else:
                 raise keys.unknown((key,), [*DEFAULTS, *GUEST_SECTIONS, *GUEST, *GUEST_MODEL])
         keys.check_batch(model)
+        keys.check_tls(guest.get("tls"))
     except keys.ConfigError as error:
         raise CllmError(f"{file}, line {_line_of(text, error.path)}: {error}") from None
     if model:
         guest["model"] = model
     return guest
+
+
+def _beside(file, tls):
+    # Paths in the section "tls" are the host's, too, relative to the file's folder.
+    paths = {key: str(file.parent / tls[key]) for key in ("cert", "key") if tls.get(key)}
+    return {**tls, **paths}
 
 
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}:]')

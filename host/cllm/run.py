@@ -27,6 +27,7 @@ from . import (
 )
 from .build import DEBUG_IMAGE, GPU_IMAGE, IMAGE, UNPACKED
 from .cuda import PACK
+from .machines import MACHINES
 
 Settings = dict[str, Any]  # from config.settings()
 MAX_PROGRAM = 1 << 20  # bytes of --app
@@ -39,12 +40,14 @@ def make_guest(
     *,
     image: Path | None = None,
     packed: bool = True,
+    scripted: bool = False,
     **options: Any,
 ) -> qemu.Guest:
     """Return a qemu.Guest for the settings of config.settings().
 
     image: another kernel than build/cllm.elf, or build/cllm-gpu.elf with a GPU. packed: False for
-    the same before it was packed. options: further arguments of qemu.Guest.
+    the same before it was packed. scripted: programs will be typed at the REPL. options: further
+    arguments of qemu.Guest.
 
     Raises CllmError when a file that the settings name is not there.
     """
@@ -63,6 +66,7 @@ def make_guest(
     if draft:
         file = _add(modules, "draft", draft)
         guest_settings["model"] = {**guest_settings.get("model", {}), "draft": file}
+    forwards = _tls(settings, guest_settings, modules)
     for key in ("kernels", "cpu_variant"):
         if settings[key] != "auto":
             named = {key: settings[key]}
@@ -75,6 +79,8 @@ def make_guest(
     if settings["accel"] == "auto":
         print(f"cllm: {chosen} ({why})", file=sys.stderr)
     engine = _gpu_engine(settings.get("gpu", "off"))
+    machine = MACHINES[settings.get("machine", "auto")]
+    machine.check(settings["nic"], settings.get("disk", []), bool(engine))
     has_backend = engine and GPU_IMAGE.is_file() and PACK.is_file()
     chosen_image = GPU_IMAGE if has_backend else IMAGE
     guest = qemu.Guest(
@@ -84,12 +90,15 @@ def make_guest(
         smp=settings["smp"] or cores(),
         memory=settings["memory"]
         or _memory(model, draft, guest_settings.get("model", {}), settings["kernels"] == "tcg")
-        + disks.memory(settings.get("disk", [])),
+        + disks.memory(settings.get("disk", []))
+        + (0 if machine.has_pci else _loaded(model, draft)),
         accel=chosen,
         pcap=settings["pcap"],
         on_crash=settings["on_crash"],
         nic=settings["nic"],
+        forwards=forwards,
         disks=settings.get("disk", []),
+        machine=settings.get("machine", "auto"),
         **options,
     )
     if engine:
@@ -99,8 +108,40 @@ def make_guest(
                 "that uses a GPU",
                 file=sys.stderr,
             )
-        guest.gpu = _daemon(guest, engine, settings["gpu_memory"], PACK if has_backend else None)
+        mib, pack = settings["gpu_memory"], PACK if has_backend else None
+        # Where there are programs: handlers, or a REPL that is there for more than a look.
+        takes_ptx = scripted or bool(settings["app"]) or not model
+        guest.gpu = _daemon(guest, engine, mib, pack, takes_ptx)
     return guest
+
+
+def _tls(
+    settings: Settings, guest_settings: Settings, modules: dict[str, Path | bytes]
+) -> dict[int, int]:
+    """Fill in the guest's section "tls", whose files become boot modules; return {host's port:
+    guest's port}.
+
+    Both ports are the same, so that the guest can name it to clients on its plain port.
+    """
+    tls = dict(guest_settings.get("tls") or {})
+    if settings.get("tls"):
+        certificate, comma, key = settings["tls"].partition(",")
+        if not (certificate and comma and key):
+            raise CllmError("--tls takes two files, CERT.pem,KEY.pem: `cllm cert new` makes them")
+        tls.update(cert=certificate, key=key)
+    if not tls:
+        return {}
+    for name, what in (("cert", "certificate"), ("key", "key of the certificate")):
+        modules[f"{name}.pem"] = _file(tls[name], what)
+        tls[name] = f"{name}.pem"
+    tls["port"] = settings["tls_port"] or qemu.free_port()
+    guest_settings["tls"] = tls
+    return {tls["port"]: tls["port"]}
+
+
+def _loaded(*files: Path | None) -> int:
+    """Return the MiB that files take which are loaded, not mapped: see qemu.Guest.mapped()."""
+    return sum((file.stat().st_size >> 20) + 1 for file in files if file)
 
 
 def _gpu_engine(choice: str) -> str | None:
@@ -119,20 +160,22 @@ def _gpu_engine(choice: str) -> str | None:
     )
 
 
-def _daemon(guest: qemu.Guest, engine: str, mib: int | None, pack: Path | None) -> gpud.Daemon:
+def _daemon(
+    guest: qemu.Guest, engine: str, mib: int | None, pack: Path | None, takes_ptx: bool
+) -> gpud.Daemon:
     """Return a gpud.Daemon for one guest, which starts and ends it.
 
-    Scripts in the guest may send it PTX: it is the user's own machine, and each guest's worker has
-    no rights but to compute.
+    takes_ptx: programs in the guest may send it PTX of their own. The image's kernels need no such
+    right, because they are in the pack.
     """
     return gpud.Daemon(
         engine=engine,
         memory=mib or (1024 if engine == "ptx" else memory.LARGEST),
         pack=pack,
-        upload=True,
-        ram=[(guest.share_memory(), 0, guest.low_memory())],
+        upload=takes_ptx,
+        ram=[(guest.share_memory(), *part) for part in guest.parts_of_memory()],
         files=[
-            (Path(guest.modules[name]).resolve(), start, size // qemu.PAGE * qemu.PAGE)
+            (Path(guest.modules[name]).resolve(), start, size // qemu.PAGE * qemu.PAGE, 0)
             for name, start, size in guest.mapped()
         ],
         program=gpud.build(),
@@ -260,7 +303,7 @@ def run(
     if wait_for_debugger:
         options = {"image": DEBUG_IMAGE, "gdb": qemu.free_port()}
     settings = hurry(settings)
-    guest = make_guest(settings, guest_settings, **options)
+    guest = make_guest(settings, guest_settings, scripted=every_key, **options)
     wake = threading.Event()
     asked = threading.Event()
 
@@ -348,10 +391,14 @@ def _wake_at_end(guest: qemu.Guest, wake: threading.Event) -> None:
     wake.set()
 
 
+def _secure(guest: qemu.Guest) -> str:
+    return "".join(f" and https://127.0.0.1:{port}" for port in guest.forwards)
+
+
 def _announce(guest: qemu.Guest, output: console.Output, repacked: bool) -> None:
     reason = health.wait_until_decided(guest.port, guest.ended)
     if reason is None:
-        output.line(f"ready {guest.url}")
+        output.line(f"ready {guest.url}{_secure(guest)}")
         if repacked:
             reclaim.give_back(guest)
     elif reason:

@@ -118,10 +118,10 @@ struct engine_info {
     int32_t bos, eos;                  // tokens, -1 if the model has none
     int32_t fim_pre, fim_suf, fim_mid; // tokens for filling in the middle, -1 if the model has none
     int32_t fim_rep, fim_sep;
-    uint32_t n_embd;           // width of an embedding
-    int32_t pooling;           // ENGINE_POOLING_* in effect
-    int32_t sep;               // the token that separates texts, -1 if the model has none
-    bool add_eos, add_sep;     // eos follows a text, sep separates two
+    uint32_t n_embd;       // width of an embedding
+    int32_t pooling;       // ENGINE_POOLING_* in effect
+    int32_t sep;           // the token that separates texts, -1 if the model has none
+    bool add_eos, add_sep; // eos follows a text, sep separates two
     // Of a model that ranks, the text of a query and a document with {query} and {document}, or "".
     const char *rerank_template;
     int32_t vocab_type;        // llama.h's llama_vocab_type

@@ -70,7 +70,9 @@ def test_rerank_of_nonsense(ranker, server):
 def test_pooling_none(tiny):
     with ApiServer(tiny, {"model": {"pooling": "none"}}) as server:
         found = post(server, "/embedding", input="Hello world").json()[0]["embedding"]
-        n = len(post(server, "/tokenize", content="Hello world", add_special=True).json()["tokens"])
+        n = len(
+            post(server, "/tokenize", content="Hello world", add_special=True).json()["tokens"]
+        )
         assert len(found) == n and all(len(vector) == 64 for vector in found)
         # Its mean is what a server with that pooling gives.
         answer = post(server, "/v1/embeddings", input="Hello world")

@@ -191,4 +191,6 @@ def install(service):
         )
 
     for add in (api.get, api.post):
-        add("/tools", "/cors-proxy", gives="Object", codes=(403,), says="Always an error")(forbidden)
+        add("/tools", "/cors-proxy", gives="Object", codes=(403,), says="Always an error")(
+            forbidden
+        )

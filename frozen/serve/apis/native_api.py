@@ -118,7 +118,12 @@ def install(service):
         return await complete(request, body, params, prompts_of(body.get("prompt")))
 
     @api.post(
-        "/infill", takes="Infill", gives="Any", events=True, codes=(501,), says="Fill in the middle"
+        "/infill",
+        takes="Infill",
+        gives="Any",
+        events=True,
+        codes=(501,),
+        says="Fill in the middle",
     )
     async def infill(request):
         body = object_of(request)

@@ -276,7 +276,9 @@ def install(service):
     api = service.api
 
     def named(body):
-        return typed(body, "model", "string") or typed(body, "name", "string") or service.host.alias
+        return (
+            typed(body, "model", "string") or typed(body, "name", "string") or service.host.alias
+        )
 
     async def answer(replies, lines, params, request):
         if params.stream:

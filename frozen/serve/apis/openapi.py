@@ -246,6 +246,7 @@ def document(service, version):
 
 def install(service):
     """Add the route to the service's application."""
+
     @service.api.get("/openapi.json", gives="Object", says="This document")
     def openapi(request):
         return document(service, release())

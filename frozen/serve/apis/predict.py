@@ -59,7 +59,9 @@ def install(service):
         response = await service.app.handle(inner, route, params)
         return jsonio.loads(response.body)
 
-    @service.api.post("/predict", takes="Predict", gives="Predictions", says="Google's predictions")
+    @service.api.post(
+        "/predict", takes="Predict", gives="Predictions", says="Google's predictions"
+    )
     async def predict(request):
         instances = typed(object_of(request), "instances", "array")
         if instances is None:

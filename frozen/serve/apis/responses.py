@@ -460,7 +460,9 @@ def install(service):
         n = await service.count(chat, request)
         return {"input_tokens": n, "object": "response.input_tokens"}
 
-    @api.get("/v1/responses/<name>", gives="Response", codes=(404,), says="A response that is kept")
+    @api.get(
+        "/v1/responses/<name>", gives="Response", codes=(404,), says="A response that is kept"
+    )
     def stored_response(request, name):
         return loads(service.stored.get(name, request).answer)
 

@@ -13,7 +13,7 @@ from httpd.jsonio import dumps, loads
 from ..scheduling import slots
 from ..scheduling.errors import RequestError, invalid
 from .openai import object_of
-from .params import adapters_of, integer, typed
+from .params import adapters_of, typed
 
 _FLASH = "/flash"
 _FOLDER = _FLASH + "/slots/"
@@ -98,7 +98,9 @@ class Saved:
 def packed(host, salt, tokens, state):
     """Return the bytes of a file: magic, a line of JSON, the tokens, the engine's state."""
     about = {"model": _model(host), "salt": salt, "tokens": len(tokens)}
-    return _MAGIC + dumps(about).encode() + b"\n" + struct.pack("<%di" % len(tokens), *tokens) + state
+    return (
+        _MAGIC + dumps(about).encode() + b"\n" + struct.pack("<%di" % len(tokens), *tokens) + state
+    )
 
 
 def unpacked(host, data):

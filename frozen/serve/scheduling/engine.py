@@ -77,7 +77,7 @@ class EngineHost:
         self.path = path
         self.aliases = _names(alias) or [_stem(path)]
         self.alias = self.aliases[0]
-        self._named = bool(alias)
+        self._named = bool(_names(alias))
         self.tags = _names(tags)
         self._lora = list(lora)
         self.lora = []  # [{"id", "path", "scale"}, ...] of the adapters that are loaded
@@ -111,6 +111,7 @@ class EngineHost:
         host.ended = self.ended
         host.find = self.find
         return host
+
     def scales(self, wanted=None):
         """Return the scale of each adapter, () if none applies. wanted: list of (number, scale), of
         which missing ones do not apply; None: as set for all. RequestError for a wrong number.

@@ -44,6 +44,7 @@ _SILENCE_MS = 25000
 
 _FEW = 64  # candidates among which the probability of a token is looked for first
 
+
 def _ticks():
     return time.ticks_us() / 1000
 

@@ -56,6 +56,7 @@ ROOT = Path(__file__).resolve().parents[3]
         ({"model": {"pooling": "max"}}, '"model.pooling" must be one of model, mean, cls, last'),
         ({"model": {"kernels": []}}, '"model.kernels" must be one of auto, ggml, tcg, exact'),
         ({"model": {"slots": 33}}, '"model.slots" (33) needs an "n_batch" of at least 66'),
+        ({"tls": {"cert": "cert.pem"}}, '"tls.key" is missing'),
         ([], "must be an object"),
     ],
 )
@@ -71,6 +72,8 @@ def test_what_is_right_passes():
     keys.check(dict.fromkeys([*keys.SERVER, *keys.SECTIONS]))
     for name, table in {"": keys.SERVER, **keys.SECTIONS}.items():
         values = {key: kind.default for key, kind in table.items() if key != "keys"}
+        if name == "tls":
+            values.update(cert="cert.pem", key="key.pem")
         keys.check({name: values} if name else values)
     keys.check({"network": {"address": "192.0.2.1/24", "gateway": "192.0.2.254"}})
     keys.check({"limits": {"head_s": 0.5}, "model": {"slots": 252, "n_batch": 256}})
