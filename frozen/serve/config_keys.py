@@ -91,6 +91,24 @@ class Texts:
         return isinstance(value, list) and all([isinstance(v, str) and v for v in value])
 
 
+class Shares:
+    """An array of at most `most` numbers from 0 on, not all of them 0."""
+
+    default = None
+
+    def __init__(self, most):
+        self.most = most
+        self.words = "an array of up to %d numbers from 0 to 1000000, not all 0" % most
+
+    def takes(self, value):
+        return (
+            isinstance(value, list)
+            and 0 < len(value) <= self.most
+            and all([type(v) in (int, float) and 0 <= v <= 1000000 for v in value])
+            and any(value)
+        )
+
+
 class Addresses:
     """An array of IPv4 addresses."""
 
@@ -274,6 +292,10 @@ MODEL = {
     "kernels": Choice("auto", "ggml", "tcg", "exact"),
     # Layers that a GPU computes, of the draft model too; without it, all where there is a GPU.
     "gpu_layers": Integer(0, 1 << 16),
+    # How several GPUs share the model, by llama.cpp's names, in the order of ENGINE_SPLIT_*.
+    "split_mode": Choice("layer", "none", "tensor"),
+    "main_gpu": Integer(0, 15, 0),  # of "none"
+    "tensor_split": Shares(16),  # for each GPU; without it, by free memory
     # Builds of ggml's CPU code in the image (native/CMakeLists.txt).
     "cpu_variant": Choice("auto", "sse42", "avx2", "avx512", "avx512-vnni", "avx512-bf16"),
 }

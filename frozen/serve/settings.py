@@ -147,6 +147,9 @@ class Settings:
             "pooling": keys.MODEL["pooling"].choices.index(model["pooling"]),
             "kernels": keys.MODEL["kernels"].choices.index(model["kernels"]),
             "gpu_layers": -1 if model["gpu_layers"] is None else model["gpu_layers"],
+            "split_mode": keys.MODEL["split_mode"].choices.index(model["split_mode"]),
+            "main_gpu": model["main_gpu"],
+            "tensor_split": model["tensor_split"],
         }
         if model["cpu_variant"] != "auto":
             self.options["cpu"] = model["cpu_variant"]

@@ -68,6 +68,14 @@ enum {
     ENGINE_KERNELS_EXACT = 3,
 };
 
+// How several GPUs share a model: llama.cpp's split modes.
+enum {
+    ENGINE_SPLIT_LAYER = 0,  // each has some of the layers, with their part of the KV cache
+    ENGINE_SPLIT_NONE = 1,   // one of them has all
+    ENGINE_SPLIT_TENSOR = 2, // each has a part of every layer, and all compute at the same time
+};
+enum { ENGINE_GPUS = 16 }; // at most
+
 struct engine;
 struct engine_loading;
 struct engine_sampler;
@@ -90,6 +98,10 @@ struct engine_params {
     // Layers of the model that a GPU computes, the output counting as one: the last ones, -1 for
     // all. Without a GPU none, whatever this says.
     int32_t gpu_layers;
+    int32_t split_mode; // ENGINE_SPLIT_*
+    uint32_t main_gpu;  // of ENGINE_SPLIT_NONE
+    // The share of each GPU, in any unit. All 0: by free memory; with TENSOR, the same for each.
+    float tensor_split[ENGINE_GPUS];
     // In engine_open(), with the part done (0 to 1). Returning false stops it: ENGINE_ABORTED. May
     // be NULL.
     bool (*progress)(void *user, float done);
@@ -150,10 +162,11 @@ const char *engine_cpu(void);
 
 // The first GPU. Strings are valid until the next call.
 struct engine_gpu {
-    const char *name;      // of the device; "" before a model was loaded
-    const char *kind;      // what computes: "cuda", or "ptx" for an interpreter
-    const char *fault;     // why it is lost; "" while it works
-    uint64_t memory, used; // bytes that this machine may have, and has
+    const char *name;  // of the first device; "" before a model was loaded
+    const char *kind;  // what computes: "cuda", or "ptx" for an interpreter
+    const char *fault; // why it is lost; "" while it works
+    uint32_t devices;
+    uint64_t memory, used; // bytes that this machine may have, and has, on all devices
     // Since it was connected: kernels and graphs launched, times that the machine waited for it,
     // bytes copied.
     uint64_t launches, graph_launches, round_trips, copied;

@@ -81,6 +81,12 @@ def test_the_guests_part_is_sorted_as_the_guest_reads_it(tmp_path):
         ({"slots": 64}, '"slots" (64) needs an "n_batch" of at least 128, which is 64'),
         ({"watchdog": -1}, '"watchdog" must be a whole number from 0'),
         ({"pooling": "max"}, '"pooling" must be one of model, mean, cls, last'),
+        ({"split_mode": "row"}, '"split_mode" must be one of layer, none, tensor'),
+        ({"main_gpu": 16}, '"main_gpu" must be a whole number from 0 to 15'),
+        ({"tensor_split": [0, 0]}, '"tensor_split" must be an array of up to 16 numbers'),
+        ({"tensor_split": [1, -1]}, '"tensor_split" must be an array of up to 16 numbers'),
+        ({"tensor_split": [1] * 17}, '"tensor_split" must be an array of up to 16 numbers'),
+        ({"tensor_split": [True]}, '"tensor_split" must be an array of up to 16 numbers'),
         ({"keys": ["a", 5]}, '"keys" must be an array of strings'),
         ({"keys": [""]}, '"keys" must be an array of strings that are not empty'),
         (

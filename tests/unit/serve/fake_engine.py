@@ -109,6 +109,9 @@ class FakeEngine:
         pooling=0,
         kernels=0,
         gpu_layers=-1,
+        split_mode=0,
+        main_gpu=0,
+        tensor_split=None,
         poll=None,
     ):
         self.n_ctx = n_ctx

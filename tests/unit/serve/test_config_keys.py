@@ -91,8 +91,9 @@ def test_the_defaults_are_those_of_the_parts():
 
 def test_the_engine_numbers_choices_as_the_table_does():
     header = (ROOT / "native/engine/engine.h").read_text()
-    for key in ("pooling", "kernels"):
-        numbers = dict(re.findall(rf"ENGINE_{key.upper()}_(\w+) = (\d+)", header))
+    for key in ("pooling", "kernels", "split_mode"):
+        prefix = key.removesuffix("_mode").upper()
+        numbers = dict(re.findall(rf"ENGINE_{prefix}_(\w+) = (\d+)", header))
         choices = keys.MODEL[key].choices
         assert {name.lower(): int(n) for name, n in numbers.items()} == {
             choice: i for i, choice in enumerate(choices)
@@ -120,6 +121,8 @@ def test_settings(tmp_path):
                 "file": "/m.gguf",
                 "draft": "d.gguf",
                 "threads": 3,
+                "split_mode": "tensor",
+                "tensor_split": [3, 1],
             },
             "limits": {"queue": 3, "body": 9, "job_ms": 7},
             "network": {"address": "192.0.2.1/24"},
@@ -130,6 +133,7 @@ def test_settings(tmp_path):
     assert found.address == "192.0.2.1/24" and found.gateway is None
     assert found.path == "/m.gguf" and found.draft == "/boot/d.gguf"
     options = {"n_seq": 6, "kernels": 3, "pooling": 3, "cpu": "avx2", "n_threads": 3, "job_ms": 7}
+    options.update(split_mode=2, main_gpu=0, tensor_split=[3, 1])
     assert options.items() <= found.options.items()
 
 
