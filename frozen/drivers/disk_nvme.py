@@ -10,7 +10,7 @@ import time
 import _x86
 import pci
 import uctypes
-from drivers import dma
+from drivers import dma, messages
 from drivers.disk import FLUSH, READ, Disk
 from machine import mem32
 from micropython import const
@@ -120,7 +120,6 @@ class Controller:
     def __init__(self, bdf, name):
         self.bdf = bdf
         self.name = name
-        self.irq = pci.read(bdf, 0x3C, 1)
         address, size, is_io = pci.bar(bdf, 0)
         if is_io or size < _DOORBELLS + _PAGE:
             raise self.error("no registers")
@@ -134,6 +133,7 @@ class Controller:
             raise self.error("queues of %d entries" % ((capabilities & 0xFFFF) + 1))
         dma.keep_out(bdf)
         self.reset()
+        self.irq, self.by_message = messages.take(bdf)
         pci.enable(bdf)
         self._start()
         self._data = dma.block(bdf, "identify", _PAGE)
@@ -173,7 +173,8 @@ class Controller:
         for register, address in ((_ASQ, self._admin.sq_at), (_ACQ, self._admin.cq_at)):
             mem32[base + register] = address & 0xFFFFFFFF
             mem32[base + register + 4] = address >> 32
-        mem32[base + _INTMS] = 0xFFFFFFFF
+        if not self.by_message:
+            mem32[base + _INTMS] = 0xFFFFFFFF
         mem32[base + _CC] = _CC_ENTRIES | _CC_ENABLE
         self._wait_ready(_CSTS_READY)
 
@@ -281,8 +282,9 @@ class NvmeDisk(Disk):
             done = self._queue.take()
 
     def _interrupts(self, wanted):
-        # 3.1.3: for pins, the mask ends the interrupt as well.
-        mem32[self._controller.base + (_INTMC if wanted else _INTMS)] = 1
+        # 3.1.3: for pins, the mask ends the interrupt as well. Messages have another.
+        if not self._controller.by_message:
+            mem32[self._controller.base + (_INTMC if wanted else _INTMS)] = 1
 
     def stop(self):
         self._controller.reset()

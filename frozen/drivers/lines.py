@@ -4,7 +4,7 @@
 import _x86
 from micropython import const
 
-_LINES = const(16)  # of the two 8259s
+_LINES = const(64)  # IRQ_LINES of kernel/include/machine.h
 
 # {line: [handler]}
 _handlers = {}

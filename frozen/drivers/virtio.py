@@ -1,4 +1,4 @@
-"""Virtio over PCI in its modern layout: what all of its devices share.
+"""Virtio: what all of its devices share, and its modern layout over PCI.
 
 Numbers are sections of Virtual I/O Device (VIRTIO) Version 1.1 (OASIS, 11 April 2019).
 """
@@ -9,7 +9,7 @@ import time
 import _x86
 import pci
 import uctypes
-from drivers import dma
+from drivers import dma, messages
 from machine import mem8, mem16, mem32
 from micropython import const
 
@@ -33,9 +33,12 @@ _DEVICE_FEATURE_SELECT = const(0x00)
 _DEVICE_FEATURE = const(0x04)
 _DRIVER_FEATURE_SELECT = const(0x08)
 _DRIVER_FEATURE = const(0x0C)
+_CONFIG_MSIX_VECTOR = const(0x10)
 _DEVICE_STATUS = const(0x14)
+_CONFIG_GENERATION = const(0x15)
 _QUEUE_SELECT = const(0x16)
 _QUEUE_SIZE = const(0x18)
+_QUEUE_MSIX_VECTOR = const(0x1A)
 _QUEUE_ENABLE = const(0x1C)
 _QUEUE_NOTIFY_OFF = const(0x1E)
 _QUEUE_DESC = const(0x20)
@@ -100,14 +103,23 @@ class Ring:
         mem16[self.available_at] = 0 if wanted else _NO_INTERRUPT
 
 
+def transport(where, name):
+    """Return the device at a bus address, or in a slot of virtio_mmio; see Pci."""
+    if isinstance(where, tuple):
+        from drivers.virtio_mmio import Mmio
+
+        return Mmio(where, name)
+    return Pci(where, name)
+
+
 class Pci:
     """A function on the PCI bus, reset after construction.
 
     Args: bdf: its bus address; name: for messages. Raises OSError where the device does not
     answer, or not as version 1 of virtio.
 
-    config: address of the device's own configuration; irq: the line of the 8259 that it
-    interrupts; key: for dma.block(). The order of calls is 3.1.1's: negotiate(), start_queue(),
+    config: address of the device's own configuration; irq: the line that it interrupts, see
+    drivers.messages; key: for dma.block(). The order of calls is 3.1.1's: accept(), start_queue(),
     start().
     """
 
@@ -115,13 +127,14 @@ class Pci:
         self.key = bdf
         self._bdf = bdf
         self._name = name
-        self.irq = pci.read(bdf, 0x3C, 1)
         regions = self._regions()
         self._common = regions[_COMMON][0]
         self._isr = regions[_ISR][0]
         self.config = regions[_DEVICE][0]
         self._notify, self._multiplier = regions[_NOTIFY]
         self.reset()
+        self.irq, self._by_message = messages.take(bdf)
+        self._generation = 0
         self._set_status(_ACKNOWLEDGE)
         self._set_status(_DRIVER)
 
@@ -221,14 +234,30 @@ class Pci:
             address = uctypes.addressof(memory)
             mem32[common + register] = address & 0xFFFFFFFF
             mem32[common + register + 4] = address >> 32
+        if self._by_message:
+            self._use_vector(_QUEUE_MSIX_VECTOR)
         mem16[common + _QUEUE_ENABLE] = 1
         return ring
 
+    def _use_vector(self, register):
+        # 4.1.5.1.2.1: all events by the first entry; a device without room for that says so.
+        mem16[self._common + register] = 0
+        if mem16[self._common + register]:
+            raise self.error("no interrupt vector")
+
     def start(self):
         """Let the device work: its queues are ready."""
+        if self._by_message:
+            self._use_vector(_CONFIG_MSIX_VECTOR)
+            self._generation = mem8[self._common + _CONFIG_GENERATION]
         pci.enable(self._bdf)
         self._set_status(_DRIVER_OK)
 
     def acknowledge(self):
         """End the device's interrupt; return whether its configuration changed (4.1.4.5)."""
-        return bool(mem8[self._isr] & _ISR_CONFIG)  # 4.1.4.5.1: reading clears
+        if not self._by_message:
+            return bool(mem8[self._isr] & _ISR_CONFIG)  # 4.1.4.5.1: reading clears
+        # 4.1.4.5.2: messages leave the register alone. 2.4.1 has a count of changes.
+        before = self._generation
+        self._generation = mem8[self._common + _CONFIG_GENERATION]
+        return self._generation != before

@@ -199,7 +199,7 @@ def test_cllm_run_ends_with_the_reason_by_default(boot):
     assert guest.status() == 3 << 1 | 1
 
 
-@pytest.mark.parametrize("address", ["0x201000", "0x200000"])
+@pytest.mark.parametrize("address", ["0x1001000", "0x1000000"])
 def test_code_and_headers_are_read_only(boot, address):
     guest = boot()
     guest.serial.sendline(f"import machine; machine.mem32[{address}] = 1")
