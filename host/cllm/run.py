@@ -32,6 +32,8 @@ from .machines import MACHINES
 Settings = dict[str, Any]  # from config.settings()
 MAX_PROGRAM = 1 << 20  # bytes of --app
 RESTART_SECONDS = 2  # between two looks at gpud
+DRAIN_SECONDS = 30  # limits.drain_s of frozen/serve/config_keys.py
+OFF_SECONDS = 5  # from the end of the last request to the end of QEMU
 
 
 def make_guest(
@@ -303,7 +305,11 @@ def run(
     every_key: bool = False,
     wait_for_debugger: bool = False,
 ) -> int:
-    """Boot and serve until a signal (return 0) or the guest's end (raise CllmError)."""
+    """Boot and serve until a signal (return 0) or the guest's end (raise CllmError).
+
+    SIGTERM presses the power button of a guest that serves, so running requests end; a second
+    signal does not wait for them. SIGINT and SIGHUP end it at once.
+    """
     # The packed image takes half a second to unpack itself, all else until the first answer less.
     options: dict[str, Any] = {"packed": False}
     if wait_for_debugger:
@@ -312,8 +318,15 @@ def run(
     guest = make_guest(settings, guest_settings, scripted=every_key, **options)
     wake = threading.Event()
     asked = threading.Event()
+    serves = threading.Event()
+    gently = threading.Event()  # the first signal was SIGTERM
+    again = threading.Event()  # a second signal, or QEMU has ended
 
-    def ask_to_end(*_: object) -> None:
+    def ask_to_end(number: int | None = None, *_: object) -> None:
+        if asked.is_set():
+            again.set()
+        elif number == signal.SIGTERM and serves.is_set():
+            gently.set()
         asked.set()
         wake.set()
 
@@ -325,14 +338,19 @@ def run(
     try:
         guest.start()
         serial.open()
-        threading.Thread(target=_wake_at_end, args=(guest, wake), daemon=True).start()
+        threading.Thread(target=_wake_at_end, args=(guest, wake, again), daemon=True).start()
         repacked = settings["kernels"] == "tcg"
-        threading.Thread(target=_announce, args=(guest, output, repacked), daemon=True).start()
+        threading.Thread(
+            target=_announce, args=(guest, output, repacked, serves), daemon=True
+        ).start()
         if guest.gpu:
             threading.Thread(target=_mind_gpud, args=(guest, output), daemon=True).start()
         if wait_for_debugger:
             output.line(shlex.join(debugger_command(options["gdb"])))
         wake.wait()
+        if gently.is_set() and guest.press_power_button():
+            limits = guest_settings.get("limits", {})
+            again.wait(limits.get("drain_s", DRAIN_SECONDS) + OFF_SECONDS)
     finally:
         guest.stop()
         serial.close()
@@ -392,17 +410,21 @@ def _serial(
     return console.File(guest, where)
 
 
-def _wake_at_end(guest: qemu.Guest, wake: threading.Event) -> None:
+def _wake_at_end(guest: qemu.Guest, *events: threading.Event) -> None:
     guest.ended.wait()
-    wake.set()
+    for event in events:
+        event.set()
 
 
 def _secure(guest: qemu.Guest) -> str:
     return "".join(f" and https://127.0.0.1:{port}" for port in guest.forwards)
 
 
-def _announce(guest: qemu.Guest, output: console.Output, repacked: bool) -> None:
+def _announce(
+    guest: qemu.Guest, output: console.Output, repacked: bool, serves: threading.Event
+) -> None:
     reason = health.wait_until_decided(guest.port, guest.ended)
+    serves.set()
     if reason is None:
         output.line(f"ready {guest.url}{_secure(guest)}")
         if repacked:
