@@ -46,7 +46,7 @@ def run(tests, wrapper, name):
     """Run one file; return (passed, all)."""
     environment = {**os.environ, "LLAMA_SERVER_BIN_PATH": str(wrapper)}
     environment["PYTHONPATH"] = str(FOLDER / "stubs")
-    command = [
+    command: list[str | Path] = [
         extras.CLIENTS.python,
         "-m",
         "pytest",
