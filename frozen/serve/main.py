@@ -21,23 +21,28 @@ def install(service, access):
 
 
 def user_code():
-    """Return the paths of the user's handlers: those of the volume, then /flash's or the boot
-    module.
+    """Return the paths of the user's handlers: those of the volume, then the boot modules, but for
+    the volume's files that a boot loader has handed over. /flash/app.py stands in for the boot
+    module of that name.
     """
-    paths = []
-    try:
-        names = sorted(os.listdir(VOLUME + "apps"))
-    except OSError:
-        names = []
-    for name in names:
-        if name.endswith(".py"):
-            paths.append(VOLUME + "apps/" + name)
+    names = _programs(VOLUME + "apps")
+    paths = [VOLUME + "apps/" + name for name in names]
+    boot = {name: BOOT + name for name in _programs(BOOT[:-1]) if name not in names}
     try:
         os.stat(FLASH + "app.py")
-        paths.append(FLASH + "app.py")
+        boot["app.py"] = FLASH + "app.py"
     except OSError:
-        paths.append(BOOT + "app.py")
-    return paths
+        pass
+    return paths + [boot[name] for name in sorted(boot)]
+
+
+def _programs(folder):
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return []
+    # macOS leaves "._NAME" beside each file that it copies.
+    return sorted([name for name in names if name.endswith(".py") and name[0] != "."])
 
 
 def run_user_code(path=BOOT + "app.py"):

@@ -37,7 +37,7 @@ def make_guest(
     """
     guest_settings = dict(guest_settings or {})
     modules: dict[str, Path | bytes] = {}
-    model = settings["model"] and _file(settings["model"], "model file")
+    model = settings["model"] and readable_file(settings["model"], "model file")
     if model:
         modules["model.gguf"] = model
         # The guest sees the file as model.gguf; clients see the model's real name. On Linux a file
@@ -45,7 +45,7 @@ def make_guest(
         alias = os.fsencode(model.stem).decode("utf-8", "replace")
         named = {"file": "model.gguf", "alias": alias}
         guest_settings["model"] = {**named, **guest_settings.get("model", {})}
-    draft = settings.get("draft") and _file(settings["draft"], "model file")
+    draft = settings.get("draft") and readable_file(settings["draft"], "model file")
     if draft:
         modules["draft.gguf"] = draft
         guest_settings["model"] = {**guest_settings.get("model", {}), "draft": "draft.gguf"}
@@ -56,7 +56,7 @@ def make_guest(
     if guest_settings:
         modules["config.json"] = json.dumps(guest_settings).encode()
     if settings["app"]:
-        modules["app.py"] = _program(settings["app"])
+        modules["app.py"] = program_file(settings["app"])
     chosen, why = accel.choose(settings["accel"], qemu.find_qemu())
     if settings["accel"] == "auto":
         print(f"cllm: {chosen} ({why})", file=sys.stderr)
@@ -125,7 +125,7 @@ def _daemon(guest: qemu.Guest, engine: str, mib: int | None, pack: Path | None) 
     )
 
 
-def _file(name: str, what: str) -> Path:
+def readable_file(name: str, what: str) -> Path:
     """Return the Path of a file that can be read; raises CllmError with the reason otherwise."""
     path = Path(name)
     try:
@@ -142,9 +142,9 @@ def _file(name: str, what: str) -> Path:
     raise CllmError(f"{path} is {kind}: name a {what}")
 
 
-def _program(name: str) -> Path:
+def program_file(name: str) -> Path:
     """Return the Path of a file of handlers; CllmError for one that the guest cannot compile."""
-    path = _file(name, "file of handlers")
+    path = readable_file(name, "file of handlers")
     size = path.stat().st_size
     if size > MAX_PROGRAM:
         raise CllmError(
