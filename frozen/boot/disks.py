@@ -6,7 +6,6 @@ or a file in /disk/models.
 """
 # SPDX-License-Identifier: MIT
 
-import asyncio
 import os
 import vfs
 
@@ -14,7 +13,7 @@ import _x86
 import drivers
 import machine
 import uctypes
-from drivers import gpt
+from drivers import fat, gpt
 from drivers import gpt_types as types
 from drivers.disk import Part
 from micropython import const
@@ -31,12 +30,11 @@ _SAFE_AFTER = const(3)
 # What the machine wants besides a model: caches, graphs, Python.
 _RESERVE = const(128 << 20)
 _MIB = const(1 << 20)
-# Bytes of a file that are read between two looks at other tasks.
-_PIECE = const(1 << 20)
 
 disks = []  # drivers.disk.Disk
 models = {}  # {name: Part}
 safe_mode = False
+volume = None  # the Part that is mounted at /disk
 
 
 def start():
@@ -162,6 +160,7 @@ def _is_empty(device):
 
 def _mount_volume(part):
     """Mount a FAT volume with the right label at /disk; return whether it has that."""
+    global volume
     sector = bytearray(part.disk.sector)
     part.readblocks(0, sector)
     # FAT 1.03, "BPB": the label of FAT32.
@@ -170,6 +169,7 @@ def _mount_volume(part):
     if not _is_mounted(VOLUME):
         try:
             vfs.mount(vfs.VfsFat(part), VOLUME, readonly=True)
+            volume = part
         except OSError as exc:
             print("cllm: %s: volume %s: %s" % (part.disk.name, types.VOLUME_NAME, exc))
     return True
@@ -256,7 +256,6 @@ async def find_model(path, progress):
         )
     before = 0
     for part, size in zip(names, sizes):
-        print("cllm: reading %s (%d MiB)" % (part, size // _MIB))
         await _read(part, size, lambda done: progress((before + done) / total))
         before += size
     return _BOOT + name
@@ -276,15 +275,30 @@ async def _read(name, size, progress):
         memory = _x86.module(name, size)
     except OSError as exc:
         raise NoModel(
-            "%s does not fit: no %d MiB of memory in one piece: %s" % (name, size // _MIB, exc)
+            "%s does not fit: it needs %d MiB in one piece, and the %d MiB that are free are in "
+            "pieces, below and above 4 GiB: %s"
+            % (name, size // _MIB, _x86.memory()[1] // _MIB, exc)
         )
+    print("cllm: reading %s (%d MiB)" % (name, size // _MIB))
     complete = False
     try:
         part = models.get(name)
         if part:
-            await part.disk.read_physical(part.first, uctypes.addressof(memory), size, progress)
+            runs = [(part.first, size)]
         else:
-            await _read_file(_MODELS + name, memory, progress)
+            part = volume
+            runs, there = fat.Volume(volume).runs("models/" + name)
+            if there != size:
+                raise OSError("%d bytes of %d" % (there, size))
+        address = uctypes.addressof(memory)
+        before = 0
+        for first, length in runs:
+            # The last sector of a file is read whole. It fits into the memory's last page.
+            whole = -(-length // part.disk.sector) * part.disk.sector
+            await part.disk.read_physical(
+                first, address + before, whole, lambda done: progress(before + done)
+            )
+            before += length
         complete = True
     except OSError as exc:
         raise NoModel("cannot read %s: %s" % (name, exc))
@@ -292,15 +306,3 @@ async def _read(name, size, progress):
         if not complete:  # also when cancelled
             _x86.module_release(name)
     _x86.module_publish(name)
-
-
-async def _read_file(path, memory, progress):
-    at = 0
-    with open(path, "rb") as file:
-        while at < len(memory):
-            count = file.readinto(memory[at : at + _PIECE])
-            if not count:
-                raise OSError("it ends at %d" % at)
-            at += count
-            progress(at)
-            await asyncio.sleep_ms(0)

@@ -21,10 +21,7 @@ DISKS = {
     (0x1AF4, 0x1001): "disk_virtio",  # transitional
 }
 # PCI Code and ID Assignment 1.11, 1.2.
-DISK_CLASSES = {
-    0x010601: "disk_ahci",
-    0x010802: "disk_nvme",
-}
+DISK_CLASSES = {0x010601: "disk_ahci", 0x010802: "disk_nvme"}
 
 # The same, 1.2 and 1.3: mass storage, where IDE and floppy disks are no news; network controller.
 _CLASS_STORAGE = const(0x01)

@@ -47,8 +47,22 @@ def _table(disk, lba):
         raise TableError("no room for one")
     sector = bytearray(disk.sector)
     disk.read(lba, sector)
-    (signature, _, size, crc, _, my_lba, _, first_usable, last_usable, _, entries, count, entry_size,
-        entries_crc) = struct.unpack_from(_HEADER, sector)
+    (
+        signature,
+        _,
+        size,
+        crc,
+        _,
+        my_lba,
+        _,
+        first_usable,
+        last_usable,
+        _,
+        entries,
+        count,
+        entry_size,
+        entries_crc,
+    ) = struct.unpack_from(_HEADER, sector)
     if signature != _SIGNATURE:
         raise TableError("no signature")
     if not _HEADER_SIZE <= size <= disk.sector:

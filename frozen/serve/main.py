@@ -20,29 +20,27 @@ def install(service, access):
         part.install(service)
 
 
-def user_code():
-    """Return the paths of the user's handlers: those of the volume, then the boot modules, but for
-    the volume's files that a boot loader has handed over. /flash/app.py stands in for the boot
-    module of that name.
-    """
-    names = _programs(VOLUME + "apps")
-    paths = [VOLUME + "apps/" + name for name in names]
-    boot = {name: BOOT + name for name in _programs(BOOT[:-1]) if name not in names}
-    try:
-        os.stat(FLASH + "app.py")
-        boot["app.py"] = FLASH + "app.py"
-    except OSError:
-        pass
-    return paths + [boot[name] for name in sorted(boot)]
-
-
-def _programs(folder):
+def _names(folder):
     try:
         names = os.listdir(folder)
     except OSError:
         return []
     # macOS leaves "._NAME" beside each file that it copies.
-    return sorted([name for name in names if name.endswith(".py") and name[0] != "."])
+    return [name for name in names if name.endswith(".py") and name[0] != "."]
+
+
+def user_code():
+    """Return the paths of the user's handlers: app.py, then the others of the FAT volume by name. A
+    boot module, which the loader may have read from that volume, stands for the file of its name,
+    and /flash/app.py for both.
+    """
+    found = {}
+    for folder in (VOLUME + "apps", BOOT):
+        for name in _names(folder):
+            found[name] = folder.rstrip("/") + "/" + name
+    if "app.py" in _names(FLASH):
+        found["app.py"] = FLASH + "app.py"
+    return [found[name] for name in sorted(found, key=lambda name: (name != "app.py", name))]
 
 
 def run_user_code(path=BOOT + "app.py"):

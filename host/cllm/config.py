@@ -4,11 +4,12 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 from . import CllmError, disks, fetch, memory, qemu
 from .guest_keys import keys
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "model": None,
     "port": 8080,
     "smp": 1,

@@ -32,7 +32,8 @@ class Disk:
         layout = FORMATS.get(Path(path).suffix.lower(), "raw")
         drive = f"if=none,id={name},format={layout},file={path.replace(',', ',,')}"
         if self.readonly:
-            drive += ",readonly=on"
+            # QEMU refuses a read-only SATA disk: what the guest writes goes to a temporary file.
+            drive += ",snapshot=on" if self.kind == "ahci" else ",readonly=on"
         if self.options:
             drive += "," + self.options
         serial = f"serial=cllm{number}"

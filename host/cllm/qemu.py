@@ -80,9 +80,9 @@ class Guest:
     memory keeps the crash record. monitor, qmp: paths of Unix sockets for QEMU's human monitor
     and for its machine protocol (tests/support/qemu_monitor.py); with either the guest has a
     screen. cpu: QEMU's name of a processor (default: the best available). nic: a key of CARDS.
-    disks: a list of disks.Disk. gpu: a gpud.Daemon of the guest's own, started before QEMU and ended after it, or the path of
-    the socket of one that runs. Call start() and stop() from the main thread only: the kernel ends
-    QEMU when the thread that started it ends.
+    disks: a list of disks.Disk. gpu: a gpud.Daemon of the guest's own, started before QEMU and
+    ended after it, or the path of the socket of one that runs. Call start() and stop() from the
+    main thread only: the kernel ends QEMU when the thread that started it ends.
     """
 
     def __init__(

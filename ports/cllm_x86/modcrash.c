@@ -32,8 +32,8 @@ static mp_obj_t lines(const char *text, const char *prefix) {
 
 // last_crash() -> dict or None: the last death since power-on. reason: one line. uptime: seconds
 // since boot. time: seconds since 1970. count: deaths since power-on; streak: of them, in a row
-// and each soon after its boot. boots: 1 in the run after it. registers, backtrace (innermost first), python (the backtrace's Python lines), log: lists of
-// lines.
+// and each soon after its boot. boots: 1 in the run after it. registers, backtrace (innermost
+// first), python (the backtrace's Python lines), log: lists of lines.
 static mp_obj_t machine_last_crash(void) {
     const struct crash_record *r = crash_last();
     if (!r) {

@@ -13,7 +13,7 @@ FIRST = 2048  # sectors: partitions begin at 1 MiB
 
 
 def _types():
-    names = {}
+    names: dict[str, str] = {}
     exec((TOP / "frozen/drivers/gpt_types.py").read_text(), names)
     return names
 
@@ -95,7 +95,7 @@ def make(path, parts, damage=None):
         last = last[:-SECTOR] + bytes(SECTOR)
     with open(path, "wb") as file:
         file.write(first)
-        for (_, name, content), (_, start, _, _) in zip(parts, laid, strict=True):
+        for (_, _, content), (_, start, _, _) in zip(parts, laid, strict=True):
             file.seek(start * SECTOR)
             if isinstance(content, bytes):
                 file.write(content)

@@ -109,8 +109,7 @@ def test_a_table():
 
 
 @pytest.mark.parametrize(
-    "fields",
-    [{"size": 512}, {"entry_size": 256}, {"count": 4}, {"count": 3}],
+    "fields", [{"size": 512}, {"entry_size": 256}, {"count": 4}, {"count": 3}]
 )
 def test_sizes_of_headers_and_entries(fields):
     entries = ENTRIES
@@ -133,7 +132,7 @@ def test_sectors_of_4_kib():
     "at, words",
     [
         (512, "no signature"),
-        (512 + 12, "header of"),
+        (512 + 13, "header of"),
         (512 + 60, "CRC of the header"),
         (512 + 16, "CRC of the header"),
         (1024 + 130, "CRC of the entries"),
