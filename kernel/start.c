@@ -6,6 +6,7 @@
 #include "boot/multiboot.h"
 #include "boot/multiboot2.h"
 #include "boot/pmem.h"
+#include "boot/pvh.h"
 #include "cpu/cpu.h"
 #include "cpu/irq.h"
 #include "cpu/smp.h"
@@ -25,7 +26,9 @@
 extern char __image_start[], __bss_end[]; // link.ld
 
 static void read_boot_information(uint32_t magic, uint32_t info) {
-    if (magic == MULTIBOOT2_LOADER_MAGIC) {
+    if (magic == PVH_MAGIC) {
+        pvh_parse(info);
+    } else if (magic == MULTIBOOT2_LOADER_MAGIC) {
         if (!multiboot2_parse((const void *)(uintptr_t)info, 4 * GiB - info)) {
             panic("boot: the loader's information has no tags");
         }
@@ -36,8 +39,8 @@ static void read_boot_information(uint32_t magic, uint32_t info) {
 
 static void log_processor(void) {
     char title[80];
-    klog("cllm " CLLM_VERSION ": %s, %s, TSC %lu MHz", bootinfo.protocol, cpu_brand(),
-        clock_tsc_hz() / 1000000);
+    klog("cllm " CLLM_VERSION ": %s, %s, TSC %lu MHz by %s", bootinfo.protocol, cpu_brand(),
+        clock_tsc_hz() / 1000000, tsc_measured_by());
     console_status(0, title, ksnprintf(title, sizeof(title), "cllm on %s", cpu_brand()));
 }
 

@@ -91,7 +91,8 @@ async def main():
             print("cllm: network.card: no card %s (%s)" % (settings.card, exc))
     if settings.address:
         lan.ipconfig(dhcp4=False, addr4=settings.address, gw4=settings.gateway)
-    network.hostname(settings.hostname)
+    if settings.hostname:
+        network.hostname(settings.hostname)
     if settings.mdns:
         network.advertise(settings.port)
     # An error in these is printed, and nothing else stops.

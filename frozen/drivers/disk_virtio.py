@@ -43,9 +43,9 @@ _MOST = const(64)  # descriptors of the ring
 _DESCRIPTORS = const(3)  # of a request
 
 
-def open_disks(bdf, name):
-    """Return [Disk] of the device at a bus address; `name` is for messages."""
-    return [VirtioDisk(virtio.Pci(bdf, name), name)]
+def open_disks(where, name):
+    """Return [Disk] of the device at a bus address, or in a slot; `name` is for messages."""
+    return [VirtioDisk(virtio.transport(where, name), name)]
 
 
 class VirtioDisk(Disk):

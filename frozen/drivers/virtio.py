@@ -1,4 +1,4 @@
-"""Virtio over PCI in its modern layout: what all of its devices share.
+"""Virtio: what all of its devices share, and its modern layout over PCI.
 
 Numbers are sections of Virtual I/O Device (VIRTIO) Version 1.1 (OASIS, 11 April 2019).
 """
@@ -101,6 +101,15 @@ class Ring:
     def interrupts(self, wanted):
         """Ask the device to interrupt when it has used descriptors, or not to."""
         mem16[self.available_at] = 0 if wanted else _NO_INTERRUPT
+
+
+def transport(where, name):
+    """Return the device at a bus address, or in a slot of virtio_mmio; see Pci."""
+    if isinstance(where, tuple):
+        from drivers.virtio_mmio import Mmio
+
+        return Mmio(where, name)
+    return Pci(where, name)
 
 
 class Pci:

@@ -53,16 +53,16 @@ _LINK_CHANGE = const(1 << 2)
 class Card:
     """One device, running after construction: a link object as net.stack wants it.
 
-    Args: bdf: its bus address. Raises OSError where the device does not answer, or not as
-    version 1 of virtio.
+    Args: where: its bus address, or its slot of virtio_mmio. Raises OSError where the device does
+    not answer, or not as version 1 of virtio.
     """
 
     mtu = 1500
     # Large segments need complete headers (5.1.6.2): see net.ipv4.emit().
     whole_headers = True
 
-    def __init__(self, bdf):
-        device = self._device = virtio.Pci(bdf, "virtio-net")
+    def __init__(self, where):
+        device = self._device = virtio.transport(where, "virtio-net")
         self.irq = device.irq
         self.received = 0
         self.sent = 0

@@ -33,6 +33,8 @@ _dhcp = None
 # (address, netmask, gateway) set by hand, for whenever the interface is active.
 _static = None
 _dns = None
+# Whether hostname() has set the name: no lease changes it then.
+_named = False
 
 
 class _Client(Client):
@@ -143,11 +145,16 @@ class LAN:
 
 
 def hostname(name=None):
-    """Return the name for DHCP servers and .local, or set it. ValueError: longer than 32 bytes."""
+    """Return the name for DHCP servers and .local, or set it; else a lease may.
+
+    ValueError: longer than 32 bytes.
+    """
     if name is None:
         return host.stack.hostname
+    global _named
     if not 0 < len(name) <= _MAX_HOSTNAME:
         raise ValueError("host name of 1 to 32 characters")
+    _named = True
     if name != host.stack.hostname:
         host.stack.hostname = name
         host.enter()
@@ -278,7 +285,7 @@ def _use_dhcp():
         return
     host.enter()
     try:
-        _dhcp = _Client(host.stack, _use_time_servers)
+        _dhcp = _Client(host.stack, _use_time_servers, _use_name)
         _dhcp.start(time.ticks_ms())
     finally:
         host.leave()
@@ -302,6 +309,14 @@ def _use_time_servers(servers):
     import ntptime
 
     micropython.schedule(ntptime.start, servers)
+
+
+def _use_name(name, now):
+    # Called within the stack's guard. A name that somebody chose here stays.
+    if not _named and name != host.stack.hostname:
+        host.stack.hostname = name
+        if host.stack.responder:
+            host.stack.responder.start(now)
 
 
 def _use_static(address, netmask, gateway):

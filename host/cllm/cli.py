@@ -22,6 +22,7 @@ from . import (
     image_command,
     licenses,
     lint,
+    machines,
     run,
 )
 from .lock import locks
@@ -78,6 +79,9 @@ def add_boot_flags(parser, serial=True):
     )
     parser.add_argument(
         "--nic", choices=config.NICS, help="the network card (default auto: virtio)"
+    )
+    parser.add_argument(
+        "--machine", choices=machines.NAMES, help="QEMU's machine (default auto: pc)"
     )
     parser.add_argument(
         "--disk",

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from . import CllmError, disks, fetch, memory, qemu
+from . import CllmError, disks, fetch, machines, memory, qemu
 from .guest_keys import keys
 
 DEFAULTS: dict[str, Any] = {
@@ -23,6 +23,7 @@ DEFAULTS: dict[str, Any] = {
     "kernels": "auto",
     "cpu_variant": "auto",
     "nic": "auto",
+    "machine": "auto",
     "disk": [],
     "gpu": "off",
     "gpu_memory": None,
@@ -46,6 +47,7 @@ CHOICES = {
     "kernels": KERNELS,
     "cpu_variant": CPU_VARIANTS,
     "nic": NICS,
+    "machine": machines.NAMES,
     "gpu": GPUS,
 }
 HOST = {

@@ -25,8 +25,8 @@ class Disk:
     readonly: bool = False
     options: str = ""
 
-    def arguments(self, number: int) -> list[str]:
-        """Return QEMU's options for the machine's disk `number`."""
+    def arguments(self, number: int, bus: str = "") -> list[str]:
+        """Return QEMU's options for the machine's disk `number`; bus: a slot off the PCI bus."""
         name = f"disk{number}"
         path = str(self.file)
         layout = FORMATS.get(Path(path).suffix.lower(), "raw")
@@ -37,7 +37,9 @@ class Disk:
         if self.options:
             drive += "," + self.options
         serial = f"serial=cllm{number}"
-        if self.kind == "virtio":
+        if bus:
+            devices = [f"virtio-blk-device,drive={name},{serial},bus={bus}"]
+        elif self.kind == "virtio":
             devices = [f"virtio-blk-pci,drive={name},{serial},romfile="]
         elif self.kind == "nvme":
             devices = [f"nvme,drive={name},{serial}"]

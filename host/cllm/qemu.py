@@ -19,6 +19,7 @@ from typing import Any
 
 from . import CllmError, accel, gpud
 from .disks import Disk
+from .machines import MACHINES
 
 PROGRAM = "qemu-system-x86_64"
 GUEST_PORT = 80
@@ -30,7 +31,6 @@ PAGE = 4096
 TAIL = ".tail"
 MIB, GIB = 1 << 20, 1 << 30
 
-# The first line of the guest's report (kernel/crash.c).
 # QEMU's names of the network cards that frozen/drivers knows. "auto" is the one that boots soonest:
 # QEMU's e1000 takes no frame in its first second (kernel/dev/nic.c).
 CARDS = {
@@ -38,7 +38,9 @@ CARDS = {
     "virtio": "virtio-net-pci",
     "e1000e": "e1000e",
     "e1000": "e1000",
+    "vmxnet3": "vmxnet3",
 }
+# The first line of the guest's report (kernel/crash.c).
 DEATH = re.compile(rb"^cllm: ((?:fault|panic|watchdog): [^\r\n]*)", re.MULTILINE)
 
 PR_SET_PDEATHSIG, PR_SET_THP_DISABLE = 1, 41  # prctl(2)
@@ -80,9 +82,10 @@ class Guest:
     memory keeps the crash record. monitor, qmp: paths of Unix sockets for QEMU's human monitor
     and for its machine protocol (tests/support/qemu_monitor.py); with either the guest has a
     screen. cpu: QEMU's name of a processor (default: the best available). nic: a key of CARDS.
-    disks: a list of disks.Disk. gpu: a gpud.Daemon of the guest's own, started before QEMU and
-    ended after it, or the path of the socket of one that runs. Call start() and stop() from the
-    main thread only: the kernel ends QEMU when the thread that started it ends.
+    machine: a key of machines.MACHINES. disks: a list of disks.Disk. gpu: a gpud.Daemon of the
+    guest's own, started before QEMU and ended after it, or the path of the socket of one that
+    runs. Call start() and stop() from the main thread only: the kernel ends QEMU when the thread
+    that started it ends. Raises CllmError for a device that the machine cannot have.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class Guest:
         nic: str = "auto",
         gpu: gpud.Daemon | str | Path | None = None,
         disks: list[Disk] | None = None,
+        machine: str = "auto",
     ) -> None:
         self.image = Path(image)
         self.modules = modules or {}
@@ -123,6 +127,8 @@ class Guest:
         self.nic = nic
         self.gpu = gpu
         self.disks = disks or []
+        self.machine = MACHINES[machine]
+        self.machine.check(nic, self.disks, bool(gpu))
         self.url = f"http://127.0.0.1:{port}"
         self.listeners: list[Callable[[bytes], object]] = []
         self.ended = threading.Event()
@@ -131,6 +137,7 @@ class Guest:
         self._process: Any = None  # a subprocess.Popen once it is started
         self._folder: Any = None  # a tempfile.TemporaryDirectory likewise
         self._threads: list[threading.Thread] = []
+        self._control: socket.socket | None = None  # QEMU's human monitor, while it runs
         self._ram: int | None = None  # a memfd, where gpud shares the machine's memory
 
     def arguments(self) -> list[str]:
@@ -151,17 +158,17 @@ class Guest:
             "-netdev",
             self._network(),
             "-device",
-            f"{CARDS[self.nic]},netdev=net0,romfile=" + (f",mac={self.mac}" if self.mac else ""),
+            self._card() + (f",mac={self.mac}" if self.mac else ""),
             "-device",
             "isa-debug-exit,iobase=0xf4,iosize=0x04",
         ]
         for number, disk in enumerate(self.disks):
-            line += disk.arguments(number)
+            line += disk.arguments(number, self.machine.bus(1 + number))
         for option, socket_path in (("-monitor", self.monitor), ("-qmp", self.qmp)):
             if socket_path:
                 path = str(Path(socket_path).resolve()).replace(",", ",,")
                 line += [option, f"unix:{path},server=on,wait=off"]
-        if self.monitor or self.qmp:
+        if (self.monitor or self.qmp) and self.machine.has_pci:
             line += ["-vga", "std"]
         if self.pcap:
             path = str(Path(self.pcap).resolve()).replace(",", ",,")
@@ -181,12 +188,13 @@ class Guest:
         mapped = self.mapped()
         line = ["-kernel", str(self.image.resolve())]
         words = [f"pmem={name}@{start:x}+{size:x}" for name, start, size in mapped]
+        words += self.machine.slot_words(1 + len(self.disks))
         if self.on_crash == "exit":
             words.append("crash=exit")
             line.append("-no-reboot")
         if words:
             line += ["-append", " ".join(words)]
-        machine, memory = "pc", f"{self.memory}M"
+        machine, memory = self.machine.name, f"{self.memory}M"
         if mapped:
             room = self.memory + sum(_up(size, GIB) + GIB for _, _, size in mapped) // MIB
             machine += ",nvdimm=on"
@@ -198,7 +206,7 @@ class Guest:
                 f"memory-backend-file,id=ram,size={self.memory}M,share=on,"
                 f"mem-path=/proc/{os.getpid()}/fd/{self._ram}",
             ]
-        line += ["-machine", machine, "-m", memory]
+        line += ["-machine", machine, "-m", memory, *self.machine.options()]
         for number, (name, start, size) in enumerate(mapped):
             line += [
                 "-object",
@@ -220,9 +228,10 @@ class Guest:
         are the limit. A large file is mapped into the machine instead, as persistent memory, whose
         pages are the host's page cache. The command line names the address for kernel/boot/pmem.c.
         """
-        found = []
-        # pc_memory_init() of QEMU splits RAM of 3.5 GiB or more at 3 GiB; persistent memory begins
-        # at the GiB above the upper part.
+        found: list[tuple[str, int, int]] = []
+        if not self.machine.has_pci:
+            return found
+        # Persistent memory begins at the GiB above the upper part of RAM.
         above = self.memory * MIB - self.low_memory()
         at = _up(4 * GIB + above, GIB)
         for name, content in self.modules.items():
@@ -246,7 +255,12 @@ class Guest:
 
     def low_memory(self) -> int:
         """Return the bytes of the machine's memory that begin at physical address 0."""
-        return min(self.memory * MIB, 3 * GIB if self.memory * MIB >= 7 * GIB // 2 else 1 << 62)
+        return self.machine.low_memory(self.memory)
+
+    def _card(self) -> str:
+        if self.machine.has_pci:
+            return f"{CARDS[self.nic]},netdev=net0,romfile="
+        return f"virtio-net-device,netdev=net0,bus={self.machine.bus(0)}"
 
     def _network(self) -> str:
         if self.netdev:
@@ -282,9 +296,11 @@ class Guest:
                 if os.getppid() != parent:
                     os._exit(1)
 
+            self._control, theirs = socket.socketpair()
+            control = f"socket,id=control,fd={theirs.fileno()}"
             # QEMU gets a session of its own, so that Ctrl-C reaches this process only.
             self._process = subprocess.Popen(
-                [program, *self.arguments()],
+                [program, *self.arguments(), "-chardev", control, "-mon", "control"],
                 cwd=self._folder.name,
                 bufsize=0,
                 stdin=subprocess.PIPE,
@@ -292,7 +308,9 @@ class Guest:
                 stderr=subprocess.PIPE,
                 start_new_session=True,
                 preexec_fn=die_with_parent,
+                pass_fds=[theirs.fileno()],
             )
+            theirs.close()
         except (OSError, ValueError) as error:  # ValueError: a path that no system call takes
             self._clean_up()
             raise CllmError(f"cannot start {program}: {error}") from None
@@ -352,6 +370,16 @@ class Guest:
         """The id of QEMU's process, while it runs."""
         return self._process.pid
 
+    def press_power_button(self) -> bool:
+        """Press the guest's power button. False when it has none, or QEMU has ended."""
+        if self._control is None or not self.machine.has_pci:
+            return False
+        try:
+            self._control.send(b"system_powerdown\n", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError:
+            return False
+        return True
+
     def log(self) -> bytes:
         """Return the last KEPT bytes that the guest wrote to its serial line."""
         return bytes(self._kept)
@@ -393,6 +421,9 @@ class Guest:
     def _clean_up(self) -> None:
         if isinstance(self.gpu, gpud.Daemon):
             self.gpu.stop()
+        if self._control is not None:
+            self._control.close()
+            self._control = None
         if self._ram is not None:
             os.close(self._ram)
             self._ram = None

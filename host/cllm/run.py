@@ -14,10 +14,13 @@ from typing import Any
 from . import CllmError, accel, cards, console, disks, gpud, health, memory, qemu, reclaim
 from .build import DEBUG_IMAGE, GPU_IMAGE, IMAGE, UNPACKED
 from .cuda import PACK
+from .machines import MACHINES
 
 Settings = dict[str, Any]  # from config.settings()
 MAX_PROGRAM = 1 << 20  # bytes of --app
 RESTART_SECONDS = 2  # between two looks at gpud
+DRAIN_SECONDS = 30  # limits.drain_s of frozen/serve/config_keys.py
+OFF_SECONDS = 5  # from the end of the last request to the end of QEMU
 
 
 def make_guest(
@@ -61,6 +64,8 @@ def make_guest(
     if settings["accel"] == "auto":
         print(f"cllm: {chosen} ({why})", file=sys.stderr)
     engine = _gpu_engine(settings.get("gpu", "off"))
+    machine = MACHINES[settings.get("machine", "auto")]
+    machine.check(settings["nic"], settings.get("disk", []), bool(engine))
     has_backend = engine and GPU_IMAGE.is_file() and PACK.is_file()
     chosen_image = GPU_IMAGE if has_backend else IMAGE
     guest = qemu.Guest(
@@ -70,12 +75,14 @@ def make_guest(
         smp=settings["smp"],
         memory=settings["memory"]
         or _memory(model, draft, guest_settings.get("model", {}), settings["kernels"] == "tcg")
-        + disks.memory(settings.get("disk", [])),
+        + disks.memory(settings.get("disk", []))
+        + (0 if machine.has_pci else _loaded(model, draft)),
         accel=chosen,
         pcap=settings["pcap"],
         on_crash=settings["on_crash"],
         nic=settings["nic"],
         disks=settings.get("disk", []),
+        machine=settings.get("machine", "auto"),
         **options,
     )
     if engine:
@@ -87,6 +94,11 @@ def make_guest(
             )
         guest.gpu = _daemon(guest, engine, settings["gpu_memory"], PACK if has_backend else None)
     return guest
+
+
+def _loaded(*files: Path | None) -> int:
+    """Return the MiB that files take which are loaded, not mapped: see qemu.Guest.mapped()."""
+    return sum((file.stat().st_size >> 20) + 1 for file in files if file)
 
 
 def _gpu_engine(choice: str) -> str | None:
@@ -195,7 +207,11 @@ def run(
     every_key: bool = False,
     wait_for_debugger: bool = False,
 ) -> int:
-    """Boot and serve until a signal (return 0) or the guest's end (raise CllmError)."""
+    """Boot and serve until a signal (return 0) or the guest's end (raise CllmError).
+
+    SIGTERM presses the power button of a guest that serves, so running requests end; a second
+    signal does not wait for them. SIGINT and SIGHUP end it at once.
+    """
     # The packed image takes half a second to unpack itself, all else until the first answer less.
     options: dict[str, Any] = {"packed": False}
     if wait_for_debugger:
@@ -203,8 +219,15 @@ def run(
     guest = make_guest(settings, guest_settings, **options)
     wake = threading.Event()
     asked = threading.Event()
+    serves = threading.Event()
+    gently = threading.Event()  # the first signal was SIGTERM
+    again = threading.Event()  # a second signal, or QEMU has ended
 
-    def ask_to_end(*_: object) -> None:
+    def ask_to_end(number: int | None = None, *_: object) -> None:
+        if asked.is_set():
+            again.set()
+        elif number == signal.SIGTERM and serves.is_set():
+            gently.set()
         asked.set()
         wake.set()
 
@@ -216,14 +239,19 @@ def run(
     try:
         guest.start()
         serial.open()
-        threading.Thread(target=_wake_at_end, args=(guest, wake), daemon=True).start()
+        threading.Thread(target=_wake_at_end, args=(guest, wake, again), daemon=True).start()
         repacked = settings["kernels"] == "tcg"
-        threading.Thread(target=_announce, args=(guest, output, repacked), daemon=True).start()
+        threading.Thread(
+            target=_announce, args=(guest, output, repacked, serves), daemon=True
+        ).start()
         if guest.gpu:
             threading.Thread(target=_mind_gpud, args=(guest, output), daemon=True).start()
         if wait_for_debugger:
             output.line(shlex.join(debugger_command(options["gdb"])))
         wake.wait()
+        if gently.is_set() and guest.press_power_button():
+            limits = guest_settings.get("limits", {})
+            again.wait(limits.get("drain_s", DRAIN_SECONDS) + OFF_SECONDS)
     finally:
         guest.stop()
         serial.close()
@@ -283,13 +311,17 @@ def _serial(
     return console.File(guest, where)
 
 
-def _wake_at_end(guest: qemu.Guest, wake: threading.Event) -> None:
+def _wake_at_end(guest: qemu.Guest, *events: threading.Event) -> None:
     guest.ended.wait()
-    wake.set()
+    for event in events:
+        event.set()
 
 
-def _announce(guest: qemu.Guest, output: console.Output, repacked: bool) -> None:
+def _announce(
+    guest: qemu.Guest, output: console.Output, repacked: bool, serves: threading.Event
+) -> None:
     reason = health.wait_until_decided(guest.port, guest.ended)
+    serves.set()
     if reason is None:
         output.line(f"ready {guest.url}")
         if repacked:

@@ -41,6 +41,7 @@ struct madt_local_apic {
 static struct acpi_power power;
 static struct boot_ecam ecam;
 static struct madt inputs;
+static uint64_t hpet;
 
 static bool sums_to_zero(const void *p, size_t n) {
     uint8_t sum = 0;
@@ -168,6 +169,15 @@ static void parse_power(const struct rsdp *r) {
     }
 }
 
+// IA-PC HPET Specification 1.0a, 3.2.4: the base address is a generic one, in memory.
+static void parse_hpet(const struct table *t) {
+    if (t->length >= 52 && ((const uint8_t *)t)[40] == 0) {
+        uint64_t address;
+        kmemcpy(&address, (const char *)t + 44, sizeof(address));
+        hpet = boot_reach(address, KiB) ? address : 0;
+    }
+}
+
 void acpi_parse(void) {
     const struct rsdp *r = find_rsdp();
     if (!r) {
@@ -178,11 +188,19 @@ void acpi_parse(void) {
         parse_madt(madt);
         madt_parse(&inputs, madt, madt->length);
     }
+    const struct table *timer = find_table(r, "HPET");
+    if (timer) {
+        parse_hpet(timer);
+    }
     const struct table *mcfg = find_table(r, "MCFG");
     if (mcfg) {
         parse_mcfg(mcfg);
     }
     parse_power(r);
+}
+
+uint64_t acpi_hpet(void) {
+    return hpet;
 }
 
 void acpi_madt(struct madt *to) {

@@ -88,6 +88,7 @@ void acpi_power_fadt(struct acpi_power *power, const void *fadt, size_t size) {
         power->gpe[i] = gpe ? (uint16_t)(gpe + gpe_bytes / 2) : 0;
         power->gpe_bytes[i] = (uint8_t)(gpe_bytes / 2);
     }
+    power->timer = ports(t, 76, 208, (unsigned)get(t, 91, 1));
     power->smi_acpi_on = (uint8_t)get(t, 52, 1);
     uint64_t smi_port = get(t, 48, 4);
     power->smi_port = power->smi_acpi_on && smi_port < PORTS ? (uint16_t)smi_port : 0;

@@ -16,6 +16,7 @@ struct acpi_power {
     uint16_t control[2];  // of the PM1a and PM1b control registers
     uint16_t gpe[2];      // of the enable registers of general-purpose events
     uint8_t gpe_bytes[2]; // how many
+    uint16_t timer;       // of the power management timer
     uint16_t smi_port;    // writing `smi_acpi_on` there hands the registers to us; 0: they are ours
     uint8_t smi_acpi_on;
     uint8_t sci;           // the 8259s' line of the interrupt, 0: none that we can use

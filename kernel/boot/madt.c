@@ -56,5 +56,5 @@ struct madt_input madt_input(const struct madt *madt, unsigned line) {
     if (line < ISA_LINES) {
         return madt->isa[line];
     }
-    return (struct madt_input){.gsi = line, .level = true, .low = true};
+    return (struct madt_input){.gsi = line};
 }

@@ -27,8 +27,9 @@ struct madt {
 
 // Fills `madt` from a table of `size` bytes; what there is no room for is left out.
 void madt_parse(struct madt *madt, const void *table, size_t size);
-// The input that brings `line`: an ISA line where it is below 16, else the GSI of that number,
-// which is a PCI interrupt: by level, active low.
+// The input that brings `line`: an ISA line where it is below 16, else the GSI of that number, by
+// edge and active high as virtio_mmio's slots are. (PCI's are level and low, but only AML numbers
+// them.)
 struct madt_input madt_input(const struct madt *madt, unsigned line);
 
 #endif

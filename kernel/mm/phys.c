@@ -33,21 +33,34 @@ static void mark(uint64_t first, uint64_t n, bool used) {
     }
 }
 
-// The first address where `size` bytes are RAM and hold neither the image nor a module.
-static uint64_t place_bitmap(uint64_t size) {
-    uint64_t at = ALIGN_UP((uint64_t)__bss_end, PAGE_SIZE);
-    for (size_t i = 0; i < bootinfo.n_modules; i++) {
-        uint64_t end = bootinfo.modules[i].start + bootinfo.modules[i].size;
-        if (end > at && !bootinfo.modules[i].mapped) {
-            at = ALIGN_UP(end, PAGE_SIZE);
-        }
-    }
+static bool meet(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size) {
+    return a < b + b_size && b < a + a_size;
+}
+
+// Whether [at, at + size) is RAM below 4 GiB that holds neither the image nor a module.
+static bool is_unused(uint64_t at, uint64_t size) {
+    bool is_ram = false;
     for (size_t i = 0; i < bootinfo.n_ram; i++) {
         uint64_t start = bootinfo.ram[i].start, end = start + bootinfo.ram[i].size;
-        uint64_t from = start > at ? start : at;
-        if (from + size <= end && from + size <= 4 * GiB) {
-            return from;
-        }
+        is_ram |= at >= start && at + size <= end && at + size <= 4 * GiB;
+    }
+    uint64_t image = (uint64_t)__image_start;
+    bool taken = meet(at, size, image, (uint64_t)__bss_end - image);
+    for (size_t i = 0; i < bootinfo.n_modules; i++) {
+        const struct boot_module *m = &bootinfo.modules[i];
+        taken |= !m->mapped && meet(at, size, m->start, m->size);
+    }
+    return is_ram && !taken;
+}
+
+// Where the frame map goes: behind the image, or behind a module. Loaders put modules anywhere.
+static uint64_t place_bitmap(uint64_t size) {
+    uint64_t at = ALIGN_UP((uint64_t)__bss_end, PAGE_SIZE);
+    for (size_t i = 0; !is_unused(at, size) && i < bootinfo.n_modules; i++) {
+        at = ALIGN_UP(bootinfo.modules[i].start + bootinfo.modules[i].size, PAGE_SIZE);
+    }
+    if (is_unused(at, size)) {
+        return at;
     }
     panic("mm: no room for the %lu KiB frame map: give the machine more memory", size / KiB);
 }

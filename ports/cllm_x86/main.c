@@ -76,6 +76,7 @@ static void run_python(void) {
     soft_timer_deinit();
     mpirq_deinit();
     pci_quiesce();
+    x86_reset_devices();
     dma_free_all();
     module_release(NULL);
     gc_sweep_all();

@@ -219,6 +219,33 @@ static mp_obj_t x86_mmio(mp_obj_t address_in, mp_obj_t size_in) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_2(x86_mmio_obj, x86_mmio);
 
+// Registers that x86_reset_devices() writes. One of a device that is started again is here once.
+static uint64_t to_reset[32];
+static size_t n_to_reset;
+
+// at_reset(address): a soft reset writes 0 to this mapped register of 32 bits before it frees DMA
+// memory. For devices off the PCI bus, which pci_quiesce() does not reach.
+static mp_obj_t x86_at_reset(mp_obj_t address_in) {
+    uint64_t address = mp_obj_int_get_truncated(address_in);
+    for (size_t i = 0; i < n_to_reset; i++) {
+        if (to_reset[i] == address) {
+            return mp_const_none;
+        }
+    }
+    if (n_to_reset == MP_ARRAY_SIZE(to_reset)) {
+        mp_raise_OSError(MP_ENOMEM);
+    }
+    to_reset[n_to_reset++] = address;
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(x86_at_reset_obj, x86_at_reset);
+
+void x86_reset_devices(void) {
+    while (n_to_reset) {
+        *(volatile uint32_t *)to_reset[--n_to_reset] = 0;
+    }
+}
+
 // exit(code): ends the machine; under QEMU with isa-debug-exit the status is code << 1 | 1.
 static mp_obj_t x86_exit(mp_obj_t code) {
     machine_exit((int)mp_obj_get_int(code));
@@ -293,6 +320,7 @@ static const mp_rom_map_elem_t x86_globals_table[] = {
     {MP_ROM_QSTR(MP_QSTR_dma_alloc), MP_ROM_PTR(&x86_dma_alloc_obj)},
     {MP_ROM_QSTR(MP_QSTR_ram_disk), MP_ROM_PTR(&x86_ram_disk_obj)},
     {MP_ROM_QSTR(MP_QSTR_mmio), MP_ROM_PTR(&x86_mmio_obj)},
+    {MP_ROM_QSTR(MP_QSTR_at_reset), MP_ROM_PTR(&x86_at_reset_obj)},
     {MP_ROM_QSTR(MP_QSTR_exit), MP_ROM_PTR(&x86_exit_obj)},
     {MP_ROM_QSTR(MP_QSTR_cpu_count), MP_ROM_PTR(&x86_cpu_count_obj)},
     {MP_ROM_QSTR(MP_QSTR_memory), MP_ROM_PTR(&x86_memory_obj)},

@@ -21,4 +21,7 @@ void mpirq_set_power_button(mp_obj_t callback);
 // kernel's one alarm with it.
 void mpirq_alarm_at(uint64_t ns);
 
+// Ends what devices do that called _x86.at_reset(). Before DMA memory is freed.
+void x86_reset_devices(void);
+
 #endif

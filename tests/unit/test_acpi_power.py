@@ -17,7 +17,7 @@ STRUCT = """
     struct acpi_power {
         uint16_t status[2], enable[2], control[2], gpe[2];
         uint8_t gpe_bytes[2];
-        uint16_t smi_port;
+        uint16_t timer, smi_port;
         uint8_t smi_acpi_on, sci;
         bool button, can_sleep;
         uint8_t reset_space, reset_value;

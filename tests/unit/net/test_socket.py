@@ -528,7 +528,12 @@ def test_network_module(monkeypatch):
     monkeypatch.setattr(network.drivers, "find_cards", lambda wanted: [("e1000", 24)])
     monkeypatch.setattr(network.drivers, "open_card", lambda name, bdf: NetworkCard(bdf))
     assert not lan.active() and lan.status() == 0 and not lan.isconnected()
+    # A name that a lease brings is taken until somebody here chooses one.
+    network._use_name("leased", 0)
+    assert network.hostname() == "leased"
     network.hostname("guest")
+    network._use_name("leased", 0)
+    assert network.hostname() == "guest"
     lan.active(True)
     assert lan.active() and lan.status() == 2 and lan.config("mac") == NetworkCard.mac
     assert lan.ipconfig("dhcp4") and not lan.ipconfig("has_dhcp4")

@@ -65,6 +65,18 @@ def mmio(physical, _size):
     return physical
 
 
+line = ""  # for tests: the boot loader's command line
+reset_later = []  # for tests: the registers of at_reset()
+
+
+def cmdline():
+    return line
+
+
+def at_reset(address):
+    reset_later.append(address)
+
+
 def cpu_count():
     return 1
 
