@@ -113,6 +113,8 @@ def test_only_once_a_model_is_ready_whose_weights_were_copied(
     given, lines = [], []
     monkeypatch.setattr(run.health, "wait_until_decided", lambda *_: reason)
     monkeypatch.setattr(run.reclaim, "give_back", given.append)
-    run._announce(guest, SimpleNamespace(line=lines.append), repacked)
+    serves = threading.Event()
+    run._announce(guest, SimpleNamespace(line=lines.append), repacked, serves)
+    assert serves.is_set()
     assert given == [guest] * dropped
     assert len(lines) == (reason != "")

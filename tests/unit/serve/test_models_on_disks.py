@@ -153,7 +153,8 @@ def test_handlers_and_their_order(folders):
         disk / "apps" / "a.txt",
     ):
         path.write_text("")
-    assert main.user_code() == [str(boot / "app.py"), str(disk / "apps" / "b.py")]
+    apps = [boot / "app.py", disk / "apps" / "b.py", boot / "lib.py"]
+    assert main.user_code() == [str(path) for path in apps]
     # The loader read that folder, too.
     for path in (boot / "b.py", disk / "apps" / "app.py", disk / "apps" / "a.py"):
         path.write_text("")
@@ -161,6 +162,7 @@ def test_handlers_and_their_order(folders):
         str(boot / "app.py"),
         str(disk / "apps" / "a.py"),
         str(boot / "b.py"),
+        str(boot / "lib.py"),
     ]
     (flash / "app.py").write_text("")
-    assert main.user_code()[0] == str(flash / "app.py") and len(main.user_code()) == 3
+    assert main.user_code()[0] == str(flash / "app.py") and len(main.user_code()) == 4
