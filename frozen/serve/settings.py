@@ -63,8 +63,8 @@ def _file(name):
 class Settings:
     """The configuration that `config` (a dict) describes. Raise ConfigError for a mistake in it.
 
-    port, watchdog (seconds, 0 for none); address, gateway, hostname: as in the configuration, or None;
-    limits: httpd.Limits; bounds: scheduler.Bounds; drain_s: seconds for what runs when the machine
+    port, watchdog (seconds, 0 for none); address, gateway, hostname: as in the configuration, or
+    None; limits: httpd.Limits; bounds: scheduler.Bounds; drain_s: seconds for what runs when the machine
     is to end; access: Access; path, alias, options: of the model, for EngineHost; draft: path of a
     small model, or None; mistake: what was wrong with a configuration that has been set aside, or
     None.
