@@ -88,7 +88,7 @@ class Texts:
     default = ()
 
     def takes(self, value):
-        return isinstance(value, list) and all([isinstance(v, str) and v for v in value])
+        return isinstance(value, (list, tuple)) and all([isinstance(v, str) and v for v in value])
 
 
 class Shares:
@@ -155,7 +155,7 @@ class Ports:
 
     def takes(self, value):
         return (
-            isinstance(value, list)
+            isinstance(value, (list, tuple))
             and len(value) <= 8
             and all([type(v) is int and 1 <= v <= 65535 for v in value])
         )

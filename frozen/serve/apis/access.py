@@ -45,9 +45,10 @@ class Access:
             return
         headers = response.headers
         # Caches must not give one origin's answer to another (Fetch 3.2.5).
-        if self.origins != ["*"]:
-            headers["Vary"] = "Origin"
+        headers["Vary"] = "Origin"
         origin = request.header("origin", "")
+        if origin and request.method == "OPTIONS" and response.status == 204:
+            response.status = 200  # as llama-server; Fetch takes any of 2xx
         if not origin or not self._allows(origin):
             return
         # The origin itself, not a wildcard, which browsers refuse beside credentials (Fetch 3.2.5).
@@ -57,8 +58,6 @@ class Access:
             headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE, OPTIONS"
             headers["Access-Control-Allow-Headers"] = _allowed_headers(request, origin)
             headers["Access-Control-Max-Age"] = "86400"
-            if response.status == 204:
-                response.status = 200  # as llama-server; Fetch takes any of 2xx
 
     def _allows(self, origin):
         for name in self.origins:
