@@ -55,7 +55,7 @@ def make_guest(
     """
     guest_settings = dict(guest_settings or {})
     modules: dict[str, Path | bytes] = {}
-    model = settings["model"] and _file(settings["model"], "model file")
+    model = settings["model"] and readable_file(settings["model"], "model file")
     if model:
         file = _add(modules, "model", model)
         # The guest sees the file as model.gguf; clients see the model's real name. On Linux a file
@@ -64,14 +64,15 @@ def make_guest(
         alias = os.fsencode(match[1] if match else model.stem).decode("utf-8", "replace")
         named = {"file": file, "alias": alias}
         guest_settings["model"] = {**named, **guest_settings.get("model", {})}
-    draft = settings.get("draft") and _file(settings["draft"], "model file")
+    draft = settings.get("draft") and readable_file(settings["draft"], "model file")
     if draft:
         file = _add(modules, "draft", draft)
         guest_settings["model"] = {**guest_settings.get("model", {}), "draft": file}
     adapters = guest_settings.get("model", {}).get("lora") or ()
     if adapters:
         names = [
-            _add(modules, f"lora{i}", _file(adapters[i], "adapter")) for i in range(len(adapters))
+            _add(modules, f"lora{i}", readable_file(adapters[i], "adapter"))
+            for i in range(len(adapters))
         ]
         guest_settings["model"] = {**guest_settings["model"], "lora": names}
     forwards = _tls(settings, guest_settings, modules)
@@ -82,7 +83,7 @@ def make_guest(
     if guest_settings:
         modules["config.json"] = json.dumps(guest_settings).encode()
     if settings["app"]:
-        modules["app.py"] = _program(settings["app"])
+        modules["app.py"] = program_file(settings["app"])
     chosen, why = accel.choose(settings["accel"], qemu.find_qemu())
     if settings["accel"] == "auto":
         print(f"cllm: {chosen} ({why})", file=sys.stderr)
@@ -140,7 +141,7 @@ def _tls(
     if not tls:
         return {}
     for name, what in (("cert", "certificate"), ("key", "key of the certificate")):
-        modules[f"{name}.pem"] = _file(tls[name], what)
+        modules[f"{name}.pem"] = readable_file(tls[name], what)
         tls[name] = f"{name}.pem"
     tls["port"] = settings["tls_port"] or qemu.free_port()
     guest_settings["tls"] = tls
@@ -200,7 +201,7 @@ def _add(modules: dict[str, Path | bytes], name: str, model: Path) -> str:
     return names[0]
 
 
-def _file(name: str, what: str) -> Path:
+def readable_file(name: str, what: str) -> Path:
     """Return the Path of a file that can be read; raises CllmError with the reason otherwise."""
     path = Path(name)
     try:
@@ -217,9 +218,9 @@ def _file(name: str, what: str) -> Path:
     raise CllmError(f"{path} is {kind}: name a {what}")
 
 
-def _program(name: str) -> Path:
+def program_file(name: str) -> Path:
     """Return the Path of a file of handlers; CllmError for one that the guest cannot compile."""
-    path = _file(name, "file of handlers")
+    path = readable_file(name, "file of handlers")
     size = path.stat().st_size
     if size > MAX_PROGRAM:
         raise CllmError(

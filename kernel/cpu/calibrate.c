@@ -4,7 +4,7 @@
 // counters of a known frequency that can be read at any time: HPET, ACPI's timer, channel 0 of the
 // 8254 (channel 2 needs port 61h, which microvm lacks), the local APIC's timer where the hypervisor
 // is one that runs it at 1 GHz; at last the seconds of the CMOS clock.
-// Sources: SDM vol. 2A (CPUID), vol. 3A 12.5.4 (APIC timer); IA-PC HPET 1.0a, 2.3; ACPI 6.5, 4.8.3.3
+// Sources: SDM vol. 2A (CPUID), vol. 3A 12.5.4 (APIC timer); IA-PC HPET 1.0a, 2.3; ACPI 6.5, 4.8.3
 // (PM timer); Intel 8254 datasheet; MC146818A datasheet.
 #include "cpu/calibrate.h"
 

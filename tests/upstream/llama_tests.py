@@ -46,8 +46,8 @@ def run(tests, wrapper, name):
     """Run one file; return (passed, all)."""
     environment = {**os.environ, "LLAMA_SERVER_BIN_PATH": str(wrapper)}
     environment["PYTHONPATH"] = str(FOLDER / "stubs")
-    command = [
-        extras.CLIENTS.python,
+    command: list[str] = [
+        str(extras.CLIENTS.python),
         "-m",
         "pytest",
         "-q",

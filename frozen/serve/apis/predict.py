@@ -47,7 +47,7 @@ def install(service):
             raise invalid("no handler registered for @requestFormat: " + name[:64])
         body = dict(instance)
         del body["@requestFormat"]
-        if "stream" in body or name.startswith("/api/") or name.startswith("api"):
+        if "stream" in body or name.startswith(("/api/", "api")):
             body["stream"] = False
         path = formats[name]
         inner = Request("POST", path, 1, request.headers, path[1:].split("/"), {})

@@ -28,18 +28,18 @@ KEYS = list(leaves())
 IDS = [".".join(path) for path, _ in KEYS]
 
 
-# Keys that need others beside them.
-COMPANIONS = {"tls": {"cert": "cert.pem", "key": "key.pem"}, "slots": {"n_batch": 64}}
+PAIR = {"cert": "cert.pem", "key": "key.pem"}  # what the section "tls" cannot be without
 
 
 def nest(path, value):
     for name in reversed(path):
         value = {name: value}
-    if path[0] == "tls":
-        value["tls"] = {**COMPANIONS["tls"], **value["tls"]}
-    if path == ("slots",):
-        value.update(COMPANIONS["slots"])
+    if path[0] == "tls" and len(path) == 2:
+        value["tls"] = {**PAIR, **{k: v for k, v in value["tls"].items() if v or k not in PAIR}}
     return value
+
+
+PATHS_OF_TLS = [("tls", key) for key in PAIR]
 
 
 def wrong_values(member):
@@ -87,10 +87,10 @@ def test_examples_and_defaults_are_right(tmp_path, path, member):
         *member["examples"],
         *([member["default"]] if "default" in member else []),
     ]:
-        if value is None and path in (("tls", "cert"), ("tls", "key")):
-            continue  # TLS needs both
         content = nest(path, value)
         assert VALIDATOR.is_valid(content)
+        if value == 8 and path == ("slots",):
+            content["n_batch"] = 64
         check(tmp_path, content)
 
 
@@ -98,14 +98,13 @@ def test_examples_and_defaults_are_right(tmp_path, path, member):
 def test_every_key_changes_what_holds(tmp_path, path, member):
     settings, guest = check(tmp_path, nest(path, member["examples"][0]))
     assert (settings, guest) != config.read(None)
-    if path[0] == "lora" or path in (("tls", "cert"), ("tls", "key")):
-        return  # files, which go to the guest beside the configuration
     if path[0] not in config.DEFAULTS:
         keys.check(guest)
         found = {**guest, **guest.get("model", {})}
         for name in path:
             found = found[name]
-        assert found == member["examples"][0]
+        example = member["examples"][0]
+        assert found == (str(tmp_path / example) if path in PATHS_OF_TLS else example)
 
 
 @pytest.mark.parametrize("path", [path for path, _ in KEYS], ids=IDS)
