@@ -53,6 +53,9 @@ TEXTS = {
     "alias": ("the model's public name; default: the file's name", "", "my-model"),
     "tags": ("words for clients, with commas", "", "chat,small"),
     "lora": ("files of LoRA adapters", "", ["adapter.gguf"]),
+    "split_mode": ("how several GPUs share the model", "", "none"),
+    "main_gpu": ("the GPU that has all of the model with split_mode none", "", 1),
+    "tensor_split": ("the share of each GPU; default: by free memory", "", [3, 1]),
     "gpu_layers": ("layers that a GPU computes; default: all", "", 10),
     # Limits.
     "tls": ("HTTPS", "", {"cert": "cert.pem", "key": "key.pem"}),

@@ -78,6 +78,10 @@ def _values_of(kind: Any) -> dict[str, Any]:
         return {"enum": [*kind.choices, None]}
     if isinstance(kind, keys.Texts):
         return {"type": ["array", "null"], "items": {"type": "string", "minLength": 1}}
+    if isinstance(kind, keys.Shares):
+        share = {"type": "number", "minimum": 0}
+        some = {"contains": {"type": "number", "exclusiveMinimum": 0}}
+        return {"type": ["array", "null"], "items": share, "maxItems": kind.most, **some}
     if isinstance(kind, keys.Ports):
         port = {"type": "integer", "minimum": 1, "maximum": 65535}
         return {"type": ["array", "null"], "items": port, "maxItems": 8}

@@ -35,7 +35,8 @@ def nest(path, value):
     for name in reversed(path):
         value = {name: value}
     if path[0] == "tls" and len(path) == 2:
-        value["tls"] = {**PAIR, **{k: v for k, v in value["tls"].items() if v or k not in PAIR}}
+        given = {k: v for k, v in value["tls"].items() if v is not None or k not in PAIR}
+        value["tls"] = {**PAIR, **given}
     return value
 
 
@@ -104,7 +105,11 @@ def test_every_key_changes_what_holds(tmp_path, path, member):
         for name in path:
             found = found[name]
         example = member["examples"][0]
-        assert found == (str(tmp_path / example) if path in PATHS_OF_TLS else example)
+        if path in PATHS_OF_TLS:
+            example = str(tmp_path / example)
+        if path == ("lora",):
+            example = [str(tmp_path / name) for name in example]
+        assert found == example
 
 
 @pytest.mark.parametrize("path", [path for path, _ in KEYS], ids=IDS)
