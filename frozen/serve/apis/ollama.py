@@ -271,26 +271,18 @@ def _worded(handler):
     return worded
 
 
+def _named(service, body):
+    return typed(body, "model", "string") or typed(body, "name", "string") or service.host.alias
+
+
 def install(service):
     """Add the routes to the service's application."""
-    api = service.api
+    _install_facts(service, service.api)
+    _install_words(service, service.api)
+    _install_vectors(service, service.api)
 
-    def named(body):
-        return (
-            typed(body, "model", "string") or typed(body, "name", "string") or service.host.alias
-        )
 
-    async def answer(replies, lines, params, request):
-        if params.stream:
-            return stream(replies, lines, service, request)
-        await replies.collect()
-        return lines.whole(replies.replies[0])
-
-    def loaded(body, chat):
-        # Ollama's clients load a model by a request without words.
-        lines = _Lines(named(body), chat)
-        return lines.line("", "", None, {"done": True, "done_reason": "load"})
-
+def _install_facts(service, api):
     @api.get("/api/version", gives="Version", says="The version of Ollama's API")
     @_worded
     async def version(request):
@@ -313,8 +305,21 @@ def install(service):
     @api.post("/api/show", takes="OllamaShow", gives="Object", says="Facts about a model")
     @_worded
     async def show(request):
-        named(object_of(request))
+        _named(service, object_of(request))
         return _show(service)
+
+
+def _install_words(service, api):
+    async def answer(replies, lines, params, request):
+        if params.stream:
+            return stream(replies, lines, service, request)
+        await replies.collect()
+        return lines.whole(replies.replies[0])
+
+    def loaded(body, chat):
+        # Ollama's clients load a model by a request without words.
+        lines = _Lines(_named(service, body), chat)
+        return lines.line("", "", None, {"done": True, "done_reason": "load"})
 
     @api.post("/api/chat", takes="OllamaChat", gives="OllamaAnswer", lines=True, says="Chat")
     @_worded
@@ -326,7 +331,7 @@ def install(service):
         if not asked["messages"]:
             return loaded(body, True)
         replies = await service.chat(asked, params, request)
-        return await answer(replies, _Lines(named(body), True), params, request)
+        return await answer(replies, _Lines(_named(service, body), True), params, request)
 
     @api.post(
         "/api/generate", takes="OllamaGenerate", gives="OllamaAnswer", lines=True,
@@ -340,7 +345,7 @@ def install(service):
         if body.get("template"):
             raise invalid("Field 'template': the model's own template is used")
         prompt = typed(body, "prompt", "string") or ""
-        lines = _Lines(named(body), False)
+        lines = _Lines(_named(service, body), False)
         suffix = typed(body, "suffix", "string")
         if suffix or typed(body, "raw", "boolean"):
             params = Params(_asked(body, {}))
@@ -363,6 +368,8 @@ def install(service):
         replies = await service.chat(asked, params, request)
         return await answer(replies, lines, params, request)
 
+
+def _install_vectors(service, api):
     async def embedded(request, body, texts, normalize):
         asked = {"embd_normalize": normalize, "dimensions": body.get("dimensions")}
         return await vectors_of(service, request, asked, texts)
@@ -380,7 +387,7 @@ def install(service):
                 raise invalid("Field 'input': must be a string or an array of strings")
         found, n = await embedded(request, body, prompts_of(texts, "input") if texts else [], 2)
         return {
-            "model": named(body),
+            "model": _named(service, body),
             "embeddings": found,
             "total_duration": (time.ticks_us() - began) * 1000,
             "load_duration": 0,
