@@ -7,14 +7,15 @@ ARGS ?=
 BOOTSTRAP = @$(PYTHON) host/bootstrap.py
 CLLM = @.venv/bin/cllm
 
-.PHONY: help run build test test-upstream bench repl debug lint format clean gpu-kit gpu-check \
-	gpu-fuzz
+.PHONY: help run build test test-upstream test-llama-server bench repl debug lint format clean \
+	gpu-kit gpu-check gpu-fuzz
 
 help:
 	@echo "make run     boot in QEMU with SmolLM2 and serve on http://127.0.0.1:8080"
 	@echo "make build   build/cllm.elf and .venv/bin/cllm"
 	@echo "make test    unit tests and guest tests"
 	@echo "make test-upstream   MicroPython's own tests in the guest; ARGS=\"--groups basics,io\""
+	@echo "make test-llama-server   llama.cpp's own server tests; ARGS=\"basic metrics\""
 	@echo "make bench   compare with llama-server in a small Linux guest; ARGS=\"--sweep\""
 	@echo "make gpu-kit     what gpu-check needs, in build/gpu-check and build/gpu-check.tar.gz"
 	@echo "make gpu-check   check and measure an NVIDIA card; ARGS=\"--engine ptx\" without one"
@@ -43,6 +44,10 @@ test:
 test-upstream:
 	$(BOOTSTRAP) test
 	$(CLLM) test-upstream $(ARGS)
+
+test-llama-server:
+	$(BOOTSTRAP) test
+	$(CLLM) test-llama-server $(ARGS)
 
 bench: build
 	$(CLLM) bench $(ARGS)

@@ -6,8 +6,8 @@
 KERNEL_DIR := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 
 KERNEL_C = start.c print.c phases.c hooks.c cmdline.c crash.c backtrace.c symbols.c watchdog.c \
-	$(addprefix boot/,acpi.c acpi_power.c bootinfo.c madt.c multiboot.c multiboot2.c pmem.c pvh.c \
-	reach.c) \
+	$(addprefix boot/,acpi.c acpi_power.c baked.c bootinfo.c madt.c multiboot.c multiboot2.c \
+	pmem.c pvh.c reach.c) \
 	$(addprefix cpu/,alarm.c apic.c calibrate.c cpu.c flush.c frequency.c ioapic.c irq.c pic.c \
 	random.c sched.c smp.c stop.c tables.c thread.c trap.c tsc.c vectors.c wait.c) \
 	$(addprefix dev/,button.c calendar.c console.c framebuffer.c nic.c power.c screen.c) \

@@ -1,6 +1,7 @@
 // The kernel's table of contents: every part in the order it comes up, then the application (musl,
 // MicroPython, llama.cpp), which runs in the same ring and address space.
 #include "boot/acpi.h"
+#include "boot/baked.h"
 #include "boot/bootinfo.h"
 #include "boot/multiboot.h"
 #include "boot/multiboot2.h"
@@ -84,6 +85,7 @@ void kernel_start(uint32_t magic, uint32_t info) {
     irq_init();
     read_boot_information(magic, info);
     console_use_framebuffer();
+    baked_find();
     pmem_parse();
     acpi_parse();
     boot_phase("kernel");

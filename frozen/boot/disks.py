@@ -206,7 +206,7 @@ def _split(name):
     return None
 
 
-def _parts_of(name, files):
+def _parts_of(name, known):
     """Return the names of all files of a model. NoModel if one is missing."""
     split = _split(name)
     if not split:
@@ -214,16 +214,15 @@ def _parts_of(name, files):
     stem, _, count = split
     names = ["%s-%05d-of-%05d.gguf" % (stem, number + 1, count) for number in range(count)]
     for part in names:
-        if part not in files and part not in models:
+        if part not in known:
             raise NoModel("%s is missing, a part of %s" % (part, name))
     return names
 
 
-def _choose(name, files):
+def _choose(name, known):
     """Return the model to take for `name`: that one, or the only one where it is the default."""
-    if name in models or name in files or name != _DEFAULT:
+    if name in known or name != _DEFAULT:
         return name
-    known = sorted(set(models) | set(files))
     firsts = [other for other in known if not _split(other) or _split(other)[1] == 1]
     firsts = [other for other in firsts if not other.startswith("draft")]
     return firsts[0] if len(firsts) == 1 else name
@@ -231,7 +230,7 @@ def _choose(name, files):
 
 async def find_model(path, progress):
     """Read the model at a path of /boot from a disk, unless it is there. Return its path, which is
-    another where the only model on the disks stands in for the default one.
+    another where the only model stands in for the default one.
 
     progress(fraction): called meanwhile. NoModel: why it is not there and cannot be read.
     """
@@ -239,13 +238,14 @@ async def find_model(path, progress):
         return path
     name = path[len(_BOOT) :]
     present = [module[0] for module in _x86.modules()]
-    if name in present:
+    if name in present and not _split(name):
         return path
     files = _files()
-    name = _choose(name, files)
-    if name not in models and name not in files:
-        raise NoModel(_lack(path, files))
-    names = [part for part in _parts_of(name, files) if part not in present]
+    known = set(models) | set(files) | {other for other in present if other.endswith(".gguf")}
+    name = _choose(name, known)
+    if name not in known:
+        raise NoModel(_lack(path, sorted(known)))
+    names = [part for part in _parts_of(name, known) if part not in present]
     sizes = [models[part].size if part in models else files[part] for part in names]
     total = sum(sizes)
     free = _x86.memory()[1]
@@ -261,10 +261,9 @@ async def find_model(path, progress):
     return _BOOT + name
 
 
-def _lack(path, files):
-    known = sorted(set(models) | set(files))
+def _lack(path, known):
     if known:
-        return "there is no file %s; the disks have %s" % (path, ", ".join(known))
+        return "there is no file %s; there are %s" % (path, ", ".join(known))
     if disks:
         return "there is no file %s, and no model on the disks" % path
     return "there is no file %s, and no disk" % path

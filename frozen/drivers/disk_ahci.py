@@ -99,8 +99,9 @@ def open_disks(bdf, name):
     if is_io or size < _PORTS + _PORT:
         raise OSError("%s: no registers" % name)
     base = _x86.mmio(address, size)
-    pci.enable(bdf)
+    dma.keep_out(bdf)
     _take_over(base, name)
+    pci.enable(bdf)
     if not mem32[base + _CAP] & _CAP_64:
         raise OSError("%s: no addresses of 64 bits" % name)
     there = mem32[base + _PI]

@@ -131,9 +131,10 @@ class Controller:
             raise self.error("no pages of 4 KiB")
         if capabilities & 0xFFFF < _ENTRIES - 1:
             raise self.error("queues of %d entries" % ((capabilities & 0xFFFF) + 1))
-        pci.enable(bdf)
+        dma.keep_out(bdf)
         self.reset()
         self.irq, self.by_message = messages.take(bdf)
+        pci.enable(bdf)
         self._start()
         self._data = dma.block(bdf, "identify", _PAGE)
         self._data_at = uctypes.addressof(self._data)

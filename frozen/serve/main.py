@@ -41,21 +41,22 @@ def install(service, access):
 
 def _names(folder):
     try:
-        return [name for name in os.listdir(folder) if name.endswith(".py")]
+        names = os.listdir(folder)
     except OSError:
         return []
+    # macOS leaves "._NAME" beside each file that it copies.
+    return [name for name in names if name.endswith(".py") and name[0] != "."]
 
 
 def user_code():
-    """Return the paths of the user's handlers: app.py, then those of the FAT volume by name. A boot
-    module, which the loader may have read from that volume, stands for the file of its name, and
-    /flash/app.py for both.
+    """Return the paths of the user's handlers: app.py, then the others of the FAT volume by name. A
+    boot module, which the loader may have read from that volume, stands for the file of its name,
+    and /flash/app.py for both.
     """
     found = {}
     for folder in (VOLUME + "apps", BOOT):
         for name in _names(folder):
-            if folder != BOOT or name == "app.py" or name in found:
-                found[name] = folder.rstrip("/") + "/" + name
+            found[name] = folder.rstrip("/") + "/" + name
     if "app.py" in _names(FLASH):
         found["app.py"] = FLASH + "app.py"
     return [found[name] for name in sorted(found, key=lambda name: (name != "app.py", name))]

@@ -84,7 +84,16 @@ class Service:
             self.saved = Saved(self.bounds.saved)
             self._task = asyncio.create_task(self.scheduler.run())
             if self.host.engine.generates:
-                self.scheduler.begin(await beginning_of(self))
+                await self._begin(self.scheduler)
+
+    async def _begin(self, scheduler):
+        # A request that comes meanwhile waits: it would compute the beginning itself.
+        scheduler.holds = True
+        tokens = ()
+        try:
+            tokens = await beginning_of(self)
+        finally:
+            scheduler.begin(tokens)
 
     @staticmethod
     def discard(path):

@@ -21,7 +21,21 @@ CMDLINE = "the command line"
 
 def configs():
     """Return the names of configurations. Each is laid over those before it."""
-    return VOLUME + "cllm.json", FLASH + "config.json", BOOT + "config.json", FW_CFG, CMDLINE
+    volume, boot = VOLUME + "cllm.json", BOOT + "config.json"
+    data = _content(boot)
+    # The loader of a disk made by `cllm image` hands over the volume's file, which is no more than
+    # that file because of it.
+    if data is not None and data == _content(volume):
+        return boot, FLASH + "config.json", FW_CFG, CMDLINE
+    return volume, FLASH + "config.json", boot, FW_CFG, CMDLINE
+
+
+def _content(path):
+    try:
+        with open(path, "rb") as f:
+            return f.read()
+    except OSError:
+        return None
 
 
 def read_config(path=None):
@@ -34,11 +48,7 @@ def read_config(path=None):
     if path == FW_CFG:
         data = config_sources.of_fw_cfg()
     else:
-        try:
-            with open(path, "rb") as f:
-                data = f.read()
-        except OSError:
-            return {}
+        data = _content(path)
     if not data:
         return {}
     try:
@@ -88,11 +98,11 @@ class Settings:
     make_context: see secure.Tls.
 
     port; ports: it and all others; watchdog (seconds, 0 for none); address, gateway, dns, ntp,
-    hostname: as in the configuration, or None; limits: httpd.Limits; bounds: scheduler.Bounds; drain_s: seconds
-    for what runs when the machine is to end; access: Access; tls: secure.Tls, or None; hidden:
-    names of routes that do not answer; path, alias, tags, lora, options: of the model, for
-    EngineHost; draft: path of a small model, or None; mistake: what was wrong with a configuration
-    that has been set aside, or None.
+    hostname: as in the configuration, or None; limits: httpd.Limits; bounds: scheduler.Bounds;
+    drain_s: seconds for what runs when the machine is to end; access: Access; tls: secure.Tls, or
+    None; hidden: names of routes that do not answer; path, alias, tags, lora, options: of the
+    model, for EngineHost; draft: path of a small model, or None; mistake: what was wrong with a
+    configuration that has been set aside, or None.
     """
 
     def __init__(self, config, make_context=None):

@@ -10,14 +10,18 @@ from . import (
     TOP,
     VERSION,
     CllmError,
+    bake,
     build,
     catalogue,
     config,
     cuda,
+    disk_image,
     disks,
     extras,
     fetch,
+    flash,
     gpud,
+    image_command,
     licenses,
     lint,
     machines,
@@ -27,7 +31,11 @@ from . import (
 from .lock import locks
 
 # Commands that are programs with flags of their own: Python's arguments for each.
-PROGRAMS = {"bench": (str(TOP / "bench"),), "test-upstream": ("-m", "upstream")}
+PROGRAMS = {
+    "bench": (str(TOP / "bench"),),
+    "test-upstream": ("-m", "upstream"),
+    "test-llama-server": ("-m", "upstream.llama_tests"),
+}
 
 
 def number(key):
@@ -171,6 +179,75 @@ def add_environment(parser, arguments):
         setattr(arguments, action.dest, value)
 
 
+def mib(least, most):
+    def parse(text):
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text} is no number of MiB from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def add_image_commands(commands):
+    image = commands.add_parser("image", help="make a disk image that boots by BIOS and UEFI")
+    model = image.add_mutually_exclusive_group()
+    model.add_argument("--model", metavar="FILE.gguf", help="a file on the disk, to be replaced")
+    model.add_argument(
+        "--bake",
+        metavar="FILE.gguf",
+        help=f"inside the kernel instead, up to {bake.LARGEST >> 20} MiB",
+    )
+    image.add_argument("--config", metavar="FILE.json", help="as for run; becomes cllm.json")
+    image.add_argument("--app", metavar="FILE.py", help="handlers; becomes apps/app.py")
+    image.add_argument(
+        "-o",
+        dest="output",
+        metavar="FILE",
+        default=image_command.DEFAULT_OUTPUT,
+        help=f"its end says the format: {' '.join(disk_image.FORMATS)} "
+        f"(default {image_command.DEFAULT_OUTPUT})",
+    )
+    image.add_argument(
+        "--room",
+        type=mib(0, 1 << 20),
+        metavar="MiB",
+        default=disk_image.ROOM,
+        help=f"free space on the volume CLLM (default {disk_image.ROOM})",
+    )
+    image.add_argument(
+        "--state",
+        type=mib(1, 1 << 16),
+        metavar="MiB",
+        default=disk_image.STATE,
+        help=f"size of /flash, which outlives the power (default {disk_image.STATE})",
+    )
+    flasher = commands.add_parser("flash", help="write a disk image to a disk or stick")
+    flasher.add_argument("device", metavar="DEVICE", help="a whole disk, such as /dev/sdb")
+    flasher.add_argument(
+        "-i",
+        dest="input",
+        metavar="FILE",
+        default=image_command.DEFAULT_OUTPUT,
+        help=f"the image (default {image_command.DEFAULT_OUTPUT})",
+    )
+    flasher.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def make_image(arguments):
+    flags = {key: getattr(arguments, key, None) for key in config.DEFAULTS}
+    settings, guest_settings = config.settings(flags, arguments.config)
+    if arguments.bake:
+        settings["model"] = None
+    image_command.make(
+        settings,
+        guest_settings,
+        output=arguments.output,
+        baked=arguments.bake,
+        room=arguments.room,
+        state=arguments.state,
+    )
+
+
 class Version(argparse.Action):
     """--version: reads the lock files only when it is asked for."""
 
@@ -210,13 +287,20 @@ def make_parser():
         action="store_true",
         help="build/cllm-gpu.elf too, which computes on GPUs, its pack of PTX, and gpud",
     )
+    image.add_argument(
+        "--bake", metavar="FILE.gguf", help="build/cllm.baked.elf too, with this model inside"
+    )
     catalogue.add_commands(commands)
     schema.add_command(commands)
+    add_image_commands(commands)
     commands.add_parser("fetch", help="download and unpack what a build and a run need")
     test = commands.add_parser("test", help="build what tests need and run pytest")
     test.add_argument("arguments", nargs=argparse.REMAINDER, help="for pytest")
     commands.add_parser(
         "test-upstream", add_help=False, help="run MicroPython's own tests in the guest"
+    )
+    commands.add_parser(
+        "test-llama-server", add_help=False, help="run llama.cpp's own server tests"
     )
     commands.add_parser(
         "reference", help="build llama.cpp's own server, which tests/api compares with"
@@ -323,7 +407,14 @@ def main(arguments=None):
             if arguments.gpu:
                 gpud.build()
             make = build.build_gpu_image if arguments.gpu else build.build_image
-            print(os.path.relpath(make()))
+            made = make()
+            if arguments.bake:
+                made = image_command.bake_into(made, arguments.bake)
+            print(os.path.relpath(made))
+        elif arguments.command == "image":
+            make_image(arguments)
+        elif arguments.command == "flash":
+            flash.flash(arguments.device, arguments.input, yes=arguments.yes)
         elif arguments.command == "fetch":
             fetch.ensure_all()
         elif arguments.command == "test":

@@ -141,6 +141,8 @@ def _from_file(file, merged):
                 guest[key] = value
             elif key in GUEST_MODEL:
                 keys.check_value((key,), GUEST_MODEL[key], value)
+                if key == "lora":
+                    value = [str(file.parent / name) for name in value]
                 model[key] = value
             else:
                 raise keys.unknown((key,), [*DEFAULTS, *GUEST_SECTIONS, *GUEST, *GUEST_MODEL])

@@ -145,6 +145,7 @@ class Guest:
         self._process: Any = None  # a subprocess.Popen once it is started
         self._folder: Any = None  # a tempfile.TemporaryDirectory likewise
         self._threads: list[threading.Thread] = []
+        self._control: socket.socket | None = None  # QEMU's human monitor, while it runs
         self._ram: int | None = None  # a memfd, where gpud shares the machine's memory
 
     def arguments(self) -> list[str]:
@@ -314,9 +315,11 @@ class Guest:
                 if os.getppid() != parent:
                     os._exit(1)
 
+            self._control, theirs = socket.socketpair()
+            control = f"socket,id=control,fd={theirs.fileno()}"
             # QEMU gets a session of its own, so that Ctrl-C reaches this process only.
             self._process = subprocess.Popen(
-                [program, *self.arguments()],
+                [program, *self.arguments(), "-chardev", control, "-mon", "control"],
                 cwd=self._folder.name,
                 bufsize=0,
                 stdin=subprocess.PIPE,
@@ -324,7 +327,9 @@ class Guest:
                 stderr=subprocess.PIPE,
                 start_new_session=True,
                 preexec_fn=die_with_parent,
+                pass_fds=[theirs.fileno()],
             )
+            theirs.close()
         except (OSError, ValueError) as error:  # ValueError: a path that no system call takes
             self._clean_up()
             raise CllmError(f"cannot start {program}: {error}") from None
@@ -384,6 +389,16 @@ class Guest:
         """The id of QEMU's process, while it runs."""
         return self._process.pid
 
+    def press_power_button(self) -> bool:
+        """Press the guest's power button. False when it has none, or QEMU has ended."""
+        if self._control is None or not self.machine.has_pci:
+            return False
+        try:
+            self._control.send(b"system_powerdown\n", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError:
+            return False
+        return True
+
     def log(self) -> bytes:
         """Return the last KEPT bytes that the guest wrote to its serial line."""
         return bytes(self._kept)
@@ -425,6 +440,9 @@ class Guest:
     def _clean_up(self) -> None:
         if isinstance(self.gpu, gpud.Daemon):
             self.gpu.stop()
+        if self._control is not None:
+            self._control.close()
+            self._control = None
         if self._ram is not None:
             os.close(self._ram)
             self._ram = None

@@ -32,6 +32,8 @@ from .machines import MACHINES
 Settings = dict[str, Any]  # from config.settings()
 MAX_PROGRAM = 1 << 20  # bytes of --app
 RESTART_SECONDS = 2  # between two looks at gpud
+DRAIN_SECONDS = 30  # limits.drain_s of frozen/serve/config_keys.py
+OFF_SECONDS = 5  # from the end of the last request to the end of QEMU
 
 
 def make_guest(
@@ -53,7 +55,7 @@ def make_guest(
     """
     guest_settings = dict(guest_settings or {})
     modules: dict[str, Path | bytes] = {}
-    model = settings["model"] and _file(settings["model"], "model file")
+    model = settings["model"] and readable_file(settings["model"], "model file")
     if model:
         file = _add(modules, "model", model)
         # The guest sees the file as model.gguf; clients see the model's real name. On Linux a file
@@ -62,10 +64,17 @@ def make_guest(
         alias = os.fsencode(match[1] if match else model.stem).decode("utf-8", "replace")
         named = {"file": file, "alias": alias}
         guest_settings["model"] = {**named, **guest_settings.get("model", {})}
-    draft = settings.get("draft") and _file(settings["draft"], "model file")
+    draft = settings.get("draft") and readable_file(settings["draft"], "model file")
     if draft:
         file = _add(modules, "draft", draft)
         guest_settings["model"] = {**guest_settings.get("model", {}), "draft": file}
+    adapters = guest_settings.get("model", {}).get("lora") or ()
+    if adapters:
+        names = [
+            _add(modules, f"lora{i}", readable_file(adapters[i], "adapter"))
+            for i in range(len(adapters))
+        ]
+        guest_settings["model"] = {**guest_settings["model"], "lora": names}
     forwards = _tls(settings, guest_settings, modules)
     for key in ("kernels", "cpu_variant"):
         if settings[key] != "auto":
@@ -74,7 +83,7 @@ def make_guest(
     if guest_settings:
         modules["config.json"] = json.dumps(guest_settings).encode()
     if settings["app"]:
-        modules["app.py"] = _program(settings["app"])
+        modules["app.py"] = program_file(settings["app"])
     chosen, why = accel.choose(settings["accel"], qemu.find_qemu())
     if settings["accel"] == "auto":
         print(f"cllm: {chosen} ({why})", file=sys.stderr)
@@ -132,7 +141,7 @@ def _tls(
     if not tls:
         return {}
     for name, what in (("cert", "certificate"), ("key", "key of the certificate")):
-        modules[f"{name}.pem"] = _file(tls[name], what)
+        modules[f"{name}.pem"] = readable_file(tls[name], what)
         tls[name] = f"{name}.pem"
     tls["port"] = settings["tls_port"] or qemu.free_port()
     guest_settings["tls"] = tls
@@ -192,7 +201,7 @@ def _add(modules: dict[str, Path | bytes], name: str, model: Path) -> str:
     return names[0]
 
 
-def _file(name: str, what: str) -> Path:
+def readable_file(name: str, what: str) -> Path:
     """Return the Path of a file that can be read; raises CllmError with the reason otherwise."""
     path = Path(name)
     try:
@@ -209,9 +218,9 @@ def _file(name: str, what: str) -> Path:
     raise CllmError(f"{path} is {kind}: name a {what}")
 
 
-def _program(name: str) -> Path:
+def program_file(name: str) -> Path:
     """Return the Path of a file of handlers; CllmError for one that the guest cannot compile."""
-    path = _file(name, "file of handlers")
+    path = readable_file(name, "file of handlers")
     size = path.stat().st_size
     if size > MAX_PROGRAM:
         raise CllmError(
@@ -297,7 +306,11 @@ def run(
     every_key: bool = False,
     wait_for_debugger: bool = False,
 ) -> int:
-    """Boot and serve until a signal (return 0) or the guest's end (raise CllmError)."""
+    """Boot and serve until a signal (return 0) or the guest's end (raise CllmError).
+
+    SIGTERM presses the power button of a guest that serves, so running requests end; a second
+    signal does not wait for them. SIGINT and SIGHUP end it at once.
+    """
     # The packed image takes half a second to unpack itself, all else until the first answer less.
     options: dict[str, Any] = {"packed": False}
     if wait_for_debugger:
@@ -306,8 +319,15 @@ def run(
     guest = make_guest(settings, guest_settings, scripted=every_key, **options)
     wake = threading.Event()
     asked = threading.Event()
+    serves = threading.Event()
+    gently = threading.Event()  # the first signal was SIGTERM
+    again = threading.Event()  # a second signal, or QEMU has ended
 
-    def ask_to_end(*_: object) -> None:
+    def ask_to_end(number: int | None = None, *_: object) -> None:
+        if asked.is_set():
+            again.set()
+        elif number == signal.SIGTERM and serves.is_set():
+            gently.set()
         asked.set()
         wake.set()
 
@@ -319,14 +339,19 @@ def run(
     try:
         guest.start()
         serial.open()
-        threading.Thread(target=_wake_at_end, args=(guest, wake), daemon=True).start()
+        threading.Thread(target=_wake_at_end, args=(guest, wake, again), daemon=True).start()
         repacked = settings["kernels"] == "tcg"
-        threading.Thread(target=_announce, args=(guest, output, repacked), daemon=True).start()
+        threading.Thread(
+            target=_announce, args=(guest, output, repacked, serves), daemon=True
+        ).start()
         if guest.gpu:
             threading.Thread(target=_mind_gpud, args=(guest, output), daemon=True).start()
         if wait_for_debugger:
             output.line(shlex.join(debugger_command(options["gdb"])))
         wake.wait()
+        if gently.is_set() and guest.press_power_button():
+            limits = guest_settings.get("limits", {})
+            again.wait(limits.get("drain_s", DRAIN_SECONDS) + OFF_SECONDS)
     finally:
         guest.stop()
         serial.close()
@@ -386,17 +411,21 @@ def _serial(
     return console.File(guest, where)
 
 
-def _wake_at_end(guest: qemu.Guest, wake: threading.Event) -> None:
+def _wake_at_end(guest: qemu.Guest, *events: threading.Event) -> None:
     guest.ended.wait()
-    wake.set()
+    for event in events:
+        event.set()
 
 
 def _secure(guest: qemu.Guest) -> str:
     return "".join(f" and https://127.0.0.1:{port}" for port in guest.forwards)
 
 
-def _announce(guest: qemu.Guest, output: console.Output, repacked: bool) -> None:
+def _announce(
+    guest: qemu.Guest, output: console.Output, repacked: bool, serves: threading.Event
+) -> None:
     reason = health.wait_until_decided(guest.port, guest.ended)
+    serves.set()
     if reason is None:
         output.line(f"ready {guest.url}{_secure(guest)}")
         if repacked:

@@ -8,6 +8,7 @@
 #include "mm/phys.h"
 
 #include "boot/bootinfo.h"
+#include "bytes.h"
 #include "cpu/spinlock.h"
 #include "crash.h"
 
@@ -64,6 +65,26 @@ static uint64_t place_bitmap(uint64_t size) {
     panic("mm: no room for the %lu KiB frame map: give the machine more memory", size / KiB);
 }
 
+// GRUB fills memory from the bottom, but page 0 has no mapping: a null pointer faults. Moves a
+// module that lies there.
+static void leave_page_zero(void) {
+    for (size_t i = 0; i < bootinfo.n_modules; i++) {
+        struct boot_module *m = &bootinfo.modules[i];
+        uint64_t from = m->start;
+        if (from >= PAGE_SIZE || m->mapped || !m->size) {
+            continue;
+        }
+        size_t n = ALIGN_UP(m->size, PAGE_SIZE) / PAGE_SIZE;
+        uint64_t to = phys_alloc_contiguous(n, PAGE_SIZE, MiB, 4 * GiB);
+        if (!to) {
+            panic("mm: no room to move %s away from page 0", m->name);
+        }
+        __asm__ volatile("" : "+r"(from)); // the compiler must not see a null pointer
+        kmemcpy((void *)to, (const void *)from, m->size);
+        m->start = to;
+    }
+}
+
 void phys_init(void) {
     uint64_t top = 0;
     for (size_t i = 0; i < bootinfo.n_ram; i++) {
@@ -97,6 +118,7 @@ void phys_init(void) {
     mark(CRASH_AREA / PAGE_SIZE, CRASH_AREA_SIZE / PAGE_SIZE, true);
     mark(at / PAGE_SIZE, ALIGN_UP(map_bytes, PAGE_SIZE) / PAGE_SIZE, true);
     large_hint = n_frames;
+    leave_page_zero();
 }
 
 uint64_t phys_alloc(void) {

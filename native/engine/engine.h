@@ -397,9 +397,9 @@ int engine_reply_push(struct engine_reply *reply, const char *text, size_t len, 
 // reply may be NULL.
 void engine_reply_close(struct engine_reply *reply);
 
-// The embedding of a text (with ENGINE_POOLING_RANK, its scores), which a causal model may be given in pieces of at most n_batch tokens;
-// other models take it at once, at most 512 tokens. first, last: of the pieces. The last call
-// gives the vector. normalize: -1 not, 0 to the largest, 2 to Euclid's length, else to that norm.
+// The embedding of a text (with ENGINE_POOLING_RANK, its scores), which a causal model may be given
+// in pieces of at most n_batch tokens; other models take it at once, at most 512 tokens. first,
+// last: of the pieces. The last call gives the vector. normalize: -1 not, 0 to the largest, 2 to Euclid's length, else to that norm.
 // Has a context of its own, made by the first call, for texts of at most n_ctx tokens, or as many
 // as there is memory for then. ENGINE_ENOMEM: there is none, or for a shorter text only; the call
 // may be repeated.

@@ -105,6 +105,12 @@ def test_progress_of_a_prompt(server, path, body):
     assert {(step["total"], step["cache"]) for step in steps} == {
         (steps[0]["total"], steps[0]["cache"])
     }
+    timings = [event["timings"] for event in found if "prompt_progress" in event]
+    assert timings[0]["prompt_n"] == timings[0]["prompt_ms"] == 0
+    spent = [timing["prompt_ms"] for timing in timings]
+    assert spent == sorted(spent) and steps[-1]["cache"] == (
+        steps[-1]["total"] - timings[-1]["prompt_n"]
+    )
     if path == "/v1/responses":
         deltas = [event for event in found if event["type"] == "response.output_text.delta"]
         assert all("predicted_per_second" in event["timings"] for event in deltas)

@@ -231,7 +231,8 @@ def test_streams_are_bounded(tiny):
         body = dict(CHAT, stream=True, max_tokens=40, ignore_eos=True)
         for i in range(20):
             headers = {"X-Conversation-Id": f"c{i}"}
-            requests.post(server.url + "/v1/chat/completions", json=body, headers=headers).text
+            url = server.url + "/v1/chat/completions"
+            assert requests.post(url, json=body, headers=headers).text.endswith("[DONE]\n\n")
             held = [session.held for session in server.service.streams._sessions.values()]
             assert sum(held) <= 2000 and len(held) <= 17
         assert get(server, "/v1/stream?conv_id=c19&from=0").status_code == 400  # it is lost

@@ -213,7 +213,7 @@ def test_metrics(server):
             values[name] = float(value)
     assert values["llamacpp:tokens_predicted_total"] >= 4
     assert values["llamacpp:requests_processing"] == 0
-    assert values["llamacpp:time_to_first_token_seconds_count"] >= 1
+    assert values["llamacpp:time_to_first_token_seconds_count{}"] >= 1
     assert values['llamacpp:inter_token_latency_seconds_bucket{le="+Inf"}'] >= 3
 
 

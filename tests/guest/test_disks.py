@@ -1,12 +1,15 @@
 """Disks: models from three controllers and from FAT, /flash, and what goes wrong with them."""
 
+import functools
 import json
 import re
 
+import gguf
 import pytest
 import requests
 from cllm.disks import Disk
 from support import disk_images, killing, on_cpython  # noqa: F401, the last for fat_images
+from support import tiny_model as tiny
 
 from fat_images import Volume  # isort: skip
 
@@ -97,22 +100,29 @@ def test_a_read_error_is_a_503_with_its_cause(boot, tiny_model, tmp_path, kind, 
     assert repl.run("d.dead, len(d._free) == d.depth") == "(None, True)"
 
 
-def test_files_of_the_fat_volume(boot, guest, tiny_model, tmp_path):
+def test_files_of_the_fat_volume(boot, guest, tmp_path, monkeypatch):
     wanted = tokens(guest)
-    config = {"model": {"file": "b.gguf", "alias": "of fat"}}
+    with monkeypatch.context() as patched:
+        splitting = functools.partial(gguf.GGUFWriter, split_max_tensors=8)
+        patched.setattr(gguf, "GGUFWriter", splitting)
+        tiny.make(tmp_path / "split.gguf")
+    first, second, *rest = sorted(tmp_path.glob("split-*-of-*.gguf"))
+    config = {"model": {"file": first.name, "alias": "of fat"}}
     app = b"from cllm import app\n@app.get('/of/fat')\ndef f(request):\n    return 'of fat'\n"
-    data = tiny_model.read_bytes()
     files = {
         "cllm.json": (json.dumps(config).encode(), 0),
         "apps/one.py": (app, 0),
         "models/a.gguf": (b"another", 0),
-        "models/b.gguf": (data, 100),
     }
-    volume = Volume(files)
+    # One part of the model is a partition, and the others have holes between their clusters.
+    for part in (first, *rest):
+        files[f"models/{part.name}"] = (part.read_bytes(), 50)
+    volume = Volume(files, cluster=4)
     image = tmp_path / "disk.img"
-    first = disk_images.make(image, [("DATA", "CLLM", volume.size), ("FLASH", "flash", 1 << 17)])
+    parts = [("DATA", "CLLM", volume.size), ("MODEL", second.name, second)]
+    places = disk_images.make(image, parts)
     with open(image, "r+b") as file:
-        volume.write(file, first["CLLM"] * 512)
+        volume.write(file, places["CLLM"] * 512)
     machine = boot(disk=[Disk(image, "nvme")])
     assert machine.verdict is None and tokens(machine) == wanted
     assert requests.get(machine.url + "/of/fat", timeout=TIMEOUT).text == "of fat"

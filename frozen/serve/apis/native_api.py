@@ -22,8 +22,8 @@ class NativeWriter(Writer):
     def __init__(self, completion):
         self.completion = completion
 
-    def progress(self, reply, progress):
-        return "data: " + dumps(self.completion.progress(reply, progress)) + "\n\n"
+    def progress(self, reply, item):
+        return "data: " + dumps(self.completion.progress(reply, item)) + "\n\n"
 
     def piece(self, reply, piece):
         return "data: " + dumps(self.completion.part(reply, piece)) + "\n\n"

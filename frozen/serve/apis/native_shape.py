@@ -72,10 +72,12 @@ class Completion:
             "tokens_evaluated": sequence.n_prompt,
         }
 
-    def progress(self, reply, progress):
+    def progress(self, reply, item):
         """Return the object of an event that says how much of the prompt is computed."""
         body = self._common(reply, "", [], False)
-        body["prompt_progress"] = progress
+        body["prompt_progress"] = item.progress
+        if self.params.timings_per_token:
+            body["timings"] = item.timings
         return body
 
     def part(self, reply, piece):

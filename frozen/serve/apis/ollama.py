@@ -112,7 +112,7 @@ def _nanoseconds(ms):
 
 
 def _now():
-    return timestamp(time.time())
+    return timestamp(int(time.time()))
 
 
 def _counts(reply):

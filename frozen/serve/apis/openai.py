@@ -100,8 +100,11 @@ class _Writer(Writer):
         self.head = Head(service, kind)
         self.params = params
 
-    def progress(self, reply, progress):
-        return self.head.event(self.nothing(reply), ',"prompt_progress":' + dumps(progress))
+    def progress(self, reply, item):
+        more = ',"prompt_progress":' + dumps(item.progress)
+        if self.params.timings_per_token:
+            more += ',"timings":' + dumps(item.timings)
+        return self.head.event(self.nothing(reply), more)
 
     def verbose(self, reply):
         """Return `__verbose` as JSON text, for an answer's last event."""

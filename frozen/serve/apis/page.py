@@ -5,7 +5,7 @@ from httpd import Response
 
 # One file with everything in it, because there may be no other server to hold parts of it. What
 # the model and the server say becomes text nodes, never markup.
-PAGE = b"""<!DOCTYPE html>
+PAGE = b"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">

@@ -154,8 +154,8 @@ class Params:
 
 
 def adapters_of(value, name):
-    """Return llama-server's list of LoRA adapters, [{"id", "scale"}, ...], as a list of (id, scale),
-    None for null.
+    """Return llama-server's list of LoRA adapters, [{"id", "scale"}, ...], as a list of (id,
+    scale), None for null.
     """
     if value is None:
         return None

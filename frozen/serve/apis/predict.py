@@ -47,14 +47,14 @@ def install(service):
             raise invalid("no handler registered for @requestFormat: " + name[:64])
         body = dict(instance)
         del body["@requestFormat"]
-        if "stream" in body or name.startswith("/api/") or name.startswith("api"):
+        if "stream" in body or name.startswith(("/api/", "api")):
             body["stream"] = False
         path = formats[name]
         inner = Request("POST", path, 1, request.headers, path[1:].split("/"), {})
         inner.set_json(body)
         inner.peer = request.peer
         inner.gone = request.gone
-        inner.key = request.key
+        inner.key = getattr(request, "key", None)
         route, params = service.app.find(inner)
         response = await service.app.handle(inner, route, params)
         return jsonio.loads(response.body)

@@ -315,10 +315,12 @@ class ResponseWriter(Writer):
         # An event about the open item.
         return self._event(kind, output_index=len(self.items), item_id=self.item["id"], **data)
 
-    def progress(self, reply, progress):
+    def progress(self, reply, item):
+        more = {"timings": item.timings} if self.timed else {}
         return self._event(
-            "response.in_progress", response=self.response.body, prompt_progress=progress
-        )
+            "response.in_progress", response=self.response.body, prompt_progress=item.progress,
+            **more,
+        )  # fmt: skip
 
     def start(self, replies):
         return self._event("response.created", response=self.response.body) + self._event(

@@ -206,8 +206,8 @@ def install(service):
         return {"success": True}
 
     @api.post(
-        "/v1/chat/completions/control", "/chat/completions/control", takes="Control", gives="Object",
-        says="End the thought of a chat with reasoning_control",
+        "/v1/chat/completions/control", "/chat/completions/control", takes="Control",
+        gives="Object", says="End the thought of a chat with reasoning_control",
     )  # fmt: skip
     def control(request):
         body = object_of(request)

@@ -21,8 +21,8 @@ class Writer:
         """Return what comes before the first piece of all."""
         return ""
 
-    def progress(self, reply, progress):
-        """Return the events that report llama-server's `prompt_progress`, for whom it is wanted."""
+    def progress(self, reply, item):
+        """Return the events of an Item that reports llama-server's `prompt_progress`."""
         return ""
 
     def piece(self, reply, piece):
@@ -69,7 +69,7 @@ async def _events(replies, writer):
             opening = False
             reply = replies.replies[piece.index]
             if piece.progress:
-                data += writer.progress(reply, piece.progress)
+                data += writer.progress(reply, piece.item)
             else:
                 data += writer.end(reply, piece) if piece.last else writer.piece(reply, piece)
             if data:

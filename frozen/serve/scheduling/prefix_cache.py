@@ -177,7 +177,7 @@ class PrefixCache:
             self.drop(self._oldest())
 
     def adopt(self, tokens, salt, fill):
-        """Return an idle Holder of `tokens`, whose cells fill(seq) makes. None: there is no room."""
+        """Return an idle Holder of `tokens`, whose cells fill(seq) makes; None without room."""
         if not self.shares or len(tokens) > self.keep:
             return None
         if not self._free and self.idle:

@@ -84,6 +84,7 @@ class Scheduler:
         self.metrics = Metrics()
         self.running = []  # oldest first
         self.last_step = None  # when the last successful step ended, by the clock
+        self.holds = False  # no step before begin()
         self.beginning = None  # a Beginning that is still to be computed
         self.drafter = None
         if self.bounds.speculate and engine.divisible:
@@ -116,9 +117,10 @@ class Scheduler:
 
     def begin(self, tokens):
         """Compute and keep the beginning of every conversation. Call this once."""
+        self.holds = False
         if self.cache.shares and tokens and len(tokens) <= self.cache.keep:
             self.beginning = Beginning(self, tokens)
-            self._work.set()
+        self._work.set()
 
     def submit(self, prompt, sampling=None, options=None, chat=None, after=None, sampler=None):
         """Queue a request; return its Sequence.
@@ -213,7 +215,7 @@ class Scheduler:
         """Run steps until cancelled."""
         try:
             while True:
-                if not (self.busy or self.beginning):
+                while self.holds or not (self.busy or self.beginning):
                     self._work.clear()
                     await self._work.wait()
                 began = self.clock()

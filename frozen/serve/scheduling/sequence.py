@@ -110,11 +110,14 @@ class Sequence:
         """Whether nothing more will come from the engine."""
         return self.finish_reason is not None or self._error is not None
 
-    def timings(self):
-        """Return llama-server's `timings` object."""
+    def timings(self, now=None):
+        """Return llama-server's `timings` object. now: the time, while the prompt is computed."""
         prompt_n = self.n_prompt - self.n_cached
         start = self.t_start or 0
         prompt = (self.t_prompt or start) - start
+        if now is not None:
+            prompt_n = min(self.computed, self.n_prompt) - self.n_cached
+            prompt = now - start
         predicted = max(0, (self.t_last or 0) - (self.t_prompt or 0))
         n = self.n_generated
         timings = {
@@ -184,6 +187,7 @@ class Sequence:
                 "processed": min(self.computed, self.n_prompt),
                 "time_ms": now - self.t_start,
             }
+            item.timings = self.timings(now)
             self._items.append(item)
             self.t_news = now
             self.event.set()
@@ -210,10 +214,11 @@ class Sequence:
 class Item:
     """One token of a sequence. text: what can be sent now, which may lag behind the token. probs:
     (its probability or logarithm, [(alternative token, its probability), ...]), or None. progress:
-    instead of a token, how much of the prompt is computed; None otherwise.
+    instead of a token, how much of the prompt is computed, with the timings then; None otherwise.
     """
 
     progress = None
+    timings = None
 
     def __init__(self, text, token, probs):
         self.text = text

@@ -1,8 +1,8 @@
 """Saved prefixes: the cells of a slot's last sequence as bytes, and back into the cache.
 
-A slot is a label here: the scheduler gives each running sequence the lowest free number, or the one
-that it asks for, and what the sequence leaves in the prefix cache keeps it. A restored prefix is one
-of the cache's, so any request that begins with it uses it.
+A slot is a label here: the scheduler gives each running sequence the lowest free number, or the
+one that it asks for, and what the sequence leaves in the prefix cache keeps it. A restored prefix
+is one of the cache's, so any request that begins with it uses it.
 """
 # SPDX-License-Identifier: MIT
 

@@ -23,6 +23,13 @@ if what == "exit":
     os._exit(int(rest))
 if what == "hang":
     threading.Event().wait()
+# The power button, by the monitor.
+control = re.search(r"socket,id=control,fd=(\\d+)", " ".join(sys.argv))
+def button(stream):
+    for line in stream:
+        if line == b"system_powerdown\\n" and what != "deaf":
+            os._exit(0)
+threading.Thread(target=button, args=[open(int(control.group(1)), "rb")], daemon=True).start()
 status, _, body = rest.partition(" ")
 port = int(re.search(r"hostfwd=tcp:127.0.0.1:(\\d+)", " ".join(sys.argv)).group(1))
 

@@ -75,6 +75,7 @@ UPSTREAM = {
 }
 
 OTHERS = {
+    "app.py": "a user's handlers",
     "CGCUDANV.cpp": "clang's sources",
     "classes/compute/clb1c0.h": "NVIDIA's open-gpu-doc, as the next five",
     "classes/host/cla06f.h": "",

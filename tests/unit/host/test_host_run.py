@@ -80,14 +80,18 @@ def fails(process):
 def gone(pid):
     """Return whether a process ends within seconds."""
     for _ in range(100):
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-        except FileNotFoundError:
-            return True
-        if state == "Z":
+        if gone_now(pid):
             return True
         time.sleep(0.05)
     return False
+
+
+def gone_now(pid):
+    """Return whether a process has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
 
 
 def child(process):
@@ -106,6 +110,29 @@ def test_ready_line_and_a_clean_end(start, number):
     process.send_signal(number)
     assert process.wait(20) == 0
     assert gone(guest)
+
+
+def test_sigterm_lets_requests_end_and_a_second_signal_does_not_wait(start, monkeypatch):
+    monkeypatch.setenv("FAKE_QEMU", "deaf 200 {}")  # it does not switch itself off
+    process = start("run", "--port", str(qemu.free_port()))
+    read_until(process, b"ready ")
+    guest = child(process)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(1)
+    assert process.poll() is None and not gone_now(guest)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+    assert gone(guest)
+
+
+def test_sigterm_waits_as_long_as_the_guest_is_told(start, monkeypatch, tmp_path):
+    monkeypatch.setenv("FAKE_QEMU", "deaf 200 {}")
+    file = tmp_path / "config.json"
+    file.write_text('{"limits": {"drain_s": 0}}')
+    process = start("run", "--port", str(qemu.free_port()), "--config", str(file))
+    read_until(process, b"ready ")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
 
 
 def test_sigint_counts_even_when_it_was_ignored_at_the_start(command):

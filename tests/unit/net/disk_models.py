@@ -1,8 +1,9 @@
 """What the models of disk controllers share: a store, and a helper for what drivers await."""
 
 import asyncio
-import time
+import struct
 
+import drivers.disk
 import uctypes
 from drivers import dma
 
@@ -25,7 +26,7 @@ class Store:
         self.sector, self.sectors = sector, sectors
         self.data = bytearray(sectors * sector)
         for n in range(sectors):
-            self.data[n * sector : n * sector + 4] = n.to_bytes(4, "little")
+            struct.pack_into("<I", self.data, n * sector, n)
         self.bad = set()
         self.flushes = 0
 
@@ -38,7 +39,8 @@ class Store:
 
     def write(self, lba, address, size):
         at = lba * self.sector
-        self.data[at : at + size] = bytes(uctypes.bytearray_at(address, size))
+        part = memoryview(self.data)[at : at + size]
+        part[:] = uctypes.bytearray_at(address, size)
 
 
 def memory(size):
@@ -123,13 +125,19 @@ def check_errors(disk, store):
 
 def check_silence(disk, monkeypatch, stopped):
     """A device that does not answer is given up, and never asked again."""
-    now = [0]
 
-    def ticks():
-        now[0] += 500
-        return now[0]
+    class Clock:
+        now = 0
 
-    monkeypatch.setattr(time, "ticks_ms", ticks)
+        def ticks_ms(self):
+            self.now += 500
+            return self.now
+
+        def ticks_diff(self, later, earlier):
+            return later - earlier
+
+    clock = Clock()
+    monkeypatch.setattr(drivers.disk, "time", clock)
     for _ in range(2):
         try:
             disk.read(0, bytearray(disk.sector))
@@ -137,4 +145,4 @@ def check_silence(disk, monkeypatch, stopped):
             assert exc.errno == 110 and "no answer" in str(exc)
         else:
             raise AssertionError("no answer came")
-    assert stopped() and now[0] < 90_000
+    assert stopped() and clock.now < 90_000

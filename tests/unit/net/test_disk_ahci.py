@@ -73,6 +73,7 @@ class Model:
         elif offset == 0x04:
             assert not self.bios and value & 1 << 31
             if value & 1:
+                assert not pci.read(0xFA, 4, 2) & 4
                 for port in self.ports:
                     port.reset()
             self.control = value & ~1
@@ -169,7 +170,7 @@ def open_all():
 
 @pytest.fixture
 def store():
-    return disks.Store(20000)
+    return disks.Store(4096)
 
 
 @pytest.fixture
@@ -180,12 +181,13 @@ def model(monkeypatch, store):
 @pytest.fixture
 def disk(model):
     (disk,) = open_all()
+    disk.largest = 65536
     return disk
 
 
 def test_start(model, disk):
     assert disk.name == "ahci0" and disk.serial == "cllm-disk-9" and disk.irq == 9
-    assert (disk.sector, disk.sectors, disk.depth) == (512, 20000, 8)
+    assert (disk.sector, disk.sectors, disk.depth) == (512, 4096, 8)
     assert not model.bios and model.control & 2 and model.ports[1].registers[0x14] == 0
 
 
@@ -208,7 +210,6 @@ def test_several_at_a_time(model, disk, store):
     model.hold = True
     starts = []
     start = disk._start
-    disk.largest = 65536
 
     def noted(slot, *rest):
         starts.append(slot)
@@ -234,7 +235,6 @@ def test_errors(model, disk, store, stops):
 @pytest.mark.parametrize("bad", [0, 3, 6])
 def test_one_of_several_fails_and_no_other(model, disk, store, stops, bad):
     model.stops, model.hold = stops, True
-    disk.largest = 65536
     store.bad.add(bad * 128)
     slots = [disk._free.pop() for _ in range(7)]
     view, address = disks.memory(7 * 65536)
@@ -255,7 +255,6 @@ def test_one_of_several_fails_and_no_other(model, disk, store, stops, bad):
 
 def test_reading_is_woken(model, disk, store):
     model.hold = True
-    disk.largest = 65536
     wait = disk._wait
 
     async def waiting(reader):

@@ -19,6 +19,7 @@ class Model:
     def __init__(self, *stores, mdts=5, stride=0):
         self.stores, self.mdts, self.stride = stores, mdts, stride
         self.hold = self.backwards = self.stuck = False
+        self.fresh = True
         self.queues_most = 4
         self.configuration = self.aqa = 0
         self.where = {0x28: 0, 0x2C: 0, 0x30: 0, 0x34: 0}
@@ -36,7 +37,10 @@ class Model:
     def write(self, offset, value):
         if offset == 0x14:
             self.configuration = value
+            # The reset comes before access to memory, and the start after.
+            assert bool(pci.read(0x28, 4, 2) & 4) == bool(value & 1) or not self.fresh
             if value & 1:
+                self.fresh = False
                 assert value == 6 << 16 | 4 << 20 | 1
                 size = (self.aqa & 0xFFF) + 1
                 sq, cq = [self.where[at] | self.where[at + 4] << 32 for at in (0x28, 0x30)]

@@ -85,6 +85,10 @@ class FakeEngine:
     eos = EOG
     add_bos = False
     n_embd = 4
+    pooling = 1
+    sep = -1
+    add_eos = add_sep = False
+    rerank_template = ""
     vocab_type = 2
     fim_pre = fim_suf = fim_mid = 1
     fim_rep = fim_sep = -1

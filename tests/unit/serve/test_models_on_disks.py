@@ -102,6 +102,16 @@ def test_configurations_are_laid_over_each_other(folders):
     assert found.port == 82 and found.options["n_ctx"] == 2048
 
 
+def test_a_loader_that_hands_over_the_volumes_file_does_not_win_over_flash(folders):
+    for path in (folders["boot"] / "config.json", folders["disk"] / "cllm.json"):
+        path.write_text('{"port": 81, "model": {"n_ctx": 512}}')
+    (folders["flash"] / "config.json").write_text('{"port": 83}')
+    found = settings.read_settings()
+    assert found.port == 83 and found.options["n_ctx"] == 512
+    (folders["boot"] / "config.json").write_text('{"port": 81}')
+    assert settings.read_settings().port == 81
+
+
 def test_a_file_for_cllm_run_is_right_on_a_disk_too(folders):
     text = '{"$schema": "x", "smp": 4, "model": "models/q.gguf", "n_ctx": 256, "keys": ["k"]}'
     (folders["disk"] / "cllm.json").write_text(text)

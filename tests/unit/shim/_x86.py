@@ -61,10 +61,6 @@ def dma_alloc(size, align):
     return memory[start : start + size]
 
 
-def cmdline():
-    return ""
-
-
 def mmio(physical, _size):
     return physical
 
