@@ -28,7 +28,7 @@ _DEFAULT = "model.gguf"
 # After this many deaths in a row, each soon after its boot, the machine boots without /flash.
 _SAFE_AFTER = const(3)
 # What the machine wants besides a model: caches, graphs, Python.
-_RESERVE = const(128 << 20)
+RESERVE = const(128 << 20)
 _MIB = const(1 << 20)
 
 disks = []  # drivers.disk.Disk
@@ -249,10 +249,10 @@ async def find_model(path, progress):
     sizes = [models[part].size if part in models else files[part] for part in names]
     total = sum(sizes)
     free = _x86.memory()[1]
-    if total + _RESERVE > free:
+    if total + RESERVE > free:
         raise NoModel(
             "%s does not fit: it has %d MiB, %d MiB of memory are free, and %d MiB are for the "
-            "rest" % (name, total // _MIB, free // _MIB, _RESERVE // _MIB)
+            "rest" % (name, total // _MIB, free // _MIB, RESERVE // _MIB)
         )
     before = 0
     for part, size in zip(names, sizes):

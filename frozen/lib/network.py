@@ -35,6 +35,7 @@ _static = None
 _dns = None
 # Whether hostname() has set the name: no lease changes it then.
 _named = False
+_ntp = None  # time servers that were set, as integers
 
 
 class _Client(Client):
@@ -304,8 +305,13 @@ def _stop_dhcp():
 
 
 def _use_time_servers(servers):
-    # Few networks name time servers, so import late. Called within the stack's guard, which
-    # start() enters, too: schedule it.
+    # Called within the stack's guard.
+    if _ntp is None:
+        _start_clock(servers)
+
+
+def _start_clock(servers):
+    # Few networks name time servers, so import late. start() enters the stack's guard: schedule it.
     import ntptime
 
     micropython.schedule(ntptime.start, servers)
@@ -327,9 +333,26 @@ def _use_static(address, netmask, gateway):
 
 
 def _set_dns(server):
+    _set_servers([server] if server else [])
+
+
+def _set_servers(servers):
     global _dns
-    _dns = [server] if server else []
-    host.stack.dns_servers = _dns
+    _dns = servers
+    host.stack.dns_servers = servers
+
+
+def name_servers(addresses):
+    """Ask these for names, whatever DHCP says. Args: addresses: texts."""
+    host.stack.fixed_dns = [ipv4.address(text) for text in addresses]
+    _set_servers(host.stack.fixed_dns)
+
+
+def time_servers(addresses):
+    """Keep the clock set by these, whatever DHCP says. Args: addresses: texts."""
+    global _ntp
+    _ntp = [ipv4.address(text) for text in addresses]
+    _start_clock(_ntp)
 
 
 def _configure():

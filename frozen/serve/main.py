@@ -7,8 +7,24 @@ import os
 from httpd import Server
 from httpd.router import print_exception
 
-from .apis import anthropic, embeddings, info, native_api, openai, page, responses
+from .apis import (
+    anthropic,
+    embeddings,
+    info,
+    models,
+    native_api,
+    ollama,
+    openai,
+    openapi,
+    page,
+    predict,
+    rerank,
+    responses,
+    saved,
+    streams,
+)
 from .scheduling.engine import EngineHost
+from .secure import Redirect
 from .service import service
 from .settings import BOOT, FLASH, VOLUME
 
@@ -16,7 +32,10 @@ from .settings import BOOT, FLASH, VOLUME
 def install(service, access):
     """Add all routes and hooks to the service's application."""
     access.install(service.app)
-    for part in (openai, native_api, embeddings, responses, anthropic, info, page):
+    for part in (
+        openai, native_api, embeddings, rerank, responses, anthropic, ollama, info, models, saved,
+        streams, page, predict, openapi,
+    ):  # fmt: skip
         part.install(service)
 
 
@@ -59,11 +78,25 @@ def run_user_code(path=BOOT + "app.py"):
         print_exception(exc)
 
 
-async def drain(server, asked, seconds):
+async def drain(servers, asked, seconds):
     """Wait for asked(), then for the requests that still run, for `seconds` at most."""
     await asked()
     print("cllm: asked to end, for what still runs there are %d s" % seconds)
-    await server.drain(seconds)
+    await asyncio.gather(*[server.drain(seconds) for server in servers])
+
+
+def make_servers(app, settings):
+    """Return the Servers for an App, not listening yet: a plain one, one with TLS, or both."""
+    tls = settings.tls
+    servers = []
+    if tls is None or tls.plain != "off":
+        plain = app if tls is None or tls.plain == "serve" else Redirect(app, tls.port)
+        for port in settings.ports:
+            servers.append(Server(plain, "0.0.0.0", port, settings.limits))
+    if tls is not None:
+        limits = settings.limits
+        servers.append(Server(app, "0.0.0.0", tls.port, limits, ssl=tls.context))
+    return servers
 
 
 async def serve(settings, ended=None, make=None, asked=None, find=None):
@@ -77,21 +110,30 @@ async def serve(settings, ended=None, make=None, asked=None, find=None):
     be missing, so no model is loaded and no user code runs. All that asks for the model gets a 503
     with the reason, as /health does.
     """
-    host = EngineHost(settings.path, settings.alias, settings.options, draft=settings.draft)
+    host = EngineHost(
+        settings.path,
+        settings.alias,
+        settings.options,
+        draft=settings.draft,
+        tags=settings.tags,
+        lora=settings.lora,
+    )
     host.ended = ended
     host.find = find
     if make is not None:
         host.make = make
-    service.configure(host, settings.bounds)
+    service.configure(host, settings.bounds, settings.hidden)
     install(service, settings.access)
     if settings.mistake:
         host.fail("wrong configuration: " + settings.mistake)
     else:
         for path in user_code():
             run_user_code(path)
-    server = Server(service.app, "0.0.0.0", settings.port, settings.limits)
-    await server.start()
-    print("cllm: listening on port %d" % settings.port)
+    servers = make_servers(service.app, settings)
+    for server in servers:
+        await server.start()
+        secure = " (TLS)" if server.ssl else ""
+        print("cllm: listening on port %d%s" % (server.port, secure))
     starts = None
     if not settings.mistake:
         starts = asyncio.create_task(service.start())
@@ -101,9 +143,10 @@ async def serve(settings, ended=None, make=None, asked=None, find=None):
                 await starts
             while True:
                 await asyncio.sleep(3600)
-        await drain(server, asked, settings.drain_s)
+        await drain(servers, asked, settings.drain_s)
     finally:
         if starts:
             starts.cancel()
         service.stop()
-        await server.close()
+        for server in servers:
+            await server.close()

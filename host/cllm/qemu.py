@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +82,12 @@ class Guest:
     memory keeps the crash record. monitor, qmp: paths of Unix sockets for QEMU's human monitor
     and for its machine protocol (tests/support/qemu_monitor.py); with either the guest has a
     screen. cpu: QEMU's name of a processor (default: the best available). nic: a key of CARDS.
+    forwards: {host's port: guest's port} beside `port`, unless there is a netdev.
     machine: a key of machines.MACHINES. disks: a list of disks.Disk. gpu: a gpud.Daemon of the
     guest's own, started before QEMU and ended after it, or the path of the socket of one that
     runs. Call start() and stop() from the main thread only: the kernel ends QEMU when the thread
-    that started it ends. Raises CllmError for a device that the machine cannot have.
+    that started it ends. words: for the kernel's command line. extra: further options of QEMU.
+    Raises CllmError for a device that the machine cannot have.
     """
 
     def __init__(
@@ -106,7 +108,10 @@ class Guest:
         qmp: str | Path | None = None,
         cpu: str | None = None,
         nic: str = "auto",
+        forwards: dict[int, int] | None = None,
         gpu: gpud.Daemon | str | Path | None = None,
+        words: str = "",
+        extra: Sequence[str] = (),
         disks: list[Disk] | None = None,
         machine: str = "auto",
     ) -> None:
@@ -125,7 +130,10 @@ class Guest:
         self.qmp = qmp
         self.cpu = cpu
         self.nic = nic
+        self.forwards = forwards or {}
         self.gpu = gpu
+        self.words = words
+        self.extra = list(extra)
         self.disks = disks or []
         self.machine = MACHINES[machine]
         self.machine.check(nic, self.disks, bool(gpu))
@@ -179,6 +187,7 @@ class Guest:
             # No reconnect=: the device then waits for a connection that QEMU 7.2 makes only later.
             line += ["-chardev", f"socket,id=gpud,path={path}"]
             line += ["-device", "ivshmem-doorbell,vectors=1,chardev=gpud"]
+        line += self.extra
         if self.gdb:
             line += ["-S", "-gdb", f"tcp:127.0.0.1:{self.gdb}"]
         return line
@@ -189,6 +198,7 @@ class Guest:
         line = ["-kernel", str(self.image.resolve())]
         words = [f"pmem={name}@{start:x}+{size:x}" for name, start, size in mapped]
         words += self.machine.slot_words(1 + len(self.disks))
+        words += [self.words] if self.words else []
         if self.on_crash == "exit":
             words.append("crash=exit")
             line.append("-no-reboot")
@@ -253,6 +263,12 @@ class Guest:
             os.ftruncate(self._ram, self.memory * MIB)
         return f"/proc/{os.getpid()}/fd/{self._ram}"
 
+    def parts_of_memory(self) -> list[tuple[int, int, int]]:
+        """Return [(physical address, size in bytes, offset in the file of share_memory())]."""
+        low = self.low_memory()
+        above = self.memory * MIB - low
+        return [(0, low, 0)] + ([(4 * GIB, above, low)] if above else [])
+
     def low_memory(self) -> int:
         """Return the bytes of the machine's memory that begin at physical address 0."""
         return self.machine.low_memory(self.memory)
@@ -265,15 +281,18 @@ class Guest:
     def _network(self) -> str:
         if self.netdev:
             return f"{self.netdev},id=net0"
-        return f"user,id=net0,hostfwd=tcp:127.0.0.1:{self.port}-:{GUEST_PORT}"
+        ports = {self.port: GUEST_PORT, **self.forwards}
+        return "user,id=net0" + "".join(
+            f",hostfwd=tcp:127.0.0.1:{ours}-:{theirs}" for ours, theirs in ports.items()
+        )
 
     def start(self) -> None:
         """Start QEMU. Raises CllmError when a file is missing or the port is in use."""
         program = find_qemu()
         if not self.image.is_file():
             raise CllmError(f"there is no {self.image}: run `make build`")
-        if not self.netdev:
-            _check_port_free(self.port)
+        for port in () if self.netdev else (self.port, *self.forwards):
+            _check_port_free(port)
         try:
             self._folder = tempfile.TemporaryDirectory(prefix="cllm-")
         except OSError as error:

@@ -74,7 +74,10 @@ void acpi_power_fadt(struct acpi_power *power, const void *fadt, size_t size) {
     if (flags & FLAG_RESET) {
         reset_register(power, t);
     }
-    if (flags & FLAG_HARDWARE_REDUCED) { // 4.1: none of these registers exists
+    if (flags & FLAG_HARDWARE_REDUCED) { // 4.1: none of the fixed registers exists
+        if (t.n >= 268 && get(t, 244, 1) == SYSTEM_MEMORY) {
+            power->sleep = get(t, 248, 8);
+        }
         return;
     }
     unsigned event_bytes = (unsigned)get(t, 88, 1), control_bytes = (unsigned)get(t, 89, 1);

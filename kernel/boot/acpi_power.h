@@ -25,6 +25,7 @@ struct acpi_power {
     uint8_t reset_space;   // where the reset register is: enum acpi_space; ACPI_NOWHERE: none
     uint8_t reset_value;   // writing it there resets the machine
     uint64_t reset;        // its address
+    uint64_t sleep;        // address of the sleep control register, 0: there is none
     uint8_t sleep_type[2]; // SLP_TYPa and SLP_TYPb of the state S5
 };
 

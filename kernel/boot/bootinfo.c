@@ -71,7 +71,13 @@ void bootinfo_set_framebuffer(const struct boot_framebuffer *f) {
 }
 
 const struct boot_module *boot_module(size_t i) {
-    return i < bootinfo.n_modules ? &bootinfo.modules[i] : NULL;
+    for (size_t k = 0; k < bootinfo.n_modules; k++) {
+        // One without a name was removed.
+        if (bootinfo.modules[k].name[0] && !i--) {
+            return &bootinfo.modules[k];
+        }
+    }
+    return NULL;
 }
 
 const char *boot_cmdline(void) {

@@ -74,7 +74,8 @@ void pvh_parse(uint32_t at) {
     bool has_modules =
         info->n_modules && within(info->modules, info->n_modules * sizeof(struct module));
     for (uint32_t i = 0; has_modules && i < info->n_modules; i++) {
-        add_module(&modules[i], within(modules[i].cmdline, 1) && *(const char *)modules[i].cmdline
+        add_module(&modules[i],
+            within(modules[i].cmdline, 1) && *(const char *)modules[i].cmdline
                 ? (const char *)modules[i].cmdline
                 : next_name(&last));
     }

@@ -4,7 +4,7 @@
 // counters of a known frequency that can be read at any time: HPET, ACPI's timer, channel 0 of the
 // 8254 (channel 2 needs port 61h, which microvm lacks), the local APIC's timer where the hypervisor
 // is one that runs it at 1 GHz; at last the seconds of the CMOS clock.
-// Sources: SDM vol. 2A (CPUID), vol. 3A 12.5.4 (APIC timer); IA-PC HPET 1.0a, 2.3; ACPI 6.5, 4.8.3.3
+// Sources: SDM vol. 2A (CPUID), vol. 3A 12.5.4 (APIC timer); IA-PC HPET 1.0a, 2.3; ACPI 6.5, 4.8.3
 // (PM timer); Intel 8254 datasheet; MC146818A datasheet.
 #include "cpu/calibrate.h"
 
@@ -21,9 +21,10 @@
 #define PM_TIMER_HZ 3579545u
 #define HYPERVISOR_APIC_HZ (1000000000u / 16) // QEMU's APIC_BUS_CYCLE_NS, divided by 16
 
-#define ROUNDS 6       // measure over 0.5, 1, 2 ... ms
-#define AGREE 5000     // until two results are less than a 5000th apart
-#define TRIES 8
+#define ROUNDS 6   // measure over 0.5, 1, 2 ... ms
+#define AGREE 5000 // until two results are less than a 5000th apart
+#define TRIES 200
+#define APART 10       // results further apart than a tenth: the counter began anew meanwhile
 #define SAMPLES 4      // readings, of which the quickest counts
 #define PATIENCE 20000 // readings until a counter must have moved
 
@@ -148,6 +149,7 @@ static struct sample take(const struct counter *c) {
 // begin anew.
 static bool measure(const struct counter *c, struct frequencies *found) {
     apic_timer_start(UINT32_MAX);
+    found->tsc_hz = UINT64_MAX;
     struct sample first = take(c), now;
     uint32_t ticks = (uint32_t)(c->hz / 2000);
     uint64_t last = 0;
@@ -157,15 +159,35 @@ static bool measure(const struct counter *c, struct frequencies *found) {
         }
         now = take(c);
         uint64_t counted = (now.counter - first.counter) & c->mask;
+        if (counted < ticks) {
+            break; // it began anew since
+        }
         found->tsc_hz = (now.tsc - first.tsc) * c->hz / counted;
         found->apic_hz = (now.apic - first.apic) * c->hz / counted;
         uint64_t apart = found->tsc_hz > last ? found->tsc_hz - last : last - found->tsc_hz;
         agreed = apart < last / AGREE;
+        if (last && apart > last / APART) {
+            break;
+        }
         last = found->tsc_hz;
     }
     apic_timer_start(0);
     found->clock = c->name;
     return agreed;
+}
+
+// A counter that begins anew while the processor is away only ever makes the result larger.
+static void measure_often(const struct counter *c, struct frequencies *found) {
+    struct frequencies least = {.tsc_hz = UINT64_MAX};
+    for (int tries = 0; tries < TRIES; tries++) {
+        if (measure(c, found)) {
+            return;
+        }
+        if (found->tsc_hz < least.tsc_hz) {
+            kmemcpy(&least, found, sizeof(least));
+        }
+    }
+    kmemcpy(found, &least, sizeof(least));
 }
 
 // The APIC timer's, once the TSC's is known.
@@ -297,8 +319,7 @@ static bool take_counter(struct frequencies *to, bool *reached) {
         }
         apic_timer_start(UINT32_MAX); // its counter stands still else
         if (moves(&c)) {
-            for (int tries = 0; tries < TRIES && !measure(&c, to); tries++) {
-            }
+            measure_often(&c, to);
             if (c.read == read_pit) {
                 stop_pit();
             }

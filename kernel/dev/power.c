@@ -10,6 +10,8 @@
 #define SCI_ENABLED (1u << 0)
 #define SLEEP_TYPE_SHIFT 10
 #define SLEEP_ENABLE (1u << 13)
+#define REDUCED_TYPE_SHIFT 2
+#define REDUCED_ENABLE (1u << 5)
 
 #define ACPI_ON_NS 1000000000ul
 #define OFF_NS 1000000000ul
@@ -46,6 +48,9 @@ const struct acpi_power *power_take_over(void) {
     if (power.reset_space == ACPI_MEMORY && mmio_map(power.reset, 1)) {
         power.reset_space = ACPI_NOWHERE;
     }
+    if (power.sleep && mmio_map(power.sleep, 1)) {
+        power.sleep = 0;
+    }
     return acpi_on() ? &power : NULL;
 }
 
@@ -56,8 +61,17 @@ static void sleep(unsigned i, uint16_t more) {
     }
 }
 
+// 4.8.3.7, table 4.20: of a machine whose hardware ACPI calls reduced.
+static void sleep_reduced(void) {
+    *(volatile uint8_t *)power.sleep =
+        (uint8_t)(power.sleep_type[0] << REDUCED_TYPE_SHIFT | REDUCED_ENABLE);
+}
+
 // Returns where that does not work.
 static void power_off(void) {
+    if (power.can_sleep && power.sleep) {
+        sleep_reduced();
+    }
     if (power.can_sleep && power.control[0]) {
         // 16.1.3: the types first, then the bit that acts on them.
         for (unsigned i = 0; i < 2; i++) {

@@ -2,6 +2,7 @@
 // Source: IBM VGA text mode, CRTC registers 0Eh and 0Fh.
 #include "dev/screen.h"
 
+#include "bytes.h"
 #include "cpu/io.h"
 #include "dev/framebuffer.h"
 
@@ -64,7 +65,8 @@ void screen_init(void) {
 
 bool screen_use_framebuffer(void) {
     have_framebuffer = framebuffer_init();
-    have_vga &= !have_framebuffer; // its text is not what the monitor shows
+    kmemset(shown, 0, sizeof(shown)); // it is black
+    have_vga &= !have_framebuffer;    // its text is not what the monitor shows
     dirty = 0;
     return have_framebuffer;
 }

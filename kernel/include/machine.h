@@ -170,8 +170,11 @@ const struct boot_module *boot_module(size_t i);
 // -EMFILE for more modules than there is room for, -ENOMEM. The name of a reservation gets that one
 // if it has the size, else it is released first.
 int module_reserve(const char *name, uint64_t size, uint64_t *address);
-// Makes a reservation a module: read-only, for good. -ENOENT when there is none of that name.
+// Makes a reservation a module, which is read-only. -ENOENT when there is none of that name.
 int module_publish(const char *name);
+// Frees a module that was published. Nobody may have it open or mapped: that is not checked.
+// -ENOENT when there is none.
+int module_remove(const char *name);
 // Frees the reservation of that name, NULL for all. No device may write to it any more.
 void module_release(const char *name);
 // Where PCI configuration space is in memory: 1 MiB for each bus, of bus 0 at `address`.

@@ -11,6 +11,9 @@
 // bootinfo's list.
 static struct spinlock lock;
 static struct boot_module pending[BOOT_MAX_MODULES];
+// Of the entries of bootinfo's list: published here, so that module_remove() may free them. One
+// that is removed has no name and is used again: descriptors name entries by address.
+static bool mine[BOOT_MAX_MODULES];
 
 static uint64_t frames(const struct boot_module *m) {
     return ALIGN_UP(m->size, PAGE_SIZE) / PAGE_SIZE;
@@ -41,7 +44,10 @@ static void drop(struct boot_module *m) {
 }
 
 static struct boot_module *free_place(void) {
-    size_t used = bootinfo.n_modules;
+    size_t used = 0;
+    for (size_t i = 0; i < bootinfo.n_modules; i++) {
+        used += bootinfo.modules[i].name[0] != 0;
+    }
     struct boot_module *found = NULL;
     for (size_t i = 0; i < BOOT_MAX_MODULES; i++) {
         used += pending[i].name[0] != 0;
@@ -107,12 +113,41 @@ int module_publish(const char *name) {
         return err;
     }
     uint64_t flags = spin_lock_irq(&lock);
-    bootinfo.modules[bootinfo.n_modules] = *m;
-    // Other cores read the list without a lock: the entry comes before the length.
-    __atomic_store_n(&bootinfo.n_modules, bootinfo.n_modules + 1, __ATOMIC_RELEASE);
+    size_t at = 0;
+    while (at < bootinfo.n_modules && bootinfo.modules[at].name[0]) {
+        at++;
+    }
+    // Other cores read the list without a lock: the entry comes before its name and the length.
+    struct boot_module *entry = &bootinfo.modules[at];
+    char first = m->name[0];
     m->name[0] = 0;
+    *entry = *m;
+    mine[at] = true;
+    __atomic_store_n(&entry->name[0], first, __ATOMIC_RELEASE);
+    if (at == bootinfo.n_modules) {
+        __atomic_store_n(&bootinfo.n_modules, at + 1, __ATOMIC_RELEASE);
+    }
     spin_unlock_irq(&lock, flags);
     return 0;
+}
+
+int module_remove(const char *name) {
+    for (size_t i = 0; i < bootinfo.n_modules; i++) {
+        struct boot_module *m = &bootinfo.modules[i];
+        if (!mine[i] || !m->name[0] || !kstreq(m->name, name)) {
+            continue;
+        }
+        int err = vm_protect(m->start, m->size, PROT_R | PROT_W);
+        if (err) {
+            return err;
+        }
+        uint64_t flags = spin_lock_irq(&lock);
+        mine[i] = false;
+        drop(m);
+        spin_unlock_irq(&lock, flags);
+        return 0;
+    }
+    return -L_ENOENT;
 }
 
 void module_release(const char *name) {

@@ -1,7 +1,8 @@
 // The Engine class: construction, attributes, table of methods, end.
 //
 //   Engine(path, *, n_ctx=2048, n_batch=64, n_seq=4, n_threads=1, sample_ms=0, job_ms=0, pooling=0,
-//          kernels=0, gpu_layers=-1, progress=None, poll=None, background=False)
+//          kernels=0, gpu_layers=-1, split_mode=0, main_gpu=0, tensor_split=None, progress=None,
+//          poll=None, background=False)
 //     loaded() -> float                       the part loaded so far, 1 at the end
 //     close()
 //     n_ctx n_ctx_train n_batch n_seq n_vocab n_embd n_params size desc ftype vocab_type
@@ -41,6 +42,21 @@ static int end_loading(engine_obj_t *self) {
     return engine_loading_end(loading, &self->engine);
 }
 
+// A sequence of numbers, or None.
+static void get_shares(mp_obj_t from, float shares[ENGINE_GPUS]) {
+    size_t n = 0;
+    mp_obj_t *items;
+    if (from != mp_const_none) {
+        mp_obj_get_array(from, &n, &items);
+    }
+    if (n > ENGINE_GPUS) {
+        mp_raise_ValueError(MP_ERROR_TEXT("tensor_split is too long"));
+    }
+    for (size_t i = 0; i < n; i++) {
+        shares[i] = mp_obj_get_float_to_f(items[i]);
+    }
+}
+
 static mp_obj_t engine_make_new(const mp_obj_type_t *type, size_t n_args, size_t n_kw,
     const mp_obj_t *args) {
     enum {
@@ -54,6 +70,9 @@ static mp_obj_t engine_make_new(const mp_obj_type_t *type, size_t n_args, size_t
         ARG_pooling,
         ARG_kernels,
         ARG_gpu_layers,
+        ARG_split_mode,
+        ARG_main_gpu,
+        ARG_tensor_split,
         ARG_progress,
         ARG_poll,
         ARG_background
@@ -69,6 +88,9 @@ static mp_obj_t engine_make_new(const mp_obj_type_t *type, size_t n_args, size_t
         {MP_QSTR_pooling, MP_ARG_KW_ONLY | MP_ARG_INT, {.u_int = ENGINE_POOLING_MODEL}},
         {MP_QSTR_kernels, MP_ARG_KW_ONLY | MP_ARG_INT, {.u_int = ENGINE_KERNELS_AUTO}},
         {MP_QSTR_gpu_layers, MP_ARG_KW_ONLY | MP_ARG_INT, {.u_int = -1}},
+        {MP_QSTR_split_mode, MP_ARG_KW_ONLY | MP_ARG_INT, {.u_int = ENGINE_SPLIT_LAYER}},
+        {MP_QSTR_main_gpu, MP_ARG_KW_ONLY | MP_ARG_INT, {.u_int = 0}},
+        {MP_QSTR_tensor_split, MP_ARG_KW_ONLY | MP_ARG_OBJ, {.u_rom_obj = MP_ROM_NONE}},
         {MP_QSTR_progress, MP_ARG_KW_ONLY | MP_ARG_OBJ, {.u_rom_obj = MP_ROM_NONE}},
         {MP_QSTR_poll, MP_ARG_KW_ONLY | MP_ARG_OBJ, {.u_rom_obj = MP_ROM_NONE}},
         {MP_QSTR_background, MP_ARG_KW_ONLY | MP_ARG_BOOL, {.u_bool = false}},
@@ -94,7 +116,10 @@ static mp_obj_t engine_make_new(const mp_obj_type_t *type, size_t n_args, size_t
         .pooling = modengine_count(arg[ARG_pooling].u_int, MP_QSTR_pooling),
         .kernels = modengine_count(arg[ARG_kernels].u_int, MP_QSTR_kernels),
         .gpu_layers = -1,
+        .split_mode = modengine_count(arg[ARG_split_mode].u_int, MP_QSTR_split_mode),
+        .main_gpu = modengine_count(arg[ARG_main_gpu].u_int, MP_QSTR_main_gpu),
     };
+    get_shares(arg[ARG_tensor_split].u_obj, params.tensor_split);
     if (arg[ARG_gpu_layers].u_int != -1) { // all, where there is a GPU
         params.gpu_layers = modengine_count(arg[ARG_gpu_layers].u_int, MP_QSTR_gpu_layers);
     }
@@ -149,6 +174,11 @@ static const struct {
     ATTRIBUTE(n_seq),
     ATTRIBUTE(n_vocab),
     ATTRIBUTE(n_embd),
+    ATTRIBUTE(pooling),
+    ATTRIBUTE(sep),
+    ATTRIBUTE(add_eos),
+    ATTRIBUTE(add_sep),
+    ATTRIBUTE(rerank_template),
     ATTRIBUTE(n_params),
     ATTRIBUTE(size),
     ATTRIBUTE(desc),

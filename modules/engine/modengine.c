@@ -7,9 +7,9 @@
 //                                             first Engine; a name chooses one first ("": the best
 //                                             for this processor). Error: there is none of that
 //                                             name, or it cannot be used here or now
-//   gpu() -> dict or None                     the first GPU: name, kind, fault ("" while it works),
-//                                             memory, used (bytes), launches, graph_launches,
-//                                             round_trips, copied, losses
+//   gpu() -> dict or None                     GPUs: name of the first, kind, fault ("" while they
+//                                             work), devices (how many), memory, used (bytes),
+//                                             launches, graph_launches, round_trips, copied, losses
 //   log(callback)                             callback(level, text), or None for silence
 //   crash(kind, engine=None)                  dies in C++, for tests: "assert" (GGML_ASSERT),
 //                                             "throw" (an exception that nobody catches); with an
@@ -196,6 +196,7 @@ static mp_obj_t engine_gpu_py(void) {
         qstr name;
         uint64_t value;
     } numbers[] = {
+        {MP_QSTR_devices, gpu.devices},
         {MP_QSTR_memory, gpu.memory},
         {MP_QSTR_used, gpu.used},
         {MP_QSTR_launches, gpu.launches},

@@ -12,7 +12,6 @@ struct CUgraphExec_st {
 
 namespace cudart {
 
-enum { DEVICES = 16 };
 static std::atomic<int> capturing[DEVICES];
 static thread_local bool within; // a capture
 

@@ -10,6 +10,8 @@
 
 namespace cudart {
 
+enum { DEVICES = 16 }; // at most, as GGML_CUDA_MAX_DEVICES
+
 // Notes what a function returns for cudaGetLastError(), or makes it a success as the thread's mode
 // says (cudart.h). code: a CUresult, whose numbers CUDA's runtime shares.
 cudaError_t result(int code);

@@ -17,8 +17,6 @@
 
 namespace cudart {
 
-enum { DEVICES = 16 };
-
 // What __cudaRegisterFatBinary() gets (fatbinary_section.h of CUDA's headers).
 struct fatbin_wrapper {
     int magic, version;

@@ -40,7 +40,8 @@ place event_place(cudaEvent_t event) {
 
 static unsigned count_devices() {
     const struct ucuda_info *info = ucuda_info();
-    return info ? info->n_devices : 0;
+    // ggml-cuda ends with an assertion where there are more than it has room for.
+    return info ? info->n_devices < DEVICES ? info->n_devices : DEVICES : 0;
 }
 
 static ucuda_rect plain(uint64_t bytes) {
@@ -233,8 +234,10 @@ cudaError_t cudaDeviceCanAccessPeer(int *can, int number, int other) {
     return result(code);
 }
 
+// Copies between devices need no such right, and no kernel reads another device's memory: ggml-cuda
+// asks only where the environment says GGML_CUDA_P2P.
 cudaError_t cudaDeviceEnablePeerAccess(int, unsigned) {
-    return cudaSuccess; // gpud enables it for all that can
+    return result(UCUDA_ENOTSUPPORTED);
 }
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
@@ -339,7 +342,8 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags) {
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-    return skips() ? cudaSuccess : freed(ucuda_stream_destroy(stream_place(stream).handle));
+    place at = stream_place(stream);
+    return skips() ? cudaSuccess : freed(ucuda_stream_destroy(at.device, at.handle));
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {

@@ -52,6 +52,8 @@ enum {
     ENGINE_POOLING_MEAN = 1,
     ENGINE_POOLING_CLS = 2,  // the first token's
     ENGINE_POOLING_LAST = 3, // the last token's
+    ENGINE_POOLING_NONE = 4, // they stay apart: the result is one vector after the other
+    ENGINE_POOLING_RANK = 5, // the model's classifier: scores instead of a vector
 };
 
 // Whose code multiplies matrices.
@@ -65,6 +67,14 @@ enum {
     // bit what ggml computes for one token at a time on one thread, from the weights as they are.
     ENGINE_KERNELS_EXACT = 3,
 };
+
+// How several GPUs share a model: llama.cpp's split modes.
+enum {
+    ENGINE_SPLIT_LAYER = 0,  // each has some of the layers, with their part of the KV cache
+    ENGINE_SPLIT_NONE = 1,   // one of them has all
+    ENGINE_SPLIT_TENSOR = 2, // each has a part of every layer, and all compute at the same time
+};
+enum { ENGINE_GPUS = 16 }; // at most
 
 struct engine;
 struct engine_loading;
@@ -88,6 +98,10 @@ struct engine_params {
     // Layers of the model that a GPU computes, the output counting as one: the last ones, -1 for
     // all. Without a GPU none, whatever this says.
     int32_t gpu_layers;
+    int32_t split_mode; // ENGINE_SPLIT_*
+    uint32_t main_gpu;  // of ENGINE_SPLIT_NONE
+    // The share of each GPU, in any unit. All 0: by free memory; with TENSOR, the same for each.
+    float tensor_split[ENGINE_GPUS];
     // In engine_open(), with the part done (0 to 1). Returning false stops it: ENGINE_ABORTED. May
     // be NULL.
     bool (*progress)(void *user, float done);
@@ -116,7 +130,12 @@ struct engine_info {
     int32_t bos, eos;                  // tokens, -1 if the model has none
     int32_t fim_pre, fim_suf, fim_mid; // tokens for filling in the middle, -1 if the model has none
     int32_t fim_rep, fim_sep;
-    uint32_t n_embd;           // width of an embedding
+    uint32_t n_embd;       // width of an embedding
+    int32_t pooling;       // ENGINE_POOLING_* in effect
+    int32_t sep;           // the token that separates texts, -1 if the model has none
+    bool add_eos, add_sep; // eos follows a text, sep separates two
+    // Of a model that ranks, the text of a query and a document with {query} and {document}, or "".
+    const char *rerank_template;
     int32_t vocab_type;        // llama.h's llama_vocab_type
     bool generates;            // false: it only computes embeddings
     bool divisible;            // parts of a sequence can be shared and removed
@@ -143,10 +162,11 @@ const char *engine_cpu(void);
 
 // The first GPU. Strings are valid until the next call.
 struct engine_gpu {
-    const char *name;      // of the device; "" before a model was loaded
-    const char *kind;      // what computes: "cuda", or "ptx" for an interpreter
-    const char *fault;     // why it is lost; "" while it works
-    uint64_t memory, used; // bytes that this machine may have, and has
+    const char *name;  // of the first device; "" before a model was loaded
+    const char *kind;  // what computes: "cuda", or "ptx" for an interpreter
+    const char *fault; // why it is lost; "" while it works
+    uint32_t devices;
+    uint64_t memory, used; // bytes that this machine may have, and has, on all devices
     // Since it was connected: kernels and graphs launched, times that the machine waited for it,
     // bytes copied.
     uint64_t launches, graph_launches, round_trips, copied;
@@ -320,6 +340,10 @@ int engine_sampler_sample(struct engine_sampler *s, size_t index, int32_t *token
 // which counts for repetition penalties only.
 int engine_sampler_accept(struct engine_sampler *s, int32_t token, bool is_prompt);
 
+// Has the thought end that a conversation with a reasoning_budget_tokens is in: from the next token
+// on, the end of thoughts is forced. 1 if so, 0 if there is no thought to end.
+int engine_sampler_end_thought(struct engine_sampler *s);
+
 // The candidates that the last engine_sampler_sample() chose from, after all samplers: at most n,
 // the most probable first.
 int engine_sampler_probs(struct engine_sampler *s, size_t n, const int32_t **tokens,
@@ -373,9 +397,10 @@ int engine_reply_push(struct engine_reply *reply, const char *text, size_t len, 
 // reply may be NULL.
 void engine_reply_close(struct engine_reply *reply);
 
-// The embedding of a text, which a causal model may be given in pieces of at most n_batch tokens;
-// other models take it at once, at most 512 tokens. first, last: of the pieces. The last call
-// gives the vector. normalize: -1 not, 0 to the largest, 2 to Euclid's length, else to that norm.
+// The embedding of a text (with ENGINE_POOLING_RANK, its scores), which a causal model may be given
+// in pieces of at most n_batch tokens; other models take it at once, at most 512 tokens. first,
+// last: of the pieces. The last call gives the vector. normalize: -1 not, 0 to the largest, 2 to
+// Euclid's length, else to that norm.
 // Has a context of its own, made by the first call, for texts of at most n_ctx tokens, or as many
 // as there is memory for then. ENGINE_ENOMEM: there is none, or for a shorter text only; the call
 // may be repeated.

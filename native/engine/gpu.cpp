@@ -6,7 +6,9 @@
 
 #include "ggml-cuda.h"
 
+#include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 
@@ -20,8 +22,9 @@ std::atomic<bool> registered{false};
 std::atomic<unsigned> now{0}; // generation
 std::atomic<bool> lost{false};
 std::atomic<unsigned> losses{0};
-std::atomic<uint32_t> epoch{0}; // ucuda's, of this generation
-ucuda_device device;            // the first one, as it was registered
+std::atomic<uint32_t> epoch{0};    // ucuda's, of this generation
+ucuda_device devices[ENGINE_GPUS]; // as they were registered
+unsigned n_devices;
 char loss_reason[256];
 
 thread_local char last_error[128]; // CUDA's words for the call that failed
@@ -57,12 +60,34 @@ bool has_failed() {
     return lost || !ucuda_is_open() || ucuda_epoch() != epoch || ucuda_status() != UCUDA_OK;
 }
 
-// A device that is there again must be what ggml-cuda has chosen its kernels for.
-bool same_device() {
-    ucuda_device found{};
-    return ucuda_device_info(0, &found) == UCUDA_OK && found.major == device.major
-        && found.minor == device.minor && found.multiprocessors == device.multiprocessors
-        && strncmp(found.name, device.name, sizeof found.name) == 0;
+unsigned count() {
+    const struct ucuda_info *info = ucuda_info();
+    return info ? std::min<unsigned>(info->n_devices, ENGINE_GPUS) : 0;
+}
+
+// Devices that are there again must be what ggml-cuda has chosen its kernels for.
+bool same_devices() {
+    for (unsigned i = 0; i < n_devices; ++i) {
+        const ucuda_device &known = devices[i];
+        ucuda_device found{};
+        if (ucuda_device_info(i, &found) != UCUDA_OK || found.major != known.major
+            || found.minor != known.minor || found.multiprocessors != known.multiprocessors
+            || strncmp(found.name, known.name, sizeof found.name) != 0) {
+            return false;
+        }
+    }
+    return count() == n_devices;
+}
+
+// False: a device does not say what it is.
+bool describe_devices() {
+    n_devices = count();
+    for (unsigned i = 0; i < n_devices; ++i) {
+        if (ucuda_device_info(i, &devices[i]) != UCUDA_OK) {
+            return false;
+        }
+    }
+    return n_devices != 0;
 }
 
 int connect_again() {
@@ -87,14 +112,14 @@ unsigned gpu_open() {
             throw gpu_lost("the GPU is gone, and there is no other one");
         }
         cudart_reset();
-        if (!same_device()) {
+        if (!same_devices()) {
             throw gpu_lost("there is another GPU now: the machine must be restarted to use it");
         }
     } else {
         if (!ucuda_is_open() && gpu_connect() != UCUDA_OK) {
             return 0;
         }
-        if (ucuda_device_info(0, &device) != UCUDA_OK) {
+        if (!describe_devices()) {
             ucuda_close();
             return 0;
         }
@@ -105,6 +130,10 @@ unsigned gpu_open() {
     lost = false;
     epoch = ucuda_epoch();
     return ++now;
+}
+
+unsigned gpu_count() {
+    return n_devices;
 }
 
 void gpu_check(unsigned generation) {
@@ -156,7 +185,8 @@ void gpu_explain(unsigned generation, const std::string &reason) {
     }
     const size_t size = at + strlen("allocating ");
     uint64_t free = 0, total = 0;
-    ucuda_memory_info(0, &free, &total);
+    ucuda_memory_info(static_cast<unsigned>(atoi(reason.c_str() + end + strlen(" on device "))),
+        &free, &total);
     throw std::runtime_error("the GPU has too little memory: " + reason.substr(size, end - size)
         + " more are needed, and " + mebibytes(free) + " of " + mebibytes(total)
         + " are free: give it more (--gpu-memory), or fewer cells (n_ctx) or layers (gpu_layers)");
@@ -189,16 +219,13 @@ bool engine_gpu(struct engine_gpu *out) {
         return false;
     }
     *out = {};
-    static ucuda_device shown; // asked for once, because that waits for gpud
-    if (registered) {
-        shown = device;
-    }
-    out->name = shown.name;
+    out->name = devices[0].name; // asked for once, because that waits for gpud
     const struct ucuda_info *info = ucuda_info();
     static char kind[sizeof info->name];
     if (info) {
         memcpy(kind, info->name, sizeof kind - 1);
-        out->memory = info->quota ? info->quota : shown.memory;
+        out->memory = info->quota ? info->quota : devices[0].memory;
+        out->devices = count();
     }
     out->kind = kind;
     if (registered && has_failed()) {

@@ -28,6 +28,9 @@ struct gpu_memory : std::runtime_error {
 // generation, 0 without any. Throws gpu_lost where there was one and now is none.
 unsigned gpu_open();
 
+// How many there are, once gpu_open() has found some.
+unsigned gpu_count();
+
 // Throws gpu_lost if the GPU of that generation is lost. Does not wait.
 void gpu_check(unsigned generation);
 

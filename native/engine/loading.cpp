@@ -5,14 +5,17 @@
 #include "call.h"
 #include "checks.h"
 #include "cpu.h"
+#include "decoding.h"
 #include "engine_job.h"
 #include "kernels.h"
 #include "log.h"
 
 #include <algorithm>
 #include <climits>
+#include <cmath>
 #include <cstring>
 #include <functional>
+#include <numeric>
 #include <string>
 
 namespace {
@@ -89,12 +92,32 @@ void open_gpu(engine *e) {
     }
 }
 
+// By ENGINE_SPLIT_*.
+constexpr llama_split_mode split_modes[] = {LLAMA_SPLIT_MODE_LAYER, LLAMA_SPLIT_MODE_NONE,
+    LLAMA_SPLIT_MODE_TENSOR};
+
+void split(const engine_params &params, llama_model_params *mp) {
+    const unsigned count = gpu_count();
+    const float *last = params.tensor_split + std::min<unsigned>(count, ENGINE_GPUS);
+    check(params.split_mode != ENGINE_SPLIT_NONE || params.main_gpu < count,
+        "main_gpu is " + std::to_string(params.main_gpu) + ", and there are "
+            + std::to_string(count) + " GPUs, from 0 on");
+    check(std::all_of(last, params.tensor_split + ENGINE_GPUS, [](float x) { return x == 0; }),
+        "tensor_split has more shares than there are GPUs, which are " + std::to_string(count));
+    mp->split_mode = split_modes[params.split_mode];
+    mp->main_gpu = static_cast<int32_t>(params.main_gpu);
+    if (std::any_of(params.tensor_split, last, [](float share) { return share > 0; })) {
+        mp->tensor_split = params.tensor_split;
+    }
+}
+
 void open_model(engine *e, const char *path, progress_function &progress) {
     log_capture capture;
     llama_model_params mp = llama_model_default_params();
     ggml_backend_dev_t none[] = {nullptr};
     if (e->gpu.generation != 0) {
         mp.n_gpu_layers = e->params.gpu_layers;
+        split(e->params, &mp);
     } else {
         mp.n_gpu_layers = 0;
         mp.devices = none; // else its context has a buffer on each GPU all the same
@@ -146,6 +169,42 @@ void open_context(engine *e, const engine_params &params) {
             throw std::runtime_error("the compute threads cannot be started");
         }
         llama_attach_threadpool(e->context.get(), e->threads.get(), nullptr);
+    }
+}
+
+// Code of llama_decode() for a batch of n tokens, whose cells are removed again.
+int decode_once(engine *e, uint32_t n) {
+    e->batch.assign(n, 0);
+    e->positions.resize(n);
+    std::iota(e->positions.begin(), e->positions.end(), 0);
+    e->seqs.assign(n, 0);
+    e->wanted.assign(n, 1);
+    choose_kernels(e);
+    scoped_value<bool> catches(catching, !e->threads); // as in start_computing()
+    scoped_value<bool> catches_gpu(catching_gpu, true);
+    const int code = llama_decode(e->context.get(), batch_of(e));
+    llama_memory_clear(llama_get_memory(e->context.get()), true);
+    return code;
+}
+
+// Has a GPU compute the largest batch that may come, and smaller ones, for which ggml-cuda has
+// other kernels: these are loaded now, and it has its scratch memory. What is missing is missed
+// here, and not by a request.
+void warm_up(engine *e) {
+    if (e->gpu.generation == 0 || !e->context) {
+        return;
+    }
+    log_capture capture;
+    uint32_t n = std::min(e->params.n_batch, llama_n_ctx(e->context.get()));
+    try {
+        for (; n != 0; n /= 2) {
+            if (decode_once(e, n) != 0) {
+                throw_load_failure(e, capture.reason("llama.cpp failed to decode"));
+            }
+        }
+    } catch (const gpu_memory &) {
+        throw std::runtime_error("the GPU has too little memory for a batch of " + std::to_string(n)
+            + " tokens: give it more (--gpu-memory), or a smaller n_batch");
     }
 }
 
@@ -202,6 +261,12 @@ void fill_info(engine *e) {
     info.fim_mid = llama_vocab_fim_mid(e->vocab);
     info.fim_rep = llama_vocab_fim_rep(e->vocab);
     info.fim_sep = llama_vocab_fim_sep(e->vocab);
+    info.pooling = pooling_of(e);
+    info.sep = llama_vocab_sep(e->vocab);
+    info.add_eos = llama_vocab_get_add_eos(e->vocab);
+    info.add_sep = llama_vocab_get_add_sep(e->vocab);
+    const char *rerank = llama_model_chat_template(e->model.get(), "rerank");
+    info.rerank_template = rerank ? rerank : "";
     info.n_embd = static_cast<uint32_t>(llama_model_n_embd_out(e->model.get()));
     info.vocab_type = llama_vocab_type(e->vocab);
     // A recurrent state has no parts, and a sliding window forgets what a copy would need.
@@ -237,7 +302,7 @@ std::unique_ptr<engine> make_engine(const char *path, const struct engine_params
     check(params->n_batch >= 1 && params->n_batch <= INT_MAX / 8, "n_batch is out of range");
     check(params->n_seq >= 1 && params->n_seq <= llama_max_parallel_sequences(),
         "n_seq is not in 1.." + std::to_string(llama_max_parallel_sequences()));
-    check(params->pooling >= ENGINE_POOLING_MODEL && params->pooling <= ENGINE_POOLING_LAST,
+    check(params->pooling >= ENGINE_POOLING_MODEL && params->pooling <= ENGINE_POOLING_RANK,
         "there is no such pooling");
     check(params->kernels >= ENGINE_KERNELS_AUTO && params->kernels <= ENGINE_KERNELS_EXACT,
         "there are no such kernels");
@@ -245,6 +310,11 @@ std::unique_ptr<engine> make_engine(const char *path, const struct engine_params
         std::string("the kernels 'tcg' come with 'avx2', and '") + engine_cpu() + "' is in use");
     check(!params->wait == !params->wake, "wait and wake belong together");
     check(params->gpu_layers >= -1, "gpu_layers is not -1, 0 or more");
+    check(params->split_mode >= ENGINE_SPLIT_LAYER && params->split_mode <= ENGINE_SPLIT_TENSOR,
+        "there is no such split_mode");
+    check(std::all_of(params->tensor_split, params->tensor_split + ENGINE_GPUS,
+              [](float share) { return share >= 0 && share < HUGE_VALF; }),
+        "a share in tensor_split is no number from 0 on");
     check(params->n_threads >= 1 && params->n_threads <= GGML_MAX_N_THREADS,
         "n_threads is not in 1.." + std::to_string(GGML_MAX_N_THREADS));
 
@@ -279,6 +349,7 @@ int load(engine *e, const char *path, const progress_function &progress) {
                 return fail(ENGINE_ABORTED, "loading was stopped");
             }
             open_context(e, e->params);
+            warm_up(e);
             open_templates(e);
             fill_info(e);
         } catch (const std::exception &) {

@@ -5,6 +5,10 @@ unsigned gpu_open() {
     return 0;
 }
 
+unsigned gpu_count() {
+    return 0;
+}
+
 void gpu_check(unsigned) {}
 
 bool gpu_is_failure(const char *) {

@@ -6,6 +6,7 @@
 #ifndef CLLM_GPUD_ENGINE_H
 #define CLLM_GPUD_ENGINE_H
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -75,9 +76,9 @@ public:
 };
 
 // quota: bytes of a device's memory. count: emulated devices. major, minor: what they are shown as.
-// Each throws std::runtime_error where there is none.
+// stop: ends a launch while it is true. Each throws std::runtime_error where there is none.
 std::unique_ptr<engine> make_ptx_engine(uint64_t quota, unsigned count, unsigned major,
-    unsigned minor);
+    unsigned minor, const std::atomic<bool> *stop = nullptr);
 std::unique_ptr<engine> make_cuda_engine();
 
 } // namespace gpud

@@ -89,7 +89,8 @@ private:
 
 class ptx_engine final : public engine {
 public:
-    ptx_engine(uint64_t quota, unsigned count, unsigned major, unsigned minor)
+    ptx_engine(uint64_t quota, unsigned count, unsigned major, unsigned minor,
+        const std::atomic<bool> *stop)
         : major(major), minor(minor), quota(quota) {
         if (count < 1 || count > 16) {
             throw std::runtime_error("1 to 16 emulated devices");
@@ -98,6 +99,7 @@ public:
             memories.push_back(std::make_unique<ptx::memory>(quota));
         }
         limits.threads = processors();
+        limits.stop = stop;
     }
 
     const char *name() const override { return "ptx"; }
@@ -125,6 +127,11 @@ public:
         out->pci_bus = 1;
         out->pci_device = device;
         return 0;
+    }
+
+    // Modules have variables in the device's memory, too.
+    uint64_t free_memory(unsigned device) override {
+        return quota - std::min(quota, memories[device]->used());
     }
 
     int alloc(unsigned device, uint64_t bytes, uint64_t *address) override {
@@ -193,7 +200,8 @@ public:
     }
 
     int global(object module, uint64_t hash, uint64_t *address, uint64_t *bytes) override {
-        return as<ptx::module>(module)->global(hash, address, bytes)
+        // What is returned becomes memory that the guest may copy: it must be the device's.
+        return as<ptx::module>(module)->global(hash, address, bytes) && is_held(*address, *bytes)
             ? 0
             : failed(UCUDA_ENOTFOUND, "the module has no such global");
     }
@@ -383,9 +391,12 @@ private:
     }
 
     bool holds(uint64_t address, uint64_t bytes, uint32_t rows, uint32_t pitch) const {
-        uint64_t extent = (uint64_t)(rows - 1) * pitch + bytes; // checked when it was captured
+        return is_held(address, (uint64_t)(rows - 1) * pitch + bytes); // checked when captured
+    }
+
+    bool is_held(uint64_t address, uint64_t bytes) const {
         for (const auto &memory : memories) {
-            if (memory->holds(address, extent)) {
+            if (memory->holds(address, bytes)) {
                 return true;
             }
         }
@@ -475,8 +486,8 @@ private:
 } // namespace
 
 std::unique_ptr<engine> make_ptx_engine(uint64_t quota, unsigned count, unsigned major,
-    unsigned minor) {
-    return std::make_unique<ptx_engine>(quota, count, major, minor);
+    unsigned minor, const std::atomic<bool> *stop) {
+    return std::make_unique<ptx_engine>(quota, count, major, minor, stop);
 }
 
 } // namespace gpud

@@ -191,8 +191,8 @@ int ucuda_stream_create(unsigned device, uint32_t flags, uint32_t *stream) {
     return ask_handle(UCUDA_STREAM_CREATE, device, 0, ARGUMENTS(flags), stream);
 }
 
-int ucuda_stream_destroy(uint32_t stream) {
-    return ask(RING_SICK, UCUDA_STREAM_DESTROY, 0, stream, ARGUMENTS(0), NULL);
+int ucuda_stream_destroy(unsigned device, uint32_t stream) {
+    return ask(RING_SICK, UCUDA_STREAM_DESTROY, device, stream, ARGUMENTS(0), NULL);
 }
 
 int ucuda_stream_wait(unsigned device, uint32_t stream, uint32_t event) {

@@ -101,7 +101,7 @@ int ucuda_launch(unsigned device, uint32_t stream, uint32_t kernel, const uint32
     bool cooperative);
 
 int ucuda_stream_create(unsigned device, uint32_t flags, uint32_t *stream);
-int ucuda_stream_destroy(uint32_t stream);
+int ucuda_stream_destroy(unsigned device, uint32_t stream);
 int ucuda_stream_wait(unsigned device, uint32_t stream, uint32_t event);
 // Until all work of the stream is through. Costs no round trip when nothing is pending but copies
 // to the device.

@@ -58,6 +58,17 @@ static mp_obj_t x86_module_publish(mp_obj_t name) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_1(x86_module_publish_obj, x86_module_publish);
 
+// module_remove(name): frees the memory of a module that was published, and that no file or engine
+// has open. OSError(ENOENT).
+static mp_obj_t x86_module_remove(mp_obj_t name) {
+    int err = module_remove(module_name(name));
+    if (err) {
+        mp_raise_OSError(-err);
+    }
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(x86_module_remove_obj, x86_module_remove);
+
 // module_release(name): frees what module() returned. No device may write to it any more.
 static mp_obj_t x86_module_release(mp_obj_t name) {
     module_release(module_name(name));
@@ -306,6 +317,7 @@ static const mp_rom_map_elem_t x86_globals_table[] = {
     {MP_ROM_QSTR(MP_QSTR_modules), MP_ROM_PTR(&x86_modules_obj)},
     {MP_ROM_QSTR(MP_QSTR_module), MP_ROM_PTR(&x86_module_reserve_obj)},
     {MP_ROM_QSTR(MP_QSTR_module_publish), MP_ROM_PTR(&x86_module_publish_obj)},
+    {MP_ROM_QSTR(MP_QSTR_module_remove), MP_ROM_PTR(&x86_module_remove_obj)},
     {MP_ROM_QSTR(MP_QSTR_module_release), MP_ROM_PTR(&x86_module_release_obj)},
     {MP_ROM_QSTR(MP_QSTR_cmdline), MP_ROM_PTR(&x86_cmdline_obj)},
     {MP_ROM_QSTR(MP_QSTR_irq), MP_ROM_PTR(&x86_irq_obj)},

@@ -8,8 +8,7 @@ from urllib import error, request
 import gguf
 import numpy
 import pytest
-from cllm import build, cuda
-from support import small_models
+from support import gpu_parts, small_models
 from support.engine_library import LIBRARY, Engine, Library
 
 PROMPT = list(range(40, 60))
@@ -17,10 +16,8 @@ N_TOKENS = 8
 PATIENCE = 240  # two emulators on a busy machine
 LOSS_SECONDS = 6
 
-pytestmark = pytest.mark.skipif(
-    not (build.GPU_IMAGE.exists() and cuda.PACK.exists() and LIBRARY.exists()),
-    reason=f"there is no {build.GPU_IMAGE.name}: `cllm build --gpu` makes it",
-)
+MISSING = gpu_parts.missing((*gpu_parts.ALL, LIBRARY))
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 
 def quantize(kind, rows):
@@ -70,19 +67,46 @@ def cases(tmp_path_factory):
 
 def test_a_q8_0_model(boot, cases):
     path, tokens = cases["Q8_0"]
-    guest = boot(model=str(path), gpu="ptx")
+    guest = boot(model=str(path), gpu="ptx", gpu_memory=64)
     assert guest.verdict is None
     assert generate(guest) == tokens
     status, props = ask(guest, "/props")
     assert status == 200 and props["kernels"] == "exact"
     assert props["gpu"]["layers"] == small_models.N_LAYER + 1
     assert props["gpu"]["kernels"] == "ggml-cuda" and props["gpu"]["kind"] == "ptx"
+    assert props["gpu"]["devices"] == 1
     # A token costs one wait for gpud, once its kernels are loaded.
     waits = []
     for _ in range(3):
         generate(guest, PROMPT[:1])
         waits.append(ask(guest, "/props")[1]["gpu"]["round_trips"])
     assert 0 < waits[2] - waits[1] <= N_TOKENS + 1, waits
+    memory_runs_out(guest, tokens)
+
+
+def memory_runs_out(guest, tokens):
+    """A script takes what is left of the quota: who needs more gets an error, and nobody else."""
+    short = generate(guest, PROMPT[:1])
+    serial = guest.serial
+    serial.send("\r")
+    serial.expect(">>> ")
+    serial.run("import gpu; s = gpu.stats(); left = (s['quota'] - s['used']) // 256 * 256")
+    serial.run("held = []; n = left")
+    serial.run(
+        "exec('while n > 64:\\n try: held.append(gpu.alloc(n))\\n except MemoryError: n //= 2')"
+    )
+    assert int(serial.run("len(held)")) > 0
+    long = {"prompt": list(range(40, 100)), "n_predict": 1, "cache_prompt": False}
+    answers = []
+    for path, body in (("/completion", long), ("/v1/embeddings", {"input": "one two"})):
+        answers.append(ask(guest, path, body))
+    # The largest batch was computed at loading. Embeddings need a context of their own.
+    assert answers[0][0] == 200, answers
+    assert answers[1][0] == 503 and "memory" in answers[1][1]["error"]["message"], answers
+    assert ask(guest, "/health")[0] == 200 and generate(guest, PROMPT[:1]) == short
+    serial.run("[m.close() for m in held] and None")
+    assert generate(guest) == tokens
+    assert ask(guest, "/props")[1]["gpu"]["losses"] == 0
 
 
 def test_gpud_dies_while_a_model_answers(boot, cases):

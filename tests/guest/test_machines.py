@@ -61,7 +61,7 @@ def test_q35_by_its_io_apic(boot, patch, tiny_model):
 def test_microvm(boot, tiny_model, tmp_path):
     (tmp_path / "disk.img").write_bytes(bytes(1 << 20))
     disk = Disk(str(tmp_path / "disk.img"))
-    guest = boot(machine="microvm", smp=2, model=str(tiny_model), disk=[disk])
+    guest = boot(machine="microvm", smp=2, model=str(tiny_model), disk=[disk], on_crash="reboot")
     assert guest.verdict is None and generates(guest)
     assert first_line(guest)[::2] == ("multiboot", "8254")
     assert b"smp: 2 of 2 cores" in guest.log()
@@ -79,6 +79,9 @@ def test_microvm(boot, tiny_model, tmp_path):
     guest.serial.expect("soft reboot")
     guest.serial.booted()
     assert generates(guest)
+    # A reset would boot again here.
+    guest.serial.sendline("import machine; machine.power_off()")
+    assert guest.ended.wait(60) and guest.status() == 0
 
 
 def test_microvm_without_timers_and_8259s(boot, patch):

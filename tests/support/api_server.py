@@ -23,10 +23,11 @@ class ApiServer:
     """A server that runs until the end of the `with` block, in a thread with a loop of its own.
 
     model: path. config: what the guest's config.json holds (`keys`, `limits`, `model` ...). setup:
-    a function that gets the Service before the first request, to add routes.
+    a function that gets the Service before the first request, to add routes. port: 0: a free one.
     """
 
-    def __init__(self, model, config=None, setup=None, tick_s=0.2):
+    def __init__(self, model, config=None, setup=None, tick_s=0.2, port=0):
+        self._wanted_port = port
         host_engine.install()
         self.settings = Settings(config or {})
         self.service = Service()
@@ -35,9 +36,11 @@ class ApiServer:
             self.settings.alias or Path(model).stem,
             self.settings.options,
             draft=self.settings.draft,
+            tags=self.settings.tags,
+            lora=self.settings.lora,
         )
         host.ended = host_engine.computed
-        self.service.configure(host, self.settings.bounds)
+        self.service.configure(host, self.settings.bounds, self.settings.hidden)
         main.install(self.service, self.settings.access)
         if setup:
             setup(self.service)
@@ -49,7 +52,11 @@ class ApiServer:
         self._loop = asyncio.get_running_loop()
         self._done = asyncio.Event()
         server = Server(
-            self.service.app, "127.0.0.1", 0, self.settings.limits or Limits(), self.tick_s
+            self.service.app,
+            "127.0.0.1",
+            self._wanted_port,
+            self.settings.limits or Limits(),
+            self.tick_s,
         )
         await server.start()
         self.port = server._server.sockets[0].getsockname()[1]

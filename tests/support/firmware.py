@@ -1,10 +1,9 @@
 """A machine that starts as a real one does: firmware, then GRUB from a disk, then the image.
 
-folder = tmp_path / "disk"; (folder / "cllm.elf").symlink_to(IMAGE)
 guest = FirmwareGuest(folder, "multiboot2 /cllm.elf", firmware="uefi", port=free_port())
 
 The disk is QEMU's FAT view of a folder, so files need not be copied. GRUB is one file with all its
-modules. missing() names what this machine lacks for it.
+modules. GRUB and OVMF are those of this machine, or of Debian's packages, unpacked below build/.
 """
 
 import os
@@ -14,13 +13,13 @@ from pathlib import Path
 
 from cllm import qemu
 
-OVMF = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
-VARIABLES = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
-GRUB = Path("/usr/lib/grub")
-NEEDED = {
-    "uefi": (OVMF, GRUB / "x86_64-efi" / "moddep.lst"),
-    "bios": (GRUB / "i386-pc" / "boot.img",),
-}
+from support import debian_packages
+
+PACKAGES = ("grub-common", "grub-pc-bin", "grub-efi-amd64-bin", "ovmf", "libdevmapper1.02.1")
+OVMF = "usr/share/OVMF/OVMF_CODE_4M.fd"
+VARIABLES = "usr/share/OVMF/OVMF_VARS_4M.fd"
+BIOS, UEFI = "usr/lib/grub/i386-pc", "usr/lib/grub/x86_64-efi"
+MKIMAGE = "usr/bin/grub-mkimage"
 MODULES = "part_msdos part_gpt fat search search_fs_file multiboot2 serial all_video echo normal"
 # The first disk that has the file. GRUB's own words go to the screen as well.
 CONFIG = """\
@@ -32,12 +31,12 @@ boot
 """
 
 
-def missing(firmware):
-    """Return what is missing to boot by "uefi" or "bios", "" for nothing."""
-    lacking = [str(path) for path in NEEDED[firmware] if not path.exists()]
-    if not shutil.which("grub-mkimage"):
-        lacking.append("grub-mkimage")
-    return ", ".join(lacking)
+def find():
+    """Return the folder below which GRUB and OVMF are. Raises MissingPackagesError."""
+    needed = (OVMF, VARIABLES, f"{BIOS}/boot.img", f"{UEFI}/moddep.lst", MKIMAGE)
+    if all(Path("/", path).exists() for path in needed):
+        return Path("/")
+    return debian_packages.unpack(*PACKAGES)
 
 
 class FirmwareGuest(qemu.Guest):
@@ -50,6 +49,7 @@ class FirmwareGuest(qemu.Guest):
         self.disk = Path(folder)
         self.firmware = firmware
         self.devices = devices
+        self._root = find()
         self._made = self.disk.with_name(self.disk.name + "-" + firmware)
         self._make(CONFIG.format(commands=commands))
 
@@ -60,26 +60,30 @@ class FirmwareGuest(qemu.Guest):
         if self.firmware == "uefi":
             target = self.disk / "EFI" / "BOOT" / "BOOTX64.EFI"
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._grub("x86_64-efi", target, early, "efi_gop")
-            shutil.copy(VARIABLES, self._made / "variables.fd")
+            self._grub(UEFI, target, early, "efi_gop")
+            shutil.copy(self._root / VARIABLES, self._made / "variables.fd")
             os.chmod(self._made / "variables.fd", 0o600)
         else:
             core = self._made / "core.img"
-            self._grub("i386-pc", core, early, "biosdisk", "vbe")
+            self._grub(BIOS, core, early, "biosdisk", "vbe")
             # boot.img loads what follows it: by its own default from sector 1 on.
-            data = (GRUB / "i386-pc" / "boot.img").read_bytes() + core.read_bytes()
+            data = (self._root / BIOS / "boot.img").read_bytes() + core.read_bytes()
             (self._made / "grub.img").write_bytes(data + bytes(-len(data) % (1 << 20)))
 
-    def _grub(self, target, output, early, *modules):
-        command = ["grub-mkimage", "-O", target, "-o", output, "-c", early, "-p", "/"]
-        subprocess.run([*command, *MODULES.split(), *modules], check=True)
+    def _grub(self, folder, output, early, *modules):
+        command = [self._root / MKIMAGE, "-d", self._root / folder, "-O", Path(folder).name]
+        command += ["-o", output, "-c", early, "-p", "/", *MODULES.split(), *modules]
+        environment = os.environ
+        if self._root != Path("/"):
+            environment = debian_packages.environment(self._root)
+        subprocess.run(command, check=True, env=environment)
 
     def boot_arguments(self):
         """Return the options for the machine, its firmware and its disks."""
         line = ["-machine", "q35", "-m", f"{self.memory}M", "-no-reboot", *self.devices]
         first = []
         if self.firmware == "uefi":
-            flash = ((OVMF, ",readonly=on"), (self._made / "variables.fd", ""))
+            flash = ((self._root / OVMF, ",readonly=on"), (self._made / "variables.fd", ""))
             for unit, (path, more) in enumerate(flash):
                 line += ["-drive", f"if=pflash,format=raw,unit={unit},file={path}{more}"]
         else:

@@ -54,7 +54,6 @@ class Real:
     """gpud with the interpreter of PTX, below ggml-cuda."""
 
     missing = [GPU_LIBS, cuda.PACK, gpud.PROGRAM]
-    spare = 0  # what one token took stays with the model
 
     def __init__(self):
         native = TOP / "native"
@@ -65,12 +64,12 @@ class Real:
         self.path = link("socket", libraries(GPU_LIBS), *sources, *objects)
         self.daemon: gpud.Daemon | None = None
 
-    def start(self, mib=1024):
-        """As Fake.start()."""
+    def start(self, mib=1024, devices=1):
+        """As Fake.start(), with more than one device."""
         self.stop()
         if mib == 0:
             return GpuProgram(self.path)
-        self.daemon = gpud.Daemon(memory=mib, pack=cuda.PACK)
+        self.daemon = gpud.Daemon(memory=mib, devices=devices, pack=cuda.PACK)
         self.daemon.start()
         return GpuProgram(self.path, socket=self.daemon.socket)
 
@@ -187,9 +186,9 @@ class GpuProgram:
             raise GpuFailure(int(code), reason)
         return rest
 
-    def open(self, model, layers=-1, threads=1):
-        """Return how many layers are the GPU's."""
-        return int(self.send("open", model, layers, threads))
+    def open(self, model, layers=-1, threads=1, split=0, main=0, shares=()):
+        """Return how many layers are the GPU's. split: ENGINE_SPLIT_*."""
+        return int(self.send("open", model, layers, threads, split, main, *shares))
 
     def generate(self, n, tokens):
         """Return `n` greedy tokens after a prompt."""

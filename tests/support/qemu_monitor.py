@@ -35,7 +35,7 @@ class Monitor:
     def _run(self, coroutine):
         return self._loop.run_until_complete(asyncio.wait_for(coroutine, ANSWER_S))
 
-    def command(self, name, **arguments):
+    def command(self, name, /, **arguments):
         """Run a command and return its answer. Raises qemu.qmp.ExecuteError where QEMU refuses."""
         return self._run(self._client.execute(name, arguments))
 

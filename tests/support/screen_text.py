@@ -13,7 +13,7 @@ COLUMNS, ROWS, DOTS, FIRST = 80, 25, 8, 32
 def font(micropython):
     """Return {the dots of a letter: the letter}; the dots are 8 columns, bit 0 on top."""
     text = (Path(micropython) / FONT).read_text()
-    body = text[text.index("{") : text.index("}")]
+    body = text[text.index("{") : text.rindex("}")]
     dots = bytes(int(byte, 16) for byte in re.findall(r"0x[0-9a-fA-F]{2}", body))
     letters: dict[bytes, str] = {}
     for i in range(len(dots) // DOTS):

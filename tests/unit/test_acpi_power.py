@@ -21,7 +21,7 @@ STRUCT = """
         uint8_t smi_acpi_on, sci;
         bool button, can_sleep;
         uint8_t reset_space, reset_value;
-        uint64_t reset;
+        uint64_t reset, sleep;
         uint8_t sleep_type[2];
     };
 """
@@ -152,6 +152,15 @@ def test_the_reset_register(native, address, space, where):
     if where[0]:
         assert (power.reset, power.reset_value) == (where[1], 0x0F)
     assert native.parse(table[:128], 128).reset_space == 0  # ends before the value
+
+
+def test_hardware_reduced_machines_have_a_sleep_control_register(native):
+    reduced = fadt(f112=("I", 1 << 20), f244=("12s", generic(0xFEA00200, 0)))
+    assert native.parse(reduced, 276).sleep == 0xFEA00200
+    assert native.parse(reduced[:267], 267).sleep == 0  # ends before the status register
+    assert native.parse(fadt(f244=("12s", generic(0xFEA00200, 0))), 276).sleep == 0
+    in_ports = fadt(f112=("I", 1 << 20), f244=("12s", generic(0x400, 1)))
+    assert native.parse(in_ports, 276).sleep == 0
 
 
 def test_later_revisions_have_wide_addresses(native):

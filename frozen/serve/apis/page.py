@@ -5,7 +5,7 @@ from httpd import Response
 
 # One file with everything in it, because there may be no other server to hold parts of it. What
 # the model and the server say becomes text nodes, never markup.
-PAGE = b"""<!DOCTYPE html>
+PAGE = b"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -153,6 +153,6 @@ HEADERS = {
 def install(service):
     """Add the route to the service's application. A "/" of user code takes its place."""
 
-    @service.app.get("/")
+    @service.api.get("/", gives="text/html", says="A chat in the browser")
     def page(request):
         return Response(PAGE, headers=dict(HEADERS), content_type="text/html; charset=utf-8")

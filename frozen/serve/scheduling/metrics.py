@@ -37,8 +37,9 @@ class Histogram:
             lines.append('%s_bucket{le="%s"} %d' % (name, _TIMES[i], total))
         total += self.counts[-1]
         lines.append('%s_bucket{le="+Inf"} %d' % (name, total))
-        lines.append("%s_sum %f" % (name, self.sum))
-        lines.append("%s_count %d" % (name, total))
+        # With labels, if empty ones: llama.cpp's tests take a name without for a metric of its own.
+        lines.append("%s_sum{} %f" % (name, self.sum))
+        lines.append("%s_count{} %d" % (name, total))
         return lines
 
 

@@ -5,15 +5,17 @@ interpreter of PTX below ggml-cuda, which needs `cllm build --gpu`.
 """
 
 import json
+import re
 
 import gguf
 import numpy
 import pytest
-from support import gpu_program, small_models
+from support import gpu_parts, gpu_program, small_models
 from support.gpu_program import GpuFailure
 
 PROMPT = list(range(40, 60))
 ENOMEM, ELOST, EFAIL = -4, -7, -2
+BY_LAYER, NONE, BY_TENSOR = range(3)  # ENGINE_SPLIT_*
 N_TOKENS = 8
 
 
@@ -35,9 +37,8 @@ def models(tmp_path_factory):
 @pytest.fixture(scope="session", params=["fake", "real"])
 def made(request):
     device = {"fake": gpu_program.Fake, "real": gpu_program.Real}[request.param]
-    for path in device.missing:
-        if not path.exists():
-            pytest.skip(f"there is no {path}: `cllm build --gpu` makes it")
+    if reason := gpu_parts.missing(device.missing):
+        pytest.skip(reason)
     return device()
 
 
@@ -82,6 +83,64 @@ def test_some_layers(device, models, of_cpu):
     with device.start() as program:
         assert program.open(models["F32"], 1, 2) == 1
         assert program.generate(N_TOKENS, PROMPT) == of_cpu["F32"]
+
+
+@pytest.fixture
+def two(device, request):
+    """The program with two devices."""
+    if not isinstance(device, gpu_program.Real):
+        pytest.skip("the fake is one device")
+    with device.start(devices=2) as program:
+        yield program
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q8_0"])
+@pytest.mark.parametrize("split", [BY_LAYER, BY_TENSOR])
+def test_two_devices_share_a_model(two, models, of_cpu, split, kind):
+    assert two.open(models[kind], split=split) == small_models.N_LAYER + 1
+    assert two.generate(N_TOKENS, PROMPT) == of_cpu[kind]
+    assert gpu_of(two)["devices"] == 2
+    two.send("close")
+    assert gpu_of(two)["used"] == 0
+
+
+def test_shares_and_the_main_device(two, models, of_cpu):
+    weights = {}
+    for name, options in {
+        "even": {"shares": (1, 1)},
+        "all on the first": {"shares": (1, 0)},
+        "all on the second": {"split": NONE, "main": 1},
+        "uneven": {"split": BY_TENSOR, "shares": (3, 1)},
+    }.items():
+        two.open(models["F32"], **options)
+        assert two.generate(N_TOKENS, PROMPT) == of_cpu["F32"], name
+        weights[name] = set(re.findall(r"(\S+) model buffer", two.send("buffers")))
+        two.send("close")
+    assert {"CUDA0", "CUDA1"} <= weights["even"]
+    assert "CUDA0" in weights["all on the first"] and "CUDA1" not in weights["all on the first"]
+    assert "CUDA1" in weights["all on the second"] and "CUDA0" not in weights["all on the second"]
+    assert any("Meta" in name for name in weights["uneven"]), weights  # both, and a part each
+    for options, words in (
+        ({"split": NONE, "main": 2}, "main_gpu is 2, and there are 2 GPUs"),
+        ({"shares": (1, 1, 1)}, "more shares than there are GPUs"),
+        ({"shares": (-1, 1)}, "no number from 0 on"),
+        ({"split": 3}, "no such split_mode"),
+    ):
+        with pytest.raises(GpuFailure, match=words):
+            two.open(models["F32"], **options)
+
+
+def test_two_devices_are_lost_together(device, two, models, of_cpu):
+    two.open(models["F32"], split=BY_TENSOR)
+    assert two.generate(2, PROMPT) == of_cpu["F32"][:2]
+    device.lose()
+    with pytest.raises(GpuFailure) as failure:
+        two.generate(2, PROMPT)
+    assert failure.value.code == ELOST
+    two.send("close")
+    device.restore()
+    two.open(models["F32"], split=BY_TENSOR)
+    assert two.generate(N_TOKENS, PROMPT) == of_cpu["F32"]
 
 
 def test_no_gpu_is_the_cpu(device, models, of_cpu):
@@ -174,12 +233,41 @@ def test_a_model_that_does_not_fit(device, models, of_cpu):
         assert program.generate(N_TOKENS, PROMPT) == of_cpu["F32"]
 
 
-def test_memory_that_runs_out_while_decoding(device, models):
-    long = list(range(40, 100))
+def test_what_was_loaded_never_runs_out_of_memory(device, models):
+    """The largest batch is computed once at loading: later ones have their memory."""
+    if not isinstance(device, gpu_program.Real):
+        pytest.skip("the fake takes memory for each batch")
+    long = list(range(40, 104))
     with device.start() as program:
         program.open(models["Q8_0"])
-        program.generate(1, long)  # loads the kernels, which stay
+        short, last = program.generate(N_TOKENS, PROMPT[:1]), program.generate(1, long)
         program.send("close")
+        program.open(models["Q8_0"])
+        program.send("fill", 0)
+        for _ in range(2):
+            assert program.generate(1, long) == last
+            assert program.generate(N_TOKENS, PROMPT[:1]) == short
+        assert gpu_of(program)["fault"] == ""
+
+
+def test_memory_for_the_largest_batch_is_missed_at_loading(device, models, of_cpu):
+    if not isinstance(device, gpu_program.Real):
+        pytest.skip("the fake takes memory for each batch")
+    with device.start() as program:
+        program.open(models["F32"])
+        used = gpu_of(program)["used"]
+        program.send("close")
+        program.send("fill", used - 1024)
+        with pytest.raises(GpuFailure, match="too little memory"):
+            program.open(models["F32"])
+        assert gpu_of(program)["losses"] == 0
+
+
+def test_memory_that_runs_out_while_decoding(device, models):
+    if isinstance(device, gpu_program.Real):
+        pytest.skip("the largest batch was computed when the model was loaded")
+    long = list(range(40, 100))
+    with device.start() as program:
         program.open(models["Q8_0"])
         short = program.generate(N_TOKENS, PROMPT[:1])
         program.send("fill", device.spare)  # more tokens take more beside the buffers
@@ -189,6 +277,13 @@ def test_memory_that_runs_out_while_decoding(device, models):
             assert failure.value.code == ENOMEM
         found = gpu_of(program)
         assert found["losses"] == 0 and found["fault"] == ""
+        assert program.generate(N_TOKENS, PROMPT[:1]) == short
+        with pytest.raises(GpuFailure, match="memory is used up"):
+            program.generate(1, long)
+        assert program.generate(N_TOKENS, PROMPT[:1]) == short
         program.send("close")
+        with pytest.raises(GpuFailure, match="too little memory for a batch of 64 tokens"):
+            program.open(models["Q8_0"])
+        program.send("fill", 64 << 20)
         program.open(models["Q8_0"])
         assert program.generate(N_TOKENS, PROMPT[:1]) == short

@@ -5,8 +5,9 @@
 // COUNT random records, whose fields are now and then right, and COUNT right ones with some bytes
 // changed. With `hostile` a thread changes the shared memory meanwhile. Ends with 1 when memory of
 // another guest, or of the host beside the windows, has changed; sanitizers end it otherwise. With
-// FUZZ_REAL_PTX it is linked with gpud's own archives, native/ptx included, without sanitizers.
+// FUZZ_REAL_PTX it is linked with native/ptx, else with fake_ptx.cpp.
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -51,6 +52,9 @@ template <typename T> T one_of(const std::vector<T> &from) {
     return from[below(from.size())];
 }
 
+// A launch may take hours, and the server would end its worker: here a thread ends the launch.
+std::atomic<bool> stop_launch{false};
+
 // Held while a worker is set up, which the hostile thread does not disturb.
 std::mutex calm;
 
@@ -75,7 +79,7 @@ struct guest {
     void begin() {
         std::lock_guard<std::mutex> hold(calm);
         w.reset();
-        engine = make_ptx_engine(quota, 2, 6, 1);
+        engine = make_ptx_engine(quota, 2, 6, 1, &stop_launch);
         memory.begin_epoch(0);
         store(memory.guest().sq_tail, 0u);
         store(memory.guest().cq_head, 0u);
@@ -246,16 +250,6 @@ void mutate(std::vector<uint8_t> &record) {
     }
 }
 
-#ifdef FUZZ_REAL_PTX
-// A launch that takes hours is allowed; the server would end its worker.
-bool takes_long(const std::vector<uint8_t> &record) {
-    ucuda_launch what;
-    memcpy(&what, record.data(), sizeof(what));
-    double blocks = (double)what.grid[0] * what.grid[1] * what.grid[2];
-    return what.header.op == UCUDA_LAUNCH && blocks > 1000;
-}
-#endif
-
 std::vector<uint8_t> random_record(guest &g) {
     std::vector<uint8_t> out(64 * (1 + below(4)));
     for (uint8_t &byte : out) {
@@ -281,6 +275,14 @@ int main(int argc, char **argv) {
     memset((void *)secret, 0x5e, 100000);
     attacker.addresses.push_back(secret);
     std::atomic<bool> stop{false};
+    std::thread stopper([&stop] {
+        while (!stop) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(20));
+            stop_launch = true;
+            std::this_thread::sleep_for(std::chrono::milliseconds(1));
+            stop_launch = false;
+        }
+    });
     std::thread hostile;
     if (argc > 3 && strcmp(argv[3], "hostile") == 0) {
         hostile = std::thread([&] {
@@ -301,14 +303,10 @@ int main(int argc, char **argv) {
         if (i >= count && below(2)) {
             mutate(record);
         }
-#ifdef FUZZ_REAL_PTX
-        if (takes_long(record)) {
-            continue;
-        }
-#endif
         attacker.put(record.data(), record.size());
     }
     stop = true;
+    stopper.join();
     if (hostile.joinable()) {
         hostile.join();
     }

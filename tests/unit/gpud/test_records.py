@@ -298,6 +298,26 @@ def test_modules_and_kernels_are_of_their_tables(raw):
     assert raw.call(GEMM)[0] == ENOTSUPPORTED
 
 
+def test_variables_of_modules_are_missing_from_free_memory(raw):
+    text = b".version 8.5 .target sm_61 .address_size 64 .global .b8 big[500000];"
+    raw.heap_write(0, text)
+    _, before, total = raw.call(MEM_INFO)
+    assert raw.call(MODULE, 0, 0, 0, len(text))[0] == 0
+    code, free, _ = raw.call(MEM_INFO)
+    assert code == 0 and total == QUOTA and free <= before - 500000
+    assert raw.call(ALLOC, free // 256 * 256)[0] == 0
+
+
+def test_a_kernel_of_a_shared_variables_name_is_no_memory(raw):
+    text = b""".version 8.5 .target sm_61 .address_size 64
+    .shared .b8 same[4294967295]; .visible .entry same() { ret; }"""
+    raw.heap_write(0, text)
+    code, module, _ = raw.call(MODULE, 0, 0, 0, len(text))
+    assert code == 0
+    assert raw.call(GLOBAL, module, name_hash("same"))[0] == ENOTFOUND
+    assert raw.ask(COPY, copy(0x200000, 0, 64, TO_HEAP))[0] == EINVAL
+
+
 def test_host_pin_is_of_a_window(raw):
     assert raw.call(HOST_PIN, RAM, WINDOW)[0] == 0
     assert raw.call(HOST_PIN, RAM, WINDOW + 1)[0] == EINVAL

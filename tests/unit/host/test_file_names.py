@@ -52,6 +52,7 @@ UPSTREAM = {
     },
     "llama.cpp/src": {
         "common.cpp",
+        "common/download.cpp",
         "common/log.cpp",
         "common/log.h",
         "common/sampling.cpp",
@@ -76,6 +77,11 @@ UPSTREAM = {
 
 OTHERS = {
     "app.py": "a user's handlers",
+    "boot.py": "a user's first program, in /flash",
+    "arch-x86/hvm/start_info.h": "Xen's public headers, as the next",
+    "public/elfnote.h": "",
+    "upt1_defs.h": "Linux' sources, as the next",
+    "vmxnet3_defs.h": "",
     "CGCUDANV.cpp": "clang's sources",
     "classes/compute/clb1c0.h": "NVIDIA's open-gpu-doc, as the next five",
     "classes/host/cla06f.h": "",

@@ -60,7 +60,10 @@ def test_the_guests_part_is_sorted_as_the_guest_reads_it(tmp_path):
     [
         ('{"port": 1,\n "smp": }', "line 2, column 9"),
         ("[1]", "one JSON object"),
-        ({"prot": 1}, 'line 1: "prot" is unknown; known are accel, access_log, alias, app'),
+        (
+            {"prot": 1},
+            'line 1: "prot" is unknown, did you mean "port"?; known are accel, access_log, alias',
+        ),
         ({"p" * 1000: 1}, f'"{"p" * 64}" is unknown'),
         ({"port": "80"}, '"port" must be a whole number from 0 to 65535'),
         ({"port": 65536}, '"port" must be a whole number'),
@@ -78,6 +81,12 @@ def test_the_guests_part_is_sorted_as_the_guest_reads_it(tmp_path):
         ({"slots": 64}, '"slots" (64) needs an "n_batch" of at least 128, which is 64'),
         ({"watchdog": -1}, '"watchdog" must be a whole number from 0'),
         ({"pooling": "max"}, '"pooling" must be one of model, mean, cls, last'),
+        ({"split_mode": "row"}, '"split_mode" must be one of layer, none, tensor'),
+        ({"main_gpu": 16}, '"main_gpu" must be a whole number from 0 to 15'),
+        ({"tensor_split": [0, 0]}, '"tensor_split" must be an array of up to 16 numbers'),
+        ({"tensor_split": [1, -1]}, '"tensor_split" must be an array of up to 16 numbers'),
+        ({"tensor_split": [1] * 17}, '"tensor_split" must be an array of up to 16 numbers'),
+        ({"tensor_split": [True]}, '"tensor_split" must be an array of up to 16 numbers'),
         ({"keys": ["a", 5]}, '"keys" must be an array of strings'),
         ({"keys": [""]}, '"keys" must be an array of strings that are not empty'),
         (

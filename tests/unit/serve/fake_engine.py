@@ -85,6 +85,10 @@ class FakeEngine:
     eos = EOG
     add_bos = False
     n_embd = 4
+    pooling = 1
+    sep = -1
+    add_eos = add_sep = False
+    rerank_template = ""
     vocab_type = 2
     fim_pre = fim_suf = fim_mid = 1
     fim_rep = fim_sep = -1
@@ -105,6 +109,9 @@ class FakeEngine:
         pooling=0,
         kernels=0,
         gpu_layers=-1,
+        split_mode=0,
+        main_gpu=0,
+        tensor_split=None,
         poll=None,
     ):
         self.n_ctx = n_ctx

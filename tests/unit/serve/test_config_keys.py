@@ -20,9 +20,15 @@ ROOT = Path(__file__).resolve().parents[3]
         ({"port": "x"}, '"port" must be a whole number from 1 to 65535'),
         ({"port": 70000}, '"port" must be a whole number'),
         ({"port": True}, '"port" must be a whole number'),
-        ({"prot": 1}, '"prot" is unknown; known are access_log, cors, keys, limits'),
+        (
+            {"prot": 1},
+            '"prot" is unknown, did you mean "port"?; known are accel, access_log, alias',
+        ),
         ({"limits": []}, '"limits" must be an object'),
-        ({"limits": {"bodyy": 1}}, '"limits.bodyy" is unknown; known are backlog, body'),
+        (
+            {"limits": {"bodyy": 1}},
+            '"limits.bodyy" is unknown, did you mean "body"?; known are backlog, body',
+        ),
         ({"limits": {"body": 1.5}}, '"limits.body" must be a whole number'),
         ({"limits": {"head_s": 0}}, '"limits.head_s" must be a number above 0'),
         ({"limits": {"head_s": float("nan")}}, '"limits.head_s" must be a number above 0'),
@@ -37,19 +43,20 @@ ROOT = Path(__file__).resolve().parents[3]
         ({"network": {"gateway": ["192.0.2.1"]}}, '"network.gateway"'),
         (
             {"network": {"dhcp": True}},
-            '"network.dhcp" is unknown; known are address, card, gateway, hostname, mdns',
+            '"network.dhcp" is unknown; known are address, card, dns, gateway, hostname',
         ),
         ({"keys": "k"}, '"keys" must be an array of strings'),
         ({"keys": [""]}, '"keys" must be an array of strings that are not empty'),
         ({"cors": 1}, '"cors" must be a string'),
         ({"access_log": 1}, '"access_log" must be true or false'),
         ({"watchdog": -1}, '"watchdog" must be a whole number from 0 to 86400'),
-        ({"model": "x"}, '"model" must be an object'),
+        ({"model": 3}, '"model" must be an object'),
         ({"model": {"n_ctx": 0}}, '"model.n_ctx" must be a whole number from 1 to 1048576'),
         ({"model": {"file": 1}}, '"model.file" must be a string'),
         ({"model": {"pooling": "max"}}, '"model.pooling" must be one of model, mean, cls, last'),
         ({"model": {"kernels": []}}, '"model.kernels" must be one of auto, ggml, tcg, exact'),
         ({"model": {"slots": 33}}, '"model.slots" (33) needs an "n_batch" of at least 66'),
+        ({"tls": {"cert": "cert.pem"}}, '"tls.key" is missing'),
         ([], "must be an object"),
     ],
 )
@@ -64,7 +71,9 @@ def test_what_is_right_passes():
     keys.check({})
     keys.check(dict.fromkeys([*keys.SERVER, *keys.SECTIONS]))
     for name, table in {"": keys.SERVER, **keys.SECTIONS}.items():
-        values = {key: kind.default for key, kind in table.items() if key != "keys"}
+        values = {key: kind.default for key, kind in table.items() if kind.default != ()}
+        if name == "tls":
+            values.update(cert="cert.pem", key="key.pem")
         keys.check({name: values} if name else values)
     keys.check({"network": {"address": "192.0.2.1/24", "gateway": "192.0.2.254"}})
     keys.check({"limits": {"head_s": 0.5}, "model": {"slots": 252, "n_batch": 256}})
@@ -82,8 +91,9 @@ def test_the_defaults_are_those_of_the_parts():
 
 def test_the_engine_numbers_choices_as_the_table_does():
     header = (ROOT / "native/engine/engine.h").read_text()
-    for key in ("pooling", "kernels"):
-        numbers = dict(re.findall(rf"ENGINE_{key.upper()}_(\w+) = (\d+)", header))
+    for key in ("pooling", "kernels", "split_mode"):
+        prefix = key.removesuffix("_mode").upper()
+        numbers = dict(re.findall(rf"ENGINE_{prefix}_(\w+) = (\d+)", header))
         choices = keys.MODEL[key].choices
         assert {name.lower(): int(n) for name, n in numbers.items()} == {
             choice: i for i, choice in enumerate(choices)
@@ -111,6 +121,8 @@ def test_settings(tmp_path):
                 "file": "/m.gguf",
                 "draft": "d.gguf",
                 "threads": 3,
+                "split_mode": "tensor",
+                "tensor_split": [3, 1],
             },
             "limits": {"queue": 3, "body": 9, "job_ms": 7},
             "network": {"address": "192.0.2.1/24"},
@@ -121,6 +133,7 @@ def test_settings(tmp_path):
     assert found.address == "192.0.2.1/24" and found.gateway is None
     assert found.path == "/m.gguf" and found.draft == "/boot/d.gguf"
     options = {"n_seq": 6, "kernels": 3, "pooling": 3, "cpu": "avx2", "n_threads": 3, "job_ms": 7}
+    options.update(split_mode=2, main_gpu=0, tensor_split=[3, 1])
     assert options.items() <= found.options.items()
 
 

@@ -125,7 +125,7 @@ class CrampedEngine(FakeEngine):
 
 def test_without_memory_an_embedding_may_be_asked_for_again(tmp_path, monkeypatch):
     swept = []
-    monkeypatch.setattr("serve.scheduling.scheduler.gc.collect", lambda: swept.append(1))
+    monkeypatch.setattr("serve.scheduling.jobs.gc.collect", lambda: swept.append(1))
     with Running(tmp_path, CrampedEngine) as running:
         CrampedEngine.refusals = 1000
         for route in ("/v1/embeddings", "/embedding"):

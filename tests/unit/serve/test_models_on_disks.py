@@ -92,13 +92,36 @@ def test_configurations_are_laid_over_each_other(folders):
     )
     (folders["disk"] / "cllm.json").write_text('{"port": 82, "model": {"alias": "of disk"}}')
     found = settings.read_settings()
-    assert found.mistake is None and found.port == 82 and found.alias == "of disk"
+    assert found.mistake is None and found.port == 81 and found.alias == "of disk"
     assert found.options["n_ctx"] == 512
-    (folders["flash"] / "config.json").write_text(
-        '{"model": {"alias": "of flash", "n_ctx": null}}'
-    )
+    (folders["flash"] / "config.json").write_text('{"model": {"alias": "of flash", "n_ctx": 99}}')
     found = settings.read_settings()
-    assert found.port == 82 and found.alias == "of flash" and found.options["n_ctx"] == 2048
+    assert found.port == 81 and found.alias == "of flash" and found.options["n_ctx"] == 512
+    (folders["boot"] / "config.json").write_text('{"model": {"n_ctx": null}}')
+    found = settings.read_settings()
+    assert found.port == 82 and found.options["n_ctx"] == 2048
+
+
+def test_a_loader_that_hands_over_the_volumes_file_does_not_win_over_flash(folders):
+    for path in (folders["boot"] / "config.json", folders["disk"] / "cllm.json"):
+        path.write_text('{"port": 81, "model": {"n_ctx": 512}}')
+    (folders["flash"] / "config.json").write_text('{"port": 83}')
+    found = settings.read_settings()
+    assert found.port == 83 and found.options["n_ctx"] == 512
+    (folders["boot"] / "config.json").write_text('{"port": 81}')
+    assert settings.read_settings().port == 81
+
+
+def test_a_file_for_cllm_run_is_right_on_a_disk_too(folders):
+    text = '{"$schema": "x", "smp": 4, "model": "models/q.gguf", "n_ctx": 256, "keys": ["k"]}'
+    (folders["disk"] / "cllm.json").write_text(text)
+    found = settings.read_settings()
+    assert found.mistake is None and found.options["n_ctx"] == 256
+    assert found.path.endswith("/q.gguf")
+    (folders["disk"] / "cllm.json").write_text('{"model": "http://a/q.gguf", "sha256": "x"}')
+    assert "sha256" in settings.read_settings().mistake
+    (folders["disk"] / "cllm.json").write_text('{"url": "http://a/q.gguf"}')
+    assert settings.read_settings().path == "http://a/q.gguf"
 
 
 @pytest.mark.parametrize(
@@ -130,9 +153,8 @@ def test_handlers_and_their_order(folders):
         disk / "apps" / "a.txt",
     ):
         path.write_text("")
-    # GRUB hands over all handlers of a stick, for which the machine has no driver.
-    lib = str(boot / "lib.py")
-    assert main.user_code() == [str(boot / "app.py"), str(disk / "apps" / "b.py"), lib]
+    apps = [boot / "app.py", disk / "apps" / "b.py", boot / "lib.py"]
+    assert main.user_code() == [str(path) for path in apps]
     # The loader read that folder, too.
     for path in (boot / "b.py", disk / "apps" / "app.py", disk / "apps" / "a.py"):
         path.write_text("")
@@ -140,7 +162,7 @@ def test_handlers_and_their_order(folders):
         str(boot / "app.py"),
         str(disk / "apps" / "a.py"),
         str(boot / "b.py"),
-        lib,
+        str(boot / "lib.py"),
     ]
     (flash / "app.py").write_text("")
     assert main.user_code()[0] == str(flash / "app.py") and len(main.user_code()) == 4

@@ -28,7 +28,10 @@ sys.modules["contextlib"] = contextlib
 import asyncio
 from fake_engine import Error, FakeEngine, Sampler
 from httpd import Limits, Server
-from serve.apis import anthropic, embeddings, native_api, openai, responses
+from serve.apis import (
+    anthropic, embeddings, info, native_api, ollama, openai, openapi, predict, rerank, responses,
+    saved, streams,
+)
 from serve.scheduling.engine import EngineHost
 from serve.scheduling.scheduler import Bounds
 from serve.service import Service
@@ -59,7 +62,10 @@ class Engine(FakeEngine):
 async def main():
     service = Service()
     service.configure(EngineHost(__file__, "fake", {}, Engine), Bounds(speculate=False))
-    for part in (openai, native_api, embeddings, responses, anthropic):
+    for part in (
+        openai, native_api, embeddings, rerank, responses, anthropic, ollama, info, saved, streams,
+        predict, openapi,
+    ):
         part.install(service)
     await service.start()
     await Server(service.app, "127.0.0.1", int(sys.argv[2]), Limits()).start()
@@ -107,11 +113,12 @@ def call(tmp_path_factory):
                 status, text = answer.status, answer.read().decode()
         except error.HTTPError as exc:
             status, text = exc.code, exc.read().decode()
-        if not text.startswith("{"):
+        if not text.startswith(("{", "[")):
             events = [event.split("data: ")[1] for event in text.split("\n\n") if event]
             return status, [json.loads(event) for event in events if event != "[DONE]"]
         return status, json.loads(text)
 
+    post.url = "http://127.0.0.1:%d" % port
     yield post
     process.kill()
     process.wait()
@@ -163,3 +170,41 @@ def test_the_services_stops_and_probabilities(call):
     (item,) = answer["output"]
     assert item["status"] == answer["status"] == "incomplete"
     assert [len(entry["top_logprobs"]) for entry in item["content"][0]["logprobs"]] == [1, 1]
+
+
+def test_the_services_other_apis(call):
+    answer = call("/api/chat", messages=[USER], stream=False)[1]
+    assert answer["message"] == {"role": "assistant", "content": "h\u00e9y"} and answer["done"]
+    assert answer["created_at"].endswith("Z") and answer["eval_count"] > 1
+    assert call("/api/generate", prompt="x", images=["i"])[0] == 400
+    instance = {"@requestFormat": "chatCompletions", "messages": [USER]}
+    answer = call("/predict", instances=[instance, {}])[1]["predictions"]
+    assert answer[0]["choices"][0]["message"]["content"] == "h\u00e9y"
+    assert answer[1]["error"]["code"] == 400
+    first = call("/v1/responses", input="h\u00e9y")[1]
+    assert first["store"] is True
+    chain = {"previous_response_id": first["id"], "input": "more"}
+    assert call("/v1/responses/input_tokens", **chain)[1]["input_tokens"] > 1
+    assert call("/v1/responses", **chain)[1]["previous_response_id"] == first["id"]
+    assert call("/v1/responses", previous_response_id="resp_x", input="more")[0] == 404
+    assert call("/slots/0?action=erase")[1]["id_slot"] == 0
+    assert call("/v1/streams/lookup", conversation_ids=["x"])[0] == 200
+    assert call("/rerank", query="x", documents=["y"])[0] == 501
+    best = call("/v1/completions", prompt="ab|", best_of=2, n=1)[1]["choices"]
+    assert [choice["text"] for choice in best] == ["ab"]
+
+
+def test_the_services_document_and_streams(call):
+    def get(path, headers=None, data=None):
+        with request.urlopen(
+            request.Request(call.url + path, data, headers or {}), timeout=30
+        ) as answer:
+            return answer.read()
+
+    document = json.loads(get("/openapi.json"))
+    assert "/v1/chat/completions" in document["paths"] and "Chat" in str(document)
+    body = json.dumps({"messages": [USER], "stream": True}).encode()
+    said = get("/v1/chat/completions", {"X-Conversation-Id": "c"}, body)
+    assert get("/v1/stream?conv_id=c&from=0") == said
+    assert get("/v1/stream?conv_id=c&from=10") == said[10:]
+    assert json.loads(get("/api/tags"))["models"][0]["name"] == "fake"

@@ -281,6 +281,7 @@ int connect_device(const device_options &options) {
     used = 0;
     ++epoch;
     page.quota = now.quota;
+    page.n_devices = 1;
     strcpy(page.name, "fake");
     return UCUDA_OK;
 }

@@ -5,12 +5,13 @@
 //   quota BYTES          of a fake device's memory, from the next connection on; 0: there is none
 //   shown MAJOR MINOR    its compute capability, from the next connection on
 //   fill BYTES           uses up memory until no more than that is free
-//   open MODEL LAYERS THREADS
+//   open MODEL LAYERS THREADS [SPLIT MAIN SHARE...]    how several devices share it: engine.h
 //   generate N TOKEN...  N greedy tokens after a prompt, computed in an empty sequence
 //   tokenize TEXT
 //   lose                 the fake device is gone
 //   fault                a command with a wrong address
 //   gpu                  engine_gpu()
+//   buffers              what llama.cpp's log has said of buffers since the last "buffers"
 //   close
 //   keep                 the model, for close_kept; another may be opened
 //   close_kept
@@ -31,6 +32,16 @@ namespace {
 
 device_options options;
 struct engine *model, *kept;
+std::string buffers;
+
+void note(void *, int, const char *text) {
+    if (getenv("GPU_PROGRAM_LOG")) {
+        fputs(text, stderr);
+    }
+    if (strstr(text, " buffer size = ")) {
+        buffers.append(text, strcspn(text, "\n")).append(";");
+    }
+}
 
 void answer(int code) {
     if (code != ENGINE_OK) {
@@ -92,7 +103,10 @@ void generate(std::istream &words) {
 void open(std::istream &words) {
     std::string path;
     engine_params params{};
-    words >> path >> params.gpu_layers >> params.n_threads;
+    words >> path >> params.gpu_layers >> params.n_threads >> params.split_mode >> params.main_gpu;
+    for (float &share : params.tensor_split) {
+        words >> share; // 0 at the line's end
+    }
     params.n_ctx = 256;
     params.n_batch = 64;
     params.n_seq = 4;
@@ -126,11 +140,12 @@ void show_gpu() {
         printf("ok null\n");
         return;
     }
-    printf("ok {\"name\": \"%s\", \"kind\": \"%s\", \"fault\": \"%s\", \"memory\": %" PRIu64
-           ", \"used\": %" PRIu64 ", \"launches\": %" PRIu64 ", \"graph_launches\": %" PRIu64
-           ", \"round_trips\": %" PRIu64 ", \"losses\": %" PRIu64 "}\n",
-        gpu.name, gpu.kind, gpu.fault, gpu.memory, gpu.used, gpu.launches, gpu.graph_launches,
-        gpu.round_trips, gpu.losses);
+    printf("ok {\"name\": \"%s\", \"kind\": \"%s\", \"fault\": \"%s\", \"devices\": %u"
+           ", \"memory\": %" PRIu64 ", \"used\": %" PRIu64 ", \"launches\": %" PRIu64
+           ", \"graph_launches\": %" PRIu64 ", \"round_trips\": %" PRIu64 ", \"losses\": %" PRIu64
+           "}\n",
+        gpu.name, gpu.kind, gpu.fault, gpu.devices, gpu.memory, gpu.used, gpu.launches,
+        gpu.graph_launches, gpu.round_trips, gpu.losses);
 }
 
 void run(const std::string &line) {
@@ -145,6 +160,9 @@ void run(const std::string &line) {
         tokenize(words);
     } else if (command == "gpu") {
         show_gpu();
+    } else if (command == "buffers") {
+        printf("ok %s\n", buffers.c_str());
+        buffers.clear();
     } else if (command == "keep") {
         kept = model;
         model = nullptr;
@@ -181,9 +199,7 @@ void run(const std::string &line) {
 
 int main() {
     gpu_connect = [] { return connect_device(options); };
-    if (getenv("GPU_PROGRAM_LOG")) {
-        engine_set_log([](void *, int, const char *text) { fputs(text, stderr); }, nullptr);
-    }
+    engine_set_log(note, nullptr);
     for (std::string line; std::getline(std::cin, line);) {
         run(line);
         fflush(stdout);
