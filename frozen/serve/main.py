@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 
 import asyncio
+import sys
 
 from httpd import Server
 from httpd.router import print_exception
@@ -10,6 +11,9 @@ from .apis import anthropic, embeddings, info, native_api, openai, page, respons
 from .scheduling.engine import EngineHost
 from .service import service
 from .settings import BOOT
+
+# Both IPs. CPython's asyncio makes "::" mean IPv6 alone.
+_ANY = "::" if sys.implementation.name == "micropython" else "0.0.0.0"
 
 
 def install(service, access):
@@ -63,7 +67,7 @@ async def serve(settings, ended=None, make=None, asked=None):
         host.fail("wrong configuration: " + settings.mistake)
     else:
         run_user_code()
-    server = Server(service.app, "0.0.0.0", settings.port, settings.limits)
+    server = Server(service.app, _ANY, settings.port, settings.limits)
     await server.start()
     print("cllm: listening on port %d" % settings.port)
     starts = None

@@ -35,7 +35,8 @@ def _file(name):
 class Settings:
     """The configuration that `config` (a dict) describes. Raise ConfigError for a mistake in it.
 
-    port, watchdog (seconds, 0 for none); address, gateway: as in the configuration, or None;
+    port, watchdog (seconds, 0 for none); address, gateway: as in the configuration, or None; ipv6:
+    as there;
     limits: httpd.Limits; bounds: scheduler.Bounds; drain_s: seconds for what runs when the machine
     is to end; access: Access; path, alias, options: of the model, for EngineHost; draft: path of a
     small model, or None; mistake: what was wrong with a configuration that has been set aside, or
@@ -54,6 +55,7 @@ class Settings:
         self.gateway = network.get("gateway")
         self.card = network.get("card")
         self.hostname = keys.get(network, keys.NETWORK, "hostname")
+        self.ipv6 = keys.get(network, keys.NETWORK, "ipv6")
         self.mdns = keys.get(network, keys.NETWORK, "mdns")
         limits = config.get("limits") or {}
         model = config.get("model") or {}
