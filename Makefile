@@ -7,7 +7,8 @@ ARGS ?=
 BOOTSTRAP = @$(PYTHON) host/bootstrap.py
 CLLM = @.venv/bin/cllm
 
-.PHONY: help run build test test-upstream bench repl debug lint format clean gpu-kit gpu-check
+.PHONY: help run build test test-upstream bench repl debug lint format clean gpu-kit gpu-check \
+	gpu-fuzz
 
 help:
 	@echo "make run     boot in QEMU with SmolLM2 and serve on http://127.0.0.1:8080"
@@ -17,6 +18,7 @@ help:
 	@echo "make bench   compare with llama-server in a small Linux guest; ARGS=\"--sweep\""
 	@echo "make gpu-kit     what gpu-check needs, in build/gpu-check and build/gpu-check.tar.gz"
 	@echo "make gpu-check   check and measure an NVIDIA card; ARGS=\"--engine ptx\" without one"
+	@echo "make gpu-fuzz    100,000 random and mutated records against gpud, under sanitizers"
 	@echo "make repl    like run, with every key for the guest's REPL; Ctrl-] ends it"
 	@echo "make debug   like run, waiting for gdb; prints the command to attach it"
 	@echo "make lint    check all sources by ruff, mypy, clang-format and codespell"
@@ -51,6 +53,12 @@ gpu-kit:
 
 gpu-check: # needs no network and no .venv: the machine with the card may have neither
 	@PYTHONPATH=host $(PYTHON) -m cllm.gpu_check $(ARGS)
+
+gpu-fuzz:
+	$(BOOTSTRAP) test
+	$(BOOTSTRAP) cuda
+	@FUZZ_RECORDS=$${FUZZ_RECORDS:-100000} .venv/bin/python -m pytest -s \
+		tests/unit/gpud/test_fuzz_records.py $(ARGS)
 
 debug:
 	$(BOOTSTRAP) debug

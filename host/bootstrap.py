@@ -6,6 +6,7 @@ else. A stamp in .venv makes every run after the first take a fraction of a seco
 
 import argparse
 import contextlib
+import ctypes
 import fcntl
 import hashlib
 import importlib.util
@@ -55,6 +56,19 @@ def program(name):
     return lambda: shutil.which(name) is not None
 
 
+def library(name):
+    def present():
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            return False
+        return True
+
+    return present
+
+
+CLANG = "clang 19, which compiles for GPUs, is linked with it"
+
 # (purpose, is it here?, Debian package, what for). "build" is needed by every purpose.
 NEEDS = (
     ("build", program("make"), "make", "builds the port"),
@@ -65,6 +79,12 @@ NEEDS = (
     ("test", program("ip"), "iproute2", "makes a tap for the guest tests"),
     ("test", program("gdb"), "gdb", "a guest test debugs the image"),
     ("debug", program("gdb"), "gdb", "make debug attaches it to the guest"),
+    ("cuda", program("g++"), "g++", "its headers are for tests of gpud under sanitizers"),
+    ("cuda", library("libedit.so.2"), "libedit2", CLANG),
+    ("cuda", library("libffi.so.8"), "libffi8", CLANG),
+    ("cuda", library("libxml2.so.2"), "libxml2", CLANG),
+    ("cuda", library("libz3.so.4"), "libz3-4", CLANG),
+    ("cuda", library("libzstd.so.1"), "libzstd1", CLANG),
 )
 
 
@@ -157,7 +177,7 @@ def main(arguments=None):
         "purpose",
         nargs="?",
         default="build",
-        choices=("build", "test", "debug"),
+        choices=("build", "test", "debug", "cuda"),
         help="install what this needs (default: build, which also boots)",
     )
     purpose = parser.parse_args(arguments).purpose

@@ -14,10 +14,12 @@
 #define L_EINVAL 22
 #define L_EMFILE 24
 #define L_ENOTTY 25
+#define L_ENOSPC 28
 #define L_ESPIPE 29
 #define L_EROFS 30
 #define L_ERANGE 34
 #define L_ENOSYS 38
+#define L_EOPNOTSUPP 95
 #define L_ETIMEDOUT 110
 
 #endif

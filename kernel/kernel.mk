@@ -6,13 +6,15 @@
 KERNEL_DIR := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 
 KERNEL_C = start.c print.c phases.c hooks.c cmdline.c crash.c backtrace.c symbols.c watchdog.c \
-	$(addprefix boot/,acpi.c acpi_power.c bootinfo.c multiboot.c pmem.c) \
-	$(addprefix cpu/,alarm.c apic.c cpu.c flush.c pic.c random.c sched.c smp.c stop.c tables.c \
-	thread.c trap.c tsc.c vectors.c wait.c) \
-	$(addprefix dev/,button.c calendar.c console.c nic.c power.c) \
-	$(addprefix mm/,dma.c mmio.c paging.c phys.c vm.c) \
+	$(addprefix boot/,acpi.c acpi_power.c bootinfo.c madt.c multiboot.c multiboot2.c pmem.c pvh.c \
+	reach.c) \
+	$(addprefix cpu/,alarm.c apic.c calibrate.c cpu.c flush.c frequency.c ioapic.c irq.c pic.c \
+	random.c sched.c smp.c stop.c tables.c thread.c trap.c tsc.c vectors.c wait.c) \
+	$(addprefix dev/,button.c calendar.c console.c framebuffer.c nic.c power.c screen.c) \
+	$(addprefix mm/,dma.c mmio.c module.c paging.c phys.c vm.c) \
 	$(addprefix linux/,file.c futex.c process.c signal.c stderr.c syscalls.c thread.c time.c)
-KERNEL_S = boot/initial.S boot/multiboot_entry.S cpu/ap_entry.S cpu/entry.S linux/enter.S
+KERNEL_S = boot/initial.S boot/multiboot_entry.S boot/pvh_entry.S cpu/ap_entry.S cpu/entry.S \
+	linux/enter.S
 
 # General registers only: a trap then saves no vector state. zig ignores -mgeneral-regs-only,
 # because it always spells out the processor's features; taking them away does work.

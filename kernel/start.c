@@ -3,9 +3,11 @@
 #include "boot/acpi.h"
 #include "boot/bootinfo.h"
 #include "boot/multiboot.h"
+#include "boot/multiboot2.h"
 #include "boot/pmem.h"
+#include "boot/pvh.h"
 #include "cpu/cpu.h"
-#include "cpu/pic.h"
+#include "cpu/irq.h"
 #include "cpu/smp.h"
 #include "cpu/tables.h"
 #include "cpu/thread.h"
@@ -20,14 +22,42 @@
 #include "mm/phys.h"
 #include "print.h"
 
+extern char __image_start[], __bss_end[]; // link.ld
+
+static void read_boot_information(uint32_t magic, uint32_t info) {
+    if (magic == PVH_MAGIC) {
+        pvh_parse(info);
+    } else if (magic == MULTIBOOT2_LOADER_MAGIC) {
+        if (!multiboot2_parse((const void *)(uintptr_t)info, 4 * GiB - info)) {
+            panic("boot: the loader's information has no tags");
+        }
+    } else {
+        multiboot_parse(magic, info);
+    }
+}
+
 static void log_processor(void) {
     char title[80];
-    klog("cllm " CLLM_VERSION ": %s, %s, TSC %lu MHz", bootinfo.protocol, cpu_brand(),
-        clock_tsc_hz() / 1000000);
+    klog("cllm " CLLM_VERSION ": %s, %s, TSC %lu MHz by %s", bootinfo.protocol, cpu_brand(),
+        clock_tsc_hz() / 1000000, tsc_measured_by());
     console_status(0, title, ksnprintf(title, sizeof(title), "cllm on %s", cpu_brand()));
 }
 
+static void log_console(void) {
+    const struct boot_framebuffer *f = &bootinfo.framebuffer;
+    if (f->address) {
+        klog("console: a screen of %u x %u pixels at %lx", f->width, f->height, f->address);
+    } else if (!console_has_screen()) {
+        klog("console: no screen");
+    }
+}
+
 static void log_memory(void) {
+    uint64_t start = (uint64_t)__image_start, size = (uint64_t)(__bss_end - __image_start);
+    if (!bootinfo_is_ram(start, size)) {
+        klog("mm: the image, %lu KiB at %lx, lies in memory that the firmware keeps", size / KiB,
+            start);
+    }
     klog("mm: %lu MiB of RAM, %lu MiB free", memory_total() / MiB, memory_free() / MiB);
     for (size_t i = 0; i < bootinfo.n_modules; i++) {
         const struct boot_module *m = &bootinfo.modules[i];
@@ -39,14 +69,21 @@ static void log_cores(void) {
     klog("smp: %u of %lu cores", n_cpus, bootinfo.n_cpus ? bootinfo.n_cpus : 1);
 }
 
+static void find_interrupts(void) {
+    bool has_pic;
+    size_t n = irq_find_controllers(&has_pic);
+    klog("irq: %s, %lu inputs of I/O APICs", has_pic ? "8259s" : "no 8259s", n);
+}
+
 // boot/multiboot_entry.S calls this, in long mode, on the boot page tables, with interrupts off.
 void kernel_start(uint32_t magic, uint32_t info) {
     boot_phase("firmware and loader");
     nic_head_start();
     console_init();
     cpu_init();
-    pic_init();
-    multiboot_parse(magic, info);
+    irq_init();
+    read_boot_information(magic, info);
+    console_use_framebuffer();
     pmem_parse();
     acpi_parse();
     boot_phase("kernel");
@@ -54,6 +91,7 @@ void kernel_start(uint32_t magic, uint32_t info) {
     calendar_init();
     boot_phase("clock calibration");
     log_processor();
+    log_console();
     phys_init();
     paging_init();
     pmem_map();
@@ -64,6 +102,7 @@ void kernel_start(uint32_t magic, uint32_t info) {
     smp_start();
     boot_phase("cores");
     log_cores();
+    find_interrupts();
     button_init();
     console_enable_irq();
     cpu_enable_interrupts();

@@ -60,7 +60,7 @@ class Guests:
         print(f"[{seconds:6.0f} s] {text}", file=sys.stderr, flush=True)
 
     def files(self, guest: str) -> list[Path]:
-        """Return what a guest boots, without the model."""
+        """Return the files of a guest without the model, packed as they are given away."""
         return [self.linux["kernel"], self.linux["initramfs"]] if guest == LINUX else [self.image]
 
     def make(self, turn: Turn, memory: int) -> tuple[qemu.Guest, dict[int, int]]:
@@ -79,6 +79,7 @@ class Guests:
                 memory=memory,
                 accel=self.options.accel,
                 netdev=netdev,
+                nic=turn.nic,
             ), ports
         settings = {
             **self.settings,
@@ -86,8 +87,10 @@ class Guests:
             "memory": memory,
             "accel": self.options.accel,
             "kernels": turn.kernels,
+            "nic": turn.nic,
         }
-        return run.make_guest(settings, self.guest_settings, netdev=netdev), ports
+        # As `cllm run` boots it.
+        return run.make_guest(settings, self.guest_settings, packed=False, netdev=netdev), ports
 
     @contextlib.contextmanager
     def booted(self, turn: Turn) -> Iterator[tuple[qemu.Guest, dict[int, int], float]]:

@@ -27,7 +27,19 @@ from . import cpio
 
 HERE = TOP / "bench" / "linux"
 FOLDER = build.BUILD / "linux"
-DRIVERS = ("virtio_pci", "virtio_blk", "e1000")
+# By the network card, of qemu.CARDS; only what that guest needs is loaded.
+DRIVERS = {
+    "virtio": ("virtio_pci", "virtio_blk", "virtio_net"),
+    "e1000": ("virtio_pci", "virtio_blk", "e1000"),
+}
+# Where Debian's kernel package keeps these drivers and what they need.
+FOLDERS = (
+    "drivers/virtio",
+    "drivers/block",
+    "net/ethernet/intel/e1000",
+    "drivers/net",
+    "net/core",
+)
 # Warm-up only delays the first token; there is no device to fit the model into.
 SERVER = "--no-warmup -fit off --no-ui"
 # No messages and, as cllm has none, no mitigations; QEMU ends with the server.
@@ -59,7 +71,7 @@ class LinuxGuest(qemu.Guest):
             "-initrd",
             str(self._initramfs),
             "-append",
-            f"{COMMAND_LINE} threads={self.smp}",
+            f"{COMMAND_LINE} threads={self.smp} nic={self.nic}",
             "-no-reboot",
             "-drive",
             f"if=none,id=model,format=raw,readonly=on,file={disk}",
@@ -86,12 +98,13 @@ def prepare(arguments, cpu="x86-64-v3", kernel=None, busybox=None, say=print):
     Steps(FOLDER).run(
         "stream", [build.TOOLS / "zig-cc", "-O2", "-static", "-s", "-o", stream, HERE / "stream.c"]
     )
-    kernel_image, modules = _kernel_parts(packages["kernel"])
+    kernel_image, modules, orders = _kernel_parts(packages["kernel"])
     (image,) = _members(packages["busybox"], lambda path: path.endswith("bin/busybox")).values()
     initramfs = FOLDER / "initramfs.gz"
     content = _root(
         image,
         modules,
+        orders,
         {
             "bin/llama-server": server.read_bytes(),
             "bin/stream": stream.read_bytes(),
@@ -109,8 +122,8 @@ def prepare(arguments, cpu="x86-64-v3", kernel=None, busybox=None, say=print):
     }
 
 
-def _root(busybox, modules, programs, arguments):
-    """Return the root file system as a cpio archive."""
+def _root(busybox, modules, orders, programs, arguments):
+    """Return the root file system as a cpio archive; orders: {card: names of modules}."""
     entries = [cpio.folder(name) for name in ("bin", "dev", "proc", "sys", "modules")]
     entries.append(cpio.character_device("dev/console", 5, 1))
     entries.append(cpio.file("bin/busybox", busybox, 0o755))
@@ -118,7 +131,9 @@ def _root(busybox, modules, programs, arguments):
         entries.append(cpio.link(f"bin/{name}", "busybox"))
     for name, content in modules.items():
         entries.append(cpio.file(f"modules/{name}", content))
-    entries.append(cpio.file("modules/order", "".join(f"{name}\n" for name in modules).encode()))
+    for card, order in orders.items():
+        lines = "".join(f"{name}\n" for name in order)
+        entries.append(cpio.file(f"modules/order.{card}", lines.encode()))
     for path, content in programs.items():
         entries.append(cpio.file(path, content, 0o755))
     entries.append(cpio.file("server-arguments", arguments.encode()))
@@ -262,16 +277,11 @@ def _members(package, wanted):
 
 
 def _kernel_parts(package):
-    """Return (the kernel, {file name: content} of the drivers in the order to load them)."""
+    """Return (the kernel, {file name: content} of all drivers, {card: file names in order})."""
 
     def wanted(path):
-        return path.startswith("boot/vmlinuz-") or (
-            ".ko" in path
-            and any(
-                f"/{folder}/" in path
-                for folder in ("drivers/virtio", "drivers/block", "net/ethernet/intel/e1000")
-            )
-        )
+        folder = path.rpartition("/")[0]
+        return path.startswith("boot/vmlinuz-") or (".ko" in path and folder.endswith(FOLDERS))
 
     files = _members(package, wanted)
     kernels = [content for path, content in files.items() if path.startswith("boot/vmlinuz-")]
@@ -284,7 +294,9 @@ def _kernel_parts(package):
             name, content = name[:-3], lzma.decompress(content)
         if name.endswith(".ko"):
             modules[name] = content
-    return kernels[0], in_order(modules, DRIVERS)
+    orders = {card: list(in_order(modules, names)) for card, names in DRIVERS.items()}
+    needed = {name: modules[name] for order in orders.values() for name in order}
+    return kernels[0], needed, orders
 
 
 def in_order(modules, names):

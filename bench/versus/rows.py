@@ -7,9 +7,10 @@ from cllm import CllmError
 from .results import Row
 
 GGML = "ggml-"  # prefix of the rows that measure cllm with ggml's kernels beside its own
+E1000 = "e1000-"  # prefix of the row that boots both guests with QEMU's e1000
 BOOT_ROWS = {
     prefix + key
-    for prefix in ("", GGML)
+    for prefix in ("", GGML, E1000)
     for key in ("http", "ready", "first-token", "memory", "beyond")
 }
 
@@ -47,18 +48,20 @@ LONG_PROMPT = {"tcg": 4, "kvm": 1024}
 class Turn:
     """One boot in a round: which guest, and which rows it fills.
 
-    prefixes: of the keys of these rows.
+    prefixes: of the keys of these rows. nic: the network card, of qemu.CARDS.
     """
 
     guest: str
     kernels: str
     prefixes: tuple[str, ...]
+    nic: str = "virtio"
 
 
 def rows(streams: list[int]) -> list[Row]:
     """Return all rows in the order of the table. streams: how many run at a time, one row each."""
     made = [
         Row("http", "power-on to first HTTP answer", "s", less=True),
+        Row(E1000 + "http", "the same with an e1000", "s", less=True),
         Row("ready", "power-on to model ready", "s", less=True),
         Row("first-token", "power-on to first token", "s", less=True),
     ]

@@ -1,14 +1,16 @@
 """Runs after every reset, before main.py and before the raw REPL: mounts the file system for
-scripts at / and the boot modules, read-only, at /boot.
+scripts at /, the boot modules, read-only, at /boot, and what is on disks.
 """
 # SPDX-License-Identifier: MIT
 
 import os
 import vfs
 
+import disks
 import ramdisk
 
 ramdisk.mount()
 vfs.mount(vfs.VfsPosix("/boot"), "/boot")
 os.chdir("/")
-del os, ramdisk, vfs
+disks.start()
+del disks, os, ramdisk, vfs

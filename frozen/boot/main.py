@@ -30,6 +30,7 @@ except OSError as exc:
 _x86.boot_phase("network card")
 
 import machine
+import remote
 import report
 from httpd.router import print_exception
 from net import host
@@ -69,7 +70,8 @@ async def computed(engine):
 async def run(settings):
     button = PowerButton()
     try:
-        await serve(settings, computed, asked=button.pressed)
+        service.discard = remote.discard
+        await serve(settings, computed, asked=button.pressed, find=remote.find_model)
     finally:
         machine.power_button(None)
         network.withdraw()
@@ -78,8 +80,14 @@ async def run(settings):
     machine.power_off()
 
 
+def tls_context():
+    import ssl  # only where TLS is asked for
+
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+
 async def main():
-    settings = read_settings()
+    settings = read_settings(make_context=tls_context)
     service.last_crash = report.crash_summary()
     service.unknown_cards = unknown_cards
     host.watch(service.look)
@@ -92,7 +100,12 @@ async def main():
         lan.ipconfig(dhcp4=False, addr4=settings.address, gw4=settings.gateway)
     network.use_ipv6(settings.ipv6)
     service.network = network.describe
-    network.hostname(settings.hostname)
+    if settings.hostname:
+        network.hostname(settings.hostname)
+    if settings.dns:
+        network.name_servers(settings.dns)
+    if settings.ntp:
+        network.time_servers(settings.ntp)
     if settings.mdns:
         network.advertise(settings.port)
     # An error in these is printed, and nothing else stops.

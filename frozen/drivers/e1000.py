@@ -17,7 +17,7 @@ import _netbuf
 import _x86
 import pci
 import uctypes
-from drivers import dma
+from drivers import dma, messages
 from machine import mem32
 from micropython import const
 
@@ -28,6 +28,7 @@ _EERD = const(0x0014)
 _ICR = const(0x00C0)
 _IMS = const(0x00D0)
 _IMC = const(0x00D8)
+_IVAR = const(0x00E4)  # 317694, 10.2.4.9
 _RCTL = const(0x0100)
 _TCTL = const(0x0400)
 _TIPG = const(0x0410)
@@ -63,6 +64,11 @@ _RAH_AV = const(1 << 31)  # 13.5.3
 
 # 13.4.17: link change, receive descriptors low, receiver overrun, receive timer.
 _INTERRUPTS = const(1 << 2 | 1 << 4 | 1 << 6 | 1 << 7)
+
+# 317694, 10.2.4.1 and 10.2.4.9, where messages are in use: receive queue 0 and other causes, both
+# by the first entry of MSI-X.
+_BY_MESSAGE = const(1 << 20 | 1 << 24)
+_IVAR_VALUE = const(1 << 3 | 1 << 19)
 
 # 13.4.22: enable, accept broadcast, strip the CRC; buffers of 2048 bytes are the zero value. The
 # kernel's dev/nic.c writes the same value.
@@ -128,7 +134,6 @@ class Card:
         if is_io or not size:
             raise OSError("e1000: no register region")
         self._base = _x86.mmio(address, size)
-        self.irq = pci.read(bdf, 0x3C, 1)
         self.received = 0
         self.sent = 0
         self.errors = 0
@@ -136,6 +141,7 @@ class Card:
         # Reset before enabling bus mastering: the card may still have old rings.
         self._bdf = bdf
         self._reset()
+        self.irq, by_message = messages.take(bdf)
         self.mac = self._read_mac()
         self._start_receive()
         self._start_transmit()
@@ -149,7 +155,11 @@ class Card:
         self._write(_TCTL, _TCTL_VALUE)
         # 14.3: link up; 13.4.20: the causes that interrupt.
         self._write(_CTRL, self._read(_CTRL) | _CTRL_SLU | _CTRL_ASDE)
-        self._write(_IMS, _INTERRUPTS)
+        if by_message:
+            self._write(_IVAR, _IVAR_VALUE)
+            self._write(_IMS, _INTERRUPTS | _BY_MESSAGE)
+        else:
+            self._write(_IMS, _INTERRUPTS)
 
     def _read(self, register):
         return mem32[self._base + register]
@@ -381,11 +391,14 @@ class Card:
         return bool(ring[index * _DESCRIPTOR + _STATUS_BYTE] & _DD)
 
     def interrupt(self):
-        """Acknowledge the interrupt; returns its causes (13.4.17: reading clears).
+        """Acknowledge the interrupt; returns its causes.
 
         Bit 2 says that the link went up or down.
         """
-        return mem32[self._base + _ICR]
+        # 13.4.17: reading clears. 317694, 10.2.4.1: with messages, writing does.
+        causes = mem32[self._base + _ICR]
+        mem32[self._base + _ICR] = causes
+        return causes
 
     def link_up(self):
         """Return whether a cable is connected."""

@@ -51,10 +51,13 @@ _LATE = const(2)  # has waited until the time limit
 
 
 class Server:
-    """HTTP server for the App `app`. tick_s: seconds per tick of the time limits."""
+    """HTTP server for the App `app`. tick_s: seconds per tick of the time limits. ssl: an
+    ssl.SSLContext, None for plain HTTP.
+    """
 
-    def __init__(self, app, host="0.0.0.0", port=80, limits=None, tick_s=1):
+    def __init__(self, app, host="0.0.0.0", port=80, limits=None, tick_s=1, ssl=None):
         self.app = app
+        self.ssl = ssl
         self.host = host
         self.port = port
         self.limits = limits or Limits()
@@ -70,7 +73,7 @@ class Server:
     async def start(self):
         """Listen. Raise OSError if the port cannot be had."""
         self._server = await asyncio.start_server(
-            self._accept, self.host, self.port, backlog=self.limits.backlog
+            self._accept, self.host, self.port, backlog=self.limits.backlog, ssl=self.ssl
         )
         self._janitor_task = asyncio.create_task(self._janitor())
 

@@ -36,6 +36,9 @@ _static = None
 _dns = None
 # None: no IPv6; (): as routers say; else (address, bits, gateway or None, servers).
 _ipv6 = None
+# Whether hostname() has set the name: no lease changes it then.
+_named = False
+_ntp = None  # time servers that were set, as integers
 
 
 class _Client(Client):
@@ -157,11 +160,16 @@ class LAN:
 
 
 def hostname(name=None):
-    """Return the name for DHCP servers and .local, or set it. ValueError: longer than 32 bytes."""
+    """Return the name for DHCP servers and .local, or set it; else a lease may.
+
+    ValueError: longer than 32 bytes.
+    """
     if name is None:
         return host.stack.hostname
+    global _named
     if not 0 < len(name) <= _MAX_HOSTNAME:
         raise ValueError("host name of 1 to 32 characters")
+    _named = True
     if name != host.stack.hostname:
         host.stack.hostname = name
         host.enter()
@@ -367,7 +375,7 @@ def _use_dhcp():
         return
     host.enter()
     try:
-        _dhcp = _Client(host.stack, _use_time_servers)
+        _dhcp = _Client(host.stack, _use_time_servers, _use_name)
         _dhcp.start(time.ticks_ms())
     finally:
         host.leave()
@@ -386,11 +394,24 @@ def _stop_dhcp():
 
 
 def _use_time_servers(servers):
-    # Few networks name time servers, so import late. Called within the stack's guard, which
-    # start() enters, too: schedule it.
+    # Called within the stack's guard.
+    if _ntp is None:
+        _start_clock(servers)
+
+
+def _start_clock(servers):
+    # Few networks name time servers, so import late. start() enters the stack's guard: schedule it.
     import ntptime
 
     micropython.schedule(ntptime.start, servers)
+
+
+def _use_name(name, now):
+    # Called within the stack's guard. A name that somebody chose here stays.
+    if not _named and name != host.stack.hostname:
+        host.stack.hostname = name
+        if host.stack.responder:
+            host.stack.responder.start(now)
 
 
 def _use_static(address, netmask, gateway):
@@ -401,9 +422,26 @@ def _use_static(address, netmask, gateway):
 
 
 def _set_dns(server):
+    _set_servers([server] if server else [])
+
+
+def _set_servers(servers):
     global _dns
-    _dns = [server] if server else []
-    host.stack.dns_servers = _dns
+    _dns = servers
+    host.stack.dns_servers = servers
+
+
+def name_servers(addresses):
+    """Ask these for names, whatever DHCP says. Args: addresses: texts."""
+    host.stack.fixed_dns = [family.address(text) for text in addresses]
+    _set_servers(host.stack.fixed_dns)
+
+
+def time_servers(addresses):
+    """Keep the clock set by these, whatever DHCP says. Args: addresses: texts."""
+    global _ntp
+    _ntp = [ipv4.address(text) for text in addresses]
+    _start_clock(_ntp)
 
 
 def _configure():

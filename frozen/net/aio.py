@@ -38,6 +38,7 @@ class IOQueue(core.IOQueue):
         if isinstance(last, IOQueue):
             for entry in last.map.values():
                 entry[0] = entry[1] = None
+        self.turn = 0  # of the loop, for what may happen once in each (see tls)
         # Number of streams that are polled, and when they were polled last.
         self._polled = 0
         self._looked = 0
@@ -105,6 +106,7 @@ class IOQueue(core.IOQueue):
 
         Args: dt: ms to wait for one, 0 not to wait, -1 to wait until there is one.
         """
+        self.turn = self.turn + 1 & 0xFFFFFFF
         while True:
             if host.stack.touched:
                 self._wake()

@@ -35,6 +35,8 @@ _LEAST_LEASE = const(10)
 _LEAST_RENEWAL = const(5)
 _INFINITE = const(0xFFFFFFFF)
 _MAX_MESSAGE = const(1400)
+_MAX_LABEL = const(32)  # what network.hostname() takes
+_HYPHEN = const(45)
 
 # The options that a lease sets. One that is absent from a message keeps its value.
 _ADDRESS_LISTS = (message.ROUTER, message.DNS_SERVER, message.NTP_SERVER)
@@ -49,10 +51,11 @@ _PARAMETERS = _ADDRESS_LISTS + (
 class Client(Timed):
     """Configures `stack` by DHCP between start() and stop().
 
-    Args: on_time_servers: called with a list of addresses when a lease names NTP servers.
+    Args: on_time_servers: called with a list of addresses when a lease names NTP servers;
+    on_name: called with a host name and the time when a lease gives this host one.
     """
 
-    def __init__(self, stack, on_time_servers=None):
+    def __init__(self, stack, on_time_servers=None, on_name=None):
         self.stack = stack
         self.state = STOPPED
         self.port = message.CLIENT_PORT
@@ -63,6 +66,7 @@ class Client(Timed):
         self._parameters = {}
         self.time_servers = []
         self._on_time_servers = on_time_servers
+        self._on_name = on_name
         self._xid = 0
         # When this exchange began: leases count from then.
         self._started = 0
@@ -158,6 +162,9 @@ class Client(Timed):
             if self._is_answered_by(server, address):
                 known = self._parameters if address == self._address else {}
                 self._bind(server, address, _read(options, known), now)
+                name = _label(options.get(message.HOST_NAME, b""))
+                if name and self.state == BOUND and self._on_name is not None:
+                    self._on_name(name, now)
         elif kind == message.NAK:
             self._take_nak(server, now)
 
@@ -253,6 +260,7 @@ class Client(Timed):
                         message.SUBNET_MASK,
                         message.ROUTER,
                         message.DNS_SERVER,
+                        message.HOST_NAME,
                         message.NTP_SERVER,
                         message.LEASE_TIME,
                         message.RENEWAL_TIME,
@@ -387,3 +395,14 @@ def _class_mask(address):
     if address < 0x80000000:
         return ipv4.mask(8)
     return ipv4.mask(16) if address < 0xC0000000 else ipv4.mask(24)
+
+
+def _label(data):
+    """Return the first label of a host name (RFC 2132 3.14, RFC 1123 2.1), or None."""
+    label = data.rstrip(b"\0").split(b".")[0]
+    if not 0 < len(label) <= _MAX_LABEL or label[0] == _HYPHEN or label[-1] == _HYPHEN:
+        return None
+    for c in label:
+        if not (c == _HYPHEN or 48 <= c <= 57 or 65 <= c <= 90 or 97 <= c <= 122):
+            return None
+    return label.decode()

@@ -10,6 +10,7 @@ import gc
 import time
 
 import _x86
+from drivers import lines
 from micropython import const
 from net.errors import EBUSY
 from net.stack import Stack
@@ -45,12 +46,12 @@ def attach(card, on_link=None):
     """
     global _card, _on_link
     if _card is not None:
-        _x86.irq(_card.irq, None)
+        lines.detach(_card.irq, _on_interrupt)
     _card = card
     _on_link = on_link
     stack.attach(card)
     if card is not None:
-        _x86.irq(card.irq, _on_interrupt)
+        lines.attach(card.irq, _on_interrupt)
 
 
 def watch(function):

@@ -86,6 +86,7 @@ class Stack:
         self._broadcast = ipv4.BROADCAST
         self.gateway = 0
         self.dns_servers = []
+        self.fixed_dns = None  # name servers that stand whatever DHCP says
         self.hostname = "cllm"
         self.timers = Timers()
         self.send_pool = Pool(buffer_size, buffer_limit, self.touch_all)
@@ -144,7 +145,7 @@ class Stack:
         self.netmask = netmask
         self._network, self._broadcast = ipv4.subnet_ends(address, netmask)
         self.gateway = gateway
-        self.dns_servers = dns_servers
+        self.dns_servers = dns_servers if self.fixed_dns is None else self.fixed_dns
         if old and old != address:
             self.end_connections(old)
             self.neighbours.clear()

@@ -91,6 +91,58 @@ class Texts:
         return isinstance(value, list) and all([isinstance(v, str) and v for v in value])
 
 
+class Addresses:
+    """An array of IPv4 addresses."""
+
+    words = 'an array of IPv4 addresses such as ["192.0.2.1"]'
+    default = None
+
+    def takes(self, value):
+        return isinstance(value, list) and all([_is_address(v) for v in value])
+
+
+class Digest:
+    """A SHA-256 as a string of 64 hexadecimal digits."""
+
+    words = "a SHA-256: 64 hexadecimal digits"
+    default = None
+
+    def takes(self, value):
+        return isinstance(value, str) and len(value) == 64 and not value.strip(_HEX)
+
+
+class Url:
+    """An http:// URL."""
+
+    words = 'a URL that begins with "http://"'
+    default = None
+
+    def takes(self, value):
+        return (
+            isinstance(value, str)
+            and value.startswith("http://")
+            and len(value) > 7
+            and not any([c <= " " or c > "~" for c in value])
+        )
+
+
+_HEX = "0123456789abcdefABCDEF"
+
+
+class Ports:
+    """An array of at most 8 ports."""
+
+    words = "an array of at most 8 whole numbers from 1 to 65535"
+    default = ()  # as a list in a file
+
+    def takes(self, value):
+        return (
+            isinstance(value, list)
+            and len(value) <= 8
+            and all([type(v) is int and 1 <= v <= 65535 for v in value])
+        )
+
+
 class Address:
     """An IPv4 address as a string; with `prefix`, of an interface: "a.b.c.d/bits"."""
 
@@ -107,8 +159,12 @@ class Address:
             value, _, bits = value.partition("/")
             if not _is_number(bits, 32):
                 return False
-        parts = value.split(".")
-        return len(parts) == 4 and all([_is_number(part, 255) for part in parts])
+        return _is_address(value)
+
+
+def _is_address(value):
+    parts = value.split(".") if isinstance(value, str) else ()
+    return len(parts) == 4 and all([_is_number(part, 255) for part in parts])
 
 
 class IPv6:
@@ -164,8 +220,12 @@ _DAY = 86400  # seconds
 SERVER = {
     "port": Integer(1, 65535, 80),
     "keys": Texts(),
-    "cors": Text("*"),
+    "ports": Ports(),  # beside `port`
+    "cors": Text("*"),  # origins with commas; "*" any, "localhost" the browser's own machine
     "access_log": Flag(False),
+    # Whether these routes answer; without, 501.
+    "metrics": Flag(True),
+    "slot_list": Flag(True),
     # Nothing in the event loop blocks for nearly as long: the engine has threads of its own.
     "watchdog": Integer(0, _DAY, 60),
 }
@@ -193,6 +253,8 @@ _HOST_NAME = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-"
 NETWORK = {
     "address": Address(prefix=True),  # without one, DHCP is asked
     "gateway": Address(),
+    "dns": Addresses(),  # without them, those of DHCP
+    "ntp": Addresses(),  # likewise
     "ipv6": IPv6(),
     "card": Text(),  # a driver's name, or a bus address
     "hostname": HostName("cllm"),
@@ -208,6 +270,9 @@ REQUEST_LIMITS = {
     "step_ms": Integer(1, 60000, 500),
     "sample_ms": Integer(1, 60000, 1000),
     "job_ms": Integer(1, 60000, 1000),
+    "stored": Integer(0, _SIZE, 1 << 20),
+    "streams": Integer(0, _SIZE, 4 << 20),
+    "saved": Integer(0, _SIZE, 64 << 20),
 }
 
 # Of HTTP: httpd.Limits.
@@ -234,15 +299,19 @@ LIMITS.update(HTTP_LIMITS)
 # A --config file has these of the model outside of any section, but for `file`, its "model".
 MODEL = {
     "file": Text("model.gguf"),
+    "url": Url(),  # of a file that the guest downloads
+    "sha256": Digest(),  # of that file
     "draft": Text(),
-    "alias": Text(),
+    "alias": Text(),  # or several with commas
+    "tags": Text(),  # likewise
+    "lora": Texts(),  # files of adapters
     "n_ctx": Integer(1, 1 << 20, 2048),
     "n_batch": Integer(1, 4096, 64),
     "slots": Integer(1, 252, 4),
     "threads": Integer(1, 256),  # without it, as many as there are cores
     "speculate": Flag(True),
     # In the order of engine.h's ENGINE_POOLING_* and ENGINE_KERNELS_*.
-    "pooling": Choice("model", "mean", "cls", "last"),
+    "pooling": Choice("model", "mean", "cls", "last", "none", "rank"),
     "kernels": Choice("auto", "ggml", "tcg", "exact"),
     # Layers that a GPU computes, of the draft model too; without it, all where there is a GPU.
     "gpu_layers": Integer(0, 1 << 16),
@@ -250,7 +319,24 @@ MODEL = {
     "cpu_variant": Choice("auto", "sse42", "avx2", "avx512", "avx512-vnni", "avx512-bf16"),
 }
 
-SECTIONS = {"network": NETWORK, "limits": LIMITS, "model": MODEL}
+# Names of files: on the host paths, in the guest boot modules.
+TLS = {
+    "cert": Text(),
+    "key": Text(),
+    "port": Integer(1, 65535, 443),
+    # What `port` of the server does then: sends clients to the encrypted one, serves, or nothing.
+    "plain": Choice("redirect", "serve", "off"),
+    "version": Choice("1.2", "1.3"),  # the least
+}
+
+# Keys of a --config file that are for QEMU only. A guest that reads such a file, from a disk say,
+# passes over them.
+HOST_ONLY = (
+    "accel", "app", "disk", "gpu", "gpu_memory", "machine", "memory", "nic", "offline", "on_crash",
+    "pcap", "serial", "smp", "tls_port",
+)  # fmt: skip
+
+SECTIONS = {"network": NETWORK, "limits": LIMITS, "model": MODEL, "tls": TLS}
 
 
 def sequences(slots):
@@ -260,13 +346,46 @@ def sequences(slots):
 
 def unknown(path, known):
     """Return the ConfigError for a key that is none of `known`."""
-    return ConfigError(path, "is unknown; known are " + ", ".join(sorted(known)))
+    near = nearest(path[-1], known)
+    words = ', did you mean "%s"?' % near if near else ""
+    return ConfigError(path, "is unknown%s; known are %s" % (words, ", ".join(sorted(known))))
+
+
+def nearest(name, known):
+    """Return which of `known` was meant by `name`, None if none is similar."""
+    best = None
+    least = 1 + min(len(name), 64) // 3  # more edits than that are another word
+    for other in sorted(known):
+        edits = _edits(name[:64], other)
+        if edits <= least:
+            best = other
+            least = edits - 1
+    return best
+
+
+def _edits(one, two):
+    # Levenshtein's distance: letters to insert, delete or replace.
+    row = list(range(len(two) + 1))
+    for i in range(len(one)):
+        last = row
+        row = [i + 1]
+        for j in range(len(two)):
+            row.append(min(last[j + 1] + 1, row[j] + 1, last[j] + (one[i] != two[j])))
+    return row[-1]
 
 
 def check_value(path, kind, value):
     """Raise ConfigError unless `value` is of `kind`; null stands for the default."""
     if value is not None and not kind.takes(value):
-        raise ConfigError(path, "must be " + kind.words)
+        secret = "keys" in path  # /health gives the reason to everybody
+        raise ConfigError(
+            path, "must be %s" % kind.words + ("" if secret else ", and is %s" % _shown(value))
+        )
+
+
+def _shown(value):
+    text = '"%s"' % value if isinstance(value, str) else str(value)
+    return text if len(text) <= 64 else text[:60] + " ..."
 
 
 def check_section(name, section):
@@ -280,6 +399,13 @@ def check_section(name, section):
         if key not in known:
             raise unknown((name, key), known)
         check_value((name, key), known[key], section[key])
+
+
+def check_tls(tls):
+    """Raise ConfigError if the section `tls`, None for none, lacks the certificate or its key."""
+    for key in ("cert", "key") if tls is not None else ():
+        if not tls.get(key):
+            raise ConfigError(("tls", key), "is missing: name the file, in PEM")
 
 
 def check_batch(model, path=()):
@@ -299,13 +425,46 @@ def check(config):
     if not isinstance(config, dict):
         raise ConfigError((), "the configuration must be an object")
     for name in config:
+        if name == "model" and isinstance(config[name], str):
+            continue
         if name in SECTIONS:
             check_section(name, config[name])
         elif name in SERVER:
             check_value((name,), SERVER[name], config[name])
-        else:
-            raise unknown((name,), list(SERVER) + list(SECTIONS))
-    check_batch(config.get("model") or {}, ("model",))
+        elif name in MODEL and name != "file":
+            check_value((name,), MODEL[name], config[name])
+        elif name not in HOST_ONLY and name != "$schema":
+            known = list(SERVER) + list(SECTIONS) + list(HOST_ONLY) + list(MODEL)
+            raise unknown((name,), [key for key in known if key != "file"])
+    model = config.get("model")
+    if isinstance(model, dict):
+        check_batch(model, ("model",))
+    else:
+        check_batch(config)
+    check_tls(config.get("tls"))
+
+
+def of_guest(config):
+    """Return a checked configuration as its sections: what a --config file has of the model at the
+    top moves into "model", and what is QEMU's is left out.
+    """
+    found = {}
+    model = {}
+    for name in config:
+        value = config[name]
+        if name == "model" and isinstance(value, str):
+            if value.startswith("http://"):
+                model["url"] = value
+            elif value.endswith(".gguf") and ":" not in value:
+                model["file"] = value.split("/")[-1]
+        elif name in SECTIONS or name in SERVER:
+            found[name] = value
+        elif name in MODEL:
+            model[name] = value
+    if model:
+        model.update(found.get("model") or {})
+        found["model"] = model
+    return found
 
 
 def get(values, keys, name):

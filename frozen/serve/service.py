@@ -4,6 +4,7 @@ HTTP routes and user code share.
 # SPDX-License-Identifier: MIT
 
 import asyncio
+import time
 
 from httpd import App, jsonio
 from httpd.jsonio import integers
@@ -11,10 +12,16 @@ from httpd.jsonio import integers
 from .apis.access import client_of
 from .apis.chat import Conversation, conversation_of, text_size
 from .apis.reply import Replies, Reply
+from .apis.saved import Saved
+from .apis.stored import Stored
+from .apis.streams import Streams
+from .apis.table import Table
+from .scheduling.beginning import beginning_of
 from .scheduling.engine import LOADING, READY, EngineHost
 from .scheduling.errors import RequestError, context_error, error_response, invalid, unavailable
 from .scheduling.preparation import Preparation, Turns
 from .scheduling.scheduler import Bounds, Scheduler
+from .switching import Switch, idle
 
 # Tokens of real vocabularies are rarely longer. A text that would not fit even so is refused
 # before tokenizing it keeps others waiting.
@@ -31,25 +38,41 @@ class Service:
     def __init__(self):
         self.app = App()
         self.app.error(error_response)
+        self.api = Table(self.app)
         self.host = EngineHost("")
         self.scheduler = None
         self.bounds = Bounds()
+        self.hidden = ()
+        self.started = int(time.time())
+        self.stored = Stored()
+        self.streams = Streams()
+        self.saved = Saved()
         self._turns = Turns()
         self.last_crash = None  # for /health: how the machine died before this boot, if it did
         # Likewise: texts that name network cards without a driver.
         self.unknown_cards = []
         self.network = None  # returns what /health?network=1 says
+        self._ends = (None, ())
         self._task = None
         self._reload = None  # the task of reload(), kept from the garbage collector
+        self._retired = None  # likewise of what adopt() begins
+        self.switch = Switch(self)
 
-    def configure(self, host, bounds=None):
-        """Set what to serve. Loads nothing."""
+    def configure(self, host, bounds=None, hidden=()):
+        """Set what to serve. Loads nothing. hidden: as in Settings."""
         self.host = host
+        self.hidden = hidden
         self.bounds = bounds or Bounds()
+        self.stored = Stored(self.bounds.stored)
+        self.streams = Streams(self.bounds.streams)
 
     async def start(self):
         """Load the model and, if that succeeds, start the scheduler's task."""
         await self.host.load()
+        await self._run()
+
+    async def _run(self):
+        # Start the scheduler's task, if the model is loaded.
         if self.host.state == READY:
             drafter = self.host.drafter
             self.scheduler = Scheduler(
@@ -59,7 +82,49 @@ class Service:
                 draft_engine=drafter,
                 ended=self.host.ended,
             )
+            self.saved = Saved(self.bounds.saved)
             self._task = asyncio.create_task(self.scheduler.run())
+            if self.host.engine.generates:
+                self.scheduler.begin(await beginning_of(self))
+
+    @staticmethod
+    def discard(path):
+        """Free the memory of a model's file that nobody uses; the machine replaces this."""
+
+    async def retire(self, reason):
+        """Let what runs end, then free the model. New requests get a 503 with `reason`."""
+        host = self.host
+        host.state = LOADING
+        host.progress = 0.0
+        await idle(self.scheduler, self._turns)
+        await self._end(self.scheduler, self._task, host, reason)
+
+    async def adopt(self, host):
+        """Serve the loaded model of another EngineHost from now on. The present one is freed when
+        what runs has ended.
+        """
+        before = self.scheduler, self._task, self.host
+        self.host = host
+        self.scheduler = self._task = None
+        await self._run()
+        self._retired = asyncio.create_task(self._retire(*before))
+
+    async def _retire(self, scheduler, task, host):
+        await idle(scheduler, self._turns)
+        await self._end(scheduler, task, host, "the model was changed")
+        if host.path != self.host.path:
+            self.discard(host.path)
+
+    async def _end(self, scheduler, task, host, reason):
+        if task:
+            task.cancel()
+            try:
+                await task
+            except asyncio.CancelledError:
+                pass
+        if scheduler:
+            scheduler.end(reason)
+        host.close()
 
     def reload(self):
         """Begin to load the model again, after it was lost or failed to load as well as while it
@@ -95,7 +160,8 @@ class Service:
 
     def stop(self):
         """End the scheduler's task."""
-        for task in (self._reload, self._task):
+        self.switch.stop()
+        for task in (self._reload, self._retired, self._task):
             if task:
                 task.cancel()
 
@@ -121,7 +187,10 @@ class Service:
     def prepare(self, request=None):
         """Return the Preparation for `request`, None for user code."""
         client = client_of(request) if request else None
-        return Preparation(self.engine(), self.host.ended, self.bounds.job_ms, self._turns, client)
+        engine = self.engine()
+        preparation = Preparation(engine, self.host.ended, self.bounds.job_ms, self._turns, client)
+        preparation.scheduler = self.scheduler
+        return preparation
 
     async def tokenize(self, text, add_special=True, parse_special=True, preparation=None):
         """Return the token ids of `text`. RequestError if it cannot fit the context. preparation:
@@ -184,30 +253,35 @@ class Service:
             shown = conversation.shown
             sampling = dict(sampling)
             sampling.pop("json_schema", None)  # it is part of the conversation
+        lora = self.host.scales(params.lora)
         requests = []  # (tokens, number of the answer, Options)
         for prompt in prompts:
             tokens = await self.tokens(prompt, preparation=preparation)
             for i in range(params.n):
                 options = params.options(stops)
                 options.shown = shown
+                options.lora = lora
+                if lora:  # what adapters computed is of no use without them
+                    options.salt += "\n%r" % (lora,)
                 if request is not None:
                     options.client = client_of(request)
-                    options.gone = request.gone
+                    options.gone = None if self.streams.keeps(request, params) else request.gone
                 requests.append((tokens, i, options))
         # Refuse for a full queue before anything is converted.
-        self.scheduler.check(requests[0][0], requests[0][2])
+        scheduler = preparation.scheduler or self.scheduler
+        scheduler.check(requests[0][0], requests[0][2])
         samplers = []
         try:
             for _, i, _ in requests:
                 samplers.append(await preparation.sampler(_reseeded(sampling, i), chat))
-            return Replies(self._submit(requests, samplers, sampling, conversation))
+            return Replies(self._submit(scheduler, requests, samplers, sampling, conversation))
         except BaseException:
             for sampler in samplers:
                 if sampler is not None:
                     sampler.close()
             raise
 
-    def _submit(self, requests, samplers, sampling, conversation):
+    def _submit(self, scheduler, requests, samplers, sampling, conversation):
         # Returns the list of Reply. Entries of `samplers` that have got an owner become None.
         chat = conversation and conversation.chat
         replies = []
@@ -219,7 +293,7 @@ class Service:
                 if i == 0:
                     first = None
                 samplers[k] = None  # submit() closes it if it fails
-                sequence = self.scheduler.submit(tokens, sampling, options, chat, first, sampler)
+                sequence = scheduler.submit(tokens, sampling, options, chat, first, sampler)
                 first = first or sequence
                 replies.append(Reply(sequence, conversation, len(replies)))
         except Exception:
@@ -232,9 +306,31 @@ class Service:
         """Submit the answers to a chat request's JSON object; `request` as in generate()."""
         preparation = self.prepare(request)
         with await self.converse(body, preparation) as conversation:
-            return await self.generate(
+            replies = await self.generate(
                 [conversation.prompt], params, request, conversation, preparation
             )
+            replies.prompt = conversation.prompt
+            return replies
+
+    async def count(self, body, request=None):
+        """Return how many tokens the prompt of a chat request's JSON object has."""
+        preparation = self.prepare(request)
+        with await self.converse(body, preparation) as conversation:
+            prompt = conversation.prompt
+        return len(await self.tokenize(prompt, preparation=preparation))
+
+    async def ends(self):
+        """Return the tokens that end a generation. They are looked for once."""
+        engine = self.engine()
+        if self._ends[0] is not engine:
+            found = []
+            for token in range(engine.n_vocab):
+                if not token % 4096:
+                    await asyncio.sleep(0)
+                if engine.is_eog(token):
+                    found.append(token)
+            self._ends = (engine, found)
+        return self._ends[1]
 
     async def embed(self, tokens, normalize=2, request=None):
         """Return the embedding (a list of float) of token ids; `request` as in generate()."""

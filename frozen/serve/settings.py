@@ -5,25 +5,76 @@ import _x86
 from httpd import Limits, jsonio
 
 from . import config_keys as keys
+from . import config_sources, secure
 from .apis.access import Access
 from .config_keys import ConfigError
 from .scheduling.scheduler import Bounds
 
 BOOT = "/boot/"
+VOLUME = "/disk/"  # the FAT volume of a disk (boot/disks.py)
+FLASH = "/flash/"
+
+
+FW_CFG = "fw_cfg opt/cllm/config"
+CMDLINE = "the command line"
+
+
+def configs():
+    """Return the names of configurations. Each is laid over those before it."""
+    return VOLUME + "cllm.json", FLASH + "config.json", BOOT + "config.json", FW_CFG, CMDLINE
 
 
 def read_config(path=None):
-    """Return the configuration, {} without a file. Raise ConfigError if it is no JSON."""
+    """Return the configuration called `path`, {} if there is none. Raise ConfigError if it is no
+    JSON.
+    """
     path = path or BOOT + "config.json"
-    try:
-        with open(path, "rb") as f:
-            data = f.read()
-    except OSError:
+    if path == CMDLINE:
+        return config_sources.of_command_line(_x86.cmdline())
+    if path == FW_CFG:
+        data = config_sources.of_fw_cfg()
+    else:
+        try:
+            with open(path, "rb") as f:
+                data = f.read()
+        except OSError:
+            return {}
+    if not data:
         return {}
     try:
         return jsonio.loads(data)
     except ValueError as exc:
         raise ConfigError((), str(exc))
+
+
+def merge(config, other):
+    """Lay `other` over `config`, key by key, also within sections. null stands for a default."""
+    if not isinstance(other, dict):
+        raise ConfigError((), "the configuration must be an object")
+    for name in other:
+        mine = config.get(name)
+        if isinstance(mine, dict) and isinstance(other[name], dict):
+            mine.update(other[name])
+        else:
+            config[name] = other[name]
+
+
+def merge_configs(config, paths):
+    """Lay the configurations called `paths` over `config`. Raise ConfigError for the first mistake,
+    after all that is right of the port and the network.
+    """
+    mistake = None
+    for path in paths:
+        try:
+            found = None
+            found = read_config(path)
+            keys.check(found)
+            merge(config, keys.of_guest(found))
+        except ConfigError as exc:
+            merge(config, _reachable(found))
+            mistake = mistake or ConfigError((), "%s: %s" % (path, exc))
+    if mistake:
+        raise mistake
 
 
 def _file(name):
@@ -34,27 +85,36 @@ def _file(name):
 
 class Settings:
     """The configuration that `config` (a dict) describes. Raise ConfigError for a mistake in it.
+    make_context: see secure.Tls.
 
-    port, watchdog (seconds, 0 for none); address, gateway: as in the configuration, or None; ipv6:
-    as there;
-    limits: httpd.Limits; bounds: scheduler.Bounds; drain_s: seconds for what runs when the machine
-    is to end; access: Access; path, alias, options: of the model, for EngineHost; draft: path of a
-    small model, or None; mistake: what was wrong with a configuration that has been set aside, or
-    None.
+    port; ports: it and all others; watchdog (seconds, 0 for none); address, gateway, dns, ntp,
+    hostname: as in the configuration, or None; ipv6: as there; limits: httpd.Limits; bounds:
+    scheduler.Bounds; drain_s: seconds for what runs when the machine is to end; access: Access;
+    tls: secure.Tls, or None; hidden: names of routes that do not answer; path, alias, tags, lora,
+    options: of the model, for EngineHost; draft: path of a small model, or None; mistake: what was
+    wrong with a configuration that has been set aside, or None.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, make_context=None):
         keys.check(config)
+        config = keys.of_guest(config)
         self.mistake = None
         server = {name: keys.get(config, keys.SERVER, name) for name in keys.SERVER}
         self.port = server["port"]
+        self.ports = [self.port] + [port for port in server["ports"] if port != self.port]
         self.watchdog = server["watchdog"]
         self.access = Access(server["keys"], server["cors"], server["access_log"])
+        self.tls = None
+        if config.get("tls") is not None:
+            self.tls = secure.Tls(_values(config["tls"], keys.TLS), _file, make_context)
+        self.hidden = [name for name in ("metrics", "slot_list") if not server[name]]
         network = config.get("network") or {}
         self.address = network.get("address")
         self.gateway = network.get("gateway")
+        self.dns = network.get("dns")
+        self.ntp = network.get("ntp")
         self.card = network.get("card")
-        self.hostname = keys.get(network, keys.NETWORK, "hostname")
+        self.hostname = network.get("hostname")
         self.ipv6 = keys.get(network, keys.NETWORK, "ipv6")
         self.mdns = keys.get(network, keys.NETWORK, "mdns")
         limits = config.get("limits") or {}
@@ -70,7 +130,13 @@ class Settings:
 
     def _model(self, model):
         self.alias = model["alias"]
+        self.tags = model["tags"]
+        self.lora = [_file(name) for name in model["lora"]]
         self.path = _file(model["file"] or keys.MODEL["file"].default)
+        if model["url"]:
+            self.path = model["url"].split("#")[0]
+            if model["sha256"]:
+                self.path += "#sha256=" + model["sha256"]
         self.draft = _file(model["draft"])
         self.options = {
             "n_ctx": model["n_ctx"],
@@ -92,15 +158,15 @@ def _values(section, table):
     return {name: keys.get(section, table, name) for name in table}
 
 
-def read_settings(path=None):
+def read_settings(path=None, make_context=None):
     """Return the Settings of the machine. Where the configuration has a mistake, they are the
     defaults with that `mistake`, and with what is right of the port and the network, so that the
     reason can be asked for where the machine is expected.
     """
     config = {}
     try:
-        config = read_config(path)
-        return Settings(config)
+        merge_configs(config, (path,) if path else configs())
+        return Settings(config, make_context)
     except ConfigError as exc:
         settings = Settings(_reachable(config))
         settings.mistake = str(exc)
@@ -110,7 +176,9 @@ def read_settings(path=None):
 def _reachable(config):
     found = {}
     for name in ("port", "network") if isinstance(config, dict) else ():
-        part = {name: config.get(name)}
+        if name not in config:
+            continue
+        part = {name: config[name]}
         try:
             keys.check(part)
         except ConfigError:

@@ -30,6 +30,7 @@ MPY_CROSS = BUILD / "mpy-cross" / "mpy-cross"
 UNIX = BUILD / "unix" / "micropython"
 HOST_LIBRARY = BUILD / "native-host"
 PTX_LIBRARY = BUILD / "ptx"
+TLS_LIBRARY = BUILD / "tls"
 # C modules of the unix build: those that need no machine, and the image's dictionaries and sets.
 UNIX_MODULES = ("modules/json", "ports/cllm_x86")
 
@@ -68,7 +69,13 @@ def build_image() -> Path:
         steps = Steps()
         write_tools()
         _mpy_cross(steps, sources["micropython"])
-        _native(steps, sources["llama.cpp"], BUILD / "native", "llama.cpp/zig-musl.cmake")
+        _native(
+            steps,
+            sources["llama.cpp"],
+            BUILD / "native",
+            "llama.cpp/zig-musl.cmake",
+            *_checkout_of_mbedtls(sources["mbedtls"]),
+        )
         _port(steps, sources["micropython"], IMAGE, DEBUG_IMAGE, BUILD / "native" / "libs.txt")
     return IMAGE
 
@@ -104,6 +111,21 @@ def build_ptx() -> Path:
         write_tools()
         cmake(Steps(), TOP / "native" / "ptx", PTX_LIBRARY, "llama.cpp/zig-gnu.cmake")
     return PTX_LIBRARY / "libptx_test.so"
+
+
+def build_tls() -> Path:
+    """Bring the TLS library that unit tests load up to date; return its path."""
+    with alone():
+        source = fetch.ensure(locks()["mbedtls"])
+        write_tools()
+        options = _checkout_of_mbedtls(source)
+        cmake(Steps(), TOP / "native" / "tls", TLS_LIBRARY, "llama.cpp/zig-gnu.cmake", *options)
+    return TLS_LIBRARY / "libtls_test.so"
+
+
+def _checkout_of_mbedtls(source: Path) -> list[str]:
+    """Return CMake's options for a source tree that is not the locked one."""
+    return [] if source == locks()["mbedtls"].unpacked else [f"-DMBEDTLS_SRC={source}"]
 
 
 def build_unix() -> Path:

@@ -59,7 +59,7 @@ def toolchain() -> Path:
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         for package, file in files:
-            unpack = _unpack_deb if package.origin == "debian-binary" else _unpack_wheel
+            unpack = unpack_deb if package.origin == "debian-binary" else _unpack_wheel
             unpack(package, file, fresh)
         # Where clang looks; Debian's package has it in the system's folder only.
         library = "libLLVM.so.19.1"
@@ -87,7 +87,7 @@ def _members_of_deb(file: IO[bytes]) -> Iterator[tuple[str, int]]:
         file.seek(start + size + size % 2)
 
 
-def _unpack_deb(package: Package, path: Path, target: Path) -> None:
+def unpack_deb(package: Package, path: Path, target: Path) -> None:
     """Unpack what compiles, and the licence, of a Debian package; without the folder usr/."""
     with open(path, "rb") as file:
         for name, _ in _members_of_deb(file):
@@ -129,9 +129,11 @@ def _unpack_wheel(package: Package, path: Path, target: Path) -> None:
                 place.chmod(0o755)
 
 
-def _check(clang: Path) -> None:
-    """Raise CllmError unless clang starts."""
-    ran = subprocess.run([clang, "--version"], capture_output=True, text=True)
+def ready() -> None:
+    """Fetch the toolchain and see that it runs. Raises CllmError with what is missing."""
+    with builds.alone():
+        toolchain()
+    ran = subprocess.run([CLANG, "--version"], capture_output=True, text=True)
     if ran.returncode != 0:
         raise CllmError(
             f"clang 19 does not run on this machine: {ran.stderr.strip()}. It needs what Debian "
@@ -150,11 +152,10 @@ def build(profile: str = "ci", capabilities: Iterable[int] = DEFAULT_ARCHITECTUR
             f"the CUDA backend has the profiles {', '.join(PROFILES)} and the architectures "
             f"{', '.join(map(str, ARCHITECTURES))}"
         )
+    ready()
     with builds.alone():
         source = fetch.ensure(locks()["llama.cpp"])
         builds.write_tools()
-        toolchain()
-        _check(CLANG)
         listed = ";".join(map(str, wanted))
         builds.cmake(
             Steps(),

@@ -43,9 +43,9 @@ class Daemon:
     engine: "ptx" (an interpreter) or "cuda" (a card). memory: MiB of device memory for each guest.
     shared: MiB of memory shared with each guest, a power of two. devices: number of emulated ones.
     compute: the capability that they are shown as. pack: file of PTX that guests may run. upload:
-    guests may send PTX of their own. ram, files: (path, guest-physical start, size) of the guest's
-    memory and of files mapped into it; with ram there can be one guest only. time_limit: seconds
-    for one command. program: of gpud.
+    guests may send PTX of their own. ram, files: (path, guest-physical start, size, offset in the
+    file) of the guest's memory and of files mapped into it; with ram there can be one guest only.
+    time_limit: seconds for one command. program: of gpud.
 
     QEMU connects to `socket`. After kill(), start() makes a gpud that knows the guests of the
     earlier one: they see the loss, and may reset.
@@ -61,8 +61,8 @@ class Daemon:
         compute: str = "6.1",
         pack: str | Path | None = None,
         upload: bool = False,
-        ram: Sequence[tuple[str | Path, int, int]] = (),
-        files: Sequence[tuple[str | Path, int, int]] = (),
+        ram: Sequence[tuple[str | Path, int, int, int]] = (),
+        files: Sequence[tuple[str | Path, int, int, int]] = (),
         time_limit: int = 60,
         program: str | Path = PROGRAM,
     ) -> None:
@@ -77,8 +77,8 @@ class Daemon:
         if upload:
             words.append("--upload")
         for option, windows in (("--ram", ram), ("--file", files)):
-            for path, start, size in windows:
-                words += [option, f"{path}:{start}:{size}"]
+            for path, start, size, offset in windows:
+                words += [option, f"{path}:{start}:{size}@{offset}"]
         self._words = [str(word) for word in words]
         self._process: subprocess.Popen[bytes] | None = None
         self._store: _Store | None = None

@@ -21,6 +21,7 @@ from .steps import Steps
 KERNEL = TOP / "kernel"
 PACKED_SOURCES = (
     "boot/packed_entry.S",
+    "boot/multiboot2_header.inc",
     "boot/unpack.c",
     "dev/nic.c",
     "dev/nic.h",
@@ -126,6 +127,7 @@ def pack(steps: Steps, zig: Path, image: Path, packed: Path) -> None:
             "-T",
             KERNEL / "boot/packed.ld",
             f"--defsym=LOAD_ADDRESS={address:#x}",
+            f"--defsym=TARGET={load:#x}",
             "-o",
             fresh,
             *objects,

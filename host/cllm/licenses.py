@@ -14,6 +14,7 @@ LINKED = (
     ("MicroPython", "micropython", "LICENSE"),
     ("llama.cpp and ggml", "llama.cpp", "LICENSE"),
     ("JSON for Modern C++", "llama.cpp", "licenses/LICENSE-jsonhpp"),
+    ("Mbed TLS", "mbedtls", "LICENSE"),
     ("compiler-rt, as part of zig", "zig", "LICENSE"),
     ("musl", "zig", "lib/libc/musl/COPYRIGHT"),
     ("libc++", "zig", "lib/libcxx/LICENSE.TXT"),

@@ -106,6 +106,7 @@ def locks(top: Path = TOP) -> dict[str, Lock]:
     return {
         "micropython": Lock(top / "micropython"),
         "llama.cpp": Lock(top / "llama.cpp"),
+        "mbedtls": Lock(top / "mbedtls"),
         "model": Lock(top / "models"),
     }
 

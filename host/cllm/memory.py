@@ -17,6 +17,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from . import hub
 from .guest_keys import keys
 
 MIB = 1 << 20
@@ -217,7 +218,7 @@ def needed(
     """
     if path is None:
         return _rounded(BASE)
-    size = BASE + (int(REPACKED * Path(path).stat().st_size) if repacked else 0)
+    size = BASE + (int(REPACKED * size_of(path)) if repacked else 0)
     try:
         metadata = read_metadata(path)
     except ValueError:
@@ -226,6 +227,11 @@ def needed(
     if size > LARGEST:
         raise Refused(f"by its header it takes more than {LARGEST >> 20} TiB of memory")
     return size
+
+
+def size_of(path: str | Path) -> int:
+    """Return the bytes of the model at `path`: of all parts, where it is the first of several."""
+    return sum(part.stat().st_size for part in hub.shards_of(Path(path)))
 
 
 def check(path: str | Path) -> None:
@@ -240,11 +246,16 @@ def check(path: str | Path) -> None:
     except ValueError:
         return
     parts = metadata.get("split.count")
-    if type(parts) is int and parts > 1:
+    if type(parts) is not int or parts < 2:
+        return
+    match = hub.SHARD.match(Path(path).name)
+    if not match or int(match[3]) != parts:
         raise Refused(
-            f"it is one of {parts} parts of a model: join them with llama.cpp's "
-            "`llama-gguf-split --merge`"
+            f"it is one of {parts} parts of a model, which are found by names such as "
+            f"NAME-00001-of-{parts:05}.gguf"
         )
+    if int(match[2]) != 1:
+        raise Refused(f"it is part {int(match[2])} of a model: name the first one")
 
 
 def of_host() -> int:
@@ -262,7 +273,9 @@ class _Model:
     def __init__(self, metadata):
         self.metadata = metadata
         self.arch = str(metadata.get("general.architecture"))
-        self.tensors = metadata[TENSORS]
+        # The first of several files names the tensors of all.
+        whole = metadata.get("split.tensors.count")
+        self.tensors = max(metadata[TENSORS], whole if type(whole) is int else 0)
         self.layers = self.number("block_count", 32)
         self.width = self.number("embedding_length", 4096)
         self.inner = self.number("feed_forward_length", 4 * self.width)

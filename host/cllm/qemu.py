@@ -13,11 +13,13 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import CllmError, accel, gpud
+from .disks import Disk
+from .machines import MACHINES
 
 PROGRAM = "qemu-system-x86_64"
 GUEST_PORT = 80
@@ -29,7 +31,6 @@ PAGE = 4096
 TAIL = ".tail"
 MIB, GIB = 1 << 20, 1 << 30
 
-# The first line of the guest's report (kernel/crash.c).
 # QEMU's names of the network cards that frozen/drivers knows. "auto" is the one that boots soonest:
 # QEMU's e1000 takes no frame in its first second (kernel/dev/nic.c).
 CARDS = {
@@ -37,7 +38,9 @@ CARDS = {
     "virtio": "virtio-net-pci",
     "e1000e": "e1000e",
     "e1000": "e1000",
+    "vmxnet3": "vmxnet3",
 }
+# The first line of the guest's report (kernel/crash.c).
 DEATH = re.compile(rb"^cllm: ((?:fault|panic|watchdog): [^\r\n]*)", re.MULTILINE)
 
 PR_SET_PDEATHSIG, PR_SET_THP_DISABLE = 1, 41  # prctl(2)
@@ -79,9 +82,12 @@ class Guest:
     memory keeps the crash record. monitor, qmp: paths of Unix sockets for QEMU's human monitor
     and for its machine protocol (tests/support/qemu_monitor.py); with either the guest has a
     screen. cpu: QEMU's name of a processor (default: the best available). nic: a key of CARDS.
-    gpu: a gpud.Daemon of the guest's own, started before QEMU and ended after it, or the path of
-    the socket of one that runs. Call start() and stop() from the main thread only: the kernel ends
-    QEMU when the thread that started it ends.
+    forwards: {host's port: guest's port} beside `port`, unless there is a netdev.
+    machine: a key of machines.MACHINES. disks: a list of disks.Disk. gpu: a gpud.Daemon of the
+    guest's own, started before QEMU and ended after it, or the path of the socket of one that
+    runs. Call start() and stop() from the main thread only: the kernel ends QEMU when the thread
+    that started it ends. words: for the kernel's command line. extra: further options of QEMU.
+    Raises CllmError for a device that the machine cannot have.
     """
 
     def __init__(
@@ -102,7 +108,12 @@ class Guest:
         qmp: str | Path | None = None,
         cpu: str | None = None,
         nic: str = "auto",
+        forwards: dict[int, int] | None = None,
         gpu: gpud.Daemon | str | Path | None = None,
+        words: str = "",
+        extra: Sequence[str] = (),
+        disks: list[Disk] | None = None,
+        machine: str = "auto",
     ) -> None:
         self.image = Path(image)
         self.modules = modules or {}
@@ -119,7 +130,13 @@ class Guest:
         self.qmp = qmp
         self.cpu = cpu
         self.nic = nic
+        self.forwards = forwards or {}
         self.gpu = gpu
+        self.words = words
+        self.extra = list(extra)
+        self.disks = disks or []
+        self.machine = MACHINES[machine]
+        self.machine.check(nic, self.disks, bool(gpu))
         self.url = f"http://127.0.0.1:{port}"
         self.listeners: list[Callable[[bytes], object]] = []
         self.ended = threading.Event()
@@ -148,15 +165,17 @@ class Guest:
             "-netdev",
             self._network(),
             "-device",
-            f"{CARDS[self.nic]},netdev=net0,romfile=" + (f",mac={self.mac}" if self.mac else ""),
+            self._card() + (f",mac={self.mac}" if self.mac else ""),
             "-device",
             "isa-debug-exit,iobase=0xf4,iosize=0x04",
         ]
+        for number, disk in enumerate(self.disks):
+            line += disk.arguments(number, self.machine.bus(1 + number))
         for option, socket_path in (("-monitor", self.monitor), ("-qmp", self.qmp)):
             if socket_path:
                 path = str(Path(socket_path).resolve()).replace(",", ",,")
                 line += [option, f"unix:{path},server=on,wait=off"]
-        if self.monitor or self.qmp:
+        if (self.monitor or self.qmp) and self.machine.has_pci:
             line += ["-vga", "std"]
         if self.pcap:
             path = str(Path(self.pcap).resolve()).replace(",", ",,")
@@ -167,6 +186,7 @@ class Guest:
             # No reconnect=: the device then waits for a connection that QEMU 7.2 makes only later.
             line += ["-chardev", f"socket,id=gpud,path={path}"]
             line += ["-device", "ivshmem-doorbell,vectors=1,chardev=gpud"]
+        line += self.extra
         if self.gdb:
             line += ["-S", "-gdb", f"tcp:127.0.0.1:{self.gdb}"]
         return line
@@ -176,12 +196,14 @@ class Guest:
         mapped = self.mapped()
         line = ["-kernel", str(self.image.resolve())]
         words = [f"pmem={name}@{start:x}+{size:x}" for name, start, size in mapped]
+        words += self.machine.slot_words(1 + len(self.disks))
+        words += [self.words] if self.words else []
         if self.on_crash == "exit":
             words.append("crash=exit")
             line.append("-no-reboot")
         if words:
             line += ["-append", " ".join(words)]
-        machine, memory = "pc", f"{self.memory}M"
+        machine, memory = self.machine.name, f"{self.memory}M"
         if mapped:
             room = self.memory + sum(_up(size, GIB) + GIB for _, _, size in mapped) // MIB
             machine += ",nvdimm=on"
@@ -193,7 +215,7 @@ class Guest:
                 f"memory-backend-file,id=ram,size={self.memory}M,share=on,"
                 f"mem-path=/proc/{os.getpid()}/fd/{self._ram}",
             ]
-        line += ["-machine", machine, "-m", memory]
+        line += ["-machine", machine, "-m", memory, *self.machine.options()]
         for number, (name, start, size) in enumerate(mapped):
             line += [
                 "-object",
@@ -215,9 +237,10 @@ class Guest:
         are the limit. A large file is mapped into the machine instead, as persistent memory, whose
         pages are the host's page cache. The command line names the address for kernel/boot/pmem.c.
         """
-        found = []
-        # pc_memory_init() of QEMU splits RAM of 3.5 GiB or more at 3 GiB; persistent memory begins
-        # at the GiB above the upper part.
+        found: list[tuple[str, int, int]] = []
+        if not self.machine.has_pci:
+            return found
+        # Persistent memory begins at the GiB above the upper part of RAM.
         above = self.memory * MIB - self.low_memory()
         at = _up(4 * GIB + above, GIB)
         for name, content in self.modules.items():
@@ -239,22 +262,36 @@ class Guest:
             os.ftruncate(self._ram, self.memory * MIB)
         return f"/proc/{os.getpid()}/fd/{self._ram}"
 
+    def parts_of_memory(self) -> list[tuple[int, int, int]]:
+        """Return [(physical address, size in bytes, offset in the file of share_memory())]."""
+        low = self.low_memory()
+        above = self.memory * MIB - low
+        return [(0, low, 0)] + ([(4 * GIB, above, low)] if above else [])
+
     def low_memory(self) -> int:
         """Return the bytes of the machine's memory that begin at physical address 0."""
-        return min(self.memory * MIB, 3 * GIB if self.memory * MIB >= 7 * GIB // 2 else 1 << 62)
+        return self.machine.low_memory(self.memory)
+
+    def _card(self) -> str:
+        if self.machine.has_pci:
+            return f"{CARDS[self.nic]},netdev=net0,romfile="
+        return f"virtio-net-device,netdev=net0,bus={self.machine.bus(0)}"
 
     def _network(self) -> str:
         if self.netdev:
             return f"{self.netdev},id=net0"
-        return f"user,id=net0,hostfwd=tcp:127.0.0.1:{self.port}-:{GUEST_PORT}"
+        ports = {self.port: GUEST_PORT, **self.forwards}
+        return "user,id=net0" + "".join(
+            f",hostfwd=tcp:127.0.0.1:{ours}-:{theirs}" for ours, theirs in ports.items()
+        )
 
     def start(self) -> None:
         """Start QEMU. Raises CllmError when a file is missing or the port is in use."""
         program = find_qemu()
         if not self.image.is_file():
             raise CllmError(f"there is no {self.image}: run `make build`")
-        if not self.netdev:
-            _check_port_free(self.port)
+        for port in () if self.netdev else (self.port, *self.forwards):
+            _check_port_free(port)
         try:
             self._folder = tempfile.TemporaryDirectory(prefix="cllm-")
         except OSError as error:

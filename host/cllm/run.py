@@ -11,9 +11,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import CllmError, accel, cards, console, gpud, health, memory, qemu, reclaim
+from . import (
+    CllmError,
+    accel,
+    cards,
+    config,
+    console,
+    disks,
+    gpud,
+    health,
+    hub,
+    memory,
+    qemu,
+    reclaim,
+)
 from .build import DEBUG_IMAGE, GPU_IMAGE, IMAGE, UNPACKED
 from .cuda import PACK
+from .machines import MACHINES
 
 Settings = dict[str, Any]  # from config.settings()
 MAX_PROGRAM = 1 << 20  # bytes of --app
@@ -26,12 +40,14 @@ def make_guest(
     *,
     image: Path | None = None,
     packed: bool = True,
+    scripted: bool = False,
     **options: Any,
 ) -> qemu.Guest:
     """Return a qemu.Guest for the settings of config.settings().
 
     image: another kernel than build/cllm.elf, or build/cllm-gpu.elf with a GPU. packed: False for
-    the same before it was packed. options: further arguments of qemu.Guest.
+    the same before it was packed. scripted: programs will be typed at the REPL. options: further
+    arguments of qemu.Guest.
 
     Raises CllmError when a file that the settings name is not there.
     """
@@ -39,16 +55,18 @@ def make_guest(
     modules: dict[str, Path | bytes] = {}
     model = settings["model"] and _file(settings["model"], "model file")
     if model:
-        modules["model.gguf"] = model
+        file = _add(modules, "model", model)
         # The guest sees the file as model.gguf; clients see the model's real name. On Linux a file
         # name may be bytes that are not UTF-8.
-        alias = os.fsencode(model.stem).decode("utf-8", "replace")
-        named = {"file": "model.gguf", "alias": alias}
+        match = hub.SHARD.match(model.name)
+        alias = os.fsencode(match[1] if match else model.stem).decode("utf-8", "replace")
+        named = {"file": file, "alias": alias}
         guest_settings["model"] = {**named, **guest_settings.get("model", {})}
     draft = settings.get("draft") and _file(settings["draft"], "model file")
     if draft:
-        modules["draft.gguf"] = draft
-        guest_settings["model"] = {**guest_settings.get("model", {}), "draft": "draft.gguf"}
+        file = _add(modules, "draft", draft)
+        guest_settings["model"] = {**guest_settings.get("model", {}), "draft": file}
+    forwards = _tls(settings, guest_settings, modules)
     for key in ("kernels", "cpu_variant"):
         if settings[key] != "auto":
             named = {key: settings[key]}
@@ -61,19 +79,26 @@ def make_guest(
     if settings["accel"] == "auto":
         print(f"cllm: {chosen} ({why})", file=sys.stderr)
     engine = _gpu_engine(settings.get("gpu", "off"))
+    machine = MACHINES[settings.get("machine", "auto")]
+    machine.check(settings["nic"], settings.get("disk", []), bool(engine))
     has_backend = engine and GPU_IMAGE.is_file() and PACK.is_file()
     chosen_image = GPU_IMAGE if has_backend else IMAGE
     guest = qemu.Guest(
         image or (chosen_image if packed else chosen_image.with_suffix(UNPACKED)),
         modules=modules,
         port=settings["port"] or qemu.free_port(),
-        smp=settings["smp"],
+        smp=settings["smp"] or cores(),
         memory=settings["memory"]
-        or _memory(model, draft, guest_settings.get("model", {}), settings["kernels"] == "tcg"),
+        or _memory(model, draft, guest_settings.get("model", {}), settings["kernels"] == "tcg")
+        + disks.memory(settings.get("disk", []))
+        + (0 if machine.has_pci else _loaded(model, draft)),
         accel=chosen,
         pcap=settings["pcap"],
         on_crash=settings["on_crash"],
         nic=settings["nic"],
+        forwards=forwards,
+        disks=settings.get("disk", []),
+        machine=settings.get("machine", "auto"),
         **options,
     )
     if engine:
@@ -83,8 +108,40 @@ def make_guest(
                 "that uses a GPU",
                 file=sys.stderr,
             )
-        guest.gpu = _daemon(guest, engine, settings["gpu_memory"], PACK if has_backend else None)
+        mib, pack = settings["gpu_memory"], PACK if has_backend else None
+        # Where there are programs: handlers, or a REPL that is there for more than a look.
+        takes_ptx = scripted or bool(settings["app"]) or not model
+        guest.gpu = _daemon(guest, engine, mib, pack, takes_ptx)
     return guest
+
+
+def _tls(
+    settings: Settings, guest_settings: Settings, modules: dict[str, Path | bytes]
+) -> dict[int, int]:
+    """Fill in the guest's section "tls", whose files become boot modules; return {host's port:
+    guest's port}.
+
+    Both ports are the same, so that the guest can name it to clients on its plain port.
+    """
+    tls = dict(guest_settings.get("tls") or {})
+    if settings.get("tls"):
+        certificate, comma, key = settings["tls"].partition(",")
+        if not (certificate and comma and key):
+            raise CllmError("--tls takes two files, CERT.pem,KEY.pem: `cllm cert new` makes them")
+        tls.update(cert=certificate, key=key)
+    if not tls:
+        return {}
+    for name, what in (("cert", "certificate"), ("key", "key of the certificate")):
+        modules[f"{name}.pem"] = _file(tls[name], what)
+        tls[name] = f"{name}.pem"
+    tls["port"] = settings["tls_port"] or qemu.free_port()
+    guest_settings["tls"] = tls
+    return {tls["port"]: tls["port"]}
+
+
+def _loaded(*files: Path | None) -> int:
+    """Return the MiB that files take which are loaded, not mapped: see qemu.Guest.mapped()."""
+    return sum((file.stat().st_size >> 20) + 1 for file in files if file)
 
 
 def _gpu_engine(choice: str) -> str | None:
@@ -103,24 +160,36 @@ def _gpu_engine(choice: str) -> str | None:
     )
 
 
-def _daemon(guest: qemu.Guest, engine: str, mib: int | None, pack: Path | None) -> gpud.Daemon:
+def _daemon(
+    guest: qemu.Guest, engine: str, mib: int | None, pack: Path | None, takes_ptx: bool
+) -> gpud.Daemon:
     """Return a gpud.Daemon for one guest, which starts and ends it.
 
-    Scripts in the guest may send it PTX: it is the user's own machine, and each guest's worker has
-    no rights but to compute.
+    takes_ptx: programs in the guest may send it PTX of their own. The image's kernels need no such
+    right, because they are in the pack.
     """
     return gpud.Daemon(
         engine=engine,
         memory=mib or (1024 if engine == "ptx" else memory.LARGEST),
         pack=pack,
-        upload=True,
-        ram=[(guest.share_memory(), 0, guest.low_memory())],
+        upload=takes_ptx,
+        ram=[(guest.share_memory(), *part) for part in guest.parts_of_memory()],
         files=[
-            (Path(guest.modules[name]).resolve(), start, size // qemu.PAGE * qemu.PAGE)
+            (Path(guest.modules[name]).resolve(), start, size // qemu.PAGE * qemu.PAGE, 0)
             for name, start, size in guest.mapped()
         ],
         program=gpud.build(),
     )
+
+
+def _add(modules: dict[str, Path | bytes], name: str, model: Path) -> str:
+    """Add a model's files to the boot modules; return the name of its first in the guest."""
+    parts = hub.shards_of(model)
+    names = [f"{name}.gguf"]
+    if len(parts) > 1:
+        names = [f"{name}-{i:05}-of-{len(parts):05}.gguf" for i in range(1, len(parts) + 1)]
+    modules.update(zip(names, parts))
+    return names[0]
 
 
 def _file(name: str, what: str) -> Path:
@@ -186,6 +255,41 @@ def _memory(model: Path | None, draft: Path | None, settings: Settings, repacked
     return size
 
 
+def cores() -> int:
+    """Return how many processors this process may use: more virtual ones than that only wait."""
+    count = float(len(os.sched_getaffinity(0)))
+    try:
+        # cgroup v2, as containers have it: "max 100000" or microseconds in a period.
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        count = min(count, int(quota) / int(period))
+    except (OSError, ValueError, ZeroDivisionError):
+        pass
+    return max(1, min(int(count), config.NUMBERS["smp"][1]))
+
+
+def hurry(settings: Settings) -> Settings:
+    """Return the settings of `cllm run`: emulated, with the kernels that are fast there.
+
+    make_guest() itself keeps the default of the image, so that tests and benchmarks compare what
+    is exact.
+    """
+    if settings["kernels"] != "auto" or settings["cpu_variant"] not in ("auto", "avx2"):
+        return settings
+    if settings["gpu"] != "off" or not settings["model"]:
+        return settings
+    chosen, why = accel.choose(settings["accel"], qemu.find_qemu())
+    if settings["accel"] == "auto":
+        print(f"cllm: {chosen} ({why})", file=sys.stderr)
+    if chosen != "tcg":
+        return {**settings, "accel": chosen}
+    print(
+        "cllm: kernels tcg, for speed: they round otherwise than llama.cpp's; --kernels exact "
+        "computes to the last bit, in four times the time",
+        file=sys.stderr,
+    )
+    return {**settings, "accel": chosen, "kernels": "tcg"}
+
+
 def run(
     settings: Settings,
     guest_settings: Settings,
@@ -198,7 +302,8 @@ def run(
     options: dict[str, Any] = {"packed": False}
     if wait_for_debugger:
         options = {"image": DEBUG_IMAGE, "gdb": qemu.free_port()}
-    guest = make_guest(settings, guest_settings, **options)
+    settings = hurry(settings)
+    guest = make_guest(settings, guest_settings, scripted=every_key, **options)
     wake = threading.Event()
     asked = threading.Event()
 
@@ -286,10 +391,14 @@ def _wake_at_end(guest: qemu.Guest, wake: threading.Event) -> None:
     wake.set()
 
 
+def _secure(guest: qemu.Guest) -> str:
+    return "".join(f" and https://127.0.0.1:{port}" for port in guest.forwards)
+
+
 def _announce(guest: qemu.Guest, output: console.Output, repacked: bool) -> None:
     reason = health.wait_until_decided(guest.port, guest.ended)
     if reason is None:
-        output.line(f"ready {guest.url}")
+        output.line(f"ready {guest.url}{_secure(guest)}")
         if repacked:
             reclaim.give_back(guest)
     elif reason:

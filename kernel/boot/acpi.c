@@ -6,9 +6,11 @@
 
 #include "boot/acpi_power.h"
 #include "boot/bootinfo.h"
+#include "boot/madt.h"
+#include "boot/reach.h"
 #include "bytes.h"
+#include "cmdline.h"
 
-#define REACH (4 * GiB) // what the boot page tables map
 #define MADT_LOCAL_APIC 0
 #define LOCAL_APIC_ENABLED 1u
 
@@ -37,6 +39,9 @@ struct madt_local_apic {
 } __attribute__((packed));
 
 static struct acpi_power power;
+static struct boot_ecam ecam;
+static struct madt inputs;
+static uint64_t hpet;
 
 static bool sums_to_zero(const void *p, size_t n) {
     uint8_t sum = 0;
@@ -55,21 +60,34 @@ static bool same(const char *a, const char *b, size_t n) {
     return true;
 }
 
-static const struct rsdp *find_rsdp(uint64_t start, uint64_t end) {
+static bool is_rsdp(const struct rsdp *r) {
+    return same(r->signature, "RSD PTR ", 8) && sums_to_zero(r, 20);
+}
+
+static const struct rsdp *search(uint64_t start, uint64_t end) {
     for (uint64_t at = start; at < end; at += 16) {
-        const struct rsdp *r = (const struct rsdp *)at;
-        if (same(r->signature, "RSD PTR ", 8) && sums_to_zero(r, 20)) {
-            return r;
+        if (is_rsdp((const struct rsdp *)at)) {
+            return (const struct rsdp *)at;
         }
     }
     return NULL;
 }
 
+// The loader's, else where a BIOS has it (5.2.5.1).
+static const struct rsdp *find_rsdp(void) {
+    if (bootinfo.rsdp && is_rsdp(bootinfo.rsdp)) {
+        return bootinfo.rsdp;
+    }
+    uint64_t ebda = (uint64_t)*(const uint16_t *)0x40E << 4; // BIOS data area
+    const struct rsdp *r = ebda >= 0x80000 && ebda < 0xA0000 ? search(ebda, ebda + KiB) : NULL;
+    return r ? r : search(0xE0000, 0x100000);
+}
+
 // The table at `at`, NULL unless it can be read, is whole and has this signature.
 static const struct table *table_at(uint64_t at, const char *signature) {
     const struct table *t = (const struct table *)at;
-    if (!at || at > REACH - sizeof(*t) || !same(t->signature, signature, 4)
-        || t->length < sizeof(*t) || t->length > REACH - at || !sums_to_zero(t, t->length)) {
+    if (!at || !boot_reach(at, sizeof(*t)) || !same(t->signature, signature, 4)
+        || t->length < sizeof(*t) || !boot_reach(at, t->length) || !sums_to_zero(t, t->length)) {
         return NULL;
     }
     return t;
@@ -116,6 +134,23 @@ static void parse_madt(const struct table *madt) {
     }
 }
 
+// PCI Firmware Specification 3.2, 4.1.2 (MCFG): configuration space of segment 0, if that is named.
+static void parse_mcfg(const struct table *t) {
+    for (size_t at = sizeof(*t) + 8; at + 16 <= t->length; at += 16) {
+        const uint8_t *e = (const uint8_t *)t + at;
+        uint64_t address;
+        kmemcpy(&address, e, sizeof(address));
+        if (!(e[8] | e[9]) && address && !(address & (MiB - 1)) && e[11] >= e[10]) {
+            ecam = (struct boot_ecam){address, e[10], e[11]};
+            return;
+        }
+    }
+}
+
+const struct boot_ecam *boot_ecam(void) {
+    return ecam.address && !cmdline_has("pci=ports") ? &ecam : NULL;
+}
+
 static void parse_power(const struct rsdp *r) {
     const struct table *fadt = find_table(r, "FACP");
     if (!fadt) {
@@ -134,20 +169,42 @@ static void parse_power(const struct rsdp *r) {
     }
 }
 
-void acpi_parse(void) {
-    uint64_t ebda = (uint64_t)*(const uint16_t *)0x40E << 4; // BIOS data area
-    const struct rsdp *r = ebda >= 0x80000 && ebda < 0xA0000 ? find_rsdp(ebda, ebda + KiB) : NULL;
-    if (!r) {
-        r = find_rsdp(0xE0000, 0x100000);
+// IA-PC HPET Specification 1.0a, 3.2.4: the base address is a generic one, in memory.
+static void parse_hpet(const struct table *t) {
+    if (t->length >= 52 && ((const uint8_t *)t)[40] == 0) {
+        uint64_t address;
+        kmemcpy(&address, (const char *)t + 44, sizeof(address));
+        hpet = boot_reach(address, KiB) ? address : 0;
     }
+}
+
+void acpi_parse(void) {
+    const struct rsdp *r = find_rsdp();
     if (!r) {
         return;
     }
     const struct table *madt = find_table(r, "APIC");
     if (madt) {
         parse_madt(madt);
+        madt_parse(&inputs, madt, madt->length);
+    }
+    const struct table *timer = find_table(r, "HPET");
+    if (timer) {
+        parse_hpet(timer);
+    }
+    const struct table *mcfg = find_table(r, "MCFG");
+    if (mcfg) {
+        parse_mcfg(mcfg);
     }
     parse_power(r);
+}
+
+uint64_t acpi_hpet(void) {
+    return hpet;
+}
+
+void acpi_madt(struct madt *to) {
+    kmemcpy(to, &inputs, sizeof(inputs));
 }
 
 void acpi_power(struct acpi_power *to) {

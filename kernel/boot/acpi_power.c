@@ -4,8 +4,11 @@
 // (registers), 7.4.2 (\_Sx), 20.2 (AML's grammar).
 #include "boot/acpi_power.h"
 
+#define SYSTEM_MEMORY 0
 #define SYSTEM_IO 1
+#define PCI_CONFIGURATION 2
 #define FLAG_BUTTON_IS_A_DEVICE (1u << 4) // PWR_BUTTON
+#define FLAG_RESET (1u << 10)             // RESET_REG_SUP
 #define FLAG_HARDWARE_REDUCED (1u << 20)
 #define PORTS 0x10000u
 // Lines that belong to something else: timer, keyboard, cascade, serial line, CMOS clock,
@@ -46,9 +49,31 @@ static uint16_t ports(struct bytes t, size_t old, size_t generic, unsigned lengt
     return length && at && at < PORTS && at + length <= PORTS ? (uint16_t)at : 0;
 }
 
+// 4.8.3.6: one byte, in memory, I/O space or the configuration space of bus 0.
+static void reset_register(struct acpi_power *power, struct bytes t) {
+    uint64_t at = get(t, 120, 8);
+    uint64_t space = get(t, 116, 1);
+    if (!at || t.n < 129) {
+        return;
+    }
+    if (space == SYSTEM_MEMORY) {
+        power->reset_space = ACPI_MEMORY;
+    } else if (space == SYSTEM_IO && at < PORTS) {
+        power->reset_space = ACPI_IO;
+    } else if (space == PCI_CONFIGURATION && (at >> 32) < 32 && (at >> 16 & 0xFFFF) < 8
+        && (at & 0xFFFF) < 256) { // 5.2.3.2: device, function, offset
+        power->reset_space = ACPI_PCI;
+    }
+    power->reset = at;
+    power->reset_value = (uint8_t)get(t, 128, 1);
+}
+
 void acpi_power_fadt(struct acpi_power *power, const void *fadt, size_t size) {
     struct bytes t = {fadt, size};
     uint32_t flags = (uint32_t)get(t, 112, 4);
+    if (flags & FLAG_RESET) {
+        reset_register(power, t);
+    }
     if (flags & FLAG_HARDWARE_REDUCED) { // 4.1: none of these registers exists
         return;
     }
@@ -63,6 +88,7 @@ void acpi_power_fadt(struct acpi_power *power, const void *fadt, size_t size) {
         power->gpe[i] = gpe ? (uint16_t)(gpe + gpe_bytes / 2) : 0;
         power->gpe_bytes[i] = (uint8_t)(gpe_bytes / 2);
     }
+    power->timer = ports(t, 76, 208, (unsigned)get(t, 91, 1));
     power->smi_acpi_on = (uint8_t)get(t, 52, 1);
     uint64_t smi_port = get(t, 48, 4);
     power->smi_port = power->smi_acpi_on && smi_port < PORTS ? (uint16_t)smi_port : 0;

@@ -20,6 +20,13 @@ multiboot_header:
     .long __bss_end
     .long boot_entry
 
+#define MB2_HEADER multiboot2_header
+#define MB2_LOAD __image_start
+#define MB2_LOAD_END __load_end
+#define MB2_BSS_END __bss_end
+#define MB2_ENTRY boot_entry
+#include "boot/multiboot2_header.inc"
+
     .text
     .code32
     .globl boot_entry

@@ -21,13 +21,43 @@ multiboot_header:
     .long __bss_end
     .long packed_entry
 
+// A Multiboot 2 loader puts modules and its information wherever there is room, so it must know of
+// the room that the unpacked image takes, too: it loads the file there, and reserves all up to
+// __bss_end. The low_ addresses come from packed.ld.
+#define MB2_HEADER low_multiboot2_header
+#define MB2_LOAD low_load
+#define MB2_LOAD_END low_load_end
+#define MB2_BSS_END __bss_end
+#define MB2_ENTRY low_entry
+#include "boot/multiboot2_header.inc"
+
     .text
+    .globl multiboot_header, multiboot2_header, packed_entry_low
+// Where a Multiboot 2 loader begins: at the low addresses. Moves all to where it is linked, the
+// last byte first, because the two may overlap.
+packed_entry_low:
+    cli
+    movl $low_load_end - 1, %esi
+    movl $__load_end - 1, %edi
+    movl $packed_size, %ecx
+    std
+    rep movsb
+    cld
+    movl %eax, %edx
+    movl $__load_end, %edi
+    movl $packed_bss_size, %ecx
+    xorl %eax, %eax
+    rep stosb
+    movl %edx, %eax
+    movl $packed_entry, %ecx
+    jmp *%ecx
+
     .globl packed_entry
 packed_entry:
     cli
     cld
     movl $stack_top, %esp
-    pushl %ebx                  // struct multiboot_info
+    pushl %ebx                  // the loader's information
     pushl %eax                  // loader's magic
     call unpack                 // with these as arguments
     popl %eax

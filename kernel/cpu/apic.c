@@ -6,15 +6,21 @@
 #include "cpu/trap.h"
 #include "include/machine.h"
 
+#define X2APIC (1u << 10) // in MSR_APIC_BASE
+
 #define APIC_ID 0x20
 #define APIC_EOI 0xB0
 #define APIC_SVR 0xF0
 #define APIC_ICR_LOW 0x300
 #define APIC_ICR_HIGH 0x310
 #define APIC_LVT_TIMER 0x320
+#define APIC_LVT_LINT0 0x350
 #define APIC_TIMER_INIT 0x380
 #define APIC_TIMER_CURRENT 0x390
 #define APIC_TIMER_DIVIDE 0x3E0
+
+#define LVT_EXTINT (7u << 8)
+#define LVT_MASKED (1u << 16)
 
 #define ICR_NMI (4u << 8)
 #define ICR_INIT (5u << 8)
@@ -35,6 +41,10 @@ static void set(unsigned reg, uint32_t v) {
 
 void apic_init(void) {
     uint64_t base = rdmsr(MSR_APIC_BASE);
+    if (base & X2APIC) { // firmware may leave it on; 12.12.5: only a disabled one leaves that mode
+        base &= ~(uint64_t)(X2APIC | 1u << 11);
+        wrmsr(MSR_APIC_BASE, base);
+    }
     wrmsr(MSR_APIC_BASE, base | 1u << 11);
     apic = (volatile uint32_t *)(base & 0xFFFFFF000ul);
     set(APIC_SVR, 0x100 | VECTOR_SPURIOUS);
@@ -49,6 +59,11 @@ uint8_t apic_id(void) {
 
 void apic_eoi(void) {
     set(APIC_EOI, 0);
+}
+
+// MP Specification 1.4, 3.6.2.2 "virtual wire mode": the 8259s' output is at LINT0.
+void apic_accept_pic(bool on) {
+    set(APIC_LVT_LINT0, on ? LVT_EXTINT : LVT_MASKED);
 }
 
 void apic_timer_start(uint32_t ticks) {

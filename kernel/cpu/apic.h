@@ -9,6 +9,8 @@
 void apic_init(void);
 uint8_t apic_id(void);
 void apic_eoi(void);
+// Whether the 8259s' interrupts reach the calling core.
+void apic_accept_pic(bool on);
 
 // One-shot timer: `ticks` of the APIC's clock divided by 16; 0 stops it.
 void apic_timer_start(uint32_t ticks);

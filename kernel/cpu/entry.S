@@ -9,6 +9,7 @@
 
 // Vectors on which the CPU pushes an error code: 8, 10-14, 17, 21, 29, 30 (SDM vol. 3A, table 7-1);
 // the others get a zero, so that the frame is the same.
+    .altmacro
     .macro TRAP vector
     .balign 16
     .if !(\vector == 8 || (\vector >= 10 && \vector <= 14) || \vector == 17 || \vector == 21 \
@@ -22,10 +23,10 @@
     .globl trap_entries
     .balign 16
 trap_entries:
-    .irp vector, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, \
-        19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, \
-        36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52
-    TRAP \vector
+    .set vector, 0
+    .rept 128
+    TRAP %vector
+    .set vector, vector + 1
     .endr
     .globl trap_entry_spurious
 trap_entry_spurious:

@@ -53,5 +53,6 @@ static inline void cpuid(uint32_t leaf, uint32_t sub, uint32_t out[4]) {
 #define MSR_FS_BASE 0xC0000100
 #define MSR_GS_BASE 0xC0000101
 #define MSR_APIC_BASE 0x1B
+#define MSR_PAT 0x277
 
 #endif

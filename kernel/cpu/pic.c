@@ -9,10 +9,8 @@
 #define PIC1 0x20
 #define PIC2 0xA0
 #define LINE_CASCADE 2
-#define LINES 16
 
 static uint16_t masked = 0xFFFF & ~(1u << LINE_CASCADE);
-static bool (*handlers[LINES])(void); // the kernel's own
 
 static void write_mask(void) {
     outb(PIC1 + 1, (uint8_t)masked);
@@ -22,8 +20,8 @@ static void write_mask(void) {
 void pic_init(void) {
     outb(PIC1, 0x11); // ICW1: edge triggered (the ELCR sets PCI lines to level), cascade, ICW4
     outb(PIC2, 0x11);
-    outb(PIC1 + 1, VECTOR_PIC);
-    outb(PIC2 + 1, VECTOR_PIC + 8);
+    outb(PIC1 + 1, VECTOR_IRQ);
+    outb(PIC2 + 1, VECTOR_IRQ + 8);
     outb(PIC1 + 1, 1u << LINE_CASCADE);
     outb(PIC2 + 1, LINE_CASCADE);
     outb(PIC1 + 1, 0x01); // ICW4: 8086 mode
@@ -31,32 +29,25 @@ void pic_init(void) {
     write_mask();
 }
 
+// OCW1 can be read back. A port without a device reads as all ones.
+bool pic_is_there(void) {
+    return inb(PIC1 + 1) == (uint8_t)masked && inb(PIC2 + 1) == (uint8_t)(masked >> 8);
+}
+
 static void mask(unsigned line) {
-    uint64_t flags = irq_save();
     masked |= (uint16_t)(1u << line);
     write_mask();
-    irq_restore(flags);
 }
 
-void irq_mask(unsigned line) {
-    if (!handlers[line]) { // else the kernel goes on listening
-        mask(line);
-    }
-}
-
-void irq_unmask(unsigned line) {
-    uint64_t flags = irq_save();
+static void unmask(unsigned line) {
     masked &= (uint16_t)~(1u << line);
     write_mask();
-    irq_restore(flags);
 }
 
-void irq_register(unsigned line, bool (*handler)(void)) {
-    handlers[line] = handler;
-    irq_unmask(line);
-}
-
-static void end_of_interrupt(unsigned line) {
+static void end(unsigned line, bool held) {
+    if (held) {
+        mask(line);
+    }
     if (line >= 8) {
         outb(PIC2, 0x20);
     }
@@ -79,20 +70,4 @@ static bool is_spurious(unsigned line) {
     return true;
 }
 
-bool pic_interrupt(unsigned line) {
-    if (is_spurious(line)) {
-        return false;
-    }
-    if (handlers[line] && handlers[line]()) {
-        end_of_interrupt(line); // another device on the line holds it up and interrupts again
-        return true;
-    }
-    // A PCI line is level triggered: it stays up until its driver, which runs later, has
-    // acknowledged the device. Keep it masked until then.
-    mask(line);
-    end_of_interrupt(line);
-    if (kernel_hooks.irq) {
-        kernel_hooks.irq(line);
-    }
-    return true;
-}
+const struct irq_controller pic_controller = {"8259", mask, unmask, end, is_spurious};

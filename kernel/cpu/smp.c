@@ -12,8 +12,10 @@
 #include "mm/vm.h"
 #include "print.h"
 
-// A page below 1 MiB, which a start-up interrupt can name. mm/phys.c gives no frame there away.
-#define TRAMPOLINE 0x8000ul
+// The trampoline goes to a page in here: a start-up interrupt can name no other, and mm/phys.c
+// gives no frame of the first MiB away.
+#define LOW_FIRST 0x8000ul
+#define LOW_END 0xA0000ul
 #define ANSWER_NS 200000000u
 #define RETRY_NS 1000000u
 
@@ -39,11 +41,31 @@ static void start_here(struct cpu *c) {
     sched_idle();
 }
 
-static bool start_one(struct cpu *c) {
+static bool holds_module(uint64_t page) {
+    for (size_t i = 0; i < bootinfo.n_modules; i++) {
+        const struct boot_module *m = &bootinfo.modules[i];
+        if (page < m->start + m->size && m->start < page + PAGE_SIZE) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// Returns a page of RAM for the trampoline, 0 if there is none. GRUB puts small modules here.
+static uint64_t low_page(void) {
+    for (uint64_t page = LOW_FIRST; page < LOW_END; page += PAGE_SIZE) {
+        if (bootinfo_is_ram(page, PAGE_SIZE) && !holds_module(page)) {
+            return page;
+        }
+    }
+    return 0;
+}
+
+static bool start_one(struct cpu *c, uint64_t trampoline) {
     ap_cpu = c;
     ap_stack = c->idle->stack_top;
     for (int tries = 0; tries < 2 && !c->online; tries++) { // 11.4.4.1: start-up up to twice
-        apic_send_startup(c->apic_id, TRAMPOLINE / PAGE_SIZE);
+        apic_send_startup(c->apic_id, trampoline / PAGE_SIZE);
         uint64_t end = clock_ns() + (tries ? ANSWER_NS : RETRY_NS);
         while (!c->online && clock_ns() < end) {
             __builtin_ia32_pause();
@@ -61,7 +83,12 @@ void smp_start(void) {
     }
     __asm__ volatile("movq %%cr3, %0" : "=r"(ap_cr3));
     ap_main = start_here;
-    kmemcpy((void *)TRAMPOLINE, ap_trampoline, (size_t)(ap_trampoline_end - ap_trampoline));
+    uint64_t trampoline = low_page();
+    if (!trampoline) {
+        klog("smp: no memory below 640 KiB, so one core");
+        return;
+    }
+    kmemcpy((void *)trampoline, ap_trampoline, (size_t)(ap_trampoline_end - ap_trampoline));
     apic_send_init_others();
     if (!cpu_is_virtual()) {
         pause_until(clock_ns() + 10000000); // 11.4.4.1: 10 ms for INIT, which only hardware needs
@@ -83,7 +110,7 @@ void smp_start(void) {
             break;
         }
         cpus[n_cpus] = c;
-        if (start_one(c)) {
+        if (start_one(c, trampoline)) {
             n_cpus++;
         } else {
             klog("smp: the core with APIC id %u does not start", c->apic_id);

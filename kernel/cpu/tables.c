@@ -7,6 +7,8 @@
 #include "cpu/vectors.h"
 
 #define SEL_TSS 0x18
+// SDM vol. 3A, 13.12.2: as after a reset, but for entry 1, which is write-combining.
+#define PAT 0x0007010600070106ul
 
 #define IST_INTERRUPT 1    // device and timer interrupts: they do not nest (interrupt gates)
 #define IST_FAULT 2        // exceptions: may arrive inside an interrupt handler
@@ -45,10 +47,10 @@ static void set_gate(unsigned vector, const char *entry, unsigned ist) {
 
 static void fill_idt(void) {
     for (unsigned v = 0; v <= VECTOR_LAST; v++) {
-        unsigned ist = v >= VECTOR_PIC ? IST_INTERRUPT
-            : v == VECTOR_DOUBLE_FAULT ? IST_DOUBLE_FAULT
-            : v == VECTOR_NMI          ? IST_NMI
-                                       : IST_FAULT;
+        unsigned ist = v >= VECTOR_TIMER ? IST_INTERRUPT
+            : v == VECTOR_DOUBLE_FAULT   ? IST_DOUBLE_FAULT
+            : v == VECTOR_NMI            ? IST_NMI
+                                         : IST_FAULT;
         set_gate(v, trap_entries + 16 * v, ist);
     }
     set_gate(VECTOR_SPURIOUS, trap_entry_spurious, IST_INTERRUPT);
@@ -80,6 +82,7 @@ static void load_tables(struct cpu *c) {
 void cpu_init_core(struct cpu *c) {
     load_tables(c);
     wrmsr(MSR_GS_BASE, (uint64_t)c);
+    wrmsr(MSR_PAT, PAT);
     vectors_enable();
     wrmsr(MSR_STAR, (uint64_t)SEL_CODE << 32); // CS = 0x08, SS = CS + 8
     wrmsr(MSR_LSTAR, (uint64_t)syscall_entry);

@@ -10,7 +10,7 @@
 #include "cpu/cpu.h"
 #include "cpu/flush.h"
 #include "cpu/io.h"
-#include "cpu/pic.h"
+#include "cpu/irq.h"
 #include "cpu/sched.h"
 #include "cpu/stop.h"
 #include "crash.h"
@@ -116,8 +116,8 @@ static void nmi(struct trap_frame *f) {
 
 void trap_dispatch(struct trap_frame *f) {
     switch (f->vector) {
-        case VECTOR_PIC ... VECTOR_PIC + 15:
-            if (pic_interrupt((unsigned)f->vector - VECTOR_PIC)) {
+        case VECTOR_IRQ ... VECTOR_IRQ + IRQ_LINES - 1:
+            if (irq_interrupt((unsigned)f->vector - VECTOR_IRQ)) {
                 clock_interrupted();
             }
             break;

@@ -29,13 +29,13 @@ struct syscall_frame {
 #define VECTOR_NMI 2
 #define VECTOR_DOUBLE_FAULT 8
 #define VECTOR_PAGE_FAULT 14
-#define VECTOR_PIC 32    // 32..47: lines of the two 8259s
 #define VECTOR_TIMER 48  // local APIC timer
 #define VECTOR_SWITCH 49 // raised by a thread that gives its core away
 #define VECTOR_KICK 50   // from another core: look at your queue
 #define VECTOR_FLUSH 51  // from another core: forget cached translations
 #define VECTOR_SIGNAL 52 // raised when a signal handler returns
-#define VECTOR_LAST 52
+#define VECTOR_IRQ 64    // 64..127: device interrupts, IRQ_LINES of them (cpu/irq.c)
+#define VECTOR_LAST 127
 #define VECTOR_SPURIOUS 255 // local APIC spurious vector
 
 #endif

@@ -1,19 +1,15 @@
-// Time: the TSC and the local APIC timer, calibrated against the 8254.
+// Time: the TSC and the local APIC timer, at the frequencies that cpu/calibrate.c finds.
 //
 // Two clocks count the TSC. clock_ns() leaves pauses out: a hypervisor that stops the machine, a
 // host that sleeps or swaps. Deadlines use this clock, because nobody can answer, feed a watchdog
 // or send a packet during a pause. Wall time goes on. (Linux has the same two around a suspend:
 // CLOCK_MONOTONIC and CLOCK_REALTIME.)
-// Sources: SDM vol. 3A 12.5.4 (APIC timer), 18.17 (TSC); Intel 8254 datasheet.
+// Source: SDM vol. 3A 12.5.4 (APIC timer), 18.17 (TSC).
 #include "cpu/tsc.h"
 
 #include "cpu/apic.h"
+#include "cpu/calibrate.h"
 #include "cpu/io.h"
-
-#define PIT_HZ 1193182u
-#define CALIBRATE_US 1500u
-#define CALIBRATE_ROUNDS 16
-#define CALIBRATE_AGREE 5000 // two counts agree when they are less than a 5000th apart
 
 #define ARM_MAX_NS 4000000000u
 
@@ -21,6 +17,7 @@
 #define PAUSE_NS 1000000000
 
 static uint64_t tsc_base, tsc_hz, apic_hz;
+static const char *clock_name;
 static uint64_t tsc_to_ns; // nanoseconds per TSC tick, 32.32 fixed point
 // All cores read these without a lock. Values read while `changes` was odd or changed may not
 // belong together.
@@ -30,50 +27,18 @@ static volatile uint64_t skipped; // what clock_ns() leaves out of raw_ns()
 static volatile uint64_t paused;  // of it, what pauses took
 static volatile uint64_t went_back; // what a counter that ran back made raw_ns() lose
 
-// TSC and APIC timer ticks while channel 2 of the 8254 counts CALIBRATE_US down. Its gate and
-// output are bits 0 and 5 of port 61h. False when the output never rises: there is no 8254.
-static bool count_ticks(uint32_t pit_count, uint64_t *tsc, uint64_t *apic_ticks) {
-    outb(0x61, (inb(0x61) & ~2u) | 1u); // speaker off, gate on
-    outb(0x43, 0xB0);                   // channel 2, low then high byte, mode 0
-    outb(0x42, (uint8_t)pit_count);
-    apic_timer_start(UINT32_MAX);
-    uint64_t t0 = rdtsc();
-    outb(0x42, (uint8_t)(pit_count >> 8)); // counting starts
-    uint64_t limit = 1000000;
-    while (!(inb(0x61) & 0x20) && --limit) {
-    }
-    *tsc = rdtsc() - t0;
-    *apic_ticks = UINT32_MAX - apic_timer_left();
-    apic_timer_start(0);
-    return limit;
-}
-
-// A hypervisor may deschedule the processor during a count, which only ever makes it longer: the
-// shortest of several counts is the truest. Two that agree are enough.
-static void calibrate(void) {
-    uint32_t pit_count = (uint32_t)((uint64_t)PIT_HZ * CALIBRATE_US / 1000000);
-    uint64_t best_tsc = UINT64_MAX, best_apic = UINT64_MAX, tsc, ticks;
-    for (int i = 0; i < CALIBRATE_ROUNDS; i++) {
-        if (!count_ticks(pit_count, &tsc, &ticks)) {
-            tsc_hz = 1000000000;
-            apic_hz = tsc_hz / 16;
-            return;
-        }
-        uint64_t apart = tsc > best_tsc ? tsc - best_tsc : best_tsc - tsc;
-        best_tsc = tsc < best_tsc ? tsc : best_tsc;
-        best_apic = ticks < best_apic ? ticks : best_apic;
-        if (apart < best_tsc / CALIBRATE_AGREE) {
-            break;
-        }
-    }
-    tsc_hz = best_tsc * PIT_HZ / pit_count;
-    apic_hz = best_apic * PIT_HZ / pit_count;
-}
-
 void tsc_init(void) {
-    calibrate();
+    struct frequencies found;
+    calibrate(&found);
+    tsc_hz = found.tsc_hz;
+    apic_hz = found.apic_hz;
+    clock_name = found.clock;
     tsc_base = rdtsc();
     tsc_to_ns = (1000000000ul << 32) / tsc_hz;
+}
+
+const char *tsc_measured_by(void) {
+    return clock_name;
 }
 
 static uint64_t raw_ns(void) {

@@ -1,4 +1,4 @@
-// The time-stamp counter as a clock, and the local APIC timer that it was calibrated with.
+// The time-stamp counter as a clock, and the local APIC timer.
 #ifndef CLLM_CPU_TSC_H
 #define CLLM_CPU_TSC_H
 
@@ -6,6 +6,8 @@
 
 // Calibrates both; clock_ns() counts from here.
 void tsc_init(void);
+// What they were measured against.
+const char *tsc_measured_by(void);
 // As clock_ns(), but time goes on through a pause: what wall time counts by.
 uint64_t tsc_wall_ns(void);
 // tsc_wall_ns() = clock_ns() + this, until the next pause.

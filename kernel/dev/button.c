@@ -4,7 +4,7 @@
 #include "dev/button.h"
 
 #include "cpu/io.h"
-#include "cpu/pic.h"
+#include "cpu/irq.h"
 #include "dev/power.h"
 #include "print.h"
 

@@ -1,14 +1,15 @@
-// The console: a 16550 serial line and the VGA text screen show everything written; input comes
-// from the serial line by interrupt.
+// The console: a 16550 serial line and the screen (dev/screen.c) show everything written; input
+// comes from the serial line by interrupt.
 //
 // Output goes into a ring first, as one piece, so that pieces never mix. The writer then feeds the
 // transmitter from the ring, 16 bytes at a time with interrupts on in between: a receive FIFO of 16
 // bytes overruns in 1.4 ms at 115200 baud. The ring is also the log that a death keeps.
-// Source: National Semiconductor PC16550D datasheet; IBM VGA text mode, CRTC registers 0Eh and 0Fh.
+// Source: National Semiconductor PC16550D datasheet.
 #include "dev/console.h"
 
 #include "cpu/io.h"
-#include "cpu/pic.h"
+#include "cpu/irq.h"
+#include "dev/screen.h"
 
 #define UART 0x3F8
 #define UART_LINE 4
@@ -19,15 +20,7 @@
 #define TX_FIFO 16
 #define LOCK_TRIES 100000
 
-#define SCREEN ((volatile uint16_t *)0xB8000)
-#define COLUMNS 80
-#define ROWS 25
-#define LOG_ROWS (ROWS - CONSOLE_STATUS)
-#define ATTR_LOG 0x0700    // light grey on black
-#define ATTR_STATUS 0x1F00 // white on blue
-#define ATTR_DEATH 0x4F00  // white on red
-
-static bool have_uart, have_screen, panicking;
+static bool have_uart, panicking;
 static volatile int interrupt_char = -1;
 static int locked;
 
@@ -38,11 +31,6 @@ static volatile uint64_t written, sent; // free-running
 static uint8_t input[16 * KiB];
 static volatile unsigned input_head, input_tail; // free-running
 static bool rts = true;
-
-// The scrolling part of the screen: a ring of rows, the first shown is `top`.
-static uint16_t rows[LOG_ROWS][COLUMNS];
-static unsigned top, row, column;
-static bool changed;
 
 static uint64_t lock(void) {
     uint64_t flags = irq_save();
@@ -80,6 +68,16 @@ static void uart_init(void) {
     have_uart = inb(UART + 7) == 0xA5;
 }
 
+// Shows what has changed, with interrupts on in between, see above: drawing letters takes time.
+static void show(void) {
+    bool more = true;
+    while (more) {
+        uint64_t flags = lock();
+        more = screen_show(panicking);
+        unlock(flags);
+    }
+}
+
 // With the lock held: feeds the transmitter once, if it is ready.
 static void feed(void) {
     if (!have_uart) {
@@ -98,83 +96,30 @@ static void uart_feed(void) {
     unlock(flags);
 }
 
-// --- The screen --------------------------------------------------------------------------------
-
-static void clear_row(unsigned r) {
-    for (unsigned i = 0; i < COLUMNS; i++) {
-        rows[r][i] = ATTR_LOG | ' ';
-    }
-}
-
-static void screen_put(char c) {
-    if (c == '\r') {
-        column = 0;
-        return;
-    }
-    if (c == '\b') {
-        column -= column > 0;
-        return;
-    }
-    if (c != '\n' && ((uint8_t)c < 32 || (uint8_t)c > 126)) {
-        return; // control sequences are for the serial terminal
-    }
-    if (c == '\n' || column == COLUMNS) {
-        if (row + 1 < LOG_ROWS) {
-            row++;
-        } else if (panicking) {
-            return;
-        } else {
-            clear_row(top);
-            top = (top + 1) % LOG_ROWS;
-        }
-        column = 0;
-    }
-    if (c != '\n') {
-        rows[(top + row) % LOG_ROWS][column++] = (uint16_t)(ATTR_LOG | (uint8_t)c);
-    }
-    changed = true;
-}
-
-static void screen_show(void) {
-    for (unsigned r = 0; r < LOG_ROWS && changed; r++) {
-        for (unsigned i = 0; i < COLUMNS; i++) {
-            SCREEN[(CONSOLE_STATUS + r) * COLUMNS + i] = rows[(top + r) % LOG_ROWS][i];
-        }
-    }
-    changed = false;
-    unsigned at = (CONSOLE_STATUS + row) * COLUMNS + (column < COLUMNS ? column : COLUMNS - 1);
-    outb(0x3D4, 0x0E);
-    outb(0x3D5, (uint8_t)(at >> 8));
-    outb(0x3D4, 0x0F);
-    outb(0x3D5, (uint8_t)at);
-}
-
 void console_status(unsigned line, const char *s, size_t n) {
-    if (!have_screen || line >= CONSOLE_STATUS) {
-        return;
-    }
     uint64_t flags = lock();
-    for (unsigned i = 0; i < COLUMNS; i++) {
-        char c = i && i <= n ? s[i - 1] : ' '; // a blank in front looks better
-        uint8_t shown = (uint8_t)c < 32 || (uint8_t)c > 126 ? '?' : (uint8_t)c;
-        SCREEN[line * COLUMNS + i] = (uint16_t)((panicking ? ATTR_DEATH : ATTR_STATUS) | shown);
-    }
+    screen_status(line, s, n);
     unlock(flags);
+    show();
+}
+
+bool console_use_framebuffer(void) {
+    uint64_t flags = lock();
+    bool used = screen_use_framebuffer();
+    unlock(flags);
+    show();
+    return used;
+}
+
+bool console_has_screen(void) {
+    return screen_is_there();
 }
 
 // --- Output ------------------------------------------------------------------------------------
 
 void console_init(void) {
     uart_init();
-    SCREEN[0] = 0x0720;
-    have_screen = SCREEN[0] == 0x0720; // a machine without VGA reads all ones
-    for (unsigned r = 0; r < LOG_ROWS; r++) {
-        clear_row(r);
-    }
-    changed = true;
-    for (unsigned i = 0; i < CONSOLE_STATUS; i++) {
-        console_status(i, "", 0);
-    }
+    screen_init();
 }
 
 // With the lock held: puts s[at] and what follows into the ring, as far as there is room. Returns
@@ -185,13 +130,8 @@ static size_t append(const char *s, size_t n, size_t at, bool text) {
         for (unsigned i = !ends; i < 2; i++) {
             char c = i ? s[at] : '\r';
             output[written++ % OUTPUT_SIZE] = c;
-            if (have_screen) {
-                screen_put(c);
-            }
+            screen_put(c);
         }
-    }
-    if (have_screen) {
-        screen_show();
     }
     return at;
 }
@@ -208,6 +148,7 @@ static void write_out(const char *s, size_t n, bool text) {
         if (at == n && busy && !(flags & 1u << 9) && !panicking) {
             return;
         }
+        show();
         while ((int64_t)(end - sent) > 0) {
             uart_feed();
         }
@@ -238,6 +179,7 @@ bool console_try_write_text(const char *s, size_t n) {
         return false;
     }
     append(s, n, 0, true);
+    screen_show(true);
     unlock(0); // interrupts stay off
     for (unsigned i = 0; i < LOCK_TRIES && sent != written && try_lock(); i++) {
         feed();
@@ -266,10 +208,7 @@ size_t console_log(char *buf, size_t size) {
 
 void console_panic(void) {
     panicking = true;
-    for (unsigned r = 0; r < LOG_ROWS; r++) {
-        clear_row(r);
-    }
-    top = row = column = 0;
+    screen_panic();
 }
 
 // --- Input -------------------------------------------------------------------------------------
@@ -329,7 +268,7 @@ void console_set_interrupt_char(int c) {
 
 void console_enable_irq(void) {
     if (have_uart) {
-        outb(UART + 1, 1); // received data available
-        irq_register(UART_LINE, interrupt);
+        irq_register(UART_LINE, interrupt); // first: an edge at a masked input is lost
+        outb(UART + 1, 1);                  // received data available
     }
 }

@@ -5,6 +5,9 @@
 #include "include/machine.h"
 
 void console_init(void);
+// Shows everything on bootinfo.framebuffer from now on. False where there is none to use.
+bool console_use_framebuffer(void);
+bool console_has_screen(void);
 // Turns receive interrupts on.
 void console_enable_irq(void);
 // As console_write(), with "\n" sent as "\r\n".

@@ -13,6 +13,7 @@
 
 #define ACPI_ON_NS 1000000000ul
 #define OFF_NS 1000000000ul
+#define RESET_READS 100000
 
 static struct acpi_power power; // all zeroes until power_take_over()
 
@@ -41,6 +42,10 @@ static bool acpi_on(void) {
 
 const struct acpi_power *power_take_over(void) {
     acpi_power(&power);
+    // Mapped now: there may be no memory for it when the machine has to be reset.
+    if (power.reset_space == ACPI_MEMORY && mmio_map(power.reset, 1)) {
+        power.reset_space = ACPI_NOWHERE;
+    }
     return acpi_on() ? &power : NULL;
 }
 
@@ -86,8 +91,32 @@ void machine_exit(int code) {
     machine_reboot();
 }
 
+// By the register of the FADT (4.8.3.6). Returns where there is none, or it does nothing.
+static void reset_by_acpi(void) {
+    switch (power.reset_space) {
+        case ACPI_IO:
+            outb((uint16_t)power.reset, power.reset_value);
+            break;
+        case ACPI_MEMORY:
+            *(volatile uint8_t *)power.reset = power.reset_value;
+            break;
+        case ACPI_PCI: // PCI Local Bus 3.0, 3.2.2.3.2
+            outl(0xCF8,
+                0x80000000u | (uint32_t)(power.reset >> 32) << 11
+                    | (uint32_t)(power.reset >> 16 & 7) << 8 | (uint32_t)(power.reset & 0xFC));
+            outb((uint16_t)(0xCFC + (power.reset & 3)), power.reset_value);
+            break;
+        default:
+            return;
+    }
+    for (unsigned i = 0; i < RESET_READS; i++) {
+        inb(0x61); // takes about a microsecond, whatever has become of the clock
+    }
+}
+
 void machine_reboot(void) {
     irq_save();
+    reset_by_acpi();
     outb(0xCF9, 0x06); // reset control register of PIIX and later chipsets: full reset
     outb(0x64, 0xFE);  // else the keyboard controller's pulse
     const struct {

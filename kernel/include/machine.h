@@ -51,6 +51,9 @@ int console_getc(void);
 bool console_has_input(void);
 // From now on receiving `c` calls hooks.interrupt_char instead; -1 for none.
 void console_set_interrupt_char(int c);
+// The application provides it: letters 32 to 127, of 8 bytes each, one for a column of 8 dots, bit
+// 0 on top.
+extern const uint8_t *const console_font;
 // Sets line 0 to CONSOLE_STATUS - 1 at the top of the screen.
 #define CONSOLE_STATUS 4
 void console_status(unsigned line, const char *s, size_t n);
@@ -99,10 +102,19 @@ static inline void irq_restore(uint64_t flags) {
     }
 }
 
-// Device interrupt lines 0 to 15, as the 8259s number them. irq_mask() leaves lines alone that the
-// kernel uses itself.
+// Device interrupt lines: 0 to 15 as the 8259s number them, then inputs of I/O APICs by their
+// global number, from IRQ_MESSAGE on messages (MSI). irq_mask() leaves lines alone that the kernel
+// uses itself.
+#define IRQ_LINES 64
+#define IRQ_MESSAGE 48
 void irq_mask(unsigned line);
 void irq_unmask(unsigned line);
+// Takes a message: a device that writes *data to *address interrupts core 0. Returns its line,
+// masked; -ENOSPC when none is left; -EOPNOTSUPP under the command line's irq=lines. `control`:
+// address of the device's mask, bit 0 of a mapped register of 32 bits, 0 where it has none.
+int irq_take_message(uint64_t control, uint32_t *address, uint32_t *data);
+// Masks all messages and takes them back.
+void irq_free_messages(void);
 
 // --- Cores, power ----------------------------------------------------------------------------
 
@@ -152,6 +164,26 @@ struct boot_module {
 };
 // Module `i`, NULL after the last one.
 const struct boot_module *boot_module(size_t i);
+// Takes `size` bytes of RAM for a module that the application reads from a disk: contiguous, also
+// for devices, on a 2 MiB boundary, and above 4 GiB where there is such memory, which leaves the
+// lower for device DMA. *address receives it. -EEXIST for the name of a module, -EINVAL for none,
+// -EMFILE for more modules than there is room for, -ENOMEM. The name of a reservation gets that one
+// if it has the size, else it is released first.
+int module_reserve(const char *name, uint64_t size, uint64_t *address);
+// Makes a reservation a module, which is read-only. -ENOENT when there is none of that name.
+int module_publish(const char *name);
+// Frees a module that was published. Nobody may have it open or mapped: that is not checked.
+// -ENOENT when there is none.
+int module_remove(const char *name);
+// Frees the reservation of that name, NULL for all. No device may write to it any more.
+void module_release(const char *name);
+// Where PCI configuration space is in memory: 1 MiB for each bus, of bus 0 at `address`.
+struct boot_ecam {
+    uint64_t address;
+    uint8_t first, last; // buses
+};
+// NULL where ACPI names none, or under the command line's pci=ports.
+const struct boot_ecam *boot_ecam(void);
 // The loader's command line.
 const char *boot_cmdline(void);
 

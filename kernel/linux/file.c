@@ -282,6 +282,9 @@ int64_t sys_getdents64(const uint64_t arg[6]) {
     uint64_t n = p->kind == ROOT_DIR ? 1 : bootinfo.n_modules, used = 0;
     for (; p->offset < n; p->offset++) {
         const char *name = p->kind == ROOT_DIR ? &DIRECTORY[1] : bootinfo.modules[p->offset].name;
+        if (!*name) {
+            continue; // removed
+        }
         size_t len = kstrlen(name) + 1;
         size_t reclen = ALIGN_UP(offsetof(struct dirent, name) + len, 8);
         if (used + reclen > size) {

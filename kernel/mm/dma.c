@@ -34,7 +34,7 @@ static void move(struct block **from, struct block **to) {
 }
 
 static uint64_t take(size_t n, size_t align) {
-    uint64_t frame = have_spare() ? phys_alloc_contiguous(n, align, 4 * GiB) : 0;
+    uint64_t frame = have_spare() ? phys_alloc_contiguous(n, align, 0, 4 * GiB) : 0;
     if (frame) {
         spare->frame = frame;
         spare->n = n;

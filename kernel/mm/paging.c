@@ -27,7 +27,8 @@ static bool have_1g;
 static uint64_t entry_flags(unsigned prot) {
     return (prot & (PROT_R | PROT_W | PROT_X) ? P_PRESENT : 0) | (prot & PROT_W ? P_WRITE : 0)
         | (prot & PROT_X ? 0 : P_NX)
-        | (prot & PROT_UNCACHED ? P_CACHE_DISABLE | P_WRITE_THROUGH : 0);
+        | (prot & PROT_UNCACHED ? P_CACHE_DISABLE | P_WRITE_THROUGH : 0)
+        | (prot & PROT_COMBINING ? P_WRITE_THROUGH : 0); // PAT entry 1, see cpu/tables.c
 }
 
 static uint64_t *new_table(void) {
@@ -231,6 +232,16 @@ void paging_init(void) {
         uint64_t start = ALIGN_UP(bootinfo.ram[i].start, PAGE_SIZE);
         uint64_t end = ALIGN_DOWN(bootinfo.ram[i].start + bootinfo.ram[i].size, PAGE_SIZE);
         map_or_die(start > MiB ? start : MiB, end, PROT_R | PROT_W);
+    }
+    // A loader does not ask whether the firmware wants the image's place for itself.
+    if (!bootinfo_is_ram((uint64_t)__image_start, (uint64_t)(__bss_end - __image_start))) {
+        map_or_die((uint64_t)__image_start, (uint64_t)__bss_end, PROT_R | PROT_W);
+    }
+    const struct boot_framebuffer *f = &bootinfo.framebuffer;
+    if (f->address) {
+        map_or_die(ALIGN_DOWN(f->address, PAGE_SIZE),
+            ALIGN_UP(f->address + (uint64_t)f->pitch * f->height, PAGE_SIZE),
+            PROT_R | PROT_W | PROT_COMBINING);
     }
     // Local APIC and its neighbours; other device registers are mapped on demand.
     map_or_die(0xFEC00000, 0xFEF00000, PROT_R | PROT_W | PROT_UNCACHED);

@@ -10,6 +10,7 @@
 #define PROT_W 2u
 #define PROT_X 4u
 #define PROT_UNCACHED 8u
+#define PROT_COMBINING 16u // writes may wait for others (WC), reads are not cached
 
 // Makes the kernel's tables and loads them.
 void paging_init(void);

@@ -32,21 +32,34 @@ static void mark(uint64_t first, uint64_t n, bool used) {
     }
 }
 
-// The first address where `size` bytes are RAM and hold neither the image nor a module.
-static uint64_t place_bitmap(uint64_t size) {
-    uint64_t at = ALIGN_UP((uint64_t)__bss_end, PAGE_SIZE);
-    for (size_t i = 0; i < bootinfo.n_modules; i++) {
-        uint64_t end = bootinfo.modules[i].start + bootinfo.modules[i].size;
-        if (end > at && !bootinfo.modules[i].mapped) {
-            at = ALIGN_UP(end, PAGE_SIZE);
-        }
-    }
+static bool meet(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size) {
+    return a < b + b_size && b < a + a_size;
+}
+
+// Whether [at, at + size) is RAM below 4 GiB that holds neither the image nor a module.
+static bool is_unused(uint64_t at, uint64_t size) {
+    bool is_ram = false;
     for (size_t i = 0; i < bootinfo.n_ram; i++) {
         uint64_t start = bootinfo.ram[i].start, end = start + bootinfo.ram[i].size;
-        uint64_t from = start > at ? start : at;
-        if (from + size <= end && from + size <= 4 * GiB) {
-            return from;
-        }
+        is_ram |= at >= start && at + size <= end && at + size <= 4 * GiB;
+    }
+    uint64_t image = (uint64_t)__image_start;
+    bool taken = meet(at, size, image, (uint64_t)__bss_end - image);
+    for (size_t i = 0; i < bootinfo.n_modules; i++) {
+        const struct boot_module *m = &bootinfo.modules[i];
+        taken |= !m->mapped && meet(at, size, m->start, m->size);
+    }
+    return is_ram && !taken;
+}
+
+// Where the frame map goes: behind the image, or behind a module. Loaders put modules anywhere.
+static uint64_t place_bitmap(uint64_t size) {
+    uint64_t at = ALIGN_UP((uint64_t)__bss_end, PAGE_SIZE);
+    for (size_t i = 0; !is_unused(at, size) && i < bootinfo.n_modules; i++) {
+        at = ALIGN_UP(bootinfo.modules[i].start + bootinfo.modules[i].size, PAGE_SIZE);
+    }
+    if (is_unused(at, size)) {
+        return at;
     }
     panic("mm: no room for the %lu KiB frame map: give the machine more memory", size / KiB);
 }
@@ -123,11 +136,11 @@ uint64_t phys_alloc_large(void) {
     return found;
 }
 
-uint64_t phys_alloc_contiguous(size_t n, uint64_t align, uint64_t limit) {
+uint64_t phys_alloc_contiguous(size_t n, uint64_t align, uint64_t from, uint64_t limit) {
     uint64_t flags = spin_lock_irq(&lock), found = 0;
     uint64_t step = align > PAGE_SIZE ? align / PAGE_SIZE : 1;
     uint64_t end = limit / PAGE_SIZE < n_frames ? limit / PAGE_SIZE : n_frames;
-    for (uint64_t f = 0; f + n <= end && n <= n_free;) {
+    for (uint64_t f = from / PAGE_SIZE; f + n <= end && n <= n_free;) {
         uint64_t k = 0;
         while (k < n && !in_use(f + k)) {
             // Whole free words count at once.

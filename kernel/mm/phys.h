@@ -11,8 +11,8 @@ void phys_init(void);
 uint64_t phys_alloc(void);
 // Takes 2 MiB, aligned to 2 MiB; 0 when there is no such piece.
 uint64_t phys_alloc_large(void);
-// Takes `n` contiguous frames, aligned to `align` bytes, below `limit`; 0 when there are none.
-uint64_t phys_alloc_contiguous(size_t n, uint64_t align, uint64_t limit);
+// Takes `n` contiguous frames in [from, limit), aligned to `align` bytes; 0 when there are none.
+uint64_t phys_alloc_contiguous(size_t n, uint64_t align, uint64_t from, uint64_t limit);
 void phys_free(uint64_t frame, size_t n);
 
 #endif

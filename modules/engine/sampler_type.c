@@ -6,6 +6,7 @@
 //     constrained                             whether a grammar restrains it
 //     sample(batch_index) -> token            accepts it as well
 //     accept(token, is_prompt=True)
+//     end_thought() -> bool                  the end of the thought is forced, if there is one
 //     probs(n) -> [(token, probability), ...]
 //     start(batch_index)                      begins what sample() does, from a copy of the
 //                                             logits: the engine may decode meanwhile; select and
@@ -88,6 +89,11 @@ static mp_obj_t sampler_accept_py(size_t n_args, const mp_obj_t *args) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(sampler_accept_obj, 2, 3, sampler_accept_py);
 
+static mp_obj_t sampler_end_thought_py(mp_obj_t self_in) {
+    return modengine_bool(engine_sampler_end_thought(get_sampler(self_in)));
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(sampler_end_thought_obj, sampler_end_thought_py);
+
 static mp_obj_t sampler_probs_py(mp_obj_t self_in, mp_obj_t n) {
     const int32_t *tokens;
     const float *probs;
@@ -148,6 +154,7 @@ static const mp_rom_map_elem_t sampler_locals_table[] = {
     {MP_ROM_QSTR(MP_QSTR___del__), MP_ROM_PTR(&sampler_close_obj)},
     {MP_ROM_QSTR(MP_QSTR_sample), MP_ROM_PTR(&sampler_sample_obj)},
     {MP_ROM_QSTR(MP_QSTR_accept), MP_ROM_PTR(&sampler_accept_obj)},
+    {MP_ROM_QSTR(MP_QSTR_end_thought), MP_ROM_PTR(&sampler_end_thought_obj)},
     {MP_ROM_QSTR(MP_QSTR_probs), MP_ROM_PTR(&sampler_probs_obj)},
     {MP_ROM_QSTR(MP_QSTR_start), MP_ROM_PTR(&sampler_start_obj)},
     {MP_ROM_QSTR(MP_QSTR_finish), MP_ROM_PTR(&sampler_finish_obj)},

@@ -1,7 +1,7 @@
 // The `pci` module: argument conversion around native/pci.
 //
 //   devices() -> [(bdf, vendor, device, class24), ...]
-//   read(bdf, offset, size) -> int       configuration space; size is 1, 2 or 4
+//   read(bdf, offset, size) -> int       configuration space; size is 1, 2 or 4, offset below 4096
 //   write(bdf, offset, size, value)
 //   bar(bdf, n) -> (address, size, is_io), size 0 where the function has no such region
 //   enable(bdf)                          memory, ports and bus mastering
@@ -20,7 +20,7 @@ static uint16_t get_bdf(mp_obj_t bdf_in) {
 }
 
 static void check_access(mp_int_t offset, mp_int_t size) {
-    if ((size != 1 && size != 2 && size != 4) || offset < 0 || offset > 255 || offset % size) {
+    if ((size != 1 && size != 2 && size != 4) || offset < 0 || offset > 4095 || offset % size) {
         mp_raise_ValueError(MP_ERROR_TEXT("no such configuration register"));
     }
 }

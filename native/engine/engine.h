@@ -52,6 +52,8 @@ enum {
     ENGINE_POOLING_MEAN = 1,
     ENGINE_POOLING_CLS = 2,  // the first token's
     ENGINE_POOLING_LAST = 3, // the last token's
+    ENGINE_POOLING_NONE = 4, // they stay apart: the result is one vector after the other
+    ENGINE_POOLING_RANK = 5, // the model's classifier: scores instead of a vector
 };
 
 // Whose code multiplies matrices.
@@ -116,7 +118,12 @@ struct engine_info {
     int32_t bos, eos;                  // tokens, -1 if the model has none
     int32_t fim_pre, fim_suf, fim_mid; // tokens for filling in the middle, -1 if the model has none
     int32_t fim_rep, fim_sep;
-    uint32_t n_embd;           // width of an embedding
+    uint32_t n_embd;       // width of an embedding
+    int32_t pooling;       // ENGINE_POOLING_* in effect
+    int32_t sep;           // the token that separates texts, -1 if the model has none
+    bool add_eos, add_sep; // eos follows a text, sep separates two
+    // Of a model that ranks, the text of a query and a document with {query} and {document}, or "".
+    const char *rerank_template;
     int32_t vocab_type;        // llama.h's llama_vocab_type
     bool generates;            // false: it only computes embeddings
     bool divisible;            // parts of a sequence can be shared and removed
@@ -320,6 +327,10 @@ int engine_sampler_sample(struct engine_sampler *s, size_t index, int32_t *token
 // which counts for repetition penalties only.
 int engine_sampler_accept(struct engine_sampler *s, int32_t token, bool is_prompt);
 
+// Has the thought end that a conversation with a reasoning_budget_tokens is in: from the next token
+// on, the end of thoughts is forced. 1 if so, 0 if there is no thought to end.
+int engine_sampler_end_thought(struct engine_sampler *s);
+
 // The candidates that the last engine_sampler_sample() chose from, after all samplers: at most n,
 // the most probable first.
 int engine_sampler_probs(struct engine_sampler *s, size_t n, const int32_t **tokens,
@@ -373,7 +384,7 @@ int engine_reply_push(struct engine_reply *reply, const char *text, size_t len, 
 // reply may be NULL.
 void engine_reply_close(struct engine_reply *reply);
 
-// The embedding of a text, which a causal model may be given in pieces of at most n_batch tokens;
+// The embedding of a text (with ENGINE_POOLING_RANK, its scores), which a causal model may be given in pieces of at most n_batch tokens;
 // other models take it at once, at most 512 tokens. first, last: of the pieces. The last call
 // gives the vector. normalize: -1 not, 0 to the largest, 2 to Euclid's length, else to that norm.
 // Has a context of its own, made by the first call, for texts of at most n_ctx tokens, or as many

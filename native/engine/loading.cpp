@@ -202,6 +202,12 @@ void fill_info(engine *e) {
     info.fim_mid = llama_vocab_fim_mid(e->vocab);
     info.fim_rep = llama_vocab_fim_rep(e->vocab);
     info.fim_sep = llama_vocab_fim_sep(e->vocab);
+    info.pooling = pooling_of(e);
+    info.sep = llama_vocab_sep(e->vocab);
+    info.add_eos = llama_vocab_get_add_eos(e->vocab);
+    info.add_sep = llama_vocab_get_add_sep(e->vocab);
+    const char *rerank = llama_model_chat_template(e->model.get(), "rerank");
+    info.rerank_template = rerank ? rerank : "";
     info.n_embd = static_cast<uint32_t>(llama_model_n_embd_out(e->model.get()));
     info.vocab_type = llama_vocab_type(e->vocab);
     // A recurrent state has no parts, and a sliding window forgets what a copy would need.
@@ -237,7 +243,7 @@ std::unique_ptr<engine> make_engine(const char *path, const struct engine_params
     check(params->n_batch >= 1 && params->n_batch <= INT_MAX / 8, "n_batch is out of range");
     check(params->n_seq >= 1 && params->n_seq <= llama_max_parallel_sequences(),
         "n_seq is not in 1.." + std::to_string(llama_max_parallel_sequences()));
-    check(params->pooling >= ENGINE_POOLING_MODEL && params->pooling <= ENGINE_POOLING_LAST,
+    check(params->pooling >= ENGINE_POOLING_MODEL && params->pooling <= ENGINE_POOLING_RANK,
         "there is no such pooling");
     check(params->kernels >= ENGINE_KERNELS_AUTO && params->kernels <= ENGINE_KERNELS_EXACT,
         "there are no such kernels");

@@ -564,6 +564,12 @@ int engine_sampler_accept(struct engine_sampler *s, int32_t token, bool is_promp
     });
 }
 
+int engine_sampler_end_thought(struct engine_sampler *s) {
+    return sampler_call(s, KNOWS, [&](engine *) {
+        return static_cast<int>(common_sampler_reasoning_budget_force(s->sampler.get()));
+    });
+}
+
 int engine_sampler_probs(struct engine_sampler *s, size_t n, const int32_t **tokens,
     const float **probs, size_t *count) {
     return sampler_call(s, KNOWS, [&](engine *e) {

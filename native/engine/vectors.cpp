@@ -24,29 +24,24 @@ bool is_causal(const engine *e) {
     return e->info.generates;
 }
 
-enum llama_pooling_type pooling_of(const engine *e) {
-    char value[16];
-    switch (e->params.pooling) {
-        case ENGINE_POOLING_MEAN:
-            return LLAMA_POOLING_TYPE_MEAN;
+// llama.cpp's number of the pooling in effect.
+enum llama_pooling_type type_of(const engine *e) {
+    switch (e->info.pooling) {
+        case ENGINE_POOLING_NONE:
+            return LLAMA_POOLING_TYPE_NONE;
         case ENGINE_POOLING_CLS:
             return LLAMA_POOLING_TYPE_CLS;
         case ENGINE_POOLING_LAST:
             return LLAMA_POOLING_TYPE_LAST;
+        case ENGINE_POOLING_RANK:
+            return LLAMA_POOLING_TYPE_RANK;
         default:
-            break;
+            return LLAMA_POOLING_TYPE_MEAN;
     }
-    char arch[64], key[96];
-    if (llama_model_meta_val_str(e->model.get(), "general.architecture", arch, sizeof arch) > 0) {
-        snprintf(key, sizeof key, "%s.pooling_type", arch);
-        if (llama_model_meta_val_str(e->model.get(), key, value, sizeof value) > 0) {
-            int type = atoi(value);
-            if (type >= LLAMA_POOLING_TYPE_MEAN && type <= LLAMA_POOLING_TYPE_LAST) {
-                return static_cast<enum llama_pooling_type>(type);
-            }
-        }
-    }
-    return LLAMA_POOLING_TYPE_MEAN;
+}
+
+bool ranks(const engine *e) {
+    return e->info.pooling == ENGINE_POOLING_RANK;
 }
 
 // Tokens of the longest text that a model which must see all of it takes.
@@ -68,11 +63,12 @@ void open_embedder(engine *e) {
     if (is_causal(e)) {
         cp.n_ctx = e->info.n_ctx;
         cp.n_batch = cp.n_ubatch = e->info.n_batch;
-        cp.pooling_type = LLAMA_POOLING_TYPE_NONE;
+        // A classifier reads the last token, whose layers are in the graph of llama.cpp's pooling.
+        cp.pooling_type = ranks(e) ? LLAMA_POOLING_TYPE_RANK : LLAMA_POOLING_TYPE_NONE;
     } else {
         cp.n_ctx = longest_whole(e);
         cp.n_batch = cp.n_ubatch = cp.n_ctx;
-        cp.pooling_type = pooling_of(e);
+        cp.pooling_type = type_of(e);
     }
     for (;;) {
         log_capture capture;
@@ -110,18 +106,26 @@ int compute(engine *e, const llama_batch &batch, bool first) {
 // Adds the vectors of the batch's tokens to what is pooled.
 void pool(engine *e, size_t n) {
     const size_t width = e->info.n_embd;
-    const auto pooling = pooling_of(e);
+    if (ranks(e)) {
+        e->pooled_tokens += n; // finish() asks for the scores
+        return;
+    }
     for (size_t i = 0; i < n; ++i) {
         const float *vector = llama_get_embeddings_ith(e->embedder.get(), static_cast<int32_t>(i));
         if (!vector) {
             throw bad_numbers("the model computed no embedding");
         }
         const bool first = e->pooled_tokens++ == 0;
-        if (pooling == LLAMA_POOLING_TYPE_MEAN) {
+        if (e->info.pooling == ENGINE_POOLING_NONE) {
+            if (first) {
+                e->pooled.clear();
+            }
+            e->pooled.insert(e->pooled.end(), vector, vector + width);
+        } else if (e->info.pooling == ENGINE_POOLING_MEAN) {
             for (size_t j = 0; j < width; ++j) {
                 e->pooled[j] += vector[j];
             }
-        } else if (pooling == LLAMA_POOLING_TYPE_LAST || first) {
+        } else if (e->info.pooling == ENGINE_POOLING_LAST || first) {
             std::copy(vector, vector + width, e->pooled.begin());
         }
     }
@@ -130,19 +134,30 @@ void pool(engine *e, size_t n) {
 // The pooled vector of the whole text; its length is normalized as llama-server's embd_normalize
 // says.
 void finish(engine *e, int32_t normalize) {
-    const size_t width = e->info.n_embd;
-    if (is_causal(e)) {
-        if (pooling_of(e) == LLAMA_POOLING_TYPE_MEAN) {
+    size_t width = e->info.n_embd;
+    if (ranks(e)) {
+        width = llama_model_n_cls_out(e->model.get());
+        normalize = -1;
+    }
+    if (is_causal(e) && !ranks(e)) {
+        if (e->info.pooling == ENGINE_POOLING_MEAN) {
             for (float &x : e->pooled) {
                 x /= static_cast<float>(e->pooled_tokens);
             }
         }
+    } else if (e->info.pooling == ENGINE_POOLING_NONE) {
+        e->pooled_tokens = 0;
+        pool(e, e->batch.size());
     } else {
         const float *vector = llama_get_embeddings_seq(e->embedder.get(), 0);
         if (!vector) {
             throw bad_numbers("the model computed no embedding");
         }
         e->pooled.assign(vector, vector + width);
+    }
+    if (e->info.pooling == ENGINE_POOLING_NONE) {
+        width = e->pooled.size();
+        normalize = -1; // as llama-server, which leaves these vectors as they are
     }
     for (float x : e->pooled) {
         if (!std::isfinite(x)) {
@@ -154,6 +169,29 @@ void finish(engine *e, int32_t normalize) {
 }
 
 } // namespace
+
+int32_t pooling_of(const engine *e) {
+    if (e->params.pooling != ENGINE_POOLING_MODEL) {
+        return e->params.pooling;
+    }
+    char arch[64], key[96], value[16];
+    if (llama_model_meta_val_str(e->model.get(), "general.architecture", arch, sizeof arch) > 0) {
+        snprintf(key, sizeof key, "%s.pooling_type", arch);
+        if (llama_model_meta_val_str(e->model.get(), key, value, sizeof value) > 0) {
+            switch (atoi(value)) {
+                case LLAMA_POOLING_TYPE_CLS:
+                    return ENGINE_POOLING_CLS;
+                case LLAMA_POOLING_TYPE_LAST:
+                    return ENGINE_POOLING_LAST;
+                case LLAMA_POOLING_TYPE_RANK:
+                    return ENGINE_POOLING_RANK;
+                default:
+                    break;
+            }
+        }
+    }
+    return ENGINE_POOLING_MEAN;
+}
 
 int engine_embed_start(struct engine *e, size_t n, const int32_t *tokens, bool first, bool last,
     int32_t normalize) {

@@ -47,7 +47,9 @@ const std::vector<unsigned> refused_calls = {SYS_socket, SYS_socketpair, SYS_con
     SYS_setns, SYS_bpf, SYS_keyctl, SYS_add_key, SYS_request_key, SYS_userfaultfd,
     SYS_perf_event_open, SYS_init_module, SYS_finit_module, SYS_kexec_load, SYS_unlink,
     SYS_unlinkat, SYS_rmdir, SYS_link, SYS_linkat, SYS_symlink, SYS_symlinkat, SYS_chmod,
-    SYS_fchmodat, SYS_chown, SYS_fchownat};
+    SYS_fchmodat, SYS_chown, SYS_fchownat, SYS_io_uring_setup, SYS_io_uring_enter,
+    SYS_io_uring_register, SYS_kill, SYS_rt_sigqueueinfo, SYS_pidfd_open, SYS_pidfd_send_signal,
+    SYS_pidfd_getfd, SYS_open_by_handle_at, SYS_mknod, SYS_mknodat, SYS_swapon, SYS_reboot};
 
 } // namespace
 

@@ -127,6 +127,9 @@ public:
         if (code == 0) {
             code = check(api.synchronize(nullptr), "cuStreamSynchronize");
         }
+        if (code != 0 && made != 0) {
+            api.free(made); // nobody would ever know of it
+        }
         *address = made;
         return code;
     }

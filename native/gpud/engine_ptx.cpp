@@ -193,7 +193,8 @@ public:
     }
 
     int global(object module, uint64_t hash, uint64_t *address, uint64_t *bytes) override {
-        return as<ptx::module>(module)->global(hash, address, bytes)
+        // What is returned becomes memory that the guest may copy: it must be the device's.
+        return as<ptx::module>(module)->global(hash, address, bytes) && is_held(*address, *bytes)
             ? 0
             : failed(UCUDA_ENOTFOUND, "the module has no such global");
     }
@@ -383,9 +384,12 @@ private:
     }
 
     bool holds(uint64_t address, uint64_t bytes, uint32_t rows, uint32_t pitch) const {
-        uint64_t extent = (uint64_t)(rows - 1) * pitch + bytes; // checked when it was captured
+        return is_held(address, (uint64_t)(rows - 1) * pitch + bytes); // checked when captured
+    }
+
+    bool is_held(uint64_t address, uint64_t bytes) const {
         for (const auto &memory : memories) {
-            if (memory->holds(address, extent)) {
+            if (memory->holds(address, bytes)) {
                 return true;
             }
         }

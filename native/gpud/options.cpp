@@ -24,6 +24,7 @@ Serves CUDA to virtual machines: QEMU connects to the socket by
   --upload              guests may send PTX of their own: for development
   --ram FILE:START:SIZE   the guest's memory at guest-physical START; allows one guest
   --file FILE:START:SIZE  a file that the guest has mapped at START; it is only read
+                          both: SIZE@OFFSET for what begins at an offset in the file
   --time-limit SECONDS  for one command, then its worker is ended (60)
   --guests N            at a time (8)
   --spin US             how long a worker looks at its ring before it sleeps (50 for cuda, else 0)
@@ -59,11 +60,13 @@ window_option window_of(const std::string &text, bool ram) {
     if (middle == text.npos || middle == 0) {
         throw std::runtime_error(text + " is not FILE:START:SIZE");
     }
+    std::vector<std::string> size = split(text.substr(last + 1), '@');
+    constexpr uint64_t page = 4096, most = INT64_MAX / 2;
     window_option w = {text.substr(0, middle),
-        number(text.substr(middle + 1, last - middle - 1), 0, UINT64_MAX),
-        number(text.substr(last + 1), 1, UINT64_MAX), ram};
-    if (w.start + w.size < w.start) {
-        throw std::runtime_error(text + " wraps around");
+        number(text.substr(middle + 1, last - middle - 1), 0, UINT64_MAX), number(size[0], 1, most),
+        size.size() > 1 ? number(size[1], 0, most) : 0, ram};
+    if (w.start + w.size < w.start || size.size() > 2 || w.offset % page != 0) {
+        throw std::runtime_error(text + " wraps around, or begins within a page");
     }
     return w;
 }
@@ -192,7 +195,8 @@ std::vector<std::string> worker_arguments(const options &o) {
     for (const window_option &w : o.windows) {
         words.insert(words.end(),
             {w.ram ? "--ram" : "--file",
-                w.path + ":" + std::to_string(w.start) + ":" + std::to_string(w.size)});
+                w.path + ":" + std::to_string(w.start) + ":" + std::to_string(w.size) + "@"
+                    + std::to_string(w.offset)});
     }
     return words;
 }

@@ -12,6 +12,7 @@ namespace gpud {
 struct window_option {
     std::string path;
     uint64_t start, size; // guest-physical
+    uint64_t offset;      // in the file
     bool ram;             // else a file, which is only read
 };
 

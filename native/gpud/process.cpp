@@ -55,8 +55,9 @@ constexpr int high = 64, most_descriptors = 1024;
     _exit(127);
 }
 
-void *map(int fd, size_t bytes, bool write) {
-    void *at = mmap(nullptr, bytes, write ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
+void *map(int fd, size_t bytes, bool write, uint64_t offset = 0) {
+    int access = write ? PROT_READ | PROT_WRITE : PROT_READ;
+    void *at = mmap(nullptr, bytes, access, MAP_SHARED, fd, (off_t)offset);
     if (at == MAP_FAILED) {
         throw std::runtime_error(std::string("mmap: ") + strerror(errno));
     }
@@ -121,12 +122,12 @@ void worker_main(const options &o) {
         for (size_t i = 0; i < o.windows.size(); i++) {
             const window_option &w = o.windows[i];
             int fd = FD_WINDOWS + (int)i;
-            if (size_of(fd) < w.size) {
+            if (size_of(fd) < w.offset + w.size) {
                 throw std::runtime_error(w.path + " is shorter than its window");
             }
             settings.windows.push_back(
                 {w.start, w.size, w.ram ? (uint32_t)UCUDA_WINDOW_RAM : (uint32_t)UCUDA_WINDOW_FILE,
-                    w.ram ? 1u : 0u, (uint8_t *)map(fd, w.size, w.ram)});
+                    w.ram ? 1u : 0u, (uint8_t *)map(fd, w.size, w.ram, w.offset)});
             mapped += w.size;
         }
         bool cuda = o.engine == "cuda";

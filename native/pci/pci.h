@@ -1,4 +1,5 @@
-// PCI configuration space through mechanism #1 (PCI Local Bus 3.0, section 3.2.2.3.2).
+// PCI configuration space, in memory (PCI Express Base 4.0, section 7.2.2) where the machine has it
+// there, else through ports by mechanism #1 (PCI Local Bus 3.0, section 3.2.2.3.2).
 //
 // A function is named by `bdf`: bus << 8 | device << 3 | function. Ports are reached through
 // `pci_ports`, which a test replaces; in the image it holds the IN and OUT instructions.
@@ -28,8 +29,13 @@ struct pci_bar {
     bool is_io;
 };
 
-// Reads or writes `size` (1, 2 or 4) bytes at `offset`; the caller keeps offset + size <= 256 and
-// offset a multiple of size.
+// Uses configuration space in memory from now on: 1 MiB for each bus, the buses from `first` to
+// `last`, bus 0 at `base`; mapped uncached. Other buses stay with the ports. False, and no change,
+// where the ports show another machine.
+bool pci_use_memory(uintptr_t base, unsigned first, unsigned last);
+
+// Reads or writes `size` (1, 2 or 4) bytes at `offset`; the caller keeps offset + size <= 4096 and
+// offset a multiple of size. Ports reach 256 bytes: behind them reads give all ones.
 uint32_t pci_read(uint16_t bdf, unsigned offset, unsigned size);
 void pci_write(uint16_t bdf, unsigned offset, unsigned size, uint32_t value);
 

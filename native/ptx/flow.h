@@ -19,7 +19,8 @@ void release_barriers(block &b);
 
 // vprintf and __assertfail (CUDA's device runtime).
 bool emit_library_call(decoder &d, std::string_view name, const std::vector<uint32_t> &arguments);
-// Whether [address, address + bytes) may be read by a lane, as a generic address.
+// Whether [address, address + bytes) may be read by a lane, as a generic address. `lane` may be
+// beyond the block's threads, where the last warp is not whole: such lanes have no local memory.
 bool readable(const block &b, uint32_t lane, uint64_t address, uint64_t bytes);
 
 } // namespace ptx

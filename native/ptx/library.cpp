@@ -14,7 +14,9 @@ bool readable(const block &b, uint32_t lane, uint64_t address, uint64_t bytes) {
     };
     if (inside(reinterpret_cast<uint64_t>(b.shared), b.shared_bytes)
         || inside(reinterpret_cast<uint64_t>(b.param), b.param_bytes)
-        || inside(reinterpret_cast<uint64_t>(b.local) + lane * b.local_stride, b.local_bytes)) {
+        || (lane < b.threads
+            && inside(reinterpret_cast<uint64_t>(b.local) + lane * b.local_stride,
+                b.local_bytes))) {
         return true;
     }
     const interval *end = b.allocations + b.n_allocations;

@@ -242,10 +242,14 @@ void make_store(decoder &d, const statement &s) {
     register_size = register_size ? register_size : std::max(size, 2u);
     for (unsigned k = 0; k < what.parts; ++k) {
         if (from[k].kind == operand::value) { // in the size that the others have
-            const type t = is_float(what.kind) || size == register_size ? what.kind
-                : register_size == 2                                    ? type::b16
-                : register_size == 4                                    ? type::b32
-                                                                        : type::b64;
+            // A float is stored as it is; no literal of a float fills a wider register.
+            if (is_float(what.kind) && size != register_size) {
+                d.fail("a literal cannot stand beside wider registers");
+            }
+            const type t = size == register_size ? what.kind
+                : register_size == 2             ? type::b16
+                : register_size == 4             ? type::b32
+                                                 : type::b64;
             places[k] = d.in(from[k], t);
         }
     }

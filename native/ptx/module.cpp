@@ -227,7 +227,8 @@ bool module::global(uint64_t hash, uint64_t *address, uint64_t *bytes) const {
     const auto it = s->by_hash.find(hash);
     const auto found =
         it == s->by_hash.end() ? s->all.variables.end() : s->all.variables.find(it->second);
-    if (found == s->all.variables.end()) {
+    // A kernel may have the name of a shared variable, whose address is no pointer.
+    if (found == s->all.variables.end() || found->second.where != space::global) {
         return false;
     }
     *address = found->second.address;

@@ -60,6 +60,7 @@ static void run_python(void) {
     pyexec_frozen_module("_boot.py", false);
     // On the RAM file system, which outlives soft resets: a script may put it there.
     pyexec_file_if_exists("/boot.py");
+    pyexec_file_if_exists("/flash/boot.py");
     boot_phase("python");
     int exit = 0;
     if (pyexec_mode_kind == PYEXEC_MODE_FRIENDLY_REPL) {
@@ -75,7 +76,9 @@ static void run_python(void) {
     soft_timer_deinit();
     mpirq_deinit();
     pci_quiesce();
+    x86_reset_devices();
     dma_free_all();
+    module_release(NULL);
     gc_sweep_all();
     mp_deinit();
     ucuda_port_reset();
@@ -83,11 +86,20 @@ static void run_python(void) {
     free(heap);
 }
 
+// Uses configuration space in memory, which has more of it than the ports and needs no lock.
+static void find_pci(void) {
+    const struct boot_ecam *e = boot_ecam();
+    if (e && !mmio_map(e->address + e->first * MiB, (e->last - e->first + 1) * MiB)) {
+        pci_use_memory(e->address, e->first, e->last);
+    }
+}
+
 int main(int argc, char **argv) {
     boot_phase("libc");
     kernel_hooks.interpreter_return = vm_entry_return;
     kernel_hooks.describe_frame = pyframe_describe;
     waiting_port_init();
+    find_pci();
     ucuda_port_init();
     mp_cstack_init_with_sp_here(PYTHON_STACK_SIZE);
     for (;;) {

@@ -31,19 +31,20 @@ static mp_obj_t lines(const char *text, const char *prefix) {
 }
 
 // last_crash() -> dict or None: the last death since power-on. reason: one line. uptime: seconds
-// since boot. time: seconds since 1970. count: deaths since power-on. boots: 1 in the run after
-// it. registers, backtrace (innermost first), python (the backtrace's Python lines), log: lists of
-// lines.
+// since boot. time: seconds since 1970. count: deaths since power-on; streak: of them, in a row
+// and each soon after its boot. boots: 1 in the run after it. registers, backtrace (innermost
+// first), python (the backtrace's Python lines), log: lists of lines.
 static mp_obj_t machine_last_crash(void) {
     const struct crash_record *r = crash_last();
     if (!r) {
         return mp_const_none;
     }
-    mp_obj_t dict = mp_obj_new_dict(10);
+    mp_obj_t dict = mp_obj_new_dict(11);
     store(dict, MP_QSTR_reason, mp_obj_new_str(r->reason, strlen(r->reason)));
     store(dict, MP_QSTR_uptime, mp_obj_new_float((mp_float_t)(r->uptime_ns / 1000000) / 1000));
     store(dict, MP_QSTR_time, mp_obj_new_int_from_ll(r->realtime_ns / 1000000000));
     store(dict, MP_QSTR_count, mp_obj_new_int_from_uint(r->count));
+    store(dict, MP_QSTR_streak, mp_obj_new_int_from_uint(r->streak));
     store(dict, MP_QSTR_boots, mp_obj_new_int_from_uint(r->boots));
     store(dict, MP_QSTR_registers, lines(r->registers, ""));
     store(dict, MP_QSTR_backtrace, lines(r->backtrace, ""));

@@ -26,13 +26,63 @@ static mp_obj_t x86_modules(void) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_0(x86_modules_obj, x86_modules);
 
+static const char *module_name(mp_obj_t name_in) {
+    const char *name = mp_obj_str_get_str(name_in);
+    if (!*name || strlen(name) >= BOOT_NAME_MAX || strchr(name, '/')) {
+        mp_raise_ValueError(MP_ERROR_TEXT("no name of a module"));
+    }
+    return name;
+}
+
+// module(name, size) -> memoryview of contiguous memory, at the same physical and virtual address,
+// for a module that a disk's driver fills. It becomes /boot/NAME by module_publish(name); until
+// then module_release(name) or a soft reset frees it. OSError(ENOMEM), OSError(EEXIST).
+static mp_obj_t x86_module_reserve(mp_obj_t name, mp_obj_t size_in) {
+    uint64_t size = mp_obj_int_get_truncated(size_in), address;
+    int err = module_reserve(module_name(name), size, &address);
+    if (err) {
+        mp_raise_OSError(-err);
+    }
+    return mp_obj_new_memoryview('B' | MP_OBJ_ARRAY_TYPECODE_FLAG_RW, (size_t)size,
+        (void *)address);
+}
+static MP_DEFINE_CONST_FUN_OBJ_2(x86_module_reserve_obj, x86_module_reserve);
+
+// module_publish(name): no one may write to the module's memory any more.
+static mp_obj_t x86_module_publish(mp_obj_t name) {
+    int err = module_publish(module_name(name));
+    if (err) {
+        mp_raise_OSError(-err);
+    }
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(x86_module_publish_obj, x86_module_publish);
+
+// module_remove(name): frees the memory of a module that was published, and that no file or engine
+// has open. OSError(ENOENT).
+static mp_obj_t x86_module_remove(mp_obj_t name) {
+    int err = module_remove(module_name(name));
+    if (err) {
+        mp_raise_OSError(-err);
+    }
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(x86_module_remove_obj, x86_module_remove);
+
+// module_release(name): frees what module() returned. No device may write to it any more.
+static mp_obj_t x86_module_release(mp_obj_t name) {
+    module_release(module_name(name));
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(x86_module_release_obj, x86_module_release);
+
 // cmdline() -> str: the boot loader's command line.
 static mp_obj_t x86_cmdline(void) {
     return mp_obj_new_str_from_cstr(boot_cmdline());
 }
 static MP_DEFINE_CONST_FUN_OBJ_0(x86_cmdline_obj, x86_cmdline);
 
-// irq(line, callback): callback(line) runs from the scheduler after an interrupt of line 0 to 15.
+// irq(line, callback): callback(line) runs from the scheduler after an interrupt of that line.
 // The line stays masked until it returns, so it must acknowledge the device. None masks the line.
 static mp_obj_t x86_irq(mp_obj_t line_in, mp_obj_t callback) {
     mp_int_t line = mp_obj_get_int(line_in);
@@ -43,6 +93,24 @@ static mp_obj_t x86_irq(mp_obj_t line_in, mp_obj_t callback) {
     return mp_const_none;
 }
 static MP_DEFINE_CONST_FUN_OBJ_2(x86_irq_obj, x86_irq);
+
+// irq_message(control) -> (line, address, data): a message for a device, masked until irq();
+// `control` is the address of its vector control, in a mapping by mmio(), 0 where it has none.
+// OSError when there is none left, or messages are switched off.
+static mp_obj_t x86_irq_message(mp_obj_t control) {
+    uint32_t address, data;
+    int line = irq_take_message(mp_obj_int_get_truncated(control), &address, &data);
+    if (line < 0) {
+        mp_raise_OSError(-line);
+    }
+    mp_obj_t item[3] = {
+        MP_OBJ_NEW_SMALL_INT(line),
+        mp_obj_new_int_from_uint(address),
+        MP_OBJ_NEW_SMALL_INT(data),
+    };
+    return mp_obj_new_tuple(3, item);
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(x86_irq_message_obj, x86_irq_message);
 
 // alarm(callback): callback(0) runs from the scheduler at the time that alarm_at() was given.
 static mp_obj_t x86_alarm(mp_obj_t callback) {
@@ -162,6 +230,33 @@ static mp_obj_t x86_mmio(mp_obj_t address_in, mp_obj_t size_in) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_2(x86_mmio_obj, x86_mmio);
 
+// Registers that x86_reset_devices() writes. One of a device that is started again is here once.
+static uint64_t to_reset[32];
+static size_t n_to_reset;
+
+// at_reset(address): a soft reset writes 0 to this mapped register of 32 bits before it frees DMA
+// memory. For devices off the PCI bus, which pci_quiesce() does not reach.
+static mp_obj_t x86_at_reset(mp_obj_t address_in) {
+    uint64_t address = mp_obj_int_get_truncated(address_in);
+    for (size_t i = 0; i < n_to_reset; i++) {
+        if (to_reset[i] == address) {
+            return mp_const_none;
+        }
+    }
+    if (n_to_reset == MP_ARRAY_SIZE(to_reset)) {
+        mp_raise_OSError(MP_ENOMEM);
+    }
+    to_reset[n_to_reset++] = address;
+    return mp_const_none;
+}
+static MP_DEFINE_CONST_FUN_OBJ_1(x86_at_reset_obj, x86_at_reset);
+
+void x86_reset_devices(void) {
+    while (n_to_reset) {
+        *(volatile uint32_t *)to_reset[--n_to_reset] = 0;
+    }
+}
+
 // exit(code): ends the machine; under QEMU with isa-debug-exit the status is code << 1 | 1.
 static mp_obj_t x86_exit(mp_obj_t code) {
     machine_exit((int)mp_obj_get_int(code));
@@ -220,8 +315,13 @@ MP_DECLARE_CONST_FUN_OBJ_2(x86_stress_obj);
 static const mp_rom_map_elem_t x86_globals_table[] = {
     {MP_ROM_QSTR(MP_QSTR___name__), MP_ROM_QSTR(MP_QSTR__x86)},
     {MP_ROM_QSTR(MP_QSTR_modules), MP_ROM_PTR(&x86_modules_obj)},
+    {MP_ROM_QSTR(MP_QSTR_module), MP_ROM_PTR(&x86_module_reserve_obj)},
+    {MP_ROM_QSTR(MP_QSTR_module_publish), MP_ROM_PTR(&x86_module_publish_obj)},
+    {MP_ROM_QSTR(MP_QSTR_module_remove), MP_ROM_PTR(&x86_module_remove_obj)},
+    {MP_ROM_QSTR(MP_QSTR_module_release), MP_ROM_PTR(&x86_module_release_obj)},
     {MP_ROM_QSTR(MP_QSTR_cmdline), MP_ROM_PTR(&x86_cmdline_obj)},
     {MP_ROM_QSTR(MP_QSTR_irq), MP_ROM_PTR(&x86_irq_obj)},
+    {MP_ROM_QSTR(MP_QSTR_irq_message), MP_ROM_PTR(&x86_irq_message_obj)},
     {MP_ROM_QSTR(MP_QSTR_alarm), MP_ROM_PTR(&x86_alarm_obj)},
     {MP_ROM_QSTR(MP_QSTR_alarm_at), MP_ROM_PTR(&x86_alarm_at_obj)},
     {MP_ROM_QSTR(MP_QSTR_set_time), MP_ROM_PTR(&x86_set_time_obj)},
@@ -232,6 +332,7 @@ static const mp_rom_map_elem_t x86_globals_table[] = {
     {MP_ROM_QSTR(MP_QSTR_dma_alloc), MP_ROM_PTR(&x86_dma_alloc_obj)},
     {MP_ROM_QSTR(MP_QSTR_ram_disk), MP_ROM_PTR(&x86_ram_disk_obj)},
     {MP_ROM_QSTR(MP_QSTR_mmio), MP_ROM_PTR(&x86_mmio_obj)},
+    {MP_ROM_QSTR(MP_QSTR_at_reset), MP_ROM_PTR(&x86_at_reset_obj)},
     {MP_ROM_QSTR(MP_QSTR_exit), MP_ROM_PTR(&x86_exit_obj)},
     {MP_ROM_QSTR(MP_QSTR_cpu_count), MP_ROM_PTR(&x86_cpu_count_obj)},
     {MP_ROM_QSTR(MP_QSTR_memory), MP_ROM_PTR(&x86_memory_obj)},

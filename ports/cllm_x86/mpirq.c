@@ -8,7 +8,7 @@
 #include "mpirq.h"
 
 // Callbacks by line, then the alarm's and the power button's.
-MP_REGISTER_ROOT_POINTER(mp_obj_t mpirq_callbacks[18]);
+MP_REGISTER_ROOT_POINTER(mp_obj_t mpirq_callbacks[66]);
 
 #define ALARM MPIRQ_LINES
 #define POWER (MPIRQ_LINES + 1)
@@ -122,6 +122,7 @@ void mpirq_deinit(void) {
         }
         MP_STATE_VM(mpirq_callbacks)[i] = mp_const_none;
     }
+    irq_free_messages();
     MP_STATE_VM(mpirq_callbacks)[ALARM] = mp_const_none;
     MP_STATE_VM(mpirq_callbacks)[POWER] = mp_const_none;
 }

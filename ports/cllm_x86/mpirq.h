@@ -4,7 +4,7 @@
 
 #include "py/obj.h"
 
-#define MPIRQ_LINES 16
+#define MPIRQ_LINES 64 // IRQ_LINES of machine.h
 
 // Installs the kernel's hooks. Callbacks live in root pointers and are gone after a soft reset.
 void mpirq_init(void);
@@ -20,5 +20,8 @@ void mpirq_set_power_button(mp_obj_t callback);
 // Arms the alarm for clock_ns() >= ns; UINT64_MAX disarms. Soft timers (machine.Timer) share the
 // kernel's one alarm with it.
 void mpirq_alarm_at(uint64_t ns);
+
+// Ends what devices do that called _x86.at_reset(). Before DMA memory is freed.
+void x86_reset_devices(void);
 
 #endif

@@ -194,6 +194,23 @@ def boot(request):
         guest.stop()
 
 
+@pytest.fixture
+def adopt(request):
+    """adopt(GUEST): starts a qemu.Guest that the test made, with a `serial`, and ends it."""
+    guests = []
+
+    def adopt(guest):
+        guest.serial = Serial(guest)
+        guests.append(guest)
+        request.node.stash.setdefault(GUESTS, []).append(guest)
+        guest.start()
+        return guest
+
+    yield adopt
+    for guest in guests:
+        guest.stop()
+
+
 @pytest.fixture(scope="module")
 def boot_once():
     """As `boot`, for a guest that all tests of a module share."""

@@ -106,6 +106,7 @@ ROUTES = {
     "POST /detokenize": ({"tokens": [19556]}, 200),
     "POST /apply-template": ({"messages": MESSAGES}, 200),
     "POST /models/load": ({"model": "another"}, 400),
+    "POST /models/unload": ({"model": "another"}, 400),
     "GET /props": (None, 200),
     "GET /slots": (None, 200),
     "GET /metrics": (None, 200),

@@ -35,9 +35,11 @@ class ApiServer:
             self.settings.alias or Path(model).stem,
             self.settings.options,
             draft=self.settings.draft,
+            tags=self.settings.tags,
+            lora=self.settings.lora,
         )
         host.ended = host_engine.computed
-        self.service.configure(host, self.settings.bounds)
+        self.service.configure(host, self.settings.bounds, self.settings.hidden)
         main.install(self.service, self.settings.access)
         if setup:
             setup(self.service)

@@ -395,6 +395,10 @@ class Sampler:
     def accept(self, token, is_prompt=True):
         self.library.call("engine_sampler_accept", self.handle, token, is_prompt)
 
+    def end_thought(self):
+        code = self.library.call("engine_sampler_end_thought", self.handle, fine=(0, 1))
+        return code == 1
+
     def probs(self, n):
         return self.engine._pairs("engine_sampler_probs", self.handle, n)
 

@@ -196,8 +196,26 @@ def _write(writer):
     writer.close()
 
 
-def make_bert(path, seed=1):
-    """Write a tiny model that only computes embeddings, of texts of at most 512 tokens."""
+def make_adapter(path, seed=1):
+    """Write a LoRA adapter for the model of make(), strong enough to change what it says."""
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_string("general.type", "adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 8.0)
+    random = numpy.random.default_rng(seed)
+    for layer in range(N_LAYER):
+        for name in ("attn_q", "attn_output"):
+            tensor = f"blk.{layer}.{name}.weight.lora_"
+            for suffix, shape in (("a", (4, N_EMBD)), ("b", (N_EMBD, 4))):
+                array = (random.standard_normal(shape) * 0.5).astype("float32")
+                writer.add_tensor(tensor + suffix, array)
+    _write(writer)
+
+
+def make_bert(path, seed=1, ranks=False):
+    """Write a tiny model that only computes embeddings, of texts of at most 512 tokens; or, if it
+    `ranks`, how well a text answers another one.
+    """
     writer = gguf.GGUFWriter(str(path), "bert")
     writer.add_block_count(N_LAYER)
     writer.add_context_length(512)
@@ -207,7 +225,7 @@ def make_bert(path, seed=1):
     writer.add_token_type_count(1)
     writer.add_layer_norm_eps(1e-12)
     writer.add_causal_attention(False)
-    writer.add_pooling_type(gguf.PoolingType.MEAN)
+    writer.add_pooling_type(gguf.PoolingType.RANK if ranks else gguf.PoolingType.MEAN)
     _add_tokenizer(writer, "gpt2")
     random = numpy.random.default_rng(seed)
 
@@ -229,6 +247,9 @@ def make_bert(path, seed=1):
         matrix(block + "ffn_up.weight", N_FF, N_EMBD)
         matrix(block + "ffn_down.weight", N_EMBD, N_FF)
         norm(block + "layer_output_norm")
+    if ranks:
+        matrix("cls.weight", N_EMBD, N_EMBD)
+        matrix("cls.output.weight", 1, N_EMBD)
     _write(writer)
 
 

@@ -17,9 +17,11 @@ STRUCT = """
     struct acpi_power {
         uint16_t status[2], enable[2], control[2], gpe[2];
         uint8_t gpe_bytes[2];
-        uint16_t smi_port;
+        uint16_t timer, smi_port;
         uint8_t smi_acpi_on, sci;
         bool button, can_sleep;
+        uint8_t reset_space, reset_value;
+        uint64_t reset;
         uint8_t sleep_type[2];
     };
 """
@@ -126,6 +128,30 @@ def test_the_first_revision_is_shorter(native):
     power = native.parse(fadt(116), 116)
     assert power.button and power.control[0] == 0x604
     assert native.acpi_power_dsdt(fadt(116), 116) == 0x7FE0040
+
+
+@pytest.mark.parametrize(
+    "address, space, where",
+    [
+        (generic(0xCF9), 1 << 10, (1, 0xCF9)),
+        (generic(0xFED0_0000_0000, 0), 1 << 10, (3, 0xFED0_0000_0000)),
+        (generic(0x1F_0003_0040, 2), 1 << 10, (2, 0x1F_0003_0040)),
+        (generic(0xCF9), 0, (0, 0)),  # the flag says that there is none
+        (generic(0), 1 << 10, (0, 0)),
+        (generic(0x10000), 1 << 10, (0, None)),
+        (generic(0x20_0003_0040, 2), 1 << 10, (0, None)),
+        (generic(0x1F_0008_0040, 2), 1 << 10, (0, None)),
+        (generic(0x1F_0003_0100, 2), 1 << 10, (0, None)),
+        (generic(0xCF9, 3), 1 << 10, (0, None)),  # an embedded controller
+    ],
+)
+def test_the_reset_register(native, address, space, where):
+    table = fadt(f112=("I", 0x80A5 | space), f116=("12s", address), f128=("B", 0x0F))
+    power = native.parse(table, 276)
+    assert power.reset_space == where[0]
+    if where[0]:
+        assert (power.reset, power.reset_value) == (where[1], 0x0F)
+    assert native.parse(table[:128], 128).reset_space == 0  # ends before the value
 
 
 def test_later_revisions_have_wide_addresses(native):

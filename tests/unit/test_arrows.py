@@ -65,6 +65,7 @@ LINKED = {
     "__bss_end",
     "__symbols_start",
     "_start",
+    "console_font",
 }
 
 FREESTANDING = {"stdarg.h", "stdbool.h", "stddef.h", "stdint.h"}

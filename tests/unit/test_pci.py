@@ -18,6 +18,7 @@ def native(compile_native):
         bool pci_bar(uint16_t bdf, unsigned index, struct pci_bar *bar);
         void pci_enable(uint16_t bdf);
         void pci_quiesce(void);
+        bool pci_use_memory(uintptr_t base, unsigned first, unsigned last);
         """,
     )
 
@@ -49,6 +50,44 @@ def test_reads_and_writes_of_each_size(native, bus):
     native.lib.pci_write(0x18, 0x3D, 1, 0xAB)
     native.lib.pci_write(0x18, 0x3E, 2, 0x1234)
     assert native.lib.pci_read(0x18, 0x3C, 4) == 0x1234AB00
+
+
+@pytest.fixture
+def memory(native, bus):
+    """Configuration space in memory for buses 2 and 3, and its bytes; bdf 0x200 is a bridge."""
+    space = native.ffi.new("uint8_t[]", 2 << 20)
+    base = int(native.ffi.cast("uintptr_t", space)) - (2 << 20)
+    bytes_of = native.ffi.buffer(space)
+    bytes_of[:] = b"\xff" * len(bytes_of)
+    bytes_of[0:4] = b"\x86\x80\xc0\x29"
+    yield base, bytes_of
+    bus.clear()
+    native.lib.pci_use_memory(base, 3, 2)  # no bus
+
+
+def test_configuration_space_in_memory(native, bus, memory):
+    base, space = memory
+    bus[0x18] = Function()
+    assert native.lib.pci_use_memory(base, 2, 3)
+    assert native.lib.pci_read(0x200, 0, 4) == 0x29C08086
+    native.lib.pci_write(0x3FF, 0xFFE, 2, 0x1234)
+    assert space[-2:] == b"\x34\x12" and native.lib.pci_read(0x3FF, 0xFFF, 1) == 0x12
+    native.lib.pci_write(0x200, 0x100, 4, 0xAABBCCDD)
+    native.lib.pci_write(0x200, 0x101, 1, 0)
+    assert native.lib.pci_read(0x200, 0x100, 4) == 0xAABB00DD
+    # Other buses stay with the ports, which reach 256 bytes.
+    assert native.lib.pci_read(0x18, 0, 4) == 0x100E8086
+    native.lib.pci_write(0x18, 0x100, 4, 0)
+    assert native.lib.pci_read(0x18, 0x100, 4) == 0xFFFFFFFF
+    assert native.lib.pci_read(0x18, 0xFFF, 1) == 0xFF
+    assert native.lib.pci_read(0x18, 0x3FE, 2) == 0xFFFF
+
+
+def test_memory_that_shows_another_machine_is_not_used(native, bus, memory):
+    base, _ = memory
+    bus[0x200] = Function()
+    assert not native.lib.pci_use_memory(base, 2, 3)
+    assert native.lib.pci_read(0x200, 0, 4) == 0x100E8086
 
 
 def test_scan_of_an_empty_machine(native, bus):

@@ -8,8 +8,8 @@ from cllm import CllmError, config, console, qemu, run
 from upstream.groups import FOLDER, TESTS
 
 # MiB. Some tests fill the heap, which may grow to all there is.
-MEMORY = 32
-NETWORK_MEMORY = 40  # the card's rings and buffers take 3
+MEMORY = 48
+NETWORK_MEMORY = 56  # the card's rings and buffers take 3, a TLS connection 0.1
 BOOT_SECONDS = 60
 
 # Every guest of the network groups brings its interface up after each soft reset, as boards do.
@@ -128,12 +128,14 @@ def _two(_):
     """Two guests on one cable: datagrams between two UDP ports of this host."""
     here, there = qemu.free_port(), qemu.free_port()
     machines, files = [], []
+    certificates = {f"/{p.name}": p.read_bytes() for p in (TESTS / "multi_net").glob("*.der")}
     for number, (mine, other) in enumerate(((here, there), (there, here)), 1):
         netdev = f"socket,udp=127.0.0.1:{other},localaddr=127.0.0.1:{mine}"
         mac = f"52:54:00:00:00:{number:02x}"
         machines.append(Machine(NETWORK_MEMORY, netdev=netdev, mac=mac))
         address = f"192.168.77.{number}"
-        files.append({"/boot.py": BOOT_PY.format(address, "192.168.77.254").encode()})
+        boot = BOOT_PY.format(address, "192.168.77.254").encode()
+        files.append({"/boot.py": boot, **certificates})
     return Machines(machines, files)
 
 

@@ -11,14 +11,15 @@ _PUBLIC = ("/", "/health", "/v1/health")
 
 
 class Access:
-    """keys: the API keys; with none, everybody may ask. origin: the web origin that browsers may
-    call from, "*" for any, "" for none. log: whether to print a line per request.
+    """keys: the API keys; with none, everybody may ask. origins: the web origins that browsers may
+    call from, with commas; "*" is any, "localhost" those of the browser's own machine, "" none.
+    log: whether to print a line per request.
     """
 
-    def __init__(self, keys=(), origin="*", log=False):
+    def __init__(self, keys=(), origins="*", log=False):
         # Digests of a nearly right key and of a wrong one take equally long to compare.
         self._digests = [_digest(key) for key in keys]
-        self.origin = origin
+        self.origins = [name.strip() for name in origins.split(",") if name.strip()]
         self.log = log
 
     def install(self, app):
@@ -41,14 +42,30 @@ class Access:
         return None
 
     def _headers(self, request, response):
-        if not self.origin:
+        if not self.origins or request is None:
             return
         headers = response.headers
-        headers["Access-Control-Allow-Origin"] = self.origin
-        if request is not None and request.method == "OPTIONS":
-            headers["Access-Control-Allow-Methods"] = "GET, POST, OPTIONS"
-            headers["Access-Control-Allow-Headers"] = "*, Authorization"
+        # Caches must not give one origin's answer to another (Fetch 3.2.5).
+        if self.origins != ["*"]:
+            headers["Vary"] = "Origin"
+        origin = request.header("origin", "")
+        if not origin or not self._allows(origin):
+            return
+        # The origin itself, not a wildcard, which browsers refuse beside credentials (Fetch 3.2.5).
+        headers["Access-Control-Allow-Origin"] = origin
+        headers["Access-Control-Allow-Credentials"] = "true"
+        if request.method == "OPTIONS":
+            headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE, OPTIONS"
+            headers["Access-Control-Allow-Headers"] = _allowed_headers(request, origin)
             headers["Access-Control-Max-Age"] = "86400"
+            if response.status == 204:
+                response.status = 200  # as llama-server; Fetch takes any of 2xx
+
+    def _allows(self, origin):
+        for name in self.origins:
+            if name in ("*", origin) or name == "localhost" and _is_local(origin):
+                return True
+        return False
 
     def _line(self, request, response, ms, sent):
         # key=value, which log collectors split. The target comes from the client, so it is quoted.
@@ -61,6 +78,23 @@ class Access:
             'http method=%s target="%s" status=%d ms=%d bytes=%d peer=%s'
             % (method, _quoted(target), response.status, ms, sent, _name_of(request))
         )
+
+
+def _is_local(origin):
+    # An origin is scheme "://" host [":" port] (RFC 6454 6.2).
+    scheme, mark, host = origin.partition("://")
+    if not mark or scheme not in ("http", "https"):
+        return origin == "localhost"
+    if host.startswith("["):
+        return host == "[::1]" or host.startswith("[::1]:")
+    return host.split(":")[0] in ("localhost", "127.0.0.1")
+
+
+def _allowed_headers(request, origin):
+    # Beside credentials "*" is no wildcard, and it never covers Authorization (Fetch 3.2.3). So a
+    # browser, which alone sends an origin with a scheme, gets the names that it asks for.
+    asked = request.header("access-control-request-headers", "")
+    return asked if asked and "://" in origin else "*"
 
 
 def _digest(key):

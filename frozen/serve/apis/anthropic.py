@@ -170,10 +170,45 @@ def _stop_reason(reply, stops):
 
 def _usage(sequence, generated):
     return {
+        "cache_creation": {"ephemeral_1h_input_tokens": 0, "ephemeral_5m_input_tokens": 0},
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": sequence.n_cached,
+        "inference_geo": None,
         "input_tokens": sequence.n_prompt - sequence.n_cached,
         "output_tokens": generated,
+        "output_tokens_details": None,
+        "server_tool_use": None,
+        "service_tier": "standard",
+    }
+
+
+def _message(service, content, stop_reason, stop_sequence, usage):
+    return {
+        "id": identity("msg_"),
+        "type": "message",
+        "role": "assistant",
+        "container": None,
+        "content": content,
+        "model": service.host.alias,
+        "stop_details": None,
+        "stop_reason": stop_reason,
+        "stop_sequence": stop_sequence,
+        "usage": usage,
+    }
+
+
+def _text_block(text):
+    return {"type": "text", "text": text, "citations": None}
+
+
+def _tool_block(call):
+    # "direct": the model called it, no code of the model's did.
+    return {
+        "type": "tool_use",
+        "id": call["id"],
+        "name": call["function"]["name"],
+        "input": {},
+        "caller": {"type": "direct"},
     }
 
 
@@ -186,11 +221,10 @@ def _content(reply):
             {"type": "thinking", "thinking": message["reasoning_content"], "signature": ""}
         )
     if message.get("content"):
-        blocks.append({"type": "text", "text": message["content"]})
+        blocks.append(_text_block(message["content"]))
     for call in message.get("tool_calls") or []:
-        function = call["function"]
-        use = {"type": "tool_use", "id": call["id"], "name": function["name"]}
-        use["input"] = _input(function["arguments"], cut)
+        use = _tool_block(call)
+        use["input"] = _input(call["function"]["arguments"], cut)
         blocks.append(use)
     return blocks
 
@@ -213,22 +247,14 @@ class MessageWriter(Writer):
     """
 
     def __init__(self, service, stops):
-        self.model = service.host.alias
+        self.service = service
         self.stops = stops
         self.index = -1
         self.open = None  # what the open block is: "thinking", "text" or ("tool", number)
 
     def start(self, replies):
-        message = {
-            "id": identity("msg_"),
-            "type": "message",
-            "role": "assistant",
-            "content": [],
-            "model": self.model,
-            "stop_reason": None,
-            "stop_sequence": None,
-            "usage": _usage(replies.replies[0].sequence, 0),
-        }
+        usage = _usage(replies.replies[0].sequence, 0)
+        message = _message(self.service, [], None, None, usage)
         return event("message_start", {"type": "message_start", "message": message})
 
     def _block(self, what, block):
@@ -267,7 +293,7 @@ class MessageWriter(Writer):
                     {"type": "thinking_delta", "thinking": delta["reasoning_content"]}
                 )
             if "content" in delta:
-                out += self._block("text", {"type": "text", "text": ""})
+                out += self._block("text", _text_block(""))
                 out += self._delta({"type": "text_delta", "text": delta["content"]})
             for call in delta.get("tool_calls") or []:
                 out += self._call(call)
@@ -277,8 +303,7 @@ class MessageWriter(Writer):
         function = call.get("function") or {}
         out = ""
         if "name" in function:
-            block = {"type": "tool_use", "id": call["id"], "name": function["name"], "input": {}}
-            out = self._block(("tool", call["index"]), block)
+            out = self._block(("tool", call["index"]), _tool_block(call))
         if function.get("arguments"):
             out += self._delta({"type": "input_json_delta", "partial_json": function["arguments"]})
         return out
@@ -310,9 +335,11 @@ def _shaped(handler):
 
 def install(service):
     """Add the routes to the service's application."""
-    app = service.app
+    api = service.api
 
-    @app.post("/v1/messages")
+    @api.post(
+        "/v1/messages", takes="Messages", gives="Message", events=True, says="Anthropic's messages"
+    )
     @_shaped
     async def messages(request):
         body = object_of(request)
@@ -321,25 +348,20 @@ def install(service):
         params = Params(chat)
         replies = await service.chat(chat, params, request)
         if params.stream:
-            return stream(replies, MessageWriter(service, params.stop))
+            return stream(replies, MessageWriter(service, params.stop), service, request)
         await replies.collect()
         reply = replies.replies[0]
-        return {
-            "id": identity("msg_"),
-            "type": "message",
-            "role": "assistant",
-            "content": _content(reply),
-            "model": service.host.alias,
-            "stop_reason": _stop_reason(reply, params.stop),
-            "stop_sequence": reply.sequence.stop_word,
-            "usage": _usage(reply.sequence, reply.sequence.n_generated),
-        }
+        return _message(
+            service,
+            _content(reply),
+            _stop_reason(reply, params.stop),
+            reply.sequence.stop_word,
+            _usage(reply.sequence, reply.sequence.n_generated),
+        )
 
-    @app.post("/v1/messages/count_tokens")
+    @api.post(
+        "/v1/messages/count_tokens", takes="Messages", gives="InputTokens", says="Count a prompt"
+    )
     @_shaped
     async def count_tokens(request):
-        chat = chat_of(object_of(request))
-        work = service.prepare(request)
-        with await service.converse(chat, work) as conversation:
-            prompt = conversation.prompt
-        return {"input_tokens": len(await service.tokenize(prompt, preparation=work))}
+        return {"input_tokens": await service.count(chat_of(object_of(request)), request)}

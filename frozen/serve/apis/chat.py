@@ -182,6 +182,9 @@ def _thinking(body, request):
         if budget is not None:
             request["reasoning_budget_tokens"] = budget
             break
+    if typed(body, "reasoning_control", "boolean"):
+        # A budget that never ends by itself.
+        request.setdefault("reasoning_budget_tokens", 0x7FFFFFFF)
     message = typed(body, "reasoning_budget_message", "string")
     if message:
         request["reasoning_budget_message"] = message

@@ -9,6 +9,10 @@ from .openai import object_of
 from .params import integer, prompts_of, typed
 
 
+NONE = 4  # engine.h's ENGINE_POOLING_NONE
+_MOST_APART = 512  # tokens of a text whose vectors are not pooled
+
+
 def _inputs(body):
     # Returns (list of prompts, whether the answer has llama-server's own shape).
     if body.get("input") is not None:
@@ -18,39 +22,65 @@ def _inputs(body):
     raise invalid('"input" or "content" must be provided')
 
 
+def _normalized(vector, how):
+    # As llama.cpp's common_embd_normalize(), for a part of a vector.
+    if how < 0:
+        return vector
+    if how == 0:
+        # By the largest magnitude, to the range of 16-bit integers.
+        size = max([abs(x) for x in vector]) / 32760
+    else:
+        size = sum([abs(x) ** how for x in vector]) ** (1 / how)
+    return [x / size for x in vector] if size > 0 else vector
+
+
 def _base64(vector):
     data = struct.pack("<%df" % len(vector), *vector)
     return binascii.b2a_base64(data).decode().strip()
 
 
+async def vectors_of(service, request, body, prompts):
+    """Return (the embeddings of `prompts`, the number of their tokens), with the `embd_normalize`
+    and `dimensions` of the request's JSON object `body`.
+    """
+    normalize = integer(body, "embd_normalize", -1, 32)
+    normalize = 2 if normalize is None else normalize
+    size = integer(body, "dimensions", 1, service.engine().n_embd)
+    work = service.prepare(request)
+    all_tokens = []
+    for prompt in prompts:
+        all_tokens.append(await service.tokens(prompt, preparation=work))
+    found = []
+    for tokens in all_tokens:
+        if service.engine().pooling == NONE and len(tokens) > _MOST_APART:
+            raise invalid("At most %d tokens without pooling" % _MOST_APART)
+        vector = await service.embed(tokens, normalize if size is None else -1, request)
+        if service.engine().pooling == NONE:
+            width = service.engine().n_embd
+            vector = [vector[i : i + width] for i in range(0, len(vector), width)]
+        elif size is not None:
+            vector = _normalized(vector[:size], normalize)
+        found.append(vector)
+    return found, sum([len(tokens) for tokens in all_tokens])
+
+
 def install(service):
     """Add the routes to the service's application."""
-    app = service.app
+    api = service.api
 
-    async def vectors(request, body, prompts):
-        normalize = integer(body, "embd_normalize", -1, 32)
-        normalize = 2 if normalize is None else normalize
-        size = typed(body, "dimensions", "number")
-        if size is not None and size != service.engine().n_embd:
-            raise invalid("This model's embeddings have %d dimensions" % service.engine().n_embd)
-        work = service.prepare(request)
-        all_tokens = []
-        for prompt in prompts:
-            all_tokens.append(await service.tokens(prompt, preparation=work))
-        found = []
-        for tokens in all_tokens:
-            found.append(await service.embed(tokens, normalize, request))
-        return found, sum([len(tokens) for tokens in all_tokens])
-
-    @app.post("/v1/embeddings")
+    @api.post("/v1/embeddings", takes="Embeddings", gives="EmbeddingList", says="Embeddings")
     async def openai_embeddings(request):
         body = object_of(request)
         service.engine()
         prompts, native = _inputs(body)
+        if service.engine().pooling == NONE and not native:
+            raise invalid(
+                "Pooling type 'none' is not OAI compatible. Please use a different pooling type"
+            )
         coding = typed(body, "encoding_format", "string") or "float"
         if coding not in ("float", "base64"):
             raise invalid("The format to return the embeddings in. Can be either float or base64")
-        found, n = await vectors(request, body, prompts)
+        found, n = await vectors_of(service, request, body, prompts)
         if native:
             return _native(found)
         data = []
@@ -64,12 +94,13 @@ def install(service):
         usage = {"prompt_tokens": n, "total_tokens": n}
         return {"model": model, "object": "list", "usage": usage, "data": data}
 
-    @app.post("/embedding")
-    @app.post("/embeddings")
+    @api.post(
+        "/embedding", "/embeddings", takes="Embeddings", gives="Array", says="Embeddings, plain"
+    )
     async def native_embeddings(request):
         body = object_of(request)
         service.engine()
-        found, _ = await vectors(request, body, _inputs(body)[0])
+        found, _ = await vectors_of(service, request, body, _inputs(body)[0])
         return _native(found)
 
 

@@ -9,12 +9,18 @@ from httpd.router import JSON
 
 from ..scheduling.detok import text_of
 from ..scheduling.engine import cpu, gpu, version
-from ..scheduling.errors import RequestError, invalid, unavailable
+from ..scheduling.errors import RequestError, unavailable
 from ..scheduling.sequence import Options
 from .access import forbidden
-from .native_api import settings_of
-from .openai import object_of
+from .native_shape import settings_of
 from .params import Params
+
+
+_LOAD_PROGRESS = """\
+# HELP llamacpp:model_load_progress Part of the next model that has arrived and is loaded.
+# TYPE llamacpp:model_load_progress gauge
+llamacpp:model_load_progress %s
+"""
 
 
 def _token_text(engine, token):
@@ -53,9 +59,9 @@ def props_of(service):
         "kernels": engine.kernels,
         "gpu": gpu_of(service),
         "modalities": {"vision": False, "video": False, "audio": False},
-        "endpoint_slots": True,
+        "endpoint_slots": "slot_list" not in service.hidden,
         "endpoint_props": False,
-        "endpoint_metrics": True,
+        "endpoint_metrics": "metrics" not in service.hidden,
         "ui": True,
         "ui_settings": {},
         "chat_template": engine.chat_template,
@@ -118,20 +124,27 @@ async def _deep(service, answer):
 
 def install(service):
     """Add the routes to the service's application."""
-    app = service.app
+    api = service.api
     healthy = dumps({"status": "ok"}).encode()
 
-    @app.get("/health")
-    @app.get("/v1/health")
+    deep = {"deep": {"type": "string", "enum": ["0", "1"]}}
+
+    @api.get("/health", "/v1/health", gives="Health", query=deep, says="Whether it can answer")
     def health(request):
         service.engine()
+        switch = service.switch
         has_details = service.last_crash or service.unknown_cards or service.host.on_gpu
+        has_details = has_details or switch.next or switch.error
         if not (has_details or request.query):
             return Response(healthy, content_type=JSON)  # the usual case, kept cheap for monitors
         answer = {"status": "ok"}
         found = gpu_of(service)
         if found:
             answer["gpu"] = {name: found[name] for name in ("name", "kind", "memory", "used")}
+        if switch.next:
+            answer["loading"] = {"model": switch.next.alias, "progress": switch.next.progress}
+        if switch.error:
+            answer["load_error"] = switch.error
         if service.last_crash:
             answer["last_crash"] = service.last_crash
         if service.unknown_cards:
@@ -142,16 +155,23 @@ def install(service):
             return _deep(service, answer)
         return answer
 
-    @app.get("/props")
+    @api.get("/props", gives="Object", says="Settings of the server")
     def props(request):
         return props_of(service)
 
-    @app.post("/props")
+    @api.post("/props", gives="Object", codes=(501,), says="Always an error")
     def set_props(request):
         raise RequestError(501, "not_supported_error", "properties cannot be changed")
 
-    @app.get("/slots")
+    def shown(name):
+        if name in service.hidden:
+            raise RequestError(501, "not_supported_error", "this route is turned off: " + name)
+
+    busy = {"fail_on_no_slot": {"type": "string", "enum": ["1"]}}
+
+    @api.get("/slots", gives="Array", query=busy, codes=(501,), says="What runs")
     def slots(request):
+        shown("slot_list")
         service.generator()
         if request.query.get("fail_on_no_slot") and (
             len(service.scheduler.running) >= service.bounds.slots
@@ -159,21 +179,20 @@ def install(service):
             raise unavailable("no slot available")
         return slots_of(service)
 
-    @app.get("/metrics")
+    @api.get("/metrics", gives="text/plain", codes=(501,), says="Prometheus's text")
     def metrics(request):
+        shown("metrics")
         service.engine()
         text = service.scheduler.metrics.text(service.scheduler)
-        return Response(text.encode(), content_type="text/plain; version=0.0.4")
+        if service.switch.next:
+            text += _LOAD_PROGRESS % service.switch.next.progress
+        return Response(
+            text.encode(),
+            headers={"Process-Start-Time-Unix": str(service.started)},
+            content_type="text/plain; version=0.0.4",
+        )
 
-    @app.post("/models/load")
-    def load(request):
-        # llama-server's route. There is one model; without a name, it is meant.
-        name = object_of(request).get("model") if request.body else None
-        if name is not None and name != service.host.alias:
-            raise invalid("there is no model '%s'" % name)
-        service.reload()
-        return {"success": True}
-
-    app.get("/tools")(forbidden)
-    app.get("/cors-proxy")(forbidden)
-    app.post("/cors-proxy")(forbidden)
+    for add in (api.get, api.post):
+        add("/tools", "/cors-proxy", gives="Object", codes=(403,), says="Always an error")(
+            forbidden
+        )

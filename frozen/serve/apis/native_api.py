@@ -7,121 +7,13 @@ from httpd.jsonio import dumps, integers
 
 from ..scheduling.detok import Utf8, text_of
 from ..scheduling.errors import RequestError, invalid
+from .native_shape import Completion
 from .openai import object_of
 from .params import Params, prompts_of, tokens_of, typed
-from .reply import described, probs_object
-from .sampler_ranges import RANGES
 from .sse import Writer, stream
 
 _SLICE = 1024  # tokens that become text between two turns of the event loop
 _MOST_BYTES = 1024  # of a token that `with_pieces` shows
-
-# llama.cpp's default order.
-_SAMPLERS = [
-    "penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature",
-]  # fmt: skip
-
-
-def settings_of(params, brief=False):
-    """Return llama-server's generation_settings: its defaults, and what was asked for over them.
-    brief: as in /props.
-    """
-    settings = {}
-    for name, limits in RANGES.items():
-        if limits.default is not None:
-            settings[name] = limits.default
-    settings["seed"] = 0xFFFFFFFF
-    settings["ignore_eos"] = False
-    settings["samplers"] = _SAMPLERS
-    for name in settings:
-        if name in params.sampling:
-            settings[name] = params.sampling[name]
-    limit = -1 if params.max_tokens is None else params.max_tokens
-    settings.update(
-        {
-            "max_tokens": limit,
-            "n_predict": limit,
-            "n_keep": 0,
-            "n_discard": 0,
-            "stream": params.stream,
-            "n_probs": params.n_probs or 0,
-            "timings_per_token": params.timings_per_token,
-            "post_sampling_probs": params.post_probs,
-            "lora": [],
-        }
-    )
-    if not brief:
-        settings["stop"] = params.stop
-        settings["grammar"] = params.sampling.get("grammar", "")
-    return settings
-
-
-class Completion:
-    """llama-server's native answer to one prompt."""
-
-    def __init__(self, service, params, body, prompts):
-        self.service = service
-        self.engine = service.host.engine
-        self.params = params
-        self.prompts = prompts
-        self.fields = _fields(body)
-
-    def _common(self, reply, text, tokens, stop):
-        sequence = reply.sequence
-        return {
-            "index": reply.index,
-            "content": text,
-            "tokens": tokens,
-            "stop": stop,
-            "id_slot": reply.index,
-            "tokens_predicted": sequence.n_generated,
-            "tokens_evaluated": sequence.n_prompt,
-        }
-
-    def part(self, reply, piece):
-        """Return the object of one event."""
-        item = piece.item
-        body = self._common(reply, piece.text, [item.token], False)
-        if self.params.timings_per_token:
-            body["timings"] = reply.sequence.timings()
-        if item.probs is not None:
-            body["completion_probabilities"] = [
-                probs_object(self.engine, item, self.params.post_probs)
-            ]
-        return body
-
-    def whole(self, reply, probs=()):
-        """Return the object at the end, in a stream without the text that was sent. probs: objects
-        of the tokens.
-        """
-        streams = self.params.stream
-        sequence = reply.sequence
-        text = "" if streams else reply.text
-        tokens = reply.tokens if self.params.return_tokens and not streams else []
-        body = self._common(reply, text, tokens, True)
-        prompt = self.prompts[reply.index // self.params.n]
-        body.update(
-            {
-                "model": self.service.host.alias,
-                "generation_settings": settings_of(self.params),
-                "prompt": prompt if isinstance(prompt, str) else detokenized(self.engine, prompt),
-                "has_new_line": "\n" in reply.text,
-                "truncated": False,
-                "stop_type": sequence.stop_kind,
-                "stopping_word": sequence.stop_word or "",
-                "tokens_cached": len(sequence.tokens) - 1,
-                "timings": sequence.timings(),
-            }
-        )
-        if probs:
-            body["completion_probabilities"] = probs
-        return _selected(body, self.fields) if self.fields else body
-
-    async def answer(self, reply):
-        """Return the object that is the whole answer."""
-        post = self.params.post_probs
-        probs = await described(reply.probs, lambda item: probs_object(self.engine, item, post))
-        return self.whole(reply, probs)
 
 
 class NativeWriter(Writer):
@@ -130,41 +22,14 @@ class NativeWriter(Writer):
     def __init__(self, completion):
         self.completion = completion
 
+    def progress(self, reply, progress):
+        return "data: " + dumps(self.completion.progress(reply, progress)) + "\n\n"
+
     def piece(self, reply, piece):
         return "data: " + dumps(self.completion.part(reply, piece)) + "\n\n"
 
     def end(self, reply, piece):
         return "data: " + dumps(self.completion.whole(reply)) + "\n\n"
-
-
-def _fields(body):
-    fields = typed(body, "response_fields", "array") or []
-    for field in fields:
-        if not isinstance(field, str):
-            raise invalid("Field 'response_fields': must be an array of strings")
-    return fields
-
-
-def _selected(body, fields):
-    # "a/b" moves member b of a to the top; missing members are left out.
-    selected = {}
-    for field in fields:
-        value = body
-        for name in field.split("/"):
-            if not isinstance(value, dict) or name not in value:
-                break
-            value = value[name]
-        else:
-            selected[field.split("/")[-1]] = value
-    return selected
-
-
-def detokenized(engine, prompt):
-    """Return the text of token ids and str."""
-    parts = []
-    for item in prompt:
-        parts.append(item.encode() if isinstance(item, str) else engine.piece(item, True))
-    return text_of(b"".join(parts))
 
 
 async def infill_tokens(service, body, request):
@@ -228,28 +93,38 @@ async def _extra_tokens(service, body, work):
 
 def install(service):
     """Add the routes to the service's application."""
-    app = service.app
+    api = service.api
 
     async def complete(request, body, params, prompts):
         replies = await service.generate(prompts, params, request)
-        completion = Completion(service, params, body, prompts)
+        ends = await service.ends() if params.sampling.get("ignore_eos") else ()
+        completion = Completion(service, params, body, prompts, ends)
         if params.stream:
-            return stream(replies, NativeWriter(completion))
+            return stream(replies, NativeWriter(completion), service, request)
         await replies.collect()
         objects = []
         for reply in replies.replies:
             objects.append(await completion.answer(reply))
         return objects[0] if len(objects) == 1 else objects
 
-    @app.post("/completion")
-    @app.post("/completions")
+    @api.post(
+        "/completion", "/completions", takes="Completion", gives="Any", events=True,
+        says="Complete a prompt, in llama-server's shape",
+    )  # fmt: skip
     async def completion(request):
         body = object_of(request)
         service.generator()
         params = Params(body, service.bounds.slots)
         return await complete(request, body, params, prompts_of(body.get("prompt")))
 
-    @app.post("/infill")
+    @api.post(
+        "/infill",
+        takes="Infill",
+        gives="Any",
+        events=True,
+        codes=(501,),
+        says="Fill in the middle",
+    )
     async def infill(request):
         body = object_of(request)
         engine = service.generator()
@@ -266,7 +141,7 @@ def install(service):
         params = Params(body, service.bounds.slots)
         return await complete(request, body, params, [await infill_tokens(service, body, request)])
 
-    @app.post("/tokenize")
+    @api.post("/tokenize", takes="Tokenize", gives="Tokens", says="Tokens of a text")
     async def tokenize(request):
         body = object_of(request)
         engine = service.engine()
@@ -295,7 +170,7 @@ def install(service):
             pieces.append({"id": token, "piece": text if text.encode() == piece else list(piece)})
         return {"tokens": pieces}
 
-    @app.post("/detokenize")
+    @api.post("/detokenize", takes="Detokenize", gives="Content", says="Text of tokens")
     async def detokenize(request):
         body = object_of(request)
         engine = service.engine()
@@ -309,7 +184,7 @@ def install(service):
             await asyncio.sleep(0)
         return {"content": "".join(parts) + text.flush()}
 
-    @app.post("/apply-template")
+    @api.post("/apply-template", takes="Chat", gives="Prompt", says="A chat as the model reads it")
     async def apply_template(request):
         body = object_of(request)
         with await service.converse(body, service.prepare(request)) as conversation:

@@ -8,9 +8,11 @@ import time
 from httpd import HttpError
 from httpd.jsonio import dumps
 
-from ..scheduling.engine import version
+from ..scheduling.engine import READY, version
 from ..scheduling.errors import invalid
-from .params import Params, integer, prompts_of
+from ..switching import states
+from .native_shape import Completion
+from .params import Params, integer, prompts_of, typed
 from .reply import described, key_of, probs_object
 from .sse import Writer, stream
 
@@ -30,6 +32,11 @@ def identity(prefix):
     global _serial
     _serial += 1
     return "%s%08x%08x" % (prefix, int(time.time()) & 0xFFFFFFFF, _serial)
+
+
+def timestamp(seconds):
+    """Return a time (seconds since 1970) as text (RFC 3339, in UTC)."""
+    return "%04d-%02d-%02dT%02d:%02d:%02dZ" % tuple(time.gmtime(seconds)[:6])
 
 
 def usage(replies):
@@ -64,23 +71,42 @@ class Head:
         """Return one server-sent event. choices, extra: JSON text."""
         return 'data: {"choices":[' + choices + "]" + extra + self._tail
 
-    def whole(self, choices, replies):
-        """Return the answer in one piece."""
+    def whole(self, choices, replies, verbose=None):
+        """Return the answer in one piece. verbose: of verbose_of()."""
         body = {"choices": choices}
         body.update(self.members)
         body["usage"] = usage(replies)
         body["timings"] = replies[0].sequence.timings()
+        if verbose:
+            body["__verbose"] = verbose
         return body
+
+
+def verbose_of(service, params, prompts, reply):
+    """Return llama-server's `__verbose`, its own object of an answer, if `verbose` asks for it."""
+    if not params.verbose:
+        return None
+    return Completion(service, params, {}, prompts).whole(reply)
 
 
 class _Writer(Writer):
     # The common part of chat and text streams.
     done = "data: [DONE]\n\n"
 
-    def __init__(self, service, kind, params):
+    def __init__(self, service, kind, params, prompts):
+        self.service = service
+        self.prompts = prompts
         self.engine = service.host.engine
         self.head = Head(service, kind)
         self.params = params
+
+    def progress(self, reply, progress):
+        return self.head.event(self.nothing(reply), ',"prompt_progress":' + dumps(progress))
+
+    def verbose(self, reply):
+        """Return `__verbose` as JSON text, for an answer's last event."""
+        found = verbose_of(self.service, self.params, self.prompts, reply)
+        return ',"__verbose":' + dumps(found) if found else ""
 
     def timings(self, reply):
         if not self.params.timings_per_token:
@@ -98,8 +124,11 @@ class _Writer(Writer):
 class ChatWriter(_Writer):
     """Events of a chat completion."""
 
-    def __init__(self, service, params):
-        _Writer.__init__(self, service, "chat.completion.chunk", params)
+    def __init__(self, service, params, prompt):
+        _Writer.__init__(self, service, "chat.completion.chunk", params, [prompt])
+
+    def nothing(self, reply):
+        return self._choice(reply, "{}")
 
     def _choice(self, reply, delta, reason="null", probs=""):
         return '{"finish_reason":%s,"index":%d,"delta":%s%s}' % (
@@ -131,7 +160,7 @@ class ChatWriter(_Writer):
         timings = ""
         if not self.params.include_usage:
             timings = ',"timings":' + dumps(reply.sequence.timings())
-        return self.piece(reply, piece) + self.head.event(choice, timings)
+        return self.piece(reply, piece) + self.head.event(choice, timings + self.verbose(reply))
 
     def finish(self, replies):
         if self.params.include_usage:
@@ -142,8 +171,11 @@ class ChatWriter(_Writer):
 class TextWriter(_Writer):
     """Events of a text completion."""
 
-    def __init__(self, service, params):
-        _Writer.__init__(self, service, "text_completion", params)
+    def __init__(self, service, params, prompts):
+        _Writer.__init__(self, service, "text_completion", params, prompts)
+
+    def nothing(self, reply):
+        return self._choice(reply, "")
 
     def _choice(self, reply, text, probs="null", reason="null"):
         return '{"text":%s,"index":%d,"logprobs":%s,"finish_reason":%s}' % (
@@ -161,7 +193,7 @@ class TextWriter(_Writer):
 
     def end(self, reply, piece):
         choice = self._choice(reply, "", "null", dumps(reply.finish_reason()))
-        return self.head.event(choice, self.totals([reply]))
+        return self.head.event(choice, self.totals([reply]) + self.verbose(reply))
 
 
 def text_entry(engine, item, post=False):
@@ -217,7 +249,7 @@ async def _chat_choice(engine, reply, params):
 
 async def _text_choice(engine, reply, params):
     logprobs = None
-    if reply.probs:
+    if reply.probs and params.n_probs is not None:
         entries = await described(
             reply.probs, lambda item: text_entry(engine, item, params.post_probs)
         )
@@ -230,15 +262,45 @@ async def _text_choice(engine, reply, params):
     }
 
 
+def _best_of(body, params, most):
+    # How many answers to generate, of which `n` are returned. Fewer than n, as clients send that
+    # write out a schema's defaults, are n.
+    count = max(integer(body, "best_of", 0, most) or 0, params.n)
+    if params.stream and count > params.n:
+        raise invalid("Field 'best_of': answers that are compared cannot be streamed")
+    return count
+
+
+def _likeliest(replies, count, n):
+    # Of each prompt's `count` answers, the n whose tokens are likeliest on average, best first.
+    if count == n:
+        return replies
+    chosen = []
+    for i in range(0, len(replies), count):
+        rated = []
+        for reply in replies[i : i + count]:
+            total = sum([item.probs[0] for item in reply.probs])
+            rated.append((-total / max(1, len(reply.probs)), reply.index, reply))
+        for _, _, reply in sorted(rated, key=lambda entry: entry[:2])[:n]:
+            reply.index = len(chosen)
+            chosen.append(reply)
+    return chosen
+
+
 def model_info(service):
     """Return OpenAI's model object, with llama-server's `meta`."""
     engine = service.engine()
+    now = int(time.time())
     return {
         "id": service.host.alias,
-        "aliases": [service.host.alias],
-        "tags": [],
+        "aliases": service.host.aliases,
+        "tags": service.host.tags,
         "object": "model",
-        "created": int(time.time()),
+        # Anthropic's names, which its clients require.
+        "type": "model",
+        "display_name": service.host.alias,
+        "created_at": timestamp(now),
+        "created": now,
         "owned_by": "llamacpp",
         "meta": {
             "vocab_type": engine.vocab_type,
@@ -278,53 +340,92 @@ def _ollama_model(name):
 
 def install(service):
     """Add the routes to the service's application."""
-    app = service.app
+    api = service.api
 
-    @app.get("/models")
-    @app.get("/v1/models")
+    @api.get("/models", "/v1/models", gives="Models", says="The models that there are")
     def models(request):
-        info = model_info(service)
-        return {"models": [_ollama_model(info["id"])], "object": "list", "data": [info]}
+        found = states(service)
+        infos = []
+        if service.host.state == READY or not service.switch.manages:
+            infos.append(model_info(service))  # 503 while there is none
+        for name in found:
+            if not infos or name != infos[0]["id"]:
+                infos.append({"id": name, "object": "model", "owned_by": "llamacpp"})
+        for info in infos:
+            info["status"] = found.get(info["id"])
+        names = [_ollama_model(info["id"]) for info in infos]
+        return {
+            "models": names,
+            "object": "list",
+            "data": infos,
+            "has_more": False,
+            "first_id": infos[0]["id"],
+            "last_id": infos[-1]["id"],
+        }
 
-    @app.get("/v1/models/<path:name>")
+    @api.get("/v1/models/<path:name>", gives="Model", codes=(404,), says="A model")
     def model(request, name):
         info = model_info(service)
-        if name != info["id"]:
+        if name not in info["aliases"]:
             raise HttpError(404, "there is no model '%s'" % name)
         return info
 
-    @app.post("/v1/completions")
+    @api.post(
+        "/v1/completions", takes="Completion", gives="Choices", events=True,
+        says="Complete a prompt",
+    )  # fmt: skip
     async def completions(request):
         body = object_of(request)
         engine = service.generator()
         params = Params(body, service.bounds.slots)
-        # Of best_of answers, n are returned. Clients that write out a schema's defaults send 1.
-        if integer(body, "best_of", 0, 1 << 31) not in (None, 1, params.n):
-            raise invalid("Unsupported param: best_of")
-        if body.get("suffix"):
-            raise invalid("Unsupported param: suffix")
         if body.get("echo"):
             raise invalid("Only no echo is supported")
-        replies = await service.generate(prompts_of(body.get("prompt")), params, request)
+        n = params.n
+        params.n = _best_of(body, params, service.bounds.slots)
+        prompts = prompts_of(body.get("prompt"))
+        asked = params.n_probs
+        if params.n > n and asked is None:
+            params.n_probs = 0  # for _likeliest()
+        replies = await service.generate(prompts, params, request)
         if params.stream:
-            return stream(replies, TextWriter(service, params))
+            return stream(replies, TextWriter(service, params, prompts), service, request)
         await replies.collect()
+        chosen = _likeliest(replies.replies, params.n, n)
+        params.n_probs = asked
+        params.n = n
         choices = []
-        for reply in replies.replies:
+        for reply in chosen:
             choices.append(await _text_choice(engine, reply, params))
-        return Head(service, "text_completion").whole(choices, replies.replies)
+        verbose = verbose_of(service, params, prompts, chosen[0])
+        return Head(service, "text_completion").whole(choices, replies.replies, verbose)
 
-    @app.post("/chat/completions")
-    @app.post("/v1/chat/completions")
+    @api.post(
+        "/v1/chat/completions", "/chat/completions", takes="Chat", gives="Choices", events=True,
+        says="Answer a chat",
+    )  # fmt: skip
     async def chat(request):
         body = object_of(request)
         engine = service.generator()
         params = Params(body, service.bounds.slots)
+        controlled = typed(body, "reasoning_control", "boolean")
         replies = await service.chat(body, params, request)
         if params.stream:
-            return stream(replies, ChatWriter(service, params))
+            writer = ChatWriter(service, params, replies.prompt)
+            for reply in replies.replies:
+                reply.sequence.name = writer.head.members["id"]
+                reply.sequence.controlled = controlled
+            return stream(replies, writer, service, request)
         await replies.collect()
         choices = []
         for reply in replies.replies:
             choices.append(await _chat_choice(engine, reply, params))
-        return Head(service, "chat.completion").whole(choices, replies.replies)
+        verbose = verbose_of(service, params, [replies.prompt], replies.replies[0])
+        return Head(service, "chat.completion").whole(choices, replies.replies, verbose)
+
+    @api.post(
+        "/v1/chat/completions/input_tokens", "/chat/completions/input_tokens", takes="Chat",
+        gives="InputTokens", says="Count a chat's prompt",
+    )  # fmt: skip
+    async def input_tokens(request):
+        n = await service.count(object_of(request), request)
+        return {"input_tokens": n, "object": "response.input_tokens"}

@@ -153,6 +153,6 @@ HEADERS = {
 def install(service):
     """Add the route to the service's application. A "/" of user code takes its place."""
 
-    @service.app.get("/")
+    @service.api.get("/", gives="text/html", says="A chat in the browser")
     def page(request):
         return Response(PAGE, headers=dict(HEADERS), content_type="text/html; charset=utf-8")

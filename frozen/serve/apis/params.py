@@ -94,8 +94,9 @@ class Params:
     """The parameters of a generation in the JSON object `body`, checked. RequestError names the
     field. most: how many answers one request may ask for.
 
-    stream, include_usage, timings_per_token, return_tokens: bool; n: answers; max_tokens: int or
-    None; stop: list of str; sampling: dict for the engine's sampler.
+    stream, include_usage, timings_per_token, return_tokens, verbose, progress: bool; n: answers;
+    max_tokens: int or None; stop: list of str; sampling: dict for the engine's sampler; lora: list
+    of (adapter's number, scale), None for those that apply to all.
     """
 
     def __init__(self, body, most=1):
@@ -106,6 +107,8 @@ class Params:
         self.include_usage = bool(typed(options, "include_usage", "boolean"))
         self.timings_per_token = bool(typed(body, "timings_per_token", "boolean"))
         self.return_tokens = bool(typed(body, "return_tokens", "boolean"))
+        self.verbose = bool(typed(body, "verbose", "boolean"))
+        self.progress = self.stream and bool(typed(body, "return_progress", "boolean"))
         self.n = integer(body, "n_cmpl", 1, most) or integer(body, "n", 1, most) or 1
         self.max_tokens = None
         # llama-server's order of precedence.
@@ -127,6 +130,8 @@ class Params:
             raise invalid("Field 'cache_salt': longer than %d characters" % _MAX_SALT)
         cache = typed(body, "cache_prompt", "boolean")
         self.cache = True if cache is None else cache
+        self.slot = integer(body, "id_slot", -1, INT32)
+        self.lora = adapters_of(body.get("lora"), "lora")
         self.t_max_predict_ms = integer(body, "t_max_predict_ms", -1, 1 << 53) or 0
         self.n_draft = integer(body, "speculative.n_max", 0, 1 << 20)
 
@@ -143,7 +148,27 @@ class Params:
             cache=self.cache,
             t_max_predict_ms=max(0, self.t_max_predict_ms),
             n_draft=self.n_draft,
+            progress=self.progress,
+            slot=self.slot,
         )
+
+
+def adapters_of(value, name):
+    """Return llama-server's list of LoRA adapters, [{"id", "scale"}, ...], as a list of (id, scale),
+    None for null.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise invalid("Field '%s': must be an array" % name)
+    found = []
+    for item in few(value, name, 64):
+        if not isinstance(item, dict):
+            raise invalid("Field '%s': each must be an object" % name)
+        found.append(
+            (integer(item, "id", 0, INT32) or 0, number(item, "scale", -1e3, 1e3, True) or 0.0)
+        )
+    return found
 
 
 def _sampling(body):
@@ -262,13 +287,13 @@ def _stop(body):
 
 
 def prompts_of(value, name="prompt"):
-    """Return the prompts of the field `name`: a list of str, and of lists of token ids and str."""
+    """Return the prompts of the field `name`: a list of str, and of lists of token ids and str.
+    Each may also be one of llama-server's objects, see _text_in().
+    """
     if value is None:
         raise invalid('"%s" is required' % name)
     if isinstance(value, dict):
-        value = value.get("prompt_string")
-        if not isinstance(value, str):
-            raise invalid("Field '%s': 'prompt_string' must be a string" % name)
+        value = _text_in(value, name)
     if isinstance(value, str):
         return [value]
     if not isinstance(value, list):
@@ -289,9 +314,31 @@ def prompts_of(value, name="prompt"):
             prompts.append(_mixed(item, name))
         elif isinstance(item, str):
             prompts.append(item)
+        elif isinstance(item, dict):
+            prompts.append(_text_in(item, name))
         else:
             raise invalid('"%s" elements must be strings or lists of tokens' % name)
     return prompts
+
+
+def _text_in(value, name):
+    # The text of {"prompt_string": ...}, or of {"content": [{"type": "text", "text": ...}]}.
+    if value.get("multimodal_data"):
+        raise invalid("Field '%s': this model takes no multimodal_data" % name)
+    if "content" not in value:
+        text = value.get("prompt_string")
+        if not isinstance(text, str):
+            raise invalid("Field '%s': 'prompt_string' must be a string" % name)
+        return text
+    if isinstance(value["content"], str):
+        return value["content"]
+    texts = []
+    for part in typed(value, "content", "array") or []:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind != "text" or not isinstance(part.get("text"), str):
+            raise invalid("Field '%s': each part of 'content' must be text" % name)
+        texts.append(part["text"])
+    return "".join(texts)
 
 
 def _mixed(value, name):

@@ -25,6 +25,7 @@ class Piece:
         self.deltas = deltas
         self.item = item
         self.last = item is None
+        self.progress = item and item.progress  # llama-server's `prompt_progress`
 
 
 class Reply:
@@ -58,6 +59,8 @@ class Reply:
     def take(self):
         """Return the next Piece of a sequence that is ready. Raise RequestError if it failed."""
         item = self.sequence.take()
+        if item and item.progress:
+            return Piece(self.index, "", [], item)
         text = item.text if item else ""
         if text:
             self.texts.append(text)
@@ -129,6 +132,8 @@ class Reply:
 
 class Replies:
     """All answers of a request. `async for` gives their Pieces as they come, or PING."""
+
+    prompt = ""  # of a chat, as its template rendered it
 
     def __init__(self, replies):
         self.replies = replies

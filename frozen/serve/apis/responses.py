@@ -1,14 +1,17 @@
-"""OpenAI's Responses API, without memory between requests: requests become chat requests, as in
-llama-server (server-chat.cpp), and answers become output items.
+"""OpenAI's Responses API: requests become chat requests, as in llama-server (server-chat.cpp), and
+answers become output items. Responses are kept within a bounded memory (stored.py).
 """
 # SPDX-License-Identifier: MIT
 
 import time
 
+from httpd.jsonio import loads
+
 from ..scheduling.errors import error_object, invalid
 from .openai import identity, object_of
 from .params import Params, few, integer, typed
 from .reply import described, probs_object
+from .sampler_ranges import RANGES
 from .sse import Writer, event, stream
 
 _ROLES = ("user", "system", "developer")
@@ -16,17 +19,22 @@ _OWN = (
     "input", "instructions", "tools", "tool_choice", "max_output_tokens", "reasoning", "text",
     "logprobs", "top_logprobs", "include",
 )  # fmt: skip
+# What would need a task beside the request, or OpenAI's own stores.
+_ELSEWHERE = ("background", "conversation", "prompt")
 
 
-def chat_of(body):
-    """Return a Responses request as a chat completion request."""
-    if body.get("previous_response_id"):
-        raise invalid("cllm keeps no responses: 'previous_response_id' is not supported")
+def chat_of(body, earlier=()):
+    """Return a Responses request as a chat completion request. earlier: messages of the responses
+    that it goes on from.
+    """
+    for name in _ELSEWHERE:
+        if body.get(name):
+            raise invalid("Field '%s': not supported here" % name)
     chat = {}
     for name in body:
         if name not in _OWN:
             chat[name] = body[name]
-    chat["messages"] = _instructions(body) + _messages(body.get("input"))
+    chat["messages"] = _instructions(body) + list(earlier) + _messages(body.get("input"))
     tools = [_tool(tool) for tool in typed(body, "tools", "array") or [] if _is_function(tool)]
     if tools:
         chat["tools"] = tools
@@ -137,30 +145,50 @@ def _content(item, text_type):
 
 
 class Response:
-    """OpenAI's response object, and its output items."""
+    """The response object of OpenAI's and the Open Responses specification, and its output items.
 
-    def __init__(self, service, body):
+    service: the Service; body, chat: the request and what chat_of() made of it; keep(body,
+    message): called with the whole object and the model's message at the end, or None.
+    """
+
+    def __init__(self, service, body, chat, keep=None):
         now = int(time.time())
+        self._keep = keep
+        form = (body.get("text") or {}).get("format")
+        effort = chat.get("reasoning_effort")
         self.body = {
             "id": identity("resp_"),
             "object": "response",
             "created_at": now,
+            "completed_at": None,
             "model": service.host.alias,
             "status": "in_progress",
             "output": [],
             "error": None,
             "incomplete_details": None,
             "instructions": body.get("instructions"),
-            "metadata": body.get("metadata") or {},
+            "metadata": typed(body, "metadata", "object") or {},
             "parallel_tool_calls": bool(body.get("parallel_tool_calls")),
-            "temperature": body.get("temperature"),
-            "top_p": body.get("top_p"),
             "tool_choice": body.get("tool_choice") or "auto",
-            "tools": body.get("tools") or [],
+            "tools": [_described(tool) for tool in body.get("tools") or []],
+            "text": {"format": form or {"type": "text"}},
+            "reasoning": {"effort": effort, "summary": None} if effort else None,
             "top_logprobs": body.get("top_logprobs") or 0,
             "max_output_tokens": body.get("max_output_tokens"),
+            "max_tool_calls": None,
+            "previous_response_id": body.get("previous_response_id"),
+            "prompt_cache_key": body.get("prompt_cache_key"),
+            "safety_identifier": body.get("safety_identifier"),
+            "truncation": "disabled",  # what does not fit the context is a 400
+            "service_tier": "default",
+            "store": keep is not None,
+            "background": False,
+            "user": body.get("user"),
             "usage": None,
         }
+        for name in ("temperature", "top_p", "presence_penalty", "frequency_penalty"):
+            value = body.get(name)
+            self.body[name] = RANGES[name].default if value is None else value
 
     def complete(self, reply, items):
         """Return the object at the end, with its output `items`."""
@@ -179,7 +207,19 @@ class Response:
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": sequence.n_prompt + sequence.n_generated,
         }
+        if self._keep:
+            self._keep(body, reply.message)
         return body
+
+
+def _described(tool):
+    # A tool as the answer shows it: OpenAI's schema requires these members of a function.
+    tool = dict(tool)
+    if tool.get("type") == "function":
+        for name in ("description", "parameters"):
+            tool.setdefault(name, None)
+        tool.setdefault("strict", False)
+    return tool
 
 
 def _reasoning(identifier, text, status):
@@ -253,9 +293,11 @@ class ResponseWriter(Writer):
     kind.
     """
 
-    def __init__(self, response, engine):
+    def __init__(self, response, engine, timed=False):
         self.response = response
         self.engine = engine
+        self.timed = timed  # whether each event of text has `timings`
+        self.timings = {}
         self.logprobs = []  # of the open item
         self.items = []  # the closed ones
         self.number = 0
@@ -272,6 +314,11 @@ class ResponseWriter(Writer):
     def _part(self, kind, **data):
         # An event about the open item.
         return self._event(kind, output_index=len(self.items), item_id=self.item["id"], **data)
+
+    def progress(self, reply, progress):
+        return self._event(
+            "response.in_progress", response=self.response.body, prompt_progress=progress
+        )
 
     def start(self, replies):
         return self._event("response.created", response=self.response.body) + self._event(
@@ -316,6 +363,8 @@ class ResponseWriter(Writer):
 
     def piece(self, reply, piece):
         out = ""
+        if self.timed:
+            self.timings = {"timings": reply.sequence.timings()}
         for delta in piece.deltas:
             if "reasoning_content" in delta:
                 if self.open != "reasoning":
@@ -339,6 +388,7 @@ class ResponseWriter(Writer):
 
     def _more(self, kind, text, **data):
         self.text += text
+        data.update(self.timings)
         return self._part("response.%s.delta" % kind, delta=text, **data)
 
     def _call(self, call):
@@ -354,7 +404,8 @@ class ResponseWriter(Writer):
         out = self.piece(reply, piece)
         out += self._close("incomplete" if _is_cut(reply) else "completed")
         body = self.response.complete(reply, self.items)
-        return out + self._event("response." + body["status"], response=body)
+        timings = reply.sequence.timings()
+        return out + self._event("response." + body["status"], response=body, timings=timings)
 
     def failure(self, error):
         what = error_object(error)
@@ -363,19 +414,103 @@ class ResponseWriter(Writer):
 
 def install(service):
     """Add the routes to the service's application."""
-    app = service.app
+    api = service.api
 
-    @app.post("/responses")
-    @app.post("/v1/responses")
+    @api.post(
+        "/v1/responses", "/responses", takes="Responses", gives="Response", events=True,
+        codes=(404,), says="OpenAI's responses",
+    )  # fmt: skip
     async def responses(request):
         body = object_of(request)
         service.generator()
-        chat = chat_of(body)
+        chat, keep = continued(body, request)
         params = Params(chat)
         replies = await service.chat(chat, params, request)
-        response = Response(service, body)
+        response = Response(service, body, chat, keep)
         if params.stream:
-            return stream(replies, ResponseWriter(response, service.host.engine))
+            writer = ResponseWriter(response, service.host.engine, params.timings_per_token)
+            return stream(replies, writer, service, request)
         await replies.collect()
         reply = replies.replies[0]
         return response.complete(reply, await output_of(reply, service.host.engine))
+
+    def continued(body, request):
+        # Returns (chat request, the function that keeps the response, or None).
+        stored = service.stored
+        before = typed(body, "previous_response_id", "string")
+        earlier = stored.get(before, request).messages() if before else []
+        chat = chat_of(body, earlier)
+        wanted = typed(body, "store", "boolean")
+        if wanted is False or not stored.most:
+            return chat, None
+        context = chat["messages"][len(_instructions(body)) :]
+        items = body["input"]
+
+        def keep(answer, message):
+            stored.put(answer, context + [_spoken(message)], items, request)
+
+        return chat, keep
+
+    @api.post(
+        "/v1/responses/input_tokens", "/responses/input_tokens", takes="Responses",
+        gives="InputTokens", codes=(404,), says="Count a response's prompt",
+    )  # fmt: skip
+    async def input_tokens(request):
+        chat, _ = continued(object_of(request), request)
+        n = await service.count(chat, request)
+        return {"input_tokens": n, "object": "response.input_tokens"}
+
+    @api.get(
+        "/v1/responses/<name>", gives="Response", codes=(404,), says="A response that is kept"
+    )
+    def stored_response(request, name):
+        return loads(service.stored.get(name, request).answer)
+
+    @api.delete("/v1/responses/<name>", gives="Object", codes=(404,), says="Forget a response")
+    def forget_response(request, name):
+        service.stored.remove(name, request)
+        return {"id": name, "object": "response", "deleted": True}
+
+    @api.get(
+        "/v1/responses/<name>/input_items", gives="ItemList", codes=(404,),
+        says="What a response was asked with",
+    )  # fmt: skip
+    def input_items(request, name):
+        items = _listed(loads(service.stored.get(name, request).items))
+        return {
+            "object": "list",
+            "data": items,
+            "first_id": items[0]["id"] if items else None,
+            "last_id": items[-1]["id"] if items else None,
+            "has_more": False,
+        }
+
+    @api.post(
+        "/v1/responses/<name>/cancel", gives="Response", codes=(404,), says="Always an error"
+    )
+    def cancel_response(request, name):
+        service.stored.get(name, request)
+        raise invalid("Only responses in the background can be cancelled")
+
+
+def _spoken(message):
+    # The model's message as part of the next prompt, with the ids that the client was given.
+    message = dict(message)
+    calls = message.get("tool_calls")
+    if calls:
+        message["tool_calls"] = [dict(call, id="call_" + call["id"]) for call in calls]
+    return message
+
+
+def _listed(items):
+    # OpenAI lists the newest item first.
+    if isinstance(items, str):
+        content = [{"type": "input_text", "text": items}]
+        items = [{"type": "message", "role": "user", "content": content}]
+    found = []
+    for i in range(len(items) - 1, -1, -1):
+        item = dict(items[i])
+        item.setdefault("id", "item_%d" % i)
+        item.setdefault("type", "message")
+        found.append(item)
+    return found

@@ -1,7 +1,7 @@
 """Server-sent events of an answer: one loop for all APIs. Each API's Writer makes the events."""
 # SPDX-License-Identifier: MIT
 
-from httpd import HttpError, Stream
+from httpd import HttpError
 from httpd.jsonio import dumps
 
 from ..scheduling.errors import error_object
@@ -14,9 +14,15 @@ class Writer:
     """Turns the pieces of answers into an API's events. Each method returns the events' text."""
 
     done = ""  # the text after the last event
+    content_type = "text/event-stream"
+    ping = ":\n\n"  # after a long silence
 
     def start(self, replies):
         """Return what comes before the first piece of all."""
+        return ""
+
+    def progress(self, reply, progress):
+        """Return the events that report llama-server's `prompt_progress`, for whom it is wanted."""
         return ""
 
     def piece(self, reply, piece):
@@ -41,11 +47,12 @@ def event(name, data):
     return "event: " + name + "\ndata: " + dumps(data) + "\n\n"
 
 
-def stream(replies, writer):
-    """Return the Stream of the events that `writer` makes of `replies`. An error before the first
-    event becomes a plain error answer.
+def stream(replies, writer, service, request):
+    """Return the Stream of the events that `writer` makes of `replies`, which answer `request`. An
+    error before the first event becomes a plain error answer.
     """
-    return Stream(_events(replies, writer), "text/event-stream", headers=_HEADERS)
+    events = _events(replies, writer)
+    return service.streams.begin(request, events, writer.content_type, _HEADERS)
 
 
 async def _events(replies, writer):
@@ -54,17 +61,23 @@ async def _events(replies, writer):
     try:
         async for piece in replies:
             if piece == PING:
-                started = True
-                yield ":\n\n"
+                if writer.ping:
+                    started = True
+                    yield writer.ping
                 continue
             data = writer.start(replies) if opening else ""
             opening = False
             reply = replies.replies[piece.index]
-            data += writer.end(reply, piece) if piece.last else writer.piece(reply, piece)
+            if piece.progress:
+                data += writer.progress(reply, piece.progress)
+            else:
+                data += writer.end(reply, piece) if piece.last else writer.piece(reply, piece)
             if data:
                 started = True
                 yield data
-        yield writer.finish(replies) + writer.done
+        data = writer.finish(replies) + writer.done
+        if data:
+            yield data
     except HttpError as exc:
         if not started:
             raise

@@ -78,6 +78,7 @@ class Preparation:
 
     def __init__(self, engine, ended=None, ms=0, turns=None, client=None):
         self.engine = engine
+        self.scheduler = None  # the engine's
         self._ended = ended
         self._turns = turns or Turns()
         self._client = client

@@ -20,14 +20,17 @@ clients of a batch have left, look() stops the engine in the middle of it.
 # SPDX-License-Identifier: MIT
 
 import asyncio
-import gc
 import time
 
-from _engine import Aborted, Assertion, BadNumbers, Limit, Lost, NoSlot
+from _engine import Aborted, Lost, NoSlot
 from httpd.jsonio import integers
 
+from .beginning import Beginning
+from .bounds import Bounds
+from .constraints import Stuck, chosen, constrains, penalizes
 from .detok import text_of
 from .errors import RequestError, context_error, from_engine, invalid, left, too_many, unavailable
+from .jobs import Embedding
 from .metrics import Metrics
 from .policy import FairQueue, Policy
 from .prefix_cache import PrefixCache
@@ -40,11 +43,6 @@ from .speculate import ModelDraft, NgramDraft
 _SILENCE_MS = 25000
 
 _FEW = 64  # candidates among which the probability of a token is looked for first
-
-_NO_MEMORY = (
-    "there is not enough memory for this embedding now: try again later, or give the machine more "
-    "(--memory)"
-)
 
 
 def _ticks():
@@ -63,26 +61,6 @@ class Work:
         self.index = 0  # in the batch: the first entry with logits
         self.last = False  # whether the step computes the last missing token
         self.task = None  # of Sampling
-
-
-class Bounds:
-    """Limits of requests; 0 means no limit."""
-
-    def __init__(self, **values):
-        self.slots = 4  # sequences that run at a time
-        self.queue = 64  # requests that wait for a slot
-        self.per_client = 0  # requests of one client, waiting or running
-        self.queue_s = 0  # seconds in the queue
-        self.request_s = 0  # seconds from arrival to the last token
-        self.step_ms = 500  # target for the longest step
-        self.sample_ms = 1000  # processor time to follow a request's grammar; docs/limits.md
-        self.job_ms = 1000  # processor time for a request's template, schema, grammar and texts
-        self.speculate = True
-        self.kept_cells = None  # cells of the KV cache that may keep prefixes; None: half
-        for name in values:
-            if not hasattr(self, name):
-                raise ValueError("unknown limit '%s'" % name)
-            setattr(self, name, values[name])
 
 
 class Scheduler:
@@ -106,6 +84,7 @@ class Scheduler:
         self.metrics = Metrics()
         self.running = []  # oldest first
         self.last_step = None  # when the last successful step ended, by the clock
+        self.beginning = None  # a Beginning that is still to be computed
         self.drafter = None
         if self.bounds.speculate and engine.divisible:
             if draft_engine:
@@ -117,8 +96,9 @@ class Scheduler:
         self._broken = None
         self._ended = ended
         self._computing = False
+        self._lora = ()  # scales of the engine's adapters
         self._leaving = []  # cells to free when the batch has ended
-        self._waiting = ()  # Options.gone of the requests in the batch
+        self.waiting = ()  # Options.gone of the requests in the batch, for look()
         self._work = asyncio.Event()
         self._sampling = Sampling(self, ended, self._work)
         self._jobs = []
@@ -133,6 +113,12 @@ class Scheduler:
     def idles(self):
         """Whether there is nothing to compute until a token has been chosen."""
         return not (self._jobs or self.queue.items or any([not s.sampling for s in self.running]))
+
+    def begin(self, tokens):
+        """Compute and keep the beginning of every conversation. Call this once."""
+        if self.cache.shares and tokens and len(tokens) <= self.cache.keep:
+            self.beginning = Beginning(self, tokens)
+            self._work.set()
 
     def submit(self, prompt, sampling=None, options=None, chat=None, after=None, sampler=None):
         """Queue a request; return its Sequence.
@@ -158,8 +144,8 @@ class Scheduler:
             sampler.close()
             sequence.finish("length")
             return sequence
-        sequence.constrained = _constrains(sampling or {}, chat)
-        if sampling and _penalizes(sampling):
+        sequence.constrained = constrains(sampling or {}, chat)
+        if sampling and penalizes(sampling):
             try:
                 for token in prompt:
                     sampler.accept(token, True)
@@ -197,11 +183,16 @@ class Scheduler:
         """Return the embedding of a text, a list of float. gone: as in Options. RequestError: the
         text is too long, the queue is full, or the engine failed.
         """
+        return await self.do(Embedding(tokens, normalize, gone))
+
+    async def do(self, job):
+        """Return the result of a Job, which is worked at between two steps. RequestError: the
+        queue is full, or the job's own.
+        """
         if self._broken:
             raise unavailable(self._broken)
         if len(self._jobs) >= self.bounds.queue:
             raise unavailable("the queue is full", headers={"Retry-After": "1"})
-        job = _Embedding(tokens, normalize, gone)
         self._jobs.append(job)
         self._work.set()
         try:
@@ -211,16 +202,23 @@ class Scheduler:
                 self._jobs.remove(job)
         if job.error:
             raise job.error
-        return job.vector
+        return job.result
+
+    def forget(self, job):
+        """Take a Job that has ended out of the queue."""
+        if job in self._jobs:
+            self._jobs.remove(job)
 
     async def run(self):
         """Run steps until cancelled."""
         try:
             while True:
-                if not self.busy:
+                if not (self.busy or self.beginning):
                     self._work.clear()
                     await self._work.wait()
                 began = self.clock()
+                if self.beginning and not await self.beginning.step():
+                    self.beginning = None
                 await self.step()
                 await asyncio.sleep(0)
                 self.metrics.step_ms += self.clock() - began
@@ -230,13 +228,13 @@ class Scheduler:
 
     def look(self):
         """Stop the engine if all clients of its batch have left; may be called during a decode."""
-        waiting = self._waiting
+        waiting = self.waiting
         if not waiting:
             return
         for gone in waiting:
             if gone is None or not gone():
                 return
-        self._waiting = ()
+        self.waiting = ()
         self.engine.abort()
 
     async def step(self):
@@ -250,7 +248,7 @@ class Scheduler:
         if work:
             await self._decode(work)
         if self._jobs:
-            await self._embed(self._jobs[0])
+            await self._jobs[0].work(self)
         elif not work and any([s.sampling for s in self.running + self.queue.items]):
             await self._sampling.pause()
 
@@ -259,7 +257,7 @@ class Scheduler:
     def _admit(self, now):
         while True:
             sequence = self.queue.next(now)
-            if sequence is None:
+            if sequence is None or self.beginning and self.beginning.delays(sequence.tokens):
                 return
             if len(self.running) >= self.bounds.slots and not self._displace(sequence):
                 return
@@ -270,12 +268,20 @@ class Scheduler:
                 return
             self.queue.remove(sequence)
             sequence.holder = self.cache.start(tokens, sequence.options.salt, share)
+            sequence.holder.slot = self._slot(sequence.options.slot)
             if sequence.t_start is None:
                 sequence.t_start = now
                 sequence.n_cached = sequence.computed
                 self.metrics.cached_tokens += sequence.computed
                 self.metrics.queue.observe(now - sequence.t_submit)
+                sequence.report(now)
             self.running.append(sequence)
+
+    def _slot(self, wanted):
+        # The wanted slot's number, or the lowest one that is free.
+        taken = [sequence.holder.slot for sequence in self.running]
+        free = [i for i in range(self.bounds.slots) if i not in taken]
+        return wanted if wanted in free else free[0]
 
     def _displace(self, sequence):
         # Free a slot for a request that is more urgent than one that runs.
@@ -350,8 +356,9 @@ class Scheduler:
         cache = self.cache
         while len(self.running) > 1 and cache.available < len(self.running):
             self._preempt()
-        decoding = [s for s in self.running if s.missing == 1]
-        prompts = [s for s in self.running if s.missing > 1]
+        lora = self._adapters()
+        decoding = [s for s in self.running if s.missing == 1 and s.options.lora == lora]
+        prompts = [s for s in self.running if s.missing > 1 and s.options.lora == lora]
         budget = self.policy.budget(len(decoding))
         if prompts:
             # Streams may fill the batch but for one token, so that prompts always advance.
@@ -368,6 +375,17 @@ class Scheduler:
                 most = min(room, self.policy.n_batch - len(work)) // len(work)
                 self._draft(item, most, len(work) - 1)
         return work
+
+    def _adapters(self):
+        # The LoRA adapters of the next batch: all of its sequences have the same, in turns.
+        found = []
+        for sequence in self.running:
+            if sequence.missing and sequence.options.lora not in found:
+                found.append(sequence.options.lora)
+        if not found:
+            return self._lora
+        at = found.index(self._lora) + 1 if self._lora in found else 0
+        return found[at % len(found)]
 
     def _draft(self, item, room, others):
         sequence = item.sequence
@@ -402,15 +420,19 @@ class Scheduler:
             outputs.extend([False] * (item.count - 1))
             outputs.extend([item.last] * (n - item.count + 1))
         began = self.clock()
-        self._waiting = [item.sequence.options.gone for item in work]
+        self.waiting = [item.sequence.options.gone for item in work]
         try:
+            lora = work[0].sequence.options.lora
+            if lora != self._lora:
+                self.engine.lora_set(list(range(len(lora))), list(lora))
+                self._lora = lora
             self.cache.make_room(len(tokens))
-            await self._compute(self.engine.start, tokens, positions, slots, outputs)
+            await self.compute(self.engine.start, tokens, positions, slots, outputs)
         except (RuntimeError, ValueError, MemoryError) as exc:
-            self._waiting = ()
+            self.waiting = ()
             await self._recover([item for item in work if not item.sequence.finished], exc)
             return
-        self._waiting = ()
+        self.waiting = ()
         now = self.clock()
         self._account(work, len(tokens), now - began)
         self.last_step = now
@@ -432,8 +454,8 @@ class Scheduler:
     def _samples_beside(self, sequence):
         return self._ended is not None and sequence.sampler.constrained
 
-    async def _compute(self, start, *batch):
-        # Return what engine.finish() returns, or raise its error.
+    async def compute(self, start, *batch):
+        """Return what engine.finish() returns for start(*batch), or raise its error."""
         engine = self.engine
         start(*batch)
         if self._ended is None:
@@ -508,6 +530,8 @@ class Scheduler:
         sequence = item.sequence
         start = sequence.computed
         self.cache.extend(sequence.holder, sequence.tokens[start : start + item.count])
+        if sequence.t_prompt is None:
+            sequence.report(now)
         if not item.last:
             return
         if sequence.t_prompt is None:
@@ -515,6 +539,9 @@ class Scheduler:
             if sequence.options.max_tokens == 0:
                 self._finish(sequence, "length", "limit")
                 return
+        if sequence.ends_thought:
+            sequence.ends_thought = False
+            sequence.sampler.end_thought()
         if self._samples_beside(sequence):
             self._sampling.start(item)
             return
@@ -522,13 +549,13 @@ class Scheduler:
         while more:
             began = self.clock()
             index = item.index + item.right
-            token = _chosen(sequence, sequence.sampler.sample, index)
+            token = chosen(sequence, sequence.sampler.sample, index)
             self.metrics.engine_ms += self.clock() - began
             more = self._take(item, token, index, now)
 
     def take(self, item):
         """Take the token that Sampling chose. Return whether there is another one to choose."""
-        token = _chosen(item.sequence, item.sequence.sampler.finish)
+        token = chosen(item.sequence, item.sequence.sampler.finish)
         return self._take(item, token, None, self.clock())
 
     def _take(self, item, token, index, now):
@@ -626,45 +653,6 @@ class Scheduler:
             return text + stops.flush(), "length", "limit"
         return text, None, "none"
 
-    async def _embed(self, job):
-        engine = self.engine
-        n = len(job.tokens)
-        size = min(n - job.done_n, self.policy.budget(0)) if engine.generates else n
-        part = job.tokens[job.done_n : job.done_n + size]
-        self._waiting = (job.gone,)
-        try:
-            vector = await self._compute(
-                engine.start_embed, part, not job.done_n, job.done_n + size == n, job.normalize
-            )
-        except ValueError as exc:
-            job.fail(invalid(str(exc)))
-        except Lost as exc:
-            self.lose(str(exc))
-        except MemoryError:
-            if job.done_n or job.swept:
-                job.fail(unavailable(_NO_MEMORY, headers={"Retry-After": "5"}))
-            else:
-                # Memory of requests that have ended may still await a collection.
-                job.swept = True
-                gc.collect()
-        except RuntimeError as exc:
-            if job.gone is not None and job.gone():
-                job.fail(left())  # look() has stopped it
-            else:
-                # llama.cpp's words mean nothing to a client: print them.
-                print("cllm: an embedding failed: %s" % exc)
-                job.fail(
-                    RequestError(500, "server_error", "the model failed to compute an embedding")
-                )
-        else:
-            job.done_n += size
-            if vector is not None:
-                job.vector = vector
-                job.done.set()
-        self._waiting = ()
-        if job.done.is_set() and job in self._jobs:
-            self._jobs.remove(job)
-
     # The end of a request.
 
     def _finish(self, sequence, reason, kind):
@@ -737,61 +725,5 @@ class Scheduler:
             self.lose(str(exc) if isinstance(exc, Lost) else "the engine failed: %s" % exc)
 
 
-class _Embedding:
-    # A text whose embedding is computed, one piece a step.
-    def __init__(self, tokens, normalize, gone):
-        self.tokens = tokens
-        self.normalize = normalize
-        self.gone = gone
-        self.done_n = 0
-        self.swept = False  # whether Python's heap was collected to get memory for it
-        self.vector = None
-        self.error = None
-        self.done = asyncio.Event()
-
-    def fail(self, error):
-        self.error = error
-        self.done.set()
-
-
-class Stuck(RuntimeError):
-    """The constraints of a request allow no next token."""
-
-    def __init__(self, exc):
-        words = "none is left" if isinstance(exc, Assertion) else str(exc)
-        super().__init__("The constraints of the request allow no next token: " + words)
-
-
-def _chosen(sequence, choose, *arguments):
-    # Return the token that choose() returns. Its failures are the constraints' fault, except
-    # exceeded limits, numbers that only a damaged model computes, and a lost GPU.
-    try:
-        return choose(*arguments)
-    except (Limit, BadNumbers, Lost):
-        raise
-    except RuntimeError as exc:
-        if sequence.constrained:
-            raise Stuck(exc)
-        raise
-
-
-# Parameters of the sampler that can leave no token to sample.
-_CONSTRAINTS = ("grammar", "json_schema", "logit_bias", "ignore_eos", "min_tokens")
-
-
-def _constrains(sampling, chat):
-    return chat is not None or any([name in sampling for name in _CONSTRAINTS])
-
-
 def _is_over(since, ms, now):
     return bool(ms) and since is not None and now - since > ms
-
-
-def _penalizes(sampling):
-    # Return whether the sampler takes the prompt's tokens into account.
-    return (
-        sampling.get("repeat_penalty", 1) != 1
-        or sampling.get("presence_penalty", 0)
-        or sampling.get("frequency_penalty", 0)
-        or sampling.get("dry_multiplier", 0)
-    )

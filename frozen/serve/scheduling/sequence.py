@@ -16,7 +16,8 @@ class Options:
     the client has left; None: it cannot leave. salt: only requests with the same one share
     prefixes. cache: whether to share any. t_max_predict_ms: limit of generating, 0 for none.
     n_draft: most tokens to guess at a time, None for as many as pay. shown: control tokens that
-    are text here.
+    are text here. progress: whether to report how much of the prompt is computed. slot: the number
+    of the slot to run in, if it is free. lora: scales of the model's adapters, () without any.
     """
 
     def __init__(self, **values):
@@ -33,6 +34,9 @@ class Options:
         self.t_max_predict_ms = 0
         self.n_draft = None
         self.shown = ()
+        self.progress = False
+        self.slot = None
+        self.lora = ()
         for name in values:
             if not hasattr(self, name):
                 raise TypeError("unknown option '%s'" % name)
@@ -71,6 +75,9 @@ class Sequence:
         self.t_prompt = None  # its prompt was computed
         self.t_last = None  # its newest token was sampled
         self.t_news = 0  # its owner was woken last
+        self.name = ""  # the answer's id, for those who control it
+        self.controlled = False  # they may have its thought end
+        self.ends_thought = False  # a thought is to end with the next token
         self.silent = False  # the owner was woken because nothing came for long
         self.number = 0  # order of arrival
         self._scheduler = scheduler
@@ -118,8 +125,9 @@ class Sequence:
             "prompt_per_second": prompt_n * 1000 / prompt if prompt else 0,
             "predicted_n": n,
             "predicted_ms": predicted,
-            "predicted_per_token_ms": predicted / n if n else 0,
-            "predicted_per_second": n * 1000 / predicted if predicted else 0,
+            # The first token comes of the prompt's logits: it costs no step.
+            "predicted_per_token_ms": predicted / (n - 1) if n > 1 else 0,
+            "predicted_per_second": (n - 1) * 1000 / predicted if predicted and n > 1 else 0,
         }
         if self.n_drafted:
             timings["draft_n"] = self.n_drafted
@@ -166,6 +174,20 @@ class Sequence:
         self.t_news = self._scheduler.clock()
         self.event.set()
 
+    def report(self, now):
+        """Give the owner llama-server's `prompt_progress`, if it is asked for."""
+        if self.options.progress:
+            item = Item("", None, None)
+            item.progress = {
+                "total": self.n_prompt,
+                "cache": self.n_cached,
+                "processed": min(self.computed, self.n_prompt),
+                "time_ms": now - self.t_start,
+            }
+            self._items.append(item)
+            self.t_news = now
+            self.event.set()
+
     def nudge(self, now, silence_ms):
         """Wake the owner after a long silence, so that it sends its client a sign of life."""
         if now - self.t_news > silence_ms:
@@ -187,8 +209,11 @@ class Sequence:
 
 class Item:
     """One token of a sequence. text: what can be sent now, which may lag behind the token. probs:
-    (its probability or logarithm, [(alternative token, its probability), ...]), or None.
+    (its probability or logarithm, [(alternative token, its probability), ...]), or None. progress:
+    instead of a token, how much of the prompt is computed; None otherwise.
     """
+
+    progress = None
 
     def __init__(self, text, token, probs):
         self.text = text

@@ -6,6 +6,7 @@ import subprocess
 import pytest
 from cllm import cuda, gpud
 from cllm.build import BUILD
+from support import gpu_parts
 
 SECONDS = 300  # for one run of the program, on a busy machine
 
@@ -13,9 +14,8 @@ SECONDS = 300  # for one run of the program, on a busy machine
 @pytest.fixture(scope="session")
 def backend():
     """Return the folder of the CUDA backend's build; skip where there is none."""
-    missing = [path for path in (*cuda.ARCHIVES, cuda.PACK) if not path.exists()]
-    if missing:
-        pytest.skip(f"there is no {missing[0].name}: run `cllm cuda`")
+    if reason := gpu_parts.missing(gpu_parts.BACKEND):
+        pytest.skip(reason)
     return cuda.FOLDER
 
 

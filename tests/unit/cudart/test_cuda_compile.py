@@ -208,12 +208,12 @@ def test_only_what_compiles_is_unpacked_of_a_debian_package(tmp_path):
         )
     )
     target = tmp_path / "tools"
-    cuda._unpack_deb(package, path, target)
+    cuda.unpack_deb(package, path, target)
     found = {str(p.relative_to(target)): p.read_bytes() for p in target.rglob("*") if p.is_file()}
     assert found == {"lib/llvm-19/bin/clang": b"program", "licences/clang-19": b"licence"}
     path.write_bytes(b"not one")
     with pytest.raises(tarfile.TarError, match="not a Debian package"):
-        cuda._unpack_deb(package, path, target)
+        cuda.unpack_deb(package, path, target)
 
 
 def test_architectures_and_profiles_that_are_none():

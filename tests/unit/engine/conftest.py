@@ -1,7 +1,7 @@
 """Fixtures for the engine's tests: the library, a tiny model, a real one.
 
-CLLM_MODEL names a real model for the tests that want one. Tests are skipped, with the reason, where
-the library or a model is missing.
+CLLM_TEST_MODEL names a real model for the tests that want one. Tests are skipped, with the reason,
+where the library or a model is missing.
 """
 
 import os
@@ -39,7 +39,7 @@ def engine(library, tiny):
 @pytest.fixture(scope="session")
 def smollm():
     """The path of a real model, SmolLM2-135M-Instruct Q4_1."""
-    path = os.environ.get("CLLM_MODEL")
+    path = os.environ.get("CLLM_TEST_MODEL")
     if not path:
-        pytest.skip("CLLM_MODEL names no model file")
+        pytest.skip("CLLM_TEST_MODEL names no model file")
     return Path(path)

@@ -5,7 +5,7 @@
 // COUNT random records, whose fields are now and then right, and COUNT right ones with some bytes
 // changed. With `hostile` a thread changes the shared memory meanwhile. Ends with 1 when memory of
 // another guest, or of the host beside the windows, has changed; sanitizers end it otherwise. With
-// FUZZ_REAL_PTX it is linked with gpud's own archives, native/ptx included, without sanitizers.
+// FUZZ_REAL_PTX it is linked with native/ptx, else with fake_ptx.cpp.
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>

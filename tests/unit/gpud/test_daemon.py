@@ -183,9 +183,9 @@ def test_windows_of_files(library, tmp_path):
     ram, model = tmp_path / "ram", tmp_path / "model"
     ram.write_bytes(bytes(1 << 20))
     model.write_bytes(os.urandom(1 << 20))
-    with gpud.Daemon(
-        shared=4, ram=[(ram, 0x100000, 1 << 20)], files=[(model, 0x40000000, 1 << 20)]
-    ) as daemon:
+    half = 1 << 19
+    parts = [(ram, 0x100000, half, 0), (ram, 4 << 30, half, half)]
+    with gpud.Daemon(shared=4, ram=parts, files=[(model, 0x40000000, 1 << 20, 0)]) as daemon:
         with library.socket(daemon.socket) as transport:
             raw = Raw(library, transport)
             assert raw.info.features & 1
@@ -196,13 +196,18 @@ def test_windows_of_files(library, tmp_path):
             body = struct.pack("<QQQIIII", address, 0x101000, 4096, 5, 1, 0, 0)
             assert raw.ask(COPY, body)[0] == 0
             assert ram.read_bytes()[4096:8192] == model.read_bytes()[:4096]
+            body = struct.pack("<QQQIIII", address, (4 << 30) + 4096, 4096, 5, 1, 0, 0)
+            assert raw.ask(COPY, body)[0] == 0
+            assert ram.read_bytes()[half + 4096 : half + 8192] == model.read_bytes()[:4096]
+            body = struct.pack("<QQQIIII", address, 0x100000 + half - 64, 4096, 5, 1, 0, 0)
+            assert raw.ask(COPY, body)[0] == EINVAL
             body = struct.pack("<QQQIIII", address, 0x40000000, 4096, 5, 1, 0, 0)
             assert raw.ask(COPY, body)[0] == EINVAL
 
 
 def test_a_file_shorter_than_its_window_is_a_failure_with_words(library, tmp_path):
     (tmp_path / "model").write_bytes(bytes(4096))
-    with gpud.Daemon(shared=4, files=[(tmp_path / "model", 0, 8192)]) as daemon:
+    with gpud.Daemon(shared=4, files=[(tmp_path / "model", 0, 8192, 0)]) as daemon:
         with library.socket(daemon.socket) as transport:
             raw = Raw(library, transport)
             assert raw.host("state") in (LOST, 2)

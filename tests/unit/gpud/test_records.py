@@ -298,6 +298,16 @@ def test_modules_and_kernels_are_of_their_tables(raw):
     assert raw.call(GEMM)[0] == ENOTSUPPORTED
 
 
+def test_a_kernel_of_a_shared_variables_name_is_no_memory(raw):
+    text = b""".version 8.5 .target sm_61 .address_size 64
+    .shared .b8 same[4294967295]; .visible .entry same() { ret; }"""
+    raw.heap_write(0, text)
+    code, module, _ = raw.call(MODULE, 0, 0, 0, len(text))
+    assert code == 0
+    assert raw.call(GLOBAL, module, name_hash("same"))[0] == ENOTFOUND
+    assert raw.ask(COPY, copy(0x200000, 0, 64, TO_HEAP))[0] == EINVAL
+
+
 def test_host_pin_is_of_a_window(raw):
     assert raw.call(HOST_PIN, RAM, WINDOW)[0] == 0
     assert raw.call(HOST_PIN, RAM, WINDOW + 1)[0] == EINVAL

@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from cllm import TOP, CllmError, extras
 from support import tiny_model
-from versus import cpio, linux, main, measure, models, options, plot, results, rows, sweep
+from versus import bench, cpio, linux, main, measure, models, options, plot, results, rows, sweep
 from versus.smallest import STEP, search
 
 
@@ -225,6 +225,39 @@ def test_drivers_come_after_what_they_need():
         "b_part.ko",
         "a.ko",
     ]
+
+
+def test_each_guest_loads_the_drivers_of_its_card_only(tmp_path, monkeypatch):
+    net = "lib/modules/6/kernel/drivers/net/"
+    files = {
+        "boot/vmlinuz-6": b"kernel",
+        net + "virtio_net.ko": module("net_failover"),
+        net + "net_failover.ko": module("failover"),
+        "lib/modules/6/kernel/net/core/failover.ko": module(),
+        net + "ethernet/intel/e1000/e1000.ko": module(),
+        net + "tun.ko": module(),
+    }
+    monkeypatch.setattr(
+        linux,
+        "_members",
+        lambda package, wanted: {path: data for path, data in files.items() if wanted(path)},
+    )
+    kernel, drivers, orders = linux._kernel_parts(tmp_path)
+    assert kernel == b"kernel" and "tun.ko" not in drivers
+    assert orders["virtio"] == ["failover.ko", "net_failover.ko", "virtio_net.ko"]
+    assert orders["e1000"] == ["e1000.ko"]
+
+
+def test_both_guests_boot_once_more_with_an_e1000_when_that_row_is_wanted(monkeypatch):
+    monkeypatch.setattr(bench, "Guests", lambda _: None)
+    asked = options.make_parser().parse_args(["--accel", "kvm"])
+    made = rows.rows([1])
+    with_it, without = (bench.Bench(asked, made, {key}) for key in ("e1000-http", "http"))
+    assert [(turn.guest, turn.nic) for turn in with_it.turns][2:] == [
+        ("linux", "e1000"),
+        ("cllm", "e1000"),
+    ]
+    assert all(turn.nic == "virtio" for turn in without.turns)
 
 
 def test_the_locked_packages_are_named_to_the_bit():

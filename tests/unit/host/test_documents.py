@@ -28,6 +28,10 @@ def test_every_key_of_the_configuration_is_documented(tmp_path):
     assert keys("The machine") | keys("The guest") | keys("The model") == known
 
 
+def test_every_key_of_the_network_is_documented():
+    assert set(config.keys.NETWORK) <= keys("The network")
+
+
 def test_every_limit_of_the_http_server_is_documented_with_its_default():
     assert set(vars(Limits())) <= keys("Limits")
     for name, value in vars(Limits()).items():

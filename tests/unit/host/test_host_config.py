@@ -60,7 +60,10 @@ def test_the_guests_part_is_sorted_as_the_guest_reads_it(tmp_path):
     [
         ('{"port": 1,\n "smp": }', "line 2, column 9"),
         ("[1]", "one JSON object"),
-        ({"prot": 1}, 'line 1: "prot" is unknown; known are accel, access_log, alias, app'),
+        (
+            {"prot": 1},
+            'line 1: "prot" is unknown, did you mean "port"?; known are accel, access_log, alias',
+        ),
         ({"p" * 1000: 1}, f'"{"p" * 64}" is unknown'),
         ({"port": "80"}, '"port" must be a whole number from 0 to 65535'),
         ({"port": 65536}, '"port" must be a whole number'),

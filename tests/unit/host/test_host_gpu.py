@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from cllm import CllmError, cards, config, gpud, run
+from cllm import CllmError, build, cards, cli, config, cuda, gpud, run
+from support import gpu_parts
 
 # Stands in for gpud: it writes down its arguments and makes the socket's file.
 FAKE_GPUD = """\
@@ -59,18 +60,44 @@ def test_gpud_lives_as_long_as_the_guest_and_shares_its_memory(
         assert daemon.exists()
         assert value(words, "--engine") == "ptx" and value(words, "--memory") == "77"
         ram, start, size = value(words, "--ram").split(":")
-        assert (start, size) == ("0", str(64 << 20)) and Path(ram).stat().st_size == 64 << 20
+        assert (start, size) == ("0", f"{64 << 20}@0") and Path(ram).stat().st_size == 64 << 20
         assert f"mem-path={ram}" in value(line, "-object")
         assert "memory-backend=ram" in value(line, "-machine")
         # The part of the model that is mapped, where it is mapped.
         (_, at, _), *_ = guest.mapped()
-        assert value(words, "--file") == f"{model}:{at}:{2 << 20}"
+        assert value(words, "--file") == f"{model}:{at}:{2 << 20}@0"
         assert f"socket,id=gpud,path={value(words, '--socket')}" in line
         assert "ivshmem-doorbell,vectors=1,chardev=gpud" in line
     finally:
         guest.stop()
     assert not daemon.exists() and not Path(ram).exists()
     assert not Path(value(words, "--socket")).parent.exists()
+
+
+def test_memory_above_3_gib_is_a_window_of_its_own(fake_qemu, image):
+    guest = run.make_guest(settings(memory=5 << 10), image=image)
+    assert guest.parts_of_memory() == [(0, 3 << 30, 0), (4 << 30, 2 << 30, 3 << 30)]
+    guest = run.make_guest(settings(memory=3 << 10), image=image)
+    assert guest.parts_of_memory() == [(0, 3 << 30, 0)]
+
+
+def test_ptx_of_the_guests_is_taken_where_programs_are(
+    fake_qemu, fake_gpud, image, tmp_path, monkeypatch
+):
+    fake_gpud()
+    model, app = tmp_path / "model.gguf", tmp_path / "app.py"
+    model.write_bytes(b"GGUF?")
+    app.write_text("")
+    seen = []
+    monkeypatch.setattr(gpud, "Daemon", lambda **options: seen.append(options["upload"]))
+    for chosen, scripted in (
+        ({}, False),
+        ({"model": str(model)}, False),
+        ({"model": str(model)}, True),
+        ({"model": str(model), "app": str(app)}, False),
+    ):
+        run.make_guest(settings(gpu="ptx", **chosen), image=image, scripted=scripted)
+    assert seen == [True, False, True, True]
 
 
 def test_without_gpu_there_is_neither_device_nor_shared_memory(fake_qemu, image):
@@ -131,3 +158,28 @@ def test_models_need_the_other_image_and_a_pack(
     guest.start()
     guest.stop()
     assert value(arguments(), "--pack") == str(run.PACK)
+
+
+def test_without_a_toolchain_tests_have_the_reason(monkeypatch, capsys):
+    built = []
+    monkeypatch.setattr(gpud, "build", lambda: built.append("gpud"))
+    monkeypatch.setattr(build, "build_gpu_image", lambda: built.append("image"))
+    monkeypatch.setattr(cuda, "build_program", lambda: built.append("program"))
+
+    def fail():
+        raise CllmError("no mirror serves clang-19")
+
+    monkeypatch.setattr(cuda, "ready", fail)
+    assert cli.build_gpu_tests() == "no mirror serves clang-19"
+    assert "no mirror serves clang-19; the tests" in capsys.readouterr().err
+    monkeypatch.setattr(cuda, "ready", lambda: None)
+    assert cli.build_gpu_tests() == ""
+    assert built == ["gpud", "gpud", "image", "program"]
+
+
+def test_what_is_missing_is_named_with_the_reason(monkeypatch, tmp_path):
+    monkeypatch.delenv("CLLM_NO_CUDA", raising=False)
+    assert gpu_parts.missing([tmp_path]) == ""
+    assert "no x: `cllm build --gpu`" in gpu_parts.missing([tmp_path, tmp_path / "x"])
+    monkeypatch.setenv("CLLM_NO_CUDA", "no network")
+    assert gpu_parts.missing([tmp_path / "x"]) == "there is no x: no network"

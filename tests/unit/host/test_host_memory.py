@@ -155,9 +155,14 @@ def test_arrays_in_arrays_are_refused_however_deep(tmp_path):
 
 def test_a_part_of_a_model_is_refused_with_what_to_do(tmp_path):
     path = tmp_path / "m-00001-of-00003.gguf"
-    path.write_bytes(header(LLAMA, (b"split.count", 2, struct.pack("<H", 3))))
-    with pytest.raises(memory.Refused, match="one of 3 parts .* --merge"):
-        memory.check(path)
+    part = header(LLAMA, (b"split.count", 2, struct.pack("<H", 3)))
+    path.write_bytes(part)
+    memory.check(path)
+    for name, words in (("m.gguf", "one of 3 parts"), ("m-00002-of-00003.gguf", "it is part 2")):
+        other = tmp_path / name
+        other.write_bytes(part)
+        with pytest.raises(memory.Refused, match=words):
+            memory.check(other)
     path.write_bytes(header(LLAMA, (b"split.count", 2, struct.pack("<H", 1))))
     memory.check(path)
 

@@ -109,7 +109,7 @@ def test_more_than_the_kernel_takes_at_once(monkeypatch):
 def test_only_once_a_model_is_ready_whose_weights_were_copied(
     monkeypatch, reason, repacked, dropped
 ):
-    guest = SimpleNamespace(port=1, ended=threading.Event(), url="http://")
+    guest = SimpleNamespace(port=1, ended=threading.Event(), forwards={}, url="http://")
     given, lines = [], []
     monkeypatch.setattr(run.health, "wait_until_decided", lambda *_: reason)
     monkeypatch.setattr(run.reclaim, "give_back", given.append)

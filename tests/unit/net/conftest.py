@@ -13,12 +13,11 @@ settings.load_profile("same")
 def pytest_generate_tests(metafunc):
     # The same on MicroPython: on_micropython/run_tests.py.
     if getattr(metafunc.module, "BOTH_FAMILIES", False):
-        metafunc.fixturenames.insert(0, "ip_version")
         metafunc.parametrize("ip_version", (4, 6), indirect=True, ids=("ipv4", "ipv6"))
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def ip_version(request):
-    scripted.use(request.param)
-    yield request.param
+    scripted.use(getattr(request, "param", 4))
+    yield
     scripted.use(4)

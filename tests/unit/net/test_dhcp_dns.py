@@ -76,6 +76,7 @@ class Server:
             (message.LEASE_TIME, struct.pack(">I", lease)),
         ]
         options = [(k, more.get("replace", {}).get(k, v)) for k, v in options]
+        options += more.get("add", [])
         data = bytearray(message.emit(kind, xid, 0, 0, more.get("mac", HOST_MAC), options))
         data[0] = 2
         struct.pack_into(">I", data, 16, address)
@@ -118,6 +119,28 @@ def test_dialogue(server):
     # The address is announced (RFC 5227 2.3), and nothing is said until half of the lease.
     assert any(frame[12:14] == b"\x08\x06" for frame in server.link.frames)
     assert server.requests(1799999) == []
+
+
+@pytest.mark.parametrize(
+    "given, name",
+    [
+        (b"box", "box"),
+        (b"Box-7.example.net", "Box-7"),
+        (b"box\0", "box"),
+        (b"", None),
+        (b".example", None),
+        (b"-box", None),
+        (b"box-", None),
+        (b"a b", None),
+        (b"b\xc3\xb6x", None),
+        (b"x" * 33, None),
+    ],
+)
+def test_a_lease_brings_a_host_name(server, given, name):
+    names = []
+    server.client = dhcp.Client(server.stack, on_name=lambda name, now: names.append(name))
+    server.bind(add=[(message.HOST_NAME, given)] if given else [])
+    assert server.client.state == dhcp.BOUND and names == ([name] if name else [])
 
 
 def test_discover_backs_off(server):

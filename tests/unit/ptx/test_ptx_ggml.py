@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cllm import TOP
+from support import gpu_parts
 
 TEXTS = Path(os.environ.get("CLLM_PTX_TEXTS", TOP / "build/cuda/ptx"))
 DIVIDE_BY_1 = struct.pack("<3I", 1, 0, 1)  # init_fastdiv_values(1)
@@ -27,7 +28,7 @@ def kernel(device):
     """A function that finds the kernel whose mangled name begins so."""
     texts = sorted(TEXTS.glob("*.sm_61.ptx"))
     if not texts:
-        pytest.skip(f"no PTX in {TEXTS}")
+        pytest.skip(gpu_parts.missing((TEXTS / "mmvq.sm_61.ptx",)))
     modules = {}
 
     def find(prefix):
@@ -53,7 +54,7 @@ def error(got, want):
 def test_every_kernel_decodes(device):
     texts = sorted(TEXTS.glob("*.ptx"))
     if not texts:
-        pytest.skip(f"no PTX in {TEXTS}")
+        pytest.skip(gpu_parts.missing((TEXTS / "mmvq.sm_61.ptx",)))
     for path in texts:
         module = device.load(path.read_bytes())
         for name in module.kernels():

@@ -259,3 +259,38 @@ def test_a_failed_text_leaves_no_memory(device):
         with pytest.raises(PtxError):
             device.load(text)
     assert device.lib.ptx_used(device.state) == before
+
+
+def test_a_shared_variable_is_no_global(device):
+    """A kernel of its name must not make its size memory of the device, from address 0 on."""
+    module = device.load(HEAD + ".shared .b8 same[4294967295]; .visible .entry same() { ret; }")
+    assert module.global_("same") is None
+
+
+def test_lanes_beyond_the_block_have_no_local_memory(device):
+    """ldmatrix takes rows' addresses of all lanes of a warp, those that no thread has too."""
+    text = """.visible .entry test(.param .u32 only_write)
+    {
+        .reg .pred %p1; .reg .b32 %r<8>; .local .align 16 .b8 depot[4096];
+        ld.param.u32 %r2, [only_write];
+        setp.ne.u32 %p1, %r2, 0;
+        mov.u32 %r1, %tid.x;
+        mul.lo.u32 %r1, %r1, 4096;
+        @%p1 bra $end;
+        ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r3}, [%r1];
+    $end:
+        ret;
+    }"""
+    calm = Device(1 << 20)  # nobody stops its launches
+    kernel = calm.load(HEAD + text).kernel("test")
+    kernel(1, 32, np.uint32(1))  # leaves addresses in the registers of lanes 1 to 31
+    with pytest.raises(PtxError, match="ldmatrix") as error:
+        kernel(1, 1, np.uint32(0))
+    calm.close()
+    assert error.value.code == 700
+
+
+def test_a_literal_beside_wider_registers(device):
+    text = ".reg .b32 %r<2>; .reg .b64 %rd<2>; st.global.v2.f16 [%rd1], {%r1, 5};"
+    with pytest.raises(PtxError, match="beside wider registers"):
+        device.load(BODY.format(text)).kernel("test")

@@ -20,9 +20,15 @@ ROOT = Path(__file__).resolve().parents[3]
         ({"port": "x"}, '"port" must be a whole number from 1 to 65535'),
         ({"port": 70000}, '"port" must be a whole number'),
         ({"port": True}, '"port" must be a whole number'),
-        ({"prot": 1}, '"prot" is unknown; known are access_log, cors, keys, limits'),
+        (
+            {"prot": 1},
+            '"prot" is unknown, did you mean "port"?; known are accel, access_log, alias',
+        ),
         ({"limits": []}, '"limits" must be an object'),
-        ({"limits": {"bodyy": 1}}, '"limits.bodyy" is unknown; known are backlog, body'),
+        (
+            {"limits": {"bodyy": 1}},
+            '"limits.bodyy" is unknown, did you mean "body"?; known are backlog, body',
+        ),
         ({"limits": {"body": 1.5}}, '"limits.body" must be a whole number'),
         ({"limits": {"head_s": 0}}, '"limits.head_s" must be a number above 0'),
         ({"limits": {"head_s": float("nan")}}, '"limits.head_s" must be a number above 0'),
@@ -37,19 +43,20 @@ ROOT = Path(__file__).resolve().parents[3]
         ({"network": {"gateway": ["192.0.2.1"]}}, '"network.gateway"'),
         (
             {"network": {"dhcp": True}},
-            '"network.dhcp" is unknown; known are address, card, gateway, hostname, mdns',
+            '"network.dhcp" is unknown; known are address, card, dns, gateway, hostname',
         ),
         ({"keys": "k"}, '"keys" must be an array of strings'),
         ({"keys": [""]}, '"keys" must be an array of strings that are not empty'),
         ({"cors": 1}, '"cors" must be a string'),
         ({"access_log": 1}, '"access_log" must be true or false'),
         ({"watchdog": -1}, '"watchdog" must be a whole number from 0 to 86400'),
-        ({"model": "x"}, '"model" must be an object'),
+        ({"model": 3}, '"model" must be an object'),
         ({"model": {"n_ctx": 0}}, '"model.n_ctx" must be a whole number from 1 to 1048576'),
         ({"model": {"file": 1}}, '"model.file" must be a string'),
         ({"model": {"pooling": "max"}}, '"model.pooling" must be one of model, mean, cls, last'),
         ({"model": {"kernels": []}}, '"model.kernels" must be one of auto, ggml, tcg, exact'),
         ({"model": {"slots": 33}}, '"model.slots" (33) needs an "n_batch" of at least 66'),
+        ({"tls": {"cert": "cert.pem"}}, '"tls.key" is missing'),
         ([], "must be an object"),
     ],
 )
@@ -65,6 +72,8 @@ def test_what_is_right_passes():
     keys.check(dict.fromkeys([*keys.SERVER, *keys.SECTIONS]))
     for name, table in {"": keys.SERVER, **keys.SECTIONS}.items():
         values = {key: kind.default for key, kind in table.items() if key != "keys"}
+        if name == "tls":
+            values.update(cert="cert.pem", key="key.pem")
         keys.check({name: values} if name else values)
     keys.check({"network": {"address": "192.0.2.1/24", "gateway": "192.0.2.254"}})
     keys.check({"limits": {"head_s": 0.5}, "model": {"slots": 252, "n_batch": 256}})

@@ -361,7 +361,7 @@ def test_answers_of_one_prompt_share_it():
     others = [submit(scheduler, prompt, after=first) for _ in range(3)]
     drain(scheduler)
     assert {text(s) for s in [first, *others]} == {prompt[:-1]}
-    assert all(s.n_cached == 32 for s in others) and first.n_cached == 0
+    assert all(s.n_cached == 36 for s in others) and first.n_cached == 0
     idle(engine, scheduler)
 
 

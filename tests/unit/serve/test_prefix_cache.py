@@ -30,9 +30,9 @@ def numbers(n, start=0):
 
 def test_a_prefix_is_shared_with_who_runs():
     engine, cache = make()
-    first, _ = compute(engine, cache, numbers(40))
+    first, _ = compute(engine, cache, numbers(35))
     second, known = compute(engine, cache, numbers(35) + [7] * 10)
-    assert known == 32 and engine.used() == 40 + 13
+    assert known == 32 and engine.used() == 35 + 13
     cache.stop(first)
     cache.stop(second)
     # All full blocks of the first are the second's, too.
@@ -46,7 +46,15 @@ def test_the_last_token_is_always_computed():
     engine, cache = make()
     compute(engine, cache, numbers(32))
     _, known = compute(engine, cache, numbers(32))
-    assert known == 16
+    assert known == 28
+
+
+def test_a_short_prompt_has_a_prefix_too():
+    engine, cache = make()
+    holder, _ = compute(engine, cache, numbers(9))
+    cache.stop(holder)
+    _, known = compute(engine, cache, numbers(9))
+    assert known == 8
 
 
 def test_the_next_turn_of_a_chat_goes_on_with_its_cells():
@@ -63,7 +71,7 @@ def test_salts_keep_prefixes_apart():
     compute(engine, cache, numbers(40), "mine")
     assert cache.find(numbers(50), "yours") == (None, 0)
     assert cache.find(numbers(50))[1] == 0
-    assert cache.find(numbers(50), "mine")[1] == 32
+    assert cache.find(numbers(50), "mine")[1] == 40
 
 
 def test_who_does_not_want_to_share():
@@ -96,8 +104,8 @@ def test_the_least_recently_used_goes_first_and_its_end():
     assert cache.used == engine.used()
     assert cache.make_room(128 - cache.used + 10)
     # Of the second, the end is gone; the first and third are whole.
-    assert cache.find(numbers(40, 50))[1] == 16
-    assert cache.find(numbers(40, 0))[1] == 32 and cache.find(numbers(40, 100))[1] == 32
+    assert cache.find(numbers(40, 50))[1] == 24
+    assert cache.find(numbers(40, 0))[1] == 36 and cache.find(numbers(40, 100))[1] == 36
 
 
 def test_kept_cells_are_bounded():
@@ -114,7 +122,7 @@ def test_sequences_run_out_before_cells():
         holder, _ = compute(engine, cache, numbers(40, 20 * i))
         cache.stop(holder)
     a, known = compute(engine, cache, numbers(25, 180) + [1])
-    assert known == 16
+    assert known == 24
     b, _ = compute(engine, cache, numbers(25, 20))
     c = cache.idle
     assert len(c) <= 1
@@ -142,3 +150,32 @@ def test_a_model_whose_sequences_have_no_parts(divisible):
     holder, _ = compute(engine, cache, numbers(40))
     cache.stop(holder)
     assert engine.used() == 0 and cache.find(numbers(50)) == (None, 0)
+
+
+HEAD = [240, 241, 242] * 7  # no multiple of a block
+
+
+def test_a_beginning_that_all_conversations_have_is_shared_to_its_last_token():
+    engine, cache = make()
+    cache.head = HEAD
+    head, known = compute(engine, cache, HEAD)
+    assert known == 0
+    cache.stop(head)
+    first, known = compute(engine, cache, HEAD + numbers(20))
+    assert known == len(HEAD)
+    # Nobody holds the beginning alone any more: a conversation that goes on from it.
+    second, known = compute(engine, cache, HEAD + numbers(20, 100))
+    assert known == len(HEAD)
+    third, known = compute(engine, cache, HEAD + numbers(16) + [9])
+    assert known == len(HEAD) + 16
+    for holder in (first, second, third):
+        cache.stop(holder)
+    assert cache.pinned == 0 and cache.used == engine.used()
+    cache.make_room(256 - 40)
+    assert cache.used == engine.used() <= 40
+    # With a salt, or without all of the beginning, prefixes are what they were.
+    assert cache.find(HEAD + numbers(20), "mine") == (None, 0)
+    other, known = compute(engine, cache, HEAD[:20] + numbers(30))
+    assert known == 0
+    assert compute(engine, cache, HEAD[:20] + numbers(20))[1] >= 32
+    cache.stop(other)

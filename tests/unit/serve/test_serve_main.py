@@ -90,10 +90,9 @@ def loopback(cllm, tmp_path, monkeypatch):
             self.drained.append(seconds)
             await Server.drain(self, seconds)
 
-    run_user_code = main.run_user_code
     (tmp_path / "model.gguf").write_bytes(b"x")
     monkeypatch.setattr(settings, "BOOT", str(tmp_path) + "/")
-    monkeypatch.setattr(main, "run_user_code", lambda: run_user_code(str(tmp_path / "app.py")))
+    monkeypatch.setattr(main, "user_code", lambda: [str(tmp_path / "app.py")])
     monkeypatch.setattr(main, "Server", Loopback)
     return servers
 

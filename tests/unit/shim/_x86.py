@@ -17,6 +17,10 @@ def irq(line, callback):
         _lines[line] = callback
 
 
+def irq_message(_control):
+    raise OSError(95)  # as with irq=lines
+
+
 def raise_irq(line):
     """For tests: what the interrupt does."""
     _lines[line](line)
@@ -57,8 +61,24 @@ def dma_alloc(size, align):
     return memory[start : start + size]
 
 
+def cmdline():
+    return ""
+
+
 def mmio(physical, _size):
     return physical
+
+
+line = ""  # for tests: the boot loader's command line
+reset_later = []  # for tests: the registers of at_reset()
+
+
+def cmdline():
+    return line
+
+
+def at_reset(address):
+    reset_later.append(address)
 
 
 def cpu_count():
