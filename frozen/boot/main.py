@@ -98,6 +98,8 @@ async def main():
             print("cllm: network.card: no card %s (%s)" % (settings.card, exc))
     if settings.address:
         lan.ipconfig(dhcp4=False, addr4=settings.address, gw4=settings.gateway)
+    network.use_ipv6(settings.ipv6)
+    service.network = network.describe
     if settings.hostname:
         network.hostname(settings.hostname)
     if settings.dns:

@@ -65,6 +65,8 @@ def status(lan, heap):
     up = time.ticks_ms() // 1000
     if lan.isconnected():
         address = "http://" + lan.ipconfig("addr4")[0]
+        if address.endswith("//0.0.0.0"):
+            address = "http://[%s]" % lan.ipconfig("addr6")[-1][0]
     else:
         address = "no address yet" if lan.active() else "no network card"
         for card in service.unknown_cards:

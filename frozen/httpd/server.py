@@ -143,7 +143,10 @@ def _address(writer):
         peer = writer.get_extra_info("peername")
     except (OSError, AttributeError):
         return None
-    return peer[0] if isinstance(peer, tuple) else None
+    if not isinstance(peer, tuple):
+        return None
+    # A client of IPv4, as a socket of both IPs names it.
+    return peer[0][7:] if peer[0].startswith("::ffff:") else peer[0]
 
 
 def _report_error(exc):

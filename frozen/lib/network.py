@@ -1,7 +1,8 @@
 """MicroPython's `network` module: one Ethernet interface, `LAN(0)`.
 
 As documented for MicroPython 1.25: `active isconnected status ifconfig ipconfig config`, and
-`hostname()` and `ipconfig()` of the module. IPv4 only.
+`hostname()` and `ipconfig()` of the module. IPv6 is off until `use_ipv6()`, which main.py calls,
+or `ipconfig(autoconf6=True)`.
 """
 # SPDX-License-Identifier: MIT
 
@@ -11,7 +12,7 @@ import time
 import drivers
 import micropython
 from micropython import const
-from net import host, ipv4
+from net import family, host, ipv4, ipv6
 from net.dhcp import BOUND, REBINDING, REBOOTING, RENEWING, Client
 
 # LAN.status(), as the ports with lwIP number it.
@@ -33,6 +34,8 @@ _dhcp = None
 # (address, netmask, gateway) set by hand, for whenever the interface is active.
 _static = None
 _dns = None
+# None: no IPv6; (): as routers say; else (address, bits, gateway or None, servers).
+_ipv6 = None
 # Whether hostname() has set the name: no lease changes it then.
 _named = False
 _ntp = None  # time servers that were set, as integers
@@ -83,7 +86,8 @@ class LAN:
         """Return 0 without a link, 2 without an address, 3 with both."""
         if _card is None or not _card.link_up():
             return STAT_LINK_DOWN
-        return STAT_GOT_IP if host.stack.address else STAT_NO_IP
+        has_address = host.stack.address or host.stack.six.has_global()
+        return STAT_GOT_IP if has_address else STAT_NO_IP
 
     def ifconfig(self, config=None):
         """Return (address, netmask, gateway, dns) as texts, or set them; "dhcp" asks for them."""
@@ -91,7 +95,7 @@ class LAN:
             stack = host.stack
             dns = stack.dns_servers[0] if stack.dns_servers else 0
             return tuple(
-                ipv4.address_text(value)
+                family.address_text(value)
                 for value in (stack.address, stack.netmask, stack.gateway, dns)
             )
         if config == "dhcp":
@@ -104,10 +108,16 @@ class LAN:
         return None
 
     def ipconfig(self, *args, **kwargs):
-        """Return the value of one of "addr4", "gw4", "dhcp4", "has_dhcp4", or set the first three.
+        """Return the value of one name, or set some.
 
-        addr4 is a pair of texts (address, netmask); "address/bits" sets it too. gw4=None is no
-        gateway. Setting an address ends DHCP. ValueError: no such name, or not an address.
+        Of IPv4: "addr4", "gw4", "dhcp4", "has_dhcp4". addr4 is a pair of texts (address, netmask);
+        "address/bits" sets it too. gw4=None is no gateway. Setting an address ends DHCP.
+
+        Of IPv6: "addr6", "gw6", "autoconf6", "has_autoconf6". addr6 is a list of (address, state,
+        preferred, valid), with 0x30 for a state without blemish, and seconds or None for no end;
+        "address/bits" sets one. gw6 is a text, or None.
+
+        The names with "has" are read only. ValueError: no such name, or not an address.
         """
         stack = host.stack
         if args:
@@ -121,10 +131,14 @@ class LAN:
                 return _dhcp is not None
             if args[0] == "has_dhcp4":
                 return _dhcp is not None and _dhcp.state in _LEASED
-            raise ValueError("unknown config param")
+            return _ipconfig6(args[0])
         for name in kwargs:
-            if name not in ("addr4", "gw4", "dhcp4"):
+            if name not in ("addr4", "gw4", "dhcp4", "addr6", "gw6", "autoconf6"):
                 raise ValueError("unknown config param")
+        if "addr6" in kwargs or "gw6" in kwargs or "autoconf6" in kwargs:
+            _set_ipconfig6(kwargs)
+            for name in ("addr6", "gw6", "autoconf6"):
+                kwargs.pop(name, None)
         address, netmask, gateway = _static or (stack.address, stack.netmask, stack.gateway)
         if "addr4" in kwargs:
             address, netmask = _parse_interface(kwargs["addr4"])
@@ -197,12 +211,86 @@ def withdraw():
 def ipconfig(*args, **kwargs):
     """Return ipconfig("dns"), the server's address as a text, or set ipconfig(dns=...)."""
     if args == ("dns",) and not kwargs:
-        servers = host.stack.dns_servers
-        return ipv4.address_text(servers[0] if servers else 0)
+        servers = host.stack.name_servers()
+        return family.address_text(servers[0] if servers else 0)
     if args or list(kwargs) != ["dns"]:
         raise ValueError("unknown config param")
-    _set_dns(ipv4.address(kwargs["dns"]))
+    _set_dns(family.address(kwargs["dns"]))
     return None
+
+
+def use_ipv6(how):
+    """Use IPv6 as the configuration's `network.ipv6` says, from now on and whenever active.
+
+    Args: how: "auto", "off", or {"address": "address/bits", "gateway": text, "dns": [text]}.
+    ValueError: not an address.
+    """
+    global _ipv6
+    if how == "off":
+        wanted = None
+    elif how == "auto":
+        wanted = ()
+    else:
+        value, bits = ipv6.interface(how["address"])
+        gateway = how.get("gateway")
+        servers = [ipv6.address(text) for text in how.get("dns") or ()]
+        wanted = (value, bits, ipv6.address(gateway) if gateway else None, servers)
+    _ipv6 = wanted
+    host.enter()
+    try:
+        if wanted is None:
+            host.stack.six.stop()
+        else:
+            host.stack.six.start(time.ticks_ms(), *wanted)
+    finally:
+        host.leave()
+
+
+def _ipconfig6(name):
+    six = host.stack.six
+    if name == "addr6":
+        return [(ipv6.address_text(one[0]),) + one[1:] for one in six.described(time.ticks_ms())]
+    if name == "gw6":
+        gateway = six.autoconf.gateway()
+        return ipv6.address_text(gateway) if gateway else None
+    if name == "autoconf6":
+        return _ipv6 == ()
+    if name == "has_autoconf6":
+        return _ipv6 == () and six.has_global()
+    raise ValueError("unknown config param")
+
+
+def _set_ipconfig6(values):
+    if values.get("autoconf6") or not ("addr6" in values or _ipv6):
+        use_ipv6("auto" if values.get("autoconf6") else "off")
+        return
+    how = {"address": values.get("addr6"), "gateway": values.get("gw6")}
+    if how["address"] is None:
+        how["address"] = "%s/%d" % (ipv6.address_text(_ipv6[0]), _ipv6[1])
+    elif "/" not in how["address"]:
+        how["address"] += "/64"
+    if "gw6" not in values and _ipv6 and _ipv6[2]:
+        how["gateway"] = ipv6.address_text(_ipv6[2])
+    use_ipv6(how)
+
+
+def describe():
+    """Return what /health says of the network: names, addresses, routers, servers."""
+    stack = host.stack
+    addresses = []
+    if stack.address:
+        bits = ipv4.prefix_length(stack.netmask)
+        addresses.append("%s/%d" % (ipv4.address_text(stack.address), bits))
+    for address in stack.six.autoconf.addresses:
+        if address.value in stack.six.own:
+            addresses.append("%s/%d" % (ipv6.address_text(address.value), address.bits))
+    gateways = [stack.gateway, stack.six.autoconf.gateway()]
+    return {
+        "hostname": stack.hostname,
+        "addresses": addresses,
+        "gateways": [family.address_text(gateway) for gateway in gateways if gateway],
+        "dns": [family.address_text(server) for server in stack.name_servers()],
+    }
 
 
 def _parse_interface(value):
@@ -269,6 +357,7 @@ def paused(ms):
     try:
         now = time.ticks_ms()
         host.stack.link_up(now)
+        host.stack.six.autoconf.paused(ms, now)
         if _dhcp is not None:
             _dhcp.paused(ms, now)
         else:
@@ -344,7 +433,7 @@ def _set_servers(servers):
 
 def name_servers(addresses):
     """Ask these for names, whatever DHCP says. Args: addresses: texts."""
-    host.stack.fixed_dns = [ipv4.address(text) for text in addresses]
+    host.stack.fixed_dns = [family.address(text) for text in addresses]
     _set_servers(host.stack.fixed_dns)
 
 

@@ -1,9 +1,14 @@
-"""MicroPython's `socket` module over net.stack: TCP and UDP for IPv4.
+"""MicroPython's `socket` module over net.stack: TCP and UDP for IPv4 and IPv6.
 
 Sockets are streams (io.IOBase), so `select.poll` and asyncio take them. Where a socket that must
 not wait would have to, its stream methods (read, readinto, readline, write) return None, and its
 socket methods (recv, send, accept ...) raise OSError EAGAIN, as everywhere in MicroPython. With a
 timeout, both raise ETIMEDOUT. `ioctl` answers a stream's poll and close requests.
+
+Addresses are (host, port), of AF_INET6 (host, port, flow, zone) as in CPython; the last two may be
+left out, and are 0. A socket of AF_INET6 speaks both IPs, unless IPV6_V6ONLY is set: to its user
+IPv4's a.b.c.d is ::ffff:a.b.c.d (RFC 3493 3.7). The family is AF_INET unless one is named, or
+bind() gets an address of IPv6.
 """
 # SPDX-License-Identifier: MIT
 
@@ -13,9 +18,10 @@ import sys
 import time
 
 from micropython import const
-from net import host, ipv4
+from net import dns_message, host, ipv4, ipv6
 from net.dns import Resolver
 from net.tcp.states import CLOSED, SYN_RECEIVED, SYN_SENT
+from net.v6 import selection
 
 AF_INET = 2
 AF_INET6 = 10
@@ -30,6 +36,8 @@ SO_BROADCAST = 32
 IPPROTO_IP = 0
 IPPROTO_TCP = 6
 IPPROTO_UDP = 17
+IPPROTO_IPV6 = 41
+IPV6_V6ONLY = 26
 TCP_NODELAY = 1
 TCP_KEEPIDLE = 4
 TCP_KEEPINTVL = 5
@@ -77,13 +85,20 @@ _resolver = Resolver(host.stack)
 
 
 class socket(io.IOBase):
-    """A socket. OSError EAFNOSUPPORT or EINVAL: not IPv4, or neither TCP nor UDP."""
+    """A socket. OSError EAFNOSUPPORT or EINVAL: neither IPv4 nor IPv6, neither TCP nor UDP."""
 
-    def __init__(self, af=AF_INET, type=SOCK_STREAM, proto=0):
-        if af != AF_INET:
+    def __init__(self, af=None, type=SOCK_STREAM, proto=0):
+        # Without a family, that of the address to bind: asyncio.start_server() makes such sockets.
+        self._takes_family = af is None
+        if af is None:
+            af = AF_INET
+        elif af not in (AF_INET, AF_INET6):
             raise OSError(_EAFNOSUPPORT)
         if type not in (SOCK_STREAM, SOCK_DGRAM):
             raise OSError(_EINVAL)
+        self._af = af
+        # The one family of addresses that it speaks, None for both.
+        self._only = ipv4 if af == AF_INET else None
         self._type = type
         self._timeout = None  # ms; None waits without end, 0 does not wait
         self._closed = False
@@ -108,7 +123,10 @@ class socket(io.IOBase):
     def bind(self, address):
         """Take the local (host, port); port 0 takes any. OSError: EADDRINUSE, EADDRNOTAVAIL."""
         self._check_open()
-        ip, port = _parse_address(address)
+        if self._takes_family and ":" in address[0]:
+            self._af = AF_INET6
+            self._only = None
+        ip, port = self._parse(address)
         host.enter()
         try:
             if self._port or self._endpoint or self._connection:
@@ -132,7 +150,7 @@ class socket(io.IOBase):
                 raise OSError(_EINVAL)
             if not self._port:
                 self._port = host.stack.tcp.bind(0)
-            self._listener = host.stack.tcp.listen(self._address, self._port, backlog)
+            self._listener = host.stack.tcp.listen(self._address, self._port, backlog, self._only)
         finally:
             host.leave()
 
@@ -142,16 +160,16 @@ class socket(io.IOBase):
         if self._listener is None:
             raise OSError(_EINVAL)
         connection = self._wait(self._listener.accept)
-        accepted = socket()
+        accepted = socket(self._af)
         accepted._connection = connection
         # As MicroPython's other ports do.
         accepted._timeout = self._timeout
-        return accepted, (ipv4.address_text(connection.remote), connection.remote_port)
+        return accepted, self._named(connection.remote, connection.remote_port)
 
     def connect(self, address):
         """Connect to (host, port). A socket that must not wait raises OSError EINPROGRESS."""
         self._check_open()
-        ip, port = _parse_address(address)
+        ip, port = self._parse_peer(address)
         if self._type == SOCK_DGRAM:
             self._open_endpoint().remote = (ip, port)
             return
@@ -228,8 +246,8 @@ class socket(io.IOBase):
 
     def setsockopt(self, level, option, value):
         """Set SO_REUSEADDR or SO_BROADCAST (both are always on), SO_KEEPALIVE, SO_LINGER,
-        TCP_NODELAY, TCP_KEEPIDLE or TCP_KEEPINTVL (seconds), TCP_KEEPCNT, or TCP_USER_TIMEOUT
-        (milliseconds).
+        TCP_NODELAY, TCP_KEEPIDLE or TCP_KEEPINTVL (seconds), TCP_KEEPCNT, TCP_USER_TIMEOUT
+        (milliseconds), or, before bind() and connect(), IPV6_V6ONLY.
 
         SO_LINGER takes struct linger as bytes; if it is on with a time of 0, close() resets the
         connection. OSError ENOPROTOOPT: any other option; EINVAL: a time or count below 1.
@@ -258,6 +276,10 @@ class socket(io.IOBase):
         elif (level, option) == (SOL_SOCKET, SO_LINGER):
             on, seconds = struct.unpack("ii", value)
             self._reset_on_close = bool(on) and seconds == 0
+        elif (level, option) == (IPPROTO_IPV6, IPV6_V6ONLY) and self._af == AF_INET6:
+            if self._listener or self._endpoint or self._connection:
+                raise OSError(_EINVAL)
+            self._only = ipv6 if value else None
         elif level != SOL_SOCKET or option not in (SO_REUSEADDR, SO_BROADCAST):
             raise OSError(_ENOPROTOOPT)
 
@@ -302,7 +324,7 @@ class socket(io.IOBase):
         if self._type == SOCK_STREAM:
             return self.send(data)
         self._check_open()
-        ip, port = _parse_address(address)
+        ip, port = self._parse_peer(address)
         endpoint = self._open_endpoint()
         host.enter()
         try:
@@ -335,12 +357,12 @@ class socket(io.IOBase):
         self._check_open()
         if self._type == SOCK_STREAM:
             connection = self._check_connected()
-            peer = (ipv4.address_text(connection.remote), connection.remote_port)
+            peer = self._named(connection.remote, connection.remote_port)
             return self.recv(size), peer
         if self._endpoint is None:
             raise OSError(_EINVAL)
         data, ip, port = self._wait(self._endpoint.receive)
-        return data[:size], (ipv4.address_text(ip), port)
+        return data[:size], self._named(ip, port)
 
     # -- Stream methods ---------------------------------------------------------------------
 
@@ -555,8 +577,26 @@ class socket(io.IOBase):
         return self._endpoint
 
     def _open_port(self, port, address=0):
-        self._endpoint = host.stack.open_udp(port, None, address)
+        self._endpoint = host.stack.open_udp(port, None, address, self._only)
         self._endpoint.waiter = self._waiter
+
+    def _parse(self, address):
+        """Return (ip, port) of a local address, ip 0 for any. ValueError: it is no address."""
+        return _parse_address(address, self._af)
+
+    def _parse_peer(self, address):
+        """Return (ip, port) of another host. OSError: of a family that the socket is not for."""
+        ip, port = self._parse(address)
+        if not ip and self._af == AF_INET6:
+            ip = ipv6.ANY
+        if self._only is ipv6 and not isinstance(ip, bytes):
+            raise OSError(_EINVAL)
+        return ip, port
+
+    def _named(self, ip, port):
+        if self._af == AF_INET:
+            return ipv4.address_text(ip), port
+        return _name6(ip, port)
 
     def _check_open(self):
         if self._closed:
@@ -580,48 +620,146 @@ def _check_size(size):
         raise ValueError("negative size")
 
 
-def _parse_address(address):
-    """Return (ip, port) of ("a.b.c.d", port); "" is any address. ValueError: not of that form."""
-    text, port = address
+def _parse_address(address, af):
+    """Return (ip, port) of a socket's address; "" and "::" are any, 0. ValueError: it is none."""
+    if not 2 <= len(address) <= (4 if af == AF_INET6 else 2):
+        raise ValueError("not an address of this family")
+    text, port = address[:2]
     if not 0 <= port <= 65535:
         raise ValueError("port out of range")
-    return (ipv4.address(text) if text else 0), port
+    if af == AF_INET:
+        return (ipv4.address(text) if text else 0), port
+    if len(address) == 4 and address[3]:
+        raise ValueError("no such zone")
+    ip = ipv6.address(text) if text else ipv6.ANY
+    if ip == ipv6.ANY:
+        ip = 0
+    elif ip[:12] == ipv6.MAPPED:
+        ip = struct.unpack_from(">I", ip, 12)[0]
+    return ip, port
+
+
+def _name6(ip, port):
+    if isinstance(ip, bytes):
+        return ipv6.address_text(ip), port, 0, 0
+    return "::ffff:" + ipv4.address_text(ip), port, 0, 0
+
+
+def inet_pton(af, text):
+    """Return the bytes of an address. ValueError: it is none."""
+    if af == AF_INET:
+        return struct.pack(">I", ipv4.address(text))
+    if af != AF_INET6:
+        raise OSError(_EAFNOSUPPORT)
+    if "%" in text:
+        raise ValueError("not an IPv6 address: " + text)
+    return ipv6.address(text)
+
+
+def inet_ntop(af, packed):
+    """Return the text of an address's bytes, of IPv6 in the form of RFC 5952."""
+    packed = bytes(packed)
+    if af not in (AF_INET, AF_INET6):
+        raise OSError(_EAFNOSUPPORT)
+    if len(packed) != (4 if af == AF_INET else 16):
+        raise ValueError("not the bytes of an address")
+    if af == AF_INET:
+        return ipv4.address_text(struct.unpack(">I", packed)[0])
+    return ipv6.address_text(packed)
 
 
 def getaddrinfo(name, port, af=0, type=0, proto=0, flags=0):
-    """Return [(family, type, proto, "", (address, port)), ...] of a host.
+    """Return [(family, type, proto, "", address), ...] of a host, the best first (RFC 6724).
 
-    Args: name: a dotted quad, "", or a host name, which DNS resolves.
+    Args: name: an address, "", or a host name, which DNS resolves; af: AF_INET, AF_INET6, or 0 for
+    both. Of "localhost", IPv4's is first, because most servers here are asked for by it.
     Raise OSError: -2 for an unknown name, ETIMEDOUT or EIO if no server answers.
     """
-    try:
-        addresses = [_parse_address((name, port))[0]]
-    except ValueError:
-        if not 0 <= port <= 65535:
-            raise
-        addresses = [ipv4.LOOPBACK] if name == "localhost" else _look_up(name)
+    if not 0 <= port <= 65535:
+        raise ValueError("port out of range")
+    if af not in (0, AF_INET, AF_INET6):
+        raise OSError(_EAFNOSUPPORT)
+    addresses = _numeric(name, af)
+    if addresses is None:
+        addresses = _look_up(name, af)
     kind = type or SOCK_STREAM
-    return [(AF_INET, kind, proto, "", (ipv4.address_text(ip), port)) for ip in addresses]
+    found = []
+    for ip in addresses:
+        if isinstance(ip, bytes):
+            found.append((AF_INET6, kind, proto, "", _name6(ip, port)))
+        else:
+            found.append((AF_INET, kind, proto, "", (ipv4.address_text(ip), port)))
+    return found
 
 
-def _look_up(name):
+def _numeric(name, af):
+    """Return the addresses that a text is or stands for without a question; None for a name."""
+    if not name:
+        return [ipv6.ANY if af == AF_INET6 else 0]
+    if name == "localhost":
+        return [ipv4.LOOPBACK] * (af != AF_INET6) + [ipv6.LOOPBACK] * (af != AF_INET)
+    try:
+        ip = ipv6.address(name) if ":" in name else ipv4.address(name)
+    except ValueError:
+        if ":" in name:
+            raise OSError(_EAI_NONAME)
+        return None
+    if af not in (0, AF_INET6 if isinstance(ip, bytes) else AF_INET):
+        raise OSError(_EAI_NONAME)
+    return [ip]
+
+
+def _look_up(name, af):
+    stack = host.stack
+    kinds = [dns_message.TYPE_A] * (af != AF_INET6) + [dns_message.TYPE_AAAA] * (af != AF_INET)
+    if not af:
+        # As AI_ADDRCONFIG: what cannot be reached is not asked for.
+        if not stack.six.has_global():
+            kinds = kinds[:1]
+        elif not stack.address:
+            kinds = kinds[1:]
     host.enter()
     try:
-        query = _resolver.resolve(name, time.ticks_ms())
+        queries = [_resolver.resolve(name, time.ticks_ms(), kind) for kind in kinds]
     finally:
         host.leave()
     try:
-        while not query.done:
+        while not all([query.done for query in queries]):
             host.wait(None)
     finally:
         host.enter()
         try:
-            query.cancel()
+            for query in queries:
+                query.cancel()
         finally:
             host.leave()
-    if query.error:
-        raise OSError(_EAI_NONAME if query.error == 2 else query.error)
-    return query.addresses
+    addresses = []
+    for query in queries:
+        addresses += query.addresses
+    if not addresses:
+        # That there is no such name is known of both types or of none.
+        error = min([query.error for query in queries])
+        raise OSError(_EAI_NONAME if error == 2 else error)
+    return _ordered(addresses) if len(addresses) > 1 else addresses
+
+
+def _ordered(addresses):
+    """Sort addresses of both families, the best first (RFC 6724 6)."""
+    stack = host.stack
+
+    def source_of(destination):
+        if destination[:12] != ipv6.MAPPED:
+            return stack.six.find_source(destination)
+        try:
+            return ipv6.mapped(stack.source_for(struct.unpack_from(">I", destination, 12)[0]))
+        except OSError:
+            return None
+
+    plain = {}
+    for ip in addresses:
+        plain[ip if isinstance(ip, bytes) else ipv6.mapped(ip)] = ip
+    keys = [ip if isinstance(ip, bytes) else ipv6.mapped(ip) for ip in addresses]
+    return [plain[key] for key in selection.order(keys, source_of, stack.six.is_deprecated)]
 
 
 # CPython, where unit tests run this file, keeps its own asyncio.

@@ -86,7 +86,7 @@ class Client(Timed):
 
     def start(self, now):
         """Begin to look for a server. OSError: EADDRINUSE, port 68 is in use."""
-        self.stack.open_udp(self.port, self)
+        self.stack.open_udp(self.port, self, 0, ipv4)
         self._expires = None
         self._discover(now)
 

@@ -23,13 +23,14 @@ _MAX_TTL = const(3600)
 class Query(Timed):
     """One question. When `done` is true, `addresses` or `error` (an errno) is set."""
 
-    def __init__(self, resolver, name):
+    def __init__(self, resolver, name, kind):
         self.done = False
         self.addresses = []
         self.error = 0
         self.port = 0
         self._resolver = resolver
         self._name = name
+        self._kind = kind
         self._identifier = 0
         # The server that was asked last; 0 if it answered without a result.
         self._server = 0
@@ -44,7 +45,7 @@ class Query(Timed):
     def ask(self, now):
         """Send the question to the next server."""
         stack = self._resolver.stack
-        servers = stack.dns_servers
+        servers = stack.name_servers()
         self._hang_up(now)
         if not servers or self._tries >= _TRIES:
             # No server had a result, or none answered.
@@ -57,7 +58,7 @@ class Query(Timed):
         self._identifier = struct.unpack(">H", stack.random(2))[0]
         self._server = servers[self._tries % len(servers)]
         self._tries += 1
-        query = message.emit_query(self._identifier, self._name)
+        query = message.emit_query(self._identifier, self._name, self._kind)
         try:
             stack.send_udp(self.port, self._server, message.PORT, query)
         except OSError:
@@ -81,7 +82,7 @@ class Query(Timed):
         data = bytes(buf[start:end])
         if self._take(data, now):
             return
-        if message.is_truncated(data, self._identifier, self._name):
+        if message.is_truncated(data, self._identifier, self._name, self._kind):
             # The answer exceeds a datagram, or the server wants to verify the client's address
             # (RFC 7766 5). TCP is used when no other server is left.
             if (self._failures + 1) % self._servers():
@@ -112,16 +113,18 @@ class Query(Timed):
         stack.timers.set(self, None)
 
     def _servers(self):
-        return len(self._resolver.stack.dns_servers) or 1
+        return len(self._resolver.stack.name_servers()) or 1
 
     def _take(self, data, now):
         """Use a message if it answers the question; return whether it does."""
-        answer = message.parse_answer(data, self._identifier, self._name)
+        answer = message.parse_answer(data, self._identifier, self._name, self._kind)
         if answer is None:
             return False
         code, addresses, ttl = answer
         if addresses:
-            self._resolver.remember(self._name, addresses, now + min(ttl, _MAX_TTL) * 1000)
+            self._resolver.remember(
+                (self._name, self._kind), addresses, now + min(ttl, _MAX_TTL) * 1000
+            )
             self.answer(addresses, 0)
         elif code in (message.NO_ERROR, message.NAME_ERROR):
             self.answer([], ENOENT)
@@ -149,7 +152,7 @@ class Query(Timed):
         except OSError:
             self._fail(now)
             return
-        query = message.emit_query(self._identifier, self._name)
+        query = message.emit_query(self._identifier, self._name, self._kind)
         # RFC 1035 4.2.2: a length comes first.
         self._query = struct.pack(">H", len(query)) + query
         self._received = b""
@@ -189,22 +192,25 @@ class Resolver:
 
     def __init__(self, stack):
         self.stack = stack
-        # name in wire form: (addresses, end of life in ms)
+        # (name in wire form, type): (addresses, end of life in ms)
         self._cache = {}
 
-    def resolve(self, name, now):
-        """Start to look up a host name; return a Query. ValueError: not a host name."""
+    def resolve(self, name, now, kind=message.TYPE_A):
+        """Start to look up a host name's addresses of one type; return a Query.
+
+        ValueError: not a host name.
+        """
         wire = message.encode_name(name.lower())
-        query = Query(self, wire)
-        known = self._cache.get(wire)
+        query = Query(self, wire, kind)
+        known = self._cache.get((wire, kind))
         if known is not None and known[1] > now:
             query.answer(known[0], 0)
         else:
             query.ask(now)
         return query
 
-    def remember(self, name, addresses, expires):
+    def remember(self, key, addresses, expires):
         """Keep an answer for its time to live."""
         if len(self._cache) >= _CACHE_SIZE:
             del self._cache[next(iter(self._cache))]
-        self._cache[name] = (addresses, expires)
+        self._cache[key] = (addresses, expires)

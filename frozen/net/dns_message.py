@@ -1,4 +1,7 @@
-"""DNS messages (RFC 1035 4): emit a query for an address, parse the answer."""
+"""DNS messages (RFC 1035 4): emit a query for an address, parse the answer.
+
+A and AAAA records (RFC 3596) are asked for alike.
+"""
 
 import struct
 
@@ -11,6 +14,7 @@ NO_ERROR = const(0)
 NAME_ERROR = const(3)
 
 TYPE_A = const(1)
+TYPE_AAAA = const(28)
 _TYPE_CNAME = const(5)
 CLASS_IN = const(1)
 RESPONSE = const(0x8000)
@@ -34,28 +38,28 @@ def encode_name(name):
     return wire + b"\0"
 
 
-def emit_query(identifier, name):
-    """Return a query for the A records of `name`, as encode_name() gives it."""
+def emit_query(identifier, name, wanted=TYPE_A):
+    """Return a query for records of `name`, as encode_name() gives it, of one type."""
     return (
         struct.pack(">HHHHHH", identifier, _RECURSION_DESIRED, 1, 0, 0, 0)
         + name
-        + struct.pack(">HH", TYPE_A, CLASS_IN)
+        + struct.pack(">HH", wanted, CLASS_IN)
     )
 
 
-def parse_answer(data, identifier, name):
+def parse_answer(data, identifier, name, wanted=TYPE_A):
     """Return (code, addresses, ttl) of the answer to emit_query(), or None for anything else.
 
     `addresses` are those of `name` and of the aliases that the same answer resolves it to; `ttl`
     is the least of the records used, in seconds. A truncated answer counts with what it has, and
     as none where it has no address: see is_truncated().
     """
-    header = _parse_header(data, identifier, name)
+    header = _parse_header(data, identifier, name, wanted)
     if header is None:
         return None
     flags, answers, asked, at = header
     try:
-        records = _parse_records(data, at, min(answers, _MAX_RECORDS))
+        records = _parse_records(data, at, min(answers, _MAX_RECORDS), wanted)
     except (ValueError, IndexError):
         return None
     addresses, least = _follow(records, asked)
@@ -64,13 +68,13 @@ def parse_answer(data, identifier, name):
     return flags & 15, addresses, least
 
 
-def is_truncated(data, identifier, name):
+def is_truncated(data, identifier, name, wanted=TYPE_A):
     """Return whether an answer to emit_query() had to leave records out (RFC 2181 9)."""
-    header = _parse_header(data, identifier, name)
+    header = _parse_header(data, identifier, name, wanted)
     return header is not None and bool(header[0] & TRUNCATED)
 
 
-def _parse_header(data, identifier, name):
+def _parse_header(data, identifier, name, wanted):
     """Return (flags, number of answers, name, where they start) of an answer, or None."""
     if len(data) < 12:
         return None
@@ -84,12 +88,12 @@ def _parse_header(data, identifier, name):
         return None
     if at + 4 > len(data) or asked != name.lower():
         return None
-    if struct.unpack_from(">HH", data, at) != (TYPE_A, CLASS_IN):
+    if struct.unpack_from(">HH", data, at) != (wanted, CLASS_IN):
         return None
     return flags, answers, asked, at + 4
 
 
-def _parse_records(data, at, count):
+def _parse_records(data, at, count, wanted):
     """Return {owner: [(ttl, address or None, alias or None), ...]} of the whole records."""
     records = {}
     for _ in range(count):
@@ -103,8 +107,10 @@ def _parse_records(data, at, count):
         if at + length > len(data):
             break
         record = None
-        if group == CLASS_IN and kind == TYPE_A and length == 4:
+        if group == CLASS_IN and kind == wanted == TYPE_A and length == 4:
             record = (ttl, struct.unpack_from(">I", data, at)[0], None)
+        elif group == CLASS_IN and kind == wanted == TYPE_AAAA and length == 16:
+            record = (ttl, bytes(data[at : at + 16]), None)
         elif group == CLASS_IN and kind == _TYPE_CNAME:
             record = (ttl, None, parse_name(data, at)[0])
         if record is not None:

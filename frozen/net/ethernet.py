@@ -8,6 +8,7 @@ HEADER = const(14)
 
 TYPE_IPV4 = const(0x0800)
 TYPE_ARP = const(0x0806)
+TYPE_IPV6 = const(0x86DD)
 # IEEE 802.1Q 9.6: a tag is one of these types and 16 bits, of which 12 name a VLAN.
 TYPE_CUSTOMER_TAG = const(0x8100)
 TYPE_SERVICE_TAG = const(0x88A8)

@@ -1,11 +1,11 @@
-"""Reassembly of IPv4 fragments (RFC 791 3.2, RFC 1122 3.3.2), within bounds.
+"""Reassembly of fragments (RFC 791 3.2, RFC 1122 3.3.2; RFC 8200 4.5), within bounds.
 
-Datagrams whose fragments overlap are dropped, as RFC 5722 requires for IPv6: only attackers send
+Datagrams whose fragments overlap are dropped, as RFC 5722 4 requires for IPv6: only attackers send
 them, to get past filters (RFC 1858).
 """
 
 from micropython import const
-from net import ethernet, ipv4
+from net import ethernet, family
 from net.timers import Timed
 
 # RFC 1122 3.3.2 asks for 60 s or more. With this few datagrams the oldest is evicted earlier, and
@@ -20,6 +20,8 @@ _MAX_FRAGMENTS = const(128)
 class _Datagram:
     def __init__(self, expires):
         self.expires = expires
+        # What an error quotes of it: the beginning of its first fragment.
+        self.head = None
         # Sorted, disjoint (offset, bytes) pairs.
         self.pieces = []
         self.bytes = 0
@@ -59,22 +61,28 @@ class _Datagram:
 
 
 class Fragments(Timed):
-    """Datagrams of which some fragments came."""
+    """Datagrams of which some fragments came.
 
-    def __init__(self, timers):
+    Args: expired: called with the `head` of a datagram that waited too long, if it has one.
+    """
+
+    def __init__(self, timers, expired=None):
         self._timers = timers
+        self._expired = expired
         # In the order of their first fragments.
         self._datagrams = {}
         self.bytes = 0
 
-    def input(self, packet, now):
+    def input(self, packet, now, head=None):
         """Take a fragment, as ipv4.parse_fragment() returned it with its data.
 
-        Args: packet: (protocol, source, destination, identification, offset, more, data).
+        Args: packet: (protocol, source, destination, identification, offset, more, data);
+        head: what an error quotes, of a first fragment.
         Returns a frame (bytearray) with the whole packet at offset 14 once all is there, or None.
         """
         protocol, source, destination, identification, offset, more, data = packet
-        if offset + len(data) > 65535 - ipv4.HEADER:
+        ip = family.of(source)
+        if offset + len(data) > ip.MOST_PAYLOAD:
             return None
         key = (source, destination, protocol, identification)
         datagram = self._datagrams.get(key)
@@ -83,6 +91,8 @@ class Fragments(Timed):
                 self._drop(next(iter(self._datagrams)))
             datagram = self._datagrams[key] = _Datagram(now + _LIFETIME)
             self._arm()
+        if head is not None:
+            datagram.head = head
         before = datagram.bytes
         fits = datagram.add(offset, data, more)
         self.bytes += datagram.bytes - before
@@ -91,11 +101,12 @@ class Fragments(Timed):
             return None
         if datagram.is_whole():
             self._drop(key)
-            frame = bytearray(ethernet.HEADER + ipv4.HEADER + datagram.length)
+            start = ethernet.HEADER + ip.HEADER
+            frame = bytearray(start + datagram.length)
             for offset, data in datagram.pieces:
-                at = ethernet.HEADER + ipv4.HEADER + offset
+                at = start + offset
                 frame[at : at + len(data)] = data
-            ipv4.emit(frame, ethernet.HEADER, protocol, source, destination, datagram.length)
+            ip.emit(frame, ethernet.HEADER, protocol, source, destination, datagram.length)
             return frame
         while self.bytes > _MAX_BYTES:
             self._drop(next(iter(self._datagrams)))
@@ -112,6 +123,8 @@ class Fragments(Timed):
         for key, datagram in list(self._datagrams.items()):
             if datagram.expires <= now:
                 self._drop(key)
+                if datagram.head is not None:
+                    self._expired(datagram.head)
         self._arm()
 
     def _drop(self, key):

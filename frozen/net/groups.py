@@ -1,12 +1,11 @@
-"""Multicast membership of a host, and its reports to routers by IGMP version 3, 2 or 1.
+"""Multicast membership of a host, and its reports to routers by IGMP 3, 2 and 1 or by MLD 2 and 1.
 
-Source: RFC 3376; sections are its. Groups are joined for all sources alone.
+Source: RFC 3376, which RFC 3810 follows; sections are its. Groups are joined for all sources alone.
 """
 
 import struct
 
 from micropython import const
-from net import ethernet, igmp
 from net.timers import Timed
 
 # 8.1, 8.11: how often a change is reported, and within which time, ms.
@@ -20,55 +19,52 @@ _MOST = const(64)
 
 
 class Groups(Timed):
-    """What a Stack has joined: `joined` has addresses, 224.0.0.1 apart, which all hosts are in."""
+    """What a Stack has joined: `joined` has addresses but the one that all hosts are in.
 
-    def __init__(self, stack):
+    Args: messages: the protocol, net.igmp or net.v6.mld.
+    """
+
+    def __init__(self, stack, messages):
         self.joined = set()
+        self._messages = messages
         self._stack = stack
         # {group: (record type, reports left)} of changes, and groups that a query asks about.
         self._changes = {}
         self._asked = set()
         # The version of the routers, and when an older one is forgotten.
-        self._version = 3
+        self._version = messages.NEWEST
         self._older_until = 0
 
     def join(self, group, now):
         """Become a member. ValueError: no multicast address, or too many groups."""
-        if group >> 28 != 14 or len(self.joined) >= _MOST:
+        if not self._messages.is_group(group) or len(self.joined) >= _MOST:
             raise ValueError("not a group to join")
         if group not in self.joined:
             self.joined.add(group)
-            self.filter()
-            self._change(group, igmp.TO_EXCLUDE, now)
+            self._stack.filter()
+            self._change(group, self._messages.TO_EXCLUDE, now)
 
     def leave(self, group, now):
         """End a membership."""
         if group in self.joined:
             self.joined.remove(group)
             self._asked.discard(group)
-            self.filter()
-            self._change(group, igmp.TO_INCLUDE, now)
-
-    def filter(self):
-        """Set the link's filter to the groups that are joined."""
-        link = self._stack.link
-        if link is not None and hasattr(link, "set_multicast"):
-            groups = {igmp.ALL_SYSTEMS} | self.joined if self.joined else ()
-            link.set_multicast([ethernet.multicast(group) for group in groups])
+            self._stack.filter()
+            self._change(group, self._messages.TO_INCLUDE, now)
 
     def announce(self, now):
         """Report all groups: the link, or this host's address on it, is new."""
         for group in self.joined:
-            self._change(group, igmp.TO_EXCLUDE, now)
+            self._change(group, self._messages.TO_EXCLUDE, now)
 
     def input(self, frame, start, end, now):
-        """Take a message of IGMP; only queries matter to a host."""
-        query = igmp.parse_query(frame, start, end)
+        """Take a message; only queries matter to a host."""
+        query = self._messages.parse_query(frame, start, end)
         if query is None or not self.joined:
             return
         version, delay, group = query
         # 7.2.1
-        if version < 3:
+        if version < self._messages.NEWEST:
             self._version = min(version, self._version) if now < self._older_until else version
             self._older_until = now + _OLDER_VERSION
         asked = self.joined if not group else self.joined & {group}
@@ -79,15 +75,18 @@ class Groups(Timed):
     def on_deadline(self, now):
         """Called by Timers: send what is due."""
         stack = self._stack
-        if not stack.address:  # announce() follows when there is one
+        messages = self._messages
+        if not messages.is_ready(stack):  # announce() follows when there is one
             self._changes = {}
             self._asked = set()
             return
         if now >= self._older_until:
-            self._version = 3
-        records = [(igmp.IS_EXCLUDE, group) for group in self._asked if group not in self._changes]
+            self._version = messages.NEWEST
+        records = [
+            (messages.IS_EXCLUDE, group) for group in self._asked if group not in self._changes
+        ]
         records += [(kind, group) for group, (kind, _) in self._changes.items()]
-        if not self._send(records):
+        if not messages.report(stack, self._version, records):
             stack.timers.set(self, now + 1)  # the link is full
             return
         self._asked = set()
@@ -108,23 +107,3 @@ class Groups(Timed):
         at = now + struct.unpack(">H", stack.random(2))[0] * delay // 65536
         if self.deadline is None or at < self.deadline:
             stack.timers.set(self, at)
-
-    def _send(self, records):
-        stack = self._stack
-        if self._version == 3:
-            frame = stack.begin(igmp.ALL_V3_ROUTERS)
-            if frame is None:
-                return False
-            stack.commit(igmp.emit_report(frame, stack.address, records))
-            return True
-        for kind, group in records:
-            destination, message = group, igmp.REPORT_V2 if self._version == 2 else igmp.REPORT_V1
-            if kind == igmp.TO_INCLUDE:
-                if self._version == 1:
-                    continue  # RFC 1112 has no message for this
-                destination, message = igmp.ALL_ROUTERS, igmp.LEAVE_V2
-            frame = stack.begin(destination)
-            if frame is None:
-                return False
-            stack.commit(igmp.emit(frame, stack.address, destination, message, group))
-        return True

@@ -1,11 +1,16 @@
-"""IGMP messages (RFC 3376 4, RFC 2236 2): parse queries, emit reports."""
+"""IGMP messages (RFC 3376 4, RFC 2236 2): parse queries, send reports.
+
+Has what net.groups.Groups wants of a protocol, as net.v6.mld does.
+"""
 
 import struct
 
 import _netbuf
 from micropython import const
+from net import ethernet
 
 PROTOCOL = const(2)
+NEWEST = const(3)  # version
 ALL_SYSTEMS = const(0xE0000001)  # 224.0.0.1
 ALL_ROUTERS = const(0xE0000002)
 ALL_V3_ROUTERS = const(0xE0000016)
@@ -28,6 +33,42 @@ _LENGTH_V3 = const(12)
 # Precedence "internetwork control", TTL 1, and the option Router Alert (RFC 3376 4, RFC 2113).
 _TOS = const(0xC0)
 _ROUTER_ALERT = const(0x94040000)
+
+
+def is_group(address):
+    """Return whether an address is a group to join."""
+    return isinstance(address, int) and address >> 28 == 14
+
+
+def hardware_groups(joined):
+    """Return the hardware addresses that a link has to take in."""
+    return [ethernet.multicast(group) for group in {ALL_SYSTEMS} | joined] if joined else []
+
+
+def is_ready(stack):
+    """Return whether reports can leave."""
+    return bool(stack.address)
+
+
+def report(stack, version, records):
+    """Send [(type, group)]; return whether the link took all of it."""
+    if version == NEWEST:
+        frame = stack.begin(ALL_V3_ROUTERS)
+        if frame is None:
+            return False
+        stack.commit(emit_report(frame, stack.address, records))
+        return True
+    for kind, group in records:
+        destination, message = group, REPORT_V2 if version == 2 else REPORT_V1
+        if kind == TO_INCLUDE:
+            if version == 1:
+                continue  # RFC 1112 has no message for this
+            destination, message = ALL_ROUTERS, LEAVE_V2
+        frame = stack.begin(destination)
+        if frame is None:
+            return False
+        stack.commit(emit(frame, stack.address, destination, message, group))
+    return True
 
 
 def parse_query(buf, start, end):

@@ -15,6 +15,12 @@ BROADCAST = const(0xFFFFFFFF)
 LOOPBACK = const(0x7F000001)
 
 TTL = const(64)
+# RFC 9293 3.7.1: what a peer that sends no MSS option can take.
+TCP_MSS = const(536)
+# RFC 791 3.2: no report of a smaller MTU is believed.
+LEAST_MTU = const(576)
+# RFC 791 3.2: the most that a packet's fragments carry.
+MOST_PAYLOAD = const(65535 - 20)
 _DONT_FRAGMENT = const(0x4000)
 _MORE_FRAGMENTS = const(0x2000)
 
@@ -138,6 +144,16 @@ def pseudo_header_sum(protocol, source, destination):
         + (destination & 0xFFFF)
         + protocol
     )
+
+
+def key(address, port):
+    """Return what stands for a peer in a table of connections."""
+    return address << 16 | port
+
+
+def of_key(peer):
+    """Return the (address, port) that key() was made of."""
+    return peer >> 16, peer & 0xFFFF
 
 
 def is_multicast(address):

@@ -8,7 +8,7 @@ import struct
 
 from micropython import const
 from net import mdns_message as message
-from net.dns_message import TYPE_A
+from net.dns_message import TYPE_A, TYPE_AAAA
 from net.timers import Timed
 
 # 8.1: three probes, 250 ms apart, the first within that time.
@@ -56,11 +56,15 @@ class Responder(Timed):
         self._hostname = ""
         self.name = ""  # the label before .local
         self._records = []
+        # Those of them that no other host may have, and the names that are probed for.
+        self._unique = []
+        self._names = []
         # Records of the next multicast answer.
         self._due = []
         self.port = 0
         stack.open_udp(message.PORT, self)
         stack.groups.join(message.GROUP, stack.now)
+        stack.six.groups.join(message.GROUP6, stack.now)
         stack.responder = self
 
     def close(self):
@@ -72,6 +76,7 @@ class Responder(Timed):
         stack.timers.forget(self)
         stack.responder = None
         stack.groups.leave(message.GROUP, stack.now)
+        stack.six.groups.leave(message.GROUP6, stack.now)
         stack.close_udp(message.PORT)
 
     def start(self, now):
@@ -84,8 +89,20 @@ class Responder(Timed):
             self.name = _label(stack.hostname, 0)
         self._state = _SILENT
         stack.timers.set(self, None)
-        if stack.address:
+        if stack.address or stack.six.own:
             self._probe(self._random(_PROBE_INTERVAL), now)
+
+    def changed(self, now):
+        """The host has other addresses of IPv6: announce them under the same names (8.4)."""
+        if self._state == _SILENT:
+            self.start(now)
+            return
+        self._make_records()
+        self._due = []
+        if self._state != _PROBING:
+            self._state = _ANNOUNCING
+            self._left = _ANNOUNCEMENTS
+            self._stack.timers.set(self, now)
 
     def on_deadline(self, now):
         """Called by Timers: probe, announce, or send what is due."""
@@ -93,8 +110,7 @@ class Responder(Timed):
         if self._state == _PROBING:
             if self._left:
                 self._left -= 1
-                names = [self._records[0].shown, self._records[1].shown]
-                self._multicast(message.emit_probe(names, self._records[:3]))
+                self._multicast(message.emit_probe(self._names, self._unique))
                 stack.timers.set(self, now + _PROBE_INTERVAL)
                 return
             self._state = _ANNOUNCING
@@ -112,9 +128,8 @@ class Responder(Timed):
 
     def datagram(self, buf, start, end, source, source_port, now):
         """Take a datagram from the stack."""
-        stack = self._stack
         # 11: from this link only.
-        if self._state == _SILENT or (source ^ stack.address) & stack.netmask:
+        if self._state == _SILENT or not self._is_neighbour(source):
             return
         try:
             arrived = message.Message(bytes(buf[start:end]))
@@ -127,6 +142,12 @@ class Responder(Timed):
             self._look_for_ties(arrived, now)
         else:
             self._answer(arrived, source, source_port, now)
+
+    def _is_neighbour(self, source):
+        stack = self._stack
+        if isinstance(source, bytes):
+            return stack.six.autoconf.is_on_link(source)
+        return not (source ^ stack.address) & stack.netmask
 
     def unreachable(self, _remote, _remote_port, _error, _now):
         """Take an ICMP error: nobody listens for an answer any more."""
@@ -147,10 +168,14 @@ class Responder(Timed):
         instance = message.name(self.name, *self._service, "local")
         everything = message.name("_services", "_dns-sd", "_udp", "local")  # RFC 6763 9
         address = self._stack.address
+        own = sorted(self._stack.six.own)
         record = message.Record
-        # The two whose names are probed come first.
-        self._records = [
-            record(host, TYPE_A, _HOST_TTL, struct.pack(">I", address)),
+        self._names = [host, instance]
+        self._unique = []
+        if address:
+            self._unique.append(record(host, TYPE_A, _HOST_TTL, struct.pack(">I", address)))
+        self._unique += [record(host, TYPE_AAAA, _HOST_TTL, value) for value in own]
+        self._unique += [
             record(
                 instance,
                 message.TYPE_SRV,
@@ -158,9 +183,15 @@ class Responder(Timed):
                 struct.pack(">HHH", 0, 0, self._service_port) + host,
             ),
             record(instance, message.TYPE_TXT, _OTHER_TTL, self._text),
-            record(message.reverse_name(address), message.TYPE_PTR, _HOST_TTL, host),
+        ]
+        kinds = [TYPE_A] * bool(address) + [TYPE_AAAA] * bool(own)
+        self._records = self._unique + [
+            record(message.reverse_name(value), message.TYPE_PTR, _HOST_TTL, host)
+            for value in [address] * bool(address) + own
+        ]
+        self._records += [
             # 6.1: what there is not need not be waited for.
-            record(host, message.TYPE_NSEC, _HOST_TTL, message.nsec(host, TYPE_A)),
+            record(host, message.TYPE_NSEC, _HOST_TTL, message.nsec(host, *kinds)),
             record(
                 instance,
                 message.TYPE_NSEC,
@@ -173,7 +204,7 @@ class Responder(Timed):
 
     def _conflicting(self, theirs):
         """Return whether a record of another host says otherwise than this one's (9)."""
-        mine = [record for record in self._records[:3] if record.name == theirs.name]
+        mine = [record for record in self._unique if record.name == theirs.name]
         if not mine:
             return False
         same = [record for record in mine if record.kind == theirs.kind]
@@ -200,9 +231,9 @@ class Responder(Timed):
 
     def _look_for_ties(self, arrived, now):
         """Give way to a host that probes for the same name and comes later in order (8.2)."""
-        for wanted in {record.name for record in self._records[:3]}:
+        for wanted in {record.name for record in self._unique}:
             theirs = sorted([_order(r) for r in arrived.authorities if r.name == wanted])
-            mine = sorted([_order(r) for r in self._records[:3] if r.name == wanted])
+            mine = sorted([_order(r) for r in self._unique if r.name == wanted])
             if theirs and theirs > mine:
                 self._probe(_TIE_WAIT, now)
                 return
@@ -227,7 +258,7 @@ class Responder(Timed):
             return
         if any([record.kind == message.TYPE_PTR for record in found]):
             # RFC 6763 12.1: what is asked next.
-            found += [record for record in self._records[:3] if record not in found]
+            found += [record for record in self._unique if record not in found]
         if source_port != message.PORT:
             data = message.emit_legacy_answer(arrived.identifier, arrived.questions, found)
             self._send_to(source, source_port, data)
@@ -252,7 +283,10 @@ class Responder(Timed):
             self._multicast(message.emit_answer(records))
 
     def _multicast(self, data):
-        self._send_to(message.GROUP, message.PORT, data)
+        if self._stack.address:
+            self._send_to(message.GROUP, message.PORT, data)
+        if self._stack.six.own:
+            self._send_to(message.GROUP6, message.PORT, data)
 
     def _send_to(self, address, port, data):
         try:

@@ -7,6 +7,7 @@ from net.dns_message import CLASS_IN, RESPONSE, encode_name, parse_name
 
 PORT = const(5353)
 GROUP = const(0xE00000FB)  # 224.0.0.251
+GROUP6 = b"\xff\2" + bytes(13) + b"\xfb"  # ff02::fb
 
 TYPE_PTR = const(12)
 TYPE_TXT = const(16)
@@ -66,7 +67,10 @@ def _label(label):
 
 
 def reverse_name(address):
-    """Return the name below in-addr.arpa of an IPv4 address (RFC 1035 3.5)."""
+    """Return the name below in-addr.arpa or ip6.arpa of an address (RFC 1035 3.5, RFC 3596 2.5)."""
+    if isinstance(address, bytes):
+        digits = ["%x.%x." % (octet & 15, octet >> 4) for octet in reversed(address)]
+        return encode_name("".join(digits) + "ip6.arpa")
     parts = [str(address >> shift & 255) for shift in (0, 8, 16, 24)]
     return encode_name(".".join(parts) + ".in-addr.arpa")
 

@@ -15,7 +15,7 @@ import struct
 
 import _netbuf
 from micropython import const
-from net import arp, ethernet, icmp, igmp, ipv4, udp
+from net import arp, ethernet, family, icmp, igmp, ipv4, ipv6, udp
 from net.buffers import Pool
 from net.errors import (
     EADDRINUSE,
@@ -34,26 +34,25 @@ from net.tcp.congestion import WESTWOOD
 from net.tcp.ports import Ports
 from net.timers import Timers
 from net.udp_endpoint import Endpoint
+from net.v6 import icmp as icmp6
+from net.v6 import mld
+from net.v6.interface import Interface
 
 # RFC 6335 6: dynamic ports.
 _EPHEMERAL_FIRST = const(49152)
 _EPHEMERAL_COUNT = const(16384)
 
 _IP = const(14)  # where the IP header starts in a frame
-_UDP_PAYLOAD = const(42)
 _UNREACHABLE_INTERVAL = const(10)
 # RFC 1191 6.3: a path's MTU is forgotten after ten minutes.
 _PATH_MTU_LIFETIME = const(600000)
 _MAX_PATHS = const(64)
-_LEAST_PATH_MTU = const(576)
-# RFC 791 3.2: the most payload of a fragmented datagram.
-_MAX_DATAGRAM = const(65535 - 20)
 # Frames to oneself are taken back in rounds, so that one poll() ends.
 _LOOPBACK_ROUNDS = const(64)
 
 
 class Stack:
-    """An IPv4 host.
+    """A host of both IPs: this class is the IPv4 side, `six` the IPv6 side.
 
     Args:
         link: a link object, or None for a host that has only itself.
@@ -103,7 +102,8 @@ class Stack:
         # Path MTUs that differ from the link's, by destination: (MTU, end of life in ms).
         self._paths = {}
         self._fragments = Fragments(self.timers)
-        self.groups = Groups(self)
+        self.groups = Groups(self, igmp)
+        self.six = Interface(self)
         # What multicast DNS answers for this host, or None, see net.mdns.
         self.responder = None
         # Connections whose output() poll() calls, see mark().
@@ -115,6 +115,7 @@ class Stack:
         # The last packet's destination and its next hop: usually the next packet's too.
         self._route_to = None
         self._route = None
+        self.link = None
         self.attach(link)
 
     # -- The interface ----------------------------------------------------------------------
@@ -124,7 +125,17 @@ class Stack:
         self.configure(0, 0, 0, [])
         self.link = link
         self.neighbours = Neighbours(link, self.timers, self) if link else None
-        self.groups.filter()
+        self.six.attach(self.now)
+        self.filter()
+
+    def filter(self):
+        """Set the link's filter to the groups that are joined."""
+        link = self.link
+        if link is not None and hasattr(link, "set_multicast"):
+            groups = igmp.hardware_groups(self.groups.joined)
+            if self.six.is_active():
+                groups = groups + mld.hardware_groups(self.six.groups.joined)
+            link.set_multicast(groups)
 
     def configure(self, address, netmask, gateway, dns_servers):
         """Set the interface's addresses; 0 for none. Connections of an old address end."""
@@ -136,9 +147,7 @@ class Stack:
         self.gateway = gateway
         self.dns_servers = dns_servers if self.fixed_dns is None else self.fixed_dns
         if old and old != address:
-            for connection in self.tcp.connections():
-                if connection.local == old:
-                    connection.end(ECONNABORTED)
+            self.end_connections(old)
             self.neighbours.clear()
             self._fragments.clear()
             self._paths = {}
@@ -148,6 +157,16 @@ class Stack:
         if address != old and self.responder:
             self.responder.start(self.now)
 
+    def end_connections(self, local):
+        """End the connections of an address that is no longer this host's."""
+        for connection in self.tcp.connections():
+            if connection.local == local:
+                connection.end(ECONNABORTED)
+
+    def name_servers(self):
+        """Return the addresses of DNS servers, in the order in which to ask them."""
+        return list(self.dns_servers) + self.six.autoconf.servers()
+
     def link_up(self, now):
         """Forget what was learned of the network: the cable may lead to another one."""
         self.now = now
@@ -156,15 +175,23 @@ class Stack:
         if self.link:
             self.neighbours.clear()
         self.groups.announce(now)
+        self.six.link_up(now)
         if self.responder:
             self.responder.start(now)
 
     def is_local(self, address):
         """Return whether `address` is this host's own."""
+        if isinstance(address, bytes):
+            return self.six.is_local(address)
         return address >> 24 == 127 or (address == self.address and address != 0)
 
     def source_for(self, destination):
         """Return the local address that talks to `destination`; OSError where no way leads."""
+        if isinstance(destination, bytes):
+            source = self.six.find_source(destination)
+            if source is None:
+                raise OSError(ENETUNREACH)
+            return source
         if self.is_local(destination):
             return destination
         if self.link is None or not self.address:
@@ -172,6 +199,17 @@ class Stack:
         if not ipv4.is_multicast(destination) and not self._next_hop(destination):
             raise OSError(ENETUNREACH)
         return self.address
+
+    def can_send(self, source, destination):
+        """Return whether packets from a local address may go to a destination.
+
+        Those that leave the host need a source that answers can reach.
+        """
+        if family.of(source) is not family.of(destination):
+            return False
+        if self.is_local(destination):
+            return True
+        return source in self.six.own if isinstance(source, bytes) else source == self.address
 
     def _next_hop(self, destination):
         if (destination ^ self.address) & self.netmask == 0:
@@ -183,6 +221,8 @@ class Stack:
 
     def is_host(self, address):
         """Return whether an address can be another host's, as far as this one can know."""
+        if isinstance(address, bytes):
+            return ipv6.is_host(address) and address not in self.six.own
         return (
             ipv4.is_host(address)
             and address != self.address
@@ -207,12 +247,14 @@ class Stack:
                 self.dropped += 1
             else:
                 self.neighbours.input(packet, now)
+        elif kind == ethernet.TYPE_IPV6:
+            self.six.input(frame, False)
         elif kind == ethernet.TYPE_CUSTOMER_TAG or kind == ethernet.TYPE_SERVICE_TAG:
             frame = ethernet.untag(frame)
             if frame is None:
                 self.dropped += 1
-            elif frame[12] == 0x08:
-                # IPv4 or ARP: no third tag.
+            elif frame[12] in (0x08, 0x86):
+                # IPv4, ARP or IPv6: no third tag.
                 self.input(frame, now)
 
     def input_segment(self, frame, length, now):
@@ -224,25 +266,22 @@ class Stack:
         fields = _netbuf.segment(frame, length)
         destination, port, peer, seq, ack, flags, window, start, end, options = fields
         if destination != self.address or peer >> 16 == destination or not destination:
-            # Not ours, or from ourselves over the wire (RFC 1122 3.2.1.3).
-            self.dropped += 1
-            return
+            # Not ours, or from ourselves over the wire (RFC 1122 3.2.1.3), or of IPv6.
+            if isinstance(destination, int) or not self.six.input_segment(destination, peer):
+                self.dropped += 1
+                return
         peers = self.tcp.table.get(port)
         connection = peers.get(peer) if peers is not None else None
         if connection is not None and connection.local == destination:
             connection.input(seq, ack, flags, window, options, frame, start, end, now)
-        elif not self.is_host(peer >> 16):
-            # RFC 1122 3.2.1.3, RFC 9293 MUST-63: a broadcast address opens and resets nothing.
-            self.dropped += 1
         else:
-            self.tcp.input(
-                destination,
-                peer >> 16,
-                (peer & 0xFFFF, port, seq, ack, flags, window, start),
-                options,
-                frame,
-                end,
-            )
+            source, source_port = family.of(destination).of_key(peer)
+            if not self.is_host(source):
+                # RFC 1122 3.2.1.3, RFC 9293 MUST-63: a broadcast address opens and resets nothing.
+                self.dropped += 1
+                return
+            segment = (source_port, port, seq, ack, flags, window, start)
+            self.tcp.input(destination, source, segment, options, frame, end)
 
     def _input_ip(self, frame, loop):
         header = ipv4.parse(frame, _IP)
@@ -270,7 +309,8 @@ class Stack:
             # RFC 1122 3.3.6, RFC 9293 MUST-57: TCP and ICMP ignore frames to a group.
             alone = not frame[0] & 1
             if protocol == ipv4.UDP:
-                self._input_udp(frame, start, end, source, destination, alone)
+                if self.input_udp(frame, start, end, source, destination) is False and alone:
+                    self._refuse_datagram(frame, start, end, source, destination)
             elif not alone:
                 self.dropped += 1
             elif protocol == ipv4.TCP:
@@ -280,12 +320,12 @@ class Stack:
                 self._input_icmp(frame, start, end, source, destination)
         elif protocol == ipv4.UDP and (not self.address or self._is_broadcast(destination)):
             # Without an address, DHCP's answers come to the one that it offers (RFC 2131 4.1).
-            self._input_udp(frame, start, end, source, destination, False)
+            self.input_udp(frame, start, end, source, destination)
         elif ipv4.is_multicast(destination):
             if protocol == igmp.PROTOCOL:
                 self.groups.input(frame, start, end, self.now)
             elif protocol == ipv4.UDP and destination in self.groups.joined:
-                self._input_udp(frame, start, end, source, destination, False)
+                self.input_udp(frame, start, end, source, destination)
 
     def _reassemble(self, frame):
         """Take what ipv4.parse() did not; returns a frame with a whole packet, or None."""
@@ -329,22 +369,45 @@ class Stack:
             icmp.PORT_UNREACHABLE,
         )
         error = ECONNREFUSED if hard else EHOSTUNREACH
+        if kind == icmp.UNREACHABLE and code == icmp.FRAGMENTATION_NEEDED:
+            # RFC 1191 5: a router of old gives no number; RFC 5927 7.2: and one below what any host
+            # takes is an attack.
+            mtu = max(mtu, ipv4.LEAST_MTU)
+            self.too_big(local, protocol, port, remote, remote_port, seq, mtu)
+        else:
+            self.reported(local, protocol, port, remote, remote_port, seq, error, hard)
+
+    def too_big(self, local, protocol, port, remote, remote_port, seq, mtu):
+        """Take an ICMP report of a path's MTU about a packet of this host."""
+        ip = family.of(remote)
+        if mtu < ip.LEAST_MTU:
+            return
+        if protocol == ip.TCP:
+            connection = self._connection(local, port, remote, remote_port)
+            if connection is not None and connection.path_mtu(seq, mtu):
+                self._note_path(remote, mtu)
+        elif ip is ipv6 and (
+            # RFC 8201 4: what this stack has sent, as far as it remembers.
+            (protocol == ip.UDP and port in self._udp)
+            or (protocol == ip.ICMP and port >> 8 == icmp6.ECHO_REPLY)
+        ):
+            self._note_path(remote, mtu)
+
+    def reported(self, local, protocol, port, remote, remote_port, seq, error, hard):
+        """Take another ICMP error about a packet. Args: hard: the peer itself refuses."""
         if protocol == ipv4.TCP:
-            connection = self.tcp.table.get(port, {}).get(remote << 16 | remote_port)
-            if connection is None or connection.local != local:
-                return
-            if kind == icmp.UNREACHABLE and code == icmp.FRAGMENTATION_NEEDED:
-                # RFC 1191 5: a router of old gives no number; RFC 5927 7.2: and one below what any
-                # host takes is an attack.
-                mtu = max(mtu, _LEAST_PATH_MTU)
-                if connection.path_mtu(seq, mtu):
-                    self._note_path(remote, mtu)
-            else:
+            connection = self._connection(local, port, remote, remote_port)
+            if connection is not None:
                 connection.unreachable(seq, error, hard)
         elif protocol == ipv4.UDP:
             endpoint = self._udp.get(port)
             if endpoint is not None and hard:
                 endpoint.unreachable(remote, remote_port, error, self.now)
+
+    def _connection(self, local, port, remote, remote_port):
+        key = family.of(remote).key(remote, remote_port)
+        connection = self.tcp.table.get(port, {}).get(key)
+        return connection if connection is not None and connection.local == local else None
 
     def _note_path(self, remote, mtu):
         """Remember a path's MTU for connections to come (RFC 1191 6.3)."""
@@ -354,19 +417,28 @@ class Stack:
 
     def path_mtu(self, remote, link):
         """Return the MTU of the path to `remote` over `link`."""
+        mtu = link.mtu
+        if isinstance(remote, bytes) and link is self.link:
+            mtu = self.six.mtu
         known = self._paths.get(remote)
         if known is None:
-            return link.mtu
+            return mtu
         if known[1] <= self.now:
             del self._paths[remote]
-            return link.mtu
-        return min(known[0], link.mtu)
+            return mtu
+        return min(known[0], mtu)
+
+    def large(self, remote):
+        """Return how much text of a TCP segment the link cuts up by itself, 0 for none."""
+        return getattr(self.link, "large6" if isinstance(remote, bytes) else "large", 0)
 
     def _send(self, protocol, source, destination, payload):
         """Send a packet, in fragments where it is larger than a frame (RFC 791 3.2).
 
         Returns whether the link took all of it.
         """
+        if isinstance(destination, bytes):
+            return self.six.send(protocol, source, destination, payload)
         total = len(payload)
         link = self.loopback if self.is_local(destination) else self.link
         room = (link.mtu if link else self.discard.mtu) - ipv4.HEADER
@@ -399,27 +471,37 @@ class Stack:
             if at >= total:
                 return True
 
-    def _input_udp(self, frame, start, end, source, destination, unicast):
+    def input_udp(self, frame, start, end, source, destination):
+        """Take a datagram. Return False where nobody has its port, None where it is malformed."""
         header = udp.parse(frame, start, end, source, destination)
         if header is None:
             self.dropped += 1
-            return
+            return None
         source_port, port, data_start, data_end = header
         endpoint = self._udp.get(port)
-        if endpoint is not None and endpoint.address in (0, destination):
-            endpoint.datagram(frame, data_start, data_end, source, source_port, self.now)
-        elif unicast and self.now >= self._unreachable_at:
-            # RFC 1122 4.1.3.1, at the bounded rate of RFC 1812 4.3.2.8.
-            self._unreachable_at = self.now + _UNREACHABLE_INTERVAL
-            out = self.begin(source)
-            if out is None:
-                return
-            quote = frame[_IP : min(start + 8, end)]
-            length = icmp.emit(
-                out, _IP + ipv4.HEADER, icmp.UNREACHABLE, icmp.PORT_UNREACHABLE, 0, quote
-            )
-            ipv4.emit(out, _IP, ipv4.ICMP, destination, source, length)
-            self.commit(_IP + ipv4.HEADER + length)
+        if (
+            endpoint is None
+            or (endpoint.address and endpoint.address != destination)
+            or (endpoint.only is not None and endpoint.only is not family.of(source))
+        ):
+            return False
+        endpoint.datagram(frame, data_start, data_end, source, source_port, self.now)
+        return True
+
+    def _refuse_datagram(self, frame, start, end, source, destination):
+        if self.now < self._unreachable_at:
+            return
+        # RFC 1122 4.1.3.1, at the bounded rate of RFC 1812 4.3.2.8.
+        self._unreachable_at = self.now + _UNREACHABLE_INTERVAL
+        out = self.begin(source)
+        if out is None:
+            return
+        quote = frame[_IP : min(start + 8, end)]
+        length = icmp.emit(
+            out, _IP + ipv4.HEADER, icmp.UNREACHABLE, icmp.PORT_UNREACHABLE, 0, quote
+        )
+        ipv4.emit(out, _IP, ipv4.ICMP, destination, source, length)
+        self.commit(_IP + ipv4.HEADER + length)
 
     # -- Frames that leave ------------------------------------------------------------------
 
@@ -440,7 +522,11 @@ class Stack:
                     self._out = link
                 return frame
         mac = ethernet.BROADCAST
-        if self.is_local(destination):
+        kind = ethernet.TYPE_IPV4
+        if isinstance(destination, bytes):
+            kind = ethernet.TYPE_IPV6
+            link, mac = self.six.way(destination)
+        elif destination >> 24 == 127 or (destination == self.address and destination):
             link = self.loopback
             mac = link.mac
         elif link is None:
@@ -462,9 +548,27 @@ class Stack:
         frame = link.tx_alloc()
         if frame is not None:
             source = self.link.mac if self.link is not None else self.loopback.mac
-            ethernet.emit(frame, mac, source, ethernet.TYPE_IPV4)
+            ethernet.emit(frame, mac, source, kind)
             self._out = link
         return frame
+
+    def begin_at(self, link, mac, kind):
+        """As begin(), over a link to a hardware address, for a packet of an Ethernet type."""
+        frame = link.tx_alloc()
+        if frame is not None:
+            source = self.link.mac if self.link is not None else self.loopback.mac
+            ethernet.emit(frame, mac, source, kind)
+            self._out = link
+        return frame
+
+    def keep_route(self, destination, neighbour):
+        """Remember where the last packet went: usually the next one goes there too."""
+        self._route_to = destination
+        self._route = neighbour
+
+    def forget_route(self):
+        """Ask again where packets go: something that decides it has changed."""
+        self._route_to = None
 
     def begin_large(self, destination):
         """As begin(), for a TCP segment that the link cuts up; commit_large() sends it.
@@ -474,13 +578,20 @@ class Stack:
         link = self.link
         if link is None or self.is_local(destination):
             return None
-        hop = self._next_hop(destination)
-        if not hop:
-            return None
-        mac = self.neighbours.lookup(hop, self.now).mac
+        if isinstance(destination, bytes):
+            kind = ethernet.TYPE_IPV6
+            way, mac = self.six.way(destination)
+            if way is not link:
+                return None
+        else:
+            kind = ethernet.TYPE_IPV4
+            hop = self._next_hop(destination)
+            if not hop:
+                return None
+            mac = self.neighbours.lookup(hop, self.now).mac
         frame = link.tx_alloc_large() if mac is not None else None
         if frame is not None:
-            ethernet.emit(frame, mac, link.mac, ethernet.TYPE_IPV4)
+            ethernet.emit(frame, mac, link.mac, kind)
         return frame
 
     def commit_large(self, length, header, mss):
@@ -533,7 +644,10 @@ class Stack:
                 continue
             frames, self.loopback.frames = self.loopback.frames, []
             for frame in frames:
-                self._input_ip(frame, True)
+                if frame[12] == 0x86:
+                    self.six.input(frame, True)
+                else:
+                    self._input_ip(frame, True)
         return self.deadline()
 
     def deadline(self):
@@ -556,11 +670,12 @@ class Stack:
 
     # -- UDP --------------------------------------------------------------------------------
 
-    def open_udp(self, port, endpoint=None, address=0):
+    def open_udp(self, port, endpoint=None, address=0, only=None):
         """Open a UDP port, 0 for any.
 
         Args: endpoint: takes the datagrams by a method `datagram`, as Endpoint does; address:
-        the local one that they must be for, 0 for any. Returns the endpoint, a new Endpoint where
+        the local one that they must be for, 0 for any; only: the family of addresses that may
+        send them, None for both. Returns the endpoint, a new Endpoint where
         none is given. Raises OSError: EADDRINUSE.
         """
         if port == 0:
@@ -571,6 +686,7 @@ class Stack:
             endpoint = Endpoint(self, port)
         endpoint.port = port
         endpoint.address = address
+        endpoint.only = only
         self._udp[port] = endpoint
         return endpoint
 
@@ -594,21 +710,24 @@ class Stack:
             else:
                 source = self.source_for(remote)
         link = self.loopback if self.is_local(remote) else self.link
+        ip = family.of(remote)
         length = len(data)
-        if length > link.mtu - ipv4.HEADER - udp.HEADER:
-            if length > _MAX_DATAGRAM - udp.HEADER:
+        room = link.mtu if ip is ipv4 else self.path_mtu(remote, link)
+        if length > room - ip.HEADER - udp.HEADER:
+            if length > ip.MOST_PAYLOAD - udp.HEADER:
                 raise OSError(EMSGSIZE)
             whole = bytearray(udp.HEADER + length)
             whole[udp.HEADER :] = data
             udp.emit(whole, 0, source, port, remote, remote_port, length)
-            if not self._send(ipv4.UDP, source, remote, whole):
+            if not self._send(ip.UDP, source, remote, whole):
                 raise OSError(ENOBUFS)
             return length
         frame = self.begin(remote)
         if frame is None:
             raise OSError(ENOBUFS)
-        frame[_UDP_PAYLOAD : _UDP_PAYLOAD + length] = data
-        total = udp.emit(frame, _IP + ipv4.HEADER, source, port, remote, remote_port, length)
-        ipv4.emit(frame, _IP, ipv4.UDP, source, remote, total, ttl=ttl)
-        self.commit(_IP + ipv4.HEADER + total)
+        start = _IP + ip.HEADER
+        frame[start + udp.HEADER : start + udp.HEADER + length] = data
+        total = udp.emit(frame, start, source, port, remote, remote_port, length)
+        ip.emit(frame, _IP, ip.UDP, source, remote, total, ttl=ttl)
+        self.commit(start + total)
         return length

@@ -4,7 +4,7 @@ import struct
 
 import _netbuf
 from micropython import const
-from net import ipv4
+from net import family, ipv4
 
 HEADER = const(8)
 
@@ -16,10 +16,11 @@ def parse(buf, start, end, source, destination):
     source_port, port, length, checksum = struct.unpack_from(">HHHH", buf, start)
     if length < HEADER or length > end - start:
         return None
-    # A checksum of zero means that the sender made none.
-    if checksum:
-        pseudo = ipv4.pseudo_header_sum(ipv4.UDP, source, destination) + length
-        if _netbuf.checksum(buf, start, length, pseudo) != 0xFFFF:
+    ip = family.of(source)
+    # A checksum of zero means that the sender made none; over IPv6 it has to (RFC 8200 8.1).
+    if checksum or ip is not ipv4:
+        pseudo = ip.pseudo_header_sum(ip.UDP, source, destination) + length
+        if not checksum or _netbuf.checksum(buf, start, length, pseudo) != 0xFFFF:
             return None
     return source_port, port, start + HEADER, start + length
 
@@ -28,7 +29,8 @@ def emit(buf, offset, source, source_port, destination, port, length):
     """Write the header of a datagram whose `length` payload bytes already stand behind it."""
     total = HEADER + length
     struct.pack_into(">HHHH", buf, offset, source_port, port, total, 0)
-    pseudo = ipv4.pseudo_header_sum(ipv4.UDP, source, destination) + total
+    ip = family.of(source)
+    pseudo = ip.pseudo_header_sum(ip.UDP, source, destination) + total
     # A computed zero is sent as all ones; a sum that is not zero is never 0xffff inverted twice.
     checksum = (~_netbuf.checksum(buf, offset, total, pseudo) & 0xFFFF) or 0xFFFF
     struct.pack_into(">H", buf, offset + 6, checksum)

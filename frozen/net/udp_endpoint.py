@@ -67,11 +67,8 @@ class Endpoint:
         """Send one datagram; see Stack.send_udp(). OSError EINVAL: `address` cannot be reached."""
         self._raise_error()
         source = self.address or None
-        if source is not None and not self.stack.is_local(address):
-            # Datagrams that leave the host need a source address that answers can reach.
-            if source != self.stack.address:
-                raise OSError(EINVAL)
-            source = None
+        if source is not None and not self.stack.can_send(source, address):
+            raise OSError(EINVAL)
         return self.stack.send_udp(self.port, address, port, data, source)
 
     def close(self):

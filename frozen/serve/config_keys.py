@@ -185,6 +185,46 @@ def _is_address(value):
     return len(parts) == 4 and all([_is_number(part, 255) for part in parts])
 
 
+class IPv6:
+    """How the machine uses IPv6: "auto", "off", or an object with an address set by hand."""
+
+    default = "auto"
+    words = (
+        '"auto", "off", or an object with "address" such as "2001:db8::2/64", and maybe "gateway" '
+        'such as "fe80::1" and "dns", an array of addresses'
+    )
+
+    def takes(self, value):
+        if not isinstance(value, dict):
+            return value in ("auto", "off")
+        for name in value:
+            if name not in ("address", "gateway", "dns"):
+                return False
+        address, gateway, servers = value.get("address"), value.get("gateway"), value.get("dns")
+        if not isinstance(address, str):
+            return False
+        address, _, bits = address.partition("/")
+        return (
+            _is_number(bits, 128)
+            and int(bits) > 0
+            and _is_ipv6(address)
+            and (gateway is None or _is_ipv6(gateway))
+            and (servers is None or isinstance(servers, list))
+            and all([_is_ipv6(server) for server in servers or ()])
+        )
+
+
+def _is_ipv6(text):
+    # RFC 4291 2.2, without IPv4's in it.
+    if not isinstance(text, str):
+        return False
+    head, gap, tail = text.partition("::")
+    groups = (head.split(":") if head else []) + (tail.split(":") if tail else [])
+    if len(groups) > 7 if gap else len(groups) != 8:
+        return False
+    return all([0 < len(g) <= 4 and not g.strip("0123456789abcdefABCDEF") for g in groups])
+
+
 def _is_number(text, most):
     # Digits of other scripts are digits for Python, too.
     return 0 < len(text) <= 3 and not text.strip("0123456789") and int(text) <= most
@@ -233,6 +273,7 @@ NETWORK = {
     "gateway": Address(),
     "dns": Addresses(),  # without them, those of DHCP
     "ntp": Addresses(),  # likewise
+    "ipv6": IPv6(),
     "card": Text(),  # a driver's name, or a bus address
     "hostname": HostName("cllm"),
     "mdns": Flag(True),

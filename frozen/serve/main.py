@@ -3,6 +3,7 @@
 
 import asyncio
 import os
+import sys
 
 from httpd import Server
 from httpd.router import print_exception
@@ -27,6 +28,9 @@ from .scheduling.engine import EngineHost
 from .secure import Redirect
 from .service import service
 from .settings import BOOT, FLASH, VOLUME
+
+# Both IPs. CPython's asyncio makes "::" mean IPv6 alone.
+_ANY = "::" if sys.implementation.name == "micropython" else "0.0.0.0"
 
 
 def install(service, access):
@@ -92,10 +96,10 @@ def make_servers(app, settings):
     if tls is None or tls.plain != "off":
         plain = app if tls is None or tls.plain == "serve" else Redirect(app, tls.port)
         for port in settings.ports:
-            servers.append(Server(plain, "0.0.0.0", port, settings.limits))
+            servers.append(Server(plain, _ANY, port, settings.limits))
     if tls is not None:
         limits = settings.limits
-        servers.append(Server(app, "0.0.0.0", tls.port, limits, ssl=tls.context))
+        servers.append(Server(app, _ANY, tls.port, limits, ssl=tls.context))
     return servers
 
 

@@ -51,6 +51,7 @@ class Service:
         self.last_crash = None  # for /health: how the machine died before this boot, if it did
         # Likewise: texts that name network cards without a driver.
         self.unknown_cards = []
+        self.network = None  # returns what /health?network=1 says
         self._ends = (None, ())
         self._task = None
         self._reload = None  # the task of reload(), kept from the garbage collector

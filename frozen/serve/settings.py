@@ -98,11 +98,11 @@ class Settings:
     make_context: see secure.Tls.
 
     port; ports: it and all others; watchdog (seconds, 0 for none); address, gateway, dns, ntp,
-    hostname: as in the configuration, or None; limits: httpd.Limits; bounds: scheduler.Bounds;
-    drain_s: seconds for what runs when the machine is to end; access: Access; tls: secure.Tls, or
-    None; hidden: names of routes that do not answer; path, alias, tags, lora, options: of the
-    model, for EngineHost; draft: path of a small model, or None; mistake: what was wrong with a
-    configuration that has been set aside, or None.
+    hostname: as in the configuration, or None; ipv6: as there; limits: httpd.Limits; bounds:
+    scheduler.Bounds; drain_s: seconds for what runs when the machine is to end; access: Access;
+    tls: secure.Tls, or None; hidden: names of routes that do not answer; path, alias, tags, lora,
+    options: of the model, for EngineHost; draft: path of a small model, or None; mistake: what was
+    wrong with a configuration that has been set aside, or None.
     """
 
     def __init__(self, config, make_context=None):
@@ -125,6 +125,7 @@ class Settings:
         self.ntp = network.get("ntp")
         self.card = network.get("card")
         self.hostname = network.get("hostname")
+        self.ipv6 = keys.get(network, keys.NETWORK, "ipv6")
         self.mdns = keys.get(network, keys.NETWORK, "mdns")
         limits = config.get("limits") or {}
         model = config.get("model") or {}

@@ -36,6 +36,7 @@ TEXTS = {
     "limits": ("what clients may take", "", {}),
     "network.address": ("a fixed address; without one, DHCP", "", "192.0.2.20/24"),
     "network.gateway": ("router, with a fixed address", "", "192.0.2.1"),
+    "network.ipv6": ("IPv6: auto, off, or an address set by hand", "", "off"),
     "network.dns": ("name servers; default: those of DHCP", "", ["192.0.2.53"]),
     "network.ntp": ("time servers; default: those of DHCP", "", ["192.0.2.123"]),
     "network.card": ("driver or bus address of the card to use", "", "00:03.0"),

@@ -91,6 +91,8 @@ def _values_of(kind: Any) -> dict[str, Any]:
     if isinstance(kind, keys.Address):
         bits = "/0?(3[0-2]|[0-2]?[0-9])" if kind.prefix else ""
         return {**text, "pattern": f"^{ADDRESS}{bits}$"}
+    if isinstance(kind, keys.IPv6):
+        return _ipv6()
     if isinstance(kind, keys.HostName):
         return {**text, "pattern": "^[A-Za-z0-9]([A-Za-z0-9-]{0,30}[A-Za-z0-9])?$"}
     if isinstance(kind, keys.Digest):
@@ -100,6 +102,23 @@ def _values_of(kind: Any) -> dict[str, Any]:
     if isinstance(kind, keys.Text):
         return text
     raise TypeError(f"no schema for {type(kind).__name__}")
+
+
+def _ipv6() -> dict[str, Any]:
+    # Which texts are addresses, only the guest's table says.
+    address = {"type": "string", "pattern": "^[0-9A-Fa-f:]{2,39}$"}
+    members = {
+        "address": {"type": "string", "pattern": "^[0-9A-Fa-f:]{2,39}/[0-9]{1,3}$"},
+        "gateway": {**address, "type": ["string", "null"]},
+        "dns": {"type": ["array", "null"], "items": address},
+    }
+    by_hand = {
+        "type": "object",
+        "properties": members,
+        "required": ["address"],
+        "additionalProperties": False,
+    }
+    return {"anyOf": [{"enum": ["auto", "off", None]}, by_hand]}
 
 
 def text() -> str:

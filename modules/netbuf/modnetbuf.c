@@ -4,13 +4,16 @@
 //   copy(dst, dst_off, src, src_off, n)               ranges may overlap
 //   segment(frame, length) -> tuple                   the fields of a plain TCP segment, or None:
 //       (destination, port, source << 16 | source port, seq, ack, flags, window, start, end,
-//       None or (TSval, TSecr, ())); checksums are not looked at
+//       None or (TSval, TSecr, ())); of IPv6, the destination is bytes, and so is the source with
+//       the two bytes of its port behind it; checksums are not looked at
 //   emit(frame, header, seq, ack, flags, window, value, echo, ring, at, length) -> int
 //       netbuf_emit(): text is ring[at:], then ring[0:], both `length` bytes together; without
 //       text `ring` is not read. Numbers are taken modulo 2^32
 //   merge(packet, length, frame, size) -> int         netbuf_merge(); room is the packet's buffer
 //
 // A range outside its buffer raises ValueError; nothing is read or written then.
+#include <string.h>
+
 #include "py/runtime.h"
 
 #include "netbuf.h"
@@ -48,6 +51,10 @@ static mp_obj_t netbuf_copy_py(size_t n_args, const mp_obj_t *args) {
 }
 static MP_DEFINE_CONST_FUN_OBJ_VAR_BETWEEN(netbuf_copy_obj, 5, 5, netbuf_copy_py);
 
+static uint32_t number(const uint8_t *p) {
+    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
 static mp_obj_t netbuf_segment_py(mp_obj_t frame, mp_obj_t length_in) {
     mp_int_t length = mp_obj_get_int(length_in);
     struct netbuf_segment s;
@@ -64,10 +71,21 @@ static mp_obj_t netbuf_segment_py(mp_obj_t frame, mp_obj_t length_in) {
         };
         stamps = mp_obj_new_tuple(3, pair);
     }
+    mp_obj_t destination, peer;
+    if (s.ip == 20) {
+        destination = MP_OBJ_NEW_SMALL_INT(number(s.addresses + 4));
+        peer = MP_OBJ_NEW_SMALL_INT((mp_int_t)number(s.addresses) << 16 | s.source_port);
+    } else {
+        uint8_t key[18];
+        memcpy(key, s.addresses, 16);
+        memcpy(key + 16, data + s.start - (s.timestamps ? 32 : 20), 2);
+        destination = mp_obj_new_bytes(s.addresses + 16, 16);
+        peer = mp_obj_new_bytes(key, sizeof(key));
+    }
     mp_obj_t item[10] = {
-        MP_OBJ_NEW_SMALL_INT(s.destination),
+        destination,
         MP_OBJ_NEW_SMALL_INT(s.port),
-        MP_OBJ_NEW_SMALL_INT((mp_int_t)s.source << 16 | s.source_port),
+        peer,
         MP_OBJ_NEW_SMALL_INT(s.seq),
         MP_OBJ_NEW_SMALL_INT(s.ack),
         MP_OBJ_NEW_SMALL_INT(s.flags),
@@ -106,9 +124,12 @@ static mp_obj_t netbuf_emit_py(size_t n_args, const mp_obj_t *args) {
         mp_get_buffer_raise(args[8], &ring, MP_BUFFER_READ);
         at = mp_obj_get_int(args[9]);
     }
-    if ((header.len != NETBUF_HEADER && header.len != NETBUF_HEADER_TIMESTAMPS) || length < 0
-        || at < 0 || (size_t)at > ring.len || (size_t)length > ring.len
-        || frame.len < 14 + header.len || (size_t)length > frame.len - 14 - header.len) {
+    size_t fixed =
+        header.len - (header.len >= NETBUF_HEADER + NETBUF_MORE_IPV6 ? NETBUF_MORE_IPV6 : 0);
+    if ((fixed != NETBUF_HEADER && fixed != NETBUF_HEADER + NETBUF_TIMESTAMPS)
+        || (*(const uint8_t *)header.buf >> 4 == 6) != (fixed != header.len) || length < 0 || at < 0
+        || (size_t)at > ring.len || (size_t)length > ring.len || frame.len < 14 + header.len
+        || (size_t)length > frame.len - 14 - header.len) {
         mp_raise_ValueError(MP_ERROR_TEXT("range outside buffer"));
     }
     struct netbuf_fields fields = {

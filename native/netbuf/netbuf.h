@@ -15,16 +15,18 @@ uint16_t netbuf_checksum(const uint8_t *data, size_t length, uint32_t initial);
 // Copies `length` bytes; the ranges may overlap.
 void netbuf_copy(uint8_t *to, const uint8_t *from, size_t length);
 
-// What a plain TCP segment says: one in an Ethernet frame with an IPv4 header of 20 bytes, no
-// fragment, flags ACK and perhaps PSH, and no options or timestamps alone (RFC 7323 appendix A),
-// not sent to a group's hardware address.
+// What a plain TCP segment says: one in an Ethernet frame with an IPv4 header of 20 bytes or an
+// IPv6 header alone, no fragment, flags ACK and perhaps PSH, and no options or timestamps alone
+// (RFC 7323 appendix A), not sent to a group's hardware address.
 struct netbuf_segment {
-    uint32_t source, destination;
+    uint8_t ip;               // length of the IP header: 20 or 40
+    const uint8_t *addresses; // the source and then the destination, in the frame
     uint16_t source_port, port;
     uint32_t seq, ack;
     uint8_t flags;
     uint16_t window;
-    uint16_t start, end; // the payload, as offsets in the frame
+    uint16_t start; // the payload, as offsets in the frame
+    uint32_t end;
     bool timestamps;
     uint32_t value, echo; // TSval, TSecr
 };
@@ -44,13 +46,14 @@ bool netbuf_parse(const uint8_t *frame, size_t length, bool verify, struct netbu
 // merged are verified; those of the packet are not kept right.
 size_t netbuf_merge(uint8_t *packet, size_t length, size_t room, const uint8_t *frame, size_t size);
 
-// Writes a TCP segment of an Ethernet frame from its IPv4 header on, with both checksums; returns
-// the frame's length. `header` is what all segments of a connection share, NETBUF_HEADER bytes or,
-// with room for timestamps as RFC 7323 appendix A lays them out, NETBUF_HEADER_TIMESTAMPS:
-// addresses, ports and the like, and zeros for what varies. The text comes in two pieces, as it
-// lies in a ring.
+// Writes a TCP segment of an Ethernet frame from its IP header on, with the checksums; returns the
+// frame's length. `header` is what all segments of a connection share: addresses, ports and the
+// like, and zeros for what varies. Its first byte says which IP it is of. It has NETBUF_HEADER
+// bytes, NETBUF_MORE_IPV6 more for IPv6, and NETBUF_TIMESTAMPS more with room for timestamps as
+// RFC 7323 appendix A lays them out. The text comes in two pieces, as it lies in a ring.
 #define NETBUF_HEADER 40
-#define NETBUF_HEADER_TIMESTAMPS 52
+#define NETBUF_MORE_IPV6 20
+#define NETBUF_TIMESTAMPS 12
 
 struct netbuf_fields {
     uint32_t seq, ack;

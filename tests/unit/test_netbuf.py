@@ -15,12 +15,14 @@ def native(compile_native):
         uint16_t netbuf_checksum(const uint8_t *data, size_t length, uint32_t initial);
         void netbuf_copy(uint8_t *to, const uint8_t *from, size_t length);
         struct netbuf_segment {
-            uint32_t source, destination;
+            uint8_t ip;
+            const uint8_t *addresses;
             uint16_t source_port, port;
             uint32_t seq, ack;
             uint8_t flags;
             uint16_t window;
-            uint16_t start, end;
+            uint16_t start;
+            uint32_t end;
             bool timestamps;
             uint32_t value, echo;
         };
@@ -107,8 +109,9 @@ def test_twin_checks_bounds(start, length):
 class Segments:
     """Return random plain TCP segments of two connections; most continue the one before."""
 
-    def __init__(self, seed):
+    def __init__(self, seed, six=False):
         self.random = random.Random(seed)
+        self.six = six
         self.seq, self.ack, self.clock = [5, 0xFFFFF000], [1, 0x7FFFFFFF], [9, 0xFFFFFFFE]
 
     def next(self):
@@ -143,15 +146,23 @@ class Segments:
             + text
         )
         self.seq[which] = seq + len(text)
-        addresses = bytes((rng.choice((10,) * 20 + (0, 127, 224)), 0, 0, 2, 10, 0, 0, 1))
+        if self.six:
+            first = rng.choice(((0x20, 1),) * 20 + ((0xFF, 2), (0, 0)))
+            addresses = bytes(first) + bytes(13) + b"\2\x20\1" + bytes(13) + b"\1"
+        else:
+            addresses = bytes((rng.choice((10,) * 20 + (0, 127, 224)), 0, 0, 2, 10, 0, 0, 1))
         pseudo = addresses + struct.pack(">HH", 6, len(tcp))
-        total = (~_netbuf.checksum(pseudo + tcp, 0, 12 + len(tcp))) & 0xFFFF
+        total = (~_netbuf.checksum(pseudo + tcp, 0, len(pseudo + tcp))) & 0xFFFF
         struct.pack_into(">H", tcp, 16, total)
-        ip = bytearray(
-            struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(tcp), 0, 0, 64, 6, 0) + addresses
-        )
-        struct.pack_into(">H", ip, 10, ~_netbuf.checksum(ip, 0, 20) & 0xFFFF)
-        frame = bytearray(bytes(12) + b"\x08\0" + ip + tcp + bytes(rng.choice((0, 0, 6))))
+        if self.six:
+            ip = struct.pack(">BBHHBB", 0x60, 0, 0, len(tcp), 6, 64) + addresses
+        else:
+            ip = bytearray(
+                struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(tcp), 0, 0, 64, 6, 0) + addresses
+            )
+            struct.pack_into(">H", ip, 10, ~_netbuf.checksum(ip, 0, 20) & 0xFFFF)
+        kind = b"\x86\xdd" if self.six else b"\x08\0"
+        frame = bytearray(bytes(12) + kind + ip + tcp + bytes(rng.choice((0, 0, 6))))
         frame[4:6] = rng.randbytes(2)
         # Some go to a group, some have up to three priority tags, some a VLAN.
         frame[0] = rng.choice((2,) * 30 + (1, 255))
@@ -165,9 +176,10 @@ class Segments:
         return bytes(frame)
 
 
+@pytest.mark.parametrize("six", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_merging_is_the_same_in_c_and_python(native, seed):
-    segments = Segments(seed)
+def test_merging_is_the_same_in_c_and_python(native, seed, six):
+    segments = Segments(seed, six)
     room = 20000
     theirs, ours = native.ffi.new("uint8_t[]", room), bytearray(room)
     length = merges = 0
@@ -178,10 +190,15 @@ def test_merging_is_the_same_in_c_and_python(native, seed):
         parsed = _netbuf.segment(frame, len(frame))
         assert native.lib.netbuf_parse(buf, len(frame), False, fields) == (parsed is not None)
         if parsed:
+            assert fields.ip == (40 if six else 20)
+            addresses = bytes(native.ffi.buffer(fields.addresses, 32 if six else 8))
+            half = len(addresses) // 2
+            source, destination = addresses[:half], addresses[half:]
+            peer = source + struct.pack(">H", fields.source_port)
             assert parsed[:9] == (
-                fields.destination,
+                destination if six else int.from_bytes(destination, "big"),
                 fields.port,
-                fields.source << 16 | fields.source_port,
+                peer if six else int.from_bytes(peer, "big"),
                 fields.seq,
                 fields.ack,
                 fields.flags,
@@ -202,20 +219,27 @@ def test_merging_is_the_same_in_c_and_python(native, seed):
     assert merges > 100
 
 
-@pytest.mark.parametrize("size", [40, 52])
+@pytest.mark.parametrize("size", [40, 52, 60, 72])
 def test_emitting_is_the_same_in_c_and_python_and_is_parsed_again(native, size):
     rng = random.Random(size)
+    ip = 40 if size >= 60 else 20
     for _ in range(300):
         header = bytearray(size)
-        struct.pack_into(">BxxxxxHBBxxII", header, 0, 0x45, 0x4000, 64, 6, 0x0A000001, 0x0A000002)
-        struct.pack_into(">HH8xB", header, 20, 80, 4000, size - 20 << 2)
-        if size == 52:
-            struct.pack_into(">I", header, 40, 0x0101080A)
+        if ip == 40:
+            struct.pack_into(">BxxxxxBB", header, 0, 0x60, 6, 64)
+            header[8:40] = b"\x20\1" + bytes(13) + b"\1\x20\1" + bytes(13) + b"\2"
+        else:
+            struct.pack_into(
+                ">BxxxxxHBBxxII", header, 0, 0x45, 0x4000, 64, 6, 0x0A000001, 0x0A000002
+            )
+        struct.pack_into(">HH8xB", header, ip, 80, 4000, size - ip << 2)
+        if size == ip + 32:
+            struct.pack_into(">I", header, ip + 20, 0x0101080A)
         seq, ack, value, echo = (rng.getrandbits(40) for _ in range(4))
         window, length = rng.getrandbits(16), rng.choice((0, 1, 2, 100, 1447))
         ring, at = rng.randbytes(2048), rng.randrange(2049)
-        ours, theirs = bytearray(1514), native.ffi.new("uint8_t[]", 1514)
-        ours[12:14] = theirs[12:14] = b"\x08\0"
+        ours, theirs = bytearray(1600), native.ffi.new("uint8_t[]", 1600)
+        ours[12:14] = theirs[12:14] = b"\x86\xdd" if ip == 40 else b"\x08\0"
         end = _netbuf.emit(ours, header, seq, ack, 24, window, value, echo, ring, at, length)
         first = min(length, len(ring) - at)
         mask = 0xFFFFFFFF
@@ -241,7 +265,7 @@ def test_emitting_is_the_same_in_c_and_python_and_is_parsed_again(native, size):
         parsed = _netbuf.segment(ours, end)
         assert parsed[3:7] == fields[:4]
         assert ours[parsed[7] : parsed[8]] == (ring + ring)[at : at + length]
-        assert parsed[9] == ((value & mask, echo & mask, ()) if size == 52 else None)
+        assert parsed[9] == ((value & mask, echo & mask, ()) if size == ip + 32 else None)
 
 
 def test_priority_tags_are_left_out(native):

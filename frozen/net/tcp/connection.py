@@ -11,7 +11,7 @@ Sequence numbers are unwrapped (see `sequence`). To send something again, snd_nx
 import struct
 
 from micropython import const
-from net import buffers, ipv4
+from net import buffers, ipv4, ipv6
 from net.errors import ENOTCONN, EPIPE
 from net.tcp import inbound, outbound, timeouts, wire
 from net.tcp.congestion import Congestion
@@ -42,7 +42,7 @@ class Connection:
     Args:
         stack: what it lives in: gives `begin commit mark touch timers send_pool receive_pool tcp`,
         see net.stack.
-        local, port, remote, remote_port: addresses as 32-bit integers.
+        local, port, remote, remote_port: addresses of one family, see net.family.
         mss: the largest segment that the link takes.
         iss: initial send sequence number.
         clock_offset: ms by which the timestamps' clock is ahead of the stack's.
@@ -77,6 +77,7 @@ class Connection:
         self.port = port
         self.remote = remote
         self.remote_port = remote_port
+        self.family = ip = ipv4 if isinstance(remote, int) else ipv6
         self.state = CLOSED
         # What Stack.touch() appends to stack.touched when something happens.
         self.waiter = None
@@ -90,15 +91,14 @@ class Connection:
         # None: off.
         self.keepalive = None
 
-        # What all segments share from the IPv4 header on, see _netbuf.emit().
-        self.header = bytearray(ipv4.HEADER + wire.HEADER)
-        ipv4.emit(self.header, 0, ipv4.TCP, local, remote, wire.HEADER)
-        struct.pack_into(">HH8xB", self.header, ipv4.HEADER, port, remote_port, wire.HEADER << 2)
-        self.header[10] = self.header[11] = 0
+        # What all segments share from the IP header on, see _netbuf.emit().
+        self.header = bytearray(ip.HEADER + wire.HEADER)
+        ip.emit_large(self.header, 0, ip.TCP, local, remote)
+        struct.pack_into(">HH8xB", self.header, ip.HEADER, port, remote_port, wire.HEADER << 2)
         # The text of a whole segment without options: the most that the link takes, and what is
         # sent.
         self.local_mss = mss
-        self.mss = wire.DEFAULT_MSS
+        self.mss = ip.TCP_MSS
 
         # 3.3.1, send variables.
         self.iss = iss
@@ -386,7 +386,7 @@ class Connection:
 
         Returns whether it was believed.
         """
-        mss = mtu - ipv4.HEADER - wire.HEADER
+        mss = mtu - self.family.HEADER - wire.HEADER
         if self.timestamps is not None:
             mss -= wire.TIMESTAMPS_LENGTH
         if self.state <= SYN_RECEIVED or mss >= self.mss or not self._is_in_flight(seq):
@@ -408,8 +408,9 @@ class Connection:
     def add_timestamps_to_header(self):
         """Make room for timestamps in all segments from now on (RFC 7323 3.2)."""
         header = self.header + bytes(wire.TIMESTAMPS_LENGTH)
-        header[ipv4.HEADER + 12] = wire.HEADER + wire.TIMESTAMPS_LENGTH << 2
-        wire.emit_timestamps(header, ipv4.HEADER + wire.HEADER, 0, 0)
+        ip = self.family.HEADER
+        header[ip + 12] = wire.HEADER + wire.TIMESTAMPS_LENGTH << 2
+        wire.emit_timestamps(header, ip + wire.HEADER, 0, 0)
         self.header = header
 
     def establish(self, now):

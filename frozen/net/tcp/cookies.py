@@ -23,15 +23,20 @@ _NO_SHIFT = const(15)
 _OPTION_BITS = const(31)
 
 
+def identity(addresses):
+    """Return the bytes that stand for (local, port, remote, remote_port)."""
+    return struct.pack(">IHIH" if isinstance(addresses[0], int) else ">16sH16sH", *addresses)
+
+
 def _hash(secret, seed, addresses, seq):
-    identity = struct.pack(">BIHIHI", seed, *addresses, seq & MASK)
-    return struct.unpack_from(">I", hashlib.sha256(secret + identity).digest(), 0)[0] & 0xFFFFFF
+    whole = secret + bytes((seed,)) + identity(addresses) + struct.pack(">I", seq & MASK)
+    return struct.unpack_from(">I", hashlib.sha256(whole).digest(), 0)[0] & 0xFFFFFF
 
 
 def make(secret, addresses, seq, mss, now):
     """Return the cookie for a SYN.
 
-    Args: addresses: (local, port, remote, remote_port); seq, mss: the SYN's.
+    Args: addresses: (local, port, remote, remote_port), of one family; seq, mss: the SYN's.
     """
     index = len(_SIZES) - 1
     while index and _SIZES[index] > mss:

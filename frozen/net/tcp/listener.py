@@ -1,6 +1,7 @@
 """A listening TCP port: handshakes under way, and connections that wait for accept()."""
 
 from micropython import const
+from net import family
 
 # Half-open connections kept; further SYNs get cookies (RFC 4987 3.6), so that a SYN flood keeps no
 # client out.
@@ -12,18 +13,29 @@ _MIN_BACKLOG = const(64)
 
 
 class Listener:
-    """A port in LISTEN. `address` 0 takes every local address."""
+    """A port in LISTEN.
 
-    def __init__(self, stack, address, port, backlog):
+    Args: address: 0 for every local one; only: the one family of addresses that it takes, or None.
+    """
+
+    def __init__(self, stack, address, port, backlog, only=None):
         self.stack = stack
         self.address = address
         self.port = port
+        self._only = only
         self._backlog = max(backlog, _MIN_BACKLOG)
         self._half_open = []
         self._queue = []
         self._cookies_until = 0
         # What Stack.touch() appends to stack.touched when a connection is ready.
         self.waiter = None
+
+    def takes(self, destination):
+        """Return whether a segment to a local address is for this listener."""
+        if self.address:
+            return self.address == destination
+        only = self._only
+        return only is None or family.of(destination) is only
 
     def is_full(self):
         """Return whether the accept queue is full: drop a SYN, its peer will repeat it."""

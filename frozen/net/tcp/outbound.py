@@ -1,22 +1,19 @@
 """Segments that leave a connection: what may be sent now (RFC 9293 3.7.4, 3.8.6), and emitting it.
 
 Functions take the Connection `c`. Clauses without a document are of RFC 9293. Headers lie at
-fixed offsets in a frame: its IPv4 header has no options.
+offsets in a frame that its family fixes: no IP header has options.
 """
 
 import _netbuf
 from micropython import const
-from net import buffers, ipv4
+from net import buffers
 from net.tcp import wire
 from net.tcp.sequence import MASK
 from net.tcp.states import CLOSED, SYN_RECEIVED, SYN_SENT
 from net.tcp.timer import KEEPALIVE, NONE, PERSIST, PROBE, RETRANSMIT
 from net.tcp.wire import ACK, FIN, PSH, RST, SYN
 
-# Where the headers and what follows TCP's fixed one start in a frame.
-_IP = const(14)
-_TCP = const(34)
-_OPTIONS = const(54)
+_IP = const(14)  # where the IP header starts in a frame
 
 # RFC 5681 4.1 with RFC 6928: segments that may be sent at once after an idle time.
 _RESTART_SEGMENTS = const(10)
@@ -256,10 +253,12 @@ def _emit_options(c, frame, seq, flags, options):
 
     Args: options: a SYN's, or none for the SACK option.
     """
+    ip = c.family
     header = wire.HEADER
+    tcp = _IP + ip.HEADER
+    at = tcp + header
     if options:
-        end = _OPTIONS + len(options)
-        frame[_OPTIONS:end] = options
+        frame[at : at + len(options)] = options
         header += len(options)
     else:
         stamps = c.timestamps
@@ -267,9 +266,9 @@ def _emit_options(c, frame, seq, flags, options):
         if stamps is not None:
             limit -= 1
             clock = (c.stack.now + c.clock_offset) & MASK
-            wire.emit_timestamps(frame, _OPTIONS, clock, stamps.recent)
+            wire.emit_timestamps(frame, at, clock, stamps.recent)
             header += wire.TIMESTAMPS_LENGTH
-        header += wire.emit_sack(frame, _TCP + header, c.reassembly.take_blocks(limit))
+        header += wire.emit_sack(frame, tcp + header, c.reassembly.take_blocks(limit))
         if c.reassembly.is_empty():
             c.reassembly = None
     ack = 0
@@ -278,7 +277,7 @@ def _emit_options(c, frame, seq, flags, options):
         _acknowledged(c)
     wire.emit(
         frame,
-        _TCP,
+        tcp,
         c.port,
         c.remote_port,
         seq,
@@ -287,10 +286,10 @@ def _emit_options(c, frame, seq, flags, options):
         advertise(c, flags),
         header,
         0,
-        ipv4.pseudo_header_sum(ipv4.TCP, c.local, c.remote),
+        ip.pseudo_header_sum(ip.TCP, c.local, c.remote),
     )
-    ipv4.emit(frame, _IP, ipv4.TCP, c.local, c.remote, header)
-    return _TCP + header
+    ip.emit(frame, _IP, ip.TCP, c.local, c.remote, header)
+    return tcp + header
 
 
 def _transmit_large(c, seq, flags, length):
@@ -299,19 +298,21 @@ def _transmit_large(c, seq, flags, length):
     frame = stack.begin_large(c.remote)
     if frame is None:
         return False
+    ip = c.family
+    tcp = _IP + ip.HEADER
     header = wire.HEADER
     stamps = c.timestamps
     if stamps is not None:
         clock = (stack.now + c.clock_offset) & MASK
-        wire.emit_timestamps(frame, _OPTIONS, clock, stamps.recent)
+        wire.emit_timestamps(frame, tcp + header, clock, stamps.recent)
         header += wire.TIMESTAMPS_LENGTH
-    buffers.read(c.snd_ring, seq, frame, _TCP + header, length)
+    buffers.read(c.snd_ring, seq, frame, tcp + header, length)
     _acknowledged(c)
-    pseudo = ipv4.pseudo_header_sum(ipv4.TCP, c.local, c.remote)
+    pseudo = ip.pseudo_header_sum(ip.TCP, c.local, c.remote)
     whole = stack.link.whole_headers
     wire.emit_large(
         frame,
-        _TCP,
+        tcp,
         c.port,
         c.remote_port,
         seq,
@@ -322,10 +323,10 @@ def _transmit_large(c, seq, flags, length):
         pseudo + header + length if whole else pseudo,
     )
     if whole:
-        ipv4.emit(frame, _IP, ipv4.TCP, c.local, c.remote, header + length)
+        ip.emit(frame, _IP, ip.TCP, c.local, c.remote, header + length)
     else:
-        ipv4.emit_large(frame, _IP, ipv4.TCP, c.local, c.remote)
-    stack.commit_large(_TCP + header + length, _TCP + header, c.mss)
+        ip.emit_large(frame, _IP, ip.TCP, c.local, c.remote)
+    stack.commit_large(tcp + header + length, tcp + header, c.mss)
     return True
 
 

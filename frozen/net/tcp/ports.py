@@ -7,7 +7,7 @@ import hashlib
 import struct
 
 from micropython import const
-from net import ipv4
+from net import family, ipv4, ipv6
 from net.errors import EADDRINUSE, EINVAL, ENETUNREACH
 from net.tcp import cookies, wire
 from net.tcp.connection import Connection
@@ -16,9 +16,7 @@ from net.tcp.sequence import HALF, MASK
 from net.tcp.states import TIME_WAIT
 from net.tcp.wire import ACK, FIN, RST, SYN
 
-# Where the headers of IP and TCP start in a frame.
-_IP = const(14)
-_TCP = const(34)
+_IP = const(14)  # where the IP header starts in a frame
 
 _MAX_TIME_WAIT = const(512)
 # How far a connection's numbers start beyond those of the one in TIME-WAIT that it replaces.
@@ -33,7 +31,7 @@ class Ports:
         self._secret = stack.random(16)
         self.listeners = {}
         self.bound = set()
-        # Connections by local port, then by remote address << 16 | remote port.
+        # Connections by local port, then by the key of the remote address and port (net.family).
         self.table = {}
         self.time_waits = []
 
@@ -62,11 +60,15 @@ class Ports:
     def _is_free(self, port):
         return port not in self.bound and port not in self.table
 
-    def listen(self, address, port, backlog):
-        """Open a reserved port for connections; returns the Listener."""
+    def listen(self, address, port, backlog, only=None):
+        """Open a reserved port for connections; returns the Listener.
+
+        Args: address: the local one that they must be to, 0 for any; only: the one family of
+        addresses that it takes, None for both.
+        """
         if port in self.listeners:
             raise OSError(EADDRINUSE)
-        listener = self.listeners[port] = Listener(self._stack, address, port, backlog)
+        listener = self.listeners[port] = Listener(self._stack, address, port, backlog, only)
         return listener
 
     def connect(self, remote, remote_port, port, now, local=0):
@@ -82,12 +84,12 @@ class Ports:
             # 3.9.2.3: no connection to a broadcast or multicast address.
             raise OSError(ENETUNREACH)
         if local and local != source:
-            if not stack.is_local(remote):
+            if not stack.can_send(local, remote):
                 raise OSError(EINVAL)
             source = local
         if port == 0:
             port = stack.ephemeral_port(self._is_free)
-        elif (remote << 16 | remote_port) in self.table.get(port, ()):
+        elif family.of(remote).key(remote, remote_port) in self.table.get(port, ()):
             raise OSError(EADDRINUSE)
         connection = self._new_connection(source, port, remote, remote_port)
         connection.connect(now)
@@ -103,7 +105,11 @@ class Ports:
     def forget(self, connection):
         """Forget a connection that ends, in its last state."""
         peers = self.table.get(connection.port)
-        key = connection.remote << 16 | connection.remote_port
+        remote = connection.remote
+        if isinstance(remote, int):
+            key = remote << 16 | connection.remote_port
+        else:
+            key = ipv6.key(remote, connection.remote_port)
         if peers is None or peers.get(key) is not connection:
             return
         del peers[key]
@@ -125,14 +131,15 @@ class Ports:
 
     def input_packet(self, frame, start, end, source, destination):
         """Check the segment in frame[start:end] and take it; return whether it was well-formed."""
-        pseudo = ipv4.pseudo_header_sum(ipv4.TCP, source, destination)
+        ip = ipv4 if isinstance(source, int) else ipv6  # family.of() inline
+        pseudo = ip.pseudo_header_sum(ip.TCP, source, destination)
         segment = wire.parse(frame, start, end, pseudo)
         if segment is None:
             return False
         data = segment[6]
         options = None
         if segment[4] & SYN:
-            options = wire.parse_syn_options(frame, start + wire.HEADER, data)
+            options = wire.parse_syn_options(frame, start + wire.HEADER, data, ip.TCP_MSS)
         elif data - start > wire.HEADER:
             options = wire.parse_options(frame, start + wire.HEADER, data)
         self.input(destination, source, segment, options, frame, end)
@@ -147,12 +154,15 @@ class Ports:
         """
         source_port, port, seq, ack, flags, window, data = segment
         now = self._stack.now
-        key = source << 16 | source_port
+        if isinstance(source, int):
+            key = source << 16 | source_port
+        else:
+            key = ipv6.key(source, source_port)
         peers = self.table.get(port)
         connection = peers.get(key) if peers else None
         listener = self.listeners.get(port)
         listens = listener is not None
-        if listens and listener.address not in (0, destination):
+        if listens and not listener.takes(destination):
             listener = None
         kind = flags & (SYN | ACK | RST)
         last = None
@@ -233,7 +243,7 @@ class Ports:
             if shift is not None:
                 ours = stack.receive_pool.window_shift()
         sack = sack and stack.sack and stamps is not None
-        mss = stack.path_mtu(remote, stack.link or stack.loopback) - ipv4.HEADER - wire.HEADER
+        mss = self._local_mss(remote, stack.link or stack.loopback)
         self._send(
             local,
             port,
@@ -269,18 +279,27 @@ class Ports:
         link = stack.link
         if link is None or stack.is_local(remote):
             link = stack.loopback
-        mss = stack.path_mtu(remote, link) - ipv4.HEADER - wire.HEADER
+        mss = self._local_mss(remote, link)
         iss, clock = self.initial_numbers(local, port, remote, remote_port)
         if initial is not None:
             iss = initial
         connection = Connection(stack, local, port, remote, remote_port, mss, iss, clock)
         if link is stack.link:
-            connection.large = getattr(link, "large", 0)
+            connection.large = stack.large(remote)
         peers = self.table.get(port)
         if peers is None:
             peers = self.table[port] = {}
-        peers[remote << 16 | remote_port] = connection
+        if isinstance(remote, int):
+            key = remote << 16 | remote_port
+        else:
+            key = ipv6.key(remote, remote_port)
+        peers[key] = connection
         return connection
+
+    def _local_mss(self, remote, link):
+        # 3.7.1: the fixed headers are left out.
+        ip = ipv4 if isinstance(remote, int) else ipv6
+        return self._stack.path_mtu(remote, link) - ip.HEADER - wire.HEADER
 
     def initial_numbers(self, local, port, remote, remote_port):
         """Return a connection's initial sequence number and offset of the timestamps' clock.
@@ -289,8 +308,9 @@ class Ports:
         5.4 and 7.1: the offset hides the uptime, and the clock goes on from one connection of
         these addresses to the next.
         """
-        identity = struct.pack(">IHIH", local, port, remote, remote_port)
-        digest = hashlib.sha256(self._secret + identity).digest()
+        digest = hashlib.sha256(
+            self._secret + cookies.identity((local, port, remote, remote_port))
+        ).digest()
         function, offset = struct.unpack_from(">II", digest, 0)
         return (self._stack.now * 250 + function) & MASK, offset
 
@@ -299,9 +319,11 @@ class Ports:
         out = self._stack.begin(remote)
         if out is None:
             return
+        ip = ipv4 if isinstance(remote, int) else ipv6
+        tcp = _IP + ip.HEADER
         header = wire.HEADER + len(options)
-        out[_TCP + wire.HEADER : _TCP + header] = options
-        pseudo = ipv4.pseudo_header_sum(ipv4.TCP, local, remote)
-        wire.emit(out, _TCP, port, remote_port, seq, ack, flags, window, header, 0, pseudo)
-        ipv4.emit(out, _IP, ipv4.TCP, local, remote, header)
-        self._stack.commit(_TCP + header)
+        out[tcp + wire.HEADER : tcp + header] = options
+        pseudo = ip.pseudo_header_sum(ip.TCP, local, remote)
+        wire.emit(out, tcp, port, remote_port, seq, ack, flags, window, header, 0, pseudo)
+        ip.emit(out, _IP, ip.TCP, local, remote, header)
+        self._stack.commit(tcp + header)

@@ -8,7 +8,7 @@ from net.errors import ETIMEDOUT
 from net.tcp.outbound import send_reset, transmit
 from net.tcp.states import SYN_RECEIVED, SYN_SENT
 from net.tcp.timer import KEEPALIVE, NONE, PERSIST, PROBE, RETRANSMIT
-from net.tcp.wire import ACK, DEFAULT_MSS, FIN, PSH
+from net.tcp.wire import ACK, FIN, PSH
 
 # Milliseconds.
 USER_TIMEOUT = const(120000)  # 3.8.3 (R2): at least 100 s
@@ -74,7 +74,7 @@ def _on_retransmit(c, now):
     if established:
         c.congestion.on_timeout(c.snd_max - c.snd_una, c.mss, now)
         if timer.timeouts >= _BLACK_HOLE_TIMEOUTS and not c.large_arrived:
-            c.mss = min(c.mss, DEFAULT_MSS)
+            c.mss = min(c.mss, c.family.TCP_MSS)
             c.congestion.cwnd = c.mss
         c.recovery.restart(c)
         c.recovery.dup_acks = 0

@@ -4,6 +4,7 @@ import struct
 
 import _netbuf
 from micropython import const
+from net import ipv4
 from net.tcp.sequence import MASK
 
 HEADER = const(20)
@@ -14,8 +15,6 @@ RST = const(0x04)
 PSH = const(0x08)
 ACK = const(0x10)
 
-# RFC 9293 3.7.1: what a peer that sends no option can take.
-DEFAULT_MSS = const(536)
 # RFC 7323 2.3: a larger shift count is used as this one.
 MAX_SHIFT = const(14)
 
@@ -37,7 +36,7 @@ MAX_SACK_BLOCKS = const(4)
 def parse(buf, start, end, pseudo):
     """Check a segment in buf[start:end].
 
-    Args: pseudo: ipv4.pseudo_header_sum() of its addresses.
+    Args: pseudo: pseudo_header_sum() of its addresses, see net.family.
     Returns (source_port, port, seq, ack, flags, window, payload_start), or None where the
     segment is malformed or its checksum wrong.
     """
@@ -51,14 +50,15 @@ def parse(buf, start, end, pseudo):
     return source_port, port, seq, ack, flags, window, start + offset
 
 
-def parse_syn_options(buf, start, end):
+def parse_syn_options(buf, start, end, mss=ipv4.TCP_MSS):
     """Return (mss, shift, sack, timestamp) of a SYN's options in buf[start:end].
 
-    `shift` is None where the peer does not scale windows, `sack` says whether it permits SACK,
-    `timestamp` is its TSval or None. Options that are unknown, cut short or wrong are passed over
-    (RFC 9293 3.2: options must be handled without a crash).
+    Args: mss: what is meant without the option. `shift` is None where the peer does not scale
+    windows, `sack` says whether it permits SACK, `timestamp` is its TSval or None. Options that are
+    unknown, cut short or wrong are passed over (RFC 9293 3.2: options must be handled without a
+    crash).
     """
-    mss, shift, sack, timestamp = DEFAULT_MSS, None, False, None
+    shift, sack, timestamp = None, False, None
     for kind, at, length in _options(buf, start, end):
         if kind == _OPTION_MSS and length == 4:
             mss = buf[at + 2] << 8 | buf[at + 3]

@@ -4,6 +4,7 @@
 import hashlib
 
 from httpd import HttpError
+from net import ipv6
 
 # Open to all: what monitors ask for, and the page that has a field for the key.
 _PUBLIC = ("/", "/health", "/v1/health")
@@ -74,7 +75,7 @@ class Access:
             target = request.target
         print(
             'http method=%s target="%s" status=%d ms=%d bytes=%d peer=%s'
-            % (method, _quoted(target), response.status, ms, sent, client_of(request))
+            % (method, _quoted(target), response.status, ms, sent, _name_of(request))
         )
 
 
@@ -112,7 +113,17 @@ def _quoted(text):
 
 
 def client_of(request):
-    """Return the client (str) among whom the scheduler is fair: the key's owner, or an address."""
+    """Return the client (str) among whom the scheduler is fair: the key's owner, or an address.
+
+    A network of IPv6 counts as one client: each of its hosts may have 2^64 addresses (RFC 8981).
+    """
+    name = _name_of(request)
+    if ":" not in name or name.startswith("fe80:"):
+        return name
+    return ipv6.address_text(ipv6.mask(ipv6.address(name), 64)) + "/64"
+
+
+def _name_of(request):
     if request is None:
         return "-"
     key = getattr(request, "key", None)

@@ -149,6 +149,8 @@ def install(service):
             answer["last_crash"] = service.last_crash
         if service.unknown_cards:
             answer["unknown_network_cards"] = service.unknown_cards
+        if service.network and request.query.get("network") in ("1", "true"):
+            answer["network"] = service.network()
         if request.query.get("deep") in ("1", "true"):
             return _deep(service, answer)
         return answer

@@ -204,3 +204,34 @@ def test_every_flag_has_a_variable():
     names = {cli.variable_of(a) for a in parser._actions if a.option_strings and a.dest != "help"}
     assert {"CLLM_MODEL", "CLLM_HF_REPO", "CLLM_MODEL_URL", "CLLM_GPU_MEMORY"} <= names
     assert len(names) == len(parser._actions) - 1
+
+
+@pytest.mark.parametrize(
+    "value, right",
+    [
+        ("auto", True),
+        ("off", True),
+        ("on", False),
+        (1, False),
+        ({"address": "2001:db8::2/64"}, True),
+        ({"address": "2001:db8::2/64", "gateway": "fe80::1", "dns": ["2001:db8::53"]}, True),
+        ({"address": "2001:db8::2/64", "gateway": None, "dns": None}, True),
+        ({}, False),
+        ({"address": "2001:db8::2"}, False),
+        ({"address": "2001:db8::2/64", "dns": "2001:db8::53"}, False),
+        ({"address": "192.0.2.1/24"}, False),
+        ({"address": "2001:db8::2/64", "more": 1}, False),
+    ],
+)
+def test_the_schema_and_the_table_agree_on_ipv6(value, right):
+    member = DOCUMENT["properties"]["network"]["properties"]["ipv6"]
+    assert keys.NETWORK["ipv6"].takes(value) == right
+    assert jsonschema.Draft202012Validator(member).is_valid(value) == right
+
+
+@pytest.mark.parametrize(
+    "text", ["1:2:3:4:5:6:7", "1::2::3", "g::", ":1::", "1:2:3:4:5:6:7:8:9", "12345::", ":::"]
+)
+def test_what_only_the_table_knows_to_be_no_address(text):
+    assert not keys.NETWORK["ipv6"].takes({"address": text + "/64"})
+    assert not keys.NETWORK["ipv6"].takes({"address": "::/64", "gateway": text})

@@ -1,4 +1,5 @@
 """A wire between two Stacks, in simulated time: delay, loss, reordering, duplication, corruption.
+It carries the IP that scripted.use() says.
 
 Runs on CPython and on MicroPython. Everything follows from the seed.
 """
@@ -6,6 +7,7 @@ Runs on CPython and on MicroPython. Everything follows from the seed.
 import heapq
 import random
 
+import scripted
 from net import ipv4
 from net.stack import Stack
 
@@ -78,8 +80,15 @@ class Simulator:
         self.b = Stack(self.link_b, self._bytes, **stack_options)
         self.link_a.peer = self.b
         self.link_b.peer = self.a
-        self.a.configure(A_IP, NETMASK, 0, [])
-        self.b.configure(B_IP, NETMASK, 0, [])
+        self.address_a, self.address_b = scripted.host(1), scripted.host(2)
+        if scripted.speaks_ipv6():
+            self.link_a.mtu = self.link_b.mtu = 1520  # so that segments have the same size
+            scripted.start_ipv6(self.a, self.address_a, self.now)
+            scripted.start_ipv6(self.b, self.address_b, self.now)
+            self._events = []
+        else:
+            self.a.configure(A_IP, NETMASK, 0, [])
+            self.b.configure(B_IP, NETMASK, 0, [])
         self._next = {}
 
     @staticmethod
@@ -146,7 +155,7 @@ class Simulator:
     def connect(self, port=80, duration=200000):
         """Connect a to a listener on b; returns (client, server, listener)."""
         listener = self.b.tcp.listen(0, self.b.tcp.bind(port), 5)
-        client = self.a.tcp.connect(B_IP, port, 0, self.now)
+        client = self.a.tcp.connect(self.address_b, port, 0, self.now)
         assert self.run(duration, listener.ready)
         return client, listener.accept(), listener
 

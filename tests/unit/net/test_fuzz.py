@@ -2,10 +2,18 @@
 
 import pytest
 from fuzzing import Target
+from fuzzing6 import Target6
 
 
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_mutated_frames_do_no_harm(seed):
     target = Target(seed)
     target.feed(8000)
+    target.check()
+
+
+@pytest.mark.parametrize("seed", range(1, 4))
+def test_mutated_frames_of_ipv6_do_no_harm(seed):
+    target = Target6(seed)
+    target.feed(6000)
     target.check()

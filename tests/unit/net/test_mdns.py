@@ -4,10 +4,10 @@ import random
 import struct
 
 import pytest
+from net import ipv6, udp
 from net import mdns_message as message
-from net import udp
 from net.mdns import Responder
-from scripted import HOST_IP, PEER_IP, Peer
+from scripted import HOST_IP, HOST_IP6, PEER_IP, Peer, start_ipv6
 
 A, PTR, TXT, SRV, NSEC, ANY = 1, 12, 16, 33, 47, 255
 FLUSH = 0x8000
@@ -121,6 +121,60 @@ def test_probes_then_announcements():
     assert ("_http._tcp.local", PTR, 1, 4500, "cllm._http._tcp.local") in told[0][3]
     assert ("_services._dns-sd._udp.local", PTR, 1, 4500, "_http._tcp.local") in told[0][3]
     assert ("1.0.0.10.in-addr.arpa", PTR, 1 | FLUSH, 120, "cllm.local") in told[0][3]
+
+
+A6, GROUP6 = 28, message.GROUP6
+
+
+def messages6(host, forward=0):
+    """Return [(destination, port, decoded)] of what is sent over IPv6 within `forward` ms."""
+    found = []
+    for frame in host.frames(forward):
+        if frame[12] == 0x86 and frame[20] == 17:
+            protocol, _, destination, start, end, hops = ipv6.parse(frame, 14)
+            assert hops == 255
+            port = struct.unpack_from(">H", frame, start + 2)[0]
+            found.append((destination, port, decode(frame[start + 8 : end])))
+    return found
+
+
+def hear6(host, data, source, port=5353):
+    datagram = bytearray(8) + data
+    udp.emit(datagram, 0, source, port, GROUP6, 5353, len(data))
+    frame = bytearray(54) + datagram
+    frame[0:14] = b"\x33\x33\0\0\0\xfb" + b"\2\0\0\0\0\2" + b"\x86\xdd"
+    ipv6.emit(frame, 14, 17, source, GROUP6, len(datagram), 255)
+    host.stack.input(memoryview(frame), host.now)
+
+
+def test_addresses_of_ipv6_are_announced_and_answered():
+    host = Host()
+    start_ipv6(host.stack, HOST_IP6, host.now)
+    own = host.stack.six.own
+    assert len(own) == 2
+    # RFC 6762 8.4: the names are this host's already.
+    told = [m for to, port, m in messages6(host, 5000) if (to, port) == (GROUP6, 5353)]
+    assert told and all(m[2] == [] for m in told)
+    assert {d for n, k, _, _, d in told[0][3] if (n, k) == ("cllm.local", A6)} == own
+    names = [n for n, k, _, _, _ in told[0][3] if k == PTR and n.endswith("ip6.arpa")]
+    assert ".".join("1" + "0" * 23 + "8bd01002") + ".ip6.arpa" in names
+    neighbour = ipv6.address("fe80::7")
+    host.stack.six.neighbours.heard(neighbour, b"\2\0\0\0\0\7", host.now)
+    hear6(host, query(("cllm.local", A6, 1)), neighbour)
+    [(to, _, (_, _, _, answers, _))] = messages6(host)
+    assert to == GROUP6 and {d for _, k, _, _, d in answers if k == A6} == own
+    hear6(host, query(("cllm.local", A6, 1), identifier=5), neighbour, 4000)
+    [(to, port, (number, _, _, answers, _))] = messages6(host, 100)
+    assert (to, port, number, len(answers)) == (neighbour, 4000, 5, 2)
+    # 11: from this link only.
+    hear6(host, query(("cllm.local", A6, 1)), ipv6.address("2001:db8:9::7"), 4000)
+    assert messages6(host, 2000) == []
+    # Both types are there now, and no other.
+    hear6(host, query(("cllm.local", 13, 1)), neighbour)
+    [(_, _, (_, _, _, answers, _))] = messages6(host, 2000)
+    assert answers[0][1] == NSEC and answers[0][4][-6:] == b"\0\4\x40\0\0\x08"
+    host.responder.close()
+    assert all(ttl == 0 for _, _, m in messages6(host) for _, _, _, ttl, _ in m[3])
 
 
 def test_questions_for_all():

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from net import arp, ethernet, icmp, ipv4, udp
+from net import arp, ethernet, icmp, ipv4
 from net.tcp import wire as tcp
 from scripted import HOST_IP, HOST_MAC, PEER_IP, PEER_MAC, Peer
 
@@ -139,104 +139,6 @@ def test_ping_to_all_is_not_answered(peer):
     peer.echo(b"x", destination=0x0A0000FF)
     peer.echo(b"x", source=0xFFFFFFFF)
     assert peer.frames() == []
-
-
-# -- UDP --------------------------------------------------------------------------------------
-
-
-def test_udp_both_ways(peer):
-    endpoint = peer.stack.open_udp(7)
-    peer.datagram(1234, 7, b"hello")
-    peer.datagram(1234, 7, b"all", destination=0x0A0000FF)
-    assert endpoint.receive() == (b"hello", PEER_IP, 1234)
-    assert endpoint.receive() == (b"all", PEER_IP, 1234)
-    assert endpoint.receive() is None
-    endpoint.send(b"answer", PEER_IP, 1234)
-    (frame,) = peer.frames()
-    _, source, destination, start, end = ipv4.parse(frame, 14)
-    header = udp.parse(frame, start, end, source, destination)
-    assert header[:2] == (7, 1234) and frame[header[2] : header[3]] == b"answer"
-
-
-def test_udp_connected_hears_its_peer_only(peer):
-    endpoint = peer.stack.open_udp(7)
-    endpoint.remote = (PEER_IP, 99)
-    peer.datagram(98, 7, b"no")
-    peer.datagram(99, 7, b"yes")
-    assert endpoint.receive()[0] == b"yes" and not endpoint.ready()
-
-
-def test_udp_queue_is_bounded(peer):
-    endpoint = peer.stack.open_udp(7)
-    for _ in range(1000):
-        peer.datagram(1, 7, bytes(1400))
-    count = 0
-    while endpoint.receive():
-        count += 1
-    assert count == 65536 // 1400
-
-
-def test_udp_ports(peer):
-    endpoint = peer.stack.open_udp(0)
-    assert endpoint.port >= 49152
-    with pytest.raises(OSError):
-        peer.stack.open_udp(endpoint.port)
-    endpoint.close()
-    peer.stack.open_udp(endpoint.port)
-
-
-def test_udp_too_long(peer):
-    peer.stack.send_udp(7, PEER_IP, 7, bytes(1472))
-    assert len(peer.frames()) == 1
-    peer.stack.send_udp(7, PEER_IP, 7, bytes(1473))
-    assert len(peer.frames()) == 2
-    with pytest.raises(OSError) as error:
-        peer.stack.send_udp(7, PEER_IP, 7, bytes(65508))
-    assert error.value.args[0] == 90
-
-
-def test_udp_to_a_closed_port_is_unreachable_at_a_bounded_rate(peer):
-    for _ in range(100):
-        peer.datagram(1234, 9, b"anybody?")
-    (frame,) = peer.frames()
-    _, _, _, start, end = ipv4.parse(frame, 14)
-    assert icmp.parse(frame, start, end) == (icmp.UNREACHABLE, icmp.PORT_UNREACHABLE)
-    # RFC 792: the header and 64 bits of what was sent.
-    assert end - start == 8 + 28
-    peer.datagram(1234, 9, b"all", destination=0x0A0000FF)
-    assert peer.frames() == []
-
-
-def test_ephemeral_ports_run_out_with_an_error(peer):
-    peer.stack._udp_port_free = lambda port: False
-    with pytest.raises(OSError) as error:
-        peer.stack.open_udp(0)
-    assert error.value.args[0] == 98
-
-
-def test_udp_of_one_address_gets_what_is_for_it(peer):
-    endpoint = peer.stack.open_udp(7, None, ipv4.LOOPBACK)
-    peer.datagram(1234, 7, b"from outside")
-    peer.datagram(1234, 7, b"for all", destination=0x0A0000FF)
-    assert not endpoint.ready()
-    # Nobody is there, as far as the network can see.
-    (frame,) = peer.frames()
-    assert frame[23] == ipv4.ICMP
-    peer.stack.send_udp(9, ipv4.LOOPBACK, 7, b"from inside")
-    peer.poll()
-    assert endpoint.receive() == (b"from inside", ipv4.LOOPBACK, 9)
-    with pytest.raises(OSError) as error:
-        endpoint.send(b"x", PEER_IP, 1234)
-    assert error.value.args[0] == 22
-    own = peer.stack.open_udp(8, None, HOST_IP)
-    peer.datagram(1234, 8, b"from outside")
-    assert own.receive()[0] == b"from outside"
-    own.send(b"answer", PEER_IP, 1234)
-    assert peer.frames()[0][26:30] == b"\x0a\0\0\1"
-    # Inside, it is still the sender.
-    own.send(b"x", ipv4.LOOPBACK, 7)
-    peer.poll()
-    assert endpoint.receive() == (b"x", HOST_IP, 8)
 
 
 def test_loopback_addresses_stay_inside_without_an_address_too():

@@ -7,7 +7,9 @@ import pytest
 from net import errors
 from net.tcp import states as state
 from net.tcp import wire as tcp
-from scripted import Peer, read, write
+from scripted import Peer, host, read, speaks_ipv6, start_ipv6, write
+
+BOTH_FAMILIES = True
 
 SYN, ACK, FIN, RST = tcp.SYN, tcp.ACK, tcp.FIN, tcp.RST
 
@@ -260,7 +262,7 @@ def test_a_full_listener_leaves_time_wait_alone(peer):
 
 def test_a_listener_of_another_address_leaves_time_wait_alone(peer):
     listener, connection = waiting(peer)
-    listener.address = 0x7F000001
+    listener.address = host(9)
     peer.send(SYN, seq=peer.seq + 1000)
     assert connection.state == state.TIME_WAIT
 
@@ -296,7 +298,10 @@ def test_buffers_are_bounded_and_come_back():
 
 def test_address_change_ends_connections(peer):
     connection = peer.establish()
-    peer.stack.configure(0x0A000063, 0xFFFFFF00, 0, [])
+    if speaks_ipv6():
+        start_ipv6(peer.stack, host(0x63), peer.now)
+    else:
+        peer.stack.configure(host(0x63), 0xFFFFFF00, 0, [])
     assert connection.state == state.CLOSED and connection.error == 103
     assert not peer.stack.tcp.connections()
 
@@ -322,5 +327,7 @@ def test_a_limit_that_the_user_set_holds_for_long_timeouts_too(peer):
     write(connection, b"hello")
     start = peer.now
     while connection.state != state.CLOSED:
-        peer.now = peer.poll()
+        deadline = peer.poll()
+        if connection.state != state.CLOSED:
+            peer.now = deadline
     assert connection.error == errors.ETIMEDOUT and 100000 <= peer.now - start <= 130000

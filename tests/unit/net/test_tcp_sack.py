@@ -3,13 +3,16 @@
 import struct
 
 import pytest
-from net import errors
+from net import errors, icmp, ipv4, ipv6
 from net.tcp import congestion, cookies
 from net.tcp import states as state
 from net.tcp import wire as tcp
 from net.tcp.reassembly import blocks_to_report
 from net.tcp.sack import Scoreboard
-from scripted import HOST_IP, PEER_IP, Peer
+from net.v6 import icmp as icmp6
+from scripted import Peer, host, speaks_ipv6
+
+BOTH_FAMILIES = True
 
 SYN, ACK, FIN, RST, PSH = tcp.SYN, tcp.ACK, tcp.FIN, tcp.RST, tcp.PSH
 MSS = 1460
@@ -399,7 +402,7 @@ def test_segments_without_the_timestamps_that_were_agreed_are_passed_over():
 
 def flood(peer, count=200):
     for number in range(count):
-        peer.send(SYN, source=0x0A000064, seq=number)
+        peer.send(SYN, source=host(0x64), seq=number)
         peer.peer_port += 1
     peer.frames()
 
@@ -410,7 +413,7 @@ def flood(peer, count=200):
 def test_clients_get_in_during_a_flood(shift, sack_ok, stamp):
     peer = Peer()
     listener = peer.listen()
-    peer.learn(0x0A000064, b"\x02\0\0\0\0\x64")
+    peer.learn(host(0x64), b"\x02\0\0\0\0\x64")
     flood(peer)
     assert len(peer.stack.tcp.connections()) == 128
     options = tcp.emit_syn_options(1400, shift, sack_ok, None if stamp is None else (stamp, 0))
@@ -433,7 +436,7 @@ def test_forged_cookies_are_reset():
     peer = Peer()
     listener = peer.listen()
     flood(peer)
-    peer.learn(PEER_IP, b"\x02\0\0\0\0\x02")
+    peer.learn(peer.remote, b"\x02\0\0\0\0\x02")
     peer.frames()
     for guess in range(50):
         peer.send(ACK, seq=5, ack=guess * 7919)
@@ -442,19 +445,19 @@ def test_forged_cookies_are_reset():
 
 def test_cookies_grow_old_and_are_the_peers_own():
     secret = bytes(16)
-    addresses = (HOST_IP, 80, PEER_IP, 4000)
+    addresses = (host(1), 80, host(2), 4000)
     cookie = cookies.make(secret, addresses, 77, 1459, 10000)
     assert cookies.check(secret, addresses, 77, cookie, 10000 + 60000) == 1440
     assert cookies.check(secret, addresses, 77, cookie, 10000 + 140000) is None
     assert cookies.check(secret, addresses, 78, cookie, 10000) is None
-    assert cookies.check(secret, (HOST_IP, 80, PEER_IP, 4001), 77, cookie, 10000) is None
+    assert cookies.check(secret, (host(1), 80, host(2), 4001), 77, cookie, 10000) is None
     assert cookies.check(bytes(15) + b"x", addresses, 77, cookie, 10000) is None
 
 
 def test_no_cookie_is_taken_in_peace(peer):
     peer.listen()
     cookie = cookies.make(
-        peer.stack.tcp._secret, (HOST_IP, 80, PEER_IP, peer.peer_port), peer.seq, MSS, peer.now
+        peer.stack.tcp._secret, (host(1), 80, host(2), peer.peer_port), peer.seq, MSS, peer.now
     )
     peer.send(ACK, seq=peer.seq + 1, ack=(cookie + 1) & 0xFFFFFFFF)
     assert peer.segment().flags == RST
@@ -464,11 +467,18 @@ def test_no_cookie_is_taken_in_peace(peer):
 
 
 def icmp_error(peer, kind, code, segment, mtu=0, shift=0):
-    """An ICMP error about a segment that the stack sent."""
-    from net import icmp, ipv4
-
+    """An ICMP error about a segment that the stack sent, with IPv4's numbers or IPv6's own."""
+    if speaks_ipv6():
+        kind, code = {(3, 4): (2, 0), (3, 3): (1, 4), (3, 1): (1, 3)}[kind, code]
+        quoted = bytearray(60)
+        ipv6.emit(quoted, 0, ipv6.TCP, peer.local, peer.remote, 20)
+        struct.pack_into(">HHI", quoted, 40, segment.port, segment.peer_port, segment.seq + shift)
+        message = bytearray(68)
+        icmp6.emit(message, 0, kind, code, mtu, bytes(quoted), peer.remote, peer.local)
+        peer.ip(ipv6.ICMP, message)
+        return
     quoted = bytearray(28)
-    ipv4.emit(quoted, 0, ipv4.TCP, HOST_IP, PEER_IP, 20)
+    ipv4.emit(quoted, 0, ipv4.TCP, peer.local, peer.remote, 20)
     struct.pack_into(">HHI", quoted, 20, segment.port, segment.peer_port, segment.seq + shift)
     message = bytearray(36)
     icmp.emit(message, 0, kind, code, mtu, bytes(quoted))
@@ -480,13 +490,15 @@ def test_path_mtu_is_taken_and_remembered(peer):
     connection.nodelay = True
     write(connection, 3000)
     first = peer.segments()[0]
-    icmp_error(peer, 3, 4, first, mtu=1000, shift=100000)
+    mtu = 1280
+    icmp_error(peer, 3, 4, first, mtu=mtu, shift=100000)
     assert connection.mss == MSS  # not about anything in flight: RFC 5927 4.1
-    icmp_error(peer, 3, 4, first, mtu=1000)
-    assert [len(s.payload) for s in peer.segments()] == [960, 960, 960, 120]
+    icmp_error(peer, 3, 4, first, mtu=mtu)
+    mss = mtu - 20 - peer.family.HEADER
+    assert [len(s.payload) for s in peer.segments()] == [mss, mss, 3000 - 2 * mss]
     peer.peer_port, peer.seq = 5000, 1
     peer.send(SYN)
-    assert peer.segment().options[0] == 960
+    assert peer.segment().options[0] == mss
 
 
 def test_absurd_path_mtu_is_raised(peer):
@@ -502,11 +514,11 @@ def test_black_hole_makes_segments_small(peer):
     peer.segments()
     sizes = [len(s.payload) for s in peer.segments(9000)]
     # A probe of the tail, two timeouts, and the third.
-    assert sizes == [MSS, MSS, MSS, 536]
+    assert sizes == [MSS, MSS, MSS, peer.family.TCP_MSS]
 
 
 def test_port_unreachable_ends_a_connect_but_no_connection(peer):
-    connection = peer.stack.tcp.connect(PEER_IP, 80, 0, peer.now)
+    connection = peer.stack.tcp.connect(peer.remote, 80, 0, peer.now)
     icmp_error(peer, 3, 3, peer.segment())
     assert connection.state == state.CLOSED and connection.error == errors.ECONNREFUSED
     other = peer.establish(SACK_OK)
@@ -516,7 +528,7 @@ def test_port_unreachable_ends_a_connect_but_no_connection(peer):
 
 
 def test_host_unreachable_is_the_reason_of_a_timeout(peer):
-    connection = peer.stack.tcp.connect(PEER_IP, 80, 0, peer.now)
+    connection = peer.stack.tcp.connect(peer.remote, 80, 0, peer.now)
     icmp_error(peer, 3, 1, peer.segment())
     assert connection.state == state.SYN_SENT
     while connection.state != state.CLOSED:

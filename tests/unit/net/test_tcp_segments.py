@@ -9,6 +9,8 @@ from net.tcp import states as state
 from net.tcp import wire as tcp
 from scripted import Peer, read, write
 
+BOTH_FAMILIES = True
+
 SYN, ACK, RST, PSH = tcp.SYN, tcp.ACK, tcp.RST, tcp.PSH
 
 

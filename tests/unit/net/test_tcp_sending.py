@@ -7,7 +7,9 @@ import pytest
 from net import errors
 from net.tcp import states as state
 from net.tcp import wire as tcp
-from scripted import PEER_IP, Peer, write
+from scripted import Peer, write
+
+BOTH_FAMILIES = True
 
 SYN, ACK, FIN, RST, PSH = tcp.SYN, tcp.ACK, tcp.FIN, tcp.RST, tcp.PSH
 
@@ -130,7 +132,7 @@ def test_round_trip_time_sets_the_timer(peer):
 
 
 def test_lost_syn_widens_the_timer_and_narrows_the_window(peer):
-    connection = peer.stack.tcp.connect(PEER_IP, 80, 0, peer.now)
+    connection = peer.stack.tcp.connect(peer.remote, 80, 0, peer.now)
     syn = peer.segments(1000)[-1]
     peer.port, peer.peer_port = syn.port, 80
     peer.send(SYN | ACK, seq=5000, ack=syn.seq + 1, options=tcp.emit_syn_options(1460, None))

@@ -7,7 +7,9 @@ import pytest
 from net import errors
 from net.tcp import states as state
 from net.tcp import wire as tcp
-from scripted import PEER_IP, Peer
+from scripted import Peer
+
+BOTH_FAMILIES = True
 
 SYN, ACK, FIN, RST, PSH = tcp.SYN, tcp.ACK, tcp.FIN, tcp.RST, tcp.PSH
 MASK = 0xFFFFFFFF
@@ -45,7 +47,7 @@ class Situation:
         self.peer = peer = Peer(seq=origin[0])
         peer.stack.tcp.initial_numbers = lambda *_: (origin[1], 0)
         if name == "SYN_SENT":
-            self.connection = peer.stack.tcp.connect(PEER_IP, 80, 0, peer.now)
+            self.connection = peer.stack.tcp.connect(peer.remote, 80, 0, peer.now)
             syn = peer.segment()
             peer.port, peer.peer_port, peer.ack = syn.port, 80, (syn.seq + 1) & MASK
             return

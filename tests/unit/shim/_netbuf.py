@@ -43,6 +43,27 @@ def _tags(frame, size):
     return tags
 
 
+def _parse_ip(frame, length):
+    """Return (destination, source, where TCP starts, where the packet ends), or None."""
+    kind, version = struct.unpack_from(">HB", frame, 12)
+    if kind == 0x86DD and length >= 74:
+        total, protocol, source, destination = struct.unpack_from(">HBx16s16s", frame, 18)
+        if version >> 4 != 6 or protocol != 6 or source[0] == 0xFF or not source[0] | source[1]:
+            return None
+        return destination, source, 54, 54 + total
+    total, fragment, protocol, source, destination = struct.unpack_from(">HxxHxBxxII", frame, 16)
+    if kind != 0x0800 or version != 0x45 or fragment & 0x3FFF or protocol != 6:
+        return None
+    if source >> 24 in (0, 127) or source >> 24 >= 224:
+        return None
+    return destination, source, 34, 14 + total
+
+
+def _pseudo(frame, tcp, length):
+    at, words = (22, 16) if tcp == 54 else (26, 4)
+    return sum(struct.unpack_from(">%dH" % words, frame, at)) + 6 + length
+
+
 def _parse(frame, length, verify):
     """What native/netbuf's parse() does: (destination, port, key, seq, ack, flags, window,
     start, end, stamps), or None.
@@ -50,42 +71,33 @@ def _parse(frame, length, verify):
     _range(len(frame), 0, length)
     if length < 54:
         return None
-    kind, version, total, fragment, protocol, source, destination = struct.unpack_from(
-        ">12xHBxHxxHxBxxII", frame, 0
-    )
-    if kind != 0x0800 or version != 0x45 or fragment & 0x3FFF or protocol != 6:
+    ip = _parse_ip(frame, length)
+    if ip is None:
         return None
-    source_port, port, seq, ack, offset, flags, window = struct.unpack_from(">HHIIBBH", frame, 34)
+    destination, source, tcp, end = ip
+    source_port, port, seq, ack, offset, flags, window = struct.unpack_from(">HHIIBBH", frame, tcp)
     header = offset >> 4 << 2
-    if total > length - 14 or total < 20 + header or header not in (20, 32):
+    if end > length or end < tcp + header or header not in (20, 32):
         return None
     stamps = None
     if header == 32:
-        word, value, echo = struct.unpack_from(">III", frame, 54)
+        word, value, echo = struct.unpack_from(">III", frame, tcp + 20)
         if word != _TIMESTAMPS:
             return None
         stamps = (value, echo, ())
-    if flags & ~8 != 16 or source >> 24 in (0, 127) or source >> 24 >= 224:
+    if flags & ~8 != 16:
         return None
     if verify:
-        words = (source >> 16) + (source & 0xFFFF) + (destination >> 16) + (destination & 0xFFFF)
-        if (
-            checksum(frame, 14, 20) != 0xFFFF
-            or checksum(frame, 34, total - 20, words + 6 + total - 20) != 0xFFFF
-        ):
+        pseudo = _pseudo(frame, tcp, end - tcp)
+        if (tcp == 34 and checksum(frame, 14, 20) != 0xFFFF) or checksum(
+            frame, tcp, end - tcp, pseudo
+        ) != 0xFFFF:
             return None
-    return (
-        destination,
-        port,
-        source << 16 | source_port,
-        seq,
-        ack,
-        flags,
-        window,
-        34 + header,
-        14 + total,
-        stamps,
-    )
+    if tcp == 34:
+        key = source << 16 | source_port
+    else:
+        key = source + struct.pack(">H", source_port)
+    return destination, port, key, seq, ack, flags, window, tcp + header, end, stamps
 
 
 def _is_for_group(frame, length):
@@ -128,37 +140,49 @@ def merge(packet, length, frame, size):
     if (not text and new[4] == old[4]) or old[8] + text > min(len(packet), 0xFFFF + 14):
         return 0
     packet[old[8] : old[8] + text] = memoryview(frame)[start:end]
-    struct.pack_into(">H", packet, 16, old[8] + text - 14)
-    packet[42:46] = memoryview(frame)[42:46]
-    packet[47] |= new[5]
-    packet[48:50] = memoryview(frame)[48:50]
+    tcp = start - (32 if new[9] else 20)
+    _put_length(packet, tcp, old[8] + text)
+    packet[tcp + 8 : tcp + 12] = memoryview(frame)[tcp + 8 : tcp + 12]
+    packet[tcp + 13] |= new[5]
+    packet[tcp + 14 : tcp + 16] = memoryview(frame)[tcp + 14 : tcp + 16]
     if new[9]:
-        at = 62 if text else 58
-        packet[at:66] = memoryview(frame)[at:66]
+        at = tcp + (28 if text else 24)
+        packet[at : tcp + 32] = memoryview(frame)[at : tcp + 32]
     return old[8] + text
+
+
+def _put_length(frame, tcp, end):
+    if tcp == 54:
+        struct.pack_into(">H", frame, 18, end - 54)
+    else:
+        struct.pack_into(">H", frame, 16, end - 14)
 
 
 def emit(frame, header, seq, ack, flags, window, value, echo, ring, at, length):
     size = len(header)
-    if size not in (40, 52) or length < 0 or 14 + size + length > len(frame):
+    if size not in (40, 52, 60, 72) or length < 0 or 14 + size + length > len(frame):
+        raise ValueError("range outside buffer")
+    if (size >= 60) != (header[0] >> 4 == 6):
         raise ValueError("range outside buffer")
     if length and (at < 0 or at > len(ring) or length > len(ring)):
         raise ValueError("range outside buffer")
     frame = memoryview(frame)
     frame[14 : 14 + size] = header
-    total = size + length
-    struct.pack_into(">H", frame, 16, total)
-    struct.pack_into(">H", frame, 24, ~checksum(frame, 14, 20) & 0xFFFF)
-    struct.pack_into(">II", frame, 38, seq & 0xFFFFFFFF, ack & 0xFFFFFFFF)
-    struct.pack_into(">BH", frame, 47, flags, window)
-    if size == 52:
-        struct.pack_into(">II", frame, 58, value & 0xFFFFFFFF, echo & 0xFFFFFFFF)
+    tcp = 54 if size >= 60 else 34
+    end = 14 + size + length
+    _put_length(frame, tcp, end)
+    if tcp == 34:
+        struct.pack_into(">H", frame, 24, ~checksum(frame, 14, 20) & 0xFFFF)
+    struct.pack_into(">II", frame, tcp + 4, seq & 0xFFFFFFFF, ack & 0xFFFFFFFF)
+    struct.pack_into(">BH", frame, tcp + 13, flags, window)
+    if 14 + size == tcp + 32:
+        struct.pack_into(">II", frame, tcp + 24, value & 0xFFFFFFFF, echo & 0xFFFFFFFF)
     if length:
         first = min(length, len(ring) - at)
         text = memoryview(ring)
         start = 14 + size
         frame[start : start + first] = text[at : at + first]
         frame[start + first : start + length] = text[: length - first]
-    pseudo = sum(struct.unpack_from(">HHHH", frame, 26)) + 6 + total - 20
-    struct.pack_into(">H", frame, 50, ~checksum(frame, 34, total - 20, pseudo) & 0xFFFF)
-    return 14 + total
+    pseudo = _pseudo(frame, tcp, end - tcp)
+    struct.pack_into(">H", frame, tcp + 16, ~checksum(frame, tcp, end - tcp, pseudo) & 0xFFFF)
+    return end
