@@ -11,7 +11,7 @@ SERVE = FROZEN / "serve"
 # What the modules of each room may import of frozen/, by their beginnings.
 MAY_USE = {
     "scheduling": ("serve.scheduling", "httpd.jsonio", "httpd.HttpError"),
-    "apis": ("serve.apis", "serve.scheduling", "serve.switching", "httpd"),
+    "apis": ("serve.apis", "serve.scheduling", "serve.switching", "httpd", "net.ipv6"),
 }
 OURS = {path.stem for path in FROZEN.iterdir()}
 
