@@ -12,8 +12,8 @@ def test_mutated_frames_do_no_harm(seed):
     target.check()
 
 
-@pytest.mark.parametrize("seed", range(1, 4))
+@pytest.mark.parametrize("seed", range(1, 3))
 def test_mutated_frames_of_ipv6_do_no_harm(seed):
     target = Target6(seed)
-    target.feed(6000)
+    target.feed(3000)
     target.check()
