@@ -170,3 +170,19 @@ def test_deep_health(tools_guest):
 def test_middleware(tools_guest):
     call(tools_guest, "/v1/completions", {"prompt": 5})
     assert ["/v1/completions", 400] in call(tools_guest, "/seen").json()
+
+
+def test_saved_prefixes_and_ollama(tools_guest):
+    def post(path, **body):
+        return call(tools_guest, path, body)
+
+    prompt = "The world is round and the sea is wide. " * 5
+    asked = dict(prompt=prompt, n_predict=1, id_slot=1, temperature=0)
+    n = post("/completion", **asked).json()["tokens_evaluated"]
+    assert post("/slots/1?action=save", filename="one").json()["n_saved"] == n
+    post("/slots/1?action=erase")
+    assert post("/slots/1?action=restore", filename="one").json()["n_restored"] == n
+    assert post("/completion", **asked).json()["timings"]["cache_n"] >= n - 5
+    lines = post("/api/chat", messages=HELLO, options={"num_predict": 3}).text.splitlines()
+    assert json.loads(lines[-1])["eval_count"] == 3
+    assert "/api/chat" in call(tools_guest, "/openapi.json").json()["paths"]
