@@ -1,6 +1,8 @@
 """Models over HTTP, into memory that becomes a file of /boot: nothing is copied a second time."""
 # SPDX-License-Identifier: MIT
 
+import asyncio
+
 import _x86
 import disks
 from httpd.download import Download, DownloadError
@@ -15,8 +17,8 @@ _LONGEST_NAME = const(48)  # the kernel's are of 63 bytes at most
 async def find_model(path, progress):
     """Return the path of a model in /boot, after reading it from a disk or a server if need be.
 
-    path: of a file, or http://HOST/NAME[#sha256=HEX]. progress(fraction): called meanwhile.
-    NoModel: why it cannot be had.
+    path: of a file, or http://HOST/NAME[#sha256=HEX], or https:// with the hash. progress(fraction):
+    called meanwhile. NoModel: why it cannot be had.
     """
     if not path.startswith("http://") and not path.startswith("https://"):
         return await disks.find_model(path, progress)
@@ -41,7 +43,12 @@ async def find_model(path, progress):
     complete = False
     try:
         await Download(
-            url, take, sha256 or None, b"GGUF", lambda done, total: progress(done / total)
+            url,
+            take,
+            sha256 or None,
+            b"GGUF",
+            lambda done, total: progress(done / total),
+            _connect,
         ).run()
         complete = True
     except DownloadError as exc:
@@ -62,6 +69,16 @@ def discard(path):
             _x86.module_remove(path[len(_BOOT) :])
         except OSError:
             pass
+
+
+async def _connect(host, port, secure):
+    if not secure:
+        return await asyncio.open_connection(host, port)
+    import ssl  # only where it is needed
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.verify_mode = ssl.CERT_NONE  # the file's hash is checked
+    return await asyncio.open_connection(host, port, ssl=context, server_hostname=host)
 
 
 def _free_name(url):

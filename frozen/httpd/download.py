@@ -1,7 +1,8 @@
 """Downloads a file over HTTP/1.1 into memory: resumes, and checks its hash while it arrives.
 
 The file's size decides where it goes before a byte of it is read. A connection that breaks is made
-again, for the rest of the file. There is no TLS.
+again, for the rest of the file. From an https:// URL only a file whose hash is known is taken: the
+machine trusts no authority, and the hash says more than a certificate would.
 """
 # SPDX-License-Identifier: MIT
 
@@ -34,12 +35,12 @@ class _Again(Exception):
 
 
 def parse_url(url):
-    """Return (host, port, target) of an http:// URL. Raise DownloadError if it is none."""
-    if url.startswith("https://"):
-        raise DownloadError("%s: there is no TLS here; name a server with http://" % url)
-    if not url.startswith("http://"):
-        raise DownloadError("%s is no http:// URL" % url)
-    rest = url[7:].split("#")[0]
+    """Return (whether by TLS, host, port, target) of a URL. Raise DownloadError if it is none."""
+    scheme, _, rest = url.partition("://")
+    if scheme not in ("http", "https"):
+        raise DownloadError("%s is no http:// or https:// URL" % url)
+    secure = scheme == "https"
+    rest = rest.split("#")[0]
     at = len(rest)
     for mark in "/?":
         found = rest.find(mark)
@@ -51,14 +52,23 @@ def parse_url(url):
     host, _, port = place.partition(":")
     if not host or "@" in place or not (port or "80").isdigit():
         raise DownloadError("%s is no URL of a server" % url)
-    return host, int(port or 80), target
+    return secure, host, int(port or (443 if secure else 80)), target
+
+
+async def _plainly(host, port, secure):
+    if secure:
+        raise DownloadError("there is no TLS here")
+    return await asyncio.open_connection(host, port)
 
 
 class Download:
-    """One file. url: http://HOST[:PORT]/PATH. take(size): returns a writable buffer of that size,
-    or raises DownloadError. sha256: hexadecimal digits that the file must have, or None. magic:
-    bytes that it must begin with. progress(done, total): called as it arrives. connect: in place
-    of asyncio.open_connection.
+    """One file.
+
+    url: http://HOST[:PORT]/PATH, or https:// with a sha256. take(size): returns a writable buffer
+    of that size, or raises DownloadError. sha256: hexadecimal digits that the file must have, or
+    None. magic: bytes that it must begin with. progress(done, total): called as it arrives.
+    connect: coroutine function (host, port, secure) -> (reader, writer); without one there is no
+    TLS.
     """
 
     def __init__(self, url, take, sha256=None, magic=b"", progress=None, connect=None):
@@ -69,7 +79,7 @@ class Download:
         self._sha256 = sha256 and sha256.lower()
         self._magic = magic
         self._progress = progress or _ignore
-        self._connect = connect or asyncio.open_connection
+        self._connect = connect or _plainly
         self._view = None
         self._tag = None
         self._hash = hashlib.sha256()
@@ -97,17 +107,20 @@ class Download:
         return self._view
 
     async def _try(self, url, redirects):
-        host, port, target = parse_url(url)
-        reader, writer = await self._connect(host, port)
+        secure, host, port, target = parse_url(url)
+        if secure and not self._sha256:
+            raise DownloadError("%s: an https:// URL needs the file's sha256" % url)
+        reader, writer = await self._connect(host, port, secure)
+        usual = port == (443 if secure else 80)
         try:
-            await self._ask(writer, host if port == 80 else "%s:%d" % (host, port), target)
+            await self._ask(writer, host if usual else "%s:%d" % (host, port), target)
             status, headers = await asyncio.wait_for(_head(reader), _PATIENCE)
             if status in (301, 302, 303, 307, 308):
                 where = headers.get("location", "")
                 if not redirects or not where:
                     raise DownloadError("%s redirects in circles" % self.url)
                 if where.startswith("/"):
-                    where = "http://%s:%d%s" % (host, port, where)
+                    where = "http%s://%s:%d%s" % ("s" if secure else "", host, port, where)
             else:
                 where = None
                 self._begin(status, headers)

@@ -130,16 +130,16 @@ class Digest:
 
 
 class Url:
-    """An http:// URL."""
+    """A URL of a server."""
 
-    words = 'a URL that begins with "http://"'
+    words = 'a URL that begins with "http://" or "https://"'
     default = None
 
     def takes(self, value):
         return (
             isinstance(value, str)
-            and value.startswith("http://")
-            and len(value) > 7
+            and value.startswith(("http://", "https://"))
+            and len(value) > 8
             and not any([c <= " " or c > "~" for c in value])
         )
 
@@ -430,6 +430,13 @@ def check_tls(tls):
             raise ConfigError(("tls", key), "is missing: name the file, in PEM")
 
 
+def check_url(model, path=()):
+    """Raise ConfigError if the model comes by TLS without the hash that vouches for it."""
+    url = model.get("url")
+    if url and url.startswith("https://") and not model.get("sha256"):
+        raise ConfigError(path + ("sha256",), "is missing: an https:// URL needs the file's hash")
+
+
 def check_batch(model, path=()):
     """Raise ConfigError if the model's batches are too small for its slots. path: of its keys."""
     slots = get(model, MODEL, "slots")
@@ -461,8 +468,10 @@ def check(config):
     model = config.get("model")
     if isinstance(model, dict):
         check_batch(model, ("model",))
+        check_url(model, ("model",))
     else:
         check_batch(config)
+        check_url(config)
     check_tls(config.get("tls"))
 
 
@@ -475,7 +484,7 @@ def of_guest(config):
     for name in config:
         value = config[name]
         if name == "model" and isinstance(value, str):
-            if value.startswith("http://"):
+            if value.startswith(("http://", "https://")):
                 model["url"] = value
             elif value.endswith(".gguf") and ":" not in value:
                 model["file"] = value.split("/")[-1]

@@ -5,10 +5,12 @@ on. If that fails, the present one stays.
 
 import asyncio
 
+from .config_keys import Url
 from .scheduling.engine import LOADING, NONE, READY
 from .scheduling.errors import RequestError, invalid, unavailable
 
 _LOOK_S = 0.02  # between two looks for the end of what runs
+URL = Url()
 UNLOADED = "the model was unloaded: POST /models/load loads it"
 
 
@@ -33,7 +35,7 @@ class Switch:
         return self.busy or (host.state == NONE and host.reason == UNLOADED)
 
     def load(self, path, alias=None):
-        """Begin to serve the model at `path`, a file or an http:// URL with "#sha256=HEX" behind
+        """Begin to serve the model at `path`, a file or a URL with "#sha256=HEX" behind
         it. Return the asyncio task, whose result is the reason if that fails, else None.
         RequestError while another one is on its way.
         """
@@ -127,8 +129,10 @@ def source_of(body):
     if sha256 and (not url or len(sha256) != 64 or sha256.strip("0123456789abcdefABCDEF")):
         raise invalid("Field 'sha256' must be 64 hexadecimal digits, of the file at 'url'")
     if url:
-        if not url.startswith("http://") or any([c <= " " or c > "~" for c in url]):
-            raise invalid("Field 'url' must be an http:// URL: there is no TLS here")
+        if not URL.takes(url):
+            raise invalid("Field 'url' must be " + URL.words)
+        if url.startswith("https://") and not sha256:
+            raise invalid("An https:// URL needs the file's 'sha256': no authority is trusted")
         path = url.split("#")[0]
         return path + ("#sha256=" + sha256 if sha256 else ""), body.get("model")
     if file:

@@ -147,6 +147,7 @@ def _from_file(file, merged):
             else:
                 raise keys.unknown((key,), [*DEFAULTS, *GUEST_SECTIONS, *GUEST, *GUEST_MODEL])
         keys.check_batch(model)
+        keys.check_url(model)
         keys.check_tls(guest.get("tls"))
     except keys.ConfigError as error:
         raise CllmError(f"{file}, line {_line_of(text, error.path)}: {error}") from None

@@ -98,7 +98,7 @@ def _values_of(kind: Any) -> dict[str, Any]:
     if isinstance(kind, keys.Digest):
         return {**text, "pattern": "^[0-9A-Fa-f]{64}$"}
     if isinstance(kind, keys.Url):
-        return {**text, "pattern": "^http://[!-~]+$"}
+        return {**text, "pattern": "^https?://[!-~]+$"}
     if isinstance(kind, keys.Text):
         return text
     raise TypeError(f"no schema for {type(kind).__name__}")

@@ -1,10 +1,14 @@
 """Models that the guest fetches itself, from a server on the host's loopback."""
 
 import hashlib
+import http.server
 import re
+import ssl
+import threading
 
 import pytest
 import requests
+from cllm import certificates
 from support import tiny_model as tiny
 from support.fake_hub import FakeHub, cut, status
 
@@ -121,3 +125,41 @@ def test_switching_takes_no_memory(machine, server):
     assert abs(free(machine) - first) < first // 100
     # One file in /boot is the model's, one the configuration.
     assert machine.serial.run("import os; sorted(os.listdir('/boot'))").count(".gguf") == 1
+
+
+@pytest.fixture(scope="module")
+def secure(server, tmp_path_factory):
+    """The port of a server that sends the same files by TLS."""
+    folder = tmp_path_factory.mktemp("secure")
+    pair = certificates.write(folder, *certificates.make(["10.0.2.2"])[:2])
+    for name in ("a.gguf", "b.gguf"):
+        (folder / name).write_bytes(server.files[name])
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(folder))
+
+        def log_message(self, *_):
+            pass
+
+    made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*pair)
+    made.socket = context.wrap_socket(made.socket, server_side=True)
+    thread = threading.Thread(target=made.serve_forever)
+    thread.start()
+    yield made.server_address[1]
+    made.shutdown()
+    thread.join()
+
+
+def test_a_model_comes_by_tls_if_its_hash_is_known(machine, server, secure):
+    url = f"https://10.0.2.2:{secure}/b.gguf"
+    status, answer = load(machine, url=url, sha256=server.sha("b.gguf"), model="by-tls")
+    assert status == 200, answer
+    assert names(machine) == {"by-tls": "loaded"}
+    status, answer = load(machine, url=url)
+    assert status == 400 and "needs the file's 'sha256'" in answer["error"]["message"]
+    status, answer = load(machine, url=url, sha256=server.sha("a.gguf"))
+    assert status == 422 and "has the sha256" in answer["error"]["message"]
+    assert names(machine) == {"by-tls": "loaded"}

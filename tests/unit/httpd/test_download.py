@@ -116,8 +116,6 @@ def test_redirects():
     assert fetch(site)[0] == DATA and [path for path, _, _ in site.asked] == ["/m.gguf", "/other"]
     with pytest.raises(DownloadError, match="in circles"):
         fetch(Site(*[status(302, "Location: /x")] * 20))
-    with pytest.raises(DownloadError, match="no TLS"):
-        fetch(Site(status(302, "Location: https://example.org/x")))
 
 
 @pytest.mark.parametrize(
@@ -149,10 +147,11 @@ def test_a_wrong_hash():
 @pytest.mark.parametrize(
     ("url", "parts"),
     [
-        ("http://a/b", ("a", 80, "/b")),
-        ("http://a:81", ("a", 81, "/")),
-        ("http://a?x=/y#z", ("a", 80, "/?x=/y")),
-        ("https://a/", None),
+        ("http://a/b", (False, "a", 80, "/b")),
+        ("http://a:81", (False, "a", 81, "/")),
+        ("http://a?x=/y#z", (False, "a", 80, "/?x=/y")),
+        ("https://a/", (True, "a", 443, "/")),
+        ("https://a:444/b", (True, "a", 444, "/b")),
         ("ftp://a/", None),
         ("http:///b", None),
         ("http://u@a/b", None),
@@ -165,3 +164,39 @@ def test_urls(url, parts):
     else:
         with pytest.raises(DownloadError):
             download.parse_url(url)
+
+
+def test_by_tls_only_what_has_a_known_hash_is_taken():
+    asked = []
+
+    async def connect(host, port, secure):
+        asked.append((host, port, secure))
+        return await asyncio.open_connection("127.0.0.1", int(site.port))
+
+    async def serve(reader, writer):
+        await site.serve(reader, writer)
+
+    async def go(**options):
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        site.port = server.sockets[0].getsockname()[1]
+        try:
+            return bytes(await Download("https://a/m.gguf", site.take, **options).run())
+        finally:
+            server.close()
+
+    site = Site()
+    with pytest.raises(DownloadError, match="needs the file's sha256"):
+        asyncio.run(go(connect=connect))
+    assert not asked and not site.taken
+    with pytest.raises(DownloadError, match="no TLS here"):
+        asyncio.run(go(sha256=RIGHT))
+    moved = status(302, "Location: /n.gguf", "Content-Length: 0")
+    site = Site(moved)
+    assert asyncio.run(go(sha256=RIGHT, connect=connect)) == DATA
+    assert asked == [("a", 443, True)] * 2
+
+
+def test_a_redirect_to_tls_needs_the_hash_too():
+    site = Site(status(302, "Location: https://127.0.0.1:1/m.gguf", "Content-Length: 0"))
+    with pytest.raises(DownloadError, match="needs the file's sha256"):
+        fetch(site)

@@ -57,6 +57,9 @@ ROOT = Path(__file__).resolve().parents[3]
         ({"model": {"kernels": []}}, '"model.kernels" must be one of auto, ggml, tcg, exact'),
         ({"model": {"slots": 33}}, '"model.slots" (33) needs an "n_batch" of at least 66'),
         ({"tls": {"cert": "cert.pem"}}, '"tls.key" is missing'),
+        ({"model": {"url": "https://a/b"}}, '"model.sha256" is missing: an https:// URL needs'),
+        ({"url": "https://a/b"}, '"sha256" is missing'),
+        ({"url": "ftp://a/b"}, 'must be a URL that begins with "http://" or "https://"'),
         ([], "must be an object"),
     ],
 )

@@ -179,9 +179,9 @@ def test_events(served):
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ({"url": "https://a/b"}, "no TLS"),
         ({"url": 5}, "'url' must be a string"),
-        ({"url": "http://a/b c"}, "http:// URL"),
+        ({"url": "http://a/b c"}, "must be a URL that begins with"),
+        ({"url": "https://a/b"}, "needs the file's 'sha256'"),
         ({"url": "http://a/b", "file": "c"}, "not by both"),
         ({"url": "http://a/b", "sha256": "12"}, "64 hexadecimal"),
         ({"file": "../x"}, "name of a file"),
