@@ -17,8 +17,8 @@ _LONGEST_NAME = const(48)  # the kernel's are of 63 bytes at most
 async def find_model(path, progress):
     """Return the path of a model in /boot, after reading it from a disk or a server if need be.
 
-    path: of a file, or http://HOST/NAME[#sha256=HEX], or https:// with the hash. progress(fraction):
-    called meanwhile. NoModel: why it cannot be had.
+    path: of a file, or http://HOST/NAME[#sha256=HEX], or https:// with the hash. NoModel: why it
+    cannot be had. progress(fraction): called meanwhile.
     """
     if not path.startswith("http://") and not path.startswith("https://"):
         return await disks.find_model(path, progress)
