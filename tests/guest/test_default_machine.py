@@ -81,6 +81,8 @@ CHAT = {"messages": MESSAGES, **SHORT}
 COMPLETION = {"prompt": "Hi", **SHORT}
 RESPONSE = {"input": "Hi", "max_output_tokens": 1, "temperature": 0}
 EMBEDDING = {"input": ["a", "b"]}
+RANKING = {"query": "a", "documents": ["b", "c"]}
+OLLAMA = {"options": {"num_predict": 1, "temperature": 0}, "stream": False}
 
 # For each route of docs/api.md: a body, and the status of its answer.
 ROUTES = {
@@ -91,12 +93,17 @@ ROUTES = {
     "GET /v1/models/{id}": (None, 200),
     "POST /v1/chat/completions": (CHAT, 200),
     "POST /chat/completions": (CHAT, 200),
+    "POST /v1/chat/completions/input_tokens": (CHAT, 200),
+    "POST /v1/responses/input_tokens": (RESPONSE, 200),
     "POST /v1/completions": (COMPLETION, 200),
     "POST /completion": (COMPLETION, 200),
     "POST /completions": (COMPLETION, 200),
     "POST /infill": ({"input_prefix": "a", "input_suffix": "b"}, 501),
     "POST /v1/responses": (RESPONSE, 200),
     "POST /responses": (RESPONSE, 200),
+    "GET /v1/responses/{id}": (None, 404),
+    "DELETE /v1/responses/{id}": (None, 404),
+    "GET /v1/responses/{id}/input_items": (None, 404),
     "POST /v1/messages": (CHAT, 200),
     "POST /v1/messages/count_tokens": (CHAT, 200),
     "POST /v1/embeddings": (EMBEDDING, 200),
@@ -107,6 +114,28 @@ ROUTES = {
     "POST /apply-template": ({"messages": MESSAGES}, 200),
     "POST /models/load": ({"model": "another"}, 400),
     "POST /models/unload": ({"model": "another"}, 400),
+    "POST /v1/rerank": (RANKING, 501),
+    "POST /rerank": (RANKING, 501),
+    "POST /v1/reranking": (RANKING, 501),
+    "POST /reranking": (RANKING, 501),
+    "GET /lora-adapters": (None, 200),
+    "POST /lora-adapters": ([], 200),
+    "POST /slots/{id}?action=save": ({"filename": "saved"}, 200),
+    "POST /v1/chat/completions/control": ({"id": "none", "action": "reasoning_end"}, 200),
+    "POST /chat/completions/control": ({"id": "none", "action": "reasoning_end"}, 200),
+    "GET /v1/stream": (None, 400),
+    "DELETE /v1/stream": (None, 400),
+    "POST /v1/streams/lookup": ({"ids": []}, 200),
+    "POST /predict": ({"instances": [{"@requestFormat": "chatCompletions", **CHAT}]}, 200),
+    "GET /api/version": (None, 200),
+    "GET /api/tags": (None, 200),
+    "GET /api/ps": (None, 200),
+    "POST /api/show": ({"model": "any"}, 200),
+    "POST /api/chat": ({"messages": MESSAGES, **OLLAMA}, 200),
+    "POST /api/generate": ({"prompt": "Hi", **OLLAMA}, 200),
+    "POST /api/embed": (EMBEDDING, 200),
+    "POST /api/embeddings": ({"prompt": "a"}, 200),
+    "GET /openapi.json": (None, 200),
     "GET /props": (None, 200),
     "GET /slots": (None, 200),
     "GET /metrics": (None, 200),
@@ -135,7 +164,8 @@ def test_the_routes_below_are_those_of_the_documentation():
 def test_every_route(machine, route):
     body, status = ROUTES[route]
     method, path = route.split()
-    answer = ask(machine, path.replace("{id}", "SmolLM2-135M-Instruct.Q4_1"), body, method)
+    name = "0" if path.startswith("/slots") else "SmolLM2-135M-Instruct.Q4_1"
+    answer = ask(machine, path.replace("{id}", name), body, method)
     assert answer.status_code == status, answer.text
     if status >= 400:
         assert answer.json()["error"]["message"]
