@@ -159,7 +159,7 @@ def test_safe_mode_after_three_deaths(boot, tmp_path):
     machine.serial.run("import disks; disks.mount_flash(); os.remove('/flash/boot.py')")
     machine.serial.sendline("import machine; machine.reset()")
     machine.serial.booted()
-    assert machine.serial.run("import os; os.listdir('/flash')") == "[]"
+    assert "boot.py" not in machine.serial.run("import os; os.listdir('/flash')")
 
 
 @pytest.mark.parametrize("kind", ["virtio", "nvme", "ahci"])
