@@ -1,6 +1,5 @@
 """The image over TLS: both versions, what is refused, clients, many handshakes, half-open ones."""
 
-import json
 import re
 import socket
 import ssl
@@ -13,13 +12,7 @@ import requests
 from cllm import certificates, qemu
 
 APP = """
-import gc
 from cllm import app
-
-@app.get("/heap")
-def heap(request):
-    gc.collect()
-    return {"used": gc.mem_alloc(), "free_memory": __import__("_x86").memory()}
 
 @app.get("/secure")
 async def secure(request):
@@ -195,20 +188,21 @@ def test_many_handshakes_leave_memory_as_it_was(secure, pair):
     made = context(pair)
 
     def heap():
-        return requests.get(secure.https + "/heap", verify=pair[0], timeout=60).json()
+        # The collector takes what looks like a pointer for one: the least of some looks counts.
+        text = "import gc; gc.collect(); gc.mem_alloc()"
+        return min(int(secure.serial.run(text).split()[-1]) for _ in range(3))
 
     def shake(count):
         for _ in range(count):
             with connect(secure, made) as sock:
-                sock.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                # The client ends the connection, so that the guest has no TIME-WAIT to remember.
+                sock.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
                 assert sock.recv(4096).startswith(b"HTTP/1.1 200")
 
-    shake(10)
+    shake(60)
     before = heap()
     shake(60)
-    after = heap()
-    assert after["used"] - before["used"] < 20_000
-    assert json.dumps(before)  # both are in the report of a failure
+    assert heap() - before < 20_000
 
 
 def test_a_stream_goes_on_while_others_shake_hands(secure, pair):

@@ -20,7 +20,7 @@ def prepare(guest):
     guest.serial.run("import _x86, gc")
 
 
-@pytest.mark.parametrize("size", [64, 256, 3072, 12288])
+@pytest.mark.parametrize("size", [72, 256, 3072, 12288])
 def test_a_machine_of_any_size_serves(boot, tiny_model, size):
     guest = boot(model=str(tiny_model), memory=size)
     assert guest.verdict is None
@@ -28,7 +28,7 @@ def test_a_machine_of_any_size_serves(boot, tiny_model, size):
     total, free, _ = memory(guest)
     assert (size - 1) << 20 <= total <= size << 20
     # Image, heap, stack, model, and a part of all for page tables and the RAM file system.
-    assert free > total - (66 << 20) - total // 200
+    assert free > total - (70 << 20) - total // 200
     answer = requests.post(
         guest.url + "/v1/completions",
         timeout=TIMEOUT,
