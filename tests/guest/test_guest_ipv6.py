@@ -133,6 +133,7 @@ def report_path(tap, guest, mtu):
     (answer,) = [p for p in capture.stop() if p[6] == ICMPV6 and p[40] == 129][:1]
     with socket.socket(socket.AF_INET6, socket.SOCK_RAW, ICMPV6) as raw:
         raw.sendto(struct.pack(">BBHI", 2, 0, 0, mtu) + answer[:1000], (guest, 0))
+    assert ping(guest, 56)  # it has read the message by then
 
 
 def aaaa(name, index):
