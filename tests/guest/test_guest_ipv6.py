@@ -133,7 +133,14 @@ def report_path(tap, guest, mtu):
     (answer,) = [p for p in capture.stop() if p[6] == ICMPV6 and p[40] == 129][:1]
     with socket.socket(socket.AF_INET6, socket.SOCK_RAW, ICMPV6) as raw:
         raw.sendto(struct.pack(">BBHI", 2, 0, 0, mtu) + answer[:1000], (guest, 0))
-    assert ping(guest, 56)  # it has read the message by then
+
+
+def largest_of_an_answer(tap, guest):
+    """Return the size of the largest packet of an answer of 100,000 bytes."""
+    capture = Capture(tap, guest)
+    data = requests.get(f"http://[{guest}]/stream/100000", timeout=120).content
+    assert len(data) == 100000
+    return max(len(packet) for packet in capture.stop())
 
 
 def aaaa(name, index):
@@ -183,14 +190,14 @@ def test_a_network_without_ipv4(boot, tap, tiny_model):
     # Echo, whole and in fragments each way; and of all nodes of the link.
     assert ping(own, 56) and ping(own, 4000)
     assert ping(local, 56, index) and ping("ff02::1", 16, index)
-    # The router's MTU makes packets of 1400 bytes; a path's smaller ones.
-    for mtu in (1400, 1280):
-        capture = Capture(tap, own)
-        data = requests.get(f"http://[{own}]/stream/100000", timeout=120).content
-        assert len(data) == 100000
-        assert max(len(packet) for packet in capture.stop()) == mtu
-        if mtu == 1400:
-            report_path(tap, own, 1280)
+    # The router's MTU makes packets of 1400 bytes; a path's smaller ones. Its report may be lost,
+    # and the next one comes with the next packet that is too big (RFC 8201 4).
+    assert largest_of_an_answer(tap, own) == 1400
+    for _ in range(5):
+        report_path(tap, own, 1280)
+        if (largest := largest_of_an_answer(tap, own)) != 1400:
+            break
+    assert largest == 1280
     assert ping(own, 1300)
     assert aaaa("six.local", index) == {local, own}
     assert b"Traceback" not in guest.log()
