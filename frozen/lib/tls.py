@@ -204,7 +204,7 @@ class SSLSocket(io.IOBase):
     def _fail(self, exc):
         # The peer gets the alert that says why.
         self._failed = exc
-        self._more = True  # whoever waits is told
+        self._more = True  # a poll reports it
         try:
             self._flush()
         except OSError:

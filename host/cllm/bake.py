@@ -60,7 +60,7 @@ def ensure(kernel: Path, model: Path, output: Path | None = None) -> Path:
 
 
 def header(kernel: bytes, size: int) -> bytes:
-    """Return what comes before a model of `size` bytes: the kernel, told of it."""
+    """Return the kernel with the record of a model of `size` bytes, which is to follow it."""
     # Multiboot 0.6.96, 3.1.1 to 3.1.3: the header is in the first 8 KiB.
     at = kernel.find(struct.pack("<II", MULTIBOOT, MULTIBOOT_FLAGS), 0, 8192)
     record = kernel.find(MARK)

@@ -16,20 +16,20 @@ _SILENCE = 100  # looks without news until a sign of life
 
 async def _events(service):
     # One event for each change of a model's status, beginning with what is.
-    told = {}
+    sent = {}
     silent = 0
     while True:
         now = states(service)
         for name in now:
-            if told.get(name) != now[name]:
+            if sent.get(name) != now[name]:
                 silent = 0
                 data = {"model": name, "event": "status_change", "data": {"status": now[name]}}
                 yield "data: " + dumps(data) + "\n\n"
-        for name in told:
+        for name in sent:
             if name not in now:
                 data = {"model": name, "event": "model_remove"}
                 yield "data: " + dumps(data) + "\n\n"
-        told = now
+        sent = now
         silent += 1
         if silent >= _SILENCE:
             silent = 0

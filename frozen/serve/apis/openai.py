@@ -275,7 +275,7 @@ def _best_of(body, params, most):
 
 
 def _likeliest(replies, count, n):
-    # Of each prompt's `count` answers, the n whose tokens are likeliest on average, best first.
+    # Of each prompt's `count` answers, the n with the highest mean log probability, best first.
     if count == n:
         return replies
     chosen = []
